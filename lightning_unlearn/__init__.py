@@ -1,0 +1,75 @@
+"""Machine unlearning in language models that were trained in stages."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lightning_unlearn.errors import DivergedError, InputError
+from lightning_unlearn.version import __version__
+
+if TYPE_CHECKING:
+    from lightning_unlearn.adapters import LoRA
+    from lightning_unlearn.data.datamodule import StagedDataModule
+    from lightning_unlearn.data.recipe import Recipe, Stage
+    from lightning_unlearn.logprobs import LogProbs
+    from lightning_unlearn.module import CausalLM
+    from lightning_unlearn.monitors import (
+        AnswerLikelihood,
+        LabelLikelihood,
+        MathAccuracy,
+        Measurement,
+        Monitor,
+    )
+    from lightning_unlearn.trainer import StagedTrainer
+    from lightning_unlearn.unlearning import GA, NPO, SimNPO, Unlearning
+
+__all__ = [
+    "GA",
+    "NPO",
+    "AnswerLikelihood",
+    "CausalLM",
+    "DivergedError",
+    "InputError",
+    "LabelLikelihood",
+    "LoRA",
+    "LogProbs",
+    "MathAccuracy",
+    "Measurement",
+    "Monitor",
+    "Recipe",
+    "SimNPO",
+    "Stage",
+    "StagedDataModule",
+    "StagedTrainer",
+    "Unlearning",
+    "__version__",
+]
+
+# torch, transformers and Lightning take seconds to import: only what is named is loaded.
+_HOMES = {
+    "LoRA": "adapters",
+    "StagedDataModule": "data.datamodule",
+    "Recipe": "data.recipe",
+    "Stage": "data.recipe",
+    "LogProbs": "logprobs",
+    "CausalLM": "module",
+    "AnswerLikelihood": "monitors",
+    "LabelLikelihood": "monitors",
+    "MathAccuracy": "monitors",
+    "Measurement": "monitors",
+    "Monitor": "monitors",
+    "StagedTrainer": "trainer",
+    "GA": "unlearning",
+    "NPO": "unlearning",
+    "SimNPO": "unlearning",
+    "Unlearning": "unlearning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,208 @@
+"""LoRA adapters on a causal LM: made, started afresh, chosen, saved and loaded in PEFT's format.
+
+Two adapters sit on one base. ``learn`` is trained through all stages; ``unlearn`` starts with zero
+effect on top of it, which is the same function as merging and starting a new adapter, without
+touching the base.
+"""
+
+import json
+import math
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_unlearn.data.batches import derive_seed
+from lightning_unlearn.errors import InputError
+
+LEARN, UNLEARN = "learn", "unlearn"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@dataclass
+class LoRA:
+    """Shape of the LoRA adapters.
+
+    Attributes:
+        rank: rank of the update.
+        alpha: the update is scaled by alpha / rank.
+        dropout: on the adapters' inputs while training.
+        targets: "all-linear" (all but the output projection), or a list of module names, such as
+            [q_proj, v_proj, o_proj, gate_proj, up_proj, down_proj].
+    """
+
+    rank: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    targets: str | list[str] = field(default="all-linear")
+
+    def check(self) -> None:
+        """Refuse values PEFT can't build.
+
+        Raises:
+            InputError: naming the key.
+        """
+        if self.rank < 1:
+            raise InputError(f"model.lora.rank: found {self.rank}, expected at least 1.")
+        if self.alpha <= 0:
+            raise InputError(f"model.lora.alpha: found {self.alpha}, expected a positive number.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"model.lora.dropout: found {self.dropout}, expected [0, 1).")
+        if not self.targets:
+            raise InputError("model.lora.targets: found an empty list, expected module names.")
+
+    def key(self) -> dict[str, Any]:
+        """The values that decide what training does, for the stage store's key."""
+        values = asdict(self)
+        if isinstance(self.targets, list):
+            values["targets"] = sorted(self.targets)
+        return values
+
+
+def add_adapters(lm: nn.Module, lora: LoRA, base_name: str) -> Any:
+    """Put both adapters on a model.
+
+    Args:
+        lm: a Hugging Face causal LM; its layers are replaced in place.
+        lora: their shape.
+        base_name: recorded in the adapters' configuration, where PEFT looks for the base.
+
+    Returns:
+        The ``PeftModel`` around ``lm``.
+
+    Raises:
+        InputError: if the targets match no linear layer.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    linear = sorted({n.rsplit(".", 1)[-1] for n, m in lm.named_modules() if isinstance(m, nn.Linear)})
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    if isinstance(targets, list):
+        for target in targets:
+            matches = any(n == target or n.endswith(f".{target}") for n, _ in lm.named_modules())
+            if not matches:
+                raise InputError(
+                    f"model.lora.targets: found {target!r}, which matches no module of this "
+                    f"model. Its linear layers are {', '.join(linear)}."
+                )
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT takes any number
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_name,
+    )
+    try:
+        with warnings.catch_warnings():
+            # PEFT asks transformers 5 by an older name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+            peft_model = get_peft_model(
+                lm, config, adapter_name=LEARN, autocast_adapter_dtype=False
+            )
+            peft_model.add_adapter(UNLEARN, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        raise InputError(
+            f"model.lora.targets: found {lora.targets!r}: {error} The linear layers are "
+            f"{', '.join(linear)}."
+        ) from None
+    return peft_model
+
+
+def adapter_parameters(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
+    """The parameters of one adapter by full name."""
+    return {n: p for n, p in model.named_parameters() if f".{adapter}." in n and "lora_" in n}
+
+
+def start_adapter(model: nn.Module, adapter: str, seed: int) -> None:
+    """Give an adapter fresh weights: no effect yet, A random.
+
+    Drawn on the CPU from a generator of its own, tensor by tensor in the order of names, so the
+    weights depend on the seed alone: not on the device, nor on what was drawn before.
+
+    Args:
+        model: the PEFT model.
+        adapter: "learn" or "unlearn".
+        seed: seed of the run.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "adapter", adapter))
+    for name, parameter in sorted(adapter_parameters(model, adapter).items()):
+        fresh = torch.zeros(parameter.shape)
+        if "lora_A" in name:
+            # The uniform distribution of torch.nn.Linear, which PEFT uses too.
+            bound = 1 / math.sqrt(parameter.shape[1])
+            fresh.uniform_(-bound, bound, generator=generator)
+        elif "lora_embedding_B" in name:
+            fresh.normal_(generator=generator)
+        with torch.no_grad():
+            parameter.copy_(fresh)
+
+
+def choose_adapters(peft_model: Any, active: list[str], trained: str | None) -> None:
+    """Make adapters take part in the forward, and one of them trainable.
+
+    Args:
+        peft_model: the PEFT model.
+        active: adapters that take part.
+        trained: the one that is trained; None for none.
+    """
+    peft_model.base_model.set_adapter(active)
+    peft_model.requires_grad_(False)
+    if trained is not None:
+        for parameter in adapter_parameters(peft_model, trained).values():
+            parameter.requires_grad_(True)
+
+
+def save_adapter(peft_model: Any, adapter: str, folder: Path) -> None:
+    """Write an adapter as ``PeftModel.from_pretrained`` opens it; equal weights, equal bytes.
+
+    Args:
+        peft_model: the PEFT model.
+        adapter: "learn" or "unlearn".
+        folder: an existing folder.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    state = get_peft_model_state_dict(peft_model, adapter_name=adapter)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config = peft_model.peft_config[adapter].to_dict()
+    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+    plain["inference_mode"] = True
+    text = json.dumps(plain, indent=2, sort_keys=True, default=str)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def load_adapter(peft_model: Any, adapter: str, folder: Path) -> None:
+    """Give an adapter the weights of a saved one.
+
+    Args:
+        peft_model: the PEFT model.
+        adapter: "learn" or "unlearn".
+        folder: where `save_adapter` or PEFT wrote.
+
+    Raises:
+        InputError: if the folder holds no adapter, or one of another shape.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(
+            f"{folder}: found no {WEIGHTS}, expected a folder with an adapter in PEFT's format."
+        )
+    state: dict[str, Tensor] = load_file(folder / WEIGHTS)
+    own = get_peft_model_state_dict(peft_model, adapter_name=adapter)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    if shapes != expected:
+        name = sorted(set(shapes.items()) ^ set(expected.items()))[0][0]
+        raise InputError(
+            f"{folder}: found an adapter of another shape: {name} is {shapes.get(name)}, expected "
+            f"{expected.get(name)}. Use the base model and the LoRA settings it was trained with."
+        )
+    set_peft_model_state_dict(peft_model, state, adapter_name=adapter)

@@ -1,0 +1,1 @@
+"""Rows to optimizer steps: recipes, reading, chat format, batch plan, StagedDataModule."""

@@ -1,0 +1,205 @@
+"""The batch plan: which rows make which optimizer step, a function of (seed, stage, epoch) alone.
+
+How a step is then cut into micro-batches and spread over processes changes nothing but speed:
+every loss is divided by the counts of the whole global batch.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.recipe import Recipe
+from lightning_unlearn.errors import InputError
+
+# Micro-batch size where none is asked for: at most this many sequences at a time.
+DEFAULT_MICRO_BATCH = 8
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed that depends on nothing but its parts, such as (seed, stage, epoch); 63 bits."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@dataclass
+class Batch:
+    """Sequences of one forward.
+
+    Attributes:
+        input_ids: padded on the right, ``[sequences, length]``.
+        source: positions in the flattened ``input_ids`` that predict a label, ``[label tokens]``.
+        target: the label tokens predicted there, ``[label tokens]``.
+        mask: which places of a ``[sequences, longest answer]`` table are label tokens.
+        index: row number of each sequence in its data set, ``[sequences]``.
+        weight: 1, or 0 for a filler that only keeps a process busy, ``[sequences]``.
+    """
+
+    input_ids: Tensor
+    source: Tensor
+    target: Tensor
+    mask: Tensor
+    index: Tensor
+    weight: Tensor
+
+
+@dataclass
+class StepBatch:
+    """One process's share of one optimizer step.
+
+    Attributes:
+        micro: micro-batches, equally many on every process.
+        tokens: label tokens of the whole global batch.
+        sequences: sequences of the whole global batch.
+    """
+
+    micro: list[Batch]
+    tokens: int
+    sequences: int
+
+
+def collate(
+    examples: Sequence[Example], indices: Sequence[int], pad_id: int, filler: bool = False
+) -> Batch:
+    """Pad examples to a batch.
+
+    Args:
+        examples: the data set.
+        indices: which of its rows.
+        pad_id: fills the right end; any id does, no attention reaches it.
+        filler: give the sequences weight 0.
+
+    Returns:
+        The batch, on the CPU.
+    """
+    rows = [examples[i] for i in indices]
+    width = max(len(row) for row in rows)
+    longest = max(len(row.answer) for row in rows)
+    input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    source: list[int] = []
+    target: list[int] = []
+    for r, row in enumerate(rows):
+        input_ids[r, : len(row)] = torch.tensor(row.prompt + row.answer)
+        mask[r, : len(row.answer)] = True
+        first = r * width + len(row.prompt) - 1
+        source.extend(range(first, first + len(row.answer)))
+        target.extend(row.answer)
+    return Batch(
+        input_ids=input_ids,
+        source=torch.tensor(source),
+        target=torch.tensor(target),
+        mask=mask,
+        index=torch.tensor(list(indices)),
+        weight=torch.full((len(rows),), 0.0 if filler else 1.0),
+    )
+
+
+class BatchPlan(Dataset[StepBatch]):
+    """All optimizer steps of a stage; item i is one process's share of step i.
+
+    Args:
+        examples: the stage's rows.
+        recipe: epochs or steps, and the global batch size.
+        seed: seed of the run.
+        stage: name of the stage; a stage's order of rows does not depend on its place in the path.
+        pad_id: padding token.
+        micro_batch_size: sequences of one forward; None takes the largest divisor of a process's
+            share up to 8.
+        rank: number of this process.
+        world_size: number of processes.
+        key: YAML key of the stage, for messages.
+
+    Raises:
+        InputError: if the global batch can't be cut as asked.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        recipe: Recipe,
+        seed: int,
+        stage: str,
+        pad_id: int,
+        micro_batch_size: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        key: str = "data",
+    ) -> None:
+        self.examples = examples
+        self.pad_id = pad_id
+        self.rank, self.world_size = rank, world_size
+        self.micro = micro_batch(recipe.batch_size, micro_batch_size, world_size, key)
+        self.steps = list(_global_batches(len(examples), recipe, seed, stage))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, step: int) -> StepBatch:
+        rows = self.steps[step]
+        ordered = sorted(rows, key=lambda i: (len(self.examples[i]), i))
+        stride = self.micro * self.world_size
+        micro = []
+        for start in range(0, len(ordered), stride):
+            begin = start + self.rank * self.micro
+            share = ordered[begin : min(begin + self.micro, start + stride)]
+            # A process without rows still takes part: gradients are exchanged by all.
+            micro.append(
+                collate(self.examples, share or ordered[:1], self.pad_id, filler=not share)
+            )
+        tokens = sum(len(self.examples[i].answer) for i in rows)
+        return StepBatch(micro, tokens, len(rows))
+
+    def loader(self) -> DataLoader[StepBatch]:
+        """The steps in order, one at a time."""
+        return DataLoader(self, batch_size=None, shuffle=False, num_workers=0)
+
+
+def micro_batch(batch_size: int, asked: int | None, world_size: int, key: str) -> int:
+    """Sequences of one forward on one process.
+
+    Args:
+        batch_size: sequences of the global batch.
+        asked: the wanted size; None takes the largest divisor of a process's share up to 8.
+        world_size: number of processes.
+        key: YAML key of the stage, for the message.
+
+    Returns:
+        The micro-batch size.
+
+    Raises:
+        InputError: if the global batch is no multiple of micro-batch times processes.
+    """
+    unit = world_size * (asked or 1)
+    if asked is not None and asked < 1:
+        raise InputError(f"data.micro_batch_size: found {asked}, expected at least 1, or null.")
+    if batch_size % unit:
+        parts = f"{world_size} process(es)"
+        if asked:
+            parts += f" x data.micro_batch_size {asked}"
+        below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
+        near = f"{below} or {above}" if below else str(above)
+        raise InputError(
+            f"{key}.batch_size: found {batch_size}, which can't be cut into {parts} = {unit}. "
+            f"Choose a multiple of {unit}, such as {near}, or another micro-batch size."
+        )
+    if asked:
+        return asked
+    share = batch_size // world_size
+    return max(n for n in range(1, DEFAULT_MICRO_BATCH + 1) if share % n == 0)
+
+
+def _global_batches(count: int, recipe: Recipe, seed: int, stage: str) -> Iterator[list[int]]:
+    """Row numbers of each optimizer step; what is left over at the end of an epoch is a step."""
+    per_epoch = -(-count // recipe.batch_size)
+    wanted = recipe.steps if recipe.steps is not None else recipe.epochs * per_epoch
+    for step in range(wanted):
+        epoch, place = divmod(step, per_epoch)
+        if place == 0:
+            generator = torch.Generator().manual_seed(derive_seed(seed, stage, epoch))
+            order = torch.randperm(count, generator=generator).tolist()
+        yield order[place * recipe.batch_size : (place + 1) * recipe.batch_size]

@@ -1,0 +1,318 @@
+"""StagedDataModule: the stages, the path through them, and the rows of each as token ids."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from lightning_unlearn.data.batches import BatchPlan, StepBatch, micro_batch
+from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
+from lightning_unlearn.data.reading import Row, read_rows
+from lightning_unlearn.data.recipe import Recipe, Stage
+from lightning_unlearn.errors import InputError
+
+UNLEARN = "unlearn"
+
+
+class StagedDataModule(LightningDataModule):
+    """Training stages in a chosen order, and the stage to be unlearned.
+
+    The path is given by one of ``order``, ``position`` and ``permutation``; by none of them it is
+    the order in which the stages are written.
+
+    Args:
+        stages: the stages by name.
+        forget: the stage to unlearn after the path has been walked; null to train only.
+        order: the path as a list of stage names; it may leave stages out.
+        position: place of the forget stage in the path, from 1, the others in written order.
+        permutation: number of the order among all orders of the stages, from 1, counted
+            lexicographically from the written order.
+        unlearn: recipe of unlearning.
+        max_length: longest sequence in tokens; null for the model's context.
+        template: model whose chat template is used, for a base model that has none.
+        micro_batch_size: sequences of one forward in training, per process; null chooses. Changes
+            speed and memory, not results.
+        measure_batch_size: sequences of one forward in measuring, per process.
+
+    Raises:
+        InputError: for a path that can't be walked or a recipe that can't train.
+    """
+
+    def __init__(
+        self,
+        stages: dict[str, Stage],
+        forget: str | None = None,
+        order: list[str] | None = None,
+        position: int | None = None,
+        permutation: int | None = None,
+        unlearn: Recipe = Recipe(),  # noqa: B008  (never changed; its values are the documentation)
+        max_length: int | None = None,
+        template: str | None = None,
+        micro_batch_size: int | None = None,
+        measure_batch_size: int = 32,
+    ) -> None:
+        super().__init__()
+        self.stages = dict(stages)
+        self.forget = forget
+        self.unlearn = unlearn
+        self.max_length = max_length
+        self.template = template
+        self.micro_batch_size = micro_batch_size
+        self.measure_batch_size = measure_batch_size
+        self._check()
+        self._path = self._resolve(order, position, permutation)
+        self.format: ChatFormat | None = None
+        self.rows: dict[str, list[Row]] = {}
+        self.examples: dict[str, list[Example]] = {}
+        self.heldout_rows: dict[str, list[Row]] = {}
+        self.heldout_examples: dict[str, list[Example]] = {}
+        self._plan: BatchPlan | None = None
+
+    def _check(self) -> None:
+        if not self.stages:
+            raise InputError("data.stages: found none, expected at least one stage.")
+        for name, stage in self.stages.items():
+            if not name or name == UNLEARN or not all(c.isalnum() or c == "_" for c in name):
+                raise InputError(
+                    f"data.stages: found the name {name!r}, expected letters, digits and "
+                    f"underscores, and not {UNLEARN!r}: names make up folders and curves."
+                )
+            stage.check(f"data.stages.{name}")
+        self.unlearn.check("data.unlearn")
+        if self.forget is not None and self.forget not in self.stages:
+            raise InputError(
+                f"data.forget: found {self.forget!r}, expected one of the stages "
+                f"{', '.join(self.stages)}."
+            )
+        if self.max_length is not None and self.max_length < 2:
+            raise InputError(f"data.max_length: found {self.max_length}, expected at least 2.")
+        if self.measure_batch_size < 1:
+            raise InputError(
+                f"data.measure_batch_size: found {self.measure_batch_size}, expected at least 1."
+            )
+
+    def _resolve(
+        self, order: list[str] | None, position: int | None, permutation: int | None
+    ) -> tuple[str, ...]:
+        given = {"order": order, "position": position, "permutation": permutation}
+        chosen = [f"data.{name}" for name, value in given.items() if value is not None]
+        if len(chosen) > 1:
+            raise InputError(f"{' and '.join(chosen)}: both choose the path; keep one of them.")
+        if position is not None:
+            if self.forget is None:
+                raise InputError(
+                    "data.position: it places the forget stage, and data.forget is null."
+                )
+            paths = self.paths("positions")
+            if not 1 <= position <= len(paths):
+                raise InputError(
+                    f"data.position: found {position}, expected 1 to {len(paths)} "
+                    f"(there are {len(paths)} stages)."
+                )
+            return paths[position - 1]
+        if permutation is not None:
+            paths = self.paths("permutations")
+            if not 1 <= permutation <= len(paths):
+                raise InputError(
+                    f"data.permutation: found {permutation}, expected 1 to {len(paths)} "
+                    f"({len(self.stages)} stages have {len(paths)} orders)."
+                )
+            return paths[permutation - 1]
+        return self.check_order(tuple(self.stages) if order is None else tuple(order))
+
+    def check_order(self, order: Sequence[str], key: str = "data.order") -> tuple[str, ...]:
+        """A path, if it can be walked.
+
+        Args:
+            order: names of stages.
+            key: YAML key of the order, for messages.
+
+        Returns:
+            The same names.
+
+        Raises:
+            InputError: if it is empty, names an unknown stage or one stage twice, or leaves the
+                forget stage out.
+        """
+        if not order:
+            raise InputError(f"{key}: found an empty list, expected names of stages.")
+        for place, name in enumerate(order):
+            if name not in self.stages:
+                raise InputError(
+                    f"{key}: found the unknown stage {name!r}, expected some of "
+                    f"{', '.join(self.stages)}."
+                )
+            if name in order[:place]:
+                raise InputError(f"{key}: found {name!r} twice; a path visits a stage once.")
+        if self.forget is not None and self.forget not in order:
+            raise InputError(
+                f"{key}: found {', '.join(order)}, which leaves out the forget stage "
+                f"{self.forget!r}: nothing would be there to unlearn."
+            )
+        return tuple(order)
+
+    def paths(self, kind: Literal["positions", "permutations"]) -> list[tuple[str, ...]]:
+        """Many paths through the stages.
+
+        Args:
+            kind: "positions" moves the forget stage from first to last among the others, which
+                keep their written order; "permutations" gives every order.
+
+        Returns:
+            The paths.
+
+        Raises:
+            InputError: "positions" without a forget stage.
+        """
+        if kind == "permutations":
+            return list(itertools.permutations(self.stages))
+        if self.forget is None:
+            raise InputError("paths: positions: it moves the forget stage, and data.forget is null.")
+        others = [name for name in self.stages if name != self.forget]
+        return [
+            (*others[:place], self.forget, *others[place:]) for place in range(len(others) + 1)
+        ]
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The stages in the order they are trained."""
+        return self._path
+
+    @path.setter
+    def path(self, order: Sequence[str]) -> None:
+        self._path = self.check_order(order)
+
+    @property
+    def position(self) -> int | None:
+        """Place of the forget stage in the path, from 1."""
+        return None if self.forget is None else self.path.index(self.forget) + 1
+
+    def prepare(self, tokenizer: Any, context: int, template: Any = None, name: str = "") -> None:
+        """Read and tokenise the rows of every stage on the path; once is enough.
+
+        Args:
+            tokenizer: the model's tokenizer.
+            context: longest sequence the model takes, in tokens.
+            template: tokenizer of the sibling named by ``template``.
+            name: the model's name, for messages.
+
+        Raises:
+            InputError: for files and rows that can't be used.
+        """
+        if self.format is None:
+            if self.max_length is not None and self.max_length > context:
+                raise InputError(
+                    f"data.max_length: found {self.max_length}, but {name or 'the model'} takes "
+                    f"at most {context} tokens."
+                )
+            self.format = ChatFormat(tokenizer, self.max_length or context, template, name)
+        for stage_name in self.path:
+            if stage_name in self.examples:
+                continue
+            stage, key = self.stages[stage_name], f"data.stages.{stage_name}"
+            columns = {"prompt": stage.prompt, "answer": stage.answer, "messages": stage.messages}
+            rows = read_rows(
+                stage.source,
+                **columns,
+                split=stage.split,
+                subset=stage.subset,
+                limit=stage.limit,
+                key=f"{key}.source",
+            )
+            examples = [self.format.encode(row) for row in rows]
+            if stage.heldout is not None:
+                self.heldout_rows[stage_name] = read_rows(
+                    stage.heldout,
+                    **columns,
+                    split=stage.heldout_split,
+                    subset=stage.subset,
+                    limit=stage.heldout_limit,
+                    key=f"{key}.heldout",
+                )
+                self.heldout_examples[stage_name] = [
+                    self.format.encode(row) for row in self.heldout_rows[stage_name]
+                ]
+            self.rows[stage_name], self.examples[stage_name] = rows, examples
+
+    def check_batches(self, world_size: int) -> None:
+        """Refuse global batches that can't be cut over the processes, before anything runs.
+
+        Args:
+            world_size: number of processes.
+
+        Raises:
+            InputError: naming the recipe.
+        """
+        for name in self.path:
+            batch_size = self.stages[name].batch_size
+            micro_batch(batch_size, self.micro_batch_size, world_size, f"data.stages.{name}")
+        if self.forget is not None:
+            micro_batch(
+                self.unlearn.batch_size, self.micro_batch_size, world_size, "data.unlearn"
+            )
+
+    def measured(self, stage: str) -> tuple[list[Row], list[Example]]:
+        """The rows on which a stage is measured: held-out ones if it has them, else its own."""
+        if stage in self.heldout_rows:
+            return self.heldout_rows[stage], self.heldout_examples[stage]
+        return self.rows[stage], self.examples[stage]
+
+    def truncated(self, stage: str) -> int:
+        """How many answers of a stage's training rows lost their end to ``max_length``."""
+        return sum(example.truncated for example in self.examples[stage])
+
+    def recipe(self, stage: str) -> Recipe:
+        """The recipe of a stage of the path, or of "unlearn"."""
+        return self.unlearn if stage == UNLEARN else self.stages[stage]
+
+    def training_examples(self, stage: str) -> list[Example]:
+        """The rows trained on in a stage of the path, or in "unlearn": the forget stage's."""
+        return self.examples[self.forget if stage == UNLEARN and self.forget else stage]
+
+    def fingerprint(self, stage: str) -> str:
+        """Hash of what is trained on in a stage of the path, or in "unlearn"."""
+        return data_fingerprint(self.training_examples(stage))
+
+    def measured_fingerprint(self, stage: str) -> str:
+        """Hash of the rows on which a stage is measured."""
+        return data_fingerprint(self.measured(stage)[1])
+
+    def begin(self, stage: str, seed: int, rank: int, world_size: int) -> BatchPlan:
+        """Make a stage the one that `train_dataloader` yields.
+
+        Args:
+            stage: a stage of the path, or "unlearn".
+            seed: seed of the run.
+            rank: number of this process.
+            world_size: number of processes.
+
+        Returns:
+            The plan of its optimizer steps.
+        """
+        assert self.format is not None, "prepare() comes first"
+        self._plan = BatchPlan(
+            self.training_examples(stage),
+            self.recipe(stage),
+            seed,
+            stage,
+            self.pad_id,
+            self.micro_batch_size,
+            rank,
+            world_size,
+            key="data.unlearn" if stage == UNLEARN else f"data.stages.{stage}",
+        )
+        return self._plan
+
+    @property
+    def pad_id(self) -> int:
+        """Padding token id; what it is has no effect on results."""
+        assert self.format is not None, "prepare() comes first"
+        pad: int | None = self.format.tokenizer.pad_token_id
+        return pad if pad is not None else 0
+
+    def train_dataloader(self) -> DataLoader[StepBatch]:
+        """The optimizer steps of the stage that was begun last."""
+        assert self._plan is not None, "begin() comes first"
+        return self._plan.loader()

@@ -1,0 +1,284 @@
+"""Files of rows as tables: JSON arrays, JSON lines, CSV and Parquet, with the line of every row."""
+
+import codecs
+import csv
+import glob
+import io
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_unlearn.errors import InputError
+
+_JSON_SPACE = re.compile(r"[ \t\n\r]*")
+_LARGEST_CSV_FIELD = 2**31 - 1  # the limit is a C long, which has 32 bits on Windows
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one source. `columns` holds every name that some row has, in order of appearance."""
+
+    columns: list[str]
+    rows: list[dict[str, Any]]
+    lines: list[int] | None = None  # 1-based line on which each row starts; None if not text
+
+
+def read_file(path: Path, place: str, wanted: Sequence[str]) -> Table:
+    """Read a file by its suffix. `place` starts every message.
+
+    Rows of Parquet files hold no other columns than `wanted`, as far as the file has those.
+    Raises InputError for a suffix that is not in FORMATS and for a file that does not parse.
+    """
+    reader = FORMATS.get(path.suffix.lower())
+    if reader is None:
+        found = f"the suffix '{path.suffix}'" if path.suffix else "a file without suffix"
+        raise InputError(
+            f"{place}: found {found}, expected {', '.join(FORMATS)}; convert or rename the file"
+        )
+    return reader(path, place, wanted)
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """Silence the progress bars and log lines of `datasets`: errors are told once, by us."""
+    import datasets
+
+    verbosity = datasets.logging.get_verbosity()
+    bars_were_on = not datasets.are_progress_bars_disabled()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+        if bars_were_on:
+            datasets.enable_progress_bars()
+
+
+def _text(path: Path, place: str) -> str:
+    try:
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise InputError(
+            f"{place}: found a file that cannot be read ({error.strerror}), expected one "
+            "that can; check its permissions"
+        ) from error
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{place}, line {line}: found the byte 0x{data[error.start]:02x}, which is not UTF-8; "
+            "expected UTF-8 text; save the file with the encoding UTF-8"
+        ) from error
+    if not text.strip():
+        raise InputError(f"{place}: found an empty file, expected at least one row; fill the file")
+    return text
+
+
+# JSON is parsed here and not by `datasets`, whose builder infers dates, merges types over rows and
+# adds null columns: rows stay as they are written, and every one knows its line.
+def _read_json(path: Path, place: str, wanted: Sequence[str]) -> Table:
+    text = _text(path, place)
+    is_array = path.suffix.lower() == ".json" and text.startswith("[", _after_space(text, 0))
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    for line, value in _json_array(text, place) if is_array else _json_lines(text, place):
+        if not isinstance(value, dict):
+            advice = "" if is_array else "; one array of objects must be named .json, not .jsonl"
+            raise InputError(
+                f"{place}, row {len(rows) + 1}, line {line}: found {describe(value)}, "
+                f'expected an object such as {{"question": "...", "answer": "..."}}; '
+                f"mend or remove it{advice}"
+            )
+        rows.append(value)
+        lines.append(line)
+    return Table(list(dict.fromkeys(name for row in rows for name in row)), rows, lines)
+
+
+def _json_lines(text: str, place: str) -> Iterator[tuple[int, Any]]:
+    # Not str.splitlines: U+2028 and its like may stand unescaped inside a JSON string.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise _malformed_json(error, place, number) from error
+
+
+def _json_array(text: str, place: str) -> Iterator[tuple[int, Any]]:
+    decoder = json.JSONDecoder()
+    at = _after_space(text, _after_space(text, 0) + 1)
+    line, counted = 1, 0
+    try:
+        closed = text.startswith("]", at)
+        while not closed:
+            line, counted = line + text.count("\n", counted, at), at
+            value, end = decoder.raw_decode(text, at)
+            yield line, value
+            at = _after_space(text, end)
+            closed = text.startswith("]", at)
+            if not closed:
+                if not text.startswith(",", at):
+                    raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
+                at = _after_space(text, at + 1)
+        at = _after_space(text, at + 1)
+        if at < len(text):
+            raise json.JSONDecodeError("Extra data after the array", text, at)
+    except (ValueError, RecursionError) as error:
+        # A JSONDecodeError counts lines itself, from the start of the text.
+        first = 1 if isinstance(error, json.JSONDecodeError) else line
+        raise _malformed_json(error, place, first) from error
+
+
+def _after_space(text: str, position: int) -> int:
+    match = _JSON_SPACE.match(text, position)
+    assert match is not None
+    return match.end()
+
+
+def _malformed_json(error: Exception, place: str, line: int) -> InputError:
+    where, what = f"line {line}", str(error)
+    if isinstance(error, json.JSONDecodeError):
+        where, what = f"line {line + error.lineno - 1}, column {error.colno}", error.msg
+    return InputError(
+        f"{place}, {where}: found malformed JSON ({what}); expected one object per line, or in "
+        "a .json file one array of objects; mend this place or write the file again"
+    )
+
+
+def _data_file(path: Path, place: str) -> str:
+    """The path as `datasets` must get it, which expands patterns and opens chains `a::b`."""
+    if "::" in str(path):
+        raise InputError(f"{place}: found '::' in the path, expected a name without; rename it")
+    return glob.escape(str(path))
+
+
+def _read_csv(path: Path, place: str, wanted: Sequence[str]) -> Table:
+    import datasets
+
+    header, lines = _csv_lines(_text(path, place), place)
+    if not any(lines):
+        return Table(header, [])
+    names = [str(number) for number in range(len(header))]
+    # The names stand in for a header that may have blanks in it.
+    with quiet_datasets(), tempfile.TemporaryDirectory() as cache:
+        records = datasets.Dataset.from_csv(
+            _data_file(path, place),
+            features=datasets.Features({name: datasets.Value("string") for name in names}),
+            cache_dir=cache,
+            keep_in_memory=True,
+            names=names,
+            header=0,
+            index_col=False,
+            na_filter=False,
+            skip_blank_lines=False,
+            encoding="utf-8-sig",
+        )
+    assert len(records) == len(lines)
+    rows = [
+        dict(zip(header, record.values(), strict=True))
+        for record, line in zip(records, lines, strict=True)
+        if line
+    ]
+    return Table(header, rows, [line for line in lines if line])
+
+
+def _csv_lines(text: str, place: str) -> tuple[list[str], list[int]]:
+    """The header and the first line of each record after it, 0 for a blank line."""
+    lines: list[int] = []
+    start = 1
+    usual_limit = csv.field_size_limit(_LARGEST_CSV_FIELD)
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = next(reader)
+        _check_header(header, place)
+        start = reader.line_num + 1
+        for fields in reader:
+            blank = not fields or (len(header) > len(fields) == 1 and not fields[0].strip())
+            if not blank and len(fields) != len(header):
+                raise InputError(
+                    f"{place}, row {sum(map(bool, lines)) + 1}, line {start}: found {len(fields)} "
+                    f"fields, expected {len(header)} as in the header; put fields that contain "
+                    "commas, quotes or line breaks in double quotes"
+                )
+            lines.append(0 if blank else start)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{place}, line {start}: found malformed CSV in the row that starts here ({error}); "
+            "expected commas between fields and quotes inside a quoted field doubled; mend this row"
+        ) from error
+    finally:
+        csv.field_size_limit(usual_limit)
+    return header, lines
+
+
+def _check_header(header: list[str], place: str) -> None:
+    twice = next((name for name in header if name and header.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"{place}, line 1: found two columns named '{twice}', expected names that differ; "
+            "rename one"
+        )
+    if len(header) == 1 and (found := re.search(r"[;\t|]", header[0])):
+        raise InputError(
+            f"{place}, line 1: found columns separated by {found.group()!r}, expected commas; "
+            "write the file again with commas"
+        )
+    if not any(name.strip() for name in header):
+        raise InputError(
+            f"{place}, line 1: found a blank line, expected the names of the columns; "
+            "begin the file with its header"
+        )
+
+
+def _read_parquet(path: Path, place: str, wanted: Sequence[str]) -> Table:
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    data_file = _data_file(path, place)
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            columns, count = list(file.schema_arrow.names), file.metadata.num_rows
+        if not count:
+            return Table(columns, [])
+        with quiet_datasets(), tempfile.TemporaryDirectory() as cache:
+            records = datasets.Dataset.from_parquet(
+                data_file,
+                columns=[name for name in columns if name in wanted] or columns[:1],
+                cache_dir=cache,
+                keep_in_memory=True,
+            )
+    # DatasetsError and ArrowException are the libraries' own; ValueError is a bad list of features.
+    except (
+        OSError,
+        ValueError,
+        pyarrow.ArrowException,
+        datasets.exceptions.DatasetsError,
+    ) as error:
+        raise InputError(
+            f"{place}: found no readable Parquet ({error.__cause__ or error}); expected a complete "
+            "Parquet file; write or download it again"
+        ) from error
+    return Table(columns, list(records))
+
+
+def describe(value: Any) -> str:
+    """Name a value in the words of JSON, for messages."""
+    names = {type(None): "null", dict: "an object", list: "a list", str: "a text"}
+    return names.get(type(value)) or f"{value!r:.40} ({type(value).__name__})"
+
+
+FORMATS: dict[str, Callable[[Path, str, Sequence[str]], Table]] = {
+    ".json": _read_json,
+    ".jsonl": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,121 @@
+"""What a stage trains on and how: plain dataclasses, filled from YAML or Python."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.schedules import ScheduleName
+
+
+@dataclass
+class Recipe:
+    """How a stage is trained; also the recipe of unlearning.
+
+    Attributes:
+        lr: peak learning rate.
+        epochs: passes over the rows.
+        steps: optimizer steps, instead of epochs; may end inside a pass.
+        batch_size: sequences of one optimizer step, over all processes and micro-batches.
+        schedule: "wsd" (warm-up, stable, decay), "cosine" or "constant".
+        warmup: share of the steps with rising learning rate (wsd, cosine).
+        decay: share of the steps with falling learning rate (wsd).
+        optimizer: "adamw" or "sgd".
+        betas: AdamW's decay rates.
+        momentum: of SGD.
+        weight_decay: decoupled for AdamW, L2 for SGD.
+        gradient_clip: largest norm of the gradient of a step; null for no clipping.
+    """
+
+    lr: float = 1e-5
+    epochs: int = 1
+    steps: int | None = None
+    batch_size: int = 128
+    schedule: ScheduleName = "wsd"
+    warmup: float = 0.02
+    decay: float = 0.02
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    gradient_clip: float | None = None
+
+    def check(self, key: str) -> None:
+        """Refuse values that cannot train.
+
+        Args:
+            key: YAML key of this recipe, for the message.
+
+        Raises:
+            InputError: naming the key, the value and what is allowed.
+        """
+
+        def refuse(name: str, expected: str) -> None:
+            raise InputError(f"{key}.{name}: found {getattr(self, name)}, expected {expected}.")
+
+        if not 0 < self.lr < float("inf"):
+            refuse("lr", "a positive number")
+        if self.epochs < 1 and self.steps is None:
+            refuse("epochs", "at least 1: a stage of 0 steps trains nothing; leave it out instead")
+        if self.steps is not None and self.steps < 1:
+            refuse("steps", "at least 1: a stage of 0 steps trains nothing; leave it out instead")
+        if self.batch_size < 1:
+            refuse("batch_size", "at least 1 sequence")
+        for name in ("warmup", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                refuse(name, "a share between 0 and 1")
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            refuse("warmup", f"warmup + decay (here {self.decay}) of at most 1")
+        if self.weight_decay < 0:
+            refuse("weight_decay", "0 or more")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            refuse("betas", "two numbers in [0, 1)")
+        if not 0 <= self.momentum < 1:
+            refuse("momentum", "a number in [0, 1)")
+        if self.gradient_clip is not None and self.gradient_clip <= 0:
+            refuse("gradient_clip", "a positive norm, or null")
+
+    def key(self) -> dict[str, Any]:
+        """The values that decide what training does, for the stage store's key."""
+        values = asdict(self)
+        return {field.name: values[field.name] for field in fields(Recipe)}
+
+
+@dataclass
+class Stage(Recipe):
+    """A stage: its rows, and how it is trained on them.
+
+    Attributes:
+        source: .json, .jsonl, .csv or .parquet file, ``demo:NAME`` for an embedded corpus, or the
+            name of a data set on the Hugging Face hub.
+        heldout: like ``source``: rows that are measured and not trained on. Without it the
+            training rows are measured.
+        prompt: column of the prompt.
+        answer: column of the answer.
+        messages: column of a chat (list of role and content), instead of prompt and answer. Its
+            last message is the answer, everything before is the prompt.
+        subset: configuration name of a hub data set.
+        split: split of a hub data set.
+        heldout_split: split of a hub data set given as ``heldout``, such as test.
+        limit: use only the first rows of ``source``.
+        heldout_limit: use only the first rows of ``heldout``.
+    """
+
+    source: str = ""
+    heldout: str | None = None
+    prompt: str = "question"
+    answer: str = "answer"
+    messages: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    heldout_split: str = "train"
+    limit: int | None = None
+    heldout_limit: int | None = None
+
+    def check(self, key: str) -> None:
+        """Refuse values that cannot train, and a stage without rows; see `Recipe.check`."""
+        super().check(key)
+        if not self.source:
+            raise InputError(
+                f"{key}.source: found nothing, expected a file (.json, .jsonl, .csv, .parquet), "
+                "a name like demo:math, or a data set of the Hugging Face hub."
+            )

@@ -1,0 +1,13 @@
+"""The one exception for mistakes a user can mend."""
+
+
+class InputError(ValueError):
+    """A wrong input: its message names the place, what was found, what was expected, what to do.
+
+    The command line prints the message without a traceback and exits with code 2. Anything else
+    that is raised is a defect of the program and keeps its traceback.
+    """
+
+
+class DivergedError(RuntimeError):
+    """The loss of a training step was not a finite number; names the stage and the step."""

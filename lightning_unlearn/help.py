@@ -1,0 +1,87 @@
+"""Help texts, kept apart from everything that is slow to import."""
+
+OVERVIEW = """\
+usage: lightning-unlearn COMMAND [--config FILE ...] [--KEY VALUE ...]
+
+Machine unlearning in language models that were trained in stages.
+
+commands:
+  fit        train the stages of one path, then unlearn the forget stage
+  validate   measure a stored model, without training
+  study      paths x methods: every stage prefix is trained once; table and figures
+
+lightning-unlearn COMMAND --help tells more.  --version prints the version.
+
+first steps:
+  lightning-unlearn fit --config configs/demo.yaml
+  lightning-unlearn study --config configs/demo-study.yaml
+  tensorboard --logdir runs/demo"""
+
+_KEYS = """\
+configuration:
+  --config FILE                YAML; may be given several times, later ones change what they name
+  --print_config               print the whole configuration, defaults included, and stop
+  --help-all                   every key with its type and default (slow: imports torch)
+
+most used keys (each is also a YAML key; the command line wins):
+  --seed_everything N          seed of everything random
+  --trainer.callbacks+=NAME    add GA, NPO, SimNPO, a monitor, or your own module.Class; a method
+                               added here takes the place of the file's
+  --trainer.store DIR          stage store; runs that share it train no prefix twice
+  --trainer.default_root_dir DIR   where runs go
+  --trainer.accelerator cpu|gpu    --trainer.devices N    --trainer.strategy ddp
+  --trainer.precision 32-true|bf16-true|bf16-mixed
+  --model.base NAME            model folder, hub name, or demo:tiny-llama
+  --model.lora.rank N          --model.lora.targets '[q_proj, v_proj]'; --model.lora null: full
+  --model.gradient_checkpointing true    --model.merge true
+  --data.order '[a, b, c]'     the path; or --data.position P, or --data.permutation K
+  --data.forget STAGE          the stage to unlearn
+  --data.stages.STAGE.source FILE    .lr .epochs .steps .batch_size .schedule .prompt .answer ...
+  --data.unlearn.lr LR         .epochs .steps .batch_size .schedule ...
+  --data.micro_batch_size N    sequences of one forward; changes speed and memory, not results"""
+
+HELP = {
+    "fit": f"""\
+usage: lightning-unlearn fit --config FILE [--config FILE ...] [--KEY VALUE ...]
+
+Train the stages of one path that are not stored yet, then unlearn the forget stage.
+
+{_KEYS}
+
+examples:
+  lightning-unlearn fit --config configs/demo.yaml --data.position 1
+  lightning-unlearn fit --config configs/demo.yaml --trainer.callbacks+=SimNPO
+  lightning-unlearn fit --config configs/demo.yaml --data.order '[safety, math, inst, tofu]'""",
+    "validate": f"""\
+usage: lightning-unlearn validate --config FILE [--stage STAGE] [--KEY VALUE ...]
+
+Ask the monitors about a stored model, without training.
+
+  --stage STAGE                after which stage: base (the untouched model), a stage of the path,
+                               or unlearn; the last one if not given
+
+{_KEYS}
+
+examples:
+  lightning-unlearn validate --config configs/demo.yaml --stage base
+  lightning-unlearn validate --config configs/demo.yaml --data.position 1 --stage math""",
+    "study": """\
+usage: lightning-unlearn study --config FILE [--config FILE ...] [--KEY VALUE ...]
+
+Run paths x methods in one process, training every stage prefix once; then write the table, the
+records and the figures. The same command goes on where a study was stopped.
+
+keys of a study file:
+  --name NAME                  name of the study in its records; the file's name if not given
+  --fit FILE                   a fit configuration, relative to the study file; a list composes
+  --paths positions            move the forget stage from first to last
+  --paths permutations         every order of the stages
+  --paths '[[a, b], [b, a]]'   these paths
+  --methods.LABEL.callback NAME      unlearning method: name, or class_path and init_args
+  --methods.LABEL.unlearn.lr LR      recipe of unlearning for this method, where it differs
+  --change.KEY VALUE           change the fit configuration, such as --change.data.unlearn.lr 1e-4
+  --folder DIR                 where table and figures go; trainer.default_root_dir if not given
+
+example:
+  lightning-unlearn study --config configs/demo-study.yaml""",
+}

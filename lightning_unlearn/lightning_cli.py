@@ -1,0 +1,158 @@
+"""LightningCLI for StagedTrainer, CausalLM and StagedDataModule."""
+
+import json
+import warnings
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+# Imported so that short names such as NPO are known as class_path.
+import lightning_unlearn.monitors
+import lightning_unlearn.unlearning  # noqa: F401
+from lightning_unlearn.data.datamodule import StagedDataModule
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.module import CausalLM
+from lightning_unlearn.trainer import StagedTrainer
+from lightning_unlearn.unlearning.base import Unlearning
+
+# Lightning's own arguments that a recipe stands for.
+REPLACED = {
+    "max_epochs": "data.stages.STAGE.epochs",
+    "min_epochs": "data.stages.STAGE.epochs",
+    "max_steps": "data.stages.STAGE.steps",
+    "min_steps": "data.stages.STAGE.steps",
+    "accumulate_grad_batches": "data.stages.STAGE.batch_size and data.micro_batch_size",
+    "gradient_clip_val": "data.stages.STAGE.gradient_clip",
+    "limit_train_batches": "data.stages.STAGE.steps or .limit",
+}
+
+
+class StagedCLI(LightningCLI):
+    """LightningCLI with one seed for everything, and errors that are raised, not printed.
+
+    Args:
+        command: "fit" or "validate"; None only parses and makes the objects.
+        content: configuration composed from files.
+        arguments: command-line arguments, which win over the files.
+    """
+
+    def __init__(self, command: str | None, content: dict[str, Any], arguments: list[str]) -> None:
+        self._from_files = content
+        self._arguments = arguments
+        config = ["--config", json.dumps(content)] if content else []
+        with warnings.catch_warnings():
+            # LightningCLI 2.6 calls parsers of jsonargparse 4.49 and later by older names.
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
+            super().__init__(
+                CausalLM,
+                StagedDataModule,
+                trainer_class=StagedTrainer,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=[*([command] if command else []), *config, *arguments],
+                run=command is not None,
+                parser_kwargs={"exit_on_error": False},
+            )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The trainer's methods that are commands, without the arguments that are given here."""
+        return {"fit": {"model", "datamodule"}, "validate": {"model", "datamodule"}}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """One integer seed; anything else would be a run that can't be repeated."""
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="Seed of everything random."
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The trainer's seed is that seed."""
+        parser.link_arguments("seed_everything", "trainer.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; a mistake is an InputError."""
+        import argparse
+
+        try:
+            self.config = parser.parse_args(args)
+        except (argparse.ArgumentError, TypeError, ValueError) as error:
+            raise InputError(_plain(str(error))) from None
+
+    def before_instantiate_classes(self) -> None:
+        """An unlearning method named on the command line takes the place of the files'."""
+        config = self.config.get(str(self.subcommand), self.config)
+        callbacks = config.get("trainer.callbacks")
+        appended = any(a.startswith("--trainer.callbacks+") for a in self._arguments)
+        if not appended or not isinstance(callbacks, list):
+            return
+        from_files = self._from_files.get("trainer", {}).get("callbacks") or []
+        head = len(from_files) if isinstance(from_files, list) else 1
+        if any(is_method(spec) for spec in callbacks[head:]):
+            config["trainer.callbacks"] = [
+                spec for i, spec in enumerate(callbacks) if i >= head or not is_method(spec)
+            ]
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer."""
+        self.config_init = self.parser.instantiate(self.config)
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
+
+    def config_text(self) -> str:
+        """The whole configuration as YAML."""
+        parser = self._parser(self.subcommand)
+        config = self.config.get(str(self.subcommand), self.config)
+        text: str = parser.dump(config, skip_none=False)
+        return text
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train and unlearn; the configuration is kept with the run."""
+        self.trainer.config_text = self.config_text()
+        self.trainer.fit(self.model, self.datamodule, **kwargs)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Measure without training, and print what is measured."""
+        from rich.console import Console
+        from rich.table import Table
+
+        measures = self.trainer.validate(self.model, self.datamodule, **kwargs)
+        if self.trainer.is_global_zero:
+            table = Table("measure", "mean")
+            for name, value in measures.items():
+                table.add_row(name, f"{value:.4f}")
+            Console().print(table)
+
+
+def is_method(spec: Any) -> bool:
+    """Whether a parsed callback is an unlearning method."""
+    from jsonargparse import Namespace
+
+    if not isinstance(spec, Namespace):
+        return isinstance(spec, Unlearning)
+    module, _, name = spec.class_path.rpartition(".")
+    found = getattr(__import__(module, fromlist=[name]), name)
+    return isinstance(found, type) and issubclass(found, Unlearning)
+
+
+def run(command: str, content: dict[str, Any], arguments: list[str]) -> None:
+    """Run ``fit`` or ``validate``.
+
+    Args:
+        command: which.
+        content: configuration composed from files.
+        arguments: command-line arguments.
+
+    Raises:
+        InputError: for a mistake in either.
+    """
+    StagedCLI(command, content, arguments)
+
+
+def _plain(message: str) -> str:
+    """The parser's message without its own names for things, and with advice where we have some."""
+    for name, instead in REPLACED.items():
+        if f"trainer.{name}" in message or f"'{name}'" in message:
+            return f"trainer.{name} is not taken: set {instead} instead."
+    return " ".join(message.split())

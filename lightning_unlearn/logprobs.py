@@ -1,0 +1,227 @@
+"""The one forward that all training and measuring goes through.
+
+The trunk of the language model runs once. The vocabulary projection runs only where a label token
+is predicted, in chunks, so that a batch x length x vocabulary tensor never exists, neither forward
+nor backward.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+# Elements of one chunk of logits: 64 MiB in fp32, 130 rows of a 128k vocabulary.
+CHUNK_ELEMENTS = 2**24
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """Log-probabilities of the label tokens of a batch, in nats, fp32.
+
+    Attributes:
+        per_token: log pi(y_t | x, y_<t), ``[sequences, longest answer]``, 0 where masked.
+        mask: True at real label tokens, ``[sequences, longest answer]``.
+    """
+
+    per_token: Tensor
+    mask: Tensor
+
+    @property
+    def sum(self) -> Tensor:
+        """log pi(y|x), ``[sequences]``."""
+        return self.per_token.sum(-1)
+
+    @property
+    def length(self) -> Tensor:
+        """Label tokens, ``[sequences]``."""
+        return self.mask.sum(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        """Log-likelihood per label token, ``[sequences]``."""
+        return self.sum / self.length.clamp(min=1)
+
+    @staticmethod
+    def scatter(flat: Tensor, mask: Tensor) -> "LogProbs":
+        """Lay flat values of the label tokens, row after row, out as a padded table.
+
+        Args:
+            flat: one value per label token, ``[label tokens]``.
+            mask: ``[sequences, longest answer]`` with as many True as ``flat`` has values.
+
+        Returns:
+            The table; gradients flow to ``flat``.
+        """
+        table = flat.new_zeros(mask.shape)
+        return LogProbs(table.masked_scatter(mask, flat), mask)
+
+
+@dataclass(frozen=True)
+class LogitTransform:
+    """What a causal LM does to its logits after the output projection.
+
+    Attributes:
+        scale: factor on the logits (Cohere's ``logit_scale``, Granite's 1 / ``logits_scaling``).
+        softcap: c in c tanh(logits / c) (Gemma 2's ``final_logit_softcapping``), None for none.
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @staticmethod
+    def of(config: Any) -> "LogitTransform":
+        """Read the transform from a Hugging Face model configuration."""
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        scale = float(getattr(text, "logit_scale", None) or 1.0)
+        scale /= float(getattr(text, "logits_scaling", None) or 1.0)
+        softcap = getattr(text, "final_logit_softcapping", None)
+        return LogitTransform(scale, float(softcap) if softcap else None)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Apply to ``[..., vocabulary]`` logits, in fp32."""
+        logits = logits.float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+
+class _FrozenHeadLogProbs(torch.autograd.Function):
+    """log softmax(head(h))[target] for a linear head that needs no gradient itself.
+
+    Each value depends on its own row of h alone, so d value / d h is one vector per row,
+    ``(onehot - softmax) W``. It is formed while the chunk's logits are at hand; the backward pass
+    only scales it. The logits are thus computed once, and never kept.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        transform: LogitTransform,
+        chunk: int,
+    ) -> Tensor:
+        wants_grad = ctx.needs_input_grad[0]
+        values = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        slopes = torch.empty_like(hidden) if wants_grad else None
+        for start in range(0, hidden.shape[0], chunk):
+            rows = slice(start, start + chunk)
+            picked_ids = target[rows, None]
+            logits = transform(F.linear(hidden[rows], weight, bias))
+            normalizer = torch.logsumexp(logits, dim=-1, keepdim=True)
+            values[rows] = (logits.gather(-1, picked_ids) - normalizer).squeeze(-1)
+            if slopes is None:
+                continue
+            bend = None
+            if transform.softcap is not None:
+                bend = 1.0 - (logits / transform.softcap).square()
+            slope = logits.sub_(normalizer).exp_().neg_()
+            slope.scatter_add_(-1, picked_ids, torch.ones_like(slope[:, :1]))
+            if bend is not None:
+                slope.mul_(bend)
+            if transform.scale != 1.0:
+                slope.mul_(transform.scale)
+            slopes[rows] = (slope.to(weight.dtype) @ weight).to(slopes.dtype)
+        if slopes is not None:
+            ctx.save_for_backward(slopes)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return (grads[0].unsqueeze(-1) * slopes).to(slopes.dtype), None, None, None, None, None
+
+
+def token_log_probs(
+    hidden: Tensor, target: Tensor, head: nn.Module, transform: LogitTransform
+) -> Tensor:
+    """Log-probabilities of given tokens from the hidden states that predict them.
+
+    Args:
+        hidden: last hidden states, after the final norm, ``[tokens, width]``.
+        target: token ids, ``[tokens]``.
+        head: the output projection to ``[tokens, vocabulary]``.
+        transform: what follows the projection.
+
+    Returns:
+        ``[tokens]``, fp32, nats.
+    """
+    weight = getattr(head, "weight", None)
+    rows = CHUNK_ELEMENTS // max(1, weight.shape[0] if isinstance(weight, Tensor) else 2**17)
+    chunk = max(16, rows)
+    if type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
+        value: Tensor = _FrozenHeadLogProbs.apply(
+            hidden, head.weight, head.bias, target, transform, chunk
+        )
+        return value
+
+    def of_chunk(rows: Tensor, ids: Tensor) -> Tensor:
+        logits = transform(head(rows))
+        return logits.gather(-1, ids[:, None]).squeeze(-1) - torch.logsumexp(logits, dim=-1)
+
+    parts = []
+    for start in range(0, hidden.shape[0], chunk):
+        rows_of, ids = hidden[start : start + chunk], target[start : start + chunk]
+        if torch.is_grad_enabled():
+            # The chunk's logits are computed again in the backward pass instead of being kept.
+            parts.append(checkpoint(of_chunk, rows_of, ids, use_reentrant=False))
+        else:
+            parts.append(of_chunk(rows_of, ids))
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+
+class LogProbModel(nn.Module):
+    """A causal LM whose forward gives log-probabilities of chosen tokens instead of logits.
+
+    It is a module of its own because a sharded head is whole only inside the forward of the
+    module that was sharded.
+
+    Args:
+        lm: a Hugging Face causal LM, with or without PEFT layers injected.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        super().__init__()
+        self.lm = lm
+        self.transform = LogitTransform.of(lm.config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        source: Tensor,
+        target: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Log-probabilities of ``target`` at the positions ``source``.
+
+        Args:
+            input_ids: token ids, padded on the right, ``[sequences, length]``. No mask is needed
+                for that padding: under causal attention nothing before it can see it.
+            source: where in the flattened ``input_ids`` the predicting positions are,
+                ``[tokens]``.
+            target: the token ids predicted there, ``[tokens]``.
+            attention_mask: additive 4-D mask, ``[sequences, 1, length, length]``, if attention is
+                not plainly causal.
+            position_ids: ``[sequences, length]`` if positions do not count from 0.
+
+        Returns:
+            ``[tokens]``, fp32, nats.
+        """
+        trunk = self.lm.get_decoder()
+        output = trunk(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+        )
+        states: Tensor = output.last_hidden_state
+        hidden = states.reshape(-1, states.shape[-1]).index_select(0, source)
+        return token_log_probs(hidden, target, self.lm.get_output_embeddings(), self.transform)

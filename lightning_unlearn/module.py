@@ -1,0 +1,448 @@
+"""CausalLM: a language model with adapters, an objective slot, and one optimizer step per batch."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor
+
+from lightning_unlearn import adapters, objectives
+from lightning_unlearn.adapters import LEARN, UNLEARN, LoRA
+from lightning_unlearn.data.batches import Batch, StepBatch, collate
+from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.recipe import Recipe
+from lightning_unlearn.errors import DivergedError, InputError
+from lightning_unlearn.gathering import ByExample
+from lightning_unlearn.loading import (
+    base_identity,
+    load_causal_lm,
+    load_config,
+    load_tokenizer,
+    locate,
+    quiet_transformers,
+)
+from lightning_unlearn.logprobs import LogProbModel, LogProbs
+from lightning_unlearn.schedules import schedule
+
+Objective = Callable[["CausalLM", Batch], Tensor]
+
+# How far our log-probabilities may be from the model's own, relative to their size.
+HEAD_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+def supervised(module: "CausalLM", batch: Batch) -> Tensor:
+    """The objective of training stages: negative log-likelihood per label token."""
+    return objectives.nll(module.log_probs(batch).per_token)
+
+
+@dataclass
+class StageEntry:
+    """What a stage starts from.
+
+    Attributes:
+        stage: its name, "unlearn" for unlearning.
+        recipe: how it is trained.
+        total_steps: its optimizer steps.
+        seed: seed of the run.
+        fresh: start from the base model instead of the present weights.
+        load: folders of saved weights to take up first, by "learn" and "unlearn".
+    """
+
+    stage: str
+    recipe: Recipe
+    total_steps: int
+    seed: int
+    fresh: bool = False
+    load: dict[str, Path] = field(default_factory=dict)
+
+
+class CausalLM(LightningModule):
+    """Any Hugging Face causal LM, with LoRA adapters or fully trained.
+
+    Args:
+        base: model folder, hub name, or demo:tiny-llama.
+        lora: shape of the adapters; null trains all weights.
+        gradient_checkpointing: recompute activations in the backward pass to save memory.
+        merge: also write the final model, adapters merged, as a plain Hugging Face folder.
+        attention: attention implementation of transformers.
+        trust_remote_code: run code that comes with the model.
+
+    Raises:
+        InputError: if the model can't be opened or the adapters match nothing.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        lora: LoRA | None = LoRA(),  # noqa: B008  (never changed)
+        gradient_checkpointing: bool = False,
+        merge: bool = False,
+        attention: str = "sdpa",
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        quiet_transformers()
+        if lora is not None:
+            lora.check()
+        self.base = base
+        self.lora = lora
+        self.gradient_checkpointing = gradient_checkpointing
+        self.merge = merge
+        self.attention = attention
+        self.trust_remote_code = trust_remote_code
+        self.automatic_optimization = False
+        self.model_config = load_config(base, trust_remote_code)
+        self.net: LogProbModel | None = None
+        self.peft: Any = None
+        self.objective: Objective = supervised
+        self.stage = LEARN
+        self.recipe = Recipe()
+        self.total_steps = 1
+        self.step = 0
+        self.shares_prompts: bool | None = None
+        self._entry: StageEntry | None = None
+        self._changed = False
+        self._identity: str | None = None
+
+    def tokenizer(self) -> Any:
+        """The base model's tokenizer."""
+        return load_tokenizer(self.base, self.trust_remote_code)
+
+    @property
+    def context(self) -> int:
+        """Longest sequence the base model takes, in tokens."""
+        text = self.model_config.get_text_config()
+        return int(getattr(text, "max_position_embeddings", None) or 2**20)
+
+    def identity(self) -> str:
+        """Hash of the base model's configuration and weights."""
+        if self._identity is None:
+            self._identity = base_identity(self.base, self.trust_remote_code)
+        return self._identity
+
+    def configure_model(self) -> None:
+        """Open the base model and put the adapters on it, once; then enter the stage begun."""
+        if self.net is None:
+            self._build()
+        if self._entry is not None:
+            entry, self._entry = self._entry, None
+            self._enter_stage(entry)
+
+    def _build(self) -> None:
+        lm = load_causal_lm(self.base, self._weight_dtype(), self.attention, self.trust_remote_code)
+        lm.config.use_cache = False
+        if self.gradient_checkpointing:
+            # The reentrant form gives adapters on a frozen embedding no gradient at all.
+            lm.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.lora is not None:
+            name = locate(self.base, "model.base")
+            peft_model = adapters.add_adapters(lm, self.lora, name)
+            adapters.choose_adapters(peft_model, [LEARN], LEARN)
+            # Kept out of the module tree: its layers are lm's own.
+            object.__setattr__(self, "peft", peft_model)
+        self.net = LogProbModel(lm)
+
+    def _weight_dtype(self) -> torch.dtype:
+        """Weights in the Trainer's precision where it is a "true" one, else in fp32."""
+        precision = str(self._trainer.precision) if self._trainer is not None else "32-true"
+        return {"bf16-true": torch.bfloat16, "16-true": torch.float16}.get(
+            precision, torch.float64 if precision == "64-true" else torch.float32
+        )
+
+    @property
+    def lm(self) -> Any:
+        """The Hugging Face model with adapters injected."""
+        assert self.net is not None, "configure_model() comes first"
+        return self.net.lm
+
+    # What happens between stages -----------------------------------------------------------
+
+    def begin(self, entry: "StageEntry") -> None:
+        """Make ready for a stage; done as soon as the model is configured.
+
+        Args:
+            entry: the stage and what it starts from.
+        """
+        self._entry = entry
+        self.stage, self.recipe, self.total_steps = entry.stage, entry.recipe, entry.total_steps
+        self.step = 0
+        self.objective = supervised
+
+    def _enter_stage(self, entry: "StageEntry") -> None:
+        if entry.fresh:
+            self._start_path(entry.seed)
+        for which, folder in entry.load.items():
+            self.load(which, folder)
+        if self.peft is None:
+            self.lm.requires_grad_(True)
+        elif entry.stage == UNLEARN:
+            if UNLEARN not in entry.load:
+                adapters.start_adapter(self.peft, UNLEARN, entry.seed)
+            adapters.choose_adapters(self.peft, [LEARN, UNLEARN], UNLEARN)
+        else:
+            adapters.choose_adapters(self.peft, [LEARN], LEARN)
+        self.train()
+
+    def _start_path(self, seed: int) -> None:
+        """The base model as it was, with fresh adapters."""
+        if self.peft is not None:
+            adapters.start_adapter(self.peft, LEARN, seed)
+            adapters.start_adapter(self.peft, UNLEARN, seed)
+        elif self._changed:
+            fresh = load_causal_lm(
+                self.base, self._weight_dtype(), self.attention, self.trust_remote_code
+            )
+            self.lm.load_state_dict(fresh.state_dict())
+
+    def save(self, which: str, folder: Path) -> None:
+        """Write what training changed.
+
+        Args:
+            which: "learn" or "unlearn"; without adapters both are the whole model.
+            folder: made if missing. Holds a PEFT adapter, or a model where ``lora`` is null.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.peft is None:
+            self.lm.save_pretrained(folder)
+        else:
+            adapters.save_adapter(self.peft, which, folder)
+
+    def load(self, which: str, folder: Path) -> None:
+        """Take up what `save` wrote.
+
+        Args:
+            which: "learn" or "unlearn".
+            folder: where `save` wrote.
+
+        Raises:
+            InputError: if it does not fit.
+        """
+        if self.peft is not None:
+            adapters.load_adapter(self.peft, which, folder)
+            return
+        self._changed = True
+        saved = load_causal_lm(str(folder), self._weight_dtype(), self.attention, self.trust_remote_code)
+        self.lm.load_state_dict(saved.state_dict())
+
+    def save_merged(self, folder: Path) -> None:
+        """Write the present model as a plain Hugging Face folder with its tokenizer.
+
+        Args:
+            folder: made if missing; ``AutoModelForCausalLM.from_pretrained`` opens it.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.peft is None:
+            merged = self.lm
+        else:
+            active = list(self.peft.base_model.active_adapters)
+            merged = copy.deepcopy(self.peft).merge_and_unload(adapter_names=active)
+        use_cache, merged.config.use_cache = merged.config.use_cache, True
+        merged.save_pretrained(folder)
+        merged.config.use_cache = use_cache
+        self.tokenizer().save_pretrained(folder)
+
+    # The forward ----------------------------------------------------------------------------
+
+    def log_probs(self, batch: Batch) -> LogProbs:
+        """Log-probabilities of a batch's label tokens, with gradient where it is enabled."""
+        assert self.net is not None, "configure_model() comes first"
+        flat = self.net(batch.input_ids, batch.source, batch.target)
+        return LogProbs.scatter(flat, batch.mask)
+
+    def score(self, examples: Sequence[Example], batch_size: int) -> LogProbs:
+        """Log-probabilities of the answers of a whole data set.
+
+        Spread over the processes, each example once, in eval mode without gradient.
+
+        Args:
+            examples: the data set.
+            batch_size: sequences of one forward.
+
+        Returns:
+            ``[examples, longest answer]``, on this process's device, the same on every process.
+        """
+        longest = max(len(example.answer) for example in examples)
+        values = ByExample(len(examples)).to(self.device)
+        order = sorted(range(len(examples)), key=lambda i: (len(examples[i]), i))
+        mine = order[self.global_rank :: self.world_size]
+        values.update(
+            torch.empty(0, dtype=torch.long, device=self.device),
+            torch.empty(0, longest, device=self.device),
+        )
+        with self.measuring():
+            for start in range(0, len(mine), batch_size):
+                rows = mine[start : start + batch_size]
+                batch = self.to_device(collate(examples, rows, pad_id=0))
+                per_token = self.log_probs(batch).per_token
+                wide = per_token.new_zeros(len(rows), longest)
+                wide[:, : per_token.shape[1]] = per_token
+                values.update(batch.index, wide)
+        lengths = torch.tensor([len(example.answer) for example in examples])
+        mask = torch.arange(longest)[None, :] < lengths[:, None]
+        return LogProbs(values.compute(), mask.to(self.device))
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Eval mode, no gradient, the Trainer's precision; afterwards all is as it was.
+
+        Random numbers drawn inside (sampled answers) do not move those of training.
+        """
+        modes = {module: module.training for module in self.modules()}
+        devices = [self.device] if self.device.type == "cuda" else []
+        self.eval()
+        try:
+            with torch.random.fork_rng(devices=devices), self._precision(), torch.no_grad():
+                yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return self._trainer.precision_plugin.forward_context() if self._trainer else nullcontext()
+
+    def to_device(self, batch: Any) -> Any:
+        """A batch on this module's device."""
+        return self.transfer_batch_to_device(batch, self.device, 0)
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self._trainer.world_size if self._trainer is not None else 1
+
+    # One optimizer step ---------------------------------------------------------------------
+
+    def training_step(self, batch: StepBatch, batch_idx: int) -> None:
+        """One optimizer step on a global batch, micro-batch by micro-batch.
+
+        Args:
+            batch: this process's share.
+            batch_idx: number of the step within the stage, from 0.
+
+        Raises:
+            DivergedError: if the loss of the global batch is not finite; weights are then still
+                those of the step before.
+        """
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        self._changed = True
+        assert not isinstance(optimizer, list) and scheduler is not None
+        total = torch.zeros((), device=self.device)
+        for number, micro in enumerate(batch.micro):
+            last = number == len(batch.micro) - 1
+            with nullcontext() if last else self._keep_gradients_local():
+                loss = self._share(self.objective(self, micro), micro, batch)
+                # Strategies average gradients over processes; ours are shares of one sum.
+                self.manual_backward(loss * self.world_size)
+            total += loss.detach()
+        total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        if not torch.isfinite(total):
+            raise DivergedError(
+                f"stage {self.stage}, step {batch_idx + 1} of {self.total_steps}: the loss is "
+                f"{total.item()}. Everything stored before this stage is kept. Lower the learning "
+                f"rate (now {self.recipe.lr:g}) or clip gradients (gradient_clip)."
+            )
+        if self.recipe.gradient_clip is not None:
+            self.clip_gradients(
+                optimizer,  # type: ignore[arg-type]  # Lightning's own wrapper
+                gradient_clip_val=self.recipe.gradient_clip,
+                gradient_clip_algorithm="norm",
+            )
+        rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()  # type: ignore[union-attr,call-arg]  # one scheduler, of LambdaLR
+        self.step = batch_idx + 1
+        self.log("loss", total, prog_bar=True, logger=False)
+        self.log("lr", rate, logger=False)
+
+    def _share(self, values: Tensor, micro: Batch, batch: StepBatch) -> Tensor:
+        """A micro-batch's share of the global batch's mean loss.
+
+        Args:
+            values: one loss per label token, ``[sequences, longest answer]``, or one per
+                sequence, ``[sequences]``.
+            micro: the micro-batch.
+            batch: gives the counts of the whole global batch.
+
+        Returns:
+            A scalar; the sum over all micro-batches and processes is the mean.
+        """
+        if values.shape == micro.mask.shape:
+            return (values * micro.mask * micro.weight[:, None]).sum() / batch.tokens
+        if values.shape == micro.weight.shape:
+            return (values * micro.weight).sum() / batch.sequences
+        raise InputError(
+            f"the objective returned a tensor of shape {tuple(values.shape)}, expected one value "
+            f"per label token {tuple(micro.mask.shape)} or per sequence "
+            f"{tuple(micro.weight.shape)}, not reduced: the mean is taken over the whole global "
+            "batch, which may be spread over micro-batches and processes."
+        )
+
+    def _keep_gradients_local(self) -> AbstractContextManager[Any]:
+        """Exchange gradients once per step, not after every micro-batch."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ParallelStrategy):
+            return strategy.block_backward_sync()
+        return nullcontext()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Nothing: measuring is what the monitors do, in ``fit`` and in ``validate`` alike."""
+
+    def configure_optimizers(self) -> Any:
+        """A fresh optimizer and schedule for the stage that was begun."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        recipe = self.recipe
+        optimizer: torch.optim.Optimizer
+        if recipe.optimizer == "sgd":
+            optimizer = torch.optim.SGD(
+                trained, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+            )
+        else:
+            optimizer = torch.optim.AdamW(
+                trained, recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
+            )
+        factor = schedule(recipe.schedule, self.total_steps, recipe.warmup, recipe.decay)
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, factor)]
+
+    # Checks before the first step -----------------------------------------------------------
+
+    def check_model(self, example: Example) -> None:
+        """Refuse a model whose log-probabilities or gradients we would get wrong.
+
+        Args:
+            example: a row to try on; only its first 64 tokens count.
+
+        Raises:
+            InputError: if our log-probabilities are not the model's own, or if a trainable tensor
+                receives no gradient.
+        """
+        tokens = (example.prompt + example.answer)[:64]
+        short = Example(tokens[:1], tokens[1:])
+        batch = self.to_device(collate([short], [0], pad_id=0))
+        with self.measuring():
+            ours = self.log_probs(batch).per_token[0]
+            logits = self.lm(input_ids=batch.input_ids, use_cache=False).logits[0, :-1].float()
+            theirs = logits.log_softmax(-1).gather(-1, batch.target[:, None])[:, 0]
+        gap = ((ours - theirs).abs() / (1 + theirs.abs())).max().item()
+        if not gap <= HEAD_TOLERANCE.get(self.lm.dtype, 1e-3):
+            raise InputError(
+                f"model.base: {self.base} changes its logits in a way that is not reproduced here "
+                f"(log-probabilities differ by {gap:.2g}). Please report the model."
+            )
+        trained = {n: p for n, p in self.named_parameters() if p.requires_grad}
+        self.train()
+        with self._precision(), torch.enable_grad():
+            loss = supervised(self, batch).sum()
+            grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+        missing = [name for name, grad in zip(trained, grads, strict=True) if grad is None]
+        if missing:
+            raise InputError(
+                f"model: {len(missing)} of {len(trained)} trainable tensors receive no gradient, "
+                f"among them {missing[0]}. They would silently stay as they are; leave them out of "
+                "model.lora.targets."
+            )

@@ -1,0 +1,95 @@
+"""The base of monitors: when to look, and where what is seen goes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.module import CausalLM
+from lightning_unlearn.monitors.measurement import Measurement
+from lightning_unlearn.monitors.observations import Observations
+
+
+class Monitor(Callback):
+    """Something measured during unlearning, put into ``trainer.callbacks``.
+
+    Subclass it and write `measure`. It is asked before the first and after the last step of
+    unlearning, every so many steps in between, and by ``validate``.
+
+    Args:
+        every: optimizer steps between looks; 0 looks at the first and last step only.
+    """
+
+    def __init__(self, every: int = 0) -> None:
+        if every < 0:
+            raise InputError(
+                f"{type(self).__name__}.every: found {every}, expected 0 (first and last step "
+                "only) or more."
+            )
+        self.every = every
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.measure is Monitor.measure:
+            raise TypeError(f"{cls.__name__} is a monitor without measure(self, view): define it.")
+
+    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+        """What is measured.
+
+        Args:
+            view: the model at this step and its data.
+
+        Returns:
+            By name of the measure: one value per example, ``[examples]``, or a scalar.
+        """
+        raise NotImplementedError
+
+    def check(self, data: Any) -> None:
+        """Refuse settings that do not fit the data; called before anything is trained.
+
+        Args:
+            data: the `StagedDataModule`.
+
+        Raises:
+            InputError: naming the setting.
+        """
+
+    def due(self, step: int, total: int) -> bool:
+        """Whether to look after ``step`` of ``total`` optimizer steps."""
+        return step in (0, total) or (self.every > 0 and step % self.every == 0)
+
+    def look(self, observations: Observations, module: CausalLM, step: int) -> None:
+        """Measure now and keep what is seen."""
+        for name, values in self.measure(observations.view(module, step)).items():
+            observations.add(step, name, values)
+
+    def _look_if_due(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, CausalLM)
+        observations: Observations | None = getattr(trainer, "observations", None)
+        wanted = module.stage == "unlearn" and self.due(module.step, module.total_steps)
+        if observations is not None and wanted:
+            self.look(observations, module, module.step)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look before the first step of unlearning."""
+        self._look_if_due(trainer, pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Look after a step of unlearning, if it is due."""
+        self._look_if_due(trainer, pl_module)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the model that ``validate`` was given."""
+        assert isinstance(pl_module, CausalLM)
+        observations: Observations | None = getattr(trainer, "observations", None)
+        if observations is not None:
+            self.look(observations, pl_module, 0)

@@ -1,0 +1,96 @@
+"""Log-likelihoods: of the unlearn label and its paraphrases, and of every stage's answers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.monitors.base import Monitor
+from lightning_unlearn.monitors.measurement import Measurement
+from lightning_unlearn.monitors.phrases import LABEL, PARAPHRASES
+
+
+def check_limit(monitor: Monitor, limit: int | None) -> None:
+    """Refuse a limit that leaves nothing to measure.
+
+    Raises:
+        InputError: naming the monitor.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(
+            f"{type(monitor).__name__}.limit: found {limit}, expected at least 1, or null for all."
+        )
+
+
+class LabelLikelihood(Monitor):
+    """Log-likelihood of the unlearn label and its paraphrases on the forget prompts.
+
+    Measures, in nats per token, assistant header and end token excluded: ``forget/label``,
+    ``forget/paraphrases`` (mean over them), and ``forget/mean`` (mean over label and paraphrases),
+    whose drop is the paper's forget score.
+
+    Args:
+        every: optimizer steps between looks; 0 looks at the first and last step only.
+        label: start of the answers that are unlearned.
+        paraphrases: other ways to say it; none leaves ``forget/paraphrases`` out.
+        limit: only the first so many forget prompts; null for all.
+
+    Source: arXiv 2510.16629, section 4 and appendix F.
+    """
+
+    def __init__(
+        self,
+        every: int = 10,
+        label: str = LABEL,
+        paraphrases: list[str] = list(PARAPHRASES),  # noqa: B006  (copied, never changed)
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(every)
+        check_limit(self, limit)
+        for phrase in [label, *paraphrases]:
+            if not phrase.strip():
+                raise InputError("LabelLikelihood: found an empty phrase, expected text.")
+        self.label = label
+        self.paraphrases = list(paraphrases)
+        self.limit = limit
+
+    def check(self, data: Any) -> None:
+        """Refuse a path without a forget stage."""
+        if data.forget is None:
+            raise InputError(
+                "LabelLikelihood: it looks at the forget prompts, and data.forget is null."
+            )
+
+    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+        """The three measures, one value per forget prompt."""
+        phrases = (self.label, *self.paraphrases)
+        values = view.phrases(view.data.forget or "", phrases, self.limit)
+        measures = {"forget/label": values[:, 0], "forget/mean": values.mean(1)}
+        if self.paraphrases:
+            measures["forget/paraphrases"] = values[:, 1:].mean(1)
+        return measures
+
+
+class AnswerLikelihood(Monitor):
+    """Log-likelihood of the answers of every stage, ``answers/STAGE``, in nats per token.
+
+    The forget stage is measured on the rows that are unlearned; every other one on its held-out
+    rows if it has them, else on its training rows. 1 - |change| is the paper's TOFU utility.
+
+    Args:
+        every: optimizer steps between looks; 0 looks at the first and last step only.
+        limit: only the first so many rows of each stage; null for all.
+
+    Source: arXiv 2510.16629, section 4.
+    """
+
+    def __init__(self, every: int = 10, limit: int | None = None) -> None:
+        super().__init__(every)
+        check_limit(self, limit)
+        self.limit = limit
+
+    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+        """One measure per stage of the path, one value per row."""
+        stages = [stage for stage in view.data.stages if stage in view.data.path]
+        return {f"answers/{stage}": view.log_probs(stage, self.limit).mean for stage in stages}

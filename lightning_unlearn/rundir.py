@@ -1,0 +1,120 @@
+"""The folder of one run: adapters, records, curves, and what the run was."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lightning_unlearn import records
+from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
+
+ABOUT = "run.json"
+
+
+class RunDirectory:
+    """Where a run's results go.
+
+    A second run with the same settings finds its folder again; one with other settings never
+    overwrites it, but goes to a folder of the same name and a number.
+
+    Args:
+        folder: wanted place.
+        about: what the run is; ``about["key"]`` tells runs apart.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        self.folder = folder
+        self.about = about
+
+    def open(self, config: str | None) -> None:
+        """Make the folder.
+
+        Args:
+            config: the configuration as YAML, kept as config.yaml.
+        """
+        wanted, number = self.folder, 1
+        while not self._free(self.folder):
+            number += 1
+            self.folder = wanted.with_name(f"{wanted.name}_{number}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Curves are made anew from the records; those of an interrupted run would overlay them.
+        for events in self.folder.glob("events.out.tfevents.*"):
+            events.unlink()
+        records.write_text(self.folder / ABOUT, _json({**self.about, "finished": False}))
+        if config is not None:
+            records.write_text(self.folder / "config.yaml", config)
+
+    def _free(self, folder: Path) -> bool:
+        try:
+            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return True
+        except (OSError, ValueError):
+            return False
+        return bool(about.get("key") == self.about["key"])
+
+    def tensorboard(self, datamodule: StagedDataModule) -> TensorBoardLogger:
+        """A logger that writes into the folder, with a layout of forget against utility."""
+        logger = TensorBoardLogger(
+            self.folder, name="", version="", default_hp_metric=False, prefix=""
+        )
+        if datamodule.forget is not None:
+            method = self.about["method"]
+            others = [stage for stage in datamodule.path if stage != datamodule.forget]
+            tag = re.escape(method)
+            utility = "|".join(others)
+            layout = {
+                f"{method}: forget against utility": {
+                    "forget: label and paraphrases": [
+                        "Multiline",
+                        [f"{tag}/forget/(label|paraphrases)$"],
+                    ],
+                    "utility: answers of the other stages": [
+                        "Multiline",
+                        [f"{tag}/answers/({utility})$"],
+                    ],
+                    "utility: accuracy": ["Multiline", [f"{tag}/accuracy/.*$"]],
+                }
+            }
+            logger.experiment.add_custom_scalars(layout)
+        return logger
+
+    def close(self, stages: list[tuple[str, Path]]) -> None:
+        """Fill the folder from the store's entries and mark the run finished.
+
+        Args:
+            stages: name and store folder of every step of the walk.
+        """
+        for name, entry in stages:
+            which = UNLEARN if name == UNLEARN else "learn"
+            target = self.folder / which
+            if target.exists():
+                shutil.rmtree(target)
+            shutil.copytree(entry / which, target)
+        last = stages[-1][1]
+        identity = {k: self.about[k] for k in ("path", "position", "method", "seed")}
+        for file in (records.STEPS, records.EXAMPLES):
+            if (last / file).is_file():
+                table = records.read_table(last / file)
+                columns: dict[str, Any] = {k: [v] * len(table) for k, v in identity.items()}
+                columns["stage"] = [UNLEARN] * len(table)
+                columns |= {name: table[name].tolist() for name in table.columns}
+                records.replace(
+                    self.folder / file, lambda draft, c=columns: records.write_table(draft, c)
+                )
+        history: dict[str, list[Any]] = {"stage": [], "step": [], "loss": [], "lr": []}
+        for _, entry in stages:
+            table = records.read_table(entry / records.TRAINING)
+            for name, values in history.items():
+                values += table[name].tolist()
+        records.replace(
+            self.folder / records.TRAINING, lambda draft: records.write_table(draft, history)
+        )
+        records.write_text(self.folder / ABOUT, _json({**self.about, "finished": True}))
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"

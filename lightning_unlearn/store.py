@@ -1,0 +1,206 @@
+"""The stage store: what training left behind after every prefix of a path, found by content.
+
+An entry is a folder named by the hash of everything that decides its weights. It is written to a
+temporary folder, flushed to disk and renamed, so it is there whole or not at all, and it carries
+checksums, so damage is noticed.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lightning_unlearn.errors import InputError
+
+# Raised when the meaning of a key or the layout of an entry changes: old entries are then unknown.
+FORMAT = 1
+MANIFEST = "entry.json"
+
+
+def content_key(content: dict[str, Any]) -> str:
+    """The name of an entry: 32 hexadecimal digits of the hash of its canonical JSON.
+
+    Args:
+        content: everything that decides the entry's weights.
+
+    Returns:
+        The key.
+    """
+    text = json.dumps({"format": FORMAT, **content}, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class StageStore:
+    """Entries in a folder; several processes may share it.
+
+    Args:
+        folder: made if missing.
+        report: called with one sentence when an entry is found damaged.
+
+    Raises:
+        InputError: if the folder can't be written.
+    """
+
+    def __init__(self, folder: str | Path, report: Callable[[str], None] = print) -> None:
+        self.folder = Path(folder).expanduser()
+        self.report = report
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"trainer.store: found {self.folder}, which is a file; name a folder.")
+
+    def get(self, key: str) -> Path | None:
+        """The entry of a key, checked.
+
+        A damaged entry is reported and set aside, so that it is built anew.
+
+        Args:
+            key: from `content_key`.
+
+        Returns:
+            Its folder, or None.
+        """
+        entry = self.folder / key
+        if not entry.is_dir():
+            return None
+        damage = _damage(entry, key)
+        if damage is None:
+            return entry
+        aside = self.folder / "damaged" / f"{key}-{uuid.uuid4().hex[:8]}"
+        aside.parent.mkdir(exist_ok=True)
+        try:
+            entry.rename(aside)
+        except FileNotFoundError:
+            return self.get(key)  # another process set it aside first, and may have rebuilt it
+        self.report(f"Stage store: {entry} is damaged ({damage}); moved to {aside}, rebuilding.")
+        return None
+
+    def manifest(self, key: str) -> dict[str, Any]:
+        """What an existing entry says of itself: its content, files and details."""
+        text = (self.folder / key / MANIFEST).read_text(encoding="utf-8")
+        values: dict[str, Any] = json.loads(text)
+        return values
+
+    def put(
+        self,
+        key: str,
+        content: dict[str, Any],
+        write: Callable[[Path], None],
+        details: dict[str, Any] | None = None,
+    ) -> Path:
+        """Add an entry, whole or not at all.
+
+        Args:
+            key: from `content_key`.
+            content: what the key was made from, kept in readable form.
+            write: writes the entry's files into the folder it is given.
+            details: more to keep with it, such as the time it took.
+
+        Returns:
+            The entry's folder.
+
+        Raises:
+            InputError: if the disk is full or the folder can't be written; the store is as before.
+        """
+        entry = self.folder / key
+        draft = self.folder / "drafts" / f"{key}-{uuid.uuid4().hex[:8]}"
+        try:
+            draft.mkdir(parents=True)
+            write(draft)
+            files = {
+                file.relative_to(draft).as_posix(): _checksum(file)
+                for file in sorted(draft.rglob("*"))
+                if file.is_file()
+            }
+            manifest = {"key": key, "files": files, "content": content, "details": details or {}}
+            text = json.dumps(manifest, indent=2, sort_keys=True)
+            (draft / MANIFEST).write_text(text + "\n", encoding="utf-8")
+            for path in sorted(draft.rglob("*")):
+                _flush(path)
+            _flush(draft)
+            try:
+                draft.rename(entry)
+            except OSError as error:
+                # Another process finished the same entry first; equal keys mean equal weights.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                shutil.rmtree(draft)
+            _flush(self.folder)
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise InputError(
+                f"trainer.store: {self.folder} can't be written: {error.strerror or error}. "
+                "What was stored before is intact; make room or name another folder, and run the "
+                "same command again."
+            ) from error
+        return entry
+
+    @contextmanager
+    def claim(self, key: str) -> Iterator[None]:
+        """Hold a key while its entry is made, so that no two processes make the same one.
+
+        The claim of a process that dies ends with it.
+
+        Args:
+            key: from `content_key`.
+        """
+        locks = self.folder / "locks"
+        try:
+            locks.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"trainer.store: {self.folder} can't be written: {error.strerror or error}."
+            ) from error
+        lock = FileLock(locks / f"{key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self.report(f"Stage store: another process is making {key[:8]}; waiting for it.")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _checksum(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as handle:
+        while block := handle.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _damage(entry: Path, key: str) -> str | None:
+    """What is wrong with an entry; None if it is whole."""
+    try:
+        manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
+        files: dict[str, str] = manifest["files"]
+        if manifest["key"] != key:
+            return f"it says it is {manifest['key']}"
+        if content_key(manifest["content"]) != key:
+            return "its content is not that of its name"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} can't be read: {error}"
+    for name, checksum in files.items():
+        file = entry / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if _checksum(file) != checksum:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def _flush(path: Path) -> None:
+    """Have a file's or folder's content on disk before going on."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

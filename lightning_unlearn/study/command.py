@@ -1,0 +1,163 @@
+"""The study command: a study file to a `Study`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from lightning_unlearn.cli import compose_files, take_configs
+from lightning_unlearn.configuration import compose
+from lightning_unlearn.data.datamodule import StagedDataModule
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.lightning_cli import StagedCLI, is_method
+from lightning_unlearn.progress import StageProgress
+from lightning_unlearn.study.engine import Study
+from lightning_unlearn.trainer import StagedTrainer
+
+
+@dataclass
+class Method:
+    """A column of a study.
+
+    Attributes:
+        callback: name of the unlearning method, or class_path and init_args.
+        unlearn: what differs in the recipe of unlearning.
+    """
+
+    callback: str | dict[str, Any]
+    unlearn: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class StudyFile:
+    """A study as written in YAML.
+
+    Attributes:
+        fit: fit configuration, or several that compose, relative to the study file.
+        methods: the unlearning methods by label.
+        paths: "positions", "permutations", or lists of stage names.
+        name: of the study; null takes the file's.
+        folder: where table and figures go; null takes trainer.default_root_dir.
+        change: changes to the fit configuration.
+    """
+
+    fit: str | list[str]
+    methods: dict[str, Method]
+    paths: Literal["positions", "permutations"] | list[list[str]] = "positions"
+    name: str | None = None
+    folder: str | None = None
+    change: dict[str, Any] = field(default_factory=dict)
+
+
+def study(arguments: list[str]) -> int:
+    """Run a study.
+
+    Args:
+        arguments: of the command.
+
+    Returns:
+        0, or 1 if a run failed.
+
+    Raises:
+        InputError: for a mistake in the study file or the fit configuration.
+    """
+    files, others = take_configs(arguments)
+    wanted = _parse(compose_files(files), others)
+    home = Path(files[-1]).parent if files else Path()
+    fits = [wanted.fit] if isinstance(wanted.fit, str) else wanted.fit
+    content = compose(compose_files([str(home / fit) for fit in fits]), wanted.change)
+    shared = StagedCLI(None, {**content, "trainer": _without_methods(content)}, [])
+    clis = {
+        label: _cli_of(label, method, shared, content) for label, method in wanted.methods.items()
+    }
+    data: StagedDataModule = shared.datamodule
+    if isinstance(wanted.paths, str):
+        paths = data.paths(wanted.paths)
+    else:
+        paths = [data.check_order(path, "paths") for path in wanted.paths]
+
+    def make_trainer(label: str, bar: StageProgress) -> StagedTrainer:
+        cli = clis[label]
+        made = cli.parser.instantiate(cli.config)
+        trainer = StagedTrainer(
+            **{
+                **made.trainer.as_dict(),
+                "callbacks": [*_as_list(made.trainer.callbacks), bar],
+                "logger": made.trainer.logger,
+            }
+        )
+        assert trainer.method is not None
+        trainer.method.name = label
+        trainer.announces = False
+        trainer.config_text = cli.config_text()
+        return trainer
+
+    name = wanted.name or (Path(files[-1]).stem if files else "study")
+    recipes = {label: cli.datamodule.unlearn for label, cli in clis.items()}
+    folder = Path(wanted.folder or shared.trainer.default_root_dir)
+    result = Study(name, shared.model, data, paths, recipes, make_trainer, folder).run()
+    return 1 if result.failed else 0
+
+
+def _parse(content: dict[str, Any], arguments: list[str]) -> StudyFile:
+    import argparse
+    import json
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(StudyFile)
+    config = ["--config", json.dumps(content)] if content else []
+    try:
+        made = parser.instantiate(parser.parse_args([*config, *arguments]))
+    except (argparse.ArgumentError, TypeError, ValueError) as error:
+        raise InputError(f"study: {' '.join(str(error).split())}") from None
+    made.pop("config", None)
+    found = StudyFile(**{key: made[key] for key in StudyFile.__dataclass_fields__})
+    if not found.methods:
+        raise InputError("methods: found none, expected at least one unlearning method.")
+    for label in found.methods:
+        if not label or not all(c.isalnum() or c in "_.+" for c in label):
+            raise InputError(
+                f"methods: found the label {label!r}, expected letters, digits and _ . +: labels "
+                "make up folders and curves."
+            )
+    return found
+
+
+def _cli_of(
+    label: str, method: Method, shared: StagedCLI, content: dict[str, Any]
+) -> StagedCLI:
+    """The fit configuration of one method."""
+    callback = {"class_path": method.callback} if isinstance(method.callback, str) else method.callback
+    trainer = _without_methods(content)
+    trainer["callbacks"] = [*trainer["callbacks"], callback]
+    changed = compose(content, {"data": {"unlearn": method.unlearn}})
+    try:
+        cli = StagedCLI(None, {**changed, "trainer": trainer}, [])
+    except InputError as error:
+        raise InputError(f"methods.{label}: {error}") from error
+    if not is_method(cli.config.trainer.callbacks[-1]):
+        raise InputError(
+            f"methods.{label}.callback: found {callback.get('class_path')!r}, expected an "
+            "unlearning method, such as GA, NPO, SimNPO, or a class of your own."
+        )
+    return cli
+
+
+def _without_methods(content: dict[str, Any]) -> dict[str, Any]:
+    """The trainer's configuration with the monitors but without an unlearning method."""
+    trainer = dict(content.get("trainer") or {})
+    callbacks = _as_list(trainer.get("callbacks"))
+    parsed = StagedCLI(None, content, []).config.get("trainer.callbacks")
+    trainer["callbacks"] = [
+        spec for spec, seen in zip(callbacks, _as_list(parsed), strict=True) if not is_method(seen)
+    ]
+    return trainer
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+__all__ = ["Method", "Namespace", "StudyFile", "study"]

@@ -1,0 +1,547 @@
+"""StagedTrainer: walks a path of stages, then unlearns one of them."""
+
+import logging
+import signal
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from torch.utils.data import DataLoader
+
+from lightning_unlearn import records
+from lightning_unlearn.adapters import LEARN
+from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.identity import callback_identity
+from lightning_unlearn.loading import load_tokenizer
+from lightning_unlearn.module import CausalLM, StageEntry
+from lightning_unlearn.monitors.base import Monitor
+from lightning_unlearn.monitors.observations import Observations
+from lightning_unlearn.progress import StageProgress
+from lightning_unlearn.rundir import RunDirectory
+from lightning_unlearn.store import StageStore, content_key
+from lightning_unlearn.unlearning.base import Unlearning
+
+BASE = "base"
+
+
+@dataclass
+class PlannedStage:
+    """One step of the walk.
+
+    Attributes:
+        name: stage, or "unlearn".
+        content: all that decides the weights after it.
+        key: its name in the stage store.
+    """
+
+    name: str
+    content: dict[str, Any]
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = content_key(self.content)
+
+
+class StagedTrainer(Trainer):
+    """Lightning's Trainer for models that are trained in stages.
+
+    How long a stage trains, its batch and its gradient clipping are in the stage's recipe, so
+    Lightning's arguments for them are not taken here.
+
+    Args:
+        store: folder of the stage store. Runs that share it train no prefix of a path twice.
+        seed: seed of everything random.
+        name: folder of the run inside ``default_root_dir``; null makes it from method and path.
+        default_root_dir: where runs go.
+        accelerator: as of Lightning's Trainer.
+        strategy: as of Lightning's Trainer, such as "ddp"; those that spawn or fork are refused.
+        devices: as of Lightning's Trainer.
+        num_nodes: as of Lightning's Trainer.
+        precision: as of Lightning's Trainer, such as "32-true" or "bf16-true".
+        logger: true for TensorBoard in the run's folder, false for none, or loggers of your own.
+        callbacks: one unlearning method, monitors, and others.
+        enable_progress_bar: show progress.
+        deterministic: as of Lightning's Trainer.
+        benchmark: as of Lightning's Trainer.
+        profiler: as of Lightning's Trainer.
+        plugins: as of Lightning's Trainer.
+        detect_anomaly: as of Lightning's Trainer.
+
+    Attributes:
+        observations: what the monitors saw in the last ``fit`` or ``validate``.
+        run_dir: the folder of the last ``fit``.
+        trained: stages that the last ``fit`` trained, as against those found in the store.
+        announces: whether stages found in the store are told.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: str = "runs/store",
+        seed: int = 0,
+        name: str | None = None,
+        default_root_dir: str = "runs",
+        accelerator: str = "auto",
+        strategy: str | Strategy = "auto",
+        devices: list[int] | str | int = "auto",
+        num_nodes: int = 1,
+        precision: str | int = "32-true",
+        logger: bool | Logger | list[Logger] = True,
+        callbacks: list[Callback] | Callback | None = None,
+        enable_progress_bar: bool = True,
+        deterministic: bool | None = None,
+        benchmark: bool | None = None,
+        profiler: str | None = None,
+        plugins: Any = None,
+        detect_anomaly: bool = False,
+    ) -> None:
+        given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
+        self.methods = [c for c in given if isinstance(c, Unlearning)]
+        self.monitors = [c for c in given if isinstance(c, Monitor)]
+        if len(self.methods) > 1:
+            names = " and ".join(type(method).__name__ for method in self.methods)
+            raise InputError(
+                f"trainer.callbacks: found {len(self.methods)} unlearning methods ({names}), "
+                "expected one. To compare methods, use lightning-unlearn study."
+            )
+        self._stage_progress = next((c for c in given if isinstance(c, StageProgress)), None)
+        if enable_progress_bar and self._stage_progress is None:
+            self._stage_progress = StageProgress()
+            given.append(self._stage_progress)
+        self.seed = seed
+        self.run_name = name
+        self.store = StageStore(store, report=self.say)
+        self.observations: Observations | None = None
+        self.run_dir: Path | None = None
+        self.trained: list[str] = []
+        self.config_text: str | None = None
+        self.announces = True
+        self._tensorboard = logger is True
+        with _quiet():
+            super().__init__(
+                accelerator=accelerator,
+                strategy=strategy,
+                devices=devices,
+                num_nodes=num_nodes,
+                precision=precision,  # type: ignore[arg-type]
+                logger=False if isinstance(logger, bool) else logger,
+                callbacks=given,
+                default_root_dir=default_root_dir,
+                enable_progress_bar=enable_progress_bar,
+                deterministic=deterministic,
+                benchmark=benchmark,
+                profiler=profiler,
+                plugins=plugins,
+                detect_anomaly=detect_anomaly,
+                max_epochs=1,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                num_sanity_val_steps=0,
+                log_every_n_steps=1,
+            )
+
+    @property
+    def method(self) -> Unlearning | None:
+        """The unlearning method among the callbacks."""
+        return self.methods[0] if self.methods else None
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress display, on the first process."""
+        if self._stage_progress is not None and getattr(self, "is_global_zero", True):
+            self._stage_progress.print(text)
+
+    # The walk -------------------------------------------------------------------------------
+
+    def fit(self, model: CausalLM, datamodule: StagedDataModule) -> None:  # type: ignore[override]
+        """Train the stages of the path that are not stored yet, then unlearn the forget stage.
+
+        Args:
+            model: the module.
+            datamodule: stages and path.
+
+        Raises:
+            InputError: for anything a user can mend, before training starts.
+            DivergedError: if a loss is not finite; what was stored stays stored.
+        """
+        self.check(model, datamodule)
+        plan = self.plan(model, datamodule)
+        self._open_processes(model)
+        directory = self._open_run(plan, datamodule)
+        start = self.strategy.broadcast(self._stored(plan))
+        self.trained = []
+        self._replay(directory, plan[:start])
+        in_memory = False
+        for number in range(start, len(plan)):
+            with self._claim(plan[number].key):
+                found = self.strategy.broadcast(self._find(plan[number].key) is not None)
+                if not found:
+                    load = {} if in_memory else self._weights(plan[:number])
+                    self._train_stage(model, datamodule, plan, number, load)
+                    in_memory = True
+                else:
+                    self._replay(directory, plan[number : number + 1])
+                    in_memory = False
+        if not in_memory:
+            self._take_up(model, datamodule, plan)
+        self._finish(model, directory, plan)
+
+    def plan(self, model: CausalLM, datamodule: StagedDataModule) -> list[PlannedStage]:
+        """The walk as store entries: one per stage of the path, and "unlearn".
+
+        Args:
+            model: the module.
+            datamodule: prepared stages and path.
+
+        Returns:
+            The steps in order.
+        """
+        assert datamodule.format is not None, "prepare() comes first"
+        shared = {
+            "base": model.identity(),
+            "template": datamodule.format.fingerprint,
+            "lora": model.lora.key() if model.lora is not None else None,
+            "precision": str(self.precision),
+            "seed": self.seed,
+        }
+        stages: list[dict[str, Any]] = []
+        plan = []
+        for name in datamodule.path:
+            recipe = datamodule.recipe(name).key()
+            stages = [
+                *stages,
+                {"name": name, "recipe": recipe, "data": datamodule.fingerprint(name)},
+            ]
+            plan.append(PlannedStage(name, {**shared, "stages": stages}))
+        if datamodule.forget is not None and self.method is not None:
+            content = {
+                **shared,
+                "stages": stages,
+                "forget": datamodule.forget,
+                "unlearn": datamodule.recipe(UNLEARN).key(),
+                "data": datamodule.fingerprint(UNLEARN),
+                "method": callback_identity(self.method),
+                "monitors": [callback_identity(monitor) for monitor in self.monitors],
+                "measured": {s: datamodule.measured_fingerprint(s) for s in datamodule.path},
+            }
+            plan.append(PlannedStage(UNLEARN, content))
+        return plan
+
+    def check(self, model: CausalLM, datamodule: StagedDataModule, train: bool = True) -> None:
+        """Find all that can be found wrong without training, before anything is written.
+
+        Reads and tokenises the data if that is not done yet.
+
+        Args:
+            model: the module.
+            datamodule: stages and path.
+            train: whether training is to follow.
+
+        Raises:
+            InputError: for anything a user can mend.
+        """
+        if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
+            raise InputError(
+                "trainer.strategy: spawned or forked processes end with each stage and take the "
+                "weights with them; use ddp."
+            )
+        if train and datamodule.forget is not None and self.method is None:
+            raise InputError(
+                f"trainer.callbacks: the stage {datamodule.forget!r} is to be forgotten "
+                "(data.forget), but no callback unlearns. Add one, such as GA, NPO or SimNPO, or "
+                "set data.forget to null to train only."
+            )
+        if train and datamodule.forget is None and self.method is not None:
+            raise InputError(
+                f"data.forget: found null, but {self.method.name} is among trainer.callbacks. "
+                f"Name the stage to unlearn: one of {', '.join(datamodule.stages)}."
+            )
+        if train:
+            datamodule.check_batches(self.world_size)
+        template = None
+        if datamodule.template is not None:
+            template = load_tokenizer(
+                datamodule.template, model.trust_remote_code, key="data.template"
+            )
+        datamodule.prepare(model.tokenizer(), model.context, template, model.base)
+        for monitor in self.monitors:
+            monitor.check(datamodule)
+        for stage in datamodule.path:
+            if cut := datamodule.truncated(stage):
+                assert datamodule.format is not None
+                self.say(
+                    f"{stage}: {cut} of {len(datamodule.examples[stage])} answers lost their end "
+                    f"at {datamodule.format.max_length} tokens (data.max_length)."
+                )
+
+    def _open_processes(self, model: CausalLM) -> None:
+        """Start the other processes and connect them, so that all agree on what is stored."""
+        launcher = self.strategy.launcher
+        if launcher is not None:
+            self.strategy.connect(model)
+            launcher.launch(lambda: None, trainer=self)
+            self.strategy.setup_environment()
+
+    def _open_run(self, plan: list[PlannedStage], datamodule: StagedDataModule) -> RunDirectory:
+        method = self.method.name if self.method is not None else "trained"
+        path = "-".join(datamodule.path)
+        place = f"p{datamodule.position}_" if datamodule.forget is not None else ""
+        name = self.run_name or f"{method}/{place}{path}_s{self.seed}"
+        about = {
+            "path": path,
+            "position": datamodule.position,
+            "forget": datamodule.forget,
+            "method": method,
+            "seed": self.seed,
+            "key": plan[-1].key,
+            "stages": [{"name": stage.name, "key": stage.key} for stage in plan],
+        }
+        directory = RunDirectory(Path(self.default_root_dir) / name, about)
+        if self.is_global_zero:
+            directory.open(self.config_text)
+        directory.folder = self.strategy.broadcast(directory.folder)
+        self.run_dir = directory.folder
+        if self._tensorboard:
+            self.loggers = [directory.tensorboard(datamodule)]
+        self.observations = Observations(
+            datamodule, log=lambda measure, step, value: self._log(f"{method}/{measure}", value, step)
+        )
+        return directory
+
+    def _log(self, tag: str, value: float, step: int) -> None:
+        for logger in self.loggers:
+            logger.log_metrics({tag: value}, step)
+
+    # The store ------------------------------------------------------------------------------
+
+    def _find(self, key: str) -> Path | None:
+        return self.store.get(key) if self.is_global_zero else None
+
+    def _stored(self, plan: list[PlannedStage]) -> int:
+        """How many steps of the plan, from its start, need no training."""
+        if not self.is_global_zero:
+            return 0
+        for count in range(len(plan), 0, -1):
+            last = plan[count - 1]
+            needed = plan[count - 2 : count] if last.name == UNLEARN else [last]
+            if all(self.store.get(stage.key) is not None for stage in needed):
+                return count
+        return 0
+
+    @contextmanager
+    def _claim(self, key: str) -> Iterator[None]:
+        with self.store.claim(key) if self.is_global_zero else nullcontext():
+            yield
+
+    def _weights(self, done: list[PlannedStage]) -> dict[str, Path]:
+        """Where the weights after some steps are: the folders to load."""
+        folders = {}
+        for stage in done:
+            which = UNLEARN if stage.name == UNLEARN else LEARN
+            folders[which] = self.store.folder / stage.key / which
+        return folders
+
+    def _replay(self, directory: RunDirectory, done: list[PlannedStage]) -> None:
+        """Take over what was recorded when stored stages were trained."""
+        assert self.observations is not None
+        for stage in done:
+            if self.announces:
+                self.say(f"[green]✓[/] {stage.name}: already stored")
+            if not self.is_global_zero:
+                continue
+            folder = self.store.folder / stage.key
+            training = records.read_table(folder / records.TRAINING)
+            for step, loss, rate in training[["step", "loss", "lr"]].itertuples(index=False):
+                self._log_training(stage.name, int(step), float(loss), float(rate))
+            if stage.name == UNLEARN:
+                steps = records.read_table(folder / records.STEPS)
+                examples = records.read_table(folder / records.EXAMPLES)
+                self.observations.steps = list(steps.itertuples(index=False, name=None))
+                self.observations.examples = list(examples.itertuples(index=False, name=None))
+                for step, measure, value in self.observations.steps:
+                    self.observations.log(measure, int(step), value)
+
+    def _log_training(self, stage: str, step: int, loss: float, rate: float) -> None:
+        self._log(f"train/{stage} loss", loss, step)
+        self._log(f"train/{stage} learning rate", rate, step)
+
+    # One stage ------------------------------------------------------------------------------
+
+    def _train_stage(
+        self,
+        model: CausalLM,
+        datamodule: StagedDataModule,
+        plan: list[PlannedStage],
+        number: int,
+        load: dict[str, Path],
+    ) -> None:
+        """One plain Lightning fit, and its store entry."""
+        stage = plan[number]
+        batches = datamodule.begin(stage.name, self.seed, self.global_rank, self.world_size)
+        recipe = datamodule.recipe(stage.name)
+        fresh = number == 0
+        model.begin(StageEntry(stage.name, recipe, len(batches), self.seed, fresh, load))
+        history = TrainingHistory(self, stage.name)
+        self.callbacks.append(history)
+        if self._stage_progress is not None:
+            self._stage_progress.place = f"{number + 1}/{len(plan)} "
+        began = time.monotonic()
+        self.fit_loop.max_epochs = self.current_epoch + 1
+        try:
+            with _quiet():
+                super().fit(model, train_dataloaders=batches.loader())
+        except SystemExit as stop:
+            if not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            done = ", ".join(s.name for s in plan[:number]) or "none"
+            raise KeyboardInterrupt(
+                f"stopped in stage {stage.name} at step {model.step} of {len(batches)}. Stored "
+                f"stages of this path: {done}. The same command goes on from there."
+            ) from None
+        finally:
+            self.callbacks.remove(history)
+        self.trained.append(stage.name)
+        if self.is_global_zero:
+            details = {"stage": stage.name, "seconds": round(time.monotonic() - began, 3)}
+            self.store.put(
+                stage.key, stage.content, lambda folder: self._write(model, history, folder), details
+            )
+        self.strategy.barrier("stored")
+
+    def _write(self, model: CausalLM, history: "TrainingHistory", folder: Path) -> None:
+        assert self.observations is not None
+        which = UNLEARN if history.stage == UNLEARN else LEARN
+        model.save(which, folder / which)
+        records.write_table(folder / records.TRAINING, history.columns())
+        if history.stage == UNLEARN:
+            for file, rows, names in (
+                (records.STEPS, self.observations.steps, ("step", "measure", "value")),
+                (
+                    records.EXAMPLES,
+                    self.observations.examples,
+                    ("step", "measure", "example", "value"),
+                ),
+            ):
+                columns = zip(*rows, strict=True) if rows else ([] for _ in names)
+                records.write_table(
+                    folder / file, dict(zip(names, map(list, columns), strict=True))
+                )
+
+    def _take_up(
+        self, model: CausalLM, datamodule: StagedDataModule, plan: list[PlannedStage]
+    ) -> None:
+        """Load the weights after the plan's last step, when none of it had to be trained."""
+        last = plan[-1].name
+        recipe = datamodule.recipe(last)
+        model.begin(StageEntry(last, recipe, 1, self.seed, True, self._weights(plan)))
+        with self.init_module():
+            model.configure_model()
+
+    def _finish(self, model: CausalLM, directory: RunDirectory, plan: list[PlannedStage]) -> None:
+        for logger in self.loggers:
+            logger.finalize("success")
+        if self.is_global_zero:
+            folders = [self.store.folder / stage.key for stage in plan]
+            directory.close([(s.name, f) for s, f in zip(plan, folders, strict=True)])
+            if model.merge:
+                model.save_merged(directory.folder / "merged")
+        self.strategy.barrier("run written")
+
+    # Measuring without training -------------------------------------------------------------
+
+    def validate(  # type: ignore[override]
+        self, model: CausalLM, datamodule: StagedDataModule, stage: str | None = None
+    ) -> dict[str, float]:
+        """Ask the monitors about a stored model, without training.
+
+        Args:
+            model: the module.
+            datamodule: stages and path.
+            stage: after which stage: "base" for the untouched base model, a stage of the path, or
+                "unlearn"; null for the last one.
+
+        Returns:
+            Mean of each measure.
+
+        Raises:
+            InputError: if that model is not stored, or there is no monitor.
+        """
+        if not self.monitors:
+            raise InputError("trainer.callbacks: found no monitor, so there is nothing to measure.")
+        self.check(model, datamodule, train=False)
+        plan = self.plan(model, datamodule)
+        names = [BASE, *(planned.name for planned in plan)]
+        wanted = names[-1] if stage is None else stage
+        if wanted not in names:
+            raise InputError(f"stage: found {wanted!r}, expected one of {', '.join(names)}.")
+        done = plan[: names.index(wanted)]
+        self._open_processes(model)
+        stored = self.strategy.broadcast(self._stored(done))
+        if stored < len(done):
+            raise InputError(
+                f"nothing is stored of this path after {done[-1].name} (in {self.store.folder}). "
+                "Run lightning-unlearn fit with the same settings first, or measure the untouched "
+                "base model with --stage base."
+            )
+        last = done[-1].name if done else datamodule.path[0]
+        load = self._weights(done)
+        model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, True, load))
+        self.observations = Observations(datamodule)
+        with _quiet():
+            super().validate(model, DataLoader([0]), verbose=False)  # type: ignore[arg-type]
+        return {measure: value for _, measure, value in self.observations.steps}
+
+
+class TrainingHistory(Callback):
+    """Loss and learning rate of every optimizer step of a stage.
+
+    Args:
+        trainer: gets every step for its loggers.
+        stage: the stage's name.
+    """
+
+    def __init__(self, trainer: StagedTrainer, stage: str) -> None:
+        self.stage = stage
+        self._trainer = trainer
+        self._rows: list[tuple[int, float, float]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        """Keep the step."""
+        loss = float(trainer.callback_metrics["loss"])
+        rate = float(trainer.callback_metrics["lr"])
+        self._rows.append((pl_module.step, loss, rate))
+        self._trainer._log_training(self.stage, pl_module.step, loss, rate)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The history as a table."""
+        steps, losses, rates = (list(column) for column in zip(*self._rows, strict=True))
+        stages = [self.stage] * len(steps)
+        return {"stage": stages, "step": steps, "loss": losses, "lr": rates}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advice about single fits, repeated at every stage, off the screen."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    with warnings.catch_warnings():
+        # Rows are in memory: worker processes would only copy them.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        # Measuring during fit is what the monitors do, at their own steps.
+        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.. is deprecated.*")
+        warnings.filterwarnings("ignore", "You defined a `validation_step` but have no.*")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

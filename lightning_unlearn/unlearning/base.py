@@ -1,0 +1,102 @@
+"""The base of unlearning methods: a callback that swaps the module's objective."""
+
+import inspect
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_unlearn.data.batches import Batch
+from lightning_unlearn.logprobs import LogProbs
+from lightning_unlearn.module import CausalLM, supervised
+
+
+class Unlearning(Callback):
+    """A method of unlearning, put into ``trainer.callbacks``.
+
+    Subclass it and write `loss`. That is all: no registry, no edit elsewhere. Parameters of
+    ``__init__`` kept as attributes of the same name become part of the run's identity and can be
+    set from YAML. A method that needs more than log-probabilities of the forget batch overrides
+    `objective` instead.
+
+    Attributes:
+        uses_reference: whether `loss` looks at its second argument. False saves the one pass over
+            the forget set that the reference costs.
+    """
+
+    uses_reference: bool = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.loss is Unlearning.loss and cls.objective is Unlearning.objective:
+            raise TypeError(
+                f"{cls.__name__} is an unlearning method without a loss: define "
+                "loss(self, policy, reference), or objective(self, module, batch)."
+            )
+        if cls.loss is not Unlearning.loss:
+            names = list(inspect.signature(cls.loss).parameters)
+            if len(names) != 3:
+                raise TypeError(
+                    f"{cls.__name__}.loss has the parameters ({', '.join(names)}), expected "
+                    "(self, policy, reference)."
+                )
+
+    def __init__(self) -> None:
+        self._reference: LogProbs | None = None
+
+    @property
+    def name(self) -> str:
+        """The method's name in folders, curves and tables: its class's, unless a study names it."""
+        return getattr(self, "_name", None) or type(self).__name__
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._name = value
+
+    def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
+        """What unlearning minimises.
+
+        Args:
+            policy: log-probabilities of a forget batch under the model, with gradient.
+            reference: the same at unlearning step 0, a constant. Only if ``uses_reference``.
+
+        Returns:
+            One value per label token, ``[sequences, longest answer]``, or one per sequence,
+            ``[sequences]``, not reduced: the mean over the global batch is taken outside.
+        """
+        raise NotImplementedError
+
+    def objective(self, module: CausalLM, batch: Batch) -> Tensor:
+        """The wider hook: the loss from the module and a forget batch.
+
+        Args:
+            module: gives `CausalLM.log_probs`, and ``module.lm`` for logits or hidden states.
+            batch: a micro-batch of the forget set.
+
+        Returns:
+            As `loss`.
+        """
+        policy = module.log_probs(batch)
+        # Without a reference the policy's constant stands in, so that loss() has one signature.
+        reference = LogProbs(policy.per_token.detach(), policy.mask)
+        if self.uses_reference:
+            assert self._reference is not None, "made in on_train_start"
+            width = batch.mask.shape[1]
+            reference = LogProbs(self._reference.per_token[batch.index, :width], batch.mask)
+        return self.loss(policy, reference)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the reference once, and swap the objective, if this is the unlearning stage."""
+        assert isinstance(pl_module, CausalLM)
+        if pl_module.stage != "unlearn":
+            return
+        if self.uses_reference:
+            data = trainer.train_dataloader.dataset  # type: ignore[union-attr]
+            self._reference = pl_module.score(data.examples, data.micro)
+        pl_module.objective = self.objective
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the objective slot back."""
+        assert isinstance(pl_module, CausalLM)
+        pl_module.objective = supervised
+        self._reference = None

@@ -1,0 +1,17 @@
+"""Gradient ascent."""
+
+from torch import Tensor
+
+from lightning_unlearn.logprobs import LogProbs
+from lightning_unlearn.objectives import gradient_ascent
+from lightning_unlearn.unlearning.base import Unlearning
+
+
+class GA(Unlearning):
+    """Gradient ascent: minimise the log-likelihood of the forget answers."""
+
+    uses_reference = False
+
+    def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
+        """See `lightning_unlearn.objectives.gradient_ascent`; one value per label token."""
+        return gradient_ascent(policy.per_token)

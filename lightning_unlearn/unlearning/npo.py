@@ -1,0 +1,26 @@
+"""Negative preference optimisation."""
+
+from torch import Tensor
+
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.logprobs import LogProbs
+from lightning_unlearn.objectives import npo
+from lightning_unlearn.unlearning.base import Unlearning
+
+
+class NPO(Unlearning):
+    """Negative preference optimisation against the model as it was before unlearning.
+
+    Args:
+        beta: inverse temperature; towards 0 it becomes gradient ascent.
+    """
+
+    def __init__(self, beta: float = 0.5) -> None:
+        super().__init__()
+        if beta <= 0:
+            raise InputError(f"NPO.beta: found {beta}, expected a positive number.")
+        self.beta = beta
+
+    def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
+        """See `lightning_unlearn.objectives.npo`; one value per sequence."""
+        return npo(policy.sum, reference.sum, self.beta)

@@ -1,0 +1,59 @@
+"""SimNPO."""
+
+import warnings
+
+from torch import Tensor
+
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.logprobs import LogProbs
+from lightning_unlearn.objectives import simnpo, simnpo_weights
+from lightning_unlearn.unlearning.base import Unlearning
+
+# A gradient this much smaller than gradient ascent's disappears below Adam's epsilon (1e-8).
+VANISHED = 1e-6
+
+
+class SimNPO(Unlearning):
+    """Negative preference optimisation without a reference.
+
+    The defaults are the original, length-normalised form. The form of arXiv 2510.16629 is
+    ``SimNPO(beta=1, normalize=False)``; on answers of many nats its gradient vanishes, which is
+    warned about.
+
+    Args:
+        beta: inverse temperature.
+        gamma: margin in nats.
+        normalize: divide the negative log-likelihood by the answer's length.
+    """
+
+    uses_reference = False
+
+    def __init__(self, beta: float = 4.5, gamma: float = 0.0, normalize: bool = True) -> None:
+        super().__init__()
+        if beta <= 0:
+            raise InputError(f"SimNPO.beta: found {beta}, expected a positive number.")
+        self.beta = beta
+        self.gamma = gamma
+        self.normalize = normalize
+        self._warned = False
+
+    def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
+        """See `lightning_unlearn.objectives.simnpo`; one value per sequence."""
+        form = (self.beta, self.gamma, self.normalize)
+        if not self._warned:
+            strongest = simnpo_weights(policy.sum.detach(), policy.length, *form).max().item()
+            if strongest < VANISHED:
+                self._warned = True
+                warnings.warn(
+                    f"SimNPO's gradient has vanished: it is at most {strongest:.1g} of gradient "
+                    "ascent's on a whole batch, so the model hardly moves any more. "
+                    + (
+                        "Lower beta or raise gamma if it should go on."
+                        if self.normalize
+                        else "Answers are too long for the un-normalised form: set normalize to "
+                        "true, or lower beta."
+                    ),
+                    UserWarning,
+                    stacklevel=2,
+                )
+        return simnpo(policy.sum, policy.length, *form)
