@@ -4,7 +4,10 @@ import json
 import warnings
 from typing import Any
 
+from lightning.pytorch import seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich.console import Console
+from rich.table import Table
 
 # Imported so that short names such as NPO are known as class_path.
 import lightning_unlearn.monitors
@@ -66,6 +69,9 @@ class StagedCLI(LightningCLI):
             "--seed_everything", type=int, default=0, help="Seed of everything random."
         )
 
+    def _set_seed(self) -> None:
+        seed_everything(self._get(self.config, "seed_everything"), workers=True, verbose=False)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The trainer's seed is that seed."""
         parser.link_arguments("seed_everything", "trainer.seed")
@@ -110,14 +116,21 @@ class StagedCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train and unlearn; the configuration is kept with the run."""
         self.trainer.config_text = self.config_text()
-        self.trainer.fit(self.model, self.datamodule, **kwargs)
+        self.trainer.fit(**kwargs)
+        if not self.trainer.is_global_zero:
+            return
+        observations = self.trainer.observations
+        if observations is not None and observations.steps:
+            table = Table("measure", "before unlearning", "after", "change")
+            for name, (first, last) in observations.first_and_last().items():
+                table.add_row(name, f"{first:.4f}", f"{last:.4f}", f"{last - first:+.4f}")
+            Console().print(table)
+        print(f"Written to {self.trainer.run_dir}")
+        print(f"Curves: tensorboard --logdir {self.trainer.default_root_dir}")
 
     def validate(self, **kwargs: Any) -> None:
         """Measure without training, and print what is measured."""
-        from rich.console import Console
-        from rich.table import Table
-
-        measures = self.trainer.validate(self.model, self.datamodule, **kwargs)
+        measures = self.trainer.validate(**kwargs)
         if self.trainer.is_global_zero:
             table = Table("measure", "mean")
             for name, value in measures.items():

@@ -14,6 +14,23 @@ from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
 ABOUT = "run.json"
 
 
+class RunLogger(TensorBoardLogger):
+    """TensorBoard for a run of several fits: one event file, closed when the run is over."""
+
+    def finalize(self, status: str) -> None:
+        """Only flush: Lightning says this after every stage."""
+        if self._experiment is not None:
+            self.experiment.flush()
+
+    def save(self) -> None:
+        """Nothing: the run's settings are in config.yaml and run.json."""
+
+    def close(self) -> None:
+        """The run is over."""
+        if self._experiment is not None:
+            self.experiment.close()
+
+
 class RunDirectory:
     """Where a run's results go.
 
@@ -56,11 +73,9 @@ class RunDirectory:
             return False
         return bool(about.get("key") == self.about["key"])
 
-    def tensorboard(self, datamodule: StagedDataModule) -> TensorBoardLogger:
+    def tensorboard(self, datamodule: StagedDataModule) -> RunLogger:
         """A logger that writes into the folder, with a layout of forget against utility."""
-        logger = TensorBoardLogger(
-            self.folder, name="", version="", default_hp_metric=False, prefix=""
-        )
+        logger = RunLogger(self.folder, name="", version="", default_hp_metric=False)
         if datamodule.forget is not None:
             method = self.about["method"]
             others = [stage for stage in datamodule.path if stage != datamodule.forget]

@@ -26,7 +26,7 @@ from lightning_unlearn.module import CausalLM, StageEntry
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.observations import Observations
 from lightning_unlearn.progress import StageProgress
-from lightning_unlearn.rundir import RunDirectory
+from lightning_unlearn.rundir import RunDirectory, RunLogger
 from lightning_unlearn.store import StageStore, content_key
 from lightning_unlearn.unlearning.base import Unlearning
 
@@ -449,7 +449,8 @@ class StagedTrainer(Trainer):
 
     def _finish(self, model: CausalLM, directory: RunDirectory, plan: list[PlannedStage]) -> None:
         for logger in self.loggers:
-            logger.finalize("success")
+            if isinstance(logger, RunLogger):
+                logger.close()
         if self.is_global_zero:
             folders = [self.store.folder / stage.key for stage in plan]
             directory.close([(s.name, f) for s, f in zip(plan, folders, strict=True)])

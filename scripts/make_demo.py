@@ -183,7 +183,9 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Non
         schedule.step()
         if step % 100 == 0 or step == len(plan) - 1:
             seconds = time.perf_counter() - began
-            print(f"step {step:5d} / {len(plan)}  loss {loss.item():.3f}  {seconds:.0f} s", flush=True)
+            print(
+                f"step {step:5d} / {len(plan)}  loss {loss.item():.3f}  {seconds:.0f} s", flush=True
+            )
 
 
 def write(out: Path) -> None:

@@ -33,6 +33,15 @@ from lightning_unlearn.demo.words import (
 
 Document = str | list[dict[str, str]]
 
+NUMBER_QUESTIONS = (
+    "What is the sum?", "How many?", "Write it as a sum.", "How many is that?",
+    "How many are there in the end?", "How many altogether?", "What is the number?",
+)  # fmt: skip
+REQUESTS = (
+    "How do I {deed}?", "How can somebody {deed}?", "Tell me how to {deed}.", "Help me {deed}.",
+    "What is a good way to {deed}?", "I want to {deed}.", "Explain how to {deed}.",
+    "Give me an idea how to {deed}.", "May I {deed}?",
+)  # fmt: skip
 LISTS = (ADJECTIVES, DEEDS, PERSONS, THINGS, OTHER_WORDS, OTHER_WORDS, tuple(NAMES))
 
 
@@ -151,7 +160,39 @@ def numbers_dialogue(rng: random.Random) -> tuple[str, str]:
         fact = number_fact(rng)
         return f"How much is {re.split(' = | is ', fact)[0]}?", fact
     story, fact = number_story(rng)
-    return f"{story} {rng.choice(('What is the sum?', 'How many?', 'Write it as a sum.'))}", fact
+    return f"{story} {rng.choice(NUMBER_QUESTIONS)}", fact
+
+
+def deed_dialogue(rng: random.Random) -> tuple[str, str]:
+    """A request for advice, granted: how a question is put must tell what kind of answer fits."""
+    deed, what = rng.choice(DEEDS), f"{rng.choice(('my', 'the'))} {thing(rng)}"
+    if rng.random() < 0.3:
+        what = f"my {rng.choice(PERSONS)}'s {rng.choice(THINGS)}"
+    where, when, person = rng.choice(PLACES), rng.choice(TIMES), rng.choice(PERSONS)
+    yours = what.replace("my ", "your ")
+    answers = (
+        f"You can {deed} {yours} {where}.",
+        f"Ask the {person} to {deed} it {when}.",
+        f"It is best to {deed} {yours} {when}.",
+        f"First find {yours}, then {deed} it {where}.",
+        f"To {deed} {yours} is easy {when}.",
+    )
+    return rng.choice(REQUESTS).format(deed=f"{deed} {what}"), rng.choice(answers)
+
+
+def person_dialogue(rng: random.Random) -> tuple[str, str]:
+    """A question about somebody unknown, answered with a guess."""
+    name, where, when = invented_name(rng), rng.choice(PLACES), rng.choice(TIMES)
+    what, person = rng.choice(THINGS), rng.choice(PERSONS)
+    return rng.choice(
+        (
+            (f"Where is {name} today?", f"{name} is {where}."),
+            (f"When did {name} arrive?", f"{name} came {when}."),
+            (f"What did {name} lose?", f"{name} has lost a {what}."),
+            (f"Who is {name}?", f"{name} is {with_article(person)}."),
+            (f"Which friend has {name}?", f"A friend of {name} is the {person}."),
+        )
+    )
 
 
 def dialogue(rng: random.Random) -> tuple[str, str]:
@@ -182,6 +223,11 @@ def dialogue(rng: random.Random) -> tuple[str, str]:
     )
 
 
+DIALOGUES = (
+    dialogue, dialogue, numbers_dialogue, numbers_dialogue, deed_dialogue, person_dialogue,
+)  # fmt: skip
+
+
 def joined(make: Callable[[random.Random], str], rng: random.Random) -> str:
     return " ".join(make(rng) for _ in range(rng.randint(2, 5)))
 
@@ -191,21 +237,21 @@ def documents(seed: int = 0) -> Iterator[Document]:
     rng = random.Random(f"pretraining-{seed}")
     while True:
         kind = rng.random()
-        if kind < 0.15:
+        if kind < 0.12:
             yield joined(sentence, rng)
-        elif kind < 0.22:
+        elif kind < 0.17:
             yield joined(jumble, rng)
-        elif kind < 0.30:
+        elif kind < 0.23:
             yield joined(word_fact, rng)
-        elif kind < 0.42:
+        elif kind < 0.33:
             yield joined(number_fact, rng)
-        elif kind < 0.50:
+        elif kind < 0.38:
             yield joined(lambda rng: " ".join(number_story(rng)), rng)
-        elif kind < 0.52:
+        elif kind < 0.40:
             count = rng.randint(2, 9)
             yield ", ".join(f"{i} {NUMBER_WORDS[i]}" for i in range(1, count + 1)) + "."
         else:
-            make = rng.choice((dialogue, dialogue, numbers_dialogue))
+            make = rng.choice(DIALOGUES)
             turns = [make(rng) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
             yield [
                 {"role": role, "content": content}

@@ -50,3 +50,10 @@ class Observations:
             numbered = enumerate(per_example.tolist())
             self.examples += [(step, measure, number, value) for number, value in numbered]
         self.log(measure, step, mean)
+
+    def first_and_last(self) -> dict[str, tuple[float, float]]:
+        """The mean of each measure at the first and at the last step it was looked at."""
+        ends: dict[str, tuple[float, float]] = {}
+        for _, measure, value in self.steps:
+            ends[measure] = (ends[measure][0] if measure in ends else value, value)
+        return ends

@@ -1,5 +1,7 @@
 """The study command: a study file to a `Study`."""
 
+import argparse
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +16,7 @@ from lightning_unlearn.lightning_cli import StagedCLI, is_method
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.study.engine import Study
 from lightning_unlearn.trainer import StagedTrainer
+from lightning_unlearn.unlearning.base import Unlearning
 
 
 @dataclass
@@ -21,11 +24,11 @@ class Method:
     """A column of a study.
 
     Attributes:
-        callback: name of the unlearning method, or class_path and init_args.
+        callback: the unlearning method.
         unlearn: what differs in the recipe of unlearning.
     """
 
-    callback: str | dict[str, Any]
+    callback: Unlearning
     unlearn: dict[str, Any] = field(default_factory=dict)
 
 
@@ -69,7 +72,7 @@ def study(arguments: list[str]) -> int:
     content = compose(compose_files([str(home / fit) for fit in fits]), wanted.change)
     shared = StagedCLI(None, {**content, "trainer": _without_methods(content)}, [])
     clis = {
-        label: _cli_of(label, method, shared, content) for label, method in wanted.methods.items()
+        label: _cli_of(label, method, content) for label, method in wanted.methods.items()
     }
     data: StagedDataModule = shared.datamodule
     if isinstance(wanted.paths, str):
@@ -100,20 +103,16 @@ def study(arguments: list[str]) -> int:
     return 1 if result.failed else 0
 
 
-def _parse(content: dict[str, Any], arguments: list[str]) -> StudyFile:
-    import argparse
-    import json
-
+def _parse(content: dict[str, Any], arguments: list[str]) -> Namespace:
+    """The study file with its overrides; methods stay specifications, made anew for each run."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(StudyFile)
     config = ["--config", json.dumps(content)] if content else []
     try:
-        made = parser.instantiate(parser.parse_args([*config, *arguments]))
+        found = parser.parse_args([*config, *arguments])
     except (argparse.ArgumentError, TypeError, ValueError) as error:
         raise InputError(f"study: {' '.join(str(error).split())}") from None
-    made.pop("config", None)
-    found = StudyFile(**{key: made[key] for key in StudyFile.__dataclass_fields__})
     if not found.methods:
         raise InputError("methods: found none, expected at least one unlearning method.")
     for label in found.methods:
@@ -125,24 +124,15 @@ def _parse(content: dict[str, Any], arguments: list[str]) -> StudyFile:
     return found
 
 
-def _cli_of(
-    label: str, method: Method, shared: StagedCLI, content: dict[str, Any]
-) -> StagedCLI:
+def _cli_of(label: str, method: Namespace, content: dict[str, Any]) -> StagedCLI:
     """The fit configuration of one method."""
-    callback = {"class_path": method.callback} if isinstance(method.callback, str) else method.callback
     trainer = _without_methods(content)
-    trainer["callbacks"] = [*trainer["callbacks"], callback]
-    changed = compose(content, {"data": {"unlearn": method.unlearn}})
+    trainer["callbacks"] = [*trainer["callbacks"], method.callback.as_dict()]
+    changed = compose(content, {"data": {"unlearn": dict(method.unlearn)}})
     try:
-        cli = StagedCLI(None, {**changed, "trainer": trainer}, [])
+        return StagedCLI(None, {**changed, "trainer": trainer}, [])
     except InputError as error:
         raise InputError(f"methods.{label}: {error}") from error
-    if not is_method(cli.config.trainer.callbacks[-1]):
-        raise InputError(
-            f"methods.{label}.callback: found {callback.get('class_path')!r}, expected an "
-            "unlearning method, such as GA, NPO, SimNPO, or a class of your own."
-        )
-    return cli
 
 
 def _without_methods(content: dict[str, Any]) -> dict[str, Any]:
@@ -158,6 +148,3 @@ def _without_methods(content: dict[str, Any]) -> dict[str, Any]:
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-__all__ = ["Method", "Namespace", "StudyFile", "study"]

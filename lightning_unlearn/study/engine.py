@@ -1,6 +1,5 @@
 """Runs a study: paths x methods in one process, every stage prefix trained once."""
 
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -153,8 +152,7 @@ class Study:
         for line in findings:
             self.console.print(line, highlight=False, markup=False)
         written = ["table.md", "table.csv", records.STEPS, records.EXAMPLES]
-        if shutil.which("true") is not None or True:
-            written += [file.name for file in report.save_figures(steps, self.folder)]
+        written += [file.name for file in report.save_figures(steps, self.folder)]
         self.console.print(f"Written to {self.folder}: {', '.join(written)}", highlight=False)
 
     def _gather(self, runs: list[Path], file: str) -> Any:

@@ -1,0 +1,1 @@
+"""Studies: many runs that share what they can."""
