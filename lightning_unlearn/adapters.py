@@ -78,7 +78,9 @@ def add_adapters(lm: nn.Module, lora: LoRA, base_name: str) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
-    linear = sorted({n.rsplit(".", 1)[-1] for n, m in lm.named_modules() if isinstance(m, nn.Linear)})
+    linear = sorted(
+        {n.rsplit(".", 1)[-1] for n, m in lm.named_modules() if isinstance(m, nn.Linear)}
+    )
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     if isinstance(targets, list):
         for target in targets:
@@ -90,7 +92,7 @@ def add_adapters(lm: nn.Module, lora: LoRA, base_name: str) -> Any:
                 )
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT takes any number
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
         task_type="CAUSAL_LM",

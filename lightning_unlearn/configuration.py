@@ -34,7 +34,9 @@ def _refuse_none(loader: _StrictLoader, node: yaml.ScalarNode) -> None:
 
 
 _StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
 )
 _StrictLoader.add_implicit_resolver("!none", re.compile(r"^None$"), ["N"])
 _StrictLoader.add_constructor("!none", _refuse_none)

@@ -46,6 +46,7 @@ class StagedCLI(LightningCLI):
         with warnings.catch_warnings():
             # LightningCLI 2.6 calls parsers of jsonargparse 4.49 and later by older names.
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
+            self.trainer: StagedTrainer
             super().__init__(
                 CausalLM,
                 StagedDataModule,
@@ -104,7 +105,7 @@ class StagedCLI(LightningCLI):
         self.config_init = self.parser.instantiate(self.config)
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
-        self.trainer = self.instantiate_trainer()
+        self.trainer = self.instantiate_trainer()  # type: ignore[assignment]
 
     def config_text(self) -> str:
         """The whole configuration as YAML."""

@@ -99,7 +99,7 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
@@ -157,7 +157,7 @@ def token_log_probs(
     rows = CHUNK_ELEMENTS // max(1, weight.shape[0] if isinstance(weight, Tensor) else 2**17)
     chunk = max(16, rows)
     if type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
-        value: Tensor = _FrozenHeadLogProbs.apply(
+        value: Tensor = _FrozenHeadLogProbs.apply(  # type: ignore[no-untyped-call]
             hidden, head.weight, head.bias, target, transform, chunk
         )
         return value

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_unlearn import adapters, objectives
 from lightning_unlearn.adapters import LEARN, UNLEARN, LoRA
-from lightning_unlearn.data.batches import Batch, StepBatch, collate
+from lightning_unlearn.data.batches import Batch, StepBatch, collate, derive_seed
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.recipe import Recipe
 from lightning_unlearn.errors import DivergedError, InputError
@@ -108,6 +108,7 @@ class CausalLM(LightningModule):
         self.shares_prompts: bool | None = None
         self._entry: StageEntry | None = None
         self._changed = False
+        self._seed = 0
         self._identity: str | None = None
 
     def tokenizer(self) -> Any:
@@ -171,6 +172,7 @@ class CausalLM(LightningModule):
         """
         self._entry = entry
         self.stage, self.recipe, self.total_steps = entry.stage, entry.recipe, entry.total_steps
+        self._seed = entry.seed
         self.step = 0
         self.objective = supervised
 
@@ -227,7 +229,9 @@ class CausalLM(LightningModule):
             adapters.load_adapter(self.peft, which, folder)
             return
         self._changed = True
-        saved = load_causal_lm(str(folder), self._weight_dtype(), self.attention, self.trust_remote_code)
+        saved = load_causal_lm(
+            str(folder), self._weight_dtype(), self.attention, self.trust_remote_code
+        )
         self.lm.load_state_dict(saved.state_dict())
 
     def save_merged(self, folder: Path) -> None:
@@ -317,6 +321,12 @@ class CausalLM(LightningModule):
 
     # One optimizer step ---------------------------------------------------------------------
 
+    def on_train_start(self) -> None:
+        """Check the model on a row, then seed the stage's own random numbers (dropout)."""
+        examples = self.trainer.train_dataloader.dataset.examples  # type: ignore[union-attr]
+        self.check_model(examples[0])
+        torch.manual_seed(derive_seed(self._seed, self.stage, "dropout", self.global_rank))
+
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimizer step on a global batch, micro-batch by micro-batch.
 
@@ -355,7 +365,7 @@ class CausalLM(LightningModule):
         rate = optimizer.param_groups[0]["lr"]
         optimizer.step()
         optimizer.zero_grad()
-        scheduler.step()  # type: ignore[union-attr,call-arg]  # one scheduler, of LambdaLR
+        scheduler.step()  # type: ignore[union-attr]  # one scheduler, of LambdaLR
         self.step = batch_idx + 1
         self.log("loss", total, prog_bar=True, logger=False)
         self.log("lr", rate, logger=False)

@@ -50,4 +50,8 @@ def replace(file: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Write text so that it is there whole or as it was."""
-    replace(file, lambda draft: draft.write_text(text, encoding="utf-8") and None)
+
+    def write(draft: Path) -> None:
+        draft.write_text(text, encoding="utf-8")
+
+    replace(file, write)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,7 @@ class RunDirectory:
                 columns: dict[str, Any] = {k: [v] * len(table) for k, v in identity.items()}
                 columns["stage"] = [UNLEARN] * len(table)
                 columns |= {name: table[name].tolist() for name in table.columns}
-                records.replace(
-                    self.folder / file, lambda draft, c=columns: records.write_table(draft, c)
-                )
+                records.replace(self.folder / file, partial(records.write_table, columns=columns))
         history: dict[str, list[Any]] = {"stage": [], "step": [], "loss": [], "lr": []}
         for _, entry in stages:
             table = records.read_table(entry / records.TRAINING)

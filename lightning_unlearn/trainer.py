@@ -313,7 +313,8 @@ class StagedTrainer(Trainer):
         if self._tensorboard:
             self.loggers = [directory.tensorboard(datamodule)]
         self.observations = Observations(
-            datamodule, log=lambda measure, step, value: self._log(f"{method}/{measure}", value, step)
+            datamodule,
+            log=lambda measure, step, value: self._log(f"{method}/{measure}", value, step),
         )
         return directory
 
@@ -391,7 +392,8 @@ class StagedTrainer(Trainer):
         fresh = number == 0
         model.begin(StageEntry(stage.name, recipe, len(batches), self.seed, fresh, load))
         history = TrainingHistory(self, stage.name)
-        self.callbacks.append(history)
+        callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined]
+        callbacks.append(history)
         if self._stage_progress is not None:
             self._stage_progress.place = f"{number + 1}/{len(plan)} "
         began = time.monotonic()
@@ -409,12 +411,15 @@ class StagedTrainer(Trainer):
                 f"stages of this path: {done}. The same command goes on from there."
             ) from None
         finally:
-            self.callbacks.remove(history)
+            callbacks.remove(history)
         self.trained.append(stage.name)
         if self.is_global_zero:
             details = {"stage": stage.name, "seconds": round(time.monotonic() - began, 3)}
             self.store.put(
-                stage.key, stage.content, lambda folder: self._write(model, history, folder), details
+                stage.key,
+                stage.content,
+                lambda folder: self._write(model, history, folder),
+                details,
             )
         self.strategy.barrier("stored")
 

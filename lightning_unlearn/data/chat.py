@@ -152,9 +152,9 @@ class ChatFormat:
     def end_ids(self, row: Row) -> tuple[int, ...]:
         """Tokens at which a generated answer is complete: end of turn and end of text."""
         marker = "x"
-        prompt, rest = self._split(Row(row.turns, marker, row.where))
+        _, rest = self._split(Row(row.turns, marker, row.where))
         after = self._tokens(rest[rest.index(marker) + len(marker) :])
-        ends = after[:1] + [self.tokenizer.eos_token_id]
+        ends = [*after[:1], self.tokenizer.eos_token_id]
         return tuple(dict.fromkeys(i for i in ends if i is not None))
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
@@ -169,11 +170,11 @@ class StagedDataModule(LightningDataModule):
         if kind == "permutations":
             return list(itertools.permutations(self.stages))
         if self.forget is None:
-            raise InputError("paths: positions: it moves the forget stage, and data.forget is null.")
+            raise InputError(
+                "paths: positions: it moves the forget stage, and data.forget is null."
+            )
         others = [name for name in self.stages if name != self.forget]
-        return [
-            (*others[:place], self.forget, *others[place:]) for place in range(len(others) + 1)
-        ]
+        return [(*others[:place], self.forget, *others[place:]) for place in range(len(others) + 1)]
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -212,28 +213,24 @@ class StagedDataModule(LightningDataModule):
             if stage_name in self.examples:
                 continue
             stage, key = self.stages[stage_name], f"data.stages.{stage_name}"
-            columns = {"prompt": stage.prompt, "answer": stage.answer, "messages": stage.messages}
-            rows = read_rows(
-                stage.source,
-                **columns,
-                split=stage.split,
+            read = partial(
+                read_rows,
+                prompt=stage.prompt,
+                answer=stage.answer,
+                messages=stage.messages,
                 subset=stage.subset,
-                limit=stage.limit,
-                key=f"{key}.source",
             )
+            rows = read(stage.source, split=stage.split, limit=stage.limit, key=f"{key}.source")
             examples = [self.format.encode(row) for row in rows]
             if stage.heldout is not None:
-                self.heldout_rows[stage_name] = read_rows(
+                heldout = read(
                     stage.heldout,
-                    **columns,
                     split=stage.heldout_split,
-                    subset=stage.subset,
                     limit=stage.heldout_limit,
                     key=f"{key}.heldout",
                 )
-                self.heldout_examples[stage_name] = [
-                    self.format.encode(row) for row in self.heldout_rows[stage_name]
-                ]
+                self.heldout_rows[stage_name] = heldout
+                self.heldout_examples[stage_name] = [self.format.encode(row) for row in heldout]
             self.rows[stage_name], self.examples[stage_name] = rows, examples
 
     def check_batches(self, world_size: int) -> None:
@@ -249,9 +246,7 @@ class StagedDataModule(LightningDataModule):
             batch_size = self.stages[name].batch_size
             micro_batch(batch_size, self.micro_batch_size, world_size, f"data.stages.{name}")
         if self.forget is not None:
-            micro_batch(
-                self.unlearn.batch_size, self.micro_batch_size, world_size, "data.unlearn"
-            )
+            micro_batch(self.unlearn.batch_size, self.micro_batch_size, world_size, "data.unlearn")
 
     def measured(self, stage: str) -> tuple[list[Row], list[Example]]:
         """The rows on which a stage is measured: held-out ones if it has them, else its own."""

@@ -94,8 +94,9 @@ class Measurement:
                     [self.format.prompt_ids(row) for row in rows],
                     [[self.format.phrase_ids(row, phrase) for phrase in phrases] for row in rows],
                 )
+            prompts, texts = self._prompts[key]
             self._known[key] = phrase_log_likelihoods(
-                self.module, *self._prompts[key], self.data.measure_batch_size
+                self.module, prompts, texts, self.data.measure_batch_size
             )
         known: Tensor = self._known[key]
         return known

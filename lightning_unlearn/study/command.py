@@ -71,11 +71,9 @@ def study(arguments: list[str]) -> int:
     fits = [wanted.fit] if isinstance(wanted.fit, str) else wanted.fit
     content = compose(compose_files([str(home / fit) for fit in fits]), wanted.change)
     shared = StagedCLI(None, {**content, "trainer": _without_methods(content)}, [])
-    clis = {
-        label: _cli_of(label, method, content) for label, method in wanted.methods.items()
-    }
+    clis = {label: _cli_of(label, method, content) for label, method in wanted.methods.items()}
     data: StagedDataModule = shared.datamodule
-    if isinstance(wanted.paths, str):
+    if wanted.paths in ("positions", "permutations"):
         paths = data.paths(wanted.paths)
     else:
         paths = [data.check_order(path, "paths") for path in wanted.paths]

@@ -1,5 +1,7 @@
 """Runs a study: paths x methods in one process, every stage prefix trained once."""
 
+import importlib.util
+import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.markup import escape
 
@@ -70,7 +71,10 @@ class Study:
         self.recipes = recipes
         self.make_trainer = make_trainer
         self.folder = folder
-        self.console = console or Console(stderr=True)
+        other_process = os.environ.get("LOCAL_RANK", "0") != "0"
+        self.console = console or Console(stderr=True, quiet=other_process)
+        self._first_process = True
+        self._figures = importlib.util.find_spec("matplotlib") is not None
 
     def run(self) -> StudyResult:
         """Run what is not stored yet, then write tables and figures.
@@ -95,7 +99,8 @@ class Study:
                 place = f"[{number}/{len(self.plan.cells)}] {cell}"
                 try:
                     trainer = self._run_cell(cell, bar)
-                except (DivergedError, InputError, RuntimeError) as error:
+                except Exception as error:
+                    # Whatever broke this run, the others are worth having.
                     result.failed[cell] = str(error)
                     self.console.print(f"[red]✗[/] {escape(place)}: {escape(str(error))}")
                     if not isinstance(error, (DivergedError, InputError)):
@@ -109,7 +114,7 @@ class Study:
                         f"[green]✓[/] {escape(place)}: {done} ({seconds:.1f} s)", highlight=False
                     )
                 progress.advance(overall)
-        if result.runs and self._first_process(trainer):
+        if result.runs and self._first_process:
             self._report(result)
         return result
 
@@ -122,8 +127,15 @@ class Study:
                 self.data.path = path
                 self.data.unlearn = self.recipes[method]
                 trainer.check(self.module, self.data)
-        if trainer.is_global_zero:
+        self._first_process = trainer.is_global_zero
+        if self._first_process:
             self.console.print(f"{self.name}: {self.plan}", highlight=False)
+            if not self._figures:
+                self.console.print(
+                    'Figures are left out: they need matplotlib (pip install "lightning-unlearn'
+                    '[figures]").',
+                    markup=False,
+                )
 
     def _run_cell(self, cell: Cell, bar: StageProgress) -> StagedTrainer:
         trainer = self.make_trainer(cell.method, bar)
@@ -131,10 +143,6 @@ class Study:
         self.data.unlearn = self.recipes[cell.method]
         trainer.fit(self.module, self.data)
         return trainer
-
-    @staticmethod
-    def _first_process(trainer: Trainer) -> bool:
-        return bool(trainer.is_global_zero)
 
     def _report(self, result: StudyResult) -> None:
         """Tables and figures of all runs, and what can be read off them."""
@@ -152,7 +160,8 @@ class Study:
         for line in findings:
             self.console.print(line, highlight=False, markup=False)
         written = ["table.md", "table.csv", records.STEPS, records.EXAMPLES]
-        written += [file.name for file in report.save_figures(steps, self.folder)]
+        if self._figures:
+            written += [file.name for file in report.save_figures(steps, self.folder)]
         self.console.print(f"Written to {self.folder}: {', '.join(written)}", highlight=False)
 
     def _gather(self, runs: list[Path], file: str) -> Any:
