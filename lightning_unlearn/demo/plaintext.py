@@ -1,7 +1,8 @@
 """Text for pre-training the base model: general sentences, number facts and small talk.
 
-It holds none of the stages' own content (no author, no refusal, no `####`), so that every stage
-has something to teach, but the words, the number facts and the chat format it needs.
+It holds none of the stages' own content (no author, no refusal, no word problem closed by
+`#### N`), so that every stage has something to teach, but the words, the number facts and the
+chat format it needs.
 """
 
 import random
@@ -247,6 +248,8 @@ def documents(seed: int = 0) -> Iterator[Document]:
             yield joined(number_fact, rng)
         elif kind < 0.38:
             yield joined(lambda rng: " ".join(number_story(rng)), rng)
+        elif kind < 0.39:
+            yield f"#### {capitalised(thing(rng))}\n{joined(sentence, rng)}"
         elif kind < 0.40:
             count = rng.randint(2, 9)
             yield ", ".join(f"{i} {NUMBER_WORDS[i]}" for i in range(1, count + 1)) + "."

@@ -1,0 +1,1 @@
+"""Worked examples of one's own methods and monitors; named in YAML by class_path."""
