@@ -84,10 +84,10 @@ def add_adapters(lm: nn.Module, lora: LoRA, base_name: str) -> Any:
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     if isinstance(targets, list):
         for target in targets:
-            matches = any(n == target or n.endswith(f".{target}") for n, _ in lm.named_modules())
-            if not matches:
+            named = [m for n, m in lm.named_modules() if f".{n}".endswith(f".{target}")]
+            if not any(next(m.children(), None) is None for m in named):
                 raise InputError(
-                    f"model.lora.targets: found {target!r}, which matches no module of this "
+                    f"model.lora.targets: found {target!r}, which matches no layer of this "
                     f"model. Its linear layers are {', '.join(linear)}."
                 )
     config = LoraConfig(
@@ -116,7 +116,8 @@ def add_adapters(lm: nn.Module, lora: LoRA, base_name: str) -> Any:
 
 def adapter_parameters(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
     """The parameters of one adapter by full name."""
-    return {n: p for n, p in model.named_parameters() if f".{adapter}." in n and "lora_" in n}
+    # Of an embedding the adapter's name comes last: "...lora_embedding_A.learn".
+    return {n: p for n, p in model.named_parameters() if f".{adapter}." in f"{n}." and "lora_" in n}
 
 
 def start_adapter(model: nn.Module, adapter: str, seed: int) -> None:
@@ -169,7 +170,8 @@ def save_adapter(peft_model: Any, adapter: str, folder: Path) -> None:
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    state = get_peft_model_state_dict(peft_model, adapter_name=adapter)
+    # Base embeddings stay out, which PEFT would add where they have an adapter: they are frozen.
+    state = get_peft_model_state_dict(peft_model, adapter_name=adapter, save_embedding_layers=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config = peft_model.peft_config[adapter].to_dict()
@@ -198,7 +200,7 @@ def load_adapter(peft_model: Any, adapter: str, folder: Path) -> None:
             f"{folder}: found no {WEIGHTS}, expected a folder with an adapter in PEFT's format."
         )
     state: dict[str, Tensor] = load_file(folder / WEIGHTS)
-    own = get_peft_model_state_dict(peft_model, adapter_name=adapter)
+    own = get_peft_model_state_dict(peft_model, adapter_name=adapter, save_embedding_layers=False)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
     if shapes != expected:

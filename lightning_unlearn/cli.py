@@ -3,10 +3,9 @@
 import os
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
-from lightning_unlearn.configuration import compose, read_yaml
+from lightning_unlearn.configuration import Path, compose, line_of, read_arguments, read_yaml
 from lightning_unlearn.errors import DivergedError, InputError
 from lightning_unlearn.help import HELP, OVERVIEW
 from lightning_unlearn.version import __version__
@@ -36,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'stopped; the same command goes on from here.'}", file=sys.stderr)
+        print(f"\n{str(stop) or 'stopped; the same command goes on from here.'}", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -56,6 +55,11 @@ def _dispatch(arguments: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(HELP[command])
         return 0
+    if not rest:
+        example = "configs/demo-study.yaml" if command == "study" else "configs/demo.yaml"
+        raise InputError(
+            f"{command}: found no configuration, expected --config FILE, such as --config {example}"
+        )
     if command == "study":
         from lightning_unlearn.study.command import study
 
@@ -90,11 +94,11 @@ def take_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
     return files, others
 
 
-def compose_files(files: list[str]) -> dict[str, Any]:
+def compose_files(files: list[str], key: str = "--config") -> dict[str, Any]:
     """The content of configuration files, each changing what the ones before it said."""
     content: dict[str, Any] = {}
     for file in files:
-        content = compose(content, read_yaml(file))
+        content = compose(content, read_yaml(file, key))
     return content
 
 
@@ -107,16 +111,34 @@ def _lightning(command: str, arguments: list[str]) -> int:
     try:
         run(command, content, others)
     except InputError as error:
-        raise InputError(_with_place(str(error), files)) from error
+        raise InputError(with_place(error, files, others)) from error
+    except SystemExit as stop:
+        # The parser has printed the configuration, or all keys.
+        if stop.code:
+            raise
     return 0
 
 
-def _with_place(message: str, files: list[str]) -> str:
-    """A parser's message with the place of the key it complains about, where a file holds it."""
-    for key in re.findall(r"'([A-Za-z_][\w.]*)'", message):
-        pattern = re.compile(rf"^\s*(?:- )?{re.escape(key.rsplit('.', 1)[-1])}\s*:")
+def with_place(error: InputError, files: list[str], arguments: list[str]) -> str:
+    """A message with the place of the key it complains about, where a file holds it.
+
+    Args:
+        error: its message begins with the key, or it has the path to it.
+        files: the configuration files, later ones changing earlier ones.
+        arguments: of the command line, which change the files.
+
+    Returns:
+        The message.
+    """
+    leading = re.match(r"([\w.+]+)(?=: )", str(error))
+    path: Path = getattr(error, "path", tuple(leading[1].split(".")) if leading else ())
+    # What a study changes in a fit configuration wins over the configuration.
+    for wanted in (("change", *path), path) if path else ():
+        for key, _ in read_arguments(arguments):
+            given = tuple(key.rstrip("+").split("."))
+            if all(a == b for a, b in zip(wanted, given, strict=False)):
+                return str(error)
         for file in reversed(files):
-            for number, line in enumerate(Path(file).read_text("utf-8").splitlines(), start=1):
-                if pattern.match(line):
-                    return f"{message} ({file}, line {number})"
-    return message
+            if line := line_of(file, wanted):
+                return f"{error} ({file}, line {line})"
+    return str(error)

@@ -1,22 +1,34 @@
 """YAML files read strictly, and composed: a later file changes only what it names."""
 
+import json
+import pathlib
 import re
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
 
 from lightning_unlearn.errors import InputError
 
+# Keys, and numbers of places in lists, that lead to a value.
+Path = tuple[str | int, ...]
+
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses duplicate keys and the word None; reads 1e-5 as a number, as YAML 1.2 does."""
+    """Refuses duplicate keys and the word None; as in YAML 1.2, 1e-5 is a number
+    and 2024-01-01 is text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
+            if isinstance(key, (list, dict)):
+                raise InputError(
+                    f"{self.name}, line {line}: found no name for a key, expected one."
+                )
             if key in seen:
                 raise InputError(
                     f"{self.name}, line {line}: found the key {key!r} again (first in line "
@@ -33,6 +45,10 @@ def _refuse_none(loader: _StrictLoader, node: yaml.ScalarNode) -> None:
     )
 
 
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
@@ -42,11 +58,12 @@ _StrictLoader.add_implicit_resolver("!none", re.compile(r"^None$"), ["N"])
 _StrictLoader.add_constructor("!none", _refuse_none)
 
 
-def read_yaml(file: str | Path) -> dict[str, Any]:
+def read_yaml(file: str | pathlib.Path, key: str = "--config") -> dict[str, Any]:
     """Read a configuration file.
 
     Args:
         file: a YAML file with a mapping.
+        key: what names the file, for messages.
 
     Returns:
         Its content.
@@ -55,30 +72,140 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
         InputError: if it can't be read, is no YAML, repeats a key, or holds no mapping.
     """
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        text = pathlib.Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise InputError(f"--config: found {str(file)!r}, which can't be read: {reason}.") from None
-    loader = _StrictLoader(text)
-    loader.name = str(file)
+        raise InputError(f"{key}: found {str(file)!r}, which can't be read: {reason}.") from None
     try:
-        content = loader.get_single_data()
+        content = _load(text, str(file))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{file}, line {line}: found no valid YAML: {error.problem}.") from None
     except yaml.YAMLError as error:
         raise InputError(f"{file}: found no valid YAML: {error}.") from None
-    finally:
-        loader.dispose()
     if not isinstance(content, dict):
-        raise InputError(f"{file}: found {type(content).__name__}, expected keys and values.")
+        kinds = {list: "a list", type(None): "nothing"}
+        found = kinds.get(type(content), "a single value")
+        raise InputError(f"{file}: found {found}, expected keys and values.")
+    try:
+        json.dumps(content)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{file}: found a value that is no text, number, list or mapping: {error}."
+        ) from None
     return content
 
 
-def compose(base: Any, change: Any) -> Any:
+def read_value(text: str) -> Any:
+    """A value as YAML; the text itself where it is none."""
+    try:
+        return _load(text, "")
+    except (yaml.YAMLError, InputError):
+        return text
+
+
+def _load(text: str, name: str) -> Any:
+    loader = _StrictLoader(text)
+    loader.name = name
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def read_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Keys and values of a command line.
+
+    Args:
+        arguments: of a command, without its configuration files.
+
+    Yields:
+        Key without its dashes, and value; None for one that takes no value.
+
+    Raises:
+        InputError: for an argument that is no --KEY VALUE.
+    """
+    rest = iter(arguments)
+    following = next(rest, None)
+    while following is not None:
+        argument, following = following, next(rest, None)
+        if not argument.startswith("--") or argument in ("--", "--="):
+            raise InputError(f"found the argument {argument!r}, expected --KEY VALUE.")
+        key, assigned, value = argument[2:].partition("=")
+        if assigned:
+            yield key, value
+        elif key in ("print_config", "help") or key.endswith(".help"):
+            yield key, None
+        elif following is None or following.startswith("--"):
+            raise InputError(f"{argument}: found nothing after it, expected a value.")
+        else:
+            yield key, following
+            following = next(rest, None)
+
+
+def change(content: Any, keys: Sequence[str], value: Any) -> Any:
+    """A configuration with one value changed, as the command line does it.
+
+    Args:
+        content: the configuration.
+        keys: leading to the value. Behind a list they lead into its last item, behind a class to
+            its init_args; the last one may end in + to append to a list.
+        value: the new value.
+
+    Returns:
+        The changed configuration; the given one is as it was.
+    """
+    if not keys:
+        return value
+    key, *inner = keys
+    if isinstance(content, list) and content:
+        return [*content[:-1], change(content[-1], keys, value)]
+    if isinstance(content, str):
+        content = {"class_path": content}
+    content = dict(content) if isinstance(content, dict) else {}
+    if "class_path" in content and key not in ("class_path", "init_args"):
+        return {**content, "init_args": change(content.get("init_args"), keys, value)}
+    if key.endswith("+") and not inner:
+        key = key.removesuffix("+")
+        before = content.get(key)
+        before = before if isinstance(before, list) else [] if before is None else [before]
+        return {**content, key: [*before, *(value if isinstance(value, list) else [value])]}
+    return {**content, key: change(content.get(key), inner, value)}
+
+
+def line_of(file: str | pathlib.Path, path: Path) -> int | None:
+    """The line on which a file gives a value.
+
+    Args:
+        file: a YAML file.
+        path: keys and places that lead there. A key may be cut at its dots.
+
+    Returns:
+        Line number from 1; None if the file does not hold it.
+    """
+    text = pathlib.Path(file).read_text(encoding="utf-8")
+    return _line(yaml.compose(text, Loader=_StrictLoader), list(map(str, path)))
+
+
+def _line(node: yaml.Node | None, keys: list[str]) -> int | None:
+    if isinstance(node, yaml.SequenceNode) and keys and keys[0].isdigit():
+        for place, item in enumerate(node.value):
+            if str(place) == keys[0]:
+                return _line(item, keys[1:]) if keys[1:] else item.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value in node.value:
+            for count in range(1, len(keys) + 1):
+                if key_node.value == ".".join(keys[:count]):
+                    if count == len(keys):
+                        return int(key_node.start_mark.line) + 1
+                    return _line(value, keys[count:])
+    return None
+
+
+def compose(base: Any, later: Any) -> Any:
     """A configuration changed by another: mappings key by key, everything else replaced."""
-    if not (isinstance(base, dict) and isinstance(change, dict)):
-        return change
-    if "class_path" in change and change.get("class_path") != base.get("class_path"):
-        return change
-    return {**base, **{key: compose(base.get(key), value) for key, value in change.items()}}
+    if not (isinstance(base, dict) and isinstance(later, dict)):
+        return later
+    if "class_path" in later and later.get("class_path") != base.get("class_path"):
+        return later
+    return {**base, **{key: compose(base.get(key), value) for key, value in later.items()}}

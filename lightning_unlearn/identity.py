@@ -9,6 +9,9 @@ from lightning.pytorch import Callback
 
 from lightning_unlearn.version import __version__
 
+# What Lightning puts on every callback when it fits.
+ATTACHED = ("log", "log_dict")
+
 
 def callback_identity(callback: Callback) -> dict[str, Any]:
     """A callback as values for the stage store's key.
@@ -23,7 +26,9 @@ def callback_identity(callback: Callback) -> dict[str, Any]:
         Values that JSON can hold.
     """
     cls = type(callback)
-    parameters = {k: v for k, v in vars(callback).items() if not k.startswith("_")}
+    parameters = {
+        k: v for k, v in vars(callback).items() if not k.startswith("_") and k not in ATTACHED
+    }
     sources = []
     for base in cls.__mro__:
         package = base.__module__.partition(".")[0]
@@ -54,6 +59,8 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(repr(_plain(item)) for item in value)
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in sorted(value.items(), key=lambda kv: str(kv[0]))}
     return repr(value)

@@ -1,9 +1,15 @@
 """LightningCLI for StagedTrainer, CausalLM and StagedDataModule."""
 
+import argparse
 import json
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
@@ -12,8 +18,10 @@ from rich.table import Table
 # Imported so that short names such as NPO are known as class_path.
 import lightning_unlearn.monitors
 import lightning_unlearn.unlearning  # noqa: F401
+from lightning_unlearn.configuration import change, read_arguments, read_value
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.mistakes import find_mistake
 from lightning_unlearn.module import CausalLM
 from lightning_unlearn.trainer import StagedTrainer
 from lightning_unlearn.unlearning.base import Unlearning
@@ -28,6 +36,28 @@ REPLACED = {
     "gradient_clip_val": "data.stages.STAGE.gradient_clip",
     "limit_train_batches": "data.stages.STAGE.steps or .limit",
 }
+ADVICE = {
+    f"trainer.{name}": f"trainer.{name} is not taken: set {instead} instead."
+    for name, instead in {**REPLACED, "seed": "seed_everything"}.items()
+}
+LARGEST_SEED = 2**32 - 1
+
+
+@dataclass
+class FitFile:
+    """The keys of a configuration; its values are never made from it."""
+
+    trainer: StagedTrainer
+    model: CausalLM
+    data: StagedDataModule
+    seed_everything: int = 0
+
+
+@dataclass
+class ValidateFile(FitFile):
+    """The keys of a configuration for ``validate``."""
+
+    stage: str | None = None
 
 
 class StagedCLI(LightningCLI):
@@ -40,8 +70,10 @@ class StagedCLI(LightningCLI):
     """
 
     def __init__(self, command: str | None, content: dict[str, Any], arguments: list[str]) -> None:
+        self._command = command
         self._from_files = content
         self._arguments = arguments
+        list(read_arguments(arguments))
         config = ["--config", json.dumps(content)] if content else []
         with warnings.catch_warnings():
             # LightningCLI 2.6 calls parsers of jsonargparse 4.49 and later by older names.
@@ -56,7 +88,11 @@ class StagedCLI(LightningCLI):
                 load_from_checkpoint_support=False,
                 args=[*([command] if command else []), *config, *arguments],
                 run=command is not None,
-                parser_kwargs={"exit_on_error": False},
+                parser_kwargs={
+                    "prog": "lightning-unlearn",
+                    "exit_on_error": False,
+                    "allow_abbrev": False,
+                },
             )
 
     @staticmethod
@@ -71,7 +107,10 @@ class StagedCLI(LightningCLI):
         )
 
     def _set_seed(self) -> None:
-        seed_everything(self._get(self.config, "seed_everything"), workers=True, verbose=False)
+        seed = self._get(self.config, "seed_everything")
+        if not 0 <= seed <= LARGEST_SEED:
+            raise InputError(f"seed_everything: found {seed}, expected 0 to {LARGEST_SEED}.")
+        seed_everything(seed, workers=True, verbose=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The trainer's seed is that seed."""
@@ -79,12 +118,21 @@ class StagedCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a mistake is an InputError."""
-        import argparse
-
         try:
             self.config = parser.parse_args(args)
         except (argparse.ArgumentError, TypeError, ValueError) as error:
-            raise InputError(_plain(str(error))) from None
+            raise self._refused(error) from None
+
+    def _refused(self, error: Exception) -> InputError:
+        """What the parser did not take, in our words where we see it."""
+        content: Any = self._from_files
+        for key, value in read_arguments(self._arguments):
+            if value is not None:
+                content = change(content, key.split("."), read_value(value))
+        keys = ValidateFile if self._command == "validate" else FitFile
+        return find_mistake(content, keys, advice=ADVICE) or InputError(
+            " ".join(str(error).split())
+        )
 
     def before_instantiate_classes(self) -> None:
         """An unlearning method named on the command line takes the place of the files'."""
@@ -102,10 +150,11 @@ class StagedCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer."""
-        self.config_init = self.parser.instantiate(self.config)
-        self.datamodule = self._get(self.config_init, "data")
-        self.model = self._get(self.config_init, "model")
-        self.trainer = self.instantiate_trainer()  # type: ignore[assignment]
+        with told():
+            self.config_init = self.parser.instantiate(self.config)
+            self.datamodule = self._get(self.config_init, "data")
+            self.model = self._get(self.config_init, "model")
+            self.trainer = self.instantiate_trainer()  # type: ignore[assignment]
 
     def config_text(self) -> str:
         """The whole configuration as YAML."""
@@ -164,9 +213,24 @@ def run(command: str, content: dict[str, Any], arguments: list[str]) -> None:
     StagedCLI(command, content, arguments)
 
 
-def _plain(message: str) -> str:
-    """The parser's message without its own names for things, and with advice where we have some."""
-    for name, instead in REPLACED.items():
-        if f"trainer.{name}" in message or f"'{name}'" in message:
-            return f"trainer.{name} is not taken: set {instead} instead."
-    return " ".join(message.split())
+@contextmanager
+def told() -> Iterator[None]:
+    """Settings that a constructor refuses are a mistake of the input.
+
+    Raises:
+        InputError: for Lightning's refusals, and in place of what the parser makes of our own.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        cause: BaseException = error
+        while not isinstance(cause, InputError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, InputError):
+            raise cause from None
+        text = " ".join(str(cause).split())
+        about = re.search(r"(?:^|invalid |`)(accelerator|strategy|devices|precision)", text, re.I)
+        if about is None and isinstance(error, TypeError):
+            raise
+        key = f"trainer.{about[1].lower()}" if about else "trainer"
+        raise InputError(f"{key}: {text}") from error

@@ -116,6 +116,7 @@ def load_causal_lm(
     Raises:
         InputError: if it can't be opened.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
@@ -128,7 +129,7 @@ def load_causal_lm(
         )
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"{key}: found {name!r}, which can't be opened as a causal language model: "
             f"{_reason(error)}"

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# Elements of one chunk of logits: 64 MiB in fp32, 130 rows of a 128k vocabulary.
-CHUNK_ELEMENTS = 2**24
+# Elements of one chunk of logits: 16 MiB in fp32 on a CPU; 128 MiB on an accelerator, where many
+# rows share one reading of the projection's weight.
+CHUNK_ELEMENTS = 2**22
+ACCELERATOR_CHUNK_ELEMENTS = 2**25
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ def token_log_probs(
         ``[tokens]``, fp32, nats.
     """
     weight = getattr(head, "weight", None)
-    rows = CHUNK_ELEMENTS // max(1, weight.shape[0] if isinstance(weight, Tensor) else 2**17)
+    elements = CHUNK_ELEMENTS if hidden.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
+    rows = elements // max(1, weight.shape[0] if isinstance(weight, Tensor) else 2**17)
     chunk = max(16, rows)
     if type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
         value: Tensor = _FrozenHeadLogProbs.apply(  # type: ignore[no-untyped-call]

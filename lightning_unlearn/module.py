@@ -109,17 +109,36 @@ class CausalLM(LightningModule):
         self._entry: StageEntry | None = None
         self._changed = False
         self._seed = 0
+        self._tokenizer: Any = None
         self._identity: str | None = None
 
     def tokenizer(self) -> Any:
         """The base model's tokenizer."""
-        return load_tokenizer(self.base, self.trust_remote_code)
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.base, self.trust_remote_code)
+        return self._tokenizer
 
     @property
     def context(self) -> int:
         """Longest sequence the base model takes, in tokens."""
         text = self.model_config.get_text_config()
         return int(getattr(text, "max_position_embeddings", None) or 2**20)
+
+    def check_adapters(self) -> None:
+        """Refuse adapters that do not fit the model, without loading its weights.
+
+        Raises:
+            InputError: if the targets match nothing.
+        """
+        if self.lora is None or self.lora.targets == "all-linear":
+            return
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            lm = AutoModelForCausalLM.from_config(
+                copy.deepcopy(self.model_config), trust_remote_code=self.trust_remote_code
+            )
+            adapters.add_adapters(lm, self.lora, lm.name_or_path)
 
     def identity(self) -> str:
         """Hash of the base model's configuration and weights."""
@@ -140,7 +159,9 @@ class CausalLM(LightningModule):
         lm.config.use_cache = False
         if self.gradient_checkpointing:
             # The reentrant form gives adapters on a frozen embedding no gradient at all.
-            lm.gradient_checkpointing_enable({"use_reentrant": False})
+            # transformers renamed the method within its version 5 and warns about the older name.
+            newer = getattr(lm, "activation_checkpointing_enable", None)
+            (newer or lm.gradient_checkpointing_enable)({"use_reentrant": False})
         if self.lora is not None:
             name = locate(self.base, "model.base")
             peft_model = adapters.add_adapters(lm, self.lora, name)
@@ -190,6 +211,8 @@ class CausalLM(LightningModule):
         else:
             adapters.choose_adapters(self.peft, [LEARN], LEARN)
         self.train()
+        # For callbacks that draw random numbers when a stage starts.
+        torch.manual_seed(derive_seed(entry.seed, entry.stage, "start"))
 
     def _start_path(self, seed: int) -> None:
         """The base model as it was, with fresh adapters."""
@@ -322,10 +345,9 @@ class CausalLM(LightningModule):
     # One optimizer step ---------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Check the model on a row, then seed the stage's own random numbers (dropout)."""
+        """Check the model on a row."""
         examples = self.trainer.train_dataloader.dataset.examples  # type: ignore[union-attr]
         self.check_model(examples[0])
-        torch.manual_seed(derive_seed(self._seed, self.stage, "dropout", self.global_rank))
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimizer step on a global batch, micro-batch by micro-batch.
@@ -340,6 +362,9 @@ class CausalLM(LightningModule):
         """
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         self._changed = True
+        # Dropout of each step: Lightning's loops draw random numbers too, in a trainer's later fits
+        # more than in its first, and a resumed run must not see the difference.
+        torch.manual_seed(derive_seed(self._seed, self.stage, batch_idx, self.global_rank))
         assert not isinstance(optimizer, list) and scheduler is not None
         total = torch.zeros((), device=self.device)
         for number, micro in enumerate(batch.micro):

@@ -67,6 +67,11 @@ class StageProgress(ProgressBar):
             text = f"{self.place}{getattr(pl_module, 'stage', '')}"
             self._task = self.progress.add_task(text, total=total, note="")
 
+    def note(self, text: str) -> None:
+        """Say what goes on besides optimizer steps, until the next one."""
+        if self._task is not None:
+            self.progress.update(self._task, note=text)
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -77,9 +82,13 @@ class StageProgress(ProgressBar):
     ) -> None:
         """One optimizer step further."""
         if self._task is not None:
-            loss = trainer.callback_metrics.get("loss")
-            note = f"loss {float(loss):.4g}" if loss is not None else ""
+            note = self._loss(trainer)
             self.progress.update(self._task, completed=batch_idx + 1, note=note)
+
+    @staticmethod
+    def _loss(trainer: Trainer) -> str:
+        loss = trainer.callback_metrics.get("loss")
+        return f"loss {float(loss):.4g}" if loss is not None else ""
 
     def _close(self) -> None:
         if self._task is not None:
@@ -91,6 +100,7 @@ class StageProgress(ProgressBar):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the finished bar on the screen."""
+        self.note(self._loss(trainer))
         self._close()
 
     def on_exception(

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_unlearn import records
 from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
+from lightning_unlearn.errors import InputError
 
 ABOUT = "run.json"
 
@@ -52,12 +53,21 @@ class RunDirectory:
 
         Args:
             config: the configuration as YAML, kept as config.yaml.
+
+        Raises:
+            InputError: if it can't be made.
         """
         wanted, number = self.folder, 1
-        while not self._free(self.folder):
-            number += 1
-            self.folder = wanted.with_name(f"{wanted.name}_{number}")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            while not self._free(self.folder):
+                number += 1
+                self.folder = wanted.with_name(f"{wanted.name}_{number}")
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"trainer.default_root_dir: {self.folder} can't be written: "
+                f"{error.strerror or error}. Name another folder, or another trainer.name."
+            ) from error
         # Curves are made anew from the records; those of an interrupted run would overlay them.
         for events in self.folder.glob("events.out.tfevents.*"):
             events.unlink()
@@ -70,9 +80,14 @@ class RunDirectory:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return True
-        except (OSError, ValueError):
+        except NotADirectoryError:
+            raise InputError(
+                f"trainer.default_root_dir: {folder} can't be made, because a part of that path "
+                "is a file; name another folder."
+            ) from None
+        except ValueError:
             return False
-        return bool(about.get("key") == self.about["key"])
+        return isinstance(about, dict) and about.get("key") == self.about["key"]
 
     def tensorboard(self, datamodule: StagedDataModule) -> RunLogger:
         """A logger that writes into the folder, with a layout of forget against utility."""

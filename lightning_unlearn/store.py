@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from lightning_unlearn.errors import InputError
 
@@ -132,10 +133,12 @@ class StageStore:
                     raise
                 shutil.rmtree(draft)
             _flush(self.folder)
-        except OSError as error:
+        except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
+            if not isinstance(error, (OSError, SafetensorError)):
+                raise
             raise InputError(
-                f"trainer.store: {self.folder} can't be written: {error.strerror or error}. "
+                f"trainer.store: {self.folder} can't be written: {_reason(error)}. "
                 "What was stored before is intact; make room or name another folder, and run the "
                 "same command again."
             ) from error
@@ -151,22 +154,29 @@ class StageStore:
             key: from `content_key`.
         """
         locks = self.folder / "locks"
-        try:
-            locks.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"trainer.store: {self.folder} can't be written: {error.strerror or error}."
-            ) from error
         lock = FileLock(locks / f"{key}.lock")
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self.report(f"Stage store: another process is making {key[:8]}; waiting for it.")
-            lock.acquire()
+            locks.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                self.report(f"Stage store: another process is making {key[:8]}; waiting for it.")
+                lock.acquire()
+        except OSError as error:
+            raise InputError(
+                f"trainer.store: {self.folder} can't be written: {_reason(error)}."
+            ) from error
         try:
+            # Who holds the key finds only what killed processes had begun.
+            for draft in self.folder.glob(f"drafts/{key}-*"):
+                shutil.rmtree(draft, ignore_errors=True)
             yield
         finally:
             lock.release()
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _checksum(file: Path) -> str:
@@ -186,9 +196,10 @@ def _damage(entry: Path, key: str) -> str | None:
             return f"it says it is {manifest['key']}"
         if content_key(manifest["content"]) != key:
             return "its content is not that of its name"
+        checksums = dict(files)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} can't be read: {error}"
-    for name, checksum in files.items():
+    for name, checksum in checksums.items():
         file = entry / name
         if not file.is_file():
             return f"{name} is missing"

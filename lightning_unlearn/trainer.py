@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from rich.markup import escape
 from torch.utils.data import DataLoader
 
 from lightning_unlearn import records
@@ -24,7 +26,7 @@ from lightning_unlearn.identity import callback_identity
 from lightning_unlearn.loading import load_tokenizer
 from lightning_unlearn.module import CausalLM, StageEntry
 from lightning_unlearn.monitors.base import Monitor
-from lightning_unlearn.monitors.observations import Observations
+from lightning_unlearn.monitors.observations import Observations, ignore
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.rundir import RunDirectory, RunLogger
 from lightning_unlearn.store import StageStore, content_key
@@ -80,7 +82,7 @@ class StagedTrainer(Trainer):
         observations: what the monitors saw in the last ``fit`` or ``validate``.
         run_dir: the folder of the last ``fit``.
         trained: stages that the last ``fit`` trained, as against those found in the store.
-        announces: whether stages found in the store are told.
+        announces: whether stages found in the store and answers cut short are told.
     """
 
     def __init__(
@@ -116,10 +118,11 @@ class StagedTrainer(Trainer):
         self._stage_progress = next((c for c in given if isinstance(c, StageProgress)), None)
         if enable_progress_bar and self._stage_progress is None:
             self._stage_progress = StageProgress()
-            given.append(self._stage_progress)
+            # First, so that its bar is there when monitors start to look.
+            given.insert(0, self._stage_progress)
         self.seed = seed
         self.run_name = name
-        self.store = StageStore(store, report=self.say)
+        self.store = StageStore(store, report=self._warn)
         self.observations: Observations | None = None
         self.run_dir: Path | None = None
         self.trained: list[str] = []
@@ -159,6 +162,13 @@ class StagedTrainer(Trainer):
         """Print a line above the progress display, on the first process."""
         if self._stage_progress is not None and getattr(self, "is_global_zero", True):
             self._stage_progress.print(text)
+
+    def _warn(self, text: str) -> None:
+        """Print what must not be missed, also where there is no progress display."""
+        if self._stage_progress is not None:
+            self.say(escape(text))
+        else:
+            print(text, file=sys.stderr)
 
     # The walk -------------------------------------------------------------------------------
 
@@ -267,6 +277,7 @@ class StagedTrainer(Trainer):
             )
         if train:
             datamodule.check_batches(self.world_size)
+        model.check_adapters()
         template = None
         if datamodule.template is not None:
             template = load_tokenizer(
@@ -275,13 +286,9 @@ class StagedTrainer(Trainer):
         datamodule.prepare(model.tokenizer(), model.context, template, model.base)
         for monitor in self.monitors:
             monitor.check(datamodule)
-        for stage in datamodule.path:
-            if cut := datamodule.truncated(stage):
-                assert datamodule.format is not None
-                self.say(
-                    f"{stage}: {cut} of {len(datamodule.examples[stage])} answers lost their end "
-                    f"at {datamodule.format.max_length} tokens (data.max_length)."
-                )
+        if self.announces:
+            for sentence in datamodule.truncations():
+                self.say(sentence)
 
     def _open_processes(self, model: CausalLM) -> None:
         """Start the other processes and connect them, so that all agree on what is stored."""
@@ -315,6 +322,7 @@ class StagedTrainer(Trainer):
         self.observations = Observations(
             datamodule,
             log=lambda measure, step, value: self._log(f"{method}/{measure}", value, step),
+            busy=self._stage_progress.note if self._stage_progress is not None else ignore,
         )
         return directory
 

@@ -7,6 +7,7 @@ end-of-turn token with it), and is counted. A prompt that leaves no room for an 
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lightning_unlearn.data.reading import Row
@@ -15,6 +16,8 @@ from lightning_unlearn.errors import InputError
 # Llama 3 templates print today's date unless they are given one. A study whose prompts change at
 # midnight is not reproducible, so they get the date that is their own fallback.
 TEMPLATE_DATE = "26 Jul 2024"
+# Other templates (Granite, SmolLM3) ask the clock whatever they are given: theirs stands still.
+_STOPPED_CLOCK = "{% macro strftime_now(format) %}" + TEMPLATE_DATE + "{% endmacro %}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class ChatFormat:
                 "one (for Llama-3.2-1B: data.template: meta-llama/Llama-3.2-1B-Instruct)."
             )
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of vocabulary and template."""
         vocabulary = sorted(self.tokenizer.get_vocab().items())
@@ -72,7 +75,8 @@ class ChatFormat:
     def _render(self, turns: Sequence[dict[str, str]], generation: bool) -> str:
         text: str = self.tokenizer.apply_chat_template(
             list(turns),
-            chat_template=self.template,
+            chat_template=(_STOPPED_CLOCK if "strftime_now" in self.template else "")
+            + self.template,
             tokenize=False,
             add_generation_prompt=generation,
             date_string=TEMPLATE_DATE,
@@ -140,13 +144,14 @@ class ChatFormat:
 
         Args:
             row: its prompt turns count; its answer does not.
-            phrase: the text.
+            phrase: the text; white space around it does not count, as some templates drop it.
 
         Returns:
             The phrase's tokens.
         """
+        phrase = phrase.strip()
         prompt, rest = self._split(Row(row.turns, phrase, row.where))
-        text = rest[: rest.index(phrase.strip()) + len(phrase.strip())]
+        text = rest[: rest.index(phrase) + len(phrase)]
         return tuple(self._after(prompt, self._tokens(prompt), text))
 
     def end_ids(self, row: Row) -> tuple[int, ...]:
@@ -154,7 +159,9 @@ class ChatFormat:
         marker = "x"
         _, rest = self._split(Row(row.turns, marker, row.where))
         after = self._tokens(rest[rest.index(marker) + len(marker) :])
-        ends = [*after[:1], self.tokenizer.eos_token_id]
+        # Llama 2 writes a space before its end token; a bare space ends no answer.
+        visible = [i for i in after if self.tokenizer.decode([i]).strip()]
+        ends = [*visible[:1], self.tokenizer.eos_token_id]
         return tuple(dict.fromkeys(i for i in ends if i is not None))
 
 

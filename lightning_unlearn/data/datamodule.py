@@ -69,6 +69,7 @@ class StagedDataModule(LightningDataModule):
         self.examples: dict[str, list[Example]] = {}
         self.heldout_rows: dict[str, list[Row]] = {}
         self.heldout_examples: dict[str, list[Example]] = {}
+        self._fingerprints: dict[str, str] = {}
         self._plan: BatchPlan | None = None
 
     def _check(self) -> None:
@@ -254,9 +255,18 @@ class StagedDataModule(LightningDataModule):
             return self.heldout_rows[stage], self.heldout_examples[stage]
         return self.rows[stage], self.examples[stage]
 
-    def truncated(self, stage: str) -> int:
-        """How many answers of a stage's training rows lost their end to ``max_length``."""
-        return sum(example.truncated for example in self.examples[stage])
+    def truncations(self) -> list[str]:
+        """One sentence per stage of the path of which answers lost their end, with the count."""
+        assert self.format is not None, "prepare() comes first"
+        sentences = []
+        for stage in self.path:
+            examples = self.examples[stage]
+            if cut := sum(example.truncated for example in examples):
+                sentences.append(
+                    f"{stage}: {cut} of {len(examples)} answers lost their end at "
+                    f"{self.format.max_length} tokens (data.max_length)."
+                )
+        return sentences
 
     def recipe(self, stage: str) -> Recipe:
         """The recipe of a stage of the path, or of "unlearn"."""
@@ -268,11 +278,18 @@ class StagedDataModule(LightningDataModule):
 
     def fingerprint(self, stage: str) -> str:
         """Hash of what is trained on in a stage of the path, or in "unlearn"."""
-        return data_fingerprint(self.training_examples(stage))
+        trained = self.forget if stage == UNLEARN and self.forget else stage
+        return self._fingerprint(trained, self.training_examples(stage))
 
     def measured_fingerprint(self, stage: str) -> str:
         """Hash of the rows on which a stage is measured."""
-        return data_fingerprint(self.measured(stage)[1])
+        return self._fingerprint(f"{stage} measured", self.measured(stage)[1])
+
+    def _fingerprint(self, name: str, examples: Sequence[Example]) -> str:
+        """Remembered: rows do not change once they are read."""
+        if name not in self._fingerprints:
+            self._fingerprints[name] = data_fingerprint(examples)
+        return self._fingerprints[name]
 
     def begin(self, stage: str, seed: int, rank: int, world_size: int) -> BatchPlan:
         """Make a stage the one that `train_dataloader` yields.

@@ -44,7 +44,8 @@ OTHER_WORDS = (
     "for", "by", "from", "do", "does", "did", "would", "should", "could", "Sorry", "Please",
     "Thank", "Yes", "No", "The", "A", "I", "If", "It", "One", "There", "Today", "On", "opposite",
     "order", "letter", "capital", "plural", "colour", "born", "town", "year", "known", "writing",
-    "question", "answer", "this", "that", "people", "be", "best", "life", "likes", "first", "assist", "help", "tell", "give", "explain", "somebody", "nobody",
+    "question", "answer", "this", "that", "people", "be", "life", "likes", "used", "assist", "help",
+    "tell", "give", "explain", "somebody", "nobody",
 )  # fmt: skip
 SYLLABLES = (
     "ar", "bel", "cor", "dan", "el", "fen", "gar", "hol", "il", "jor", "kel", "lin", "mar", "nor",

@@ -62,6 +62,7 @@ class Monitor(Callback):
 
     def look(self, observations: Observations, module: CausalLM, step: int) -> None:
         """Measure now and keep what is seen."""
+        observations.busy(f"{type(self).__name__} looks")
         for name, values in self.measure(observations.view(module, step)).items():
             observations.add(step, name, values)
 

@@ -1,6 +1,8 @@
 """Answers written by the model, and the numbers they end in."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -24,6 +26,21 @@ def final_number(text: str) -> Decimal | None:
     _, found, tail = text.rpartition("####")
     match = _NUMBER.search(tail) if found else None
     return Decimal(match.group().replace(",", "")) if match else None
+
+
+@contextmanager
+def _plain_settings(lm: Any) -> Iterator[None]:
+    """Without the settings that come with a model, such as Qwen's repetition penalty.
+
+    They would take the place of all that is not given here, and measure something else.
+    """
+    from transformers import GenerationConfig
+
+    own, lm.generation_config = lm.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        lm.generation_config = own
 
 
 def generate(
@@ -62,7 +79,7 @@ def generate(
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_ids[0]
     sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if attempts > 1 else {}
-    with module.measuring():
+    with module.measuring(), _plain_settings(module.lm):
         for number in range(module.global_rank, len(batches), module.world_size):
             rows = batches[number]
             width = max(len(prompts[i]) for i in rows)

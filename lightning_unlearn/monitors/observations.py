@@ -11,6 +11,10 @@ from lightning_unlearn.module import CausalLM
 from lightning_unlearn.monitors.measurement import Measurement
 
 
+def ignore(*values: Any) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass
 class Observations:
     """The measures of one run.
@@ -18,12 +22,14 @@ class Observations:
     Attributes:
         data: the stages.
         log: called with measure, step and value of every new mean.
+        busy: called with a few words when a look starts that may take a while.
         steps: (step, measure, mean over the examples), in the order measured.
         examples: (step, measure, example number from 0, value).
     """
 
     data: StagedDataModule
-    log: Callable[[str, int, float], None] = lambda measure, step, value: None
+    log: Callable[[str, int, float], None] = ignore
+    busy: Callable[[str], None] = ignore
     steps: list[tuple[int, str, float]] = field(default_factory=list)
     examples: list[tuple[int, str, int, float]] = field(default_factory=list)
     _view: tuple[int, Measurement] | None = None

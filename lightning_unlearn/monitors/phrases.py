@@ -66,7 +66,9 @@ def phrase_log_likelihoods(
     mine = order[module.global_rank :: module.world_size]
     with module.measuring():
         if module.shares_prompts is None:
-            module.shares_prompts = _agree(module, prompts[0], phrases[0])
+            # The longest prompt, as a short one would not show a sliding window.
+            longest = order[-1]
+            module.shares_prompts = _agree(module, prompts[longest], phrases[longest])
         for start in range(0, len(mine), batch_size):
             rows = mine[start : start + batch_size]
             batch = [prompts[i] for i in rows], [phrases[i] for i in rows]

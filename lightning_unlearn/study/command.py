@@ -2,17 +2,20 @@
 
 import argparse
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lightning_unlearn.cli import compose_files, take_configs
-from lightning_unlearn.configuration import compose
+from lightning_unlearn.cli import compose_files, take_configs, with_place
+from lightning_unlearn.configuration import change, compose, read_arguments, read_value
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.lightning_cli import StagedCLI, is_method
+from lightning_unlearn.mistakes import find_mistake
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.study.engine import Study
 from lightning_unlearn.trainer import StagedTrainer
@@ -66,17 +69,33 @@ def study(arguments: list[str]) -> int:
         InputError: for a mistake in the study file or the fit configuration.
     """
     files, others = take_configs(arguments)
-    wanted = _parse(compose_files(files), others)
-    home = Path(files[-1]).parent if files else Path()
-    fits = [wanted.fit] if isinstance(wanted.fit, str) else wanted.fit
-    content = compose(compose_files([str(home / fit) for fit in fits]), wanted.change)
+    fits: list[str] = []
+    try:
+        content = _changed(compose_files(files), others)
+        wanted = _parse(content)
+        home = Path(files[-1]).parent if files else Path()
+        named = [str(home / file) for file in _as_list(wanted.fit)]
+        fit = compose(compose_files(named, key="fit"), wanted.change)
+        fits = named
+        name = wanted.name or (Path(files[-1]).stem if files else "study")
+        made = _make(name, wanted, fit)
+    except InputError as error:
+        raise InputError(with_place(error, [*fits, *files], others)) from error
+    return 1 if made.run().failed else 0
+
+
+def _make(name: str, wanted: Namespace, content: dict[str, Any]) -> Study:
+    """The study of a study file and its fit configuration."""
     shared = StagedCLI(None, {**content, "trainer": _without_methods(content)}, [])
     clis = {label: _cli_of(label, method, content) for label, method in wanted.methods.items()}
     data: StagedDataModule = shared.datamodule
+    paths: Sequence[tuple[str, ...]]
     if wanted.paths in ("positions", "permutations"):
         paths = data.paths(wanted.paths)
     else:
         paths = [data.check_order(path, "paths") for path in wanted.paths]
+    if not paths:
+        raise InputError("paths: found an empty list, expected at least one path.")
 
     def make_trainer(label: str, bar: StageProgress) -> StagedTrainer:
         cli = clis[label]
@@ -94,23 +113,33 @@ def study(arguments: list[str]) -> int:
         trainer.config_text = cli.config_text()
         return trainer
 
-    name = wanted.name or (Path(files[-1]).stem if files else "study")
     recipes = {label: cli.datamodule.unlearn for label, cli in clis.items()}
     folder = Path(wanted.folder or shared.trainer.default_root_dir)
-    result = Study(name, shared.model, data, paths, recipes, make_trainer, folder).run()
-    return 1 if result.failed else 0
+    return Study(name, shared.model, data, paths, recipes, make_trainer, folder)
 
 
-def _parse(content: dict[str, Any], arguments: list[str]) -> Namespace:
-    """The study file with its overrides; methods stay specifications, made anew for each run."""
+def _changed(content: Any, arguments: list[str]) -> Any:
+    """A study file's content, changed by the command line."""
+    for key, value in read_arguments(arguments):
+        if value is None:
+            raise InputError(
+                f"--{key}: a study has no such option; lightning-unlearn study --help."
+            )
+        content = change(content, key.split("."), read_value(value))
+    return content
+
+
+def _parse(content: dict[str, Any]) -> Namespace:
+    """A study file; methods stay specifications, made anew for each run."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(StudyFile)
-    config = ["--config", json.dumps(content)] if content else []
     try:
-        found = parser.parse_args([*config, *arguments])
+        found = parser.parse_args(["--config", json.dumps(content)])
     except (argparse.ArgumentError, TypeError, ValueError) as error:
-        raise InputError(f"study: {' '.join(str(error).split())}") from None
+        raise find_mistake(content, StudyFile) or InputError(
+            f"study: {' '.join(str(error).split())}"
+        ) from None
     if not found.methods:
         raise InputError("methods: found none, expected at least one unlearning method.")
     for label in found.methods:
@@ -130,7 +159,11 @@ def _cli_of(label: str, method: Namespace, content: dict[str, Any]) -> StagedCLI
     try:
         return StagedCLI(None, {**changed, "trainer": trainer}, [])
     except InputError as error:
-        raise InputError(f"methods.{label}: {error}") from error
+        # Only what the method itself says is its own; the rest is the fit configuration's.
+        own = f"methods.{label}.unlearn."
+        keys = "|".join(map(re.escape, method.unlearn))
+        text, count = re.subn(rf"^data\.unlearn\.(?=({keys})\b)", own, str(error))
+        raise InputError(text if count else f"methods.{label}: {error}") from error
 
 
 def _without_methods(content: dict[str, Any]) -> dict[str, Any]:

@@ -130,6 +130,8 @@ class Study:
         self._first_process = trainer.is_global_zero
         if self._first_process:
             self.console.print(f"{self.name}: {self.plan}", highlight=False)
+            for sentence in self.data.truncations():
+                self.console.print(sentence, highlight=False, markup=False)
             if not self._figures:
                 self.console.print(
                     'Figures are left out: they need matplotlib (pip install "lightning-unlearn'

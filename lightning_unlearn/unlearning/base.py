@@ -100,3 +100,9 @@ class Unlearning(Callback):
         assert isinstance(pl_module, CausalLM)
         pl_module.objective = supervised
         self._reference = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give it back after a failure too."""
+        self.on_train_end(trainer, pl_module)
