@@ -160,7 +160,7 @@ class StagedCLI(LightningCLI):
         """The whole configuration as YAML."""
         parser = self._parser(self.subcommand)
         config = self.config.get(str(self.subcommand), self.config)
-        text: str = parser.dump(config, skip_none=False)
+        text: str = parser.dump(config, skip_unset=False)
         return text
 
     def fit(self, **kwargs: Any) -> None:

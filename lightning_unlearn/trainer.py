@@ -107,6 +107,9 @@ class StagedTrainer(Trainer):
         detect_anomaly: bool = False,
     ) -> None:
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
+        if not enable_progress_bar:
+            # Lightning refuses the two together; a study gives its display to every trainer.
+            given = [c for c in given if not isinstance(c, StageProgress)]
         self.methods = [c for c in given if isinstance(c, Unlearning)]
         self.monitors = [c for c in given if isinstance(c, Monitor)]
         if len(self.methods) > 1:
@@ -365,8 +368,6 @@ class StagedTrainer(Trainer):
         for stage in done:
             if self.announces:
                 self.say(f"[green]✓[/] {stage.name}: already stored")
-            if not self.is_global_zero:
-                continue
             folder = self.store.folder / stage.key
             training = records.read_table(folder / records.TRAINING)
             for step, loss, rate in training[["step", "loss", "lr"]].itertuples(index=False):

@@ -99,14 +99,11 @@ def _make(name: str, wanted: Namespace, content: dict[str, Any]) -> Study:
 
     def make_trainer(label: str, bar: StageProgress) -> StagedTrainer:
         cli = clis[label]
-        made = cli.parser.instantiate(cli.config)
-        trainer = StagedTrainer(
-            **{
-                **made.trainer.as_dict(),
-                "callbacks": [*_as_list(made.trainer.callbacks), bar],
-                "logger": made.trainer.logger,
-            }
-        )
+        settings = cli.parser.instantiate(cli.config).trainer
+        callbacks = _as_list(settings.callbacks)
+        if settings.enable_progress_bar:
+            callbacks = [bar, *callbacks]
+        trainer = StagedTrainer(**{**vars(settings), "callbacks": callbacks})
         assert trainer.method is not None
         trainer.method.name = label
         trainer.announces = False
