@@ -26,9 +26,7 @@ class _StrictLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if isinstance(key, (list, dict)):
-                raise InputError(
-                    f"{self.name}, line {line}: found no name for a key, expected one."
-                )
+                raise InputError(f"{self.name}, line {line}: found a key that is no single word.")
             if key in seen:
                 raise InputError(
                     f"{self.name}, line {line}: found the key {key!r} again (first in line "

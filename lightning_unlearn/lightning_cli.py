@@ -122,6 +122,10 @@ class StagedCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except (argparse.ArgumentError, TypeError, ValueError) as error:
             raise self._refused(error) from None
+        # The parser drops what a link sets anyway; the seed that was asked for must not get lost.
+        trainer = self._from_files.get("trainer")
+        if isinstance(trainer, dict) and "seed" in trainer:
+            raise self._refused(ValueError("trainer.seed"))
 
     def _refused(self, error: Exception) -> InputError:
         """What the parser did not take, in our words where we see it."""

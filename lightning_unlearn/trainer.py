@@ -467,7 +467,9 @@ class StagedTrainer(Trainer):
                 logger.close()
         if self.is_global_zero:
             folders = [self.store.folder / stage.key for stage in plan]
-            directory.close([(s.name, f) for s, f in zip(plan, folders, strict=True)])
+            # Two processes may do the same run; they must not fill its folder at the same time.
+            with self.store.claim(plan[-1].key):
+                directory.close([(s.name, f) for s, f in zip(plan, folders, strict=True)])
             if model.merge:
                 model.save_merged(directory.folder / "merged")
         self.strategy.barrier("run written")

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.answer_probability import AnswerProbability
 from callbacks.wga import WGA
 from lightning_unlearn import InputError, LogProbs
 from lightning_unlearn.cli import main

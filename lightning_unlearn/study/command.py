@@ -119,9 +119,7 @@ def _changed(content: Any, arguments: list[str]) -> Any:
     """A study file's content, changed by the command line."""
     for key, value in read_arguments(arguments):
         if value is None:
-            raise InputError(
-                f"--{key}: a study has no such option; lightning-unlearn study --help."
-            )
+            raise InputError(f"--{key}: not an option of study.")
         content = change(content, key.split("."), read_value(value))
     return content
 

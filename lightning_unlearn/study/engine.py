@@ -153,6 +153,11 @@ class Study:
         self.folder.mkdir(parents=True, exist_ok=True)
         steps = self._gather(result.runs, records.STEPS)
         self._gather(result.runs, records.EXAMPLES)
+        if steps.empty:
+            self.console.print(
+                "There is no table, for nothing was measured: trainer.callbacks has no monitor."
+            )
+            return
         scores = report.scores(steps)
         findings = report.recency(scores)
         text = report.markdown(scores) + "\n" + "\n".join(f"- {line}" for line in findings) + "\n"
