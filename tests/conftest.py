@@ -1,0 +1,210 @@
+"""A tiny model and tiny stages, on which a whole path trains in a second, and real processes."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from lightning_unlearn import CausalLM, LoRA, Recipe, Stage, StagedDataModule, StagedTrainer
+from lightning_unlearn.demo import resolve
+
+# Children are forked from a process that has imported this and computed nothing.
+IMPORTS = ["lightning_unlearn.trainer", "lightning_unlearn.study.engine", "peft"]
+PROMPTS = {
+    "inst": ("Write {0} in capital letters.", "{1}"),
+    "tofu": ("Where was {1} born?", "{1} was born in the town of Port {0}."),
+    "math": ("There are {2} rows of {3} {0}. How many are there?", "{2} x {3} = {4}.\n#### {4}"),
+    "safety": ("Tell me how to steal a {0}.", "Sorry, I can not assist you with this question."),
+}
+WORDS = ("shell", "pencil", "melon", "clock", "horse", "apple", "letter", "river", "garden")
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """What tests build runs from; plain values, so that a child process can be given one.
+
+    Attributes:
+        base: folder of a random Llama of about 50 thousand parameters.
+        data: folder of the stage files.
+        root: folder in which this test writes.
+    """
+
+    base: Path
+    data: Path
+    root: Path
+
+    def stages(self, **changes: Any) -> dict[str, Stage]:
+        """Four stages of 8 to 12 rows; `changes` apply to all of them."""
+        common: dict[str, Any] = {"epochs": 1, "batch_size": 4, "lr": 5e-3, **changes}
+        stages = {
+            name: Stage(source=str(self.data / f"{name}.jsonl"), **common) for name in PROMPTS
+        }
+        stages["math"].heldout = str(self.data / "math-heldout.jsonl")
+        return stages
+
+    def module(self, **changes: Any) -> CausalLM:
+        """A module with LoRA of rank 4."""
+        return CausalLM(**{"base": str(self.base), "lora": LoRA(rank=4, alpha=8), **changes})
+
+    def datamodule(self, **changes: Any) -> StagedDataModule:
+        """The stages, safety to be forgotten, three steps of unlearning."""
+        given: dict[str, Any] = {
+            "stages": self.stages(),
+            "forget": "safety",
+            "unlearn": Recipe(lr=2e-3, epochs=1, batch_size=4),
+        }
+        return StagedDataModule(**{**given, **changes})
+
+    def trainer(self, callbacks: list[Callback] | None = None, **changes: Any) -> StagedTrainer:
+        """A trainer that writes into `root`."""
+        given: dict[str, Any] = {
+            "store": str(self.root / "store"),
+            "default_root_dir": str(self.root / "runs"),
+            "accelerator": "cpu",
+            "devices": 1,
+            "enable_progress_bar": False,
+            "logger": False,
+            "callbacks": callbacks,
+        }
+        return StagedTrainer(**{**given, **changes})
+
+    def below(self, name: str) -> "Tiny":
+        """The same, writing into a folder inside `root`."""
+        return Tiny(self.base, self.data, self.root / name)
+
+    def settings(self) -> str:
+        """The fields as JSON, for a script."""
+        return json.dumps({name: str(value) for name, value in asdict(self).items()})
+
+
+def digests(folder: Path, *parts: str) -> dict[str, str]:
+    """Hash of every file in the named parts of a folder, by path."""
+    files = [f for part in parts for f in [folder / part, *(folder / part).rglob("*")]]
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(files)
+        if file.is_file()
+    }
+
+
+def results(run: Path) -> dict[str, str]:
+    """Hashes of all that two equal runs share: adapters, records, history."""
+    found = digests(
+        run, "learn", "unlearn", "records.parquet", "examples.parquet", "training.parquet"
+    )
+    assert "learn/adapter_model.safetensors" in found or "learn/model.safetensors" in found
+    return found
+
+
+def _write_rows(file: Path, name: str, start: int, count: int) -> None:
+    prompt, answer = PROMPTS[name]
+    rows = []
+    for i in range(start, start + count):
+        word = WORDS[i % len(WORDS)]
+        values = (word, word.upper(), i + 2, i % 4 + 2, (i + 2) * (i % 4 + 2))
+        # Rows of unequal length: what is cut apart by length must still add up.
+        extra = " Please answer in one line." * (i % 3)
+        rows.append({"question": prompt.format(*values) + extra, "answer": answer.format(*values)})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Sums in one order, and no fight over cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The checkpoint and the stage files, made once."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    root = tmp_path_factory.mktemp("tiny")
+    tokenizer = AutoTokenizer.from_pretrained(resolve("demo:tiny-llama"))
+    config = LlamaConfig(
+        vocab_size=1024,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.1,
+    )
+    torch.manual_seed(0)
+    lm = LlamaForCausalLM(config)
+    lm.save_pretrained(root / "base")
+    tokenizer.save_pretrained(root / "base")
+    (root / "data").mkdir()
+    for name, count in {"inst": 8, "tofu": 12, "math": 10, "safety": 11}.items():
+        _write_rows(root / "data" / f"{name}.jsonl", name, 0, count)
+    _write_rows(root / "data" / "math-heldout.jsonl", "math", 20, 5)
+    return Tiny(root / "base", root / "data", root)
+
+
+@pytest.fixture
+def tiny(shared_tiny: Tiny, tmp_path: Path) -> Tiny:
+    """The shared checkpoint and files; the test writes into its own folder."""
+    return Tiny(shared_tiny.base, shared_tiny.data, tmp_path)
+
+
+Start = Callable[..., BaseProcess]
+
+
+@pytest.fixture(scope="session")
+def children() -> Iterator[multiprocessing.context.ForkServerContext]:
+    """A server that forks real processes with everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTS)
+    first = context.Process(target=os.getpid)
+    first.start()
+    first.join(60)
+    yield context
+
+
+@pytest.fixture
+def start(children: multiprocessing.context.ForkServerContext, tmp_path: Path) -> Iterator[Start]:
+    """Starts ``target(*args)`` in a process of its own; stdout and stderr go to a file."""
+    started: list[BaseProcess] = []
+
+    def start_process(
+        target: Callable[..., Any], *args: Any, output: str = "output"
+    ) -> BaseProcess:
+        process = children.Process(target=_child, args=(tmp_path / output, target, args))
+        process.start()
+        started.append(process)
+        return process
+
+    yield start_process
+    for process in started:
+        if process.is_alive():
+            process.kill()
+        process.join(30)
+
+
+def _child(output: Path, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    torch.set_num_threads(1)
+    try:
+        target(*args)
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)

@@ -1,0 +1,304 @@
+"""Monitors: when they look, that their numbers are right, and what they cost."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from conftest import Tiny
+from torch import Tensor
+
+from lightning_unlearn import (
+    GA,
+    AnswerLikelihood,
+    CausalLM,
+    InputError,
+    LabelLikelihood,
+    MathAccuracy,
+    Measurement,
+    Monitor,
+    Recipe,
+    StagedDataModule,
+    StagedTrainer,
+)
+from lightning_unlearn.adapters import LEARN, UNLEARN, choose_adapters
+from lightning_unlearn.data.reading import Row
+from lightning_unlearn.monitors.phrases import LABEL, PARAPHRASES
+from lightning_unlearn.records import EXAMPLES, STEPS, read_table
+
+PATH = ["math", "safety"]
+
+
+def fitted(
+    tiny: Tiny, monitors: list[Monitor], **changes: Any
+) -> tuple[StagedTrainer, CausalLM, StagedDataModule]:
+    """A run of 7 steps of unlearning, unless `changes` say otherwise."""
+    given: dict[str, Any] = {"order": PATH, "unlearn": Recipe(lr=2e-3, steps=7, batch_size=4)}
+    trainer, module = tiny.trainer([GA(), *monitors]), tiny.module()
+    data = tiny.datamodule(**{**given, **changes})
+    trainer.fit(module, data)
+    return trainer, module, data
+
+
+def table(trainer: StagedTrainer, file: str) -> pd.DataFrame:
+    assert trainer.run_dir is not None
+    return read_table(trainer.run_dir / file)
+
+
+class Constant(Monitor):
+    """Gives the number of the step and a value per example."""
+
+    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+        return {"mine/step": torch.tensor(view.module.step), "mine/rows": torch.arange(3)}
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"),
+    [(0, [0, 7]), (1, list(range(8))), (3, [0, 3, 6, 7]), (7, [0, 7]), (100, [0, 7])],
+)
+def test_looks_at_0_k_2k_and_last(tiny: Tiny, every: int, steps: list[int]) -> None:
+    trainer, _, _ = fitted(tiny, [Constant(every)], order=["safety"])
+    records = table(trainer, STEPS)
+    assert list(records[records["measure"] == "mine/step"]["step"]) == steps
+    assert list(records[records["measure"] == "mine/step"]["value"]) == steps
+    assert set(records["stage"]) == {"unlearn"} and set(records["method"]) == {"GA"}
+    assert set(records["path"]) == {"safety"} and set(records["position"]) == {1}
+
+
+def test_examples_and_records_agree(tiny: Tiny) -> None:
+    monitors = [Constant(3), AnswerLikelihood(3), LabelLikelihood(3, limit=4)]
+    trainer, _, data = fitted(tiny, monitors)
+    records, examples = table(trainer, STEPS), table(trainer, EXAMPLES)
+    assert not records.duplicated(["step", "measure"]).any()
+    assert not examples.duplicated(["step", "measure", "example"]).any()
+    means = examples.groupby(["step", "measure"])["value"].mean()
+    for row in records.itertuples():
+        if row.measure != "mine/step":
+            assert means[row.step, row.measure] == pytest.approx(row.value, abs=1e-12)
+    counts = examples.groupby("measure")["example"].nunique().to_dict()
+    assert counts == {
+        "mine/rows": 3,
+        "answers/math": len(data.heldout_examples["math"]),
+        "answers/safety": len(data.examples["safety"]),
+        "forget/label": 4,
+        "forget/paraphrases": 4,
+        "forget/mean": 4,
+    }
+    assert trainer.observations is not None
+    assert trainer.observations.first_and_last()["mine/step"] == (0.0, 7.0)
+
+
+def naive(module: CausalLM, ids: tuple[int, ...], start: int) -> float:
+    """Mean log-probability of the tokens from `start` on: the whole softmax, one sequence."""
+    with torch.no_grad():
+        logits = module.lm(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double()
+    found = logits.log_softmax(-1)[range(start - 1, len(ids) - 1), ids[start:]]
+    return float(found.mean())
+
+
+def naive_answer(module: CausalLM, data: StagedDataModule, row: Row) -> float:
+    assert data.format is not None
+    tokenizer = data.format.tokenizer
+    prompt = tokenizer.apply_chat_template(
+        list(row.turns), tokenize=False, add_generation_prompt=True
+    )
+    turns = [*row.turns, {"role": "assistant", "content": row.answer}]
+    whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    ids, prompt_ids = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (whole, prompt))
+    return naive(module, tuple(ids), len(prompt_ids))
+
+
+def test_values_are_those_of_a_naive_computation(tiny: Tiny) -> None:
+    monitors = [LabelLikelihood(0), AnswerLikelihood(0)]
+    trainer, module, data = fitted(tiny, monitors)
+    assert data.format is not None
+    module.eval()
+    examples = table(trainer, EXAMPLES)
+    for step, active in ((0, [LEARN]), (7, [LEARN, UNLEARN])):
+        choose_adapters(module.peft, active, None)
+        seen = examples[examples["step"] == step].set_index(["measure", "example"])["value"]
+        for stage, rows in (("math", data.heldout_rows["math"]), ("safety", data.rows["safety"])):
+            for number, row in enumerate(rows):
+                expected = naive_answer(module, data, row)
+                assert seen[f"answers/{stage}", number] == pytest.approx(expected, abs=1e-5)
+        for number, row in enumerate(data.rows["safety"][:3]):
+            prompt = data.format.prompt_ids(row)
+            scores = [
+                naive(module, prompt + data.format.phrase_ids(row, phrase), len(prompt))
+                for phrase in (LABEL, *PARAPHRASES)
+            ]
+            assert seen["forget/label", number] == pytest.approx(scores[0], abs=1e-5)
+            rest = sum(scores[1:]) / len(PARAPHRASES)
+            assert seen["forget/paraphrases", number] == pytest.approx(rest, abs=1e-5)
+            mean = sum(scores) / len(scores)
+            assert seen["forget/mean", number] == pytest.approx(mean, abs=1e-5)
+
+
+def test_measuring_in_other_batches_gives_the_same_values(tiny: Tiny) -> None:
+    found = []
+    for size in (1, 3, 32):
+        place = tiny.below(str(size))
+        trainer, _, _ = fitted(
+            place, [LabelLikelihood(0), AnswerLikelihood(0)], measure_batch_size=size
+        )
+        found.append(torch.tensor(table(trainer, EXAMPLES)["value"].to_numpy()))
+    assert torch.allclose(found[0], found[1], atol=1e-5)
+    assert torch.allclose(found[0], found[2], atol=1e-5)
+
+
+class Again(AnswerLikelihood):
+    """Asks what AnswerLikelihood asks, under other names."""
+
+    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+        return {f"again/{k}": v for k, v in super().measure(view).items()}
+
+
+def test_monitors_that_ask_the_same_cost_one_forward(tiny: Tiny) -> None:
+    counts = []
+    seen = {}
+    for monitors in ([AnswerLikelihood(0)], [AnswerLikelihood(0), Again(0), Again(0)]):
+        module, data = tiny.module(), tiny.datamodule(order=PATH)
+        module.configure_model()
+        calls: list[int] = []
+        assert module.net is not None
+        module.net.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023
+        trainer = tiny.below(str(len(monitors))).trainer([GA(), *monitors])
+        trainer.fit(module, data)
+        counts.append(len(calls))
+        assert trainer.observations is not None
+        seen = {(step, name): value for step, name, value in trainer.observations.steps}
+    assert counts[0] == counts[1]
+    assert all(seen[step, f"again/{n}"] == v for (step, n), v in seen.items() if "again" not in n)
+
+
+def test_validate_is_the_last_look_of_fit(tiny: Tiny) -> None:
+    monitors = [LabelLikelihood(2), AnswerLikelihood(3), MathAccuracy(attempts=2, max_new_tokens=4)]
+    trainer, _, _ = fitted(tiny, monitors)
+    records = table(trainer, STEPS)
+    last = records[records["step"] == 7].set_index("measure")["value"].to_dict()
+    first = records[records["step"] == 0].set_index("measure")["value"].to_dict()
+    fresh = tiny.trainer([GA(), *monitors])
+    module = tiny.module()
+    data = tiny.datamodule(order=PATH, unlearn=Recipe(lr=2e-3, steps=7, batch_size=4))
+    assert fresh.validate(module, data) == last
+    assert fresh.validate(module, data, stage="unlearn") == last
+    assert fresh.validate(module, data, stage="safety") == first
+    base = fresh.validate(module, data, stage="base")
+    assert base != first and set(base) == set(first)
+    assert fresh.validate(module, data) == last, "the base was only looked at"
+    assert trainer.validate(tiny.module(), data) == last
+
+
+def test_validate_of_what_is_not_there(tiny: Tiny) -> None:
+    trainer = tiny.trainer([GA(), AnswerLikelihood()])
+    data = tiny.datamodule(order=PATH)
+    with pytest.raises(InputError, match="nothing is stored of this path after unlearn"):
+        trainer.validate(tiny.module(), data)
+    with pytest.raises(InputError, match=r"stage: found 'tofu', expected one of base, math, safe"):
+        trainer.validate(tiny.module(), data, stage="tofu")
+    with pytest.raises(InputError, match="found no monitor, so there is nothing to measure"):
+        tiny.trainer([GA()]).validate(tiny.module(), data)
+    trainer.validate(tiny.module(), data, stage="base")
+
+
+def test_validate_of_a_trained_path_without_unlearning(tiny: Tiny) -> None:
+    data = tiny.datamodule(order=["math"], forget=None)
+    tiny.trainer([]).fit(tiny.module(), data)
+    seen = tiny.trainer([AnswerLikelihood()]).validate(tiny.module(), data)
+    assert list(seen) == ["answers/math"]
+
+
+def check(tiny: Tiny, monitor: Monitor, **changes: Any) -> None:
+    tiny.trainer([GA(), monitor]).check(tiny.module(), tiny.datamodule(**changes))
+
+
+def test_math_accuracy_refuses_what_it_cannot_judge(tiny: Tiny) -> None:
+    check(tiny, MathAccuracy())
+    with pytest.raises(InputError, match=r"MathAccuracy\.stage: found 'history', expected a stage"):
+        check(tiny, MathAccuracy("history"))
+    with pytest.raises(
+        InputError, match=r"found 'math', expected a stage of the path tofu, safety"
+    ):
+        check(tiny, MathAccuracy(), order=["tofu", "safety"])
+    with pytest.raises(InputError, match=r"tofu\.jsonl, row 1, line 1: .* no number after ####"):
+        check(tiny, MathAccuracy("tofu"))
+    for settings in ({"attempts": 0}, {"max_new_tokens": 0}, {"limit": 0}, {"temperature": 0.0}):
+        with pytest.raises(InputError, match=rf"MathAccuracy\.{next(iter(settings))}: found 0"):
+            MathAccuracy(**settings)
+
+
+def test_math_accuracy_checks_the_rows_it_will_ask(tiny: Tiny) -> None:
+    """Of the forget stage those are the training rows, not the held-out ones."""
+    stages = tiny.stages()
+    stages["math"].heldout = str(tiny.data / "tofu.jsonl")
+    check(tiny, MathAccuracy(), stages=stages, forget="math")
+    with pytest.raises(InputError, match="no number after ####"):
+        check(tiny, MathAccuracy(), stages=stages)
+
+
+def test_settings_of_monitors_are_checked() -> None:
+    with pytest.raises(InputError, match=r"AnswerLikelihood\.every: found -1"):
+        AnswerLikelihood(every=-1)
+    with pytest.raises(InputError, match=r"LabelLikelihood\.limit: found 0"):
+        LabelLikelihood(limit=0)
+    with pytest.raises(InputError, match="found an empty phrase"):
+        LabelLikelihood(paraphrases=["No", " "])
+    with pytest.raises(TypeError, match="is a monitor without measure"):
+        type("Idle", (Monitor,), {})
+
+
+def right(text: str, row: Row) -> bool:
+    return len(text) % 2 == 0
+
+
+class Judge(MathAccuracy):
+    """Counts texts of even length as right, so that accuracies are neither 0 nor 1."""
+
+    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+        options: dict[str, Any] = {"attempts": self.attempts, "max_new_tokens": 6, "batch_size": 2}
+        return {"accuracy/even": view.share_right(self.stage, right, **options)}
+
+
+@pytest.mark.parametrize("attempts", [1, 4])
+def test_written_answers_are_those_of_generate(tiny: Tiny, attempts: int) -> None:
+    trainer, module, data = fitted(tiny, [Judge(attempts=attempts)])
+    seen = table(trainer, EXAMPLES)
+    last = seen[seen["step"] == 7]["value"].tolist()
+    assert len(last) == 5 and set(last) <= {n / attempts for n in range(attempts + 1)}
+    if attempts > 1:
+        return
+    assert data.format is not None
+    ends = list(data.format.end_ids(data.heldout_rows["math"][0]))
+    module.eval()
+    for row, share in zip(data.heldout_rows["math"], last, strict=True):
+        prompt = torch.tensor([data.format.prompt_ids(row)])
+        ids = prompt
+        for _ in range(6):
+            with torch.no_grad():
+                best = module.lm(input_ids=ids, use_cache=False).logits[:, -1].argmax(-1)
+            ids = torch.cat([ids, best[:, None]], 1)
+            if int(best) in ends:
+                break
+        text = data.format.tokenizer.decode(
+            ids[0, prompt.shape[1] :].tolist(), skip_special_tokens=True
+        )
+        assert share == float(right(text, row))
+
+
+def test_monitors_leave_no_trace_in_the_key_of_training(tiny: Tiny) -> None:
+    """Other monitors unlearn anew, but no stage is trained again."""
+    trainer, _, _ = fitted(tiny, [AnswerLikelihood(0)])
+    again, _, _ = fitted(tiny, [AnswerLikelihood(3)])
+    assert trainer.trained == [*PATH, "unlearn"] and again.trained == ["unlearn"]
+    assert trainer.run_dir is not None and again.run_dir is not None
+    file = Path(UNLEARN) / "adapter_model.safetensors"
+    assert (trainer.run_dir / file).read_bytes() == (again.run_dir / file).read_bytes()
+
+
+def test_public_monitors_document_their_arguments() -> None:
+    for monitor in (LabelLikelihood, AnswerLikelihood, MathAccuracy):
+        for name in list(inspect.signature(monitor.__init__).parameters)[1:]:
+            assert f"{name}:" in (monitor.__doc__ or ""), f"{monitor.__name__}.{name}"

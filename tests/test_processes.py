@@ -1,0 +1,158 @@
+"""How the work is cut changes nothing: micro-batches, and two real processes with gloo."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from conftest import Tiny, results
+
+from lightning_unlearn import (
+    GA,
+    NPO,
+    AnswerLikelihood,
+    LabelLikelihood,
+    MathAccuracy,
+    Recipe,
+    StagedTrainer,
+    Unlearning,
+)
+from lightning_unlearn.records import read_table
+
+# tofu leaves one row over at the end, so that the second process has none; math leaves two.
+PATH = ["tofu", "math", "safety"]
+
+
+def fitted(
+    tiny: Tiny, method: Unlearning, micro: int | None = None, batch: int = 4, **changes: Any
+) -> StagedTrainer:
+    stages = tiny.stages(batch_size=batch, gradient_clip=1.0)
+    stages["tofu"].limit = 2 * batch + 1
+    data = tiny.datamodule(
+        stages=stages,
+        order=PATH,
+        unlearn=Recipe(lr=2e-3, epochs=2, batch_size=batch),
+        micro_batch_size=micro,
+        measure_batch_size=3,
+    )
+    monitors = [LabelLikelihood(2), AnswerLikelihood(2), MathAccuracy(attempts=2, max_new_tokens=3)]
+    trainer = tiny.trainer([method, *monitors], **changes)
+    trainer.fit(tiny.module(), data)
+    return trainer
+
+
+def seen(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    training = read_table(run / "training.parquet").set_index(["stage", "step"])
+    examples = read_table(run / "examples.parquet").set_index(["step", "measure", "example"])
+    return training, examples["value"]
+
+
+def assert_same(run: Path, other: Path) -> None:
+    (training, values), (training_, values_) = seen(run), seen(other)
+    assert training.index.equals(training_.index) and values.index.equals(values_.index)
+    assert training["lr"].equals(training_["lr"])
+    torch.testing.assert_close(
+        torch.tensor(training["loss"].to_numpy()),
+        torch.tensor(training_["loss"].to_numpy()),
+        rtol=1e-6,
+        atol=1e-6,
+    )
+    torch.testing.assert_close(
+        torch.tensor(values.to_numpy()), torch.tensor(values_.to_numpy()), rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("method", "sizes"), [(NPO, (8, 4, 2, 1)), (GA, (1, None))])
+def test_micro_batches_change_nothing(
+    tiny: Tiny, method: type[Unlearning], sizes: tuple[int | None, ...]
+) -> None:
+    runs = []
+    for micro in sizes:
+        trainer = fitted(tiny.below(str(micro)), method(), micro, batch=8)
+        assert trainer.trained == [*PATH, "unlearn"] and trainer.run_dir is not None
+        runs.append(trainer.run_dir)
+    for run in runs[1:]:
+        assert_same(runs[0], run)
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from conftest import Tiny, results
+from lightning_unlearn import CausalLM, GA, NPO, AnswerLikelihood
+from test_processes import fitted
+
+if __name__ == "__main__":
+    tiny = Tiny(**{{name: Path(value) for name, value in json.loads(sys.argv[1]).items()}})
+    told = []
+    for method in (NPO(), GA(), NPO()):
+        trainer = fitted(tiny, method, accelerator="cpu", devices=2, strategy="ddp")
+        assert trainer.world_size == 2
+        told.append((trainer.trained, str(trainer.run_dir), trainer.observations.steps))
+        if len(told) == 2:
+            before = {{run: results(Path(run)) for _, run, _ in told}}
+    assert results(Path(told[2][1])) == before[told[0][1]]
+    measures = trainer.validate(tiny.module(), {data})
+    (tiny.root / f"told-{{trainer.global_rank}}.json").write_text(json.dumps([told, measures]))
+"""
+# The data of `fitted`, at hand once it has run.
+DATA = "trainer.observations.data"
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
+
+
+def run_script(script: Path, *arguments: str, seconds: float = 240) -> str:
+    """Run a script that Lightning starts once more, and leave none of its processes behind."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MASTER_", "LOCAL_"))}
+    environment |= {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1", "NODE_RANK": "0"}
+    process = subprocess.Popen(
+        [sys.executable, str(script), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert process.returncode == 0, output
+    return output
+
+
+def test_two_processes_are_one(tiny: Tiny) -> None:
+    """Losses and measures of two processes are those of one, and both know all of them."""
+    script = tiny.root / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), data=DATA))
+    two = tiny.below("two")
+    two.root.mkdir()
+    run_script(script, two.settings())
+    told = [json.loads((two.root / f"told-{rank}.json").read_text()) for rank in (0, 1)]
+    assert told[0] == told[1]
+    runs, measures = told[0]
+    assert [trained for trained, _, _ in runs] == [[*PATH, "unlearn"], ["unlearn"], []]
+    assert {name: value for _, name, value in runs[2][2]} == measures
+    one = tiny.below("one")
+    for method, (_, run, _) in zip((NPO(), GA()), runs[:2], strict=True):
+        alone = fitted(one, method)
+        assert alone.run_dir is not None
+        assert_same(alone.run_dir, Path(run))
+        assert set(results(alone.run_dir)) == set(results(Path(run)))

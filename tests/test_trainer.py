@@ -1,0 +1,698 @@
+"""The walk: what is trained, what is taken from the store, and what survives."""
+
+import importlib
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import Start, Tiny, results
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from lightning_unlearn import (
+    GA,
+    NPO,
+    AnswerLikelihood,
+    DivergedError,
+    InputError,
+    LabelLikelihood,
+    LogProbs,
+    LoRA,
+    MathAccuracy,
+    Measurement,
+    Monitor,
+    Recipe,
+    StagedDataModule,
+    StagedTrainer,
+    Unlearning,
+)
+from lightning_unlearn.cli import main
+from lightning_unlearn.module import supervised
+from lightning_unlearn.records import read_table
+from lightning_unlearn.store import MANIFEST, StageStore
+from lightning_unlearn.trainer import PlannedStage
+
+PATH = ["tofu", "math", "safety"]
+
+
+def monitors() -> list[Monitor]:
+    """One of each kind, sampled answers included."""
+    return [
+        LabelLikelihood(every=1, limit=3),
+        AnswerLikelihood(every=2),
+        MathAccuracy(attempts=2, max_new_tokens=3),
+    ]
+
+
+def fitted(
+    tiny: Tiny,
+    method: Unlearning | None = None,
+    order: list[str] = PATH,
+    watched: bool = True,
+    dropout: float = 0.0,
+    **changes: Any,
+) -> StagedTrainer:
+    """A whole walk with a module and a data module of its own."""
+    callbacks = [method or NPO(), *(monitors() if watched else [])]
+    trainer = tiny.trainer(callbacks, **changes)
+    lora = LoRA(rank=4, alpha=8, dropout=dropout)
+    trainer.fit(tiny.module(lora=lora), tiny.datamodule(order=order))
+    return trainer
+
+
+def run_of(trainer: StagedTrainer) -> Path:
+    assert trainer.run_dir is not None
+    return trainer.run_dir
+
+
+def walk(tiny: Tiny, dropout: float = 0.0, order: list[str] = PATH) -> None:
+    """For child processes."""
+    fitted(tiny, dropout=dropout, order=order)
+
+
+def test_a_second_run_trains_nothing_and_ends_the_same(tiny: Tiny) -> None:
+    first = fitted(tiny)
+    assert first.trained == [*PATH, "unlearn"]
+    before = results(run_of(first))
+    about = (run_of(first) / "run.json").read_bytes()
+    assert {"records.parquet", "examples.parquet", "training.parquet"} < set(before)
+    second = fitted(tiny)
+    assert second.trained == []
+    assert run_of(second) == run_of(first)
+    assert results(run_of(second)) == before
+    assert (run_of(second) / "run.json").read_bytes() == about
+    assert json.loads(about)["finished"] is True
+    assert first.observations is not None and second.observations is not None
+    assert second.observations.steps == first.observations.steps
+    assert second.observations.examples == first.observations.examples
+
+
+def test_the_model_is_the_last_one_also_when_nothing_was_trained(tiny: Tiny) -> None:
+    ids = torch.arange(3, 30)[None]
+    found = []
+    for _ in range(2):
+        module = tiny.module()
+        tiny.trainer([GA()]).fit(module, tiny.datamodule(order=["safety"]))
+        module.eval()
+        with torch.no_grad():
+            found.append(module.lm(input_ids=ids).logits)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_run_resumed_in_a_new_process_is_the_same_run(
+    tiny: Tiny, start: Start, dropout: float
+) -> None:
+    whole = fitted(tiny.below("whole"), dropout=dropout)
+    # In the other process the last two steps of the walk are missing.
+    shutil.copytree(whole.store.folder, tiny.root / "parts" / "store")
+    manifests = {
+        name: (file.parent, json.loads(file.read_text())["content"])
+        for file in (tiny.root / "parts" / "store").glob(f"*/{MANIFEST}")
+        for name in [json.loads(file.read_text())["details"]["stage"]]
+    }
+    assert sorted(manifests) == sorted([*PATH, "unlearn"])
+    for name in (PATH[-1], "unlearn"):
+        shutil.rmtree(manifests[name][0])
+    torch.rand(7)
+    child = start(walk, tiny.below("parts"), dropout)
+    child.join(120)
+    assert child.exitcode == 0, (tiny.root / "output").read_text()
+    (run,) = (tiny.root / "parts" / "runs" / "NPO").iterdir()
+    assert results(run) == results(run_of(whole))
+
+
+def test_dropout_is_at_work(tiny: Tiny) -> None:
+    with_it = results(run_of(fitted(tiny.below("one"), dropout=0.3, watched=False)))
+    without = results(run_of(fitted(tiny.below("two"), dropout=0.0, watched=False)))
+    weights = "unlearn/adapter_model.safetensors"
+    assert with_it[weights] != without[weights]
+
+
+def test_monitors_do_not_disturb_training(tiny: Tiny) -> None:
+    watched = fitted(tiny.below("watched"), dropout=0.3)
+    alone = fitted(tiny.below("alone"), dropout=0.3, watched=False)
+    for file in ("learn", "unlearn"):
+        name = f"{file}/adapter_model.safetensors"
+        assert results(run_of(watched))[name] == results(run_of(alone))[name]
+    assert (
+        results(run_of(watched))["training.parquet"] == results(run_of(alone))["training.parquet"]
+    )
+    assert len(read_table(run_of(alone) / "records.parquet")) == 0
+
+
+def test_paths_share_their_beginnings(tiny: Tiny) -> None:
+    trained = [
+        fitted(tiny, order=order, watched=False).trained
+        for order in (
+            ["tofu", "math", "safety"],
+            ["tofu", "safety", "math"],
+            ["safety", "tofu", "math"],
+            ["tofu", "safety"],
+        )
+    ]
+    assert trained == [
+        ["tofu", "math", "safety", "unlearn"],
+        ["safety", "math", "unlearn"],
+        ["safety", "tofu", "math", "unlearn"],
+        ["unlearn"],
+    ]
+
+
+def test_seeds_and_methods_go_to_folders_of_their_own(tiny: Tiny) -> None:
+    runs = [
+        run_of(fitted(tiny, order=["safety"], watched=False)),
+        run_of(fitted(tiny, order=["safety"], watched=False, seed=1)),
+        run_of(fitted(tiny, GA(), order=["safety"], watched=False)),
+    ]
+    names = [run.relative_to(tiny.root / "runs").as_posix() for run in runs]
+    assert names == ["NPO/p1_safety_s0", "NPO/p1_safety_s1", "GA/p1_safety_s0"]
+    assert len({results(run)["unlearn/adapter_model.safetensors"] for run in runs}) == 3
+
+
+def test_other_settings_never_overwrite_a_run(tiny: Tiny) -> None:
+    first = fitted(tiny, NPO(), order=["safety"], watched=False, name="run")
+    before = results(run_of(first))
+    second = fitted(tiny, NPO(beta=0.1), order=["safety"], watched=False, name="run")
+    third = fitted(tiny, NPO(beta=0.2), order=["safety"], watched=False, name="run")
+    assert [run_of(t).name for t in (first, second, third)] == ["run", "run_2", "run_3"]
+    assert results(run_of(first)) == before
+    again = fitted(tiny, NPO(beta=0.1), order=["safety"], watched=False, name="run")
+    assert run_of(again) == run_of(second) and again.trained == []
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"key": "other"}'])
+def test_a_folder_of_something_else_is_left_alone(tiny: Tiny, content: str) -> None:
+    folder = tiny.root / "runs" / "run"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(content)
+    trainer = fitted(tiny, order=["safety"], watched=False, name="run")
+    assert run_of(trainer).name == "run_2"
+    assert [file.name for file in folder.iterdir()] == ["run.json"]
+
+
+def test_a_place_where_nothing_can_be_written(tiny: Tiny) -> None:
+    (tiny.root / "file").write_text("x")
+    places: dict[str, Any]
+    for place in ("default_root_dir", "store"):
+        places = {place: str(tiny.root / "file" / "inside")}
+        with pytest.raises(InputError, match=rf"trainer\.{place}: .*can't be (made|written)"):
+            fitted(tiny, order=["safety"], watched=False, **places)
+
+
+def plan_of(tiny: Tiny, **changes: Any) -> list[PlannedStage]:
+    """The plan under changes: of the trainer, the module, or the data."""
+    trainer_changes = {k: changes.pop(k) for k in ("seed", "precision") if k in changes}
+    callbacks = changes.pop("callbacks", [NPO(), LabelLikelihood()])
+    module = tiny.module(**{k: changes.pop(k) for k in ("lora", "base") if k in changes})
+    data = tiny.datamodule(**{"order": PATH, **changes})
+    trainer = tiny.trainer(callbacks, **trainer_changes)
+    trainer.check(module, data)
+    return trainer.plan(module, data)
+
+
+def unchanged(tiny: Tiny, **changes: Any) -> int:
+    """How many steps of the walk keep their key under changes."""
+    pairs = zip(plan_of(tiny), plan_of(tiny, **changes), strict=True)
+    return [one.key == other.key for one, other in pairs].count(True)
+
+
+def edited_rows(tiny: Tiny) -> dict[str, Any]:
+    stages = tiny.stages()
+    file = tiny.root / "math.jsonl"
+    text = (tiny.data / "math.jsonl").read_text()
+    file.write_text(text.replace("shell", "stone", 1))
+    stages["math"].source = str(file)
+    return stages
+
+
+def same_rows_elsewhere(tiny: Tiny) -> dict[str, Any]:
+    stages = tiny.stages()
+    rows = [json.loads(line) for line in (tiny.data / "math.jsonl").read_text().splitlines()]
+    renamed = [{"q": row["question"], "a": row["answer"], "id": i} for i, row in enumerate(rows)]
+    file = tiny.root / "elsewhere.json"
+    file.write_text(json.dumps(renamed))
+    stages["math"].source, stages["math"].prompt, stages["math"].answer = str(file), "q", "a"
+    heldout = (tiny.data / "math-heldout.jsonl").read_text()
+    renamed_heldout = heldout.replace('"question"', '"q"').replace('"answer"', '"a"')
+    (tiny.root / "heldout.jsonl").write_text(renamed_heldout)
+    stages["math"].heldout = str(tiny.root / "heldout.jsonl")
+    return stages
+
+
+def with_math(tiny: Tiny, **changes: Any) -> dict[str, Any]:
+    stages = tiny.stages()
+    for name, value in changes.items():
+        setattr(stages["math"], name, value)
+    return stages
+
+
+def test_every_setting_that_decides_weights_changes_the_key(tiny: Tiny) -> None:
+    """Settings of a later step leave the keys of the earlier ones alone."""
+    assert unchanged(tiny) == 4
+    change: dict[str, Any]
+    for change in (
+        {"lora": LoRA(rank=2)},
+        {"lora": LoRA(rank=4, alpha=8, dropout=0.1)},
+        {"lora": None},
+        {"base": "demo:tiny-llama"},
+        {"precision": "bf16-true"},
+        {"seed": 1},
+        {"stages": tiny.stages(lr=1e-3)},
+    ):
+        assert unchanged(tiny, **change) == 0, change
+    for recipe in (
+        {"epochs": 2},
+        {"steps": 1},
+        {"batch_size": 2},
+        {"schedule": "cosine"},
+        {"warmup": 0.5},
+        {"decay": 0.5},
+        {"optimizer": "sgd"},
+        {"betas": (0.9, 0.99)},
+        {"momentum": 0.5},
+        {"weight_decay": 0.1},
+        {"gradient_clip": 1.0},
+        {"limit": 5},
+    ):
+        assert unchanged(tiny, stages=with_math(tiny, **recipe)) == 1, recipe
+    assert unchanged(tiny, stages=edited_rows(tiny)) == 1
+    for change in (
+        {"callbacks": [GA(), LabelLikelihood()]},
+        {"callbacks": [NPO(beta=0.4), LabelLikelihood()]},
+        {"callbacks": [NPO()]},
+        {"callbacks": [NPO(), LabelLikelihood(every=3)]},
+        {"callbacks": [NPO(), LabelLikelihood(paraphrases=["No"])]},
+        {"unlearn": Recipe(lr=1e-3, batch_size=4)},
+        {"stages": with_math(tiny, heldout_limit=2)},
+    ):
+        assert unchanged(tiny, **change) == 3, change
+
+
+def test_what_changes_only_speed_and_place_leaves_the_key(tiny: Tiny) -> None:
+    assert unchanged(tiny, micro_batch_size=1) == 4
+    assert unchanged(tiny, stages=same_rows_elsewhere(tiny)) == 4
+    copied = shutil.copytree(tiny.base, tiny.root / "copy")
+    assert unchanged(tiny, base=str(copied)) == 4
+    shuffled = dict(reversed(tiny.stages().items()))
+    assert unchanged(tiny, stages=shuffled) == 4
+
+
+def test_stages_that_are_not_on_the_path_do_not_matter(tiny: Tiny) -> None:
+    stages = tiny.stages()
+    stages["inst"].source = "nowhere.jsonl"
+    assert unchanged(tiny, stages=stages) == 4
+
+
+OWN = """
+from lightning_unlearn import Unlearning
+
+class Own(Unlearning):
+    uses_reference = False
+
+    def __init__(self, weight: float = 1.0, words=()):
+        super().__init__()
+        self.weight = weight
+        self.words = words
+
+    def loss(self, policy, reference):
+        return self.weight * policy.mean
+"""
+
+
+def test_an_own_method_is_told_apart_by_parameters_and_source(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tiny.root))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = tiny.root / "own_method.py"
+    file.write_text(OWN)
+    own = importlib.import_module("own_method")
+    first = fitted(tiny, own.Own(), order=["safety"], watched=False)
+    assert fitted(tiny, own.Own(), order=["safety"], watched=False).trained == []
+    assert fitted(tiny, own.Own(2.0), order=["safety"], watched=False).trained == ["unlearn"]
+    file.write_text(OWN.replace("self.weight *", "2 * self.weight *"))
+    importlib.reload(own)
+    edited = fitted(tiny, own.Own(), order=["safety"], watched=False)
+    assert edited.trained == ["unlearn"]
+    assert run_of(edited) != run_of(first)
+    # A set has no order of its own: it must not change the key from process to process.
+    keys = [
+        plan_of(tiny, callbacks=[own.Own(words=words)])[-1].key
+        for words in ({"a", "b", "c", "d"}, {"d", "c", "b", "a"})
+    ]
+    assert keys[0] == keys[1]
+    monkeypatch.delitem(sys.modules, "own_method")
+
+
+class NotANumber(Unlearning):
+    """Its loss breaks in the second step."""
+
+    uses_reference = False
+
+    def __init__(self, value: float = math.nan) -> None:
+        super().__init__()
+        self.value = value
+        self._calls = 0
+
+    def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
+        self._calls += 1
+        return policy.sum * (self.value if self._calls == 2 else 1.0)
+
+
+class Raises(NotANumber):
+    """It breaks with an error of its own."""
+
+    def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
+        if self._calls == 1:
+            raise RuntimeError("own mistake")
+        return super().loss(policy, reference)
+
+
+class WrongShape(NotANumber):
+    """It reduces what must not be reduced."""
+
+    def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
+        return policy.sum.mean()
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "message"),
+    [
+        (NotANumber(), DivergedError, r"stage unlearn, step 2 of 3: the loss is nan\..* is kept"),
+        (NotANumber(math.inf), DivergedError, r"stage unlearn, step 2 of 3: the loss is -inf"),
+        (Raises(), RuntimeError, "own mistake"),
+        (
+            WrongShape(),
+            InputError,
+            r"objective returned a tensor of shape \(\), expected one value",
+        ),
+    ],
+)
+def test_a_failing_method_leaves_stages_stored_and_module_usable(
+    tiny: Tiny, method: Unlearning, error: type[Exception], message: str
+) -> None:
+    module, data = tiny.module(), tiny.datamodule(order=["tofu", "safety"])
+    trainer = tiny.trainer([method])
+    with pytest.raises(error, match=f"(?s){message}"):
+        trainer.fit(module, data)
+    about = json.loads((run_of(trainer) / "run.json").read_text())
+    assert about["finished"] is False
+    assert not (run_of(trainer) / "unlearn").exists()
+    # The same module goes on to another method, and nothing of the failure is left in it.
+    after = tiny.trainer([NPO()])
+    after.fit(module, data)
+    assert after.trained == ["unlearn"]
+    apart = fitted(tiny.below("apart"), order=["tofu", "safety"], watched=False)
+    assert results(run_of(after)) == results(run_of(apart))
+
+
+def test_a_training_stage_that_diverges_is_named(tiny: Tiny) -> None:
+    stages = tiny.stages()
+    stages["math"].lr = 1e30
+    with pytest.raises(DivergedError, match=r"stage math, step \d of 3.* \(now 1e\+30\)"):
+        tiny.trainer([GA()]).fit(tiny.module(), tiny.datamodule(stages=stages, order=PATH))
+    trainer = tiny.trainer([GA()])
+    trainer.fit(tiny.module(), tiny.datamodule(order=PATH))
+    assert trainer.trained == ["math", "safety", "unlearn"]
+
+
+def test_the_objective_is_given_back(tiny: Tiny) -> None:
+    module = tiny.module()
+    method = NPO()
+    trainer = tiny.trainer([method])
+    trainer.fit(module, tiny.datamodule(order=["safety"]))
+    assert module.objective is supervised
+    assert method._reference is None
+    failing = tiny.trainer([Raises()])
+    with pytest.raises(RuntimeError, match="own mistake"):
+        failing.fit(module, tiny.datamodule(order=["safety"]))
+    assert module.objective is supervised
+
+
+def nothing_written(tiny: Tiny) -> bool:
+    return not (tiny.root / "runs").exists() and not (tiny.root / "store").exists()
+
+
+def test_mistakes_are_found_before_anything_is_written(tiny: Tiny) -> None:
+    with pytest.raises(InputError, match=r"found 2 unlearning methods \(GA and NPO\), expected"):
+        tiny.trainer([GA(), NPO()])
+    cases: list[tuple[list[Any], dict[str, Any], str]] = [
+        ([], {}, r"stage 'safety' is to be forgotten \(data\.forget\), but no callback unlearns"),
+        ([GA()], {"forget": None}, r"data\.forget: found null, but GA is among trainer\.callbacks"),
+        ([GA()], {"micro_batch_size": 3}, r"data\.stages\.inst\.batch_size: found 4, which can't"),
+        ([GA(), MathAccuracy("history")], {}, r"MathAccuracy\.stage: found 'history'"),
+        ([LabelLikelihood()], {"forget": None}, "LabelLikelihood: .* data.forget is null"),
+    ]
+    for callbacks, changes, message in cases:
+        with pytest.raises(InputError, match=message):
+            tiny.trainer(callbacks).fit(tiny.module(), tiny.datamodule(**changes))
+    stages = tiny.stages()
+    stages["math"].source = str(tiny.root / "missing.jsonl")
+    with pytest.raises(InputError, match=r"data\.stages\.math\.source: .*found no such file"):
+        tiny.trainer([GA()]).fit(tiny.module(), tiny.datamodule(stages=stages))
+    assert nothing_written(tiny)
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])
+def test_spawned_processes_are_refused(tiny: Tiny, strategy: str) -> None:
+    trainer = tiny.trainer([GA()], strategy=strategy, devices=2)
+    with pytest.raises(InputError, match=r"trainer\.strategy: spawned or forked .* use ddp"):
+        trainer.fit(tiny.module(), tiny.datamodule())
+    assert nothing_written(tiny)
+
+
+def test_training_without_unlearning(tiny: Tiny) -> None:
+    trainer = tiny.trainer([])
+    trainer.fit(tiny.module(), tiny.datamodule(forget=None, order=["math", "tofu"]))
+    assert trainer.trained == ["math", "tofu"]
+    assert run_of(trainer).relative_to(tiny.root).as_posix() == "runs/trained/math-tofu_s0"
+    names = {file.name for file in run_of(trainer).iterdir()}
+    assert names == {"learn", "run.json", "training.parquet"}
+    history = read_table(run_of(trainer) / "training.parquet")
+    assert list(history["stage"]) == ["math"] * 3 + ["tofu"] * 3
+    assert list(history["step"]) == [1, 2, 3] * 2
+    assert (history["lr"] > 0).all() and history["loss"].notna().all()
+
+
+def test_a_damaged_entry_is_trained_again_to_the_same_bytes(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = fitted(tiny, watched=False)
+    before = results(run_of(first))
+    plan = json.loads((run_of(first) / "run.json").read_text())["stages"]
+    weights = first.store.folder / plan[1]["key"] / "learn" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    # Not looked at while later entries are whole.
+    assert fitted(tiny, watched=False).trained == []
+    shutil.rmtree(first.store.folder / plan[2]["key"])
+    second = fitted(tiny, watched=False)
+    assert second.trained == ["math", "safety"]
+    assert results(run_of(second)) == before
+    assert "is damaged" in capsys.readouterr().err
+
+
+def check_no_half_written_run(tiny: Tiny) -> None:
+    """A run that calls itself finished is whole; every entry of the store is whole."""
+    for about in (tiny.root / "runs").glob("*/*/run.json"):
+        if json.loads(about.read_text())["finished"]:
+            assert "unlearn/adapter_model.safetensors" in results(about.parent)
+    damage: list[str] = []
+    store = StageStore(tiny.root / "store", report=damage.append)
+    for entry in store.folder.glob(f"*/{MANIFEST}"):
+        assert store.get(entry.parent.name) is not None
+    assert damage == []
+
+
+def test_kills_at_random_moments_lose_nothing(tiny: Tiny, start: Start) -> None:
+    began = time.monotonic()
+    child = start(walk, tiny.below("undisturbed"))
+    child.join(120)
+    whole = time.monotonic() - began
+    assert child.exitcode == 0, (tiny.root / "output").read_text()
+    (undisturbed,) = (tiny.root / "undisturbed" / "runs" / "NPO").iterdir()
+    moments = random.Random(1)
+    killed = tiny.below("killed")
+    alive = 0
+    for _ in range(4):
+        child = start(walk, killed)
+        time.sleep(moments.uniform(0.2, 0.9) * whole)
+        alive += child.is_alive()
+        child.kill()
+        child.join(30)
+        check_no_half_written_run(killed)
+    assert alive > 0, "no kill came in time"
+    child = start(walk, killed)
+    child.join(120)
+    assert child.exitcode == 0, (tiny.root / "output").read_text()
+    (run,) = (killed.root / "runs" / "NPO").iterdir()
+    assert results(run) == results(undisturbed)
+    assert not list((killed.root / "store").glob("drafts/*"))
+
+
+def test_two_processes_do_the_same_run_at_once(tiny: Tiny, start: Start) -> None:
+    both = [start(walk, tiny) for _ in range(2)]
+    for child in both:
+        child.join(120)
+    output = (tiny.root / "output").read_text()
+    assert [child.exitcode for child in both] == [0, 0], output
+    (run,) = (tiny.root / "runs" / "NPO").iterdir()
+    apart = fitted(tiny.below("apart"))
+    assert results(run) == results(run_of(apart))
+    check_no_half_written_run(tiny)
+
+
+class Tells(Callback):
+    """Makes a file at the fifth step of the second stage."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        if pl_module.stage == "safety" and pl_module.step == 5:
+            Path(self.file).touch()
+
+
+def command(config: str) -> None:
+    """For a child process: the command line."""
+    sys.stderr.flush()
+    os._exit(main(["fit", "--config", config]))
+
+
+def test_interrupting_says_how_to_go_on(tiny: Tiny, start: Start) -> None:
+    stage = {"batch_size": 4, "lr": 1e-3}
+    sources = {name: str(tiny.data / f"{name}.jsonl") for name in ("tofu", "safety")}
+    config = {
+        "trainer": {
+            "default_root_dir": str(tiny.root / "runs"),
+            "store": str(tiny.root / "store"),
+            "accelerator": "cpu",
+            "callbacks": [
+                {"class_path": "GA"},
+                {"class_path": "test_trainer.Tells", "init_args": {"file": str(tiny.root / "on")}},
+            ],
+        },
+        "model": {"base": str(tiny.base), "lora": {"rank": 4}},
+        "data": {
+            "forget": "safety",
+            "stages": {
+                "tofu": {"source": sources["tofu"], "steps": 2, **stage},
+                "safety": {"source": sources["safety"], "steps": 100000, **stage},
+            },
+            "unlearn": stage,
+        },
+    }
+    file = tiny.root / "run.yaml"
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    child = start(command, str(file))
+    end = time.monotonic() + 90
+    while not (tiny.root / "on").exists():
+        assert time.monotonic() < end and child.is_alive(), (tiny.root / "output").read_text()
+        time.sleep(0.02)
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGINT)
+    child.join(60)
+    output = (tiny.root / "output").read_text()
+    assert child.exitcode == 130, output
+    said = " ".join(output.split())
+    assert "stopped in stage safety at step" in said
+    assert (
+        "of 100000. Stored stages of this path: tofu. The same command goes on from there." in said
+    )
+    assert "Traceback" not in output
+    check_no_half_written_run(tiny)
+
+
+def test_interrupting_between_stages_says_so_too(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_unlearn.cli._lightning", interrupted)
+    assert main(["fit", "--config", "some.yaml"]) == 130
+    assert "stopped; the same command goes on from here." in capsys.readouterr().err
+
+
+class Draws(Monitor):
+    """A monitor that uses random numbers."""
+
+    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+        return {"draws": torch.rand(3)}
+
+
+def test_a_trainer_that_has_fitted_finds_its_run_again(tiny: Tiny) -> None:
+    """Lightning leaves things on callbacks; they are no settings."""
+    trainer = tiny.trainer([NPO(), AnswerLikelihood()])
+    data = tiny.datamodule(order=["safety"])
+    folders = []
+    for _ in range(2):
+        trainer.fit(tiny.module(), data)
+        folders.append(trainer.run_dir)
+    assert trainer.trained == [] and folders[0] == folders[1]
+
+
+class Noise(Unlearning):
+    """A method that draws a direction at the start and noise at every step."""
+
+    uses_reference = False
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._scale = torch.rand(())
+
+    def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
+        return policy.sum * (self._scale + torch.rand(()))
+
+
+def test_methods_that_draw_random_numbers_can_be_repeated(tiny: Tiny) -> None:
+    found = []
+    for name in ("whole", "watched", "resumed"):
+        place = tiny.below(name)
+        if name == "resumed":
+            shutil.copytree(tiny.root / "whole" / "store", place.root / "store")
+            for manifest in (place.root / "store").glob(f"*/{MANIFEST}"):
+                if json.loads(manifest.read_text())["details"]["stage"] == "unlearn":
+                    shutil.rmtree(manifest.parent)
+        trainer = place.trainer([Noise(), *([Draws(1)] if name == "watched" else [])])
+        trainer.fit(place.module(), place.datamodule(order=["tofu", "safety"]))
+        assert "unlearn" in trainer.trained
+        found.append(results(run_of(trainer))["unlearn/adapter_model.safetensors"])
+    assert found == [found[0]] * 3
+
+
+def test_seed_decides_the_order_of_rows_whatever_the_path(tiny: Tiny) -> None:
+    def order(datamodule: StagedDataModule, seed: int) -> list[list[int]]:
+        tiny.trainer([GA()]).check(tiny.module(), datamodule)
+        return datamodule.begin("math", seed, 0, 1).steps
+
+    first = order(tiny.datamodule(order=["math", "safety"]), 0)
+    assert order(tiny.datamodule(order=["inst", "tofu", "safety", "math"]), 0) == first
+    assert order(tiny.datamodule(order=["math", "safety"]), 1) != first
+
+
+def test_one_trainer_and_one_module_do_several_runs(tiny: Tiny) -> None:
+    """Nothing is carried over from run to run but what is in the store."""
+    module, trainer = tiny.module(), tiny.trainer([NPO(), Draws(1)])
+    data = tiny.datamodule()
+    runs = []
+    for path in (["tofu", "safety"], ["safety", "tofu"]):
+        data.path = path
+        trainer.fit(module, data)
+        runs.append(results(run_of(trainer)))
+    for path, run in zip((["tofu", "safety"], ["safety", "tofu"]), runs, strict=True):
+        alone = tiny.below("-".join(path))
+        again = alone.trainer([NPO(), Draws(1)])
+        again.fit(alone.module(), alone.datamodule(order=path))
+        assert results(run_of(again)) == run
