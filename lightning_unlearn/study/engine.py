@@ -163,13 +163,16 @@ class Study:
         text = report.markdown(scores) + "\n" + "\n".join(f"- {line}" for line in findings) + "\n"
         records.write_text(self.folder / "table.md", text)
         records.write_text(self.folder / "table.csv", report.csv(scores))
-        self.console.print(report.render(scores))
-        for line in findings:
-            self.console.print(line, highlight=False, markup=False)
         written = ["table.md", "table.csv", records.STEPS, records.EXAMPLES]
         if self._figures:
             written += [file.name for file in report.save_figures(steps, self.folder)]
-        self.console.print(f"Written to {self.folder}: {', '.join(written)}", highlight=False)
+        # Results go to standard output; a file or pipe has no width that columns must fit.
+        out = Console()
+        if not out.is_terminal:
+            out = Console(width=160)
+        out.print(report.render(scores))
+        for line in [*findings, f"Written to {self.folder}: {', '.join(written)}"]:
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _gather(self, runs: list[Path], file: str) -> Any:
         import pandas as pd
