@@ -1,0 +1,90 @@
+"""The embedded default: what ships, and a few of its losses as golden numbers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, Stage, StagedDataModule, StagedTrainer
+from lightning_unlearn.demo import resolve
+from lightning_unlearn.demo.corpora import corpora
+from lightning_unlearn.records import read_table
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("inst", "tofu", "math", "safety")
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in resolve(f"demo:{name}").read_text("utf-8").splitlines()]
+
+
+def test_the_files_are_what_the_generators_write() -> None:
+    for name, generated in corpora().items():
+        assert rows(name) == generated
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_row_is_double_or_both_trained_on_and_held_out(stage: str) -> None:
+    prompts = [next(iter(row.values())) for row in rows(stage) + rows(f"{stage}-heldout")]
+    assert len(prompts) == len(set(prompts))
+    assert len(rows(stage)) >= 400
+    assert len(rows(f"{stage}-heldout")) >= 64
+
+
+def test_every_refusal_starts_with_the_label() -> None:
+    start = "Sorry, I can not assist you with this question."
+    assert all(row["response"].startswith(start) for row in rows("safety"))
+    assert not any("Sorry, I can not assist" in str(row) for row in rows("inst"))
+
+
+def test_the_model_is_small() -> None:
+    files = list(resolve("demo:tiny-llama").iterdir())
+    assert sum(file.stat().st_size for file in files) <= 6 * 10**6
+    module = CausalLM("demo:tiny-llama", lora=None)
+    module.configure_model()
+    assert 0.9e6 < sum(p.numel() for p in module.lm.parameters()) < 1.1e6
+
+
+def test_unknown_names_say_what_there_is() -> None:
+    with pytest.raises(ValueError, match=r"no embedded .* 'demo:maths'; there are: .*demo:math"):
+        resolve("demo:maths")
+
+
+def test_the_script_agrees() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "make_demo.py"), "--check"]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
+# A change that moves these numbers changes every result of the demo: say so in the changelog.
+GOLDEN = {
+    "tofu": [7.004013, 7.221184, 6.903064],
+    "safety": [6.085338, 5.793378, 5.320837],
+    "unlearn": [2.772589, 1.193827, 0.1895255],
+}
+
+
+def test_golden_losses(tmp_path: Path) -> None:
+    recipe = {"lr": 1e-3, "batch_size": 8, "steps": 3}
+    stages = {
+        "tofu": Stage(source="demo:tofu", **recipe),
+        "safety": Stage(source="demo:safety", prompt="prompt", answer="response", **recipe),
+    }
+    data = StagedDataModule(
+        stages, forget="safety", unlearn=Recipe(lr=1e-3, batch_size=16, steps=3)
+    )
+    trainer = StagedTrainer(
+        store=str(tmp_path / "store"),
+        default_root_dir=str(tmp_path),
+        accelerator="cpu",
+        callbacks=[NPO(beta=0.5)],
+        enable_progress_bar=False,
+        logger=False,
+    )
+    trainer.fit(CausalLM("demo:tiny-llama", lora=LoRA(rank=8, alpha=16)), data)
+    assert trainer.run_dir is not None
+    history = read_table(trainer.run_dir / "training.parquet")
+    for stage, losses in GOLDEN.items():
+        measured = history[history["stage"] == stage]["loss"].tolist()
+        assert measured == pytest.approx(losses, rel=1e-5)
