@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -181,12 +180,3 @@ def _hash_weights(file: Path, digest: Any) -> None:
         for block in range(SAMPLED_BLOCKS):
             handle.seek(block * (size - BLOCK_BYTES) // (SAMPLED_BLOCKS - 1))
             digest.update(handle.read(BLOCK_BYTES))
-
-
-def quiet_transformers() -> None:
-    """Keep loading bars and notes of transformers out of the progress display."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -25,9 +25,9 @@ from lightning_unlearn.loading import (
     load_config,
     load_tokenizer,
     locate,
-    quiet_transformers,
 )
 from lightning_unlearn.logprobs import LogProbModel, LogProbs
+from lightning_unlearn.quiet import quiet_transformers
 from lightning_unlearn.schedules import schedule
 
 Objective = Callable[["CausalLM", Batch], Tensor]
@@ -183,8 +183,6 @@ class CausalLM(LightningModule):
         assert self.net is not None, "configure_model() comes first"
         return self.net.lm
 
-    # What happens between stages -----------------------------------------------------------
-
     def begin(self, entry: "StageEntry") -> None:
         """Make ready for a stage; done as soon as the model is configured.
 
@@ -274,8 +272,6 @@ class CausalLM(LightningModule):
         merged.config.use_cache = use_cache
         self.tokenizer().save_pretrained(folder)
 
-    # The forward ----------------------------------------------------------------------------
-
     def log_probs(self, batch: Batch) -> LogProbs:
         """Log-probabilities of a batch's label tokens, with gradient where it is enabled."""
         assert self.net is not None, "configure_model() comes first"
@@ -341,8 +337,6 @@ class CausalLM(LightningModule):
     def world_size(self) -> int:
         """Number of processes."""
         return self._trainer.world_size if self._trainer is not None else 1
-
-    # One optimizer step ---------------------------------------------------------------------
 
     def on_train_start(self) -> None:
         """Check the model on a row."""
@@ -443,8 +437,6 @@ class CausalLM(LightningModule):
             )
         factor = schedule(recipe.schedule, self.total_steps, recipe.warmup, recipe.decay)
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, factor)]
-
-    # Checks before the first step -----------------------------------------------------------
 
     def check_model(self, example: Example) -> None:
         """Refuse a model whose log-probabilities or gradients we would get wrong.

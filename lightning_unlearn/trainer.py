@@ -1,13 +1,11 @@
 """StagedTrainer: walks a path of stages, then unlearns one of them."""
 
-import logging
+import itertools
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +20,19 @@ from lightning_unlearn import records
 from lightning_unlearn.adapters import LEARN
 from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.identity import callback_identity
+from lightning_unlearn.history import TrainingHistory, read_observations, write_entry
 from lightning_unlearn.loading import load_tokenizer
 from lightning_unlearn.module import CausalLM, StageEntry
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.observations import Observations, ignore
 from lightning_unlearn.progress import StageProgress
+from lightning_unlearn.quiet import quiet_lightning
 from lightning_unlearn.rundir import RunDirectory, RunLogger
-from lightning_unlearn.store import StageStore, content_key
+from lightning_unlearn.store import StageStore
 from lightning_unlearn.unlearning.base import Unlearning
+from lightning_unlearn.walk import PlannedStage, plan_walk
 
 BASE = "base"
-
-
-@dataclass
-class PlannedStage:
-    """One step of the walk.
-
-    Attributes:
-        name: stage, or "unlearn".
-        content: all that decides the weights after it.
-        key: its name in the stage store.
-    """
-
-    name: str
-    content: dict[str, Any]
-    key: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.key = content_key(self.content)
 
 
 class StagedTrainer(Trainer):
@@ -132,7 +114,7 @@ class StagedTrainer(Trainer):
         self.config_text: str | None = None
         self.announces = True
         self._tensorboard = logger is True
-        with _quiet():
+        with quiet_lightning():
             super().__init__(
                 accelerator=accelerator,
                 strategy=strategy,
@@ -172,8 +154,6 @@ class StagedTrainer(Trainer):
             self.say(escape(text))
         else:
             print(text, file=sys.stderr)
-
-    # The walk -------------------------------------------------------------------------------
 
     def fit(self, model: CausalLM, datamodule: StagedDataModule) -> None:  # type: ignore[override]
         """Train the stages of the path that are not stored yet, then unlearn the forget stage.
@@ -218,36 +198,8 @@ class StagedTrainer(Trainer):
         Returns:
             The steps in order.
         """
-        assert datamodule.format is not None, "prepare() comes first"
-        shared = {
-            "base": model.identity(),
-            "template": datamodule.format.fingerprint,
-            "lora": model.lora.key() if model.lora is not None else None,
-            "precision": str(self.precision),
-            "seed": self.seed,
-        }
-        stages: list[dict[str, Any]] = []
-        plan = []
-        for name in datamodule.path:
-            recipe = datamodule.recipe(name).key()
-            stages = [
-                *stages,
-                {"name": name, "recipe": recipe, "data": datamodule.fingerprint(name)},
-            ]
-            plan.append(PlannedStage(name, {**shared, "stages": stages}))
-        if datamodule.forget is not None and self.method is not None:
-            content = {
-                **shared,
-                "stages": stages,
-                "forget": datamodule.forget,
-                "unlearn": datamodule.recipe(UNLEARN).key(),
-                "data": datamodule.fingerprint(UNLEARN),
-                "method": callback_identity(self.method),
-                "monitors": [callback_identity(monitor) for monitor in self.monitors],
-                "measured": {s: datamodule.measured_fingerprint(s) for s in datamodule.path},
-            }
-            plan.append(PlannedStage(UNLEARN, content))
-        return plan
+        precision = str(self.precision)
+        return plan_walk(model, datamodule, self.method, self.monitors, precision, self.seed)
 
     def check(self, model: CausalLM, datamodule: StagedDataModule, train: bool = True) -> None:
         """Find all that can be found wrong without training, before anything is written.
@@ -333,21 +285,13 @@ class StagedTrainer(Trainer):
         for logger in self.loggers:
             logger.log_metrics({tag: value}, step)
 
-    # The store ------------------------------------------------------------------------------
-
     def _find(self, key: str) -> Path | None:
         return self.store.get(key) if self.is_global_zero else None
 
     def _stored(self, plan: list[PlannedStage]) -> int:
         """How many steps of the plan, from its start, need no training."""
-        if not self.is_global_zero:
-            return 0
-        for count in range(len(plan), 0, -1):
-            last = plan[count - 1]
-            needed = plan[count - 2 : count] if last.name == UNLEARN else [last]
-            if all(self.store.get(stage.key) is not None for stage in needed):
-                return count
-        return 0
+        stored = itertools.takewhile(lambda stage: self._find(stage.key) is not None, plan)
+        return sum(1 for _ in stored)
 
     @contextmanager
     def _claim(self, key: str) -> Iterator[None]:
@@ -373,18 +317,11 @@ class StagedTrainer(Trainer):
             for step, loss, rate in training[["step", "loss", "lr"]].itertuples(index=False):
                 self._log_training(stage.name, int(step), float(loss), float(rate))
             if stage.name == UNLEARN:
-                steps = records.read_table(folder / records.STEPS)
-                examples = records.read_table(folder / records.EXAMPLES)
-                self.observations.steps = list(steps.itertuples(index=False, name=None))
-                self.observations.examples = list(examples.itertuples(index=False, name=None))
-                for step, measure, value in self.observations.steps:
-                    self.observations.log(measure, int(step), value)
+                read_observations(folder, self.observations)
 
     def _log_training(self, stage: str, step: int, loss: float, rate: float) -> None:
         self._log(f"train/{stage} loss", loss, step)
         self._log(f"train/{stage} learning rate", rate, step)
-
-    # One stage ------------------------------------------------------------------------------
 
     def _train_stage(
         self,
@@ -395,12 +332,13 @@ class StagedTrainer(Trainer):
         load: dict[str, Path],
     ) -> None:
         """One plain Lightning fit, and its store entry."""
-        stage = plan[number]
+        stage, observations = plan[number], self.observations
+        assert observations is not None
         batches = datamodule.begin(stage.name, self.seed, self.global_rank, self.world_size)
         recipe = datamodule.recipe(stage.name)
         fresh = number == 0
         model.begin(StageEntry(stage.name, recipe, len(batches), self.seed, fresh, load))
-        history = TrainingHistory(self, stage.name)
+        history = TrainingHistory(stage.name, self._log_training)
         callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined]
         callbacks.append(history)
         if self._stage_progress is not None:
@@ -408,7 +346,7 @@ class StagedTrainer(Trainer):
         began = time.monotonic()
         self.fit_loop.max_epochs = self.current_epoch + 1
         try:
-            with _quiet():
+            with quiet_lightning():
                 super().fit(model, train_dataloaders=batches.loader())
         except SystemExit as stop:
             if not isinstance(stop.__context__, KeyboardInterrupt):
@@ -427,29 +365,10 @@ class StagedTrainer(Trainer):
             self.store.put(
                 stage.key,
                 stage.content,
-                lambda folder: self._write(model, history, folder),
+                lambda folder: write_entry(folder, model, history, observations),
                 details,
             )
         self.strategy.barrier("stored")
-
-    def _write(self, model: CausalLM, history: "TrainingHistory", folder: Path) -> None:
-        assert self.observations is not None
-        which = UNLEARN if history.stage == UNLEARN else LEARN
-        model.save(which, folder / which)
-        records.write_table(folder / records.TRAINING, history.columns())
-        if history.stage == UNLEARN:
-            for file, rows, names in (
-                (records.STEPS, self.observations.steps, ("step", "measure", "value")),
-                (
-                    records.EXAMPLES,
-                    self.observations.examples,
-                    ("step", "measure", "example", "value"),
-                ),
-            ):
-                columns = zip(*rows, strict=True) if rows else ([] for _ in names)
-                records.write_table(
-                    folder / file, dict(zip(names, map(list, columns), strict=True))
-                )
 
     def _take_up(
         self, model: CausalLM, datamodule: StagedDataModule, plan: list[PlannedStage]
@@ -473,8 +392,6 @@ class StagedTrainer(Trainer):
             if model.merge:
                 model.save_merged(directory.folder / "merged")
         self.strategy.barrier("run written")
-
-    # Measuring without training -------------------------------------------------------------
 
     def validate(  # type: ignore[override]
         self, model: CausalLM, datamodule: StagedDataModule, stage: str | None = None
@@ -514,51 +431,6 @@ class StagedTrainer(Trainer):
         load = self._weights(done)
         model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, True, load))
         self.observations = Observations(datamodule)
-        with _quiet():
+        with quiet_lightning():
             super().validate(model, DataLoader([0]), verbose=False)  # type: ignore[arg-type]
         return {measure: value for _, measure, value in self.observations.steps}
-
-
-class TrainingHistory(Callback):
-    """Loss and learning rate of every optimizer step of a stage.
-
-    Args:
-        trainer: gets every step for its loggers.
-        stage: the stage's name.
-    """
-
-    def __init__(self, trainer: StagedTrainer, stage: str) -> None:
-        self.stage = stage
-        self._trainer = trainer
-        self._rows: list[tuple[int, float, float]] = []
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
-        """Keep the step."""
-        loss = float(trainer.callback_metrics["loss"])
-        rate = float(trainer.callback_metrics["lr"])
-        self._rows.append((pl_module.step, loss, rate))
-        self._trainer._log_training(self.stage, pl_module.step, loss, rate)
-
-    def columns(self) -> dict[str, list[Any]]:
-        """The history as a table."""
-        steps, losses, rates = (list(column) for column in zip(*self._rows, strict=True))
-        stages = [self.stage] * len(steps)
-        return {"stage": stages, "step": steps, "loss": losses, "lr": rates}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's advice about single fits, repeated at every stage, off the screen."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(max(level, logging.WARNING))
-    with warnings.catch_warnings():
-        # Rows are in memory: worker processes would only copy them.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        # Measuring during fit is what the monitors do, at their own steps.
-        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.. is deprecated.*")
-        warnings.filterwarnings("ignore", "You defined a `validation_step` but have no.*")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
