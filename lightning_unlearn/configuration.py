@@ -207,3 +207,63 @@ def compose(base: Any, later: Any) -> Any:
     if "class_path" in later and later.get("class_path") != base.get("class_path"):
         return later
     return {**base, **{key: compose(base.get(key), value) for key, value in later.items()}}
+
+
+def take_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Separate the configuration files from the other arguments.
+
+    Args:
+        arguments: of a command.
+
+    Returns:
+        The files in order, and what is left.
+
+    Raises:
+        InputError: if the last argument is --config without a file.
+    """
+    files, others = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("-c", "--config"):
+            file = next(rest, None)
+            if file is None:
+                raise InputError("--config: found nothing after it, expected a YAML file.")
+            files.append(file)
+        elif argument.startswith("--config="):
+            files.append(argument.removeprefix("--config="))
+        else:
+            others.append(argument)
+    return files, others
+
+
+def compose_files(files: list[str], key: str = "--config") -> dict[str, Any]:
+    """The content of configuration files, each changing what the ones before it said."""
+    content: dict[str, Any] = {}
+    for file in files:
+        content = compose(content, read_yaml(file, key))
+    return content
+
+
+def with_place(error: InputError, files: list[str], arguments: list[str]) -> str:
+    """A message with the place of the key it complains about, where a file holds it.
+
+    Args:
+        error: its message begins with the key, or it has the path to it.
+        files: the configuration files, later ones changing earlier ones.
+        arguments: of the command line, which change the files.
+
+    Returns:
+        The message.
+    """
+    leading = re.match(r"([\w.+]+)(?=: )", str(error))
+    path: Path = getattr(error, "path", tuple(leading[1].split(".")) if leading else ())
+    # What a study changes in a fit configuration wins over the configuration.
+    for wanted in (("change", *path), path) if path else ():
+        for key, _ in read_arguments(arguments):
+            given = tuple(key.rstrip("+").split("."))
+            if all(a == b for a, b in zip(wanted, given, strict=False)):
+                return str(error)
+        for file in reversed(files):
+            if line := line_of(file, wanted):
+                return f"{error} ({file}, line {line})"
+    return str(error)

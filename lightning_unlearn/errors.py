@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class DivergedError(RuntimeError):
     """The loss of a training step was not a finite number; names the stage and the step."""
+
+
+class Terminated(KeyboardInterrupt):
+    """Stopped by SIGTERM, as a job scheduler does; everything stored is kept."""

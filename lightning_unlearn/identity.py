@@ -5,19 +5,22 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
+from torch import Tensor
 
 from lightning_unlearn.version import __version__
 
-# What Lightning puts on every callback when it fits.
-ATTACHED = ("log", "log_dict")
+# What Lightning and this package put on callbacks besides their own parameters.
+ATTACHED = ("log", "log_dict", "_name", "_reference", "_warned")
 
 
 def callback_identity(callback: Callback) -> dict[str, Any]:
     """A callback as values for the stage store's key.
 
-    Attributes without a leading underscore are its parameters. For classes outside this package
-    the text of their file counts too, so that an edited method is not taken for the old one.
+    Its attributes are its parameters, private ones too where they hold plain values. For classes
+    outside this package the text of their file counts as well, so that an edited method is not
+    taken for the old one.
 
     Args:
         callback: an unlearning method or a monitor.
@@ -27,7 +30,9 @@ def callback_identity(callback: Callback) -> dict[str, Any]:
     """
     cls = type(callback)
     parameters = {
-        k: v for k, v in vars(callback).items() if not k.startswith("_") and k not in ATTACHED
+        k: v
+        for k, v in vars(callback).items()
+        if k not in ATTACHED and (not k.startswith("_") or _is_plain(v))
     }
     sources = []
     for base in cls.__mro__:
@@ -43,7 +48,7 @@ def callback_identity(callback: Callback) -> dict[str, Any]:
     }
 
 
-def _source(cls: type) -> str:
+def _source(cls: Any) -> str:
     try:
         file = inspect.getsourcefile(cls)
     except TypeError:
@@ -53,12 +58,26 @@ def _source(cls: type) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether JSON holds a value as it is."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return isinstance(value, (str, int, float, bool, type(None)))
+
+
 def _plain(value: Any) -> Any:
     """A value as JSON holds it; what JSON can't hold, as text."""
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, Tensor):
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        return [str(value.dtype), list(value.shape), hashlib.sha256(content).hexdigest()]
+    if inspect.isfunction(value):
+        return f"{value.__qualname__} {_source(value)}"
     if isinstance(value, (set, frozenset)):
         return sorted(repr(_plain(item)) for item in value)
     if isinstance(value, dict):

@@ -343,6 +343,24 @@ class CausalLM(LightningModule):
         examples = self.trainer.train_dataloader.dataset.examples  # type: ignore[union-attr]
         self.check_model(examples[0])
 
+    def on_train_end(self) -> None:
+        """Refuse weights that the last step spoiled: a loss is looked at before its step.
+
+        Raises:
+            DivergedError: if log-probabilities of a row are not finite.
+        """
+        example = self.trainer.train_dataloader.dataset.examples[0]  # type: ignore[union-attr]
+        with self.measuring():
+            batch = self.to_device(collate([example], [0], pad_id=0))
+            finite = torch.isfinite(self.log_probs(batch).per_token).all()
+        if not finite:
+            raise DivergedError(
+                f"stage {self.stage}, step {self.step} of {self.total_steps}: after it the "
+                "log-probabilities are not finite. Everything stored before this stage is kept. "
+                f"Lower the learning rate (now {self.recipe.lr:g}) or clip gradients "
+                "(gradient_clip)."
+            )
+
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimizer step on a global batch, micro-batch by micro-batch.
 

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,32 @@ class StageStore:
         except FileNotFoundError:
             return self.get(key)  # another process set it aside first, and may have rebuilt it
         self.report(f"Stage store: {entry} is damaged ({damage}); moved to {aside}, rebuilding.")
+        return None
+
+    def find(self, content: dict[str, Any], ignoring: Sequence[str]) -> Path | None:
+        """An entry whose content is this one but for some keys, checked as in `get`.
+
+        Args:
+            content: what the entry is to be made from.
+            ignoring: keys of the content that may differ.
+
+        Returns:
+            Its folder, or None.
+        """
+        exact = self.get(content_key(content))
+        if exact is not None:
+            return exact
+
+        def core(values: dict[str, Any]) -> str:
+            return content_key({k: v for k, v in values.items() if k not in ignoring})
+
+        for file in sorted(self.folder.glob(f"*/{MANIFEST}")):
+            try:
+                found = json.loads(file.read_text(encoding="utf-8"))["content"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # get() tells of damage when the entry itself is asked for
+            if isinstance(found, dict) and core(found) == core(content):
+                return self.get(file.parent.name)
         return None
 
     def manifest(self, key: str) -> dict[str, Any]:

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.markup import escape
 from torch.utils.data import DataLoader
 
 from lightning_unlearn import records
 from lightning_unlearn.adapters import LEARN
 from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
-from lightning_unlearn.errors import InputError
+from lightning_unlearn.errors import InputError, Terminated
 from lightning_unlearn.history import TrainingHistory, read_observations, write_entry
 from lightning_unlearn.loading import load_tokenizer
 from lightning_unlearn.module import CausalLM, StageEntry
@@ -94,6 +96,13 @@ class StagedTrainer(Trainer):
             given = [c for c in given if not isinstance(c, StageProgress)]
         self.methods = [c for c in given if isinstance(c, Unlearning)]
         self.monitors = [c for c in given if isinstance(c, Monitor)]
+        own = (Unlearning, Monitor, ProgressBar)
+        self._others = [c for c in given if not isinstance(c, own)]
+        if str(precision) in ("16-mixed", "16"):
+            raise InputError(
+                f"trainer.precision: found {precision}, expected bf16-mixed, bf16-true or 32-true: "
+                "the loss scale of 16-mixed would be carried from stage to stage."
+            )
         if len(self.methods) > 1:
             names = " and ".join(type(method).__name__ for method in self.methods)
             raise InputError(
@@ -198,8 +207,16 @@ class StagedTrainer(Trainer):
         Returns:
             The steps in order.
         """
-        precision = str(self.precision)
-        return plan_walk(model, datamodule, self.method, self.monitors, precision, self.seed)
+        return plan_walk(
+            model,
+            datamodule,
+            self.method,
+            self.monitors,
+            self._others,
+            self.world_size,
+            str(self.precision),
+            self.seed,
+        )
 
     def check(self, model: CausalLM, datamodule: StagedDataModule, train: bool = True) -> None:
         """Find all that can be found wrong without training, before anything is written.
@@ -243,7 +260,7 @@ class StagedTrainer(Trainer):
             monitor.check(datamodule)
         if self.announces:
             for sentence in datamodule.truncations():
-                self.say(sentence)
+                self._warn(sentence)
 
     def _open_processes(self, model: CausalLM) -> None:
         """Start the other processes and connect them, so that all agree on what is stored."""
@@ -349,11 +366,12 @@ class StagedTrainer(Trainer):
             with quiet_lightning():
                 super().fit(model, train_dataloaders=batches.loader())
         except SystemExit as stop:
-            if not isinstance(stop.__context__, KeyboardInterrupt):
+            terminated = isinstance(stop, SIGTERMException)
+            if not terminated and not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
             signal.signal(signal.SIGINT, signal.default_int_handler)
             done = ", ".join(s.name for s in plan[:number]) or "none"
-            raise KeyboardInterrupt(
+            raise (Terminated if terminated else KeyboardInterrupt)(
                 f"stopped in stage {stage.name} at step {model.step} of {len(batches)}. Stored "
                 f"stages of this path: {done}. The same command goes on from there."
             ) from None
@@ -420,15 +438,21 @@ class StagedTrainer(Trainer):
             raise InputError(f"stage: found {wanted!r}, expected one of {', '.join(names)}.")
         done = plan[: names.index(wanted)]
         self._open_processes(model)
-        stored = self.strategy.broadcast(self._stored(done))
-        if stored < len(done):
+        needed = done[-2:] if wanted == UNLEARN else done[-1:]
+        load = {}
+        for planned in needed:
+            # Which monitors looked on while the weights were made does not matter here.
+            entry = self.store.find(planned.content, ignoring=("monitors", "measured"))
+            if entry is not None:
+                which = UNLEARN if planned.name == UNLEARN else LEARN
+                load[which] = entry / which
+        if self.strategy.broadcast(len(load)) < len(needed):
             raise InputError(
                 f"nothing is stored of this path after {done[-1].name} (in {self.store.folder}). "
                 "Run lightning-unlearn fit with the same settings first, or measure the untouched "
                 "base model with --stage base."
             )
         last = done[-1].name if done else datamodule.path[0]
-        load = self._weights(done)
         model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, True, load))
         self.observations = Observations(datamodule)
         with quiet_lightning():

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lightning.pytorch import Callback
+
 from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
 from lightning_unlearn.identity import callback_identity
 from lightning_unlearn.module import CausalLM
@@ -35,6 +37,8 @@ def plan_walk(
     data: StagedDataModule,
     method: Unlearning | None,
     monitors: Sequence[Monitor],
+    others: Sequence[Callback],
+    world_size: int,
     precision: str,
     seed: int,
 ) -> list[PlannedStage]:
@@ -45,6 +49,8 @@ def plan_walk(
         data: prepared stages and path.
         method: what unlearns; None for a walk without unlearning.
         monitors: what looks on; their records are stored with the unlearned adapter.
+        others: all other callbacks: they may change what training does.
+        world_size: number of processes.
         precision: the Trainer's.
         seed: of the run.
 
@@ -52,13 +58,17 @@ def plan_walk(
         The steps in order.
     """
     assert data.format is not None, "prepare() comes first"
-    shared = {
+    shared: dict[str, Any] = {
         "base": model.identity(),
         "template": data.format.fingerprint,
         "lora": model.lora.key() if model.lora is not None else None,
         "precision": precision,
         "seed": seed,
+        "callbacks": [callback_identity(callback) for callback in others],
     }
+    if model.lora is not None and model.lora.dropout > 0:
+        # Dropout draws its masks forward by forward, so with it the cut does matter.
+        shared["cut"] = [data.micro_batch_size, world_size]
     stages: list[dict[str, Any]] = []
     plan = []
     for name in data.path:
@@ -74,7 +84,11 @@ def plan_walk(
             "data": data.fingerprint(UNLEARN),
             "method": callback_identity(method),
             "monitors": [callback_identity(monitor) for monitor in monitors],
-            "measured": {stage: data.measured_fingerprint(stage) for stage in data.path},
+            "measured": {
+                stage: data.measured_fingerprint(stage)
+                for stage in data.path
+                if stage != data.forget
+            },
         }
         plan.append(PlannedStage(UNLEARN, content))
     return plan

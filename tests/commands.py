@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lightning_unlearn.cli import compose_files, main, take_configs
+from lightning_unlearn.cli import main
+from lightning_unlearn.configuration import compose_files, take_configs
 from lightning_unlearn.lightning_cli import StagedCLI
 
 CONFIG = """\

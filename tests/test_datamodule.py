@@ -212,7 +212,10 @@ def test_the_key_of_a_recipe_leaves_out_where_the_rows_come_from() -> None:
     key = Recipe(lr=0.5).key()
     assert Stage(lr=0.5, source="a.csv", prompt="p", limit=3).key() == key
     assert Stage(lr=0.25, source="a.csv").key() != key
-    assert set(key) == set(Recipe.__dataclass_fields__)
+    # Without effect: steps are not given, momentum is not AdamW's.
+    assert set(key) == set(Recipe.__dataclass_fields__) - {"steps", "momentum"}
+    assert Recipe(steps=3, epochs=7).key() == Recipe(steps=3).key()
+    assert Recipe(schedule="cosine", decay=0.5).key() == Recipe(schedule="cosine").key()
 
 
 def prepared(folder: Path, **options: Any) -> StagedDataModule:
@@ -254,8 +257,9 @@ def test_measured_rows_are_held_out_ones_where_there_are_some(tmp_path: Path) ->
     assert [row.answer for row in rows] == [record["answer"] for record in ROWS[:2]]
     assert examples == data.examples["tofu"][:2]
     assert data.measured("safety") == (data.rows["safety"], data.examples["safety"])
-    assert data.measured_fingerprint("tofu") == data_fingerprint(data.examples["tofu"][:2])
-    assert data.measured_fingerprint("safety") == data.fingerprint("safety")
+    rows = data_fingerprint(data.examples["tofu"][:2])
+    assert data.measured_fingerprint("tofu").startswith(rows)
+    assert data.measured_fingerprint("safety").startswith(data.fingerprint("safety"))
 
 
 def test_recipes_by_stage(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ import pytest
 from commands import Workplace, make_workplace, run
 
 import lightning_unlearn
-from lightning_unlearn.cli import compose_files, main
-from lightning_unlearn.configuration import compose
+from lightning_unlearn.cli import main
+from lightning_unlearn.configuration import compose, compose_files
 from lightning_unlearn.data.recipe import Stage
 from lightning_unlearn.help import HELP, OVERVIEW
 from lightning_unlearn.lightning_cli import StagedCLI

@@ -38,6 +38,7 @@ from lightning_unlearn import (
     Unlearning,
 )
 from lightning_unlearn.cli import main
+from lightning_unlearn.identity import callback_identity
 from lightning_unlearn.module import supervised
 from lightning_unlearn.records import read_table
 from lightning_unlearn.store import MANIFEST, StageStore
@@ -281,7 +282,7 @@ def test_every_setting_that_decides_weights_changes_the_key(tiny: Tiny) -> None:
         {"decay": 0.5},
         {"optimizer": "sgd"},
         {"betas": (0.9, 0.99)},
-        {"momentum": 0.5},
+        {"optimizer": "sgd", "momentum": 0.5},
         {"weight_decay": 0.1},
         {"gradient_clip": 1.0},
         {"limit": 5},
@@ -571,7 +572,10 @@ def command(config: str) -> None:
     os._exit(main(["fit", "--config", config]))
 
 
-def test_interrupting_says_how_to_go_on(tiny: Tiny, start: Start) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+)
+def test_interrupting_says_how_to_go_on(tiny: Tiny, start: Start, number: int, code: int) -> None:
     stage = {"batch_size": 4, "lr": 1e-3}
     sources = {name: str(tiny.data / f"{name}.jsonl") for name in ("tofu", "safety")}
     config = {
@@ -602,10 +606,10 @@ def test_interrupting_says_how_to_go_on(tiny: Tiny, start: Start) -> None:
         assert time.monotonic() < end and child.is_alive(), (tiny.root / "output").read_text()
         time.sleep(0.02)
     assert child.pid is not None
-    os.kill(child.pid, signal.SIGINT)
+    os.kill(child.pid, number)
     child.join(60)
     output = (tiny.root / "output").read_text()
-    assert child.exitcode == 130, output
+    assert child.exitcode == code, output
     said = " ".join(output.split())
     assert "stopped in stage safety at step" in said
     assert (
@@ -697,3 +701,49 @@ def test_one_trainer_and_one_module_do_several_runs(tiny: Tiny) -> None:
         again = alone.trainer([NPO(), Draws(1)])
         again.fit(alone.module(), alone.datamodule(order=path))
         assert results(run_of(again)) == run
+
+
+class Hidden(GA):
+    """Keeps its parameter where others would not look."""
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self._beta = beta
+
+
+class Zero(Callback):
+    """Changes training although it is neither method nor monitor."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+        with torch.no_grad():
+            for parameter in pl_module.parameters():
+                if parameter.requires_grad:
+                    parameter.zero_()
+
+
+def test_private_parameters_and_other_callbacks_are_told_apart(tiny: Tiny) -> None:
+    assert callback_identity(Hidden(1.0)) != callback_identity(Hidden(2.0))
+    assert callback_identity(Hidden(1.0)) == callback_identity(Hidden(1.0))
+    plain = tiny.trainer([GA()])
+    plain.fit(tiny.module(), tiny.datamodule(order=["safety"]))
+    zeroed = tiny.trainer([GA(), Zero()])
+    zeroed.fit(tiny.module(), tiny.datamodule(order=["safety"]))
+    assert zeroed.trained == ["safety", "unlearn"]
+
+
+def test_weights_that_blow_up_in_the_last_step_are_not_stored(tiny: Tiny) -> None:
+    stages = tiny.stages(steps=1, lr=1e30)
+    data = tiny.datamodule(order=["safety"], stages=stages)
+    trainer = tiny.trainer([GA()])
+    with pytest.raises(
+        DivergedError, match="stage safety, step 1 of 1: after it the log-probabilities"
+    ):
+        trainer.fit(tiny.module(), data)
+    assert not list(trainer.store.folder.glob("*/entry.json"))
+
+
+def test_a_stored_model_can_be_measured_by_other_monitors(tiny: Tiny) -> None:
+    fitted(tiny, method=GA())
+    later = tiny.trainer([GA(), AnswerLikelihood(limit=1)])
+    measures = later.validate(tiny.module(lora=LoRA(rank=4, alpha=8)), tiny.datamodule(order=PATH))
+    assert set(measures) == {f"answers/{stage}" for stage in PATH}

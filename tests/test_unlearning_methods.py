@@ -235,7 +235,7 @@ def test_a_vanished_gradient_is_told_once(method: SimNPO, advice: str) -> None:
         method.loss(values, values)
         method.loss(values, values)
     assert len(caught) == 1
-    assert "of gradient ascent's on a whole batch" in str(caught[0].message)
+    assert "of gradient ascent's on a whole micro-batch" in str(caught[0].message)
 
 
 @pytest.mark.parametrize(

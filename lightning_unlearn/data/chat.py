@@ -72,6 +72,11 @@ class ChatFormat:
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         return hashlib.sha256(repr((vocabulary, self.template)).encode()).hexdigest()
 
+    def same(self, other: "ChatFormat") -> bool:
+        """Whether both encode every row alike."""
+        mine = self.fingerprint, self.max_length
+        return mine == (other.fingerprint, other.max_length)
+
     def _render(self, turns: Sequence[dict[str, str]], generation: bool) -> str:
         text: str = self.tokenizer.apply_chat_template(
             list(turns),

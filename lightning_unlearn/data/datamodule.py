@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from lightning_unlearn.data.batches import BatchPlan, StepBatch, micro_batch
+from lightning_unlearn.data.batches import BatchPlan, StepBatch, derive_seed, micro_batch
 from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
 from lightning_unlearn.data.reading import Row, read_rows
 from lightning_unlearn.data.recipe import Recipe, Stage
@@ -203,13 +203,19 @@ class StagedDataModule(LightningDataModule):
         Raises:
             InputError: for files and rows that can't be used.
         """
-        if self.format is None:
+        if self.format is None or self.format.tokenizer is not tokenizer:
             if self.max_length is not None and self.max_length > context:
                 raise InputError(
                     f"data.max_length: found {self.max_length}, but {name or 'the model'} takes "
                     f"at most {context} tokens."
                 )
-            self.format = ChatFormat(tokenizer, self.max_length or context, template, name)
+            form = ChatFormat(tokenizer, self.max_length or context, template, name)
+            if self.format is None or not form.same(self.format):
+                # Another model: what was encoded for the one before does not hold.
+                for known in (self.rows, self.examples, self.heldout_rows, self.heldout_examples):
+                    known.clear()
+                self._fingerprints.clear()
+            self.format = form
         for stage_name in self.path:
             if stage_name in self.examples:
                 continue
@@ -283,7 +289,10 @@ class StagedDataModule(LightningDataModule):
 
     def measured_fingerprint(self, stage: str) -> str:
         """Hash of the rows on which a stage is measured."""
-        return self._fingerprint(f"{stage} measured", self.measured(stage)[1])
+        rows, examples = self.measured(stage)
+        # Written answers are compared with the text, of which truncation may have cut the end.
+        answers = derive_seed(*(row.answer for row in rows))
+        return f"{self._fingerprint(f'{stage} measured', examples)} {answers}"
 
     def _fingerprint(self, name: str, examples: Sequence[Example]) -> str:
         """Remembered: rows do not change once they are read."""

@@ -75,9 +75,15 @@ class Recipe:
             refuse("gradient_clip", "a positive norm, or null")
 
     def key(self) -> dict[str, Any]:
-        """The values that decide what training does, for the stage store's key."""
+        """The values that decide what training does, for the stage store's key.
+
+        Values without effect are left out, such as epochs where steps are given.
+        """
         values = asdict(self)
-        return {field.name: values[field.name] for field in fields(Recipe)}
+        idle = {"epochs"} if self.steps is not None else {"steps"}
+        idle |= {"betas"} if self.optimizer == "sgd" else {"momentum"}
+        idle |= {"wsd": set(), "cosine": {"decay"}, "constant": {"warmup", "decay"}}[self.schedule]
+        return {f.name: values[f.name] for f in fields(Recipe) if f.name not in idle}
 
 
 @dataclass

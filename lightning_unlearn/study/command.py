@@ -10,8 +10,16 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lightning_unlearn.cli import compose_files, take_configs, with_place
-from lightning_unlearn.configuration import change, compose, read_arguments, read_value
+from lightning_unlearn.configuration import (
+    change,
+    compose,
+    compose_files,
+    read_arguments,
+    read_value,
+    read_yaml,
+    take_configs,
+    with_place,
+)
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.lightning_cli import StagedCLI, is_method
@@ -73,7 +81,10 @@ def study(arguments: list[str]) -> int:
     try:
         content = _changed(compose_files(files), others)
         wanted = _parse(content)
-        home = Path(files[-1]).parent if files else Path()
+        # The fit configuration is named relative to the file that names it.
+        homes = [Path(file).parent for file in files if "fit" in read_yaml(file)]
+        from_command_line = any(key == "fit" for key, _ in read_arguments(others))
+        home = homes[-1] if homes and not from_command_line else Path()
         named = [str(home / file) for file in _as_list(wanted.fit)]
         fit = compose(compose_files(named, key="fit"), wanted.change)
         fits = named

@@ -160,6 +160,7 @@ class Study:
             return
         scores = report.scores(steps)
         findings = report.recency(scores)
+        findings += [f"{cell} failed: {reason}" for cell, reason in result.failed.items()]
         text = report.markdown(scores) + "\n" + "\n".join(f"- {line}" for line in findings) + "\n"
         records.write_text(self.folder / "table.md", text)
         records.write_text(self.folder / "table.csv", report.csv(scores))

@@ -46,7 +46,7 @@ class SimNPO(Unlearning):
                 self._warned = True
                 warnings.warn(
                     f"SimNPO's gradient has vanished: it is at most {strongest:.1g} of gradient "
-                    "ascent's on a whole batch, so little moves any more. "
+                    "ascent's on a whole micro-batch, so little moves any more. "
                     + (
                         "Lower beta or raise gamma if it should go on."
                         if self.normalize
