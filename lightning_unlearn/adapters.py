@@ -172,7 +172,8 @@ def save_adapter(peft_model: Any, adapter: str, folder: Path) -> None:
 
     # Base embeddings stay out, which PEFT would add where they have an adapter: they are frozen.
     state = get_peft_model_state_dict(peft_model, adapter_name=adapter, save_embedding_layers=False)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # By name: PEFT's order follows that of a set, and older safetensors keep the order given.
+    tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config = peft_model.peft_config[adapter].to_dict()
     plain = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
