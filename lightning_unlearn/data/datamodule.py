@@ -256,8 +256,12 @@ class StagedDataModule(LightningDataModule):
             micro_batch(self.unlearn.batch_size, self.micro_batch_size, world_size, "data.unlearn")
 
     def measured(self, stage: str) -> tuple[list[Row], list[Example]]:
-        """The rows on which a stage is measured: held-out ones if it has them, else its own."""
-        if stage in self.heldout_rows:
+        """The rows on which a stage is measured.
+
+        The forget stage is measured on the rows that are unlearned; every other stage on its
+        held-out rows if it has them, else on its training rows.
+        """
+        if stage in self.heldout_rows and stage != self.forget:
             return self.heldout_rows[stage], self.heldout_examples[stage]
         return self.rows[stage], self.examples[stage]
 

@@ -64,8 +64,7 @@ class MathAccuracy(Monitor):
                 f"MathAccuracy.stage: found {self.stage!r}, expected a stage of the path "
                 f"{', '.join(data.path)}."
             )
-        forget = self.stage == data.forget
-        rows = data.rows[self.stage] if forget else data.measured(self.stage)[0]
+        rows, _ = data.measured(self.stage)
         for row in rows[: self.limit]:
             if final_number(row.answer) is None:
                 raise InputError(

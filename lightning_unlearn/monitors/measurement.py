@@ -42,10 +42,7 @@ class Measurement:
         return self.data.format
 
     def rows(self, stage: str, limit: int | None = None) -> list[Row]:
-        """The rows on which a stage is measured.
-
-        The forget stage is measured on the rows that are unlearned; every other stage on its
-        held-out rows if it has them, else on its training rows.
+        """The rows on which a stage is measured; see `StagedDataModule.measured`.
 
         Args:
             stage: its name.
@@ -54,8 +51,7 @@ class Measurement:
         Returns:
             The rows.
         """
-        rows = self.data.rows[stage] if stage == self.data.forget else self.data.measured(stage)[0]
-        return rows[:limit]
+        return self.data.measured(stage)[0][:limit]
 
     def log_probs(self, stage: str, limit: int | None = None) -> LogProbs:
         """Log-probabilities of a stage's answers, ``[rows, longest answer]``.
@@ -69,8 +65,7 @@ class Measurement:
         """
         key = ("log_probs", stage, limit)
         if key not in self._known:
-            forget = stage == self.data.forget
-            examples = self.data.examples[stage] if forget else self.data.measured(stage)[1]
+            _, examples = self.data.measured(stage)
             self._known[key] = self.module.score(examples[:limit], self.data.measure_batch_size)
         known: LogProbs = self._known[key]
         return known
