@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend."""
+"""Exceptions: mistakes a user can mend, and ways a run ends."""
 
 
 class InputError(ValueError):
@@ -7,6 +7,10 @@ class InputError(ValueError):
     The command line prints the message without a traceback and exits with code 2. Anything else
     that is raised is a defect of the program and keeps its traceback.
     """
+
+
+class StorageError(InputError):
+    """The disk is full or a folder can't be written; trying the rest would fail in the same way."""
 
 
 class DivergedError(RuntimeError):

@@ -33,6 +33,13 @@ class TrainingHistory(Callback):
         self._rows.append((pl_module.step, loss, rate))
         self._log(self.stage, pl_module.step, loss, rate)
 
+    def read(self, folder: Path) -> None:
+        """Take over the steps that an entry or a checkpoint holds."""
+        table = records.read_table(folder / records.TRAINING)
+        for step, loss, rate in table[["step", "loss", "lr"]].itertuples(index=False):
+            self._rows.append((int(step), float(loss), float(rate)))
+            self._log(self.stage, *self._rows[-1])
+
     def columns(self) -> dict[str, list[Any]]:
         """The history as a table."""
         steps, losses, rates = (list(column) for column in zip(*self._rows, strict=True))
@@ -43,7 +50,7 @@ class TrainingHistory(Callback):
 def write_entry(
     folder: Path, model: CausalLM, history: TrainingHistory, observations: Observations
 ) -> None:
-    """Write the store entry of a stage that has just been trained.
+    """Write the store entry of a stage that has just been trained, or its part of a checkpoint.
 
     Args:
         folder: an existing folder.
@@ -55,9 +62,19 @@ def write_entry(
     model.save(which, folder / which)
     records.write_table(folder / records.TRAINING, history.columns())
     if history.stage == UNLEARN:
-        _write_rows(folder / records.STEPS, ("step", "measure", "value"), observations.steps)
-        names = ("step", "measure", "example", "value")
-        _write_rows(folder / records.EXAMPLES, names, observations.examples)
+        write_observations(folder, observations)
+
+
+def write_observations(folder: Path, observations: Observations) -> None:
+    """Write what monitors saw.
+
+    Args:
+        folder: an existing folder.
+        observations: of the run.
+    """
+    _write_rows(folder / records.STEPS, ("step", "measure", "value"), observations.steps)
+    names = ("step", "measure", "example", "value")
+    _write_rows(folder / records.EXAMPLES, names, observations.examples)
 
 
 def _write_rows(file: Path, names: tuple[str, ...], rows: list[Any]) -> None:
@@ -66,7 +83,7 @@ def _write_rows(file: Path, names: tuple[str, ...], rows: list[Any]) -> None:
 
 
 def read_observations(folder: Path, observations: Observations) -> None:
-    """Take over from the entry of "unlearn" what monitors saw, and log it again.
+    """Take over from an entry what monitors saw, and log it again.
 
     Args:
         folder: the entry.

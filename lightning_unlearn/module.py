@@ -16,6 +16,7 @@ from lightning_unlearn import adapters, objectives
 from lightning_unlearn.adapters import LEARN, UNLEARN, LoRA
 from lightning_unlearn.data.batches import Batch, StepBatch, collate, derive_seed
 from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.datamodule import ORACLE
 from lightning_unlearn.data.recipe import Recipe
 from lightning_unlearn.errors import DivergedError, InputError
 from lightning_unlearn.gathering import ByExample
@@ -29,6 +30,7 @@ from lightning_unlearn.loading import (
 from lightning_unlearn.logprobs import LogProbModel, LogProbs
 from lightning_unlearn.quiet import quiet_transformers
 from lightning_unlearn.schedules import schedule
+from lightning_unlearn.states import restore_optimizer
 
 Objective = Callable[["CausalLM", Batch], Tensor]
 
@@ -52,6 +54,8 @@ class StageEntry:
         seed: seed of the run.
         fresh: start from the base model instead of the present weights.
         load: folders of saved weights to take up first, by "learn" and "unlearn".
+        done: optimizer steps of the stage that those weights have behind them.
+        optimizer: what the optimizer remembers of them.
     """
 
     stage: str
@@ -60,6 +64,8 @@ class StageEntry:
     seed: int
     fresh: bool = False
     load: dict[str, Path] = field(default_factory=dict)
+    done: int = 0
+    optimizer: dict[str, Any] | None = None
 
 
 class CausalLM(LightningModule):
@@ -109,6 +115,9 @@ class CausalLM(LightningModule):
         self._entry: StageEntry | None = None
         self._changed = False
         self._seed = 0
+        self._held: dict[str, str] = {}
+        self._done = 0
+        self._remembered: dict[str, Any] | None = None
         self._tokenizer: Any = None
         self._identity: str | None = None
 
@@ -192,10 +201,16 @@ class CausalLM(LightningModule):
         self._entry = entry
         self.stage, self.recipe, self.total_steps = entry.stage, entry.recipe, entry.total_steps
         self._seed = entry.seed
-        self.step = 0
+        self._done, self._remembered = entry.done, entry.optimizer
+        self.step = entry.done
         self.objective = supervised
 
     def _enter_stage(self, entry: "StageEntry") -> None:
+        trained = UNLEARN if entry.stage == UNLEARN else LEARN
+        for which in (LEARN, UNLEARN):
+            # Without adapters there is one set of weights.
+            if self.peft is None or which == trained or entry.fresh or which in entry.load:
+                self._held.pop(which, None)
         if entry.fresh:
             self._start_path(entry.seed)
         for which, folder in entry.load.items():
@@ -211,6 +226,26 @@ class CausalLM(LightningModule):
         self.train()
         # For callbacks that draw random numbers when a stage starts.
         torch.manual_seed(derive_seed(entry.seed, entry.stage, "start"))
+
+    def holds(self, plan: Sequence[Any]) -> bool:
+        """Whether the present weights are those after a walk's last step, as far as is known.
+
+        Args:
+            plan: steps of a walk, each with ``name`` and ``key``; a look at an oracle changes none.
+        """
+        trained = [step for step in plan if step.name != ORACLE]
+        if not trained:
+            return False
+        # "unlearn" lies upon "learn", so both must be the walk's.
+        return all(
+            self._held.get(LEARN if step.name != UNLEARN else UNLEARN) == step.key
+            for step in trained[-2 if trained[-1].name == UNLEARN else -1 :]
+            if self.peft is not None or step is trained[-1]
+        )
+
+    def hold(self, stage: str, key: str) -> None:
+        """Remember what the present weights are, when a stage has been trained."""
+        self._held[UNLEARN if stage == UNLEARN else LEARN] = key
 
     def _start_path(self, seed: int) -> None:
         """The base model as it was, with fresh adapters."""
@@ -366,7 +401,7 @@ class CausalLM(LightningModule):
 
         Args:
             batch: this process's share.
-            batch_idx: number of the step within the stage, from 0.
+            batch_idx: number of the step since the stage was begun or resumed, from 0.
 
         Raises:
             DivergedError: if the loss of the global batch is not finite; weights are then still
@@ -374,13 +409,14 @@ class CausalLM(LightningModule):
         """
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         self._changed = True
+        number = self._done + batch_idx
         # Dropout of each step: Lightning's loops draw random numbers too, in a trainer's later fits
         # more than in its first, and a resumed run must not see the difference.
-        torch.manual_seed(derive_seed(self._seed, self.stage, batch_idx, self.global_rank))
+        torch.manual_seed(derive_seed(self._seed, self.stage, number, self.global_rank))
         assert not isinstance(optimizer, list) and scheduler is not None
         total = torch.zeros((), device=self.device)
-        for number, micro in enumerate(batch.micro):
-            last = number == len(batch.micro) - 1
+        for part, micro in enumerate(batch.micro):
+            last = part == len(batch.micro) - 1
             with nullcontext() if last else self._keep_gradients_local():
                 loss = self._share(self.objective(self, micro), micro, batch)
                 # Strategies average gradients over processes; ours are shares of one sum.
@@ -389,7 +425,7 @@ class CausalLM(LightningModule):
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
         if not torch.isfinite(total):
             raise DivergedError(
-                f"stage {self.stage}, step {batch_idx + 1} of {self.total_steps}: the loss is "
+                f"stage {self.stage}, step {number + 1} of {self.total_steps}: the loss is "
                 f"{total.item()}. Everything stored before this stage is kept. Lower the learning "
                 f"rate (now {self.recipe.lr:g}) or clip gradients (gradient_clip)."
             )
@@ -403,7 +439,7 @@ class CausalLM(LightningModule):
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()  # type: ignore[union-attr]  # one scheduler, of LambdaLR
-        self.step = batch_idx + 1
+        self.step = number + 1
         self.log("loss", total, prog_bar=True, logger=False)
         self.log("lr", rate, logger=False)
 
@@ -441,7 +477,7 @@ class CausalLM(LightningModule):
         """Nothing: measuring is what the monitors do, in ``fit`` and in ``validate`` alike."""
 
     def configure_optimizers(self) -> Any:
-        """A fresh optimizer and schedule for the stage that was begun."""
+        """Optimizer and schedule for the stage that was begun: fresh, or its checkpoint's."""
         trained = [p for p in self.parameters() if p.requires_grad]
         recipe = self.recipe
         optimizer: torch.optim.Optimizer
@@ -454,7 +490,14 @@ class CausalLM(LightningModule):
                 trained, recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
             )
         factor = schedule(recipe.schedule, self.total_steps, recipe.warmup, recipe.decay)
-        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, factor)]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        if self._remembered is not None:
+            restore_optimizer(optimizer, self._remembered)
+            self._remembered = None
+            scheduler.last_epoch = self._done
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * factor(self._done)
+        return [optimizer], [scheduler]
 
     def check_model(self, example: Example) -> None:
         """Refuse a model whose log-probabilities or gradients we would get wrong.

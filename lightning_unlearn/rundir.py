@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_unlearn import records
-from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
+from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.errors import InputError
 
 ABOUT = "run.json"
@@ -119,23 +119,24 @@ class RunDirectory:
         Args:
             stages: name and store folder of every step of the walk.
         """
-        for name, entry in stages:
+        trained = [(name, entry) for name, entry in stages if name != ORACLE]
+        for name, entry in trained:
             which = UNLEARN if name == UNLEARN else "learn"
             target = self.folder / which
             if target.exists():
                 shutil.rmtree(target)
             shutil.copytree(entry / which, target)
-        last = stages[-1][1]
+        final, last = stages[-1]
         identity = {k: self.about[k] for k in ("path", "position", "method", "seed")}
         for file in (records.STEPS, records.EXAMPLES):
             if (last / file).is_file():
                 table = records.read_table(last / file)
                 columns: dict[str, Any] = {k: [v] * len(table) for k, v in identity.items()}
-                columns["stage"] = [UNLEARN] * len(table)
+                columns["stage"] = [final] * len(table)
                 columns |= {name: table[name].tolist() for name in table.columns}
                 records.replace(self.folder / file, partial(records.write_table, columns=columns))
         history: dict[str, list[Any]] = {"stage": [], "step": [], "loss": [], "lr": []}
-        for _, entry in stages:
+        for _, entry in trained:
             table = records.read_table(entry / records.TRAINING)
             for name, values in history.items():
                 values += table[name].tolist()

@@ -1,11 +1,11 @@
 """StagedTrainer: walks a path of stages, then unlearns one of them."""
 
-import itertools
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,30 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.markup import escape
 from torch.utils.data import DataLoader
 
-from lightning_unlearn import records
 from lightning_unlearn.adapters import LEARN
-from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
+from lightning_unlearn.checkpoints import (
+    Frequency,
+    MidStage,
+    StageStopped,
+    read_optimizer,
+    write_checkpoint,
+)
+from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.errors import InputError, Terminated
-from lightning_unlearn.history import TrainingHistory, read_observations, write_entry
+from lightning_unlearn.history import (
+    TrainingHistory,
+    read_observations,
+    write_entry,
+    write_observations,
+)
 from lightning_unlearn.loading import load_tokenizer
 from lightning_unlearn.module import CausalLM, StageEntry
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.observations import Observations, ignore
+from lightning_unlearn.notes import Pulse
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.quiet import quiet_lightning
 from lightning_unlearn.rundir import RunDirectory, RunLogger
@@ -55,6 +66,10 @@ class StagedTrainer(Trainer):
         precision: as of Lightning's Trainer, such as "32-true" or "bf16-true".
         logger: true for TensorBoard in the run's folder, false for none, or loggers of your own.
         callbacks: one unlearning method, monitors, and others.
+        checkpoint_steps: write a checkpoint inside a stage every so many optimizer steps; null for
+            no such rule. Ctrl-C and SIGTERM always leave one.
+        checkpoint_minutes: write one when so many minutes have gone by since the last; null for no
+            such rule.
         enable_progress_bar: show progress.
         deterministic: as of Lightning's Trainer.
         benchmark: as of Lightning's Trainer.
@@ -83,6 +98,8 @@ class StagedTrainer(Trainer):
         precision: str | int = "32-true",
         logger: bool | Logger | list[Logger] = True,
         callbacks: list[Callback] | Callback | None = None,
+        checkpoint_steps: int | None = None,
+        checkpoint_minutes: float | None = 10.0,
         enable_progress_bar: bool = True,
         deterministic: bool | None = None,
         benchmark: bool | None = None,
@@ -114,6 +131,8 @@ class StagedTrainer(Trainer):
             self._stage_progress = StageProgress()
             # First, so that its bar is there when monitors start to look.
             given.insert(0, self._stage_progress)
+        self.frequency = Frequency(checkpoint_steps, checkpoint_minutes)
+        self.frequency.check()
         self.seed = seed
         self.run_name = name
         self.store = StageStore(store, report=self._warn)
@@ -174,31 +193,55 @@ class StagedTrainer(Trainer):
         Raises:
             InputError: for anything a user can mend, before training starts.
             DivergedError: if a loss is not finite; what was stored stays stored.
+            KeyboardInterrupt: after the optimizer step in which Ctrl-C or SIGTERM came.
+        """
+        plan = self.walk(model, datamodule)
+        if not model.holds(plan):
+            self._take_up(model, datamodule, plan)
+
+    def walk(
+        self, model: CausalLM, datamodule: StagedDataModule, until: int | None = None
+    ) -> list[PlannedStage]:
+        """`fit`, or its beginning; weights that are stored are not taken up where none is needed.
+
+        Args:
+            model: the module; of a module that has just walked another path, what the two have in
+                common is not read again.
+            datamodule: stages and path.
+            until: only the first so many steps of the walk; None for all, which fills the folder
+                of the run.
+
+        Returns:
+            The whole walk.
+
+        Raises:
+            InputError: as of `fit`.
+            DivergedError: as of `fit`.
         """
         self.check(model, datamodule)
         plan = self.plan(model, datamodule)
+        wanted = plan[:until]
         self._open_processes(model)
         directory = self._open_run(plan, datamodule)
-        start = self.strategy.broadcast(self._stored(plan))
         self.trained = []
-        self._replay(directory, plan[:start])
-        in_memory = False
-        for number in range(start, len(plan)):
-            with self._claim(plan[number].key):
-                found = self.strategy.broadcast(self._find(plan[number].key) is not None)
-                if not found:
-                    load = {} if in_memory else self._weights(plan[:number])
-                    self._train_stage(model, datamodule, plan, number, load)
-                    in_memory = True
-                else:
-                    self._replay(directory, plan[number : number + 1])
-                    in_memory = False
-        if not in_memory:
-            self._take_up(model, datamodule, plan)
-        self._finish(model, directory, plan)
+        for number, stage in enumerate(wanted):
+            if self.strategy.broadcast(self._find(stage.key) is None):
+                with self._claim(stage.key):
+                    # Another process may have made it while this one waited.
+                    if self.strategy.broadcast(self._find(stage.key) is None):
+                        with self._pulse(model, stage.key):
+                            self._make(model, datamodule, plan, number)
+                        continue
+            self._replay(stage)
+        if len(wanted) == len(plan):
+            if model.merge and not datamodule.oracle and not model.holds(plan):
+                self._take_up(model, datamodule, plan)
+            self._finish(model, directory, plan)
+        self._close_logs()
+        return plan
 
     def plan(self, model: CausalLM, datamodule: StagedDataModule) -> list[PlannedStage]:
-        """The walk as store entries: one per stage of the path, and "unlearn".
+        """The walk as store entries: one per trained stage, and "unlearn" or "oracle".
 
         Args:
             model: the module.
@@ -236,7 +279,8 @@ class StagedTrainer(Trainer):
                 "trainer.strategy: spawned or forked processes end with each stage and take the "
                 "weights with them; use ddp."
             )
-        if train and datamodule.forget is not None and self.method is None:
+        unlearns = datamodule.forget is not None and not datamodule.oracle
+        if train and unlearns and self.method is None:
             raise InputError(
                 f"trainer.callbacks: the stage {datamodule.forget!r} is to be forgotten "
                 "(data.forget), but no callback unlearns. Add one, such as GA, NPO or SimNPO, or "
@@ -271,9 +315,9 @@ class StagedTrainer(Trainer):
             self.strategy.setup_environment()
 
     def _open_run(self, plan: list[PlannedStage], datamodule: StagedDataModule) -> RunDirectory:
-        method = self.method.name if self.method is not None else "trained"
-        path = "-".join(datamodule.path)
-        place = f"p{datamodule.position}_" if datamodule.forget is not None else ""
+        method = self._label(datamodule)
+        path = "-".join(datamodule.trained)
+        place = f"p{datamodule.position}_" if datamodule.position is not None else ""
         name = self.run_name or f"{method}/{place}{path}_s{self.seed}"
         about = {
             "path": path,
@@ -281,7 +325,8 @@ class StagedTrainer(Trainer):
             "forget": datamodule.forget,
             "method": method,
             "seed": self.seed,
-            "key": plan[-1].key,
+            "key": plan[-1].key if plan else "",
+            "store": str(self.store.folder.absolute()),
             "stages": [{"name": stage.name, "key": stage.key} for stage in plan],
         }
         directory = RunDirectory(Path(self.default_root_dir) / name, about)
@@ -298,6 +343,12 @@ class StagedTrainer(Trainer):
         )
         return directory
 
+    def _label(self, datamodule: StagedDataModule) -> str:
+        """What the run is called by in folders, curves and records."""
+        if datamodule.oracle:
+            return ORACLE
+        return self.method.name if self.method is not None else "trained"
+
     def _log(self, tag: str, value: float, step: int) -> None:
         for logger in self.loggers:
             logger.log_metrics({tag: value}, step)
@@ -305,110 +356,186 @@ class StagedTrainer(Trainer):
     def _find(self, key: str) -> Path | None:
         return self.store.get(key) if self.is_global_zero else None
 
-    def _stored(self, plan: list[PlannedStage]) -> int:
-        """How many steps of the plan, from its start, need no training."""
-        stored = itertools.takewhile(lambda stage: self._find(stage.key) is not None, plan)
-        return sum(1 for _ in stored)
-
     @contextmanager
     def _claim(self, key: str) -> Iterator[None]:
         with self.store.claim(key) if self.is_global_zero else nullcontext():
+            yield
+
+    @contextmanager
+    def _pulse(self, model: CausalLM, key: str) -> Iterator[None]:
+        progress = lambda: (model.step, model.total_steps)  # noqa: E731  (a phrase, not a function)
+        pulse = Pulse(self.store.folder, key, progress)
+        with pulse if self.is_global_zero else nullcontext():
             yield
 
     def _weights(self, done: list[PlannedStage]) -> dict[str, Path]:
         """Where the weights after some steps are: the folders to load."""
         folders = {}
         for stage in done:
-            which = UNLEARN if stage.name == UNLEARN else LEARN
-            folders[which] = self.store.folder / stage.key / which
+            if stage.name != ORACLE:
+                which = UNLEARN if stage.name == UNLEARN else LEARN
+                folders[which] = self.store.folder / stage.key / which
         return folders
 
-    def _replay(self, directory: RunDirectory, done: list[PlannedStage]) -> None:
-        """Take over what was recorded when stored stages were trained."""
+    def _replay(self, stage: PlannedStage) -> None:
+        """Take over what was recorded when a stored stage was trained."""
         assert self.observations is not None
-        for stage in done:
-            if self.announces:
-                self.say(f"[green]✓[/] {stage.name}: already stored")
-            folder = self.store.folder / stage.key
-            training = records.read_table(folder / records.TRAINING)
-            for step, loss, rate in training[["step", "loss", "lr"]].itertuples(index=False):
-                self._log_training(stage.name, int(step), float(loss), float(rate))
-            if stage.name == UNLEARN:
-                read_observations(folder, self.observations)
+        if self.announces:
+            self.say(f"[green]✓[/] {stage.name}: already stored")
+        folder = self.store.folder / stage.key
+        if stage.name in (UNLEARN, ORACLE):
+            read_observations(folder, self.observations)
+        if stage.name != ORACLE:
+            TrainingHistory(stage.name, self._log_training).read(folder)
 
     def _log_training(self, stage: str, step: int, loss: float, rate: float) -> None:
         self._log(f"train/{stage} loss", loss, step)
         self._log(f"train/{stage} learning rate", rate, step)
 
-    def _train_stage(
+    def _make(
+        self, model: CausalLM, datamodule: StagedDataModule, plan: list[PlannedStage], number: int
+    ) -> None:
+        """Make the store entry of a step of the walk."""
+        stage, observations = plan[number], self.observations
+        assert observations is not None
+        # Held weights stay where a stage starts from them.
+        load = {} if model.holds(plan[:number]) else self._weights(plan[:number])
+        began = time.monotonic()
+        write: Callable[[Path], None]
+        if stage.name == ORACLE:
+            self._look(model, datamodule, number == 0, load)
+            write = partial(write_observations, observations=observations)
+        else:
+            history = TrainingHistory(stage.name, self._log_training)
+            keeper = self._train(model, datamodule, plan, number, load, history)
+            write = partial(write_entry, model=model, history=history, observations=observations)
+        self.trained.append(stage.name)
+        try:
+            if self.is_global_zero:
+                details = {"stage": stage.name, "seconds": round(time.monotonic() - began, 3)}
+                self.store.put(stage.key, stage.content, write, details)
+            self.strategy.barrier("stored")
+        finally:
+            if stage.name != ORACLE:
+                keeper.release()
+        if stage.name != ORACLE and keeper.asked:
+            raise self._stopped(keeper.asked, f"after stage {stage.name}, which is stored.")
+
+    def _train(
         self,
         model: CausalLM,
         datamodule: StagedDataModule,
         plan: list[PlannedStage],
         number: int,
         load: dict[str, Path],
-    ) -> None:
-        """One plain Lightning fit, and its store entry."""
+        history: TrainingHistory,
+    ) -> MidStage:
+        """One plain Lightning fit, from the stage's last checkpoint if there is one."""
         stage, observations = plan[number], self.observations
         assert observations is not None
         batches = datamodule.begin(stage.name, self.seed, self.global_rank, self.world_size)
-        recipe = datamodule.recipe(stage.name)
-        fresh = number == 0
-        model.begin(StageEntry(stage.name, recipe, len(batches), self.seed, fresh, load))
-        history = TrainingHistory(stage.name, self._log_training)
-        callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined]
-        callbacks.append(history)
+        entry = StageEntry(
+            stage.name, datamodule.recipe(stage.name), len(batches), self.seed, number == 0, load
+        )
+        stateful = [*self.methods, *self.monitors, *self._others]
+        found = self.store.checkpoint(stage.key) if self.is_global_zero else None
+        checkpoint: tuple[int, Path] | None = self.strategy.broadcast(found)
+        if checkpoint is not None:
+            entry.done, folder = checkpoint
+            which = UNLEARN if stage.name == UNLEARN else LEARN
+            entry.load = {**load, which: folder / which}
+            entry.optimizer = read_optimizer(folder)
+            history.read(folder)
+            if stage.name == UNLEARN:
+                read_observations(folder, observations)
+            if self.is_global_zero:
+                self._warn(f"{stage.name}: goes on after step {entry.done} of {len(batches)}.")
+        model.begin(entry)
+
+        def keep() -> None:
+            def write(folder: Path) -> None:
+                write_checkpoint(folder, model, history, observations, stateful)
+
+            self.store.put_checkpoint(stage.key, model.step, stage.content, write)
+
+        keeper = MidStage(
+            self.frequency, keep, self._warn, stateful, checkpoint[1] if checkpoint else None
+        )
         if self._stage_progress is not None:
             self._stage_progress.place = f"{number + 1}/{len(plan)} "
-        began = time.monotonic()
+        callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined]
+        callbacks += [history, keeper]
         self.fit_loop.max_epochs = self.current_epoch + 1
+        finished = False
         try:
             with quiet_lightning():
-                super().fit(model, train_dataloaders=batches.loader())
+                super().fit(model, train_dataloaders=batches.loader(entry.done))
+            finished = True
+        except StageStopped as stop:
+            kept = f"step {model.step} is kept" if stop.kept else "its steps are lost"
+            raise self._stopped(stop.signal, self._where(plan, number, model, kept)) from None
         except SystemExit as stop:
-            terminated = isinstance(stop, SIGTERMException)
-            if not terminated and not isinstance(stop.__context__, KeyboardInterrupt):
+            if not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            done = ", ".join(s.name for s in plan[:number]) or "none"
-            raise (Terminated if terminated else KeyboardInterrupt)(
-                f"stopped in stage {stage.name} at step {model.step} of {len(batches)}. Stored "
-                f"stages of this path: {done}. The same command goes on from there."
-            ) from None
+            where = self._where(plan, number, model, "steps since its last checkpoint are lost")
+            raise self._stopped(signal.SIGINT, where) from None
         finally:
-            callbacks.remove(history)
-        self.trained.append(stage.name)
-        if self.is_global_zero:
-            details = {"stage": stage.name, "seconds": round(time.monotonic() - began, 3)}
-            self.store.put(
-                stage.key,
-                stage.content,
-                lambda folder: write_entry(folder, model, history, observations),
-                details,
-            )
-        self.strategy.barrier("stored")
+            del callbacks[-2:]
+            if not finished:
+                keeper.release()
+        model.hold(stage.name, stage.key)
+        return keeper
+
+    @staticmethod
+    def _where(plan: list[PlannedStage], number: int, model: CausalLM, kept: str) -> str:
+        done = ", ".join(s.name for s in plan[:number]) or "none"
+        return (
+            f"in stage {plan[number].name} at step {model.step} of {model.total_steps}; {kept}. "
+            f"Stored stages of this path: {done}."
+        )
+
+    @staticmethod
+    def _stopped(number: int, where: str) -> KeyboardInterrupt:
+        """What ends the command, with a message of how to go on."""
+        kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        return kind(f"stopped {where} The same command goes on from there.")
+
+    def _look(
+        self, model: CausalLM, datamodule: StagedDataModule, fresh: bool, load: dict[str, Path]
+    ) -> None:
+        """Ask the monitors about stored weights."""
+        last = (datamodule.trained or datamodule.path)[-1]
+        fresh = fresh or LEARN in load or UNLEARN in load
+        model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, fresh, load))
+        with quiet_lightning():
+            super().validate(model, DataLoader([0]), verbose=False)  # type: ignore[arg-type]
 
     def _take_up(
         self, model: CausalLM, datamodule: StagedDataModule, plan: list[PlannedStage]
     ) -> None:
         """Load the weights after the plan's last step, when none of it had to be trained."""
-        last = plan[-1].name
+        last = next((s.name for s in reversed(plan) if s.name != ORACLE), datamodule.path[0])
         recipe = datamodule.recipe(last)
         model.begin(StageEntry(last, recipe, 1, self.seed, True, self._weights(plan)))
         with self.init_module():
             model.configure_model()
 
-    def _finish(self, model: CausalLM, directory: RunDirectory, plan: list[PlannedStage]) -> None:
+    def _close_logs(self) -> None:
         for logger in self.loggers:
             if isinstance(logger, RunLogger):
                 logger.close()
-        if self.is_global_zero:
+
+    def _finish(self, model: CausalLM, directory: RunDirectory, plan: list[PlannedStage]) -> None:
+        """Fill the folder of the run; it is marked finished when all of it is there."""
+        self._close_logs()
+        if self.is_global_zero and plan:
+            if model.merge:
+                model.save_merged(directory.folder / "merged")
             folders = [self.store.folder / stage.key for stage in plan]
             # Two processes may do the same run; they must not fill its folder at the same time.
             with self.store.claim(plan[-1].key):
                 directory.close([(s.name, f) for s, f in zip(plan, folders, strict=True)])
-            if model.merge:
-                model.save_merged(directory.folder / "merged")
         self.strategy.barrier("run written")
 
     def validate(  # type: ignore[override]
@@ -431,7 +558,7 @@ class StagedTrainer(Trainer):
         if not self.monitors:
             raise InputError("trainer.callbacks: found no monitor, so there is nothing to measure.")
         self.check(model, datamodule, train=False)
-        plan = self.plan(model, datamodule)
+        plan = [stage for stage in self.plan(model, datamodule) if stage.name != ORACLE]
         names = [BASE, *(planned.name for planned in plan)]
         wanted = names[-1] if stage is None else stage
         if wanted not in names:
@@ -452,9 +579,9 @@ class StagedTrainer(Trainer):
                 "Run lightning-unlearn fit with the same settings first, or measure the untouched "
                 "base model with --stage base."
             )
+        self.observations = Observations(datamodule)
         last = done[-1].name if done else datamodule.path[0]
         model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, True, load))
-        self.observations = Observations(datamodule)
         with quiet_lightning():
             super().validate(model, DataLoader([0]), verbose=False)  # type: ignore[arg-type]
         return {measure: value for _, measure, value in self.observations.steps}

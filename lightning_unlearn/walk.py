@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
-from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
+from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.identity import callback_identity
 from lightning_unlearn.module import CausalLM
 from lightning_unlearn.monitors.base import Monitor
@@ -19,7 +19,7 @@ class PlannedStage:
     """One step of the walk.
 
     Attributes:
-        name: stage, or "unlearn".
+        name: stage, "unlearn", or "oracle" for a look at the model that unlearning should give.
         content: all that decides the weights after it.
         key: its name in the stage store.
     """
@@ -42,13 +42,14 @@ def plan_walk(
     precision: str,
     seed: int,
 ) -> list[PlannedStage]:
-    """The steps of a walk: one per stage of the path, and "unlearn".
+    """The steps of a walk: one per trained stage, and "unlearn" or "oracle".
 
     Args:
         model: the module.
         data: prepared stages and path.
         method: what unlearns; None for a walk without unlearning.
-        monitors: what looks on; their records are stored with the unlearned adapter.
+        monitors: what looks on; their records are stored with the unlearned adapter. An oracle
+            without them is walked without a last look.
         others: all other callbacks: they may change what training does.
         world_size: number of processes.
         precision: the Trainer's.
@@ -71,24 +72,28 @@ def plan_walk(
         shared["cut"] = [data.micro_batch_size, world_size]
     stages: list[dict[str, Any]] = []
     plan = []
-    for name in data.path:
+    for name in data.trained:
         recipe = data.recipe(name).key()
         stages = [*stages, {"name": name, "recipe": recipe, "data": data.fingerprint(name)}]
         plan.append(PlannedStage(name, {**shared, "stages": stages}))
-    if data.forget is not None and method is not None:
+    looks = {
+        "monitors": [callback_identity(monitor) for monitor in monitors],
+        "measured": {
+            stage: data.measured_fingerprint(stage) for stage in data.path if stage != data.forget
+        },
+    }
+    unlearned = {**shared, "stages": stages, "forget": data.forget}
+    if data.oracle:
+        if monitors:
+            forgotten = {"data": data.fingerprint(UNLEARN)}
+            plan.append(PlannedStage(ORACLE, {**unlearned, **forgotten, **looks}))
+    elif data.forget is not None and method is not None:
         content = {
-            **shared,
-            "stages": stages,
-            "forget": data.forget,
+            **unlearned,
             "unlearn": data.recipe(UNLEARN).key(),
             "data": data.fingerprint(UNLEARN),
             "method": callback_identity(method),
-            "monitors": [callback_identity(monitor) for monitor in monitors],
-            "measured": {
-                stage: data.measured_fingerprint(stage)
-                for stage in data.path
-                if stage != data.forget
-            },
+            **looks,
         }
         plan.append(PlannedStage(UNLEARN, content))
     return plan

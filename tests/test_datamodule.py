@@ -155,11 +155,11 @@ def test_what_cannot_be_walked_is_refused(options: dict[str, Any], message: str)
     refused(message, **options)
 
 
-@pytest.mark.parametrize("name", ["unlearn", "", "a-b", "a/b", "..", "two words"])
+@pytest.mark.parametrize("name", ["unlearn", "oracle", "", "a-b", "a/b", "..", "two words"])
 def test_names_of_stages_must_make_folders_and_curves(name: str) -> None:
     refused(
-        f"data.stages: found the name {name!r}, expected letters, digits and underscores, and not "
-        "'unlearn': names make up folders and curves.",
+        f"data.stages: found the name {name!r}, expected letters, digits and underscores, and "
+        "neither 'unlearn' nor 'oracle': names make up folders and curves.",
         stages=stages("safety", name),
     )
 

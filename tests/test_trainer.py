@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import re
 import random
 import shutil
 import signal
@@ -612,9 +613,11 @@ def test_interrupting_says_how_to_go_on(tiny: Tiny, start: Start, number: int, c
     assert child.exitcode == code, output
     said = " ".join(output.split())
     assert "stopped in stage safety at step" in said
-    assert (
-        "of 100000. Stored stages of this path: tofu. The same command goes on from there." in said
-    )
+    step = re.search(r"at step (\d+) of 100000; step (\d+) is kept", said)
+    assert step is not None and step[1] == step[2], said
+    assert "Stored stages of this path: tofu. The same command goes on from there." in said
+    (kept,) = (tiny.root / "store" / "checkpoints").iterdir()
+    assert kept.name.endswith(f"-{step[1]}")
     assert "Traceback" not in output
     check_no_half_written_run(tiny)
 

@@ -154,9 +154,14 @@ class BatchPlan(Dataset[StepBatch]):
         tokens = sum(len(self.examples[i].answer) for i in rows)
         return StepBatch(micro, tokens, len(rows))
 
-    def loader(self) -> DataLoader[StepBatch]:
-        """The steps in order, one at a time."""
-        return DataLoader(self, batch_size=None, shuffle=False, num_workers=0)
+    def loader(self, done: int = 0) -> DataLoader[StepBatch]:
+        """The steps in order, one at a time.
+
+        Args:
+            done: so many are left out at the start.
+        """
+        left = range(done, len(self.steps))
+        return DataLoader(self, batch_size=None, sampler=left, num_workers=0)
 
 
 def micro_batch(batch_size: int, asked: int | None, world_size: int, key: str) -> int:

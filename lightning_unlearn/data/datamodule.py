@@ -14,7 +14,7 @@ from lightning_unlearn.data.reading import Row, read_rows
 from lightning_unlearn.data.recipe import Recipe, Stage
 from lightning_unlearn.errors import InputError
 
-UNLEARN = "unlearn"
+UNLEARN, ORACLE = "unlearn", "oracle"
 
 
 class StagedDataModule(LightningDataModule):
@@ -30,6 +30,8 @@ class StagedDataModule(LightningDataModule):
         position: place of the forget stage in the path, from 1, the others in written order.
         permutation: number of the order among all orders of the stages, from 1, counted
             lexicographically from the written order.
+        oracle: leave the forget stage out of training and unlearn nothing: the model that
+            unlearning is to be compared with. It is measured like the others.
         unlearn: recipe of unlearning.
         max_length: longest sequence in tokens; null for the model's context.
         template: model whose chat template is used, for a base model that has none.
@@ -48,6 +50,7 @@ class StagedDataModule(LightningDataModule):
         order: list[str] | None = None,
         position: int | None = None,
         permutation: int | None = None,
+        oracle: bool = False,
         unlearn: Recipe = Recipe(),  # noqa: B008  (never changed; its values are the documentation)
         max_length: int | None = None,
         template: str | None = None,
@@ -57,6 +60,7 @@ class StagedDataModule(LightningDataModule):
         super().__init__()
         self.stages = dict(stages)
         self.forget = forget
+        self.oracle = oracle
         self.unlearn = unlearn
         self.max_length = max_length
         self.template = template
@@ -76,10 +80,12 @@ class StagedDataModule(LightningDataModule):
         if not self.stages:
             raise InputError("data.stages: found none, expected at least one stage.")
         for name, stage in self.stages.items():
-            if not name or name == UNLEARN or not all(c.isalnum() or c == "_" for c in name):
+            own = name in (UNLEARN, ORACLE)
+            if not name or own or not all(c.isalnum() or c == "_" for c in name):
                 raise InputError(
                     f"data.stages: found the name {name!r}, expected letters, digits and "
-                    f"underscores, and not {UNLEARN!r}: names make up folders and curves."
+                    f"underscores, and neither {UNLEARN!r} nor {ORACLE!r}: names make up folders "
+                    "and curves."
                 )
             stage.check(f"data.stages.{name}")
         self.unlearn.check("data.unlearn")
@@ -87,6 +93,10 @@ class StagedDataModule(LightningDataModule):
             raise InputError(
                 f"data.forget: found {self.forget!r}, expected one of the stages "
                 f"{', '.join(self.stages)}."
+            )
+        if self.oracle and self.forget is None:
+            raise InputError(
+                "data.oracle: it leaves out the forget stage, and data.forget is null."
             )
         if self.max_length is not None and self.max_length < 2:
             raise InputError(f"data.max_length: found {self.max_length}, expected at least 2.")
@@ -179,7 +189,10 @@ class StagedDataModule(LightningDataModule):
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The stages in the order they are trained."""
+        """The stages in the order they are trained.
+
+        Of an oracle the forget stage is among them, for it is measured, and is not trained.
+        """
         return self._path
 
     @path.setter
@@ -189,7 +202,15 @@ class StagedDataModule(LightningDataModule):
     @property
     def position(self) -> int | None:
         """Place of the forget stage in the path, from 1."""
-        return None if self.forget is None else self.path.index(self.forget) + 1
+        if self.forget is None or self.oracle:
+            return None
+        return self.path.index(self.forget) + 1
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The stages that are trained, in order."""
+        left_out = self.forget if self.oracle else None
+        return tuple(name for name in self.path if name != left_out)
 
     def prepare(self, tokenizer: Any, context: int, template: Any = None, name: str = "") -> None:
         """Read and tokenise the rows of every stage on the path; once is enough.
@@ -240,6 +261,26 @@ class StagedDataModule(LightningDataModule):
                 self.heldout_examples[stage_name] = [self.format.encode(row) for row in heldout]
             self.rows[stage_name], self.examples[stage_name] = rows, examples
 
+    def adopt(self, other: "StagedDataModule") -> None:
+        """Take over what another has read of the stages that are read in the same way.
+
+        Args:
+            other: of the same model; `prepare` then reads only what is missing.
+        """
+        if (other.template, other.max_length) != (self.template, self.max_length):
+            return
+        for name, stage in self.stages.items():
+            if name in other.examples and other.stages[name].reading() == stage.reading():
+                for mine, theirs in (
+                    (self.rows, other.rows),
+                    (self.examples, other.examples),
+                    (self.heldout_rows, other.heldout_rows),
+                    (self.heldout_examples, other.heldout_examples),
+                ):
+                    if name in theirs:
+                        mine[name] = theirs[name]  # type: ignore[assignment]
+        self.format = other.format
+
     def check_batches(self, world_size: int) -> None:
         """Refuse global batches that can't be cut over the processes, before anything runs.
 
@@ -249,10 +290,10 @@ class StagedDataModule(LightningDataModule):
         Raises:
             InputError: naming the recipe.
         """
-        for name in self.path:
+        for name in self.trained:
             batch_size = self.stages[name].batch_size
             micro_batch(batch_size, self.micro_batch_size, world_size, f"data.stages.{name}")
-        if self.forget is not None:
+        if self.forget is not None and not self.oracle:
             micro_batch(self.unlearn.batch_size, self.micro_batch_size, world_size, "data.unlearn")
 
     def measured(self, stage: str) -> tuple[list[Row], list[Example]]:

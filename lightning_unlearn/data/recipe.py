@@ -117,6 +117,11 @@ class Stage(Recipe):
     limit: int | None = None
     heldout_limit: int | None = None
 
+    def reading(self) -> dict[str, Any]:
+        """The values that decide which rows the stage has."""
+        trained = {f.name for f in fields(Recipe)}
+        return {k: v for k, v in asdict(self).items() if k not in trained}
+
     def check(self, key: str) -> None:
         """Refuse values that cannot train, and a stage without rows; see `Recipe.check`."""
         super().check(key)

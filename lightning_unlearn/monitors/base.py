@@ -10,6 +10,7 @@ from lightning_unlearn.errors import InputError
 from lightning_unlearn.module import CausalLM
 from lightning_unlearn.monitors.measurement import Measurement
 from lightning_unlearn.monitors.observations import Observations
+from lightning_unlearn.states import attributes
 
 
 class Monitor(Callback):
@@ -73,9 +74,18 @@ class Monitor(Callback):
         if observations is not None and wanted:
             self.look(observations, module, module.step)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a stage that goes on from a checkpoint needs: plain and tensor attributes."""
+        return attributes(self)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        vars(self).update(state_dict)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look before the first step of unlearning."""
-        self._look_if_due(trainer, pl_module)
+        """Look before the first step of unlearning; what a checkpoint holds was looked at."""
+        if getattr(pl_module, "step", 0) == 0:
+            self._look_if_due(trainer, pl_module)
 
     def on_train_batch_end(
         self,

@@ -81,8 +81,9 @@ def _agree(module: CausalLM, prompt: Ids, phrases: list[Ids]) -> bool:
     """Whether this model takes 4-D masks and free positions as Llama does; tried, not guessed."""
     if module.attention not in ("sdpa", "eager"):
         return False
-    shared = _shared(module, [prompt], [phrases])
-    gap = (shared - _apart(module, [prompt], [phrases])).abs().max().item()
+    shared, apart = (f(module, [prompt], [phrases]) for f in (_shared, _apart))
+    # Relative to their size: the answer must be about the model, not about its present weights.
+    gap = ((shared - apart).abs() / (1 + apart.abs())).max().item()
     return gap <= AGREEMENT.get(module.lm.dtype, 1e-3)
 
 

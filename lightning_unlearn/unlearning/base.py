@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_unlearn.data.batches import Batch
 from lightning_unlearn.logprobs import LogProbs
 from lightning_unlearn.module import CausalLM, supervised
+from lightning_unlearn.states import attributes
 
 
 class Unlearning(Callback):
@@ -86,14 +87,31 @@ class Unlearning(Callback):
         return self.loss(policy, reference)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the reference once, and swap the objective, if this is the unlearning stage."""
+        """Take the reference once, and swap the objective, if this is the unlearning stage.
+
+        A stage that goes on from a checkpoint gets its reference from there.
+        """
         assert isinstance(pl_module, CausalLM)
         if pl_module.stage != "unlearn":
             return
-        if self.uses_reference:
+        if self.uses_reference and pl_module.step == 0:
             data = trainer.train_dataloader.dataset  # type: ignore[union-attr]
             self._reference = pl_module.score(data.examples, data.micro)
         pl_module.objective = self.objective
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a stage that goes on from a checkpoint needs: plain and tensor attributes."""
+        state = attributes(self, leave_out=("_reference",))
+        if self._reference is not None:
+            state["_reference"] = (self._reference.per_token, self._reference.mask)
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        reference = state_dict.pop("_reference", None)
+        vars(self).update(state_dict)
+        if reference is not None:
+            self._reference = LogProbs(*reference)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the objective slot back."""

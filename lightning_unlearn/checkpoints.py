@@ -1,0 +1,211 @@
+"""Checkpoints inside a stage: a long one that is stopped goes on from the last of them."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_unlearn.errors import InputError, StorageError
+from lightning_unlearn.history import TrainingHistory, write_entry
+from lightning_unlearn.module import CausalLM
+from lightning_unlearn.monitors.observations import Observations
+from lightning_unlearn.states import optimizer_state, read_state, write_state
+
+
+@dataclass
+class Frequency:
+    """How often a checkpoint is written.
+
+    Attributes:
+        steps: every so many optimizer steps; None for no such rule.
+        minutes: when so many minutes have gone by since the last; None for no such rule.
+    """
+
+    steps: int | None = None
+    minutes: float | None = 10.0
+
+    def check(self) -> None:
+        """Refuse numbers that are no distance.
+
+        Raises:
+            InputError: naming the key.
+        """
+        if self.steps is not None and self.steps < 1:
+            raise InputError(
+                f"trainer.checkpoint_steps: found {self.steps}, expected at least 1, or null."
+            )
+        if self.minutes is not None and not self.minutes >= 0:
+            raise InputError(
+                f"trainer.checkpoint_minutes: found {self.minutes}, expected 0 or more, or null."
+            )
+
+
+class StageStopped(Exception):
+    """A stage was stopped after an optimizer step, as a signal asked.
+
+    Attributes:
+        signal: its number.
+        kept: whether a checkpoint holds that step.
+    """
+
+    def __init__(self, number: int, kept: bool) -> None:
+        super().__init__(number, kept)
+        self.signal = number
+        self.kept = kept
+
+
+class MidStage(Callback):
+    """Writes checkpoints, and stops the stage after an optimizer step when a signal asks for it.
+
+    The last of the callbacks, so that what monitors saw of a step is in its checkpoint.
+
+    Args:
+        frequency: how often.
+        write: writes a checkpoint of the present step; called on the first process.
+        say: tells the user something.
+        callbacks: whose state is in checkpoints.
+        checkpoint: what the stage goes on from; None for its beginning.
+
+    Attributes:
+        asked: number of the signal that asked for a stop; 0 for none.
+    """
+
+    def __init__(
+        self,
+        frequency: Frequency,
+        write: Callable[[], None],
+        say: Callable[[str], None],
+        callbacks: Sequence[Callback] = (),
+        checkpoint: Path | None = None,
+    ) -> None:
+        self.frequency = frequency
+        self._write = write
+        self._say = say
+        self._callbacks = callbacks
+        self._checkpoint_read = checkpoint
+        self.asked = 0
+        self._last = time.monotonic()
+        self._works = True
+        # Taken now, for Lightning puts handlers of its own in place while it fits.
+        self._before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        self._watching = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Watch for signals, start the clock, and give callbacks their state.
+
+        Now, for what they do themselves at the start of a stage belongs to its first step.
+        """
+        self._last = time.monotonic()
+        if self._checkpoint_read is not None:
+            assert isinstance(pl_module, CausalLM)
+            states = read_state(self._checkpoint_read, pl_module.device)["callbacks"]
+            for number, callback in enumerate(self._callbacks):
+                callback.load_state_dict(states[_label(number, callback)])
+        # Only the main thread gets signals.
+        self._watching = threading.current_thread() is threading.main_thread()
+        if self._watching:
+            for number in self._before:
+                signal.signal(number, self._ask)
+
+    def release(self) -> None:
+        """From now on signals mean what they meant before."""
+        if self._watching:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            self._watching = False
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = number
+        self._say("Stopping after this step; Ctrl-C once more stops at once.")
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Write if it is time, stop if it was asked for."""
+        assert isinstance(pl_module, CausalLM)
+        self.asked, due = self._agreed(trainer, pl_module)
+        if pl_module.step == pl_module.total_steps:
+            return  # The stage itself is stored now; a stop waits until that is done.
+        if self.asked or due:
+            kept = self._checkpoint(trainer)
+            if self.asked:
+                raise StageStopped(self.asked, kept)
+
+    def _agreed(self, trainer: Trainer, module: CausalLM) -> tuple[int, bool]:
+        """Which signal some process got, and whether a checkpoint is due; alike on all of them."""
+        steps, minutes = self.frequency.steps, self.frequency.minutes
+        due = steps is not None and module.step % steps == 0
+        due |= minutes is not None and time.monotonic() - self._last >= 60 * minutes
+        if trainer.world_size == 1:
+            return self.asked, due
+        interrupted = self.asked == signal.SIGINT
+        terminated = self.asked == signal.SIGTERM
+        votes = torch.tensor([interrupted, terminated, due and trainer.is_global_zero])
+        votes = trainer.strategy.reduce(votes.float().to(module.device), reduce_op="sum")
+        interrupted, terminated, due = (vote > 0 for vote in votes.tolist())
+        number = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
+        return number, due
+
+    def _checkpoint(self, trainer: Trainer) -> bool:
+        """Write one; what can't be written is told once and does not stop the stage."""
+        if trainer.is_global_zero and self._works:
+            try:
+                self._write()
+            except (StorageError, TypeError) as error:
+                self._works = False
+                self._say(f"No checkpoint is kept inside this stage: {error}")
+        self._last = time.monotonic()
+        works: bool = trainer.strategy.broadcast(self._works)
+        return works
+
+
+def write_checkpoint(
+    folder: Path,
+    model: CausalLM,
+    history: TrainingHistory,
+    observations: Observations,
+    callbacks: Sequence[Callback],
+) -> None:
+    """Write how far a stage has come: an entry as of now, and what its next step needs.
+
+    Args:
+        folder: an existing folder.
+        model: gives the weights and the optimizer.
+        history: of the stage so far.
+        observations: of the run so far.
+        callbacks: theirs is the state that `Callback.state_dict` gives.
+
+    Raises:
+        TypeError: naming a value of a callback's state that is no plain value or tensor.
+    """
+    write_entry(folder, model, history, observations)
+    optimizer = model.optimizers()
+    state = {
+        "optimizer": optimizer_state(optimizer.optimizer),  # type: ignore[union-attr]
+        "callbacks": {_label(n, c): c.state_dict() for n, c in enumerate(callbacks)},
+    }
+    write_state(folder, state)
+
+
+def read_optimizer(checkpoint: Path) -> dict[str, Any]:
+    """What the optimizer remembered, for `lightning_unlearn.states.restore_optimizer`."""
+    state: dict[str, Any] = read_state(checkpoint, torch.device("cpu"))["optimizer"]
+    return state
+
+
+def _label(number: int, callback: Callback) -> str:
+    return f"{number} {type(callback).__qualname__}"

@@ -1,0 +1,208 @@
+"""Checkpoints inside a stage: a stopped stage goes on, and ends as if it had never stopped."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Start, Tiny, results
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from lightning_unlearn import (
+    NPO,
+    AnswerLikelihood,
+    InputError,
+    LabelLikelihood,
+    LogProbs,
+    LoRA,
+    Recipe,
+    StagedTrainer,
+    Unlearning,
+)
+from lightning_unlearn.errors import Terminated
+
+
+class Interrupts(Callback):
+    """Has a signal sent to its process after a step of a stage, once."""
+
+    def __init__(self, stage: str, step: int, number: int = signal.SIGINT) -> None:
+        self._at = (stage, step)
+        self._number = number
+        self._sent = False
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        if (pl_module.stage, pl_module.step) == self._at and not self._sent:
+            self._sent = True
+            signal.raise_signal(self._number)
+
+
+class Rising(Unlearning):
+    """Its state changes from step to step: a factor, and a tensor that it draws at the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._factor = 1.0
+        self._seen: Tensor | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._seen = torch.zeros(3)
+
+    def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
+        assert self._seen is not None
+        self._factor *= 1.25
+        self._seen = self._seen + torch.rand(3)
+        return self._factor * (policy.sum - reference.sum) * self._seen.mean()
+
+
+def trainer_of(tiny: Tiny, method: Unlearning, *others: Callback, **changes: Any) -> StagedTrainer:
+    monitors = [LabelLikelihood(2, limit=4), AnswerLikelihood(3)]
+    trainer = tiny.trainer([method, *monitors], **changes)
+    # Looks on without being part of what is stored.
+    trainer.callbacks.extend(others)  # type: ignore[attr-defined]
+    return trainer
+
+
+def datamodule(tiny: Tiny, **recipe: Any) -> Any:
+    settings = {"lr": 2e-3, "epochs": 2, "batch_size": 4, **recipe}
+    stages = tiny.stages(**settings)
+    return tiny.datamodule(stages=stages, order=["tofu", "safety"], unlearn=Recipe(**settings))
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "adamw": {},
+    "sgd": {"optimizer": "sgd", "momentum": 0.9, "lr": 0.05, "schedule": "cosine"},
+}
+
+
+@pytest.mark.parametrize("recipe", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("lora", [LoRA(rank=4, dropout=0.1), None], ids=["dropout", "full"])
+@pytest.mark.parametrize(("stage", "step"), [("tofu", 1), ("safety", 3), ("unlearn", 4)])
+def test_an_interrupted_stage_ends_as_if_it_had_not_been(
+    tiny: Tiny, stage: str, step: int, lora: LoRA | None, recipe: dict[str, Any]
+) -> None:
+    whole = tiny.below("whole")
+    undisturbed = trainer_of(whole, Rising())
+    undisturbed.fit(whole.module(lora=lora), datamodule(whole, **recipe))
+
+    halted = tiny.below("halted")
+    with pytest.raises(KeyboardInterrupt, match=f"in stage {stage} at step {step} of 6; step"):
+        trainer_of(halted, Rising(), Interrupts(stage, step)).fit(
+            halted.module(lora=lora), datamodule(halted, **recipe)
+        )
+    (kept,) = (halted.root / "store" / "checkpoints").iterdir()
+    assert kept.name.endswith(f"-{step}")
+    resumed = trainer_of(halted, Rising())
+    resumed.fit(halted.module(lora=lora), datamodule(halted, **recipe))
+    assert undisturbed.run_dir is not None and resumed.run_dir is not None
+    assert results(resumed.run_dir) == results(undisturbed.run_dir)
+    assert not list((halted.root / "store" / "checkpoints").iterdir())
+    assert resumed.trained[0] == stage
+
+
+def test_sigterm_leaves_a_checkpoint_too_and_is_told_apart(tiny: Tiny) -> None:
+    trainer = trainer_of(tiny, NPO(), Interrupts("safety", 2, signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated, match=r"step 2 is kept\. Stored stages of this path: tofu"):
+        trainer.fit(tiny.module(), datamodule(tiny))
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_signal_in_the_last_step_waits_until_the_stage_is_stored(tiny: Tiny) -> None:
+    trainer = trainer_of(tiny, NPO(), Interrupts("tofu", 6))
+    with pytest.raises(KeyboardInterrupt, match="stopped after stage tofu, which is stored"):
+        trainer.fit(tiny.module(), datamodule(tiny))
+    assert len(list((tiny.root / "store").glob("*/entry.json"))) == 1
+
+
+def kept_steps(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[int]:
+    """Steps at which a walk of two stages and unlearning, 6 steps each, wrote checkpoints."""
+    from lightning_unlearn.store import StageStore
+
+    steps = []
+    put = StageStore.put_checkpoint
+
+    def noting(self: StageStore, key: str, step: int, *rest: Any) -> Path:
+        steps.append(step)
+        return put(self, key, step, *rest)
+
+    monkeypatch.setattr(StageStore, "put_checkpoint", noting)
+    trainer_of(tiny, NPO(), **changes).fit(tiny.module(), datamodule(tiny))
+    return steps
+
+
+def test_how_often_is_set_in_steps_or_minutes(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kept_steps(tiny.below("default"), monkeypatch) == []
+    assert kept_steps(tiny.below("steps"), monkeypatch, checkpoint_steps=2) == [2, 4] * 3
+    every = [1, 2, 3, 4, 5] * 3
+    assert kept_steps(tiny.below("minutes"), monkeypatch, checkpoint_minutes=0) == every
+    never = {"checkpoint_steps": None, "checkpoint_minutes": None}
+    assert kept_steps(tiny.below("never"), monkeypatch, **never) == []
+    for wrong in ({"checkpoint_steps": 0}, {"checkpoint_minutes": -1.0}):
+        (name,) = wrong
+        with pytest.raises(InputError, match=f"trainer.{name}: found"):
+            tiny.trainer([NPO()], **wrong)
+
+
+def test_a_damaged_checkpoint_is_set_aside(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = tiny.below("whole")
+    trainer_of(whole, NPO()).fit(whole.module(), datamodule(whole))
+    with pytest.raises(KeyboardInterrupt):
+        trainer_of(tiny, NPO(), Interrupts("safety", 3)).fit(tiny.module(), datamodule(tiny))
+    (kept,) = (tiny.root / "store" / "checkpoints").iterdir()
+    (kept / "state.safetensors").write_bytes(b"no tensors")
+    resumed = trainer_of(tiny, NPO())
+    resumed.fit(tiny.module(), datamodule(tiny))
+    said = capsys.readouterr().err
+    assert "is damaged (state.safetensors does not match its checksum); moved to" in said
+    (run,), (other,) = ((t.root / "runs" / "NPO").iterdir() for t in (tiny, whole))
+    assert results(run) == results(other)
+
+
+class Odd(Callback):
+    """A callback whose state can't be written."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"file": object()}
+
+
+def test_a_state_that_cannot_be_written_is_told_and_stops_nothing(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = tiny.trainer([NPO(), Odd()], checkpoint_steps=2)
+    trainer.fit(tiny.module(), datamodule(tiny))
+    said = capsys.readouterr().err
+    assert said.count("No checkpoint is kept inside this stage: state.callbacks.1 Odd.file is") == 3
+    assert not list((tiny.root / "store").glob("drafts/*"))
+
+
+def long_walk(tiny: Tiny) -> None:
+    trainer_of(tiny, Rising(), checkpoint_steps=1).fit(tiny.module(), datamodule(tiny))
+
+
+def test_kills_inside_stages_lose_nothing(tiny: Tiny, start: Start) -> None:
+    """With a checkpoint at every step, most kills fall on one that is being written."""
+    whole, killed = tiny.below("whole"), tiny.below("killed")
+    began = time.monotonic()
+    child = start(long_walk, whole)
+    child.join(120)
+    assert child.exitcode == 0, (tiny.root / "output").read_text()
+    lasted = time.monotonic() - began
+    alive = 0
+    for number in range(6):
+        child = start(long_walk, killed)
+        time.sleep(lasted * (0.5 + 0.08 * number))
+        alive += child.is_alive()
+        child.kill()
+        child.join(30)
+    assert alive > 0
+    child = start(long_walk, killed)
+    child.join(120)
+    assert child.exitcode == 0, (tiny.root / "output").read_text()
+    (run,), (other,) = ((t.root / "runs" / "Rising").iterdir() for t in (killed, whole))
+    assert results(run) == results(other)
+    assert not list((killed.root / "store" / "checkpoints").iterdir())
