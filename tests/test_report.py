@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.report import csv, markdown, recency, render, save_figures, scores
-from lightning_unlearn.report.figures import _apart
+from lightning_unlearn.report.panels import apart
 
 FOUR = {
     1: "safety-inst-tofu-math",
@@ -308,7 +308,9 @@ def test_figures_leave_out_what_was_not_measured(tmp_path):
     label = records[records["measure"] == "forget/label"]
     assert [path.name for path in save_figures(label, tmp_path)] == ["forget.png"]
     own = records[records["measure"].isin(["answers/safety", "grad_norm"])]
-    assert save_figures(own, tmp_path) == []
+    assert [path.name for path in save_figures(own, tmp_path)] == ["answers.png"]
+    others = records[records["measure"].isin(["answers/tofu", "grad_norm"])]
+    assert [path.name for path in save_figures(others, tmp_path)] == ["utility.png"]
     assert save_figures(records.assign(value=math.nan), tmp_path) == []
     diverged = records.assign(value=records["value"].where(records["step"] < 10, -math.inf))
     assert len(save_figures(diverged, tmp_path)) == 2
@@ -329,11 +331,11 @@ def test_figures_refuse_a_file_in_place_of_the_folder(tmp_path):
 
 
 def test_labels_are_moved_apart_as_little_as_needed():
-    assert _apart([], 0.1) == []
-    assert _apart([0.2, 0.8], 0.1) == [0.2, 0.8]
-    assert _apart([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
-    assert _apart([0.98, 1.0], 0.1) == pytest.approx([0.9, 1.0])
-    assert _apart([0.0, 0.01], 0.1) == pytest.approx([0.0, 0.1])
+    assert apart([], 0.1) == []
+    assert apart([0.2, 0.8], 0.1) == [0.2, 0.8]
+    assert apart([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert apart([0.98, 1.0], 0.1) == pytest.approx([0.9, 1.0])
+    assert apart([0.0, 0.01], 0.1) == pytest.approx([0.0, 0.1])
 
 
 def test_importing_the_report_loads_no_heavy_package():

@@ -1,11 +1,29 @@
-"""What the records of a study say: scores, sentences, tables and figures.
+"""What the records of a study say: scores, depths, sentences, tables and figures.
 
-Works on a tidy table of records alone: neither torch nor lightning is needed, and pandas, rich
-and matplotlib are imported only by the functions that use them.
+Works on tidy tables alone: neither torch nor lightning is needed, and pandas, rich and matplotlib
+are imported only by the functions that use them.
 """
 
+from lightning_unlearn.report.depth import depth
+from lightning_unlearn.report.depth_tables import depth_findings
 from lightning_unlearn.report.figures import save_figures
-from lightning_unlearn.report.scores import recency, scores
+from lightning_unlearn.report.naming import short_names, short_value
+from lightning_unlearn.report.recency import recency
+from lightning_unlearn.report.scores import scores
+from lightning_unlearn.report.summary import Summary, summarise
 from lightning_unlearn.report.tables import csv, markdown, render
 
-__all__ = ["csv", "markdown", "recency", "render", "save_figures", "scores"]
+__all__ = [
+    "Summary",
+    "csv",
+    "depth",
+    "depth_findings",
+    "markdown",
+    "recency",
+    "render",
+    "save_figures",
+    "scores",
+    "short_names",
+    "short_value",
+    "summarise",
+]
