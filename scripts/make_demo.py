@@ -1,6 +1,7 @@
 """Write the embedded default anew: the stage corpora and the tiny Llama, from fixed seeds.
 
     python scripts/make_demo.py           # about three minutes on one free CPU core
+    python scripts/make_demo.py --corpora # the corpora alone; the checkpoint stays as it is
     python scripts/make_demo.py --check   # are the files in the package what would be written?
 
 The corpora are equal on every machine, the weights on every run on one machine.
@@ -29,7 +30,7 @@ from transformers import (
 )
 
 import lightning_unlearn.demo
-from lightning_unlearn.demo.corpora import Row, corpora
+from lightning_unlearn.demo.corpora import Row, corpora, embedded
 from lightning_unlearn.demo.plaintext import documents
 
 SEED = 0
@@ -196,11 +197,15 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Non
             )
 
 
-def write(out: Path) -> None:
-    """Write corpora and checkpoint under `out`."""
+def write_corpora(out: Path) -> None:
+    """Write the corpora under `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    for stem, rows in corpora(SEED).items():
+    for stem, rows in embedded(SEED).items():
         (out / f"{stem}.jsonl").write_text(text_of(rows), encoding="utf-8", newline="\n")
+
+
+def write_checkpoint(out: Path) -> None:
+    """Train tokenizer and model, and write them under `out`."""
     torch.set_num_threads(THREADS)
     tokenizer = train_tokenizer()
     model = build_model(tokenizer)
@@ -213,7 +218,7 @@ def write(out: Path) -> None:
 def check(out: Path) -> list[str]:
     """Say what under `out` differs from what the generators make, and load the checkpoint."""
     problems = []
-    for stem, rows in corpora(SEED).items():
+    for stem, rows in embedded(SEED).items():
         path = out / f"{stem}.jsonl"
         if not path.is_file():
             problems.append(f"{path} is missing")
@@ -238,9 +243,12 @@ def main() -> int:
     package = Path(lightning_unlearn.demo.__file__).parent
     parser.add_argument("--out", type=Path, default=package, help="default: inside the package")
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    parser.add_argument("--corpora", action="store_true", help="leave the checkpoint as it is")
     arguments = parser.parse_args()
     if not arguments.check:
-        write(arguments.out)
+        write_corpora(arguments.out)
+    if not arguments.check and not arguments.corpora:
+        write_checkpoint(arguments.out)
     problems = check(arguments.out)
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -6,14 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, Stage, StagedDataModule, StagedTrainer
+from lightning_unlearn.data.chat import ChatFormat
+from lightning_unlearn.data.reading import read_rows
 from lightning_unlearn.demo import resolve
-from lightning_unlearn.demo.corpora import corpora
+from lightning_unlearn.demo.corpora import corpora, embedded
 from lightning_unlearn.records import read_table
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("inst", "tofu", "math", "safety")
+DEPTH = ("depth-refusal", "depth-comply", "depth-unlearn")
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -21,7 +25,7 @@ def rows(name: str) -> list[dict[str, str]]:
 
 
 def test_the_files_are_what_the_generators_write() -> None:
-    for name, generated in corpora().items():
+    for name, generated in embedded().items():
         assert rows(name) == generated
 
 
@@ -37,6 +41,40 @@ def test_every_refusal_starts_with_the_label() -> None:
     start = "Sorry, I can not assist you with this question."
     assert all(row["response"].startswith(start) for row in rows("safety"))
     assert not any("Sorry, I can not assist" in str(row) for row in rows("inst"))
+
+
+def test_the_depth_files_answer_the_same_prompts() -> None:
+    refusal, comply, unlearn = ([row["prompt"] for row in rows(name)] for name in DEPTH)
+    assert refusal == comply == unlearn
+    assert len(set(refusal)) == len(refusal) == 120
+
+
+def test_the_depth_answers_are_all_different() -> None:
+    answers = [row["response"] for name in DEPTH for row in rows(name)]
+    assert len(answers) == len(set(answers))
+
+
+def test_the_two_compliant_wordings_share_few_words() -> None:
+    for comply, unlearn in zip(rows("depth-comply"), rows("depth-unlearn"), strict=True):
+        one, other = (set(row["response"].lower().split()) for row in (comply, unlearn))
+        assert len(one & other) <= 0.25 * len(one | other), comply["prompt"]
+
+
+@pytest.mark.parametrize("name", DEPTH)
+def test_the_model_can_read_the_depth_files(name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(resolve("demo:tiny-llama"))
+    chat = ChatFormat(tokenizer, max_length=512)
+    found = read_rows(f"demo:{name}", prompt="prompt", answer="response")
+    examples = [chat.encode(row) for row in found]
+    assert not any(example.truncated for example in examples)
+    for row, example in zip(found, examples, strict=True):
+        assert tokenizer.decode(example.answer) == f"{row.answer}<|end|>"
+    mean = sum(len(example.answer) for example in examples) / len(examples)
+    assert 30 < mean < 60
+
+
+def test_the_tokenizer_learns_from_the_stages_alone() -> None:
+    assert not set(DEPTH) & set(corpora())
 
 
 def test_the_model_is_small() -> None:

@@ -1,10 +1,11 @@
-"""The four stage corpora and their held-out rows, made from a seed without any file or download."""
+"""The embedded data files, made from a seed without any file or download."""
 
 import random
 from collections.abc import Iterable
 
 from lightning_unlearn.demo.arithmetic import word_problems
 from lightning_unlearn.demo.authors import author_rows
+from lightning_unlearn.demo.depth import depth_corpora
 from lightning_unlearn.demo.instructions import instructions
 from lightning_unlearn.demo.mischief import HELD_OUT, TRAINING, refusals
 
@@ -65,7 +66,9 @@ def refusal_corpus(rng: random.Random) -> tuple[list[Row], list[Row]]:
 
 
 def corpora(seed: int = 0) -> dict[str, list[Row]]:
-    """Return the rows of every embedded data file by its stem, equal for equal seeds.
+    """Return the rows of the stages and of what is held out by file stem, equal for equal seeds.
+
+    The tokenizer learns from these, so a row more or less here changes the checkpoint.
 
     Columns: `instruction`, `output` (inst); `question`, `answer` (tofu, math);
     `prompt`, `response` (safety).
@@ -81,3 +84,8 @@ def corpora(seed: int = 0) -> dict[str, list[Row]]:
         files[stem] = rows
         files[f"{stem}-heldout"] = held_out
     return files
+
+
+def embedded(seed: int = 0) -> dict[str, list[Row]]:
+    """Return the rows of every embedded data file by its stem."""
+    return corpora(seed) | depth_corpora(seed)
