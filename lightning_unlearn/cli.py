@@ -1,4 +1,4 @@
-"""The command line: LightningCLI for fit and validate, and the study command."""
+"""The command line: LightningCLI for fit and validate, and the commands of studies."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from lightning_unlearn.errors import DivergedError, InputError, Terminated
 from lightning_unlearn.help import HELP, OVERVIEW
 from lightning_unlearn.version import __version__
 
-COMMANDS = ("fit", "validate", "study")
+COMMANDS = ("fit", "validate", "study", "status")
 INTERRUPTED, TERMINATED = 130, 143
 
 
@@ -53,6 +53,10 @@ def _dispatch(arguments: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(HELP[command])
         return 0
+    if command == "status":
+        from lightning_unlearn.study.status import status
+
+        return status(rest)
     if not rest:
         example = "configs/demo-study.yaml" if command == "study" else "configs/demo.yaml"
         raise InputError(

@@ -8,7 +8,8 @@ Machine unlearning in language models that were trained in stages.
 commands:
   fit        train the stages of one path, then unlearn the forget stage
   validate   measure a stored model, without training
-  study      paths x methods: every stage prefix is trained once; table and figures
+  study      paths x methods x seeds x settings: every stage prefix is trained once; table, figures
+  status     what of a study or run is done, running, failed, left
 
 lightning-unlearn COMMAND --help tells more.  --version prints the version.
 
@@ -30,12 +31,14 @@ most used keys (each is also a YAML key; the command line wins):
   --trainer.store DIR          stage store; runs that share it train no prefix twice
   --trainer.default_root_dir DIR   where runs go
   --trainer.accelerator cpu|gpu    --trainer.devices N    --trainer.strategy ddp
+  --trainer.checkpoint_steps N     checkpoints inside a stage; or .checkpoint_minutes (10)
   --trainer.precision 32-true|bf16-true|bf16-mixed
   --model.base NAME            model folder, hub name, or demo:tiny-llama
   --model.lora.rank N          --model.lora.targets '[q_proj, v_proj]'; --model.lora null: full
   --model.gradient_checkpointing true    --model.merge true
   --data.order '[a, b, c]'     the path; or --data.position P, or --data.permutation K
   --data.forget STAGE          the stage to unlearn
+  --data.oracle true           train the path without it, and measure: what unlearning should give
   --data.stages.STAGE.source FILE    .lr .epochs .steps .batch_size .schedule .prompt .answer ...
   --data.unlearn.lr LR         .epochs .steps .batch_size .schedule ...
   --data.micro_batch_size N    sequences of one forward; changes speed and memory, not results"""
@@ -66,22 +69,47 @@ examples:
   lightning-unlearn validate --config configs/demo.yaml --stage base
   lightning-unlearn validate --config configs/demo.yaml --data.position 1 --stage math""",
     "study": """\
-usage: lightning-unlearn study --config FILE [--config FILE ...] [--KEY VALUE ...]
+usage: lightning-unlearn study --config FILE [--config FILE ...] [options] [--KEY VALUE ...]
 
-Run paths x methods in one process, training every stage prefix once; then write the table, the
+Run paths x methods x seeds x settings, training every stage prefix once; then write the table, the
 records and the figures. The same command goes on where a study was stopped.
+
+options:
+  --dry-run                    show the plan as a tree, and stop; nothing is trained or written
+  --only KEY=VALUE,...         only some cells: path (number, or stages joined by -), position,
+                               method, seed, swept keys; values of one key are alternatives
 
 keys of a study file:
   --name NAME                  name of the study in its records; the file's name if not given
-  --fit FILE                   a fit configuration, relative to the study file; a list composes
+  --fit FILE                   a fit configuration, relative to the study file; a list composes;
+                               in the file it may also be the configuration itself
   --paths positions            move the forget stage from first to last
   --paths permutations         every order of the stages
   --paths '[[a, b], [b, a]]'   these paths
   --methods.LABEL.callback NAME      unlearning method: name, or class_path and init_args
   --methods.LABEL.unlearn.lr LR      recipe of unlearning for this method, where it differs
+  --seeds '[0, 1, 2]'          everything once for each; the fit configuration's seed if not given
+  --sweep.data.unlearn.lr '[1e-5, 5e-5]'   everything once for each value of any key of fit, and
+                               for each combination of several keys
+  --oracle true                also train each path without the forget stage, and measure it
   --change.KEY VALUE           change the fit configuration, such as --change.data.unlearn.lr 1e-4
-  --folder DIR                 where table and figures go; trainer.default_root_dir if not given
+  --folder DIR                 where results go; trainer.default_root_dir if not given
+
+where the work is done (no effect on results):
+  --workers N                  N processes of this machine, each with its own GPUs
+  --gpus_per_worker N          GPUs of each worker, or of each task on Ray
+  --ray ADDRESS                a Ray cluster, or auto; its machines share the study's folders
+  --cpus_per_worker N          CPU cores of each task on Ray
+
+examples:
+  lightning-unlearn study --config configs/demo-study.yaml
+  lightning-unlearn study --config configs/demo-study.yaml --only path=4,method=NPO
+  lightning-unlearn study --config configs/demo-seeds.yaml --workers 2""",
+    "status": """\
+usage: lightning-unlearn status FOLDER
+
+Tell what of a study or a run is done, running (where, which step), failed (why) and left.
 
 example:
-  lightning-unlearn study --config configs/demo-study.yaml""",
+  lightning-unlearn status runs/demo""",
 }

@@ -160,11 +160,11 @@ class StagedCLI(LightningCLI):
             self.model = self._get(self.config_init, "model")
             self.trainer = self.instantiate_trainer()  # type: ignore[assignment]
 
-    def config_text(self) -> str:
-        """The whole configuration as YAML."""
-        parser = self._parser(self.subcommand)
-        config = self.config.get(str(self.subcommand), self.config)
-        text: str = parser.dump(config, skip_unset=False)
+    def config_text(self, config: Any = None) -> str:
+        """A whole configuration as YAML; None takes the one that was parsed."""
+        if config is None:
+            config = self.config.get(str(self.subcommand), self.config)
+        text: str = self._parser(self.subcommand).dump(config, skip_unset=False)
         return text
 
     def fit(self, **kwargs: Any) -> None:

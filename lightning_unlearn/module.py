@@ -120,6 +120,7 @@ class CausalLM(LightningModule):
         self._remembered: dict[str, Any] | None = None
         self._tokenizer: Any = None
         self._identity: str | None = None
+        self._fits = False
 
     def tokenizer(self) -> Any:
         """The base model's tokenizer."""
@@ -139,7 +140,7 @@ class CausalLM(LightningModule):
         Raises:
             InputError: if the targets match nothing.
         """
-        if self.lora is None or self.lora.targets == "all-linear":
+        if self.lora is None or self.lora.targets == "all-linear" or self._fits:
             return
         from transformers import AutoModelForCausalLM
 
@@ -148,6 +149,7 @@ class CausalLM(LightningModule):
                 copy.deepcopy(self.model_config), trust_remote_code=self.trust_remote_code
             )
             adapters.add_adapters(lm, self.lora, lm.name_or_path)
+        self._fits = True
 
     def identity(self) -> str:
         """Hash of the base model's configuration and weights."""
@@ -223,6 +225,8 @@ class CausalLM(LightningModule):
             adapters.choose_adapters(self.peft, [LEARN, UNLEARN], UNLEARN)
         else:
             adapters.choose_adapters(self.peft, [LEARN], LEARN)
+        # A stage that failed may have left some.
+        self.zero_grad(set_to_none=True)
         self.train()
         # For callbacks that draw random numbers when a stage starts.
         torch.manual_seed(derive_seed(entry.seed, entry.stage, "start"))

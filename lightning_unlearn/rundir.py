@@ -12,8 +12,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_unlearn import records
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.errors import InputError
-
-ABOUT = "run.json"
+from lightning_unlearn.notes import read_note
+from lightning_unlearn.runs import ABOUT
 
 
 class RunLogger(TensorBoardLogger):
@@ -76,6 +76,7 @@ class RunDirectory:
             records.write_text(self.folder / "config.yaml", config)
 
     def _free(self, folder: Path) -> bool:
+        """Whether a folder may be this run's: it is new, the same run's, or of one given up."""
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -87,7 +88,9 @@ class RunDirectory:
             ) from None
         except ValueError:
             return False
-        return isinstance(about, dict) and about.get("key") == self.about["key"]
+        if not isinstance(about, dict):
+            return False
+        return about.get("key") == self.about["key"] or _given_up(about)
 
     def tensorboard(self, datamodule: StagedDataModule) -> RunLogger:
         """A logger that writes into the folder, with a layout of forget against utility."""
@@ -144,6 +147,14 @@ class RunDirectory:
             self.folder / records.TRAINING, lambda draft: records.write_table(draft, history)
         )
         records.write_text(self.folder / ABOUT, _json({**self.about, "finished": True}))
+
+
+def _given_up(about: dict[str, Any]) -> bool:
+    """Whether a run was left unfinished and nobody is at it: what it had is in the store."""
+    if about.get("finished") is not False or "store" not in about:
+        return False
+    notes = [read_note(Path(about["store"]), stage["key"]) for stage in about["stages"]]
+    return not any(note is not None and note.state == "running" for note in notes)
 
 
 def _json(values: dict[str, Any]) -> str:

@@ -82,6 +82,7 @@ class StagedTrainer(Trainer):
         run_dir: the folder of the last ``fit``.
         trained: stages that the last ``fit`` trained, as against those found in the store.
         announces: whether stages found in the store and answers cut short are told.
+        tell: called with sentences that must not be missed; None prints them.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class StagedTrainer(Trainer):
         self.trained: list[str] = []
         self.config_text: str | None = None
         self.announces = True
+        self.tell: Callable[[str], None] | None = None
         self._tensorboard = logger is True
         with quiet_lightning():
             super().__init__(
@@ -178,7 +180,9 @@ class StagedTrainer(Trainer):
 
     def _warn(self, text: str) -> None:
         """Print what must not be missed, also where there is no progress display."""
-        if self._stage_progress is not None:
+        if self.tell is not None:
+            self.tell(text)
+        elif self._stage_progress is not None:
             self.say(escape(text))
         else:
             print(text, file=sys.stderr)
@@ -221,7 +225,7 @@ class StagedTrainer(Trainer):
         self.check(model, datamodule)
         plan = self.plan(model, datamodule)
         wanted = plan[:until]
-        self._open_processes(model)
+        self.open_processes(model)
         directory = self._open_run(plan, datamodule)
         self.trained = []
         for number, stage in enumerate(wanted):
@@ -306,8 +310,12 @@ class StagedTrainer(Trainer):
             for sentence in datamodule.truncations():
                 self._warn(sentence)
 
-    def _open_processes(self, model: CausalLM) -> None:
-        """Start the other processes and connect them, so that all agree on what is stored."""
+    def open_processes(self, model: CausalLM) -> None:
+        """Start the other processes and connect them, so that all agree on what is stored.
+
+        Args:
+            model: the module.
+        """
         launcher = self.strategy.launcher
         if launcher is not None:
             self.strategy.connect(model)
@@ -564,7 +572,7 @@ class StagedTrainer(Trainer):
         if wanted not in names:
             raise InputError(f"stage: found {wanted!r}, expected one of {', '.join(names)}.")
         done = plan[: names.index(wanted)]
-        self._open_processes(model)
+        self.open_processes(model)
         needed = done[-2:] if wanted == UNLEARN else done[-1:]
         load = {}
         for planned in needed:

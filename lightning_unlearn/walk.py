@@ -48,8 +48,8 @@ def plan_walk(
         model: the module.
         data: prepared stages and path.
         method: what unlearns; None for a walk without unlearning.
-        monitors: what looks on; their records are stored with the unlearned adapter. An oracle
-            without them is walked without a last look.
+        monitors: what looks on; their records are stored with the unlearned adapter, or as what is
+            to be seen of the oracle.
         others: all other callbacks: they may change what training does.
         world_size: number of processes.
         precision: the Trainer's.
@@ -84,9 +84,8 @@ def plan_walk(
     }
     unlearned = {**shared, "stages": stages, "forget": data.forget}
     if data.oracle:
-        if monitors:
-            forgotten = {"data": data.fingerprint(UNLEARN)}
-            plan.append(PlannedStage(ORACLE, {**unlearned, **forgotten, **looks}))
+        forgotten = {"data": data.fingerprint(UNLEARN)}
+        plan.append(PlannedStage(ORACLE, {**unlearned, **forgotten, **looks}))
     elif data.forget is not None and method is not None:
         content = {
             **unlearned,

@@ -1,14 +1,10 @@
 """The study command: a study file to a `Study`."""
 
-import argparse
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from lightning_unlearn.configuration import (
     change,
@@ -20,110 +16,120 @@ from lightning_unlearn.configuration import (
     take_configs,
     with_place,
 )
-from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.lightning_cli import StagedCLI, is_method
-from lightning_unlearn.mistakes import find_mistake
-from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.study.engine import Study
-from lightning_unlearn.trainer import StagedTrainer
-from lightning_unlearn.unlearning.base import Unlearning
-
-
-@dataclass
-class Method:
-    """A column of a study.
-
-    Attributes:
-        callback: the unlearning method.
-        unlearn: what differs in the recipe of unlearning.
-    """
-
-    callback: Unlearning
-    unlearn: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class StudyFile:
-    """A study as written in YAML.
-
-    Attributes:
-        fit: fit configuration, or several that compose, relative to the study file.
-        methods: the unlearning methods by label.
-        paths: "positions", "permutations", or lists of stage names.
-        name: of the study; null takes the file's.
-        folder: where table and figures go; null takes trainer.default_root_dir.
-        change: changes to the fit configuration.
-    """
-
-    fit: str | list[str]
-    methods: dict[str, Method]
-    paths: Literal["positions", "permutations"] | list[list[str]] = "positions"
-    name: str | None = None
-    folder: str | None = None
-    change: dict[str, Any] = field(default_factory=dict)
+from lightning_unlearn.study.executors.base import Executor
+from lightning_unlearn.study.executors.cluster import RayCluster
+from lightning_unlearn.study.executors.workers import LocalWorkers
+from lightning_unlearn.study.file import StudySpec, flat, parse_study
 
 
 def study(arguments: list[str]) -> int:
-    """Run a study.
+    """Run a study, or show its plan.
 
     Args:
         arguments: of the command.
 
     Returns:
-        0, or 1 if a run failed.
+        0, or 1 if a part failed.
 
     Raises:
         InputError: for a mistake in the study file or the fit configuration.
     """
     files, others = take_configs(arguments)
+    others, only, dry = _take_own(others)
     fits: list[str] = []
     try:
-        content = _changed(compose_files(files), others)
-        wanted = _parse(content)
-        # The fit configuration is named relative to the file that names it.
-        homes = [Path(file).parent for file in files if "fit" in read_yaml(file)]
-        from_command_line = any(key == "fit" for key, _ in read_arguments(others))
-        home = homes[-1] if homes and not from_command_line else Path()
-        named = [str(home / file) for file in _as_list(wanted.fit)]
-        fit = compose(compose_files(named, key="fit"), wanted.change)
-        fits = named
-        name = wanted.name or (Path(files[-1]).stem if files else "study")
-        made = _make(name, wanted, fit)
+        wanted, fits, fit = read_study(files, others)
+        spec = to_spec(wanted, fit, Path(files[-1]).stem if files else "study")
+        made = Study(spec, _executor(wanted, spec))
+        if dry:
+            made.show(only)
+            made.executor.close()
+            return 0
+        return 1 if made.run(only).failed else 0
     except InputError as error:
         raise InputError(with_place(error, [*fits, *files], others)) from error
-    return 1 if made.run().failed else 0
 
 
-def _make(name: str, wanted: Namespace, content: dict[str, Any]) -> Study:
-    """The study of a study file and its fit configuration."""
-    shared = StagedCLI(None, {**content, "trainer": _without_methods(content)}, [])
-    clis = {label: _cli_of(label, method, content) for label, method in wanted.methods.items()}
-    data: StagedDataModule = shared.datamodule
-    paths: Sequence[tuple[str, ...]]
-    if wanted.paths in ("positions", "permutations"):
-        paths = data.paths(wanted.paths)
-    else:
-        paths = [data.check_order(path, "paths") for path in wanted.paths]
-    if not paths:
-        raise InputError("paths: found an empty list, expected at least one path.")
+def read_study(
+    files: list[str], arguments: list[str]
+) -> tuple[Namespace, list[str], dict[str, Any]]:
+    """A study file and the fit configuration that it names.
 
-    def make_trainer(label: str, bar: StageProgress) -> StagedTrainer:
-        cli = clis[label]
-        settings = cli.parser.instantiate(cli.config).trainer
-        callbacks = _as_list(settings.callbacks)
-        if settings.enable_progress_bar:
-            callbacks = [bar, *callbacks]
-        trainer = StagedTrainer(**{**vars(settings), "callbacks": callbacks})
-        assert trainer.method is not None
-        trainer.method.name = label
-        trainer.announces = False
-        trainer.config_text = cli.config_text()
-        return trainer
+    Args:
+        files: study files; later ones change what they name.
+        arguments: of the command line, which change the files.
 
-    recipes = {label: cli.datamodule.unlearn for label, cli in clis.items()}
-    folder = Path(wanted.folder or shared.trainer.default_root_dir)
-    return Study(name, shared.model, data, paths, recipes, make_trainer, folder)
+    Returns:
+        The values of the study file, the files of the fit configuration, and its content.
+
+    Raises:
+        InputError: for a mistake in the study file, or a file that can't be read.
+    """
+    wanted = parse_study(_changed(compose_files(files), arguments))
+    if isinstance(wanted.fit, (dict, Namespace)):
+        content = wanted.fit.as_dict() if isinstance(wanted.fit, Namespace) else wanted.fit
+        return wanted, [], compose(content, wanted.change)
+    # The fit configuration is named relative to the file that names it.
+    homes = [Path(file).parent for file in files if "fit" in read_yaml(file)]
+    from_command_line = any(key == "fit" for key, _ in read_arguments(arguments))
+    home = homes[-1] if homes and not from_command_line else Path()
+    names = wanted.fit if isinstance(wanted.fit, list) else [wanted.fit]
+    fits = [str(home / file) for file in names]
+    return wanted, fits, compose(compose_files(fits, key="fit"), wanted.change)
+
+
+def to_spec(wanted: Namespace, fit: dict[str, Any], name: str) -> StudySpec:
+    """A study in plain values.
+
+    Args:
+        wanted: values of the study file.
+        fit: the fit configuration.
+        name: of the study, where the file gives none.
+    """
+    methods = {
+        label: {"callback": method.callback.as_dict(), "unlearn": dict(method.unlearn)}
+        for label, method in (wanted.methods or {}).items()
+    }
+    return StudySpec(
+        wanted.name or name,
+        fit,
+        json.loads(json.dumps(methods, default=lambda value: value.as_dict())),
+        wanted.paths,
+        wanted.seeds,
+        wanted.sweep,
+        wanted.oracle,
+        wanted.folder,
+    )
+
+
+def _executor(wanted: Namespace, spec: StudySpec) -> Executor | None:
+    """Who does the work; None for this process."""
+    if wanted.ray is not None:
+        return RayCluster(spec, wanted.ray, wanted.gpus_per_worker, wanted.cpus_per_worker)
+    if wanted.workers:
+        return LocalWorkers(spec, wanted.workers, wanted.gpus_per_worker)
+    return None
+
+
+def _take_own(arguments: list[str]) -> tuple[list[str], str | None, bool]:
+    """The arguments that say what to do with the study, apart from those that change it."""
+    others: list[str] = []
+    only: str | None = None
+    dry = False
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--dry-run":
+            dry = True
+        elif argument == "--only" or argument.startswith("--only="):
+            _, assigned, value = argument.partition("=")
+            only = value if assigned else next(rest, None)
+            if not only:
+                raise InputError("--only: found nothing after it, expected KEY=VALUE,...")
+        else:
+            others.append(argument)
+    return others, only, dry
 
 
 def _changed(content: Any, arguments: list[str]) -> Any:
@@ -131,57 +137,10 @@ def _changed(content: Any, arguments: list[str]) -> Any:
     for key, value in read_arguments(arguments):
         if value is None:
             raise InputError(f"--{key}: not an option of study.")
-        content = change(content, key.split("."), read_value(value))
+        if key.startswith("sweep."):
+            # The rest of the key is one name, however the file writes it.
+            sweep = flat(content.get("sweep") or {})
+            content = {**content, "sweep": {**sweep, key.removeprefix("sweep."): read_value(value)}}
+        else:
+            content = change(content, key.split("."), read_value(value))
     return content
-
-
-def _parse(content: dict[str, Any]) -> Namespace:
-    """A study file; methods stay specifications, made anew for each run."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(StudyFile)
-    try:
-        found = parser.parse_args(["--config", json.dumps(content)])
-    except (argparse.ArgumentError, TypeError, ValueError) as error:
-        raise find_mistake(content, StudyFile) or InputError(
-            f"study: {' '.join(str(error).split())}"
-        ) from None
-    if not found.methods:
-        raise InputError("methods: found none, expected at least one unlearning method.")
-    for label in found.methods:
-        if not label or not all(c.isalnum() or c in "_.+" for c in label):
-            raise InputError(
-                f"methods: found the label {label!r}, expected letters, digits and _ . +: labels "
-                "make up folders and curves."
-            )
-    return found
-
-
-def _cli_of(label: str, method: Namespace, content: dict[str, Any]) -> StagedCLI:
-    """The fit configuration of one method."""
-    trainer = _without_methods(content)
-    trainer["callbacks"] = [*trainer["callbacks"], method.callback.as_dict()]
-    changed = compose(content, {"data": {"unlearn": dict(method.unlearn)}})
-    try:
-        return StagedCLI(None, {**changed, "trainer": trainer}, [])
-    except InputError as error:
-        # Only what the method itself says is its own; the rest is the fit configuration's.
-        own = f"methods.{label}.unlearn."
-        keys = "|".join(map(re.escape, method.unlearn))
-        text, count = re.subn(rf"^data\.unlearn\.(?=({keys})\b)", own, str(error))
-        raise InputError(text if count else f"methods.{label}: {error}") from error
-
-
-def _without_methods(content: dict[str, Any]) -> dict[str, Any]:
-    """The trainer's configuration with the monitors but without an unlearning method."""
-    trainer = dict(content.get("trainer") or {})
-    callbacks = _as_list(trainer.get("callbacks"))
-    parsed = StagedCLI(None, content, []).config.get("trainer.callbacks")
-    trainer["callbacks"] = [
-        spec for spec, seen in zip(callbacks, _as_list(parsed), strict=True) if not is_method(seen)
-    ]
-    return trainer
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]

@@ -1,27 +1,26 @@
-"""Runs a study: paths x methods in one process, every stage prefix trained once."""
+"""Runs a study: has its tree made, then writes tables and figures."""
 
 import importlib.util
 import os
-import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from lightning_unlearn import records
-from lightning_unlearn.data.datamodule import StagedDataModule
-from lightning_unlearn.data.recipe import Recipe
-from lightning_unlearn.errors import DivergedError, InputError
-from lightning_unlearn.module import CausalLM
+from lightning_unlearn.errors import StorageError
 from lightning_unlearn.progress import StageProgress, make_progress
-from lightning_unlearn.study.plan import Cell, StudyPlan
-from lightning_unlearn.trainer import StagedTrainer
-
-MakeTrainer = Callable[[str, StageProgress], StagedTrainer]
+from lightning_unlearn.store import StageStore
+from lightning_unlearn.study.display import Display
+from lightning_unlearn.study.executors.base import Executor
+from lightning_unlearn.study.executors.here import InProcess
+from lightning_unlearn.study.file import StudySpec
+from lightning_unlearn.study.frontier import Outcome
+from lightning_unlearn.study.gather import finished, gather
+from lightning_unlearn.study.plan import Node, StudyPlan
+from lightning_unlearn.study.tree import draw
+from lightning_unlearn.study.workbench import Workbench
 
 
 @dataclass
@@ -30,157 +29,202 @@ class StudyResult:
 
     Attributes:
         folder: where tables and figures are.
-        runs: folders of the finished runs.
-        failed: what went wrong, by run.
+        runs: folders of the finished runs, in the order of the cells.
+        failed: what went wrong, by part of the study.
     """
 
     folder: Path
     runs: list[Path] = field(default_factory=list)
-    failed: dict[Cell, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 class Study:
-    """Paths x methods on one base model.
+    """Paths x methods x seeds x settings on one base model, and the oracles.
 
     Args:
-        name: of the study, kept in its records.
-        module: the model; used for all runs.
-        data: the stages; its path is set for each run.
-        paths: the paths.
-        recipes: recipe of unlearning by label of the method.
-        make_trainer: gives a fresh trainer, with fresh callbacks, for a method.
-        folder: where tables and figures go.
+        spec: the study.
+        executor: does the work; None works in this process.
         console: where progress and results are printed.
+
+    Raises:
+        InputError: for a mistake in the study or in its fit configuration.
     """
 
     def __init__(
-        self,
-        name: str,
-        module: CausalLM,
-        data: StagedDataModule,
-        paths: Sequence[tuple[str, ...]],
-        recipes: Mapping[str, Recipe],
-        make_trainer: MakeTrainer,
-        folder: Path,
-        console: Console | None = None,
+        self, spec: StudySpec, executor: Executor | None = None, console: Console | None = None
     ) -> None:
-        self.name = name
-        self.module = module
-        self.data = data
-        self.plan = StudyPlan(list(paths), list(recipes))
-        self.recipes = recipes
-        self.make_trainer = make_trainer
-        self.folder = folder
+        spec.check()
         other_process = os.environ.get("LOCAL_RANK", "0") != "0"
         self.console = console or Console(stderr=True, quiet=other_process)
-        self._first_process = True
-        self._figures = importlib.util.find_spec("matplotlib") is not None
+        self.progress = make_progress(self.console)
+        self.executor: Executor = executor or InProcess(
+            Workbench(spec, self._say), StageProgress(self.progress)
+        )
+        self._plan: StudyPlan | None = None
 
-    def run(self) -> StudyResult:
-        """Run what is not stored yet, then write tables and figures.
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
 
-        A run that fails is reported, and the others go on.
+    @property
+    def plan(self) -> StudyPlan:
+        """The tree, after everything that can be found wrong before the first run.
+
+        Raises:
+            InputError: for whatever a run would refuse before it trains.
+        """
+        if self._plan is None:
+            self._plan = self.executor.plan()
+        return self._plan
+
+    def show(self, only: str | None = None) -> None:
+        """Print the plan as a tree; nothing is trained or written.
+
+        Args:
+            only: a part of the grid, as of `StudyPlan.select`.
+        """
+        cells = self.plan.select(only)
+        nodes = self.plan.needed(cells)
+        left = self._left(nodes)
+        made = {node.key for node in nodes} - {node.key for node in left}
+        out = Console()
+        out.print(draw(self.plan, cells, made), highlight=False)
+        for remark in self.plan.remarks:
+            out.print(remark, highlight=False, markup=False)
+        chosen = f" of {len(self.plan.cells)}" if only is not None else ""
+        out.print(
+            f"{len(cells)}{chosen} cells; {len(made)} of {len(nodes)} parts are in the store.",
+            highlight=False,
+        )
+
+    def run(self, only: str | None = None) -> StudyResult:
+        """Make what is not stored yet, then write records, tables and figures.
+
+        A part that fails is reported, and the others go on.
+
+        Args:
+            only: a part of the grid, as of `StudyPlan.select`. Tables hold all cells that are
+                finished, whoever made them.
 
         Returns:
             Folders and failures.
 
         Raises:
             InputError: for anything wrong that shows before the first run.
+            StorageError: if results can't be written; what is stored is intact.
+            KeyboardInterrupt: if it was stopped.
         """
-        self._check()
-        progress = make_progress(self.console)
-        bar = StageProgress(progress)
-        result = StudyResult(self.folder)
-        # The study prints one line per run; the walk's own lines are for single fits.
-        with progress:
-            overall = progress.add_task("runs", total=len(self.plan.cells), note="")
-            for number, cell in enumerate(self.plan.cells, start=1):
-                began = time.monotonic()
-                place = f"[{number}/{len(self.plan.cells)}] {cell}"
-                try:
-                    trainer = self._run_cell(cell, bar)
-                except Exception as error:
-                    # Whatever broke this run, the others are worth having.
-                    result.failed[cell] = str(error)
-                    self.console.print(f"[red]✗[/] {escape(place)}: {escape(str(error))}")
-                    if not isinstance(error, (DivergedError, InputError)):
-                        self.console.print(escape(traceback.format_exc()), highlight=False)
-                else:
-                    assert trainer.run_dir is not None
-                    result.runs.append(trainer.run_dir)
-                    done = ", ".join(trainer.trained) or "all found in the store"
-                    seconds = time.monotonic() - began
-                    self.console.print(
-                        f"[green]✓[/] {escape(place)}: {done} ({seconds:.1f} s)", highlight=False
-                    )
-                progress.advance(overall)
-        if result.runs and self._first_process:
-            self._report(result)
+        try:
+            plan = self.plan
+            nodes = plan.needed(plan.select(only))
+            left = self._left(nodes)
+            folder = Path(plan.folder)
+            result = StudyResult(folder)
+            if self.executor.is_first_process:
+                self._announce(plan, nodes, left)
+                self._write_plan(plan, folder)
+            if left:
+                self._work(plan, left, result)
+        finally:
+            self.executor.close()
+        if self.executor.is_first_process:
+            runs = finished(plan)
+            result.runs = list(runs.values())
+            if runs:
+                self._report(plan, runs, result)
         return result
 
-    def _check(self) -> None:
-        """Everything that can be found wrong before the first run, for all methods and paths."""
-        bar = StageProgress(make_progress(self.console))
-        for method in self.plan.methods:
-            trainer = self.make_trainer(method, bar)
-            for path in self.plan.paths:
-                self.data.path = path
-                self.data.unlearn = self.recipes[method]
-                trainer.check(self.module, self.data)
-        self._first_process = trainer.is_global_zero
-        if self._first_process:
-            self.console.print(f"{self.name}: {self.plan}", highlight=False)
-            for sentence in self.data.truncations():
-                self.console.print(sentence, highlight=False, markup=False)
-            if not self._figures:
-                self.console.print(
-                    'Figures are left out: they need matplotlib (pip install "lightning-unlearn'
-                    '[figures]").',
-                    markup=False,
-                )
+    def _left(self, nodes: list[Node]) -> list[Node]:
+        """What is still to be made; entries of the store are looked through."""
+        store = StageStore(self.plan.store, report=self._say)
+        runs = finished(self.plan)
+        return [
+            node
+            for node in nodes
+            if store.get(node.key) is None or (node.is_run and node.key not in runs)
+        ]
 
-    def _run_cell(self, cell: Cell, bar: StageProgress) -> StagedTrainer:
-        trainer = self.make_trainer(cell.method, bar)
-        self.data.path = cell.path
-        self.data.unlearn = self.recipes[cell.method]
-        trainer.fit(self.module, self.data)
-        return trainer
+    def _announce(self, plan: StudyPlan, nodes: list[Node], left: list[Node]) -> None:
+        self._say(f"{plan.name}: {plan}")
+        for remark in plan.remarks:
+            self._say(remark)
+        if len(left) < len(nodes):
+            self._say(f"{len(nodes) - len(left)} of {len(nodes)} parts are in the store already.")
+        if importlib.util.find_spec("matplotlib") is None:
+            self._say(
+                'Figures are left out: they need matplotlib (pip install "lightning-unlearn'
+                '[figures]").'
+            )
 
-    def _report(self, result: StudyResult) -> None:
-        """Tables and figures of all runs, and what can be read off them."""
+    def _write_plan(self, plan: StudyPlan, folder: Path) -> None:
+        try:
+            plan.write(folder)
+        except OSError as error:
+            raise StorageError(
+                f"folder: {folder} can't be written: {error.strerror or error}."
+            ) from error
+
+    def _work(self, plan: StudyPlan, left: list[Node], result: StudyResult) -> None:
+        """Have the executor make what is left, and tell of each part how it ended."""
+        polls = not isinstance(self.executor, InProcess)
+        with self.progress:
+            display = Display(self.progress, plan, left, self.executor.workers, polls)
+
+            def report(outcome: Outcome) -> None:
+                self._tell(plan, outcome, display.place(outcome), result)
+                display.close(outcome)
+
+            try:
+                self.executor.run(left, report)
+            finally:
+                display.stop()
+
+    def _tell(self, plan: StudyPlan, outcome: Outcome, place: str, result: StudyResult) -> None:
+        label = plan.label(plan.node[outcome.key])
+        for sentence in outcome.said:
+            self._say(sentence)
+        if outcome.state == "done":
+            how = f"{outcome.seconds:.1f} s" if outcome.made else "found in the store"
+            self.console.print(f"[green]✓[/] {place}{escape(label)} ({how})", highlight=False)
+            return
+        result.failed[label] = outcome.error
+        why = "not made, for what it starts from failed: " if outcome.state == "skipped" else ""
+        self.console.print(f"[red]✗[/] {place}{escape(label)}: {why}{escape(outcome.error)}")
+        if outcome.trace:
+            self.console.print(escape(outcome.trace), highlight=False)
+
+    def _report(self, plan: StudyPlan, runs: dict[str, Path], result: StudyResult) -> None:
+        """Tables and figures of all finished runs, and what can be read off them."""
         from lightning_unlearn import report
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        steps = self._gather(result.runs, records.STEPS)
-        self._gather(result.runs, records.EXAMPLES)
-        if steps.empty:
-            self.console.print(
-                "There is no table, for nothing was measured: trainer.callbacks has no monitor."
-            )
-            return
-        scores = report.scores(steps)
-        findings = report.recency(scores)
-        findings += [f"{cell} failed: {reason}" for cell, reason in result.failed.items()]
-        text = report.markdown(scores) + "\n" + "\n".join(f"- {line}" for line in findings) + "\n"
-        records.write_text(self.folder / "table.md", text)
-        records.write_text(self.folder / "table.csv", report.csv(scores))
-        written = ["table.md", "table.csv", records.STEPS, records.EXAMPLES]
-        if self._figures:
-            written += [file.name for file in report.save_figures(steps, self.folder)]
+        folder = result.folder
+        try:
+            rows = gather(plan, runs)
+            steps = records.read_table(folder / records.STEPS)
+            if not rows:
+                self._say(
+                    "There is no table, for nothing was measured: trainer.callbacks has no monitor."
+                )
+                return
+            remarks = [f"{label} failed: {reason}" for label, reason in result.failed.items()]
+            missing = len(plan.runs()) - len(runs)
+            if missing:
+                remarks.append(f"{missing} of {len(plan.runs())} runs are missing.")
+            examples = records.read_table(folder / records.EXAMPLES)
+            summary = report.summarise(steps, examples, remarks)
+            records.write_text(folder / "table.md", summary.markdown)
+            records.write_text(folder / "table.csv", summary.csv)
+            written = ["table.md", "table.csv", records.STEPS, records.EXAMPLES]
+            if importlib.util.find_spec("matplotlib") is not None:
+                written += [file.name for file in report.save_figures(steps, folder)]
+        except OSError as error:
+            raise StorageError(
+                f"folder: {folder} can't be written: {error.strerror or error}. The runs are "
+                "stored; make room, and the same command writes tables and figures."
+            ) from error
         # Results go to standard output; a file or pipe has no width that columns must fit.
         out = Console()
         if not out.is_terminal:
             out = Console(width=160)
-        out.print(report.render(scores))
-        for line in [*findings, f"Written to {self.folder}: {', '.join(written)}"]:
+        out.print(summary.renderable)
+        for line in [*summary.findings, f"Written to {folder}: {', '.join(written)}"]:
             out.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    def _gather(self, runs: list[Path], file: str) -> Any:
-        import pandas as pd
-
-        tables = [records.read_table(run / file) for run in runs]
-        table = pd.concat(tables, ignore_index=True)
-        table.insert(0, "study", self.name)
-        columns = {name: table[name].tolist() for name in table.columns}
-        records.replace(self.folder / file, lambda draft: records.write_table(draft, columns))
-        return table

@@ -1,59 +1,305 @@
-"""What a study has to do, counted before it starts."""
+"""What a study has to do, counted before it starts: a tree of stage prefixes with runs as leaves.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Plain values: neither torch nor lightning is needed to read a plan back.
+"""
 
-Path = tuple[str, ...]
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lightning_unlearn import records
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.report.naming import setting_name
+
+FILE = "study.json"
+FORMAT = 1
+LEAVES = ("unlearn", "oracle")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study.
+    """One cell of the grid.
 
     Attributes:
         path: the stages in order.
-        method: label of the unlearning method.
+        place: number of the path in the study, from 1.
+        position: place of the forget stage in the path, from 1.
+        method: label of the unlearning method, or "oracle".
+        seed: of everything random.
+        sweep: swept keys and their values.
+        walk: keys in the stage store of what is made for it, in order. Cells that end in the same
+            key are one run.
+        run: folder of the run inside the study's.
     """
 
-    path: Path
+    path: tuple[str, ...]
+    place: int
+    position: int
     method: str
+    seed: int
+    sweep: tuple[tuple[str, Any], ...]
+    walk: tuple[str, ...]
+    run: str
 
-    def __str__(self) -> str:
-        return f"{self.method} {'-'.join(self.path)}"
+
+@dataclass(frozen=True)
+class Node:
+    """A store entry that the study needs: a trained stage, or a run at its end.
+
+    Attributes:
+        key: in the stage store.
+        stage: name of the stage, "unlearn" or "oracle".
+        parent: key of what it starts from; None for the base model.
+        cell: number of the first cell that needs it.
+        number: its place in that cell's walk, from 0.
+        tokens: tokens that pass through training.
+    """
+
+    key: str
+    stage: str
+    parent: str | None
+    cell: int
+    number: int
+    tokens: int
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run ends here."""
+        return self.stage in LEAVES
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Paths x methods, and what they share.
+    """The cells of a study, and the tree of what they share.
 
     Attributes:
-        paths: the paths.
-        methods: labels of the methods.
+        name: of the study.
+        folder: where its results go.
+        store: folder of the stage store.
+        cells: the grid; those that share a prefix are neighbours.
+        nodes: what is to be made, parents before children, in the order of the cells.
+        remarks: what the user should know before it starts.
     """
 
-    paths: Sequence[Path]
-    methods: Sequence[str]
+    name: str
+    folder: str
+    store: str
+    cells: tuple[Cell, ...]
+    nodes: tuple[Node, ...]
+    remarks: tuple[str, ...] = ()
+
+    @cached_property
+    def node(self) -> dict[str, Node]:
+        """The nodes by key."""
+        return {node.key: node for node in self.nodes}
 
     @property
-    def cells(self) -> list[Cell]:
-        """All runs, path by path, so that a path is walked once and then unlearned repeatedly."""
-        return [Cell(path, method) for path in self.paths for method in self.methods]
-
-    @property
-    def prefixes(self) -> list[Path]:
-        """The distinct stage prefixes of all paths, in the order they are first needed."""
-        found = (path[:length] for path in self.paths for length in range(1, len(path) + 1))
-        return list(dict.fromkeys(found))
+    def stages(self) -> list[Node]:
+        """The distinct stage trainings."""
+        return [node for node in self.nodes if not node.is_run]
 
     @property
     def stages_apart(self) -> int:
-        """Stage trainings if every path were walked from the start."""
-        return sum(map(len, self.paths))
+        """Stage trainings if every trained model were made from the start."""
+        ends = {cell.walk[:-1] for cell in self.cells}
+        return sum(map(len, ends))
+
+    def runs(self) -> list[Cell]:
+        """One cell per run: of those that end in the same key, the first."""
+        return list({cell.walk[-1]: cell for cell in reversed(self.cells)}.values())[::-1]
+
+    @cached_property
+    def through(self) -> dict[str, list[Cell]]:
+        """The cells that need each node, by its key."""
+        found: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            for key in cell.walk:
+                found.setdefault(key, []).append(cell)
+        return found
+
+    def label(self, node: Node) -> str:
+        """A node in words: of a run its folder, of a stage the prefix that ends with it."""
+        cell = self.cells[node.cell]
+        if node.is_run:
+            return cell.run
+        names = [self.node[key].stage for key in cell.walk[: node.number + 1]]
+        setting = common_setting(self.through[node.key])
+        return f"{'-'.join(names)} (seed {cell.seed}{', ' if setting else ''}{setting})"
+
+    def needed(self, cells: Iterable[Cell]) -> list[Node]:
+        """The nodes that some cells need, in order."""
+        keys = {key for cell in cells for key in cell.walk}
+        return [node for node in self.nodes if node.key in keys]
+
+    def select(self, only: str | None) -> list[Cell]:
+        """A part of the grid.
+
+        Args:
+            only: conditions such as ``path=4,method=NPO``. Those on one key are alternatives,
+                those on different keys must all hold. Keys are path (number, or stages joined by
+                "-"), position, method, seed and the swept keys, whole or by their last part.
+
+        Returns:
+            The cells, or all for None.
+
+        Raises:
+            InputError: for a key or value that no cell has.
+        """
+        if only is None:
+            return list(self.cells)
+        wanted: dict[str, list[str]] = {}
+        swept = [key for key, _ in self.cells[0].sweep] if self.cells else []
+        keys = ["path", "position", "method", "seed", *swept]
+        for condition in only.split(","):
+            key, equals, value = (part.strip() for part in condition.partition("="))
+            close = [known for known in swept if known.endswith(f".{key}")]
+            key = close[0] if key not in keys and len(close) == 1 else key
+            if not equals or key not in keys:
+                raise InputError(
+                    f"--only: found {condition!r}, expected KEY=VALUE with a key of "
+                    f"{', '.join(keys)}."
+                )
+            known_values = {text for cell in self.cells for text in _values(cell, key)}
+            if value not in known_values:
+                raise InputError(
+                    f"--only: found {key}={value}, expected one of "
+                    f"{', '.join(sorted(known_values))}."
+                )
+            wanted.setdefault(key, []).append(value)
+        chosen = [
+            cell
+            for cell in self.cells
+            if all(_values(cell, key) & set(values) for key, values in wanted.items())
+        ]
+        if not chosen:
+            raise InputError(f"--only: found {only!r}, and no cell of the study has all of that.")
+        return chosen
 
     def __str__(self) -> str:
-        shared, apart = len(self.prefixes), self.stages_apart
-        trainings = f"{shared} stage training{'s' if shared != 1 else ''}"
+        shared, apart = len(self.stages), self.stages_apart
+        parts = [_count(shared, "stage training")]
         if shared < apart:
-            trainings += f" instead of {apart}"
-        runs = len(self.cells)
-        return f"{trainings}, {runs} unlearning{'s' if runs != 1 else ''}"
+            parts[0] += f" instead of {apart}"
+        leaves = Counter(node.stage for node in self.nodes if node.is_run)
+        parts += [_count(leaves["unlearn"], "unlearning")] if leaves["unlearn"] else []
+        parts += [_count(leaves["oracle"], "oracle")] if leaves["oracle"] else []
+        return ", ".join(parts)
+
+    def write(self, folder: Path) -> None:
+        """Keep the plan as study.json, for ``lightning-unlearn status``."""
+        values = {"format": FORMAT, **asdict(self)}
+        records.write_text(folder / FILE, json.dumps(values, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> "StudyPlan":
+        """The plan from what `write` wrote, or from its ``asdict``.
+
+        Raises:
+            InputError: if it is of another version.
+        """
+        if values.get("format", FORMAT) != FORMAT:
+            raise InputError(
+                f"{FILE}: found format {values['format']}, expected {FORMAT}; it is of another "
+                "version of lightning-unlearn."
+            )
+        cells = [
+            Cell(
+                **{
+                    **cell,
+                    "path": tuple(cell["path"]),
+                    "walk": tuple(cell["walk"]),
+                    "sweep": tuple((key, value) for key, value in cell["sweep"]),
+                }
+            )
+            for cell in values["cells"]
+        ]
+        nodes = [Node(**node) for node in values["nodes"]]
+        return cls(
+            values["name"],
+            values["folder"],
+            values["store"],
+            tuple(cells),
+            tuple(nodes),
+            tuple(values["remarks"]),
+        )
+
+
+def common_setting(cells: Sequence[Cell]) -> str:
+    """What the settings of cells have in common, in words."""
+    pairs = [pair for pair in cells[0].sweep if all(pair in cell.sweep for cell in cells)]
+    return setting_name([key for key, _ in pairs], [value for _, value in pairs])
+
+
+def _values(cell: Cell, key: str) -> set[str]:
+    """How a cell's value of a key may be written."""
+    if key == "path":
+        return {str(cell.place), "-".join(cell.path)}
+    if key in ("position", "method", "seed"):
+        return {str(getattr(cell, key))}
+    value = dict(cell.sweep)[key]
+    return {str(value), json.dumps(value)} | ({f"{value:g}"} if isinstance(value, float) else set())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+@dataclass
+class Estimate:
+    """How long the rest of a study takes, from how long its parts took.
+
+    Attributes:
+        plan: the study.
+        seconds: how long nodes took, by key.
+    """
+
+    plan: StudyPlan
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def of(self, node: Node) -> float | None:
+        """Seconds that a node will take; None as long as nothing tells.
+
+        Like the mean of nodes of the same stage and method; else by its tokens, at the speed of
+        the trainings that are known.
+        """
+        alike = [s for key, s in self.seconds.items() if self._kind(key) == self._kind(node.key)]
+        if alike:
+            return sum(alike) / len(alike)
+        known = {key: self.plan.node[key].tokens for key in self.seconds}
+        tokens = sum(known.values())
+        if not tokens:
+            return None
+        return node.tokens * sum(s for key, s in self.seconds.items() if known[key]) / tokens
+
+    def _kind(self, key: str) -> tuple[Any, ...]:
+        node = self.plan.node[key]
+        cell = self.plan.cells[node.cell]
+        return node.stage, node.tokens, cell.method if node.is_run else None
+
+    def left(
+        self, nodes: Sequence[Node], begun: Mapping[str, float] | None = None, workers: int = 1
+    ) -> float | None:
+        """Seconds until all of some nodes are made.
+
+        Args:
+            nodes: those that are not made yet.
+            begun: share that is done, by key.
+            workers: how many are made at a time, where the tree allows it.
+
+        Returns:
+            Seconds; None as long as nothing tells.
+        """
+        cost: dict[str, float] = {}
+        for node in nodes:
+            whole = self.of(node)
+            if whole is None:
+                return None
+            cost[node.key] = whole * (1 - (begun or {}).get(node.key, 0.0))
+        finish: dict[str, float] = {}
+        for node in nodes:
+            finish[node.key] = cost[node.key] + finish.get(node.parent or "", 0.0)
+        return max(sum(cost.values()) / workers, max(finish.values(), default=0.0))

@@ -1,0 +1,45 @@
+"""The interface of executors."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from lightning_unlearn.study.frontier import Outcome
+from lightning_unlearn.study.plan import Node, StudyPlan
+
+Report = Callable[[Outcome], None]
+
+
+class Executor(Protocol):
+    """Makes nodes; in what order and where is its own affair.
+
+    Attributes:
+        workers: how many nodes are made at a time.
+    """
+
+    workers: int
+
+    @property
+    def is_first_process(self) -> bool:
+        """Whether this process is the one that reports and writes."""
+
+    def plan(self) -> StudyPlan:
+        """The study's tree, made where the work is done.
+
+        Raises:
+            InputError: for whatever a run would refuse before it trains.
+        """
+
+    def run(self, nodes: Sequence[Node], report: Report) -> None:
+        """Make nodes, and report each when it is made or can't be.
+
+        Args:
+            nodes: parents before children; a parent that is not among them is made already.
+            report: called once per node, in this process.
+
+        Raises:
+            StorageError: if results can't be written, which would happen to all others too.
+            KeyboardInterrupt: after the work in progress has stopped.
+        """
+
+    def close(self) -> None:
+        """Let go of all processes."""

@@ -1,0 +1,119 @@
+"""A worker process, as seen by who asks it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from lightning_unlearn.errors import InputError, StorageError
+from lightning_unlearn.study.frontier import Outcome
+from lightning_unlearn.study.plan import StudyPlan
+
+
+class WorkerDied(Exception):
+    """A worker ended without an answer."""
+
+
+class WorkerProcess:
+    """Starts a worker and talks to it.
+
+    Args:
+        spec: file with the study's `StudySpec` as JSON.
+        log: file that gets what the worker prints.
+        settings: environment variables that differ from this process's.
+        folder: its current directory; None takes this process's.
+    """
+
+    def __init__(
+        self, spec: Path, log: Path, settings: dict[str, str], folder: str | None = None
+    ) -> None:
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "lightning_unlearn.study.worker", str(spec)]
+        with log.open("ab") as output:
+            # A session of its own: Ctrl-C reaches only who asks, who then ends the worker's input.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env={**os.environ, **settings},
+                cwd=folder,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def plan(self) -> StudyPlan:
+        """Have it make the study's tree.
+
+        Raises:
+            InputError: what the worker refuses.
+            WorkerDied: if it ends.
+        """
+        answer = self._ask({"plan": None})
+        if "refused" in answer:
+            error = InputError(answer["refused"])
+            if answer["path"] is not None:
+                error.path = tuple(answer["path"])  # type: ignore[attr-defined]
+            raise error
+        return StudyPlan.read(answer["plan"])
+
+    def make(self, key: str) -> Outcome:
+        """Have it make a node.
+
+        Raises:
+            StorageError: if it can't write.
+            WorkerDied: if it ends.
+        """
+        answer = self._ask({"make": key})
+        if "full" in answer:
+            raise StorageError(answer["full"])
+        if "stopped" in answer:
+            raise KeyboardInterrupt(answer["stopped"])
+        outcome = answer["outcome"]
+        return Outcome(**{**outcome, "said": tuple(outcome["said"])})
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            pipe = _open(self._process.stdin)
+            pipe.write(json.dumps(request).encode() + b"\n")
+            pipe.flush()
+            line = _open(self._process.stdout).readline()
+        except (OSError, ValueError):
+            line = b""
+        if not line:
+            code = self._process.wait()
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise WorkerDied(f"the worker died ({how}); what it printed is in {self.log}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def stop(self) -> None:
+        """End its input: it stops after the optimizer step in progress."""
+        try:
+            _open(self._process.stdin).close()
+        except OSError:
+            return  # it is gone already
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        self._process.wait()
+
+    def kill(self) -> None:
+        """End it at once, with the processes it started."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+
+def _open(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None, "asked for when the process was started"
+    return pipe

@@ -1,0 +1,92 @@
+"""The order of the tree: a node can be made when what it starts from is made."""
+
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning_unlearn.errors import DivergedError, InputError
+from lightning_unlearn.study.plan import Node
+
+State = Literal["done", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the making of a node ended.
+
+    Attributes:
+        key: of the node.
+        state: "done"; "failed"; or "skipped", for what it starts from failed.
+        seconds: how long it took.
+        made: whether anything had to be trained or measured.
+        error: what went wrong.
+        trace: where, if the mistake may be the program's.
+        said: sentences for the user that came up.
+    """
+
+    key: str
+    state: State
+    seconds: float = 0.0
+    made: bool = True
+    error: str = ""
+    trace: str = ""
+    said: tuple[str, ...] = ()
+
+
+def failure(key: str, error: BaseException, seconds: float = 0.0) -> Outcome:
+    """The outcome of a node in whose making an exception was raised."""
+    known = isinstance(error, (InputError, DivergedError))
+    text = str(error) or type(error).__name__
+    trace = "" if known else "".join(traceback.format_exception(error))
+    return Outcome(key, "failed", seconds, error=text, trace=trace)
+
+
+class Frontier:
+    """The nodes that are still to be made.
+
+    Args:
+        nodes: parents before children. A parent that is not among them is made already.
+    """
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self._waiting = {node.key: node for node in nodes}
+        self._open = set(self._waiting)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no node is left, neither waiting nor in the making."""
+        return not self._open
+
+    def ready(self) -> list[Node]:
+        """The nodes that can be made now and that nobody has taken, in order."""
+        return [node for node in self._waiting.values() if node.parent not in self._open]
+
+    def take(self, key: str) -> None:
+        """Somebody makes a node now."""
+        del self._waiting[key]
+
+    def give_back(self, node: Node) -> None:
+        """Whoever made it is gone; it is the first in turn."""
+        self._waiting = {node.key: node, **self._waiting}
+
+    def close(self, outcome: Outcome) -> list[Outcome]:
+        """A node that was taken is made, or can't be.
+
+        Args:
+            outcome: how it ended.
+
+        Returns:
+            The outcomes of nodes that can't be made for that reason.
+        """
+        self._open.discard(outcome.key)
+        skipped: list[Outcome] = []
+        if outcome.state == "failed":
+            lost = {outcome.key}
+            for node in list(self._waiting.values()):
+                if node.parent in lost:
+                    lost.add(node.key)
+                    del self._waiting[node.key]
+                    self._open.discard(node.key)
+                    skipped.append(Outcome(node.key, "skipped", error=outcome.error))
+        return skipped
