@@ -57,6 +57,8 @@ class LoRA:
     def key(self) -> dict[str, Any]:
         """The values that decide what training does, for the stage store's key."""
         values = asdict(self)
+        # Whole numbers from Python are the numbers that YAML gives.
+        values |= {"alpha": float(self.alpha), "dropout": float(self.dropout)}
         if isinstance(self.targets, list):
             values["targets"] = sorted(self.targets)
         return values

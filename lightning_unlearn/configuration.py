@@ -257,8 +257,8 @@ def with_place(error: InputError, files: list[str], arguments: list[str]) -> str
     """
     leading = re.match(r"([\w.+]+)(?=: )", str(error))
     path: Path = getattr(error, "path", tuple(leading[1].split(".")) if leading else ())
-    # What a study changes in a fit configuration wins over the configuration.
-    for wanted in (("change", *path), path) if path else ():
+    # What a study changes in a fit configuration wins over the configuration, which may be in it.
+    for wanted in (("change", *path), path, ("fit", *path)) if path else ():
         for key, _ in read_arguments(arguments):
             given = tuple(key.rstrip("+").split("."))
             if all(a == b for a, b in zip(wanted, given, strict=False)):

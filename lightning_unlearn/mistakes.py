@@ -235,10 +235,11 @@ def _is_a(value: Any, hint: type) -> bool:
 
 
 def _mismatch(value: Any, hint: Any, path: Path, name: str) -> Refused:
-    return Refused(path, f"{name}: found {_show(value)}, expected {_describe(hint)}.", True)
+    return Refused(path, f"{name}: found {show(value)}, expected {_describe(hint)}.", True)
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """A value in a message, as one would write it in YAML."""
     if isinstance(value, (dict, list)):
         return "keys and values" if isinstance(value, dict) else "a list"
     words = {True: "true", False: "false"}

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -118,10 +119,11 @@ class Pulse:
         self._over.set()
         self._thread.join()
         if kind is None:
-            self.file.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.file.unlink()
             return
         self._note.state = "stopped" if issubclass(kind, self._stops) else "failed"
-        self._note.error = str(error)
+        self._note.error = str(error) or kind.__name__
         self._write()
 
     def _beat(self) -> None:

@@ -76,14 +76,17 @@ def _pack(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, Tensor):
+        # Numbered, for two places may be written alike: key 1 and key "1".
+        name = f"{len(tensors)} {place}"
         # Copied: safetensors refuses tensors that share memory.
-        tensors[place] = value.detach().cpu().contiguous().clone()
-        return {_TENSOR: place}
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: name}
     if isinstance(value, (list, tuple)):
         items = [_pack(item, tensors, f"{place}.{i}") for i, item in enumerate(value)]
         return items if isinstance(value, list) else {_TUPLE: items}
     if isinstance(value, (set, frozenset)):
-        return {_SET: [_pack(v, tensors, f"{place}.{i}") for i, v in enumerate(sorted(value))]}
+        items = sorted(value, key=repr)
+        return {_SET: [_pack(item, tensors, f"{place}.{i}") for i, item in enumerate(items)]}
     if isinstance(value, dict):
         pairs = [
             [_pack(k, tensors, f"{place}.key{i}"), _pack(v, tensors, f"{place}.{k}")]

@@ -516,8 +516,18 @@ class StagedTrainer(Trainer):
         last = (datamodule.trained or datamodule.path)[-1]
         fresh = fresh or LEARN in load or UNLEARN in load
         model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, fresh, load))
-        with quiet_lightning():
-            super().validate(model, DataLoader([0]), verbose=False)  # type: ignore[arg-type]
+        self._ask_monitors(model)
+
+    def _ask_monitors(self, model: CausalLM) -> None:
+        """A Lightning validation, in which monitors look at the model."""
+        try:
+            with quiet_lightning():
+                super().validate(model, DataLoader([0]), verbose=False)  # type: ignore[arg-type]
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise stop.__context__ from None
+            raise
 
     def _take_up(
         self, model: CausalLM, datamodule: StagedDataModule, plan: list[PlannedStage]
@@ -590,6 +600,5 @@ class StagedTrainer(Trainer):
         self.observations = Observations(datamodule)
         last = done[-1].name if done else datamodule.path[0]
         model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, True, load))
-        with quiet_lightning():
-            super().validate(model, DataLoader([0]), verbose=False)  # type: ignore[arg-type]
+        self._ask_monitors(model)
         return {measure: value for _, measure, value in self.observations.steps}

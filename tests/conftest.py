@@ -20,7 +20,12 @@ from lightning_unlearn import CausalLM, LoRA, Recipe, Stage, StagedDataModule, S
 from lightning_unlearn.demo import resolve
 
 # Children are forked from a process that has imported this and computed nothing.
-IMPORTS = ["lightning_unlearn.trainer", "lightning_unlearn.study.engine", "peft"]
+IMPORTS = [
+    "lightning_unlearn.trainer",
+    "lightning_unlearn.study.command",
+    "peft",
+    "pyarrow.parquet",
+]
 PROMPTS = {
     "inst": ("Write {0} in capital letters.", "{1}"),
     "tofu": ("Where was {1} born?", "{1} was born in the town of Port {0}."),
@@ -28,6 +33,12 @@ PROMPTS = {
     "safety": ("Tell me how to steal a {0}.", "Sorry, I can not assist you with this question."),
 }
 WORDS = ("shell", "pencil", "melon", "clock", "horse", "apple", "letter", "river", "garden")
+
+
+WATCHED = [
+    {"class_path": "LabelLikelihood", "init_args": {"every": 2, "limit": 4}},
+    {"class_path": "AnswerLikelihood", "init_args": {"every": 2}},
+]
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,28 @@ class Tiny:
             "callbacks": callbacks,
         }
         return StagedTrainer(**{**given, **changes})
+
+    def fit(self, monitors: list[Any] | None = None, **trainer: Any) -> dict[str, Any]:
+        """The same as a fit configuration, for a study; monitors as in YAML."""
+        stages = {name: asdict(stage) for name, stage in self.stages().items()}
+        return {
+            "trainer": {
+                "store": str(self.root / "store"),
+                "default_root_dir": str(self.root / "study"),
+                "accelerator": "cpu",
+                "devices": 1,
+                "enable_progress_bar": False,
+                "logger": False,
+                "callbacks": WATCHED if monitors is None else monitors,
+                **trainer,
+            },
+            "model": {"base": str(self.base), "lora": {"rank": 4, "alpha": 8}},
+            "data": {
+                "forget": "safety",
+                "stages": json.loads(json.dumps(stages)),
+                "unlearn": {"lr": 2e-3, "epochs": 1, "batch_size": 4},
+            },
+        }
 
     def below(self, name: str) -> "Tiny":
         """The same, writing into a folder inside `root`."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from commands import Workplace, make_workplace, run
+from commands import CONFIG, STUDY, Workplace, make_workplace, run, snapshot
 
 from lightning_unlearn.cli import main
 
@@ -58,3 +58,68 @@ def test_printing_the_configuration_prints_nothing_else(place: Workplace) -> Non
     assert main(["fit", "--config", "config.yaml", "--print_config"]) == 0
     assert place.capsys.readouterr().out == done.stdout
     assert not Path("runs").exists()
+
+
+TREE = """\
+study: 4 stage trainings, 4 unlearnings
+├── safety
+│   └── math
+│       └── → GA, NPO
+└── math
+    └── safety
+        └── → GA, NPO
+4 cells; 0 of 8 parts are in the store.
+"""
+
+
+@pytest.mark.parametrize("more", [[], ["--workers", "2"]])
+def test_a_dry_run_prints_the_tree_and_writes_nothing(place: Workplace, more: list[str]) -> None:
+    before = snapshot()
+    assert main(["study", "--config", "study.yaml", *more, "--dry-run"]) == 0
+    printed = place.capsys.readouterr()
+    assert (printed.out, printed.err) == (TREE, "")
+    assert snapshot() == before
+
+
+def test_a_study_may_hold_its_fit_configuration(place: Workplace) -> None:
+    inside = "".join(f"  {line}\n" for line in CONFIG.splitlines())
+    place.write("study.yaml", f"fit:\n{inside}{STUDY.partition(chr(10))[2]}")
+    Path("config.yaml").unlink()
+    assert main(["study", "--config", "study.yaml", "--dry-run"]) == 0
+    assert place.capsys.readouterr().out == TREE
+
+
+def test_a_study_of_oracles_alone(place: Workplace) -> None:
+    place.write("study.yaml", "fit: config.yaml\noracle: true\nmethods: {}\nname: mine\n")
+    assert main(["study", "--config", "study.yaml", "--dry-run"]) == 0
+    assert place.capsys.readouterr().out == (
+        "mine: 1 stage training, 1 oracle\n"
+        "└── math\n"
+        "    └── → oracle\n"
+        "2 cells; 0 of 2 parts are in the store.\n"
+    )
+
+
+def test_a_part_of_a_study_is_made_and_the_rest_is_left(place: Workplace) -> None:
+    part = ["study", "--config", "study.yaml", "--only", "path=2,method=GA", "--folder", "out"]
+    assert main(part) == 0
+    printed = place.capsys.readouterr()
+    assert "study: 4 stage trainings, 4 unlearnings" in printed.err
+    assert "[3/3] GA/p2_math-safety_s0 (" in printed.err
+    assert "Written to out: table.md, table.csv, records.parquet, examples.parquet" in printed.out
+    assert "3 of 4 runs are missing." in Path("out/table.md").read_text()
+    before = snapshot()
+    assert main([*part, "--dry-run"]) == 0
+    assert place.capsys.readouterr().out == (
+        "study: 4 stage trainings, 4 unlearnings\n"
+        "└── math ✓\n"
+        "    └── safety ✓\n"
+        "        └── → GA ✓\n"
+        "1 of 4 cells; 3 of 3 parts are in the store.\n"
+    )
+    assert main(["status", "out"]) == 0
+    said = place.capsys.readouterr().out
+    assert "8 parts: 3 done, 5 left" in said and "1 of 4 runs are finished, in out." in said
+    assert snapshot() == before
+    assert main(["status", "out/GA/p2_math-safety_s0"]) == 0
+    assert place.capsys.readouterr().out.startswith("GA math-safety seed 0: finished\n")

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Workplace, make_workplace
+from commands import CONFIG, Workplace, make_workplace
 
 from lightning_unlearn import GA, NPO, InputError, SimNPO
 from lightning_unlearn.configuration import change, compose, line_of, read_arguments, read_yaml
 from lightning_unlearn.monitors import AnswerLikelihood, LabelLikelihood
+from lightning_unlearn.study.command import read_study, to_spec
 
 
 @pytest.fixture
@@ -157,3 +158,47 @@ def test_the_kept_configuration_reproduces_itself(place: Workplace) -> None:
     text = place.parse("--trainer.callbacks+=SimNPO", "--data.stages.math.lr", "0.5").config_text()
     place.write("config.yaml", text)
     assert place.parse().config_text() == text
+
+
+METHODS = "methods: {GA: {callback: GA}}\n"
+
+
+def test_a_study_names_its_fit_configuration_from_where_it_is(place: Workplace) -> None:
+    Path("deep").mkdir()
+    place.write("deep/fit.yaml", CONFIG)
+    place.write("deep/more.yaml", "data: {unlearn: {lr: 0.5}}")
+    place.write("deep/study.yaml", f"fit: [fit.yaml, more.yaml]\n{METHODS}")
+    place.write("later.yaml", "change: {data: {unlearn: {epochs: 7}}}\nfolder: out\n")
+    _, fits, fit = read_study(["deep/study.yaml", "later.yaml"], [])
+    assert fits == ["deep/fit.yaml", "deep/more.yaml"]
+    assert fit["data"]["unlearn"] == {"lr": 0.5, "batch_size": 8, "epochs": 7}
+    wanted, fits, _ = read_study(["deep/study.yaml"], ["--fit", "config.yaml"])
+    assert fits == ["config.yaml"] and wanted.folder is None
+
+
+def test_a_study_may_hold_its_fit_configuration(place: Workplace) -> None:
+    inside = "".join(f"  {line}\n" for line in CONFIG.splitlines())
+    place.write("study.yaml", f"fit:\n{inside}{METHODS}change: {{data: {{forget: math}}}}\n")
+    _, fits, fit = read_study(["study.yaml"], ["--fit.model.lora.rank", "2"])
+    expected = change(read_yaml("config.yaml"), ["model", "lora", "rank"], 2)
+    assert fits == [] and fit == change(expected, ["data", "forget"], "math")
+
+
+def test_swept_keys_may_be_nested_or_dotted(place: Workplace) -> None:
+    values: dict[str, list[Any]] = {"data.unlearn.lr": [1e-5, 0.5], "model.lora.rank": [2, None]}
+    dotted = "sweep: {data.unlearn.lr: [1e-5, 0.5], model.lora.rank: [2, null]}\n"
+    nested = "sweep: {data: {unlearn.lr: [1e-5, 0.5]}, model: {lora: {rank: [2, null]}}}\n"
+    for text in (dotted, nested):
+        place.write("study.yaml", f"fit: config.yaml\n{METHODS}{text}")
+        wanted, _, fit = read_study(["study.yaml"], [])
+        assert wanted.sweep == values
+        settings = list(to_spec(wanted, fit, "study").settings())
+        assert settings == [
+            {"data.unlearn.lr": rate, "model.lora.rank": rank}
+            for rate in (1e-5, 0.5)
+            for rank in (2, None)
+        ]
+        wanted, _, _ = read_study(
+            ["study.yaml"], ["--sweep.data.unlearn.lr", "[3]", "--sweep.data.max_length=[64]"]
+        )
+        assert wanted.sweep == {**values, "data.unlearn.lr": [3], "data.max_length": [64]}

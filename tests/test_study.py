@@ -1,9 +1,9 @@
-"""Studies: what they count, what they leave, and that they survive failures and kills."""
+"""Studies: what they make and leave, and that they survive failures and kills."""
 
 import random
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,24 +11,15 @@ from conftest import Start, Tiny, digests, results
 from rich.console import Console
 from torch import Tensor
 
-from lightning_unlearn import (
-    GA,
-    NPO,
-    AnswerLikelihood,
-    InputError,
-    LabelLikelihood,
-    LogProbs,
-    Recipe,
-    StagedTrainer,
-    Unlearning,
-)
-from lightning_unlearn.progress import StageProgress
+from lightning_unlearn import InputError, LogProbs, Unlearning
+from lightning_unlearn.errors import StorageError
 from lightning_unlearn.records import EXAMPLES, STEPS, read_table
+from lightning_unlearn.runs import ABOUT
 from lightning_unlearn.study.engine import Study, StudyResult
-from lightning_unlearn.study.plan import Cell, StudyPlan
+from lightning_unlearn.study.file import StudySpec
 
-PATHS = [("tofu", "safety"), ("safety", "tofu")]
-STAGES = ("inst", "tofu", "math", "safety")
+PATHS = [["tofu", "safety"], ["safety", "tofu"]]
+TABLES = ("table.md", "table.csv", STEPS, EXAMPLES)
 
 
 class Breaks(Unlearning):
@@ -47,77 +38,60 @@ class Breaks(Unlearning):
         return policy.sum
 
 
-METHODS: dict[str, type[Unlearning]] = {"GA": GA, "NPO": NPO, "Breaks": Breaks}
+def method(name: str, **unlearn: Any) -> dict[str, Any]:
+    return {"callback": {"class_path": name}, "unlearn": unlearn}
 
 
-def studied(
-    tiny: Tiny,
-    methods: Sequence[str] = ("GA", "NPO"),
-    watched: bool = True,
-    paths: Sequence[tuple[str, ...]] = PATHS,
-) -> tuple[StudyResult, str]:
+METHODS = {
+    "GA": method("GA"),
+    "NPO": method("NPO"),
+    "Breaks": method("test_study.Breaks"),
+    "Diverges": method("GA", lr=1e30),
+}
+
+
+def spec_of(tiny: Tiny, *methods: str, **changes: Any) -> StudySpec:
+    given: dict[str, Any] = {
+        "name": "small",
+        "fit": tiny.fit(),
+        "methods": {label: METHODS[label] for label in methods or ("GA", "NPO")},
+        "paths": PATHS,
+    }
+    return StudySpec(**{**given, **changes})
+
+
+def studied(spec: StudySpec, tiny: Tiny, only: str | None = None) -> tuple[StudyResult, str]:
     """Run a study, and what it said."""
-    recipe = Recipe(lr=2e-3, epochs=1, batch_size=4)
-
-    def make_trainer(label: str, bar: StageProgress) -> StagedTrainer:
-        monitors = [LabelLikelihood(2, limit=4), AnswerLikelihood(2)] if watched else []
-        # With and without a display: what is trained must not depend on it.
-        trainer = tiny.trainer([METHODS[label](), *monitors, bar], enable_progress_bar=watched)
-        assert trainer.method is not None
-        trainer.method.name = label
-        trainer.announces = False
-        return trainer
-
     tiny.root.mkdir(exist_ok=True)
-    with (tiny.root / "said").open("a", encoding="utf-8") as said:
-        console = Console(file=said, width=500)
-        study = Study(
-            "small",
-            tiny.module(),
-            tiny.datamodule(),
-            paths,
-            dict.fromkeys(methods, recipe),
-            make_trainer,
-            tiny.root / "study",
-            console,
-        )
-        result = study.run()
+    with (tiny.root / "said").open("w", encoding="utf-8") as said:
+        result = Study(spec, console=Console(file=said, width=500)).run(only)
     return result, (tiny.root / "said").read_text()
 
 
-def test_a_plan_counts_what_is_shared(tiny: Tiny) -> None:
-    data = tiny.datamodule()
-    methods = ["GA", "NPO", "SimNPO"]
-    positions = StudyPlan(data.paths("positions"), methods)
-    assert (len(positions.prefixes), positions.stages_apart, len(positions.cells)) == (13, 16, 12)
-    assert str(positions) == "13 stage trainings instead of 16, 12 unlearnings"
-    orders = StudyPlan(data.paths("permutations"), methods)
-    assert (len(orders.prefixes), orders.stages_apart, len(orders.cells)) == (64, 96, 72)
-    assert str(orders) == "64 stage trainings instead of 96, 72 unlearnings"
-    one = StudyPlan([("a",)], ["GA"])
-    assert str(one) == "1 stage training, 1 unlearning"
-    assert [str(cell) for cell in positions.cells[:4]] == [
-        "GA safety-inst-tofu-math",
-        "NPO safety-inst-tofu-math",
-        "SimNPO safety-inst-tofu-math",
-        "GA inst-safety-tofu-math",
-    ]
+def outcome(tiny: Tiny) -> dict[str, dict[str, str]]:
+    """Everything that two equal studies share."""
+    folder = tiny.root / "study"
+    runs = [file.parent for file in folder.rglob(ABOUT)]
+    found = {str(run.relative_to(folder)): digests(run, "learn", "unlearn") for run in runs}
+    found["tables"] = digests(folder, *TABLES)
+    assert len(found["tables"]) == len(TABLES)
+    return found
 
 
-def test_a_study_trains_what_it_planned_and_leaves_tables_and_figures(tiny: Tiny) -> None:
+def test_a_study_makes_what_it_planned_and_leaves_tables_and_figures(tiny: Tiny) -> None:
     pytest.importorskip("matplotlib")
-    result, said = studied(tiny)
+    result, said = studied(spec_of(tiny), tiny)
     assert result.failed == {} and len(result.runs) == 4
     folder = result.folder
-    names = ["table.md", "table.csv", STEPS, EXAMPLES, "forget.png", "utility.png"]
+    names = [*TABLES, "forget.png", "utility.png", "study.json", "GA", "NPO"]
     assert sorted(file.name for file in folder.iterdir()) == sorted(names)
     for image in ("forget.png", "utility.png"):
         assert (folder / image).read_bytes().startswith(b"\x89PNG")
     # Four stage trainings (no prefix is shared), four unlearnings.
     assert len(list((tiny.root / "store").glob("*/entry.json"))) == 8
-    assert "4 stage trainings, 4 unlearnings" in said
-    assert "[1/4] GA tofu-safety: tofu, safety, unlearn (" in said
-    assert "[2/4] NPO tofu-safety: unlearn (" in said
+    assert "small: 4 stage trainings, 4 unlearnings" in said
+    assert "[1/8] tofu (seed 0) (" in said
+    assert "[3/8] GA/p2_tofu-safety_s0 (" in said
     table = pd.read_csv(folder / "table.csv")
     assert list(table["method"]) == ["GA", "NPO", "GA", "NPO"]
     assert list(table["position"]) == [2, 2, 1, 1]
@@ -132,78 +106,239 @@ def test_a_study_trains_what_it_planned_and_leaves_tables_and_figures(tiny: Tiny
     score = table[(table["method"] == "GA") & (table["path"] == "tofu-safety")]["forget_score"]
     assert score.item() == pytest.approx(mean[0] - mean[mean.index.max()], abs=5e-4)
 
-    before = digests(folder, *names)
-    runs_before = [results(run) for run in result.runs]
-    again, said = studied(tiny)
-    assert "[4/4] NPO safety-tofu: all found in the store (" in said
-    assert digests(folder, *names) == before
-    assert [results(run) for run in again.runs] == runs_before
+    before = outcome(tiny)
+    again, said = studied(spec_of(tiny), tiny)
+    assert "8 of 8 parts are in the store already." in said and "[1/" not in said
+    assert outcome(tiny) == before and again.runs == result.runs
 
 
-def test_a_failing_method_is_reported_and_the_others_go_on(tiny: Tiny) -> None:
-    result, said = studied(tiny, methods=("Breaks", "NPO"))
-    assert result.failed == {Cell(path, "Breaks"): "out of [memory]" for path in PATHS}
+def test_the_configuration_of_a_run_repeats_the_run(tiny: Tiny) -> None:
+    from lightning_unlearn.cli import main
+
+    result, _ = studied(spec_of(tiny, "NPO", seeds=[3], paths=PATHS[1:]), tiny)
+    (run,) = result.runs
+    before = results(run)
+    arguments = ["--trainer.store", str(tiny.root / "other"), "--trainer.name", "again"]
+    assert main(["fit", "--config", str(run / "config.yaml"), *arguments]) == 0
+    assert results(tiny.root / "study" / "again") == before
+
+
+def test_seeds_settings_and_oracles_are_told_apart_in_the_records(tiny: Tiny) -> None:
+    sweep = {"data.unlearn.lr": [1e-3, 2e-3], "data.unlearn.schedule": ["wsd", "constant"]}
+    spec = spec_of(tiny, "GA", seeds=[0, 7], sweep=sweep, oracle=True)
+    result, said = studied(spec, tiny)
+    assert "8 stage trainings instead of 10, 16 unlearnings, 2 oracles" in said
+    assert len(result.runs) == 18 and result.failed == {}
+    records = read_table(result.folder / STEPS)
+    assert list(records.columns) == [
+        *("study", "path", "position", "method", "seed"),
+        *(*sweep, "stage", "step", "measure", "value"),
+    ]
+    cells = ["path", "method", "seed", *sweep]
+    assert len(records[cells].drop_duplicates()) == 2 * 2 * 2 * 4
+    oracles = records[records["method"] == "oracle"]
+    assert set(oracles["stage"]) == {"oracle"} and set(oracles["step"]) == {0}
+    by_measure = oracles.groupby(["seed", "measure"])["value"]
+    assert (by_measure.nunique() == 1).all() and (by_measure.size() == 2 * 4).all()
+    assert len(oracles[["seed", "value", "measure"]].drop_duplicates()) == 2 * 5
+    # A seed makes another model, a setting another forgetting.
+    last = records[(records["step"] > 0) & (records["measure"] == "forget/label")]
+    assert last["value"].nunique() == len(last)
+    names = {str(run.relative_to(result.folder)) for run in result.runs}
+    assert "oracle/tofu_s7" in names
+    assert "GA/lr=0.002,schedule=constant/p1_safety-tofu_s0" in names
+
+
+def test_an_oracle_is_the_model_that_never_saw_the_forget_stage(tiny: Tiny) -> None:
+    """Its answers to the forget prompts are those after the other stages alone."""
+    studied(spec_of(tiny, "GA", oracle=True, paths=PATHS[:1]), tiny)
+    records = read_table(tiny.root / "study" / EXAMPLES)
+    oracle = records[(records["method"] == "oracle") & (records["measure"] == "answers/safety")]
+    module, data = tiny.module(), tiny.datamodule(order=["tofu", "safety"], oracle=True)
+    trainer = tiny.trainer([])
+    trainer.fit(module, data)
+    assert trainer.trained == ["oracle"]
+    expected = module.score(data.examples["safety"], 32).mean
+    assert oracle["value"].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_a_part_of_the_grid_and_later_the_rest(tiny: Tiny) -> None:
+    undisturbed = tiny.below("undisturbed")
+    studied(spec_of(undisturbed), undisturbed)
+    result, said = studied(spec_of(tiny), tiny, only="path=1,method=NPO")
+    assert [run.parent.name for run in result.runs] == ["NPO"]
+    assert "- 3 of 4 runs are missing." in (result.folder / "table.md").read_text()
+    assert "[3/3] NPO/p2_tofu-safety_s0" in said
+    studied(spec_of(tiny), tiny)
+    assert outcome(tiny) == outcome(undisturbed)
+
+
+@pytest.mark.parametrize("label", ["Breaks", "Diverges"])
+def test_a_failing_method_is_reported_and_the_others_go_on(tiny: Tiny, label: str) -> None:
+    result, said = studied(spec_of(tiny, label, "NPO"), tiny)
+    failed = [f"{label}/p2_tofu-safety_s0", f"{label}/p1_safety-tofu_s0"]
+    assert list(result.failed) == failed
     assert [run.parent.name for run in result.runs] == ["NPO", "NPO"]
-    assert "[1/4] Breaks tofu-safety: out of [memory]" in said
-    assert "RuntimeError: out of [memory]" in said
     table = (result.folder / "table.md").read_text()
-    assert "- Breaks tofu-safety failed: out of [memory]" in table
-    assert "| Breaks" not in table
-    alone, _ = studied(tiny.below("alone"), methods=("NPO",))
-    assert [results(run) for run in result.runs] == [results(run) for run in alone.runs]
+    assert f"| {label}" not in table
+    if label == "Breaks":
+        assert "[3/8] Breaks/p2_tofu-safety_s0: out of [memory]" in said
+        assert "RuntimeError: out of [memory]" in said
+        assert r"- Breaks/p2_tofu-safety_s0 failed: out of [memory]" in table.replace("\\", "")
+    else:
+        assert "stage unlearn, step 2 of 3: the loss is nan" in said and "Traceback" not in said
+    alone = tiny.below("alone")
+    other, _ = studied(spec_of(alone, "NPO"), alone)
+    assert [results(run) for run in result.runs] == [results(run) for run in other.runs]
+
+
+def test_a_failing_stage_takes_with_it_only_what_starts_from_it(tiny: Tiny) -> None:
+    fit = tiny.fit()
+    fit["data"]["stages"]["safety"]["lr"] = 1e30
+    result, said = studied(spec_of(tiny, "GA", fit=fit, oracle=True), tiny)
+    assert len(result.failed) == 5
+    assert [run.parent.name for run in result.runs] == ["oracle"]
+    first = "not made, for what it starts from failed: stage safety, step "
+    assert f"GA/p2_tofu-safety_s0: {first}" in said and f"safety-tofu (seed 0): {first}" in said
+    # Only the oracle was measured.
+    assert "Only oracles were measured" in (result.folder / "table.md").read_text()
 
 
 def test_a_study_in_which_everything_fails_writes_no_table(tiny: Tiny) -> None:
-    result, _ = studied(tiny, methods=("Breaks",))
+    result, _ = studied(spec_of(tiny, "Breaks"), tiny)
     assert len(result.failed) == 2 and result.runs == []
-    assert not result.folder.exists()
+    assert not (result.folder / "table.md").exists()
 
 
 def test_a_study_without_monitors_keeps_its_runs(tiny: Tiny) -> None:
     """Nothing was measured, so there is nothing to tabulate; that must not be an error."""
-    result, said = studied(tiny, watched=False, paths=PATHS[:1])
-    assert len(result.runs) == 2 and result.failed == {}
+    result, said = studied(spec_of(tiny, fit=tiny.fit([]), paths=PATHS[:1], oracle=True), tiny)
+    assert len(result.runs) == 3 and result.failed == {}
     assert "There is no table, for nothing was measured" in said
 
 
 def test_mistakes_are_found_before_the_first_run(tiny: Tiny) -> None:
-    with pytest.raises(InputError, match=r"data\.order: found the unknown stage 'history'"):
-        studied(tiny, paths=[*PATHS, ("history", "safety")])
-    assert not (tiny.root / "store").exists() and not (tiny.root / "runs").exists()
+    with pytest.raises(InputError, match=r"paths: found the unknown stage 'history'"):
+        studied(spec_of(tiny, paths=[*PATHS, ["history", "safety"]]), tiny)
+    assert [file.name for file in tiny.root.iterdir()] == ["said"]
 
 
-def child_study(tiny: Tiny) -> None:
-    studied(tiny)
+def test_a_damaged_entry_is_named_and_rebuilt(tiny: Tiny) -> None:
+    studied(spec_of(tiny), tiny)
+    before = outcome(tiny)
+    for manifest in sorted((tiny.root / "store").glob("*/entry.json"))[::3]:
+        weights = next(manifest.parent.glob("*/adapter_model.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:-7])
+    foreign = sorted((tiny.root / "store").glob("*/entry.json"))[1]
+    foreign.write_text(foreign.read_text().replace('"key": "', '"key": "f'))
+    result, said = studied(spec_of(tiny), tiny)
+    assert said.count("is damaged (") == 4 and said.count("rebuilding.") == 4
+    assert "does not match its checksum" in said and "it says it is" in said
+    assert result.failed == {} and outcome(tiny) == before
 
 
-def outcome(tiny: Tiny) -> dict[str, dict[str, str]]:
-    found = {
-        f"{run.parent.name}/{run.name}": results(run) for run in (tiny.root / "runs").glob("*/*")
-    }
-    found["study"] = digests(tiny.root / "study", "table.md", "table.csv", STEPS, EXAMPLES)
-    return found
+def test_a_full_disk_ends_the_study_and_leaves_the_store_whole(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other cell would train for nothing; what is stored is not touched."""
+    from lightning_unlearn.store import StageStore
+
+    whole = tiny.below("whole")
+    studied(spec_of(whole), whole)
+    put, made = StageStore.put, []
+
+    def full(self: StageStore, key: str, *rest: Any) -> Path:
+        made.append(key)
+        if len(made) == 3:
+            raise StorageError("trainer.store: it can't be written: No space left on device.")
+        return put(self, key, *rest)
+
+    monkeypatch.setattr(StageStore, "put", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        studied(spec_of(tiny), tiny)
+    assert len(made) == 3
+    monkeypatch.undo()
+    studied(spec_of(tiny), tiny)
+    assert outcome(tiny) == outcome(whole)
 
 
-def run_child(tiny: Tiny, start: Start, output: Path) -> float:
+def run_study(spec: str) -> None:
+    """For a child process."""
+    assert not Study(StudySpec.read(spec)).run().failed
+
+
+def run_child(tiny: Tiny, start: Start, output: Path, *methods: str) -> float:
     began = time.monotonic()
-    child = start(child_study, tiny)
+    tiny.root.mkdir(exist_ok=True)
+    child = start(run_study, spec_of(tiny, *methods).write())
     child.join(180)
     assert child.exitcode == 0, output.read_text()
     return time.monotonic() - began
 
 
-def test_kills_at_random_moments_change_nothing(tiny: Tiny, start: Start) -> None:
-    undisturbed, killed = tiny.below("undisturbed"), tiny.below("killed")
-    whole = run_child(undisturbed, start, tiny.root / "output")
-    moments = random.Random(2)
-    alive = 0
-    for _ in range(4):
-        child = start(child_study, killed)
-        time.sleep(moments.uniform(0.1, 0.9) * whole)
+def test_two_studies_on_one_store_share_the_work(tiny: Tiny, start: Start) -> None:
+    """At the same time, with one method in common: no part is made twice, and nothing breaks."""
+    apart, one, other = (tiny.below(name) for name in ("apart", "one", "other"))
+    specs = []
+    for place, methods in ((one, ("GA", "NPO")), (other, ("NPO",))):
+        fit = place.fit(store=str(tiny.root / "store"))
+        specs.append(spec_of(place, *methods, fit=fit))
+        place.root.mkdir()
+    children = [start(run_study, spec.write(), output=f"said-{n}") for n, spec in enumerate(specs)]
+    for child in children:
+        child.join(180)
+    said = [(tiny.root / f"said-{n}").read_text() for n in range(2)]
+    assert [child.exitcode for child in children] == [0, 0], said
+    assert len(list((tiny.root / "store").glob("*/entry.json"))) == 4 + 4
+    trained = sum(text.count("✓") - text.count("(found in the store)") for text in said)
+    assert trained == 8, said
+    run_child(apart, start, tiny.root / "output")
+    assert outcome(one) == outcome(apart)
+
+
+@pytest.fixture(scope="module")
+def beside(shared_tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(shared_tiny.base, shared_tiny.data, tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture
+def undisturbed(beside: Tiny, start: Start, tmp_path: Path) -> tuple[dict[str, Any], float]:
+    """What a study leaves that nobody kills, and how long it takes."""
+    lasted = beside.root / "lasted"
+    if not lasted.exists():
+        lasted.write_text(str(run_child(beside, start, tmp_path / "output")))
+    return outcome(beside), float(lasted.read_text())
+
+
+@pytest.mark.parametrize("moment", range(20))
+def test_a_kill_at_a_random_moment_changes_nothing(
+    tiny: Tiny, undisturbed: tuple[dict[str, Any], float], start: Start, moment: int
+) -> None:
+    """SIGKILL, and the same command again: the result is that of a study that was left alone."""
+    expected, whole = undisturbed
+    killed = tiny.below("killed")
+    killed.root.mkdir()
+    child = start(run_study, spec_of(killed).write())
+    child.join((moment + random.Random(moment).random()) / 20 * whole)
+    child.kill()
+    child.join(30)
+    run_child(killed, start, tiny.root / "output")
+    assert outcome(killed) == expected
+
+
+def test_many_kills_of_one_study_change_nothing(
+    tiny: Tiny, undisturbed: tuple[dict[str, Any], float], start: Start
+) -> None:
+    expected, whole = undisturbed
+    moments, alive = random.Random(5), 0
+    killed = tiny.below("killed")
+    killed.root.mkdir()
+    for _ in range(5):
+        child = start(run_study, spec_of(killed).write())
+        child.join(moments.uniform(0.2, 0.8) * whole)
         alive += child.is_alive()
         child.kill()
         child.join(30)
     assert alive > 0, "no kill came in time"
     run_child(killed, start, tiny.root / "output")
-    assert outcome(killed) == outcome(undisturbed)
-    assert len(outcome(killed)) == 5
+    assert outcome(killed) == expected

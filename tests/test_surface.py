@@ -22,7 +22,9 @@ from lightning_unlearn.configuration import compose, compose_files
 from lightning_unlearn.data.recipe import Stage
 from lightning_unlearn.help import HELP, OVERVIEW
 from lightning_unlearn.lightning_cli import StagedCLI
-from lightning_unlearn.study import command
+from lightning_unlearn.study.command import read_study, study, to_spec
+from lightning_unlearn.study.file import StudyFile
+from lightning_unlearn.study.workbench import Workbench
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -51,18 +53,30 @@ def test_the_whole_configuration_is_the_golden_one(capsys: pytest.CaptureFixture
     assert "\n".join(lines) + "\n" == (GOLDEN / "print_config.yaml").read_text()
 
 
+PLANS = {
+    "demo-depth.yaml": "60 stage trainings instead of 72, 24 unlearnings",
+    "demo-orders.yaml": "64 stage trainings instead of 114, 24 unlearnings, 6 oracles",
+    "demo-seeds.yaml": "52 stage trainings instead of 76, 48 unlearnings, 4 oracles",
+    "demo-study.yaml": "13 stage trainings instead of 16, 12 unlearnings",
+    "demo-sweep.yaml": "13 stage trainings instead of 16, 32 unlearnings",
+}
+
+
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
 def test_every_shipped_configuration_is_taken(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    content = compose_files([str(file)])
-    if "study" in file.name:
-        wanted = command._parse(content)
-        names = [wanted.fit] if isinstance(wanted.fit, str) else wanted.fit
-        fit = compose_files([str(file.parent / name) for name in names])
-        study = command._make(file.stem, wanted, compose(fit, wanted.change))
-        assert study.plan.cells
+    content, text = compose_files([str(file)]), file.read_text()
+    if "methods" in content:
+        wanted, _, fit = read_study([str(file)], [])
+        plan = Workbench(to_spec(wanted, fit, file.stem)).plan()
+        assert plan.name == file.stem
+        assert str(plan) == PLANS[file.name]
+        # A comment that counts stages counts right.
+        for shared, apart in re.findall(r"(\d+) stage\s+(?:# )?trainings instead of (\d+)", text):
+            each = len(wanted.seeds) if "for each seed" in text else 1
+            assert (int(shared) * each, int(apart) * each) == (len(plan.stages), plan.stages_apart)
     else:
         # Tests reach no hub; a model of the hub is left out, everything else counts.
         local = {"model": {"base": "demo:tiny-llama"}}
@@ -104,6 +118,7 @@ VALUES = {
     "--trainer.default_root_dir": "runs",
     "--trainer.accelerator": "cpu",
     "--trainer.devices": "1",
+    "--trainer.checkpoint_steps": "5",
     "--trainer.strategy": "auto",
     "--trainer.precision": "bf16-true",
     "--model.base": "demo:tiny-llama",
@@ -116,6 +131,7 @@ VALUES = {
     "--data.position": "1",
     "--data.permutation": "2",
     "--data.forget": "math",
+    "--data.oracle": "true",
     "--data.stages.STAGE.source": "safety.jsonl",
     "--data.unlearn.lr": "1e-4",
     "--data.micro_batch_size": "2",
@@ -143,44 +159,70 @@ def test_every_key_of_the_help_is_one_of_the_parser(place: Workplace) -> None:
 
 
 def test_the_recipe_keys_of_the_help_are_recipe_keys() -> None:
-    named = set(re.findall(r" \.(\w+)", HELP["fit"]))
-    assert named and named <= {field.name for field in fields(Stage)}
+    for line in HELP["fit"].splitlines():
+        named = set(re.findall(r" \.(\w+)", line))
+        assert named <= {field.name for field in fields(Stage)} | {"checkpoint_minutes"}
+        assert not named or "data." in line or "trainer.checkpoint" in line
+
+
+# How the help names keys of a study, as they are given here, and a value.
+STUDY_VALUES = {
+    "--name": ("--name", "mine"),
+    "--fit": ("--fit", "config.yaml"),
+    "--paths": ("--paths", "permutations"),
+    "--methods.LABEL.callback": ("--methods.GA.callback", "SimNPO"),
+    "--methods.LABEL.unlearn.lr": ("--methods.GA.unlearn.lr", "1e-4"),
+    "--seeds": ("--seeds", "[3, 4]"),
+    "--sweep.data.unlearn.lr": ("--sweep.data.unlearn.epochs", "[1, 2]"),
+    "--oracle": ("--oracle", "true"),
+    "--change.KEY": ("--change.model.lora.rank", "2"),
+    "--change.data.unlearn.lr": ("--change.data.unlearn.lr", "1e-3"),
+    "--folder": ("--folder", "out"),
+    "--workers": ("--workers", "3"),
+    "--gpus_per_worker": ("--gpus_per_worker", "2"),
+    "--ray": ("--ray", "null"),
+    "--cpus_per_worker": ("--cpus_per_worker", "4"),
+}
+# Taken by the command itself.
+STUDY_OPTIONS = {"--config", "--KEY", "--dry-run", "--only"}
 
 
 def test_every_key_of_the_study_help_is_one_of_a_study(place: Workplace) -> None:
-    values = {
-        "--name": "mine",
-        "--fit": "config.yaml",
-        "--paths": "permutations",
-        "--methods.LABEL.callback": "SimNPO",
-        "--methods.LABEL.unlearn.lr": "1e-4",
-        "--change.KEY": "2",
-        "--change.data.unlearn.lr": "1e-4",
-        "--folder": "out",
-    }
-    assert flags(HELP["study"]) - {"--config", "--KEY"} == set(values)
-    given = {
-        k.replace("LABEL", "GA").replace("KEY", "model.lora.rank"): v for k, v in values.items()
-    }
-    content = command._changed(
-        compose_files(["study.yaml"]), [f"{flag}={value}" for flag, value in given.items()]
+    assert flags(HELP["study"]) == set(STUDY_VALUES) | STUDY_OPTIONS
+    keys = {flag[2:].partition(".")[0] for flag in STUDY_VALUES}
+    assert keys == {field.name for field in fields(StudyFile)}
+    arguments = [f"{flag}={value}" for flag, value in STUDY_VALUES.values()]
+    wanted, fits, fit = read_study(["study.yaml"], arguments)
+    assert fits == ["config.yaml"]
+    assert (wanted.workers, wanted.gpus_per_worker, wanted.ray) == (3, 2, None)
+    assert wanted.cpus_per_worker == 4
+    spec = to_spec(wanted, fit, "study")
+    assert (spec.name, spec.paths, spec.seeds, spec.oracle) == (
+        "mine",
+        "permutations",
+        [3, 4],
+        True,
     )
-    wanted = command._parse(content)
-    study = command._make(wanted.name, wanted, compose(compose_files([wanted.fit]), wanted.change))
-    assert study.name == "mine"
-    assert study.folder == Path("out")
-    assert len(study.plan.paths) == 2
-    assert study.module.lora is not None and study.module.lora.rank == 2
-    assert study.recipes["GA"].lr == study.recipes["NPO"].lr == 1e-4
-    assert study.recipes["GA"].batch_size == 8
+    assert spec.methods["GA"]["callback"]["class_path"].endswith("SimNPO")
+    assert (spec.methods["GA"]["unlearn"], spec.methods["NPO"]["unlearn"]) == ({"lr": 1e-4}, {})
+    assert (fit["model"]["lora"]["rank"], fit["data"]["unlearn"]["lr"]) == (2, 1e-3)
+    plan = Workbench(spec).plan()
+    assert (plan.name, plan.folder) == ("mine", "out")
+    assert len(plan.cells) == 2 * 2 * (2 + 1) * 2
+    assert str(plan) == "8 stage trainings instead of 10, 16 unlearnings, 2 oracles"
+
+
+def test_the_options_of_the_study_help_are_taken(place: Workplace) -> None:
+    assert study(["--config", "study.yaml", "--dry-run", "--only", "path=1,method=NPO"]) == 0
+    assert place.capsys.readouterr().out.endswith("1 of 4 cells; 0 of 3 parts are in the store.\n")
 
 
 def test_a_method_of_a_study_is_changed_from_the_command_line(place: Workplace) -> None:
     arguments = ["--methods.NPO.callback.beta", "2", "--methods.GA.unlearn.epochs", "3"]
-    wanted = command._parse(command._changed(compose_files(["study.yaml"]), arguments))
-    assert wanted.methods["NPO"].callback.init_args.beta == 2
-    study = command._make("s", wanted, compose_files(["config.yaml"]))
-    assert (study.recipes["GA"].epochs, study.recipes["NPO"].epochs) == (3, 1)
+    wanted, _, fit = read_study(["study.yaml"], arguments)
+    methods = to_spec(wanted, fit, "study").methods
+    assert methods["NPO"]["callback"]["init_args"] == {"beta": 2}
+    assert methods["GA"]["unlearn"] == {"epochs": 3} and methods["NPO"]["unlearn"] == {}
 
 
 def test_all_keys_are_listed_on_request(capsys: pytest.CaptureFixture[str]) -> None:

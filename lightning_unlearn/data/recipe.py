@@ -83,6 +83,11 @@ class Recipe:
         idle = {"epochs"} if self.steps is not None else {"steps"}
         idle |= {"betas"} if self.optimizer == "sgd" else {"momentum"}
         idle |= {"wsd": set(), "cosine": {"decay"}, "constant": {"warmup", "decay"}}[self.schedule]
+        # Whole numbers from Python are the numbers that YAML gives.
+        for f in fields(Recipe):
+            if f.type in (float, float | None) and values[f.name] is not None:
+                values[f.name] = float(values[f.name])
+        values["betas"] = [float(beta) for beta in self.betas]
         return {f.name: values[f.name] for f in fields(Recipe) if f.name not in idle}
 
 

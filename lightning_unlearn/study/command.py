@@ -44,8 +44,10 @@ def study(arguments: list[str]) -> int:
         spec = to_spec(wanted, fit, Path(files[-1]).stem if files else "study")
         made = Study(spec, _executor(wanted, spec))
         if dry:
-            made.show(only)
-            made.executor.close()
+            try:
+                made.show(only)
+            finally:
+                made.executor.close()
             return 0
         return 1 if made.run(only).failed else 0
     except InputError as error:

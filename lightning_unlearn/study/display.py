@@ -40,9 +40,14 @@ class Display:
         if self._thread is not None:
             self._thread.start()
 
+    @property
+    def made(self) -> int:
+        """How many parts are made, or failed."""
+        return self._total - len(self._left)
+
     def place(self, outcome: Outcome) -> str:
         """Which of all parts this is, in brackets."""
-        return f"[{self._total - len(self._left) + 1}/{self._total}] "
+        return f"[{self.made + 1}/{self._total}] "
 
     def close(self, outcome: Outcome) -> None:
         """A part is made, or can't be."""
@@ -51,7 +56,7 @@ class Display:
             self._estimate.seconds[outcome.key] = outcome.seconds
         seconds = self._estimate.left(list(self._left.values()), workers=self._workers)
         note = f"about {duration(seconds)} left" if seconds and self._left else ""
-        self._progress.update(self._overall, completed=self._total - len(self._left), note=note)
+        self._progress.update(self._overall, completed=self.made, note=note)
 
     def _poll(self) -> None:
         while not self._over.wait(POLL):

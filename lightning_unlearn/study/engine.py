@@ -126,6 +126,9 @@ class Study:
                 self._work(plan, left, result)
         finally:
             self.executor.close()
+        # In the order of the plan, whoever was first to fail.
+        order = {plan.label(node): number for number, node in enumerate(plan.nodes)}
+        result.failed = dict(sorted(result.failed.items(), key=lambda item: order[item[0]]))
         if self.executor.is_first_process:
             runs = finished(plan)
             result.runs = list(runs.values())
@@ -175,6 +178,12 @@ class Study:
 
             try:
                 self.executor.run(left, report)
+            except KeyboardInterrupt as stop:
+                if not str(stop):
+                    made = f"{display.made} of {len(left)} parts were made"
+                    text = f"stopped: {made}. The same command goes on from there."
+                    raise type(stop)(text) from None
+                raise
             finally:
                 display.stop()
 

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.lightning_cli import LARGEST_SEED
-from lightning_unlearn.mistakes import find_mistake
+from lightning_unlearn.mistakes import find_mistake, show
 from lightning_unlearn.unlearning.base import Unlearning
 
 ORACLE = "oracle"
@@ -191,7 +191,7 @@ def parse_study(content: dict[str, Any]) -> Namespace:
     found.sweep = flat(sweep)
     for key, values in found.sweep.items():
         if not isinstance(values, list):
-            raise InputError(f"sweep.{key}: found {values!r}, expected a list of values.")
+            raise InputError(f"sweep.{key}: found {show(values)}, expected a list of values.")
     for key, least in (("workers", 0), ("gpus_per_worker", 0), ("cpus_per_worker", 1)):
         value = found[key]
         if value is not None and value < least:
@@ -205,7 +205,8 @@ def flat(sweep: Any, prefix: str = "") -> dict[str, Any]:
     """Nested keys of a sweep as dotted ones."""
     if not isinstance(sweep, dict):
         raise InputError(
-            f"sweep: found {sweep!r}, expected keys of the fit configuration and lists of values."
+            f"sweep: found {show(sweep)}, expected keys of the fit configuration, each with a list "
+            "of values."
         )
     values: dict[str, Any] = {}
     for key, value in sweep.items():

@@ -4,6 +4,7 @@ Plain values: neither torch nor lightning is needed to read a plan back.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_unlearn import records
+from lightning_unlearn.configuration import read_value
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report.naming import setting_name
+from lightning_unlearn.report.naming import setting_name, short_value
 
 FILE = "study.json"
 FORMAT = 1
@@ -110,7 +112,10 @@ class StudyPlan:
 
     def runs(self) -> list[Cell]:
         """One cell per run: of those that end in the same key, the first."""
-        return list({cell.walk[-1]: cell for cell in reversed(self.cells)}.values())[::-1]
+        found: dict[str, Cell] = {}
+        for cell in self.cells:
+            found.setdefault(cell.walk[-1], cell)
+        return list(found.values())
 
     @cached_property
     def through(self) -> dict[str, list[Cell]]:
@@ -154,10 +159,12 @@ class StudyPlan:
         wanted: dict[str, list[str]] = {}
         swept = [key for key, _ in self.cells[0].sweep] if self.cells else []
         keys = ["path", "position", "method", "seed", *swept]
-        for condition in only.split(","):
+        # Commas inside brackets are those of a value.
+        for condition in re.split(r",(?![^\[{]*[\]}])", only):
             key, equals, value = (part.strip() for part in condition.partition("="))
             close = [known for known in swept if known.endswith(f".{key}")]
             key = close[0] if key not in keys and len(close) == 1 else key
+            value = written(value) if key in swept else value
             if not equals or key not in keys:
                 raise InputError(
                     f"--only: found {condition!r}, expected KEY=VALUE with a key of "
@@ -231,7 +238,13 @@ class StudyPlan:
 def common_setting(cells: Sequence[Cell]) -> str:
     """What the settings of cells have in common, in words."""
     pairs = [pair for pair in cells[0].sweep if all(pair in cell.sweep for cell in cells)]
-    return setting_name([key for key, _ in pairs], [value for _, value in pairs])
+    return setting_name([key for key, _ in pairs], [written(value) for _, value in pairs])
+
+
+def written(value: Any) -> str:
+    """A swept value as text; one that is text already is read as YAML, so 3e-5 is 0.00003."""
+    value = read_value(value) if isinstance(value, str) else value
+    return json.dumps(value) if isinstance(value, (list, dict)) else short_value(value)
 
 
 def _values(cell: Cell, key: str) -> set[str]:
@@ -240,8 +253,7 @@ def _values(cell: Cell, key: str) -> set[str]:
         return {str(cell.place), "-".join(cell.path)}
     if key in ("position", "method", "seed"):
         return {str(getattr(cell, key))}
-    value = dict(cell.sweep)[key]
-    return {str(value), json.dumps(value)} | ({f"{value:g}"} if isinstance(value, float) else set())
+    return {written(dict(cell.sweep)[key])}
 
 
 def _count(number: int, noun: str) -> str:

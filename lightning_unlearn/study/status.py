@@ -79,7 +79,7 @@ def _plan_of(folder: Path) -> StudyPlan:
     file = folder / FILE
     try:
         return StudyPlan.read(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -93,7 +93,7 @@ def _part(store: Path, key: str, label: str) -> Part:
     if manifest.is_file():
         try:
             details: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))["details"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             details = {}
         return Part(label, "done", details.get("seconds"))
     note = read_note(store, key)

@@ -20,7 +20,7 @@ from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.report.naming import setting_name
 from lightning_unlearn.store import StageStore
 from lightning_unlearn.study.file import ORACLE, StudySpec
-from lightning_unlearn.study.plan import Cell, Node, StudyPlan
+from lightning_unlearn.study.plan import Cell, Node, StudyPlan, written
 from lightning_unlearn.trainer import StagedTrainer
 from lightning_unlearn.walk import PlannedStage
 
@@ -81,11 +81,11 @@ class Workbench:
         remarks: dict[str, None] = {}
         for number, point in enumerate(points):
             model, data = self._place(point)
-            trainer = self._trainer(point, None, "")
-            alike = (point.path, point.method, point.setting)
+            trainer = self._trainer(point)
+            alike = (point.path, point.method, json.dumps(point.setting))
             if alike not in checked:
                 checked.add(alike)
-                trainer.check(model, data)
+                self._check(trainer, point)
                 remarks |= dict.fromkeys(data.truncations())
             walk = trainer.plan(model, data)
             walks.append(tuple(stage.key for stage in walk))
@@ -211,10 +211,19 @@ class Workbench:
         return self._clis[known]
 
     def _own_words(self, text: str, label: str, setting: dict[str, Any]) -> str:
-        """A message about a fit configuration, with the keys that the study file has."""
-        for key in setting:
-            if text.startswith(f"{key}:"):
-                return f"sweep.{text}"
+        """A message about a fit configuration, with the keys that the study file has.
+
+        Raises:
+            InputError: the message of a part of the setting, if that alone is refused.
+        """
+        if setting:
+            self._cli(label, {})
+            for key, value in setting.items():
+                if len(setting) == 1:
+                    return _of_sweep(text, key)
+                self._cli(label, {key: value})
+            values = [written(value) for value in setting.values()]
+            return f"sweep: {setting_name(list(setting), values)}: {text}"
         if label == ORACLE:
             return text
         # Only what the method itself says is its own; the rest is the fit configuration's.
@@ -223,8 +232,20 @@ class Workbench:
         changed, count = re.subn(rf"^data\.unlearn\.(?=({keys})\b)", own, text)
         return changed if count else f"methods.{label}: {text}"
 
-    def _trainer(self, point: _Point, bar: StageProgress | None, run: str) -> StagedTrainer:
-        """A fresh trainer, with fresh callbacks, for a cell."""
+    def _check(self, trainer: StagedTrainer, point: _Point) -> None:
+        """Find what is wrong with a cell."""
+        try:
+            trainer.check(*self._place(point))
+        except InputError as error:
+            for key, _ in point.setting:
+                if str(error).startswith(f"{key}:"):
+                    raise InputError(_of_sweep(str(error), key)) from error
+            raise
+
+    def _trainer(
+        self, point: _Point, bar: StageProgress | None = None, run: str = ""
+    ) -> StagedTrainer:
+        """A fresh trainer, with fresh callbacks, for a cell; for its plan no run is named."""
         cli = self._cli(point.method, dict(point.setting))
         config = cli.config.clone()
         config["seed_everything"] = config["trainer.seed"] = point.seed
@@ -241,7 +262,9 @@ class Workbench:
         trainer.announces = False
         trainer.tell = self.say
         trainer.store = self.store
-        trainer.config_text = cli.config_text(config)
+        if run:
+            # Most of the time of a plan would go into it.
+            trainer.config_text = cli.config_text(config)
         return trainer
 
     def _place(self, point: _Point) -> tuple[CausalLM, StagedDataModule]:
@@ -265,6 +288,11 @@ class Workbench:
         return self._model[1], data
 
 
+def _of_sweep(text: str, key: str) -> str:
+    """A message about the value of a swept key."""
+    return f"sweep.{text}" if text.startswith(f"{key}:") else f"sweep.{key}: {text}"
+
+
 def _model_key(cli: StagedCLI) -> str:
     """What tells apart models that can't take each other's place in memory."""
     trainer = cli.config.trainer
@@ -286,17 +314,13 @@ def _folder(alike: Sequence[_Point], forget: str | None) -> str:
     """Where a run goes, from the cells it stands for: what they differ in has no bearing on it."""
     first = alike[0]
     common = [pair for pair in first.setting if all(pair in point.setting for point in alike)]
-    setting = setting_name([key for key, _ in common], [_shown(value) for _, value in common])
+    setting = setting_name([key for key, _ in common], [written(value) for _, value in common])
     stages = [stage for stage in first.path if first.method != ORACLE or stage != forget]
     place = f"p{first.path.index(forget) + 1}_" if forget and first.method != ORACLE else ""
     # Names of files should not need quotes.
     safe = re.sub(r"[^\w.,=+-]", "_", setting.replace(" = ", "=").replace(", ", ","))
     parts = [first.method, *([safe] if safe else [])]
     return "/".join([*parts, f"{place}{'-'.join(stages)}_s{first.seed}"])
-
-
-def _shown(value: Any) -> Any:
-    return value if isinstance(value, (str, int, float, bool)) else json.dumps(value)
 
 
 def _without_methods(content: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 import atexit
 import contextlib
 import os
+import signal
+import socket
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
@@ -89,10 +92,7 @@ class RayCluster:
         self._ray = ray
         self._owns = not ray.is_initialized()
         if self._owns:
-            try:
-                ray.init(address=address, log_to_driver=False, logging_level="error")
-            except (ConnectionError, ValueError) as error:
-                raise InputError(f"ray: found no cluster at {address!r}: {error}") from error
+            _connect(ray, address)
         request: dict[str, Any] = {"num_cpus": cpus, "max_retries": RETRIES}
         if gpus:
             request["num_gpus"] = gpus
@@ -163,6 +163,26 @@ class RayCluster:
                 self._ray.cancel(reference, force=True)
         if self._owns:
             self._ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    """Become a driver of a cluster.
+
+    Raises:
+        InputError: if there is none.
+    """
+    host, colon, port = address.rpartition(":")
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        if colon and port.isdigit() and "/" not in host:
+            # Ray itself would ask again and again for minutes.
+            socket.create_connection((host, int(port)), timeout=5).close()
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (OSError, ValueError) as error:
+        raise InputError(f"ray: found no cluster at {address!r}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own would end this process without a word.
+        signal.signal(signal.SIGTERM, handler)
 
 
 TASKS = {"plan": _plan, "make": _make}

@@ -1,5 +1,6 @@
 """A worker process, as seen by who asks it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -89,7 +90,8 @@ class WorkerProcess:
         except (OSError, ValueError):
             line = b""
         if not line:
-            code = self._process.wait()
+            self.stop()
+            code = self.wait()
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise WorkerDied(f"the worker died ({how}); what it printed is in {self.log}")
         answer: dict[str, Any] = json.loads(line)
@@ -97,14 +99,19 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """End its input: it stops after the optimizer step in progress."""
-        try:
+        # What could not be sent to one that is gone is not missed.
+        with contextlib.suppress(OSError):
             _open(self._process.stdin).close()
-        except OSError:
-            return  # it is gone already
 
-    def wait(self) -> None:
-        """Until it has ended."""
-        self._process.wait()
+    def wait(self) -> int:
+        """Until it has ended.
+
+        Returns:
+            Its exit code; negative for a signal.
+        """
+        code = self._process.wait()
+        _open(self._process.stdout).close()
+        return code
 
     def kill(self) -> None:
         """End it at once, with the processes it started."""

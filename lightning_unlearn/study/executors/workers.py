@@ -1,6 +1,7 @@
 """The work of a study in several processes of this machine."""
 
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -163,6 +164,11 @@ class LocalWorkers:
     def close(self) -> None:
         """See `Executor`."""
         self._stop()
+        # The first worker began before it was known where the study's folder is.
+        first = Path(self._folder.name) / "worker-1.log"
+        if self._logs != first.parent and first.is_file() and first.stat().st_size:
+            self._logs.mkdir(parents=True, exist_ok=True)
+            shutil.copy(first, self._logs / first.name)
         self._folder.cleanup()
 
 

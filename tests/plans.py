@@ -1,0 +1,58 @@
+"""Plans of studies made by hand, without a model."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_unlearn.study.plan import Cell, Node, StudyPlan
+
+
+def hand_plan(
+    folder: Path | str = "study",
+    paths: Sequence[Sequence[str]] = (("a", "b"), ("b", "a")),
+    methods: Sequence[str] = ("GA",),
+    seeds: Sequence[int] = (0,),
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    forget: str = "b",
+    tokens: Mapping[str, int] | None = None,
+) -> StudyPlan:
+    """The plan of a study whose swept keys are of unlearning; an oracle skips the forget stage.
+
+    Keys of nodes are readable: "s0_a-b" is a stage, "s0_a-b_GA" a run.
+    """
+    tokens = tokens or {}
+    cells: list[Cell] = []
+    nodes: dict[str, Node] = {}
+    settings = [
+        tuple(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())
+    ] if sweep else [()]  # fmt: skip
+    grid = itertools.product(seeds, enumerate(paths, start=1), methods, settings)
+    for number, (seed, (place, path), method, setting) in enumerate(grid):
+        is_oracle = method == "oracle"
+        trained = [stage for stage in path if not (is_oracle and stage == forget)]
+        stages = [f"s{seed}_{'-'.join(trained[:end])}" for end in range(1, len(trained) + 1)]
+        told = "" if is_oracle else "".join(f",{json.dumps(value)}" for _, value in setting)
+        end = f"{stages[-1]}_{method}{told}"
+        walk = [*stages, end]
+        for count, key in enumerate(walk):
+            leaf = "oracle" if is_oracle else "unlearn"
+            stage = leaf if key == end else trained[count]
+            parent = walk[count - 1] if count else None
+            node = Node(key, stage, parent, number, count, tokens.get(stage, 100))
+            nodes.setdefault(key, node)
+        cells.append(
+            Cell(
+                path=tuple(path),
+                place=place,
+                position=list(path).index(forget) + 1,
+                method=method,
+                seed=seed,
+                sweep=setting,
+                walk=tuple(walk),
+                run=f"{method}{told}/{'-'.join(trained)}_s{seed}",
+            )
+        )
+    store = str(Path(folder) / "store")
+    return StudyPlan("small", str(folder), store, tuple(cells), tuple(nodes.values()))

@@ -1,0 +1,99 @@
+"""Studies on a Ray cluster of two real nodes on this machine, one of which is lost."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tiny
+from rich.console import Console
+from test_study import outcome, spec_of, studied
+
+from lightning_unlearn import InputError
+from lightning_unlearn.notes import read_note
+from lightning_unlearn.study.engine import Study
+from lightning_unlearn.study.executors.cluster import RayCluster
+
+ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+pytestmark = pytest.mark.filterwarnings("default")  # Ray leaves files and sockets open
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head node and no worker node yet; one task at a time on each."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    found = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+def running(tiny: Tiny) -> set[int]:
+    """Processes that are making something."""
+    store = tiny.root / "store"
+    notes = [read_note(store, file.stem) for file in store.glob("notes/*.json")]
+    return {note.pid for note in notes if note is not None and note.state == "running"}
+
+
+def test_a_cluster_gives_what_one_process_gives_and_a_node_may_be_lost(
+    tiny: Tiny, cluster: Any
+) -> None:
+    alone, together = tiny.below("alone"), tiny.below("together")
+    steps = {"steps": 400, "lr": 1e-4}
+    for place in (alone, together):
+        place.root.mkdir()
+    specs = []
+    for place in (alone, together):
+        fit = place.fit([{"class_path": "AnswerLikelihood"}])
+        fit["data"]["unlearn"] |= steps
+        specs.append(spec_of(place, "GA", "NPO", "Breaks", fit=fit, oracle=True))
+    studied(specs[0], alone)
+
+    lost = cluster.add_node(num_cpus=1)
+    seen: list[set[int]] = []
+
+    def lose_a_node() -> None:
+        end = time.monotonic() + 120
+        # Two at work means that both nodes are.
+        while len(running(together)) < 2 and time.monotonic() < end:
+            time.sleep(0.02)
+        seen.append(running(together))
+        cluster.remove_node(lost, allow_graceful=False)
+
+    killer = threading.Thread(target=lose_a_node)
+    killer.start()
+    executor = RayCluster(specs[1], cluster.address)
+    assert executor.workers == 2
+    with (tiny.root / "said").open("w", encoding="utf-8") as said:
+        result = Study(specs[1], executor, Console(file=said, width=500)).run()
+    killer.join()
+    text = (tiny.root / "said").read_text()
+    assert len(seen[0]) == 2, "the node was not lost while it worked"
+    assert [label.split("/")[0] for label in result.failed] == ["Breaks"] * 2, text
+    assert outcome(together) == outcome(alone)
+
+
+def test_what_a_plan_refuses_and_what_no_node_has(tiny: Tiny, cluster: Any) -> None:
+    fit = tiny.fit()
+    fit["data"]["forget"] = "nothing"
+    spec = spec_of(tiny, fit=fit)
+    with pytest.raises(InputError, match=r"^data\.forget: found 'nothing', expected one of the"):
+        Study(spec, RayCluster(spec, cluster.address), Console(quiet=True)).run()
+    message = "gpus_per_worker: found 1, but no machine of the Ray cluster has more than 0 GPUs"
+    with pytest.raises(InputError, match=message):
+        RayCluster(spec, cluster.address, gpus=1)
+
+
+def test_no_cluster_is_an_error_of_the_input(tiny: Tiny) -> None:
+    with pytest.raises(InputError, match=r"^ray: found no cluster at '127.0.0.1:1'"):
+        RayCluster(spec_of(tiny), "127.0.0.1:1")
