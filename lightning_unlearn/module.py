@@ -28,14 +28,12 @@ from lightning_unlearn.loading import (
     locate,
 )
 from lightning_unlearn.logprobs import LogProbModel, LogProbs
+from lightning_unlearn.model_check import check_model
 from lightning_unlearn.quiet import quiet_transformers
 from lightning_unlearn.schedules import schedule
 from lightning_unlearn.states import restore_optimizer
 
 Objective = Callable[["CausalLM", Batch], Tensor]
-
-# How far our log-probabilities may be from the model's own, relative to their size.
-HEAD_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 def supervised(module: "CausalLM", batch: Batch) -> Tensor:
@@ -359,13 +357,14 @@ class CausalLM(LightningModule):
         devices = [self.device] if self.device.type == "cuda" else []
         self.eval()
         try:
-            with torch.random.fork_rng(devices=devices), self._precision(), torch.no_grad():
+            with torch.random.fork_rng(devices=devices), self.precision_context(), torch.no_grad():
                 yield
         finally:
             for module, mode in modes.items():
                 module.training = mode
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def precision_context(self) -> AbstractContextManager[Any]:
+        """The Trainer's precision, for a forward outside its steps."""
         return self._trainer.precision_plugin.forward_context() if self._trainer else nullcontext()
 
     def to_device(self, batch: Any) -> Any:
@@ -380,7 +379,7 @@ class CausalLM(LightningModule):
     def on_train_start(self) -> None:
         """Check the model on a row."""
         examples = self.trainer.train_dataloader.dataset.examples  # type: ignore[union-attr]
-        self.check_model(examples[0])
+        check_model(self, examples[0])
 
     def on_train_end(self) -> None:
         """Refuse weights that the last step spoiled: a loss is looked at before its step.
@@ -502,39 +501,3 @@ class CausalLM(LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * factor(self._done)
         return [optimizer], [scheduler]
-
-    def check_model(self, example: Example) -> None:
-        """Refuse a model whose log-probabilities or gradients we would get wrong.
-
-        Args:
-            example: a row to try on; only its first 64 tokens count.
-
-        Raises:
-            InputError: if our log-probabilities are not the model's own, or if a trainable tensor
-                receives no gradient.
-        """
-        tokens = (example.prompt + example.answer)[:64]
-        short = Example(tokens[:1], tokens[1:])
-        batch = self.to_device(collate([short], [0], pad_id=0))
-        with self.measuring():
-            ours = self.log_probs(batch).per_token[0]
-            logits = self.lm(input_ids=batch.input_ids, use_cache=False).logits[0, :-1].float()
-            theirs = logits.log_softmax(-1).gather(-1, batch.target[:, None])[:, 0]
-        gap = ((ours - theirs).abs() / (1 + theirs.abs())).max().item()
-        if not gap <= HEAD_TOLERANCE.get(self.lm.dtype, 1e-3):
-            raise InputError(
-                f"model.base: {self.base} changes its logits in a way that is not reproduced here "
-                f"(log-probabilities differ by {gap:.2g}). Please report the model."
-            )
-        trained = {n: p for n, p in self.named_parameters() if p.requires_grad}
-        self.train()
-        with self._precision(), torch.enable_grad():
-            loss = supervised(self, batch).sum()
-            grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-        missing = [name for name, grad in zip(trained, grads, strict=True) if grad is None]
-        if missing:
-            raise InputError(
-                f"model: {len(missing)} of {len(trained)} trainable tensors receive no gradient, "
-                f"among them {missing[0]}. They would silently stay as they are; leave them out of "
-                "model.lora.targets."
-            )

@@ -84,6 +84,11 @@ class StageStore:
         self.report(f"Stage store: {entry} is damaged ({damage}); moved to {aside}, rebuilding.")
         return None
 
+    def has(self, key: str) -> bool:
+        """Whether there is a whole entry of a key; only looks, whatever it finds."""
+        entry = self.folder / key
+        return entry.is_dir() and (key in self._whole or _damage(entry, key) is None)
+
     def _set_aside(self, entry: Path) -> Path | None:
         """Move a damaged folder away; None if it is gone already."""
         aside = self.folder / "damaged" / f"{entry.name}-{uuid.uuid4().hex[:8]}"

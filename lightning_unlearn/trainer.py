@@ -2,10 +2,7 @@
 
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +15,20 @@ from rich.markup import escape
 from torch.utils.data import DataLoader
 
 from lightning_unlearn.adapters import LEARN
-from lightning_unlearn.checkpoints import (
-    Frequency,
-    MidStage,
-    StageStopped,
-    read_optimizer,
-    write_checkpoint,
-)
+from lightning_unlearn.checkpoints import Frequency
+from lightning_unlearn.data.batches import StepBatch
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
-from lightning_unlearn.errors import InputError, Terminated
-from lightning_unlearn.history import (
-    TrainingHistory,
-    read_observations,
-    write_entry,
-    write_observations,
-)
+from lightning_unlearn.errors import InputError
 from lightning_unlearn.loading import load_tokenizer
 from lightning_unlearn.module import CausalLM, StageEntry
 from lightning_unlearn.monitors.base import Monitor
-from lightning_unlearn.monitors.observations import Observations, ignore
-from lightning_unlearn.notes import Pulse
+from lightning_unlearn.monitors.observations import Observations
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.quiet import quiet_lightning
-from lightning_unlearn.rundir import RunDirectory, RunLogger
 from lightning_unlearn.store import StageStore
 from lightning_unlearn.unlearning.base import Unlearning
 from lightning_unlearn.walk import PlannedStage, plan_walk
+from lightning_unlearn.walker import Walker
 
 BASE = "base"
 
@@ -83,6 +68,9 @@ class StagedTrainer(Trainer):
         trained: stages that the last ``fit`` trained, as against those found in the store.
         announces: whether stages found in the store and answers cut short are told.
         tell: called with sentences that must not be missed; None prints them.
+        others: callbacks that are neither methods nor monitors nor progress bars.
+        stage_progress: the progress bar, if there is one.
+        tensorboard: whether curves are written to the run's folder.
     """
 
     def __init__(
@@ -115,7 +103,7 @@ class StagedTrainer(Trainer):
         self.methods = [c for c in given if isinstance(c, Unlearning)]
         self.monitors = [c for c in given if isinstance(c, Monitor)]
         own = (Unlearning, Monitor, ProgressBar)
-        self._others = [c for c in given if not isinstance(c, own)]
+        self.others = [c for c in given if not isinstance(c, own)]
         if str(precision) in ("16-mixed", "16"):
             raise InputError(
                 f"trainer.precision: found {precision}, expected bf16-mixed, bf16-true or 32-true: "
@@ -127,23 +115,23 @@ class StagedTrainer(Trainer):
                 f"trainer.callbacks: found {len(self.methods)} unlearning methods ({names}), "
                 "expected one. To compare methods, use lightning-unlearn study."
             )
-        self._stage_progress = next((c for c in given if isinstance(c, StageProgress)), None)
-        if enable_progress_bar and self._stage_progress is None:
-            self._stage_progress = StageProgress()
+        self.stage_progress = next((c for c in given if isinstance(c, StageProgress)), None)
+        if enable_progress_bar and self.stage_progress is None:
+            self.stage_progress = StageProgress()
             # First, so that its bar is there when monitors start to look.
-            given.insert(0, self._stage_progress)
+            given.insert(0, self.stage_progress)
         self.frequency = Frequency(checkpoint_steps, checkpoint_minutes)
         self.frequency.check()
         self.seed = seed
         self.run_name = name
-        self.store = StageStore(store, report=self._warn)
+        self.store = StageStore(store, report=self.warn)
         self.observations: Observations | None = None
         self.run_dir: Path | None = None
         self.trained: list[str] = []
         self.config_text: str | None = None
         self.announces = True
         self.tell: Callable[[str], None] | None = None
-        self._tensorboard = logger is True
+        self.tensorboard = logger is True
         with quiet_lightning():
             super().__init__(
                 accelerator=accelerator,
@@ -175,14 +163,14 @@ class StagedTrainer(Trainer):
 
     def say(self, text: str) -> None:
         """Print a line above the progress display, on the first process."""
-        if self._stage_progress is not None and getattr(self, "is_global_zero", True):
-            self._stage_progress.print(text)
+        if self.stage_progress is not None and getattr(self, "is_global_zero", True):
+            self.stage_progress.print(text)
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         """Print what must not be missed, also where there is no progress display."""
         if self.tell is not None:
             self.tell(text)
-        elif self._stage_progress is not None:
+        elif self.stage_progress is not None:
             self.say(escape(text))
         else:
             print(text, file=sys.stderr)
@@ -201,7 +189,7 @@ class StagedTrainer(Trainer):
         """
         plan = self.walk(model, datamodule)
         if not model.holds(plan):
-            self._take_up(model, datamodule, plan)
+            Walker(self, model, datamodule, plan).take_up()
 
     def walk(
         self, model: CausalLM, datamodule: StagedDataModule, until: int | None = None
@@ -224,25 +212,35 @@ class StagedTrainer(Trainer):
         """
         self.check(model, datamodule)
         plan = self.plan(model, datamodule)
-        wanted = plan[:until]
         self.open_processes(model)
-        directory = self._open_run(plan, datamodule)
-        self.trained = []
-        for number, stage in enumerate(wanted):
-            if self.strategy.broadcast(self._find(stage.key) is None):
-                with self._claim(stage.key):
-                    # Another process may have made it while this one waited.
-                    if self.strategy.broadcast(self._find(stage.key) is None):
-                        with self._pulse(model, stage.key):
-                            self._make(model, datamodule, plan, number)
-                        continue
-            self._replay(stage)
-        if len(wanted) == len(plan):
-            if model.merge and not datamodule.oracle and not model.holds(plan):
-                self._take_up(model, datamodule, plan)
-            self._finish(model, directory, plan)
-        self._close_logs()
+        Walker(self, model, datamodule, plan).walk(until)
         return plan
+
+    def fit_once(self, model: CausalLM, loader: DataLoader[StepBatch]) -> None:
+        """One plain Lightning fit of one epoch.
+
+        Args:
+            model: the module, ready for a stage.
+            loader: optimizer steps.
+        """
+        self.fit_loop.max_epochs = self.current_epoch + 1
+        with quiet_lightning():
+            super().fit(model, train_dataloaders=loader)
+
+    def look(self, model: CausalLM) -> None:
+        """A Lightning validation, in which monitors look at the model.
+
+        Args:
+            model: the module, with the weights to look at.
+        """
+        try:
+            with quiet_lightning():
+                super().validate(model, DataLoader([0]), verbose=False)  # type: ignore[arg-type]
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise stop.__context__ from None
+            raise
 
     def plan(self, model: CausalLM, datamodule: StagedDataModule) -> list[PlannedStage]:
         """The walk as store entries: one per trained stage, and "unlearn" or "oracle".
@@ -259,7 +257,7 @@ class StagedTrainer(Trainer):
             datamodule,
             self.method,
             self.monitors,
-            self._others,
+            self.others,
             self.world_size,
             str(self.precision),
             self.seed,
@@ -308,7 +306,7 @@ class StagedTrainer(Trainer):
             monitor.check(datamodule)
         if self.announces:
             for sentence in datamodule.truncations():
-                self._warn(sentence)
+                self.warn(sentence)
 
     def open_processes(self, model: CausalLM) -> None:
         """Start the other processes and connect them, so that all agree on what is stored.
@@ -321,240 +319,6 @@ class StagedTrainer(Trainer):
             self.strategy.connect(model)
             launcher.launch(lambda: None, trainer=self)
             self.strategy.setup_environment()
-
-    def _open_run(self, plan: list[PlannedStage], datamodule: StagedDataModule) -> RunDirectory:
-        method = self._label(datamodule)
-        path = "-".join(datamodule.trained)
-        place = f"p{datamodule.position}_" if datamodule.position is not None else ""
-        name = self.run_name or f"{method}/{place}{path}_s{self.seed}"
-        about = {
-            "path": path,
-            "position": datamodule.position,
-            "forget": datamodule.forget,
-            "method": method,
-            "seed": self.seed,
-            "key": plan[-1].key if plan else "",
-            "store": str(self.store.folder.absolute()),
-            "stages": [{"name": stage.name, "key": stage.key} for stage in plan],
-        }
-        directory = RunDirectory(Path(self.default_root_dir) / name, about)
-        if self.is_global_zero:
-            directory.open(self.config_text)
-        directory.folder = self.strategy.broadcast(directory.folder)
-        self.run_dir = directory.folder
-        if self._tensorboard:
-            self.loggers = [directory.tensorboard(datamodule)]
-        self.observations = Observations(
-            datamodule,
-            log=lambda measure, step, value: self._log(f"{method}/{measure}", value, step),
-            busy=self._stage_progress.note if self._stage_progress is not None else ignore,
-        )
-        return directory
-
-    def _label(self, datamodule: StagedDataModule) -> str:
-        """What the run is called by in folders, curves and records."""
-        if datamodule.oracle:
-            return ORACLE
-        return self.method.name if self.method is not None else "trained"
-
-    def _log(self, tag: str, value: float, step: int) -> None:
-        for logger in self.loggers:
-            logger.log_metrics({tag: value}, step)
-
-    def _find(self, key: str) -> Path | None:
-        return self.store.get(key) if self.is_global_zero else None
-
-    @contextmanager
-    def _claim(self, key: str) -> Iterator[None]:
-        with self.store.claim(key) if self.is_global_zero else nullcontext():
-            yield
-
-    @contextmanager
-    def _pulse(self, model: CausalLM, key: str) -> Iterator[None]:
-        progress = lambda: (model.step, model.total_steps)  # noqa: E731  (a phrase, not a function)
-        pulse = Pulse(self.store.folder, key, progress)
-        with pulse if self.is_global_zero else nullcontext():
-            yield
-
-    def _weights(self, done: list[PlannedStage]) -> dict[str, Path]:
-        """Where the weights after some steps are: the folders to load."""
-        folders = {}
-        for stage in done:
-            if stage.name != ORACLE:
-                which = UNLEARN if stage.name == UNLEARN else LEARN
-                folders[which] = self.store.folder / stage.key / which
-        return folders
-
-    def _replay(self, stage: PlannedStage) -> None:
-        """Take over what was recorded when a stored stage was trained."""
-        assert self.observations is not None
-        if self.announces:
-            self.say(f"[green]✓[/] {stage.name}: already stored")
-        folder = self.store.folder / stage.key
-        if stage.name in (UNLEARN, ORACLE):
-            read_observations(folder, self.observations)
-        if stage.name != ORACLE:
-            TrainingHistory(stage.name, self._log_training).read(folder)
-
-    def _log_training(self, stage: str, step: int, loss: float, rate: float) -> None:
-        self._log(f"train/{stage} loss", loss, step)
-        self._log(f"train/{stage} learning rate", rate, step)
-
-    def _make(
-        self, model: CausalLM, datamodule: StagedDataModule, plan: list[PlannedStage], number: int
-    ) -> None:
-        """Make the store entry of a step of the walk."""
-        stage, observations = plan[number], self.observations
-        assert observations is not None
-        # Held weights stay where a stage starts from them.
-        load = {} if model.holds(plan[:number]) else self._weights(plan[:number])
-        began = time.monotonic()
-        write: Callable[[Path], None]
-        if stage.name == ORACLE:
-            self._look(model, datamodule, number == 0, load)
-            write = partial(write_observations, observations=observations)
-        else:
-            history = TrainingHistory(stage.name, self._log_training)
-            keeper = self._train(model, datamodule, plan, number, load, history)
-            write = partial(write_entry, model=model, history=history, observations=observations)
-        self.trained.append(stage.name)
-        try:
-            if self.is_global_zero:
-                details = {"stage": stage.name, "seconds": round(time.monotonic() - began, 3)}
-                self.store.put(stage.key, stage.content, write, details)
-            self.strategy.barrier("stored")
-        finally:
-            if stage.name != ORACLE:
-                keeper.release()
-        if stage.name != ORACLE and keeper.asked:
-            raise self._stopped(keeper.asked, f"after stage {stage.name}, which is stored.")
-
-    def _train(
-        self,
-        model: CausalLM,
-        datamodule: StagedDataModule,
-        plan: list[PlannedStage],
-        number: int,
-        load: dict[str, Path],
-        history: TrainingHistory,
-    ) -> MidStage:
-        """One plain Lightning fit, from the stage's last checkpoint if there is one."""
-        stage, observations = plan[number], self.observations
-        assert observations is not None
-        batches = datamodule.begin(stage.name, self.seed, self.global_rank, self.world_size)
-        entry = StageEntry(
-            stage.name, datamodule.recipe(stage.name), len(batches), self.seed, number == 0, load
-        )
-        stateful = [*self.methods, *self.monitors, *self._others]
-        found = self.store.checkpoint(stage.key) if self.is_global_zero else None
-        checkpoint: tuple[int, Path] | None = self.strategy.broadcast(found)
-        if checkpoint is not None:
-            entry.done, folder = checkpoint
-            which = UNLEARN if stage.name == UNLEARN else LEARN
-            entry.load = {**load, which: folder / which}
-            entry.optimizer = read_optimizer(folder)
-            history.read(folder)
-            if stage.name == UNLEARN:
-                read_observations(folder, observations)
-            if self.is_global_zero:
-                self._warn(f"{stage.name}: goes on after step {entry.done} of {len(batches)}.")
-        model.begin(entry)
-
-        def keep() -> None:
-            def write(folder: Path) -> None:
-                write_checkpoint(folder, model, history, observations, stateful)
-
-            self.store.put_checkpoint(stage.key, model.step, stage.content, write)
-
-        keeper = MidStage(
-            self.frequency, keep, self._warn, stateful, checkpoint[1] if checkpoint else None
-        )
-        if self._stage_progress is not None:
-            self._stage_progress.place = f"{number + 1}/{len(plan)} "
-        callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined]
-        callbacks += [history, keeper]
-        self.fit_loop.max_epochs = self.current_epoch + 1
-        finished = False
-        try:
-            with quiet_lightning():
-                super().fit(model, train_dataloaders=batches.loader(entry.done))
-            finished = True
-        except StageStopped as stop:
-            kept = f"step {model.step} is kept" if stop.kept else "its steps are lost"
-            raise self._stopped(stop.signal, self._where(plan, number, model, kept)) from None
-        except SystemExit as stop:
-            if not isinstance(stop.__context__, KeyboardInterrupt):
-                raise
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            where = self._where(plan, number, model, "steps since its last checkpoint are lost")
-            raise self._stopped(signal.SIGINT, where) from None
-        finally:
-            del callbacks[-2:]
-            if not finished:
-                keeper.release()
-        model.hold(stage.name, stage.key)
-        return keeper
-
-    @staticmethod
-    def _where(plan: list[PlannedStage], number: int, model: CausalLM, kept: str) -> str:
-        done = ", ".join(s.name for s in plan[:number]) or "none"
-        return (
-            f"in stage {plan[number].name} at step {model.step} of {model.total_steps}; {kept}. "
-            f"Stored stages of this path: {done}."
-        )
-
-    @staticmethod
-    def _stopped(number: int, where: str) -> KeyboardInterrupt:
-        """What ends the command, with a message of how to go on."""
-        kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
-        return kind(f"stopped {where} The same command goes on from there.")
-
-    def _look(
-        self, model: CausalLM, datamodule: StagedDataModule, fresh: bool, load: dict[str, Path]
-    ) -> None:
-        """Ask the monitors about stored weights."""
-        last = (datamodule.trained or datamodule.path)[-1]
-        fresh = fresh or LEARN in load or UNLEARN in load
-        model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, fresh, load))
-        self._ask_monitors(model)
-
-    def _ask_monitors(self, model: CausalLM) -> None:
-        """A Lightning validation, in which monitors look at the model."""
-        try:
-            with quiet_lightning():
-                super().validate(model, DataLoader([0]), verbose=False)  # type: ignore[arg-type]
-        except SystemExit as stop:
-            if isinstance(stop.__context__, KeyboardInterrupt):
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                raise stop.__context__ from None
-            raise
-
-    def _take_up(
-        self, model: CausalLM, datamodule: StagedDataModule, plan: list[PlannedStage]
-    ) -> None:
-        """Load the weights after the plan's last step, when none of it had to be trained."""
-        last = next((s.name for s in reversed(plan) if s.name != ORACLE), datamodule.path[0])
-        recipe = datamodule.recipe(last)
-        model.begin(StageEntry(last, recipe, 1, self.seed, True, self._weights(plan)))
-        with self.init_module():
-            model.configure_model()
-
-    def _close_logs(self) -> None:
-        for logger in self.loggers:
-            if isinstance(logger, RunLogger):
-                logger.close()
-
-    def _finish(self, model: CausalLM, directory: RunDirectory, plan: list[PlannedStage]) -> None:
-        """Fill the folder of the run; it is marked finished when all of it is there."""
-        self._close_logs()
-        if self.is_global_zero and plan:
-            if model.merge:
-                model.save_merged(directory.folder / "merged")
-            folders = [self.store.folder / stage.key for stage in plan]
-            # Two processes may do the same run; they must not fill its folder at the same time.
-            with self.store.claim(plan[-1].key):
-                directory.close([(s.name, f) for s, f in zip(plan, folders, strict=True)])
-        self.strategy.barrier("run written")
 
     def validate(  # type: ignore[override]
         self, model: CausalLM, datamodule: StagedDataModule, stage: str | None = None
@@ -600,5 +364,5 @@ class StagedTrainer(Trainer):
         self.observations = Observations(datamodule)
         last = done[-1].name if done else datamodule.path[0]
         model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, True, load))
-        self._ask_monitors(model)
+        self.look(model)
         return {measure: value for _, measure, value in self.observations.steps}

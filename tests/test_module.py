@@ -14,6 +14,7 @@ from lightning_unlearn import GA, NPO, CausalLM, InputError, LoRA, Recipe
 from lightning_unlearn.data.batches import collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.loading import base_identity, load_causal_lm
+from lightning_unlearn.model_check import check_model
 from lightning_unlearn.module import supervised
 
 EXAMPLE = Example(tuple(range(3, 20)), tuple(range(30, 45)))
@@ -137,7 +138,7 @@ def test_identity_is_that_of_the_weights(tiny: Tiny) -> None:
 @pytest.mark.parametrize("lora", [LoRA(rank=4), LoRA(rank=4, targets=["v_proj"]), None])
 def test_a_good_model_passes(tiny: Tiny, lora: LoRA | None) -> None:
     module = built(tiny, lora=lora)
-    module.check_model(EXAMPLE)
+    check_model(module, EXAMPLE)
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
@@ -145,7 +146,7 @@ def test_a_tensor_without_gradient_is_refused(tiny: Tiny) -> None:
     module = built(tiny)
     module.lm.idle = torch.nn.Parameter(torch.zeros(3))
     with pytest.raises(InputError, match=r"1 of \d+ trainable tensors .* no gradient.*lm\.idle"):
-        module.check_model(EXAMPLE)
+        check_model(module, EXAMPLE)
 
 
 class Doubled(torch.nn.Linear):
@@ -161,11 +162,11 @@ def test_a_head_that_would_be_wrong_is_refused(tiny: Tiny) -> None:
     own = Doubled(old.in_features, old.out_features, bias=False)
     own.weight = old.weight
     module.lm.lm_head = own
-    module.check_model(EXAMPLE)  # called like any other module, so it is right
+    check_model(module, EXAMPLE)  # called like any other module, so it is right
     module.lm.lm_head = old
     module.lm.forward = _capped(module.lm.forward)
     with pytest.raises(InputError, match="changes its logits in a way that is not reproduced"):
-        module.check_model(EXAMPLE)
+        check_model(module, EXAMPLE)
 
 
 def _capped(forward: Any) -> Any:
@@ -182,7 +183,7 @@ def test_a_model_that_gives_no_numbers_is_refused(tiny: Tiny) -> None:
     with torch.no_grad():
         module.lm.model.norm.weight.fill_(float("nan"))
     with pytest.raises(InputError, match=r"model\.base"):
-        module.check_model(EXAMPLE)
+        check_model(module, EXAMPLE)
 
 
 @pytest.mark.parametrize("lora", [LoRA(rank=4), None])

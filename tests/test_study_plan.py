@@ -572,9 +572,9 @@ def test_the_tree_of_a_sweep_names_values_where_it_splits(shared_tiny: Tiny) -> 
         "small: 4 stage trainings instead of 6, 6 unlearnings\n"
         "└── tofu\n"
         "    └── safety\n"
-        "        ├── math (lr = 0.001)\n"
+        "        ├── math (math.lr = 0.001)\n"
         "        │   └── → GA x 3 settings\n"
-        "        └── math (lr = 0.01)\n"
+        "        └── math (math.lr = 0.01)\n"
         "            └── → GA x 3 settings\n"
     )
 

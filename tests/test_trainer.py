@@ -4,8 +4,8 @@ import importlib
 import json
 import math
 import os
-import re
 import random
+import re
 import shutil
 import signal
 import sys

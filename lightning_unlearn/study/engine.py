@@ -84,8 +84,8 @@ class Study:
         """
         cells = self.plan.select(only)
         nodes = self.plan.needed(cells)
-        left = self._left(nodes)
-        made = {node.key for node in nodes} - {node.key for node in left}
+        store = StageStore(self.plan.store)
+        made = {node.key for node in nodes if store.has(node.key)}
         out = Console()
         out.print(draw(self.plan, cells, made), highlight=False)
         for remark in self.plan.remarks:

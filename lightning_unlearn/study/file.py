@@ -211,5 +211,10 @@ def flat(sweep: Any, prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in sweep.items():
         name = f"{prefix}{key}"
-        values |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        found = flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        if twice := set(found) & set(values):
+            raise InputError(
+                f"sweep.{min(twice)}: found twice, with dots and nested; a key is swept once."
+            )
+        values |= found
     return values

@@ -132,7 +132,7 @@ class StudyPlan:
         if node.is_run:
             return cell.run
         names = [self.node[key].stage for key in cell.walk[: node.number + 1]]
-        setting = common_setting(self.through[node.key])
+        setting = common_setting([cell.sweep for cell in self.through[node.key]])
         return f"{'-'.join(names)} (seed {cell.seed}{', ' if setting else ''}{setting})"
 
     def needed(self, cells: Iterable[Cell]) -> list[Node]:
@@ -235,10 +235,18 @@ class StudyPlan:
         )
 
 
-def common_setting(cells: Sequence[Cell]) -> str:
-    """What the settings of cells have in common, in words."""
-    pairs = [pair for pair in cells[0].sweep if all(pair in cell.sweep for cell in cells)]
-    return setting_name([key for key, _ in pairs], [written(value) for _, value in pairs])
+def common_setting(settings: Sequence[Sequence[tuple[str, Any]]]) -> str:
+    """What settings have in common, in words; keys are named alike wherever the study names them.
+
+    Args:
+        settings: swept keys and values, the same keys in each.
+    """
+    common = [all(pair in setting for setting in settings) for pair in settings[0]]
+    values = [
+        written(value) if same else None
+        for (_, value), same in zip(settings[0], common, strict=True)
+    ]
+    return setting_name([key for key, _ in settings[0]], values)
 
 
 def written(value: Any) -> str:

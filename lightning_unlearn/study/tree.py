@@ -55,7 +55,11 @@ def _lines(plan: StudyPlan, nodes: list[Node], made: set[str]) -> list[str]:
             lines.append("\t" * depth + _runs(plan, leaves, made))
         alike = Counter(node.stage for node in stages)
         for node in stages:
-            setting = common_setting(plan.through[node.key]) if alike[node.stage] > 1 else ""
+            setting = (
+                common_setting([c.sweep for c in plan.through[node.key]])
+                if alike[node.stage] > 1
+                else ""
+            )
             text = f"{escape(node.stage)}{f' ({escape(setting)})' if setting else ''}"
             lines.append("\t" * depth + text + _mark(node.key in made))
             add(node.key, depth + 1)

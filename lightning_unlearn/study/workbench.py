@@ -20,7 +20,7 @@ from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.report.naming import setting_name
 from lightning_unlearn.store import StageStore
 from lightning_unlearn.study.file import ORACLE, StudySpec
-from lightning_unlearn.study.plan import Cell, Node, StudyPlan, written
+from lightning_unlearn.study.plan import Cell, Node, StudyPlan, common_setting, written
 from lightning_unlearn.trainer import StagedTrainer
 from lightning_unlearn.walk import PlannedStage
 
@@ -313,8 +313,7 @@ def _tokens(data: StagedDataModule, stage: PlannedStage) -> int:
 def _folder(alike: Sequence[_Point], forget: str | None) -> str:
     """Where a run goes, from the cells it stands for: what they differ in has no bearing on it."""
     first = alike[0]
-    common = [pair for pair in first.setting if all(pair in point.setting for point in alike)]
-    setting = setting_name([key for key, _ in common], [written(value) for _, value in common])
+    setting = common_setting([point.setting for point in alike])
     stages = [stage for stage in first.path if first.method != ORACLE or stage != forget]
     place = f"p{first.path.index(forget) + 1}_" if forget and first.method != ORACLE else ""
     # Names of files should not need quotes.
