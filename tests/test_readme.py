@@ -57,14 +57,30 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.filterwarnings("ignore:SimNPO's gradient has vanished")
 def test_commands_run_in_their_order(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = commands()
-    assert [command[0] for command in found] == ["fit", "fit", "fit", "validate", "study", "fit"]
+    kinds = ["fit", "fit", "fit", "validate", "study", "study", "status", "fit"]
+    assert [command[0] for command in found] == kinds
     for command in found:
         assert main(short(command)) == 0, command
-    assert "accuracy/math" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "accuracy/math" in said
+    (tree,) = [block for block in blocks("text") if "└──" in block]
+    # Without what is in the store already.
+    assert tree in said.replace(" ✓", "")
     runs = clone / "runs" / "demo"
     for name in ("table.md", "table.csv", "forget.png", "utility.png", "records.parquet"):
         assert (runs / name).stat().st_size > 100
     assert {"GA", "NPO", "SimNPO", "WGA"} <= {path.name for path in runs.iterdir()}
+    (read,) = [block for block in blocks("python") if "pivot_table" in block]
+    names: dict[str, Any] = {}
+    exec(read.replace("\nrecords[", "\ntable = records["), names)
+    assert names["table"].shape == (2, 12) and names["table"].notna().all().all()
+
+
+def test_the_study_file_is_one(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = [block for block in blocks("yaml") if "sweep:" in block]
+    (clone / "mine.yaml").write_text(block.replace("demo.yaml", "configs/demo.yaml"))
+    assert main(["study", "--config", "mine.yaml", "--dry-run"]) == 0
+    assert "52 stage trainings instead of 76, 64 unlearnings, 4 oracles" in capsys.readouterr().out
 
 
 def test_method_block_is_the_worked_example() -> None:

@@ -1,0 +1,68 @@
+"""What the study engine costs per cell besides training and measuring, in-process.
+
+    OMP_NUM_THREADS=1 python benchmarks/engine_overhead.py
+
+Training and measuring is the time inside Lightning's fit and validate; the rest is the engine:
+parsing, planning, making trainers, loading and storing adapters, run folders, TensorBoard, tables.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from study_sharing import fit_configuration
+
+from lightning_unlearn.study import engine
+from lightning_unlearn.study.file import StudySpec
+from lightning_unlearn.trainer import StagedTrainer
+
+
+def main() -> None:
+    """Run a study of 24 cells and print where its time went."""
+    inside = {"training and measuring": 0.0, "figures": 0.0}
+
+    def timed(name: str, function: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                inside[name] += time.perf_counter() - began
+
+        return call
+
+    for method in ("fit_once", "look"):
+        changed = timed("training and measuring", getattr(StagedTrainer, method))
+        setattr(StagedTrainer, method, changed)
+    from lightning_unlearn import report
+
+    report.save_figures = timed("figures", report.save_figures)
+    methods = {
+        name: {"callback": {"class_path": name}, "unlearn": {}} for name in ("GA", "NPO", "SimNPO")
+    }
+    for kind in ("first, with imports", "second"):
+        for name in inside:
+            inside[name] = 0.0
+        with tempfile.TemporaryDirectory() as folder:
+            fit = fit_configuration(folder, steps=5)
+            spec = StudySpec("bench", fit, methods, "positions", seeds=[0, 1], oracle=True)
+            began = time.perf_counter()
+            study = engine.Study(spec, console=Console(quiet=True))
+            result = study.run()
+            whole = time.perf_counter() - began
+            assert not result.failed and Path(folder, "table.md").is_file()
+        cells = len(study.plan.cells)
+        engine_time = whole - sum(inside.values())
+        print(
+            f"{kind}: {cells} cells, {len(study.plan.nodes)} parts, {whole:.1f} s: "
+            + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in inside.items())
+            + f", engine {engine_time:.1f} s = {engine_time / cells:.3f} s per cell "
+            f"({(engine_time + inside['figures']) / cells:.3f} s with figures)",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
