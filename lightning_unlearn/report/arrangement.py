@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lightning_unlearn.report.looks import Looks
 from lightning_unlearn.report.oracles import Setting
-from lightning_unlearn.report.panels import Panel
+from lightning_unlearn.report.panels import Panel, oracle_means
 from lightning_unlearn.report.reading import StudyRecords
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ def oracles_of(
 
 
 def same_for_all(panels: Sequence[Panel], looks: Looks) -> bool:
-    """Whether in each panel with an oracle all paths have one, and the same."""
+    """Whether in each panel with an oracle all looks have one, and the same on the mean."""
     if "path" not in looks.by:
         return False
     for panel in panels:
-        values = panel.oracles.values()
+        values = oracle_means(panel, looks).values()
         if values and (
-            len(values) < len(panel.data.drop_duplicates(looks.by))
+            len(panel.oracles) < len(panel.data.drop_duplicates(looks.by))
             or max(values) - min(values) > ALIKE
         ):
             return False

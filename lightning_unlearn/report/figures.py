@@ -222,9 +222,9 @@ def _finished(
     notes = [note, *_notes(data, looks), *(["y axes differ between panels"] if differ else [])]
     entries = [(look.line(1), look.label) for look in looks.present(data)]
     if any(panel.oracles for panel in panels):
-        entries.append(
-            (oracle_line(), ORACLE if one else f"{ORACLE}, in the {looks.what}'s colour")
-        )
+        mean = ", mean over paths" if looks.by != looks.groups else ""
+        whose = "" if one else f", in the {looks.what}'s colour"
+        entries.append((oracle_line(), f"{ORACLE}{mean}{whose}"))
     frame(figure, title, notes, looks.heading, entries)
     return figure
 

@@ -156,16 +156,20 @@ def _means(rows: pd.DataFrame, looks: Looks) -> pd.Series:
 
 def _oracle_lines(axis: Axes, panel: Panel, looks: Looks, one: bool) -> None:
     """Dashed lines at the oracles' values: one in grey, or one for each look."""
-    if one and panel.oracles:
-        axis.axhline(next(iter(panel.oracles.values())), **oracle_line())
-        return
+    for group, value in oracle_means(panel, looks).items():
+        if one:
+            axis.axhline(value, **oracle_line())
+            return
+        axis.axhline(value, **oracle_line(looks.look[group].colour))
+
+
+def oracle_means(panel: Panel, looks: Looks) -> dict[tuple[Hashable, ...], float]:
+    """The mean of the oracles of all curves that look alike, by look."""
     places = [looks.by.index(name) for name in looks.groups]
     values: dict[tuple[Hashable, ...], list[float]] = {}
     for key, value in panel.oracles.items():
         values.setdefault(tuple(key[place] for place in places), []).append(value)
-    for group, found in values.items():
-        colour = looks.look[group].colour
-        axis.axhline(sum(found) / len(found), **oracle_line(colour))
+    return {group: sum(found) / len(found) for group, found in values.items()}
 
 
 def oracle_line(colour: str = GREY) -> dict[str, Any]:
