@@ -45,18 +45,24 @@ class Display:
         """How many parts are made, or failed."""
         return self._total - len(self._left)
 
-    def place(self, outcome: Outcome) -> str:
-        """Which of all parts this is, in brackets."""
+    @property
+    def place(self) -> str:
+        """Which of all parts the next one is, in brackets."""
         return f"[{self.made + 1}/{self._total}] "
 
-    def close(self, outcome: Outcome) -> None:
-        """A part is made, or can't be."""
+    def close(self, outcome: Outcome) -> str:
+        """A part is made, or can't be.
+
+        Returns:
+            How long the rest will take, in words; empty as long as nothing tells.
+        """
         self._left.pop(outcome.key, None)
         if outcome.state == "done" and outcome.made:
             self._estimate.seconds[outcome.key] = outcome.seconds
         seconds = self._estimate.left(list(self._left.values()), workers=self._workers)
         note = f"about {duration(seconds)} left" if seconds and self._left else ""
         self._progress.update(self._overall, completed=self.made, note=note)
+        return note
 
     def _poll(self) -> None:
         while not self._over.wait(POLL):

@@ -173,8 +173,9 @@ class Study:
             display = Display(self.progress, plan, left, self.executor.workers, polls)
 
             def report(outcome: Outcome) -> None:
-                self._tell(plan, outcome, display.place(outcome), result)
-                display.close(outcome)
+                place = display.place
+                rest = display.close(outcome)
+                self._tell(plan, outcome, place, rest, result)
 
             try:
                 self.executor.run(left, report)
@@ -187,13 +188,18 @@ class Study:
             finally:
                 display.stop()
 
-    def _tell(self, plan: StudyPlan, outcome: Outcome, place: str, result: StudyResult) -> None:
+    def _tell(
+        self, plan: StudyPlan, outcome: Outcome, place: str, rest: str, result: StudyResult
+    ) -> None:
         label = plan.label(plan.node[outcome.key])
         for sentence in outcome.said:
             self._say(sentence)
         if outcome.state == "done":
             how = f"{outcome.seconds:.1f} s" if outcome.made else "found in the store"
-            self.console.print(f"[green]✓[/] {place}{escape(label)} ({how})", highlight=False)
+            # A terminal has it in the bar below.
+            rest = f", {rest}" if rest and not self.console.is_terminal else ""
+            text = f"[green]✓[/] {place}{escape(label)} ({how}{rest})"
+            self.console.print(text, highlight=False)
             return
         result.failed[label] = outcome.error
         why = "not made, for what it starts from failed: " if outcome.state == "skipped" else ""
