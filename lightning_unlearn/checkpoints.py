@@ -1,5 +1,6 @@
 """Checkpoints inside a stage: a long one that is stopped goes on from the last of them."""
 
+import os
 import signal
 import threading
 import time
@@ -125,7 +126,8 @@ class MidStage(Callback):
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = number
-        self._say("Stopping after this step; Ctrl-C once more stops at once.")
+        # Not through the display: what is just being printed there must not be printed into.
+        os.write(2, b"\nStopping after this step; Ctrl-C once more stops at once.\n")
 
     def on_train_batch_end(
         self,

@@ -1,16 +1,12 @@
 """The command line: LightningCLI for fit and validate, and the commands of studies."""
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 from lightning_unlearn.configuration import compose_files, take_configs, with_place
 from lightning_unlearn.errors import DivergedError, InputError, Terminated
 from lightning_unlearn.help import HELP, OVERVIEW
+from lightning_unlearn.stopping import terminable
 from lightning_unlearn.version import __version__
 
 COMMANDS = ("fit", "validate", "study", "status")
@@ -32,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        with _terminable():
+        with terminable():
             return _dispatch(arguments)
     except (InputError, DivergedError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -41,23 +37,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'stopped; the same command goes on from here.'}", file=sys.stderr)
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does, unless a stage in training sees to it first."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
+from lightning_unlearn.errors import InputError
 from lightning_unlearn.version import __version__
 
 # What Lightning and this package put on callbacks besides their own parameters.
@@ -43,7 +45,9 @@ def callback_identity(callback: Callback) -> dict[str, Any]:
             sources.append(_source(base))
     return {
         "class": cls.__qualname__,
-        "parameters": {k: _plain(v) for k, v in sorted(parameters.items())},
+        "parameters": {
+            k: _plain(v, f"{cls.__qualname__}.{k}") for k, v in sorted(parameters.items())
+        },
         "sources": list(dict.fromkeys(sources)),
     }
 
@@ -67,19 +71,28 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, (str, int, float, bool, type(None)))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, name: str) -> Any:
     """A value as JSON holds it; what JSON can't hold, as text."""
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, name) for item in value]
     if isinstance(value, Tensor):
         content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         return [str(value.dtype), list(value.shape), hashlib.sha256(content).hexdigest()]
     if inspect.isfunction(value):
         return f"{value.__qualname__} {_source(value)}"
     if isinstance(value, (set, frozenset)):
-        return sorted(repr(_plain(item)) for item in value)
+        return sorted(repr(_plain(item, name)) for item in value)
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in sorted(value.items(), key=lambda kv: str(kv[0]))}
-    return repr(value)
+        pairs = sorted(value.items(), key=lambda pair: str(pair[0]))
+        return {str(k): _plain(v, name) for k, v in pairs}
+    text = repr(value)
+    if re.search(r" at 0x[0-9a-f]+", text, re.IGNORECASE):
+        # An address is another in every process: nothing stored would ever be found again.
+        raise InputError(
+            f"trainer.callbacks: {name} is a {type(value).__name__}, which has no text that tells "
+            "it from others. Keep what it is made from, such as a seed, in __init__, and make it "
+            "in on_train_start."
+        )
+    return text

@@ -99,7 +99,7 @@ class Pulse:
         store: Path,
         key: str,
         progress: Callable[[], tuple[int, int]],
-        stops: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
+        stops: tuple[type[BaseException], ...] = (KeyboardInterrupt, SystemExit),
     ) -> None:
         self.file = note_file(store, key)
         self._progress = progress

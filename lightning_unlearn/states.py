@@ -1,7 +1,9 @@
 """States of callbacks and optimizers on disk: JSON and safetensors, never pickle."""
 
 import json
-from pathlib import Path
+import re
+import types
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -11,25 +13,33 @@ VALUES, TENSORS = "state.json", "state.safetensors"
 _TENSOR, _TUPLE, _SET, _PAIRS = "tensor", "tuple", "set", "pairs"
 
 
+# What an object may keep that does not change with its work.
+CONSTANT = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.ModuleType,
+    type,
+    re.Pattern,
+    PurePath,
+)
+
+
 def attributes(owner: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What an object keeps in attributes that can be written: plain values and tensors.
+    """What an object keeps in attributes, for `write_state`, which takes plain values and tensors.
 
     Args:
         owner: the object.
         leave_out: names of attributes that are no state.
 
     Returns:
-        By name. Attributes that hold anything else are left out.
+        By name; without functions, classes and patterns, which are no state.
     """
-    kept = {}
-    for name, value in vars(owner).items():
-        if name not in leave_out:
-            try:
-                _pack(value, {}, name)
-            except TypeError:
-                continue
-            kept[name] = value
-    return kept
+    return {
+        name: value
+        for name, value in vars(owner).items()
+        if name not in leave_out and not isinstance(value, CONSTANT)
+    }
 
 
 def write_state(folder: Path, state: Any) -> None:

@@ -21,10 +21,10 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from lightning_unlearn.errors import InputError, StorageError
+from lightning_unlearn.runs import MANIFEST
 
 # Raised when the meaning of a key or the layout of an entry changes: old entries are then unknown.
 FORMAT = 1
-MANIFEST = "entry.json"
 
 
 def content_key(content: dict[str, Any]) -> str:

@@ -200,8 +200,8 @@ class StagedTrainer(Trainer):
             model: the module; of a module that has just walked another path, what the two have in
                 common is not read again.
             datamodule: stages and path.
-            until: only the first so many steps of the walk; None for all, which fills the folder
-                of the run.
+            until: only the first so many steps of the walk, for whichever runs need them; None for
+                all, which fills the folder of the run.
 
         Returns:
             The whole walk.

@@ -23,7 +23,7 @@ from lightning_unlearn.history import (
 from lightning_unlearn.module import CausalLM, StageEntry
 from lightning_unlearn.monitors.observations import Observations, ignore
 from lightning_unlearn.notes import Pulse
-from lightning_unlearn.rundir import RunDirectory, RunLogger
+from lightning_unlearn.rundir import RunDirectory, RunLogger, stage_logger
 from lightning_unlearn.walk import PlannedStage
 
 if TYPE_CHECKING:
@@ -60,10 +60,19 @@ class Walker:
             until: only the first so many steps; None for all, which fills the folder of the run.
         """
         agree = self.trainer.strategy.broadcast
-        directory = self._open_run()
+        directory: RunDirectory | None = None
+        if until is None:
+            directory = self._open_run()
+        else:
+            self._open_stage(until)
+        bar = self.trainer.stage_progress
+        self.observations = self.trainer.observations = Observations(
+            self.data,
+            log=lambda measure, step, value: self._log(f"{self._label}/{measure}", value, step),
+            busy=bar.note if bar is not None else ignore,
+        )
         self.trainer.trained = []
-        wanted = self.plan[:until]
-        for number, stage in enumerate(wanted):
+        for number, stage in enumerate(self.plan[:until]):
             if agree(self._find(stage.key) is None):
                 with self._claim(stage.key):
                     # Another process may have made it while this one waited.
@@ -71,8 +80,9 @@ class Walker:
                         with self._pulse(stage.key):
                             self._make(number)
                         continue
-            self._replay(stage)
-        if len(wanted) == len(self.plan):
+            if directory is not None:
+                self._replay(stage)
+        if directory is not None:
             self._finish(directory)
         self._close_logs()
 
@@ -97,7 +107,7 @@ class Walker:
         trainer, data, plan = self.trainer, self.data, self.plan
         path = "-".join(data.trained)
         place = f"p{data.position}_" if data.position is not None else ""
-        name = trainer.run_name or f"{self._label}/{place}{path}_s{trainer.seed}"
+        name = trainer.run_name or f"{self._label}/{place}{path or 'base'}_s{trainer.seed}"
         about = {
             "path": path,
             "position": data.position,
@@ -115,13 +125,16 @@ class Walker:
         trainer.run_dir = directory.folder
         if trainer.tensorboard:
             trainer.loggers = [directory.tensorboard(data)]
-        bar = trainer.stage_progress
-        self.observations = trainer.observations = Observations(
-            data,
-            log=lambda measure, step, value: self._log(f"{self._label}/{measure}", value, step),
-            busy=bar.note if bar is not None else ignore,
-        )
         return directory
+
+    def _open_stage(self, number: int) -> None:
+        """The curves of a stage that is trained for whichever runs need it."""
+        trainer, stages = self.trainer, self.plan[:number]
+        if not trainer.tensorboard:
+            return
+        name = f"{'-'.join(s.name for s in stages)}_s{trainer.seed}_{stages[-1].key[:8]}"
+        folder = Path(trainer.default_root_dir) / "stages" / name
+        trainer.loggers = [stage_logger(folder)]
 
     def _log(self, tag: str, value: float, step: int) -> None:
         for logger in self.trainer.loggers:
@@ -231,7 +244,8 @@ class Walker:
                 raise
             signal.signal(signal.SIGINT, signal.default_int_handler)
             where = self._where(number, "steps since its last checkpoint are lost")
-            raise _stopped(signal.SIGINT, where) from None
+            ended = isinstance(stop.__context__, Terminated)
+            raise _stopped(signal.SIGTERM if ended else signal.SIGINT, where) from None
         finally:
             del callbacks[-2:]
             if not finished:
@@ -259,7 +273,11 @@ class Walker:
     ) -> MidStage:
         """The callback that writes checkpoints of a stage."""
         trainer = self.trainer
-        stateful = [*trainer.methods, *trainer.monitors, *trainer.others]
+        # Who unlearns and who looks on has no part in an ordinary stage, nor in its key: the next
+        # to go on with it may have others.
+        stateful: list[Callback] = list(trainer.others)
+        if stage.name == UNLEARN:
+            stateful += [*trainer.methods, *trainer.monitors]
 
         def keep() -> None:
             write = partial(

@@ -2,6 +2,8 @@
 
 import signal
 import time
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,14 @@ from lightning_unlearn import (
     LabelLikelihood,
     LogProbs,
     LoRA,
+    Measurement,
+    Monitor,
     Recipe,
     StagedTrainer,
     Unlearning,
 )
 from lightning_unlearn.errors import Terminated
+from lightning_unlearn.stopping import terminable
 
 
 class Interrupts(Callback):
@@ -176,8 +181,73 @@ def test_a_state_that_cannot_be_written_is_told_and_stops_nothing(
     trainer = tiny.trainer([NPO(), Odd()], checkpoint_steps=2)
     trainer.fit(tiny.module(), datamodule(tiny))
     said = capsys.readouterr().err
-    assert said.count("No checkpoint is kept inside this stage: state.callbacks.1 Odd.file is") == 3
+    assert said.count("No checkpoint is kept inside this stage: state.callbacks.0 Odd.file is") == 3
     assert not list((tiny.root / "store").glob("drafts/*"))
+
+
+class Queues(Unlearning):
+    """Keeps its state in what no checkpoint holds."""
+
+    uses_reference = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: deque[float] = deque([1.0], maxlen=3)
+
+    def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
+        self._last.append(self._last[-1] * 1.5)
+        return policy.sum * sum(self._last)
+
+
+def test_a_method_whose_state_cannot_be_kept_begins_its_stage_again(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tiny.below("whole")
+    trainer_of(whole, Queues()).fit(whole.module(), datamodule(whole))
+    with pytest.raises(KeyboardInterrupt, match="at step 3 of 6; its steps are lost"):
+        trainer_of(tiny, Queues(), Interrupts("unlearn", 3)).fit(tiny.module(), datamodule(tiny))
+    assert "state.callbacks.0 Queues._last is a deque" in capsys.readouterr().err
+    trainer_of(tiny, Queues()).fit(tiny.module(), datamodule(tiny))
+    (run,), (other,) = ((t.root / "runs" / "Queues").iterdir() for t in (tiny, whole))
+    assert results(run) == results(other)
+
+
+def test_another_method_may_go_on_with_an_ordinary_stage(tiny: Tiny) -> None:
+    """A stage's checkpoint knows nothing of who is to unlearn later, or of who looks on."""
+    whole = tiny.below("whole")
+    for place in (tiny, whole):
+        if place is tiny:
+            with pytest.raises(KeyboardInterrupt):
+                trainer_of(tiny, NPO(beta=0.5), Interrupts("tofu", 3)).fit(
+                    tiny.module(), datamodule(tiny)
+                )
+        trainer = place.trainer([NPO(beta=0.05), AnswerLikelihood(2)])
+        trainer.fit(place.module(), datamodule(place))
+        assert trainer.method is not None and vars(trainer.method)["beta"] == 0.05
+    (run,), (other,) = ((t.root / "runs" / "NPO").iterdir() for t in (tiny, whole))
+    assert results(run) == results(other)
+    with pytest.raises(KeyboardInterrupt):
+        trainer_of(whole, NPO(), Interrupts("tofu", 3)).fit(
+            whole.module(), datamodule(whole, lr=1e-3)
+        )
+    trainer_of(whole, Rising()).fit(whole.module(), datamodule(whole, lr=1e-3))
+
+
+class Slow(Monitor):
+    """Has a signal sent to its process while it looks."""
+
+    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+        signal.raise_signal(signal.SIGTERM)
+        return {}
+
+
+@pytest.mark.parametrize("oracle", [False, True])
+def test_sigterm_during_a_look_is_told_apart_too(tiny: Tiny, oracle: bool) -> None:
+    trainer = tiny.trainer([NPO(), Slow()])
+    data = tiny.datamodule(order=["tofu", "safety"], oracle=oracle)
+    with terminable(), pytest.raises(Terminated):
+        trainer.fit(tiny.module(), data)
+    assert len(list((tiny.root / "store").glob("*/entry.json"))) == (1 if oracle else 2)
 
 
 def long_walk(tiny: Tiny) -> None:

@@ -1,6 +1,6 @@
 """The tables of a study: every row of its finished runs, with the cell that it belongs to."""
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,22 @@ from lightning_unlearn.study.plan import Cell, StudyPlan
 RATE = "data.unlearn.lr"
 
 
-def fill(folder: Path, cell: Cell, value: float, about: dict[str, Any] | None = None) -> None:
-    """A run's folder as a run leaves it, with two steps of one measure."""
-    folder.mkdir(parents=True)
-    what = {"key": cell.walk[-1], "finished": True} if about is None else about
-    (folder / "run.json").write_text(json.dumps(what))
-    stage = "oracle" if cell.method == "oracle" else "unlearn"
-    # What a run says of itself does not hold for all cells of an oracle.
-    own = {"path": ["own"] * 2, "position": [9] * 2, "method": ["own"] * 2, "seed": [9] * 2}
-    shared = {**own, "stage": [stage] * 2, "step": [0, 3], "measure": ["forget/label"] * 2}
-    write_table(folder / STEPS, {**shared, "value": [value, value + 0.5]})
-    examples = {**shared, "example": [4, 5], "value": [value, value + 0.25]}
-    write_table(folder / EXAMPLES, examples)
+def fill(plan: StudyPlan, cell: Cell, value: float) -> Path:
+    """What a run leaves in the store, with two steps of one measure."""
+    entry = Path(plan.store) / cell.walk[-1]
+    entry.mkdir(parents=True)
+    shared = {"step": [0, 3], "measure": ["forget/label"] * 2}
+    write_table(entry / STEPS, {**shared, "value": [value, value + 0.5]})
+    write_table(entry / EXAMPLES, {**shared, "example": [4, 5], "value": [value, value + 0.25]})
+    (entry / "entry.json").write_text("{}")
+    return entry
 
 
 def made(folder: Path, **changes: Any) -> StudyPlan:
     """A study of which all is finished; runs measure 0, 1, 2, ..."""
     plan = hand_plan(folder, **changes)
     for number, cell in enumerate(plan.runs()):
-        fill(folder / cell.run, cell, float(number))
+        fill(plan, cell, float(number))
     return plan
 
 
@@ -89,14 +86,12 @@ KINDS: list[tuple[list[Any], str, list[Any]]] = [
     ([1, 0.5], "double", [1.0, 0.5]),
     (["wsd", "cosine"], "string", ["wsd", "cosine"]),
     ([True, False], "bool", [True, False]),
-    ([None, 2], "int64", [None, 2]),
-    ([None, 0.5], "double", [None, 0.5]),
-    ([None, False], "bool", [None, False]),
-    ([None, "wsd"], "string", [None, "wsd"]),
-    ([None], "string", [None]),
+    ([None, 2], "string", ["null", "2"]),
+    ([None, "wsd"], "string", ["null", "wsd"]),
+    ([None], "string", ["null"]),
     ([True, 2], "string", ["true", "2"]),
-    (["auto", 2, 0.5, None], "string", ["auto", "2", "0.5", None]),
-    ([[0.9, 0.99], None], "string", ["[0.9, 0.99]", None]),
+    (["auto", 2, 0.5, None], "string", ["auto", "2", "0.5", "null"]),
+    ([[0.9, 0.99], None], "string", ["[0.9, 0.99]", "null"]),
     ([{"rank": 4}, [1]], "string", ['{"rank": 4}', "[1]"]),
 ]
 
@@ -122,20 +117,23 @@ def test_several_swept_keys_stand_in_the_order_of_the_study(tmp_path: Path) -> N
 
 def test_only_finished_runs_are_there(tmp_path: Path) -> None:
     plan = hand_plan(tmp_path, methods=["GA", "NPO", "SimNPO"])
-    done, going, other, broken, moved, _ = plan.runs()
-    fill(tmp_path / done.run, done, 0)
-    fill(tmp_path / going.run, going, 1, {"key": going.walk[-1], "finished": False})
-    fill(tmp_path / other.run, other, 2, {"key": "of another run", "finished": True})
-    fill(tmp_path / broken.run, broken, 3)
-    (tmp_path / broken.run / "run.json").write_text("{")
-    # A run of other settings had the folder first.
-    fill(tmp_path / moved.run, moved, 4, {"key": "of another run", "finished": True})
-    second = (tmp_path / moved.run).with_name(f"{Path(moved.run).name}_2")
-    fill(second, moved, 5)
-    assert finished(plan) == {done.walk[-1]: tmp_path / done.run, moved.walk[-1]: second}
+    done, going, also, *_ = plan.runs()
+    entries = [fill(plan, cell, number) for number, cell in enumerate((done, going, also))]
+    (entries[1] / "entry.json").unlink()
+    assert finished(plan) == {done.walk[-1]: entries[0], also.walk[-1]: entries[2]}
     table = gathered(plan)
-    assert table["value"].tolist() == [0, 0.5, 5, 5.5]
-    assert table["method"].unique().tolist() == ["GA", "NPO"]
+    assert table["value"].tolist() == [0, 0.5, 2, 2.5]
+    assert table["method"].unique().tolist() == ["GA", "SimNPO"]
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away_after_a_while(tmp_path: Path) -> None:
+    plan = made(tmp_path)
+    old, new = tmp_path / ".0123abcd-records.parquet", tmp_path / ".4567abcd-records.parquet"
+    for draft in (old, new):
+        draft.write_text("half")
+    os.utime(old, (0, 0))
+    gathered(plan)
+    assert new.exists() and not old.exists()
 
 
 def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
@@ -153,11 +151,12 @@ def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
 def test_runs_in_which_nothing_was_measured_have_no_rows(tmp_path: Path) -> None:
     plan = made(tmp_path)
     (first, second) = plan.runs()
+    store = Path(plan.store)
     for file in (STEPS, EXAMPLES):
-        columns = pd.read_parquet(tmp_path / first.run / file).columns
-        write_table(tmp_path / first.run / file, {name: [] for name in columns})
+        columns = pd.read_parquet(store / first.walk[-1] / file).columns
+        write_table(store / first.walk[-1] / file, {name: [] for name in columns})
     assert gathered(plan)["path"].tolist() == ["-".join(second.path)] * 2
-    write_table(tmp_path / second.run / STEPS, {name: [] for name in columns})
+    write_table(store / second.walk[-1] / STEPS, {name: [] for name in columns})
     assert len(gathered(plan)) == 0
 
 

@@ -39,7 +39,7 @@ def store(plan: StudyPlan, key: str, seconds: float | None = None) -> None:
 
 def write_run(run: Path, **about: Any) -> None:
     run.mkdir(parents=True)
-    (run / "run.json").write_text(json.dumps(about))
+    (run / "run.json").write_text(json.dumps({"files": {}, **about}))
 
 
 def note(plan: StudyPlan, key: str, age: float = 0, **changes: Any) -> None:
@@ -205,7 +205,7 @@ def test_a_run_and_its_stages(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert lines[0] == "NPO a-b seed 3: not finished"
     assert lines[1].startswith("▶ running b 2 min step 5 of 20, ")
     assert lines[2:] == ["✓ done a 7 s", "· left unlearn"]
-    (folder / "run.json").write_text(json.dumps({**about, "finished": True}))
+    (folder / "run.json").write_text(json.dumps({**about, "finished": True, "files": {}}))
     assert told(capsys, folder)[0] == "NPO a-b seed 3: finished"
 
 

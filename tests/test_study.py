@@ -1,5 +1,6 @@
 """Studies: what they make and leave, and that they survive failures and kills."""
 
+import errno
 import random
 import re
 import time
@@ -238,6 +239,55 @@ def test_a_damaged_entry_is_named_and_rebuilt(tiny: Tiny) -> None:
     assert result.failed == {} and outcome(tiny) == before
 
 
+def test_a_folder_of_a_run_that_lost_a_file_is_filled_again(tiny: Tiny) -> None:
+    result, _ = studied(spec_of(tiny), tiny)
+    before = outcome(tiny)
+    first, second, third, _ = result.runs
+    (first / STEPS).unlink()
+    (second / EXAMPLES).write_text("not a table")
+    (third / ABOUT).write_text("")
+    result, said = studied(spec_of(tiny), tiny)
+    assert result.failed == {} and "[3/3]" in said and "[4/" not in said
+    assert outcome(tiny) == before
+
+
+def test_results_that_cannot_be_written_are_one_clear_error(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store may be on another disk than the results."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copytree", full)
+    message = r"trainer\.default_root_dir: .*GA/p2_tofu-safety_s0 can't be written: No space left"
+    with pytest.raises(StorageError, match=message):
+        studied(spec_of(tiny), tiny)
+    monkeypatch.undo()
+    whole = tiny.below("whole")
+    for place in (tiny, whole):
+        studied(spec_of(place), place)
+    assert outcome(tiny) == outcome(whole)
+
+
+class Random(Unlearning):
+    """Keeps what has no text of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws = object()
+
+    def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
+        return policy.sum
+
+
+def test_a_method_that_could_not_be_found_again_is_refused(tiny: Tiny) -> None:
+    message = r"^trainer\.callbacks: Random\.draws is a object, which has no text that tells"
+    methods = {"Random": method("test_study.Random")}
+    with pytest.raises(InputError, match=message):
+        studied(spec_of(tiny, methods=methods), tiny)
+
+
 def test_a_full_disk_ends_the_study_and_leaves_the_store_whole(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +341,8 @@ def test_two_studies_on_one_store_share_the_work(tiny: Tiny, start: Start) -> No
     said = [(tiny.root / f"said-{n}").read_text() for n in range(2)]
     assert [child.exitcode for child in children] == [0, 0], said
     assert len(list((tiny.root / "store").glob("*/entry.json"))) == 4 + 4
-    trained = sum(text.count("✓") - text.count("(found in the store)") for text in said)
+    words = [" ".join(text.split()) for text in said]
+    trained = sum(text.count("✓") - text.count("(found in the store") for text in words)
     assert trained == 8, said
     run_child(apart, start, tiny.root / "output")
     assert outcome(one) == outcome(apart)

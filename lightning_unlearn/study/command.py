@@ -126,8 +126,9 @@ def _take_own(arguments: list[str]) -> tuple[list[str], str | None, bool]:
             dry = True
         elif argument == "--only" or argument.startswith("--only="):
             _, assigned, value = argument.partition("=")
-            only = value if assigned else next(rest, None)
-            if not only:
+            condition = value if assigned else next(rest, None)
+            only = ",".join(filter(None, [only, condition]))
+            if not condition:
                 raise InputError("--only: found nothing after it, expected KEY=VALUE,...")
         else:
             others.append(argument)

@@ -11,6 +11,7 @@ from rich.markup import escape
 from lightning_unlearn import records
 from lightning_unlearn.errors import StorageError
 from lightning_unlearn.progress import StageProgress, make_progress
+from lightning_unlearn.runs import find_run
 from lightning_unlearn.store import StageStore
 from lightning_unlearn.study.display import Display
 from lightning_unlearn.study.executors.base import Executor
@@ -130,20 +131,22 @@ class Study:
         order = {plan.label(node): number for number, node in enumerate(plan.nodes)}
         result.failed = dict(sorted(result.failed.items(), key=lambda item: order[item[0]]))
         if self.executor.is_first_process:
-            runs = finished(plan)
-            result.runs = list(runs.values())
-            if runs:
-                self._report(plan, runs, result)
+            found = {cell.run: find_run(folder / cell.run, cell.walk[-1]) for cell in plan.runs()}
+            result.runs = [run for run in found.values() if run is not None]
+            entries = finished(plan)
+            if entries:
+                self._report(plan, entries, result)
         return result
 
     def _left(self, nodes: list[Node]) -> list[Node]:
         """What is still to be made; entries of the store are looked through."""
         store = StageStore(self.plan.store, report=self._say)
-        runs = finished(self.plan)
+        folders = {cell.walk[-1]: Path(self.plan.folder) / cell.run for cell in self.plan.runs()}
         return [
             node
             for node in nodes
-            if store.get(node.key) is None or (node.is_run and node.key not in runs)
+            if store.get(node.key) is None
+            or (node.is_run and find_run(folders[node.key], node.key) is None)
         ]
 
     def _announce(self, plan: StudyPlan, nodes: list[Node], left: list[Node]) -> None:
@@ -207,13 +210,13 @@ class Study:
         if outcome.trace:
             self.console.print(escape(outcome.trace), highlight=False)
 
-    def _report(self, plan: StudyPlan, runs: dict[str, Path], result: StudyResult) -> None:
+    def _report(self, plan: StudyPlan, entries: dict[str, Path], result: StudyResult) -> None:
         """Tables and figures of all finished runs, and what can be read off them."""
         from lightning_unlearn import report
 
         folder = result.folder
         try:
-            rows = gather(plan, runs)
+            rows = gather(plan, entries)
             steps = records.read_table(folder / records.STEPS)
             if not rows:
                 self._say(
@@ -221,7 +224,7 @@ class Study:
                 )
                 return
             remarks = [f"{label} failed: {reason}" for label, reason in result.failed.items()]
-            missing = len(plan.runs()) - len(runs)
+            missing = len(plan.runs()) - len(entries)
             if missing:
                 remarks.append(f"{missing} of {len(plan.runs())} runs are missing.")
             examples = records.read_table(folder / records.EXAMPLES)

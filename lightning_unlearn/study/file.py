@@ -15,6 +15,8 @@ from lightning_unlearn.mistakes import find_mistake, show
 from lightning_unlearn.unlearning.base import Unlearning
 
 ORACLE = "oracle"
+# What else is in the folder of a study, beside those of its methods.
+FOLDERS = ("logs", "stages", "store")
 # Swept keys that something else of a study decides.
 ELSEWHERE = {
     "seed_everything": "seeds",
@@ -86,7 +88,8 @@ class StudySpec:
     Attributes:
         name: of the study.
         fit: the fit configuration.
-        methods: by label: ``callback``, with class_path and init_args, and ``unlearn``.
+        methods: by label: ``callback``, with class_path and init_args, and ``unlearn``, which may
+            be left out.
         paths: "positions", "permutations", or lists of stage names.
         seeds: of the runs; null takes the fit configuration's.
         sweep: values by dotted key.
@@ -112,10 +115,16 @@ class StudySpec:
         if not self.methods and not self.oracle:
             raise InputError("methods: found none, expected at least one unlearning method.")
         for label in self.methods:
-            if not label or not all(c.isalnum() or c in "_.+" for c in label):
+            dotted = label.startswith(".")
+            if not label or dotted or not all(c.isalnum() or c in "_.+" for c in label):
                 raise InputError(
-                    f"methods: found the label {label!r}, expected letters, digits and _ . +: "
-                    "labels make up folders and curves."
+                    f"methods: found the label {label!r}, expected letters, digits and _ . +, not "
+                    "beginning with a dot: labels make up folders and curves."
+                )
+            if label in FOLDERS:
+                raise InputError(
+                    f"methods: found the label {label!r}, which is a folder of every study; choose "
+                    "another."
                 )
             if label == ORACLE:
                 raise InputError(
@@ -124,6 +133,10 @@ class StudySpec:
                 )
         if self.paths == []:
             raise InputError("paths: found an empty list, expected at least one path.")
+        if isinstance(self.paths, list):
+            for place, path in enumerate(self.paths):
+                if path in self.paths[:place]:
+                    raise InputError(f"paths: found {'-'.join(path)} twice; a path is walked once.")
         seeds = self.seeds
         if seeds is not None:
             if not seeds:
@@ -146,7 +159,7 @@ class StudySpec:
             if key == decided or key.startswith(f"{decided}."):
                 raise InputError(f"sweep.{key}: {decided} can't be swept: use {instead} instead.")
         for label, method in self.methods.items():
-            for name in method["unlearn"]:
+            for name in method.get("unlearn", {}):
                 if key in ("data.unlearn", f"data.unlearn.{name}"):
                     raise InputError(
                         f"sweep.{key}: methods.{label}.unlearn.{name} sets it too; keep one."

@@ -1,17 +1,20 @@
 """The records of a whole study: two tidy tables, written run by run."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_unlearn import records
-from lightning_unlearn.runs import find_run
+from lightning_unlearn.runs import MANIFEST
 from lightning_unlearn.study.plan import Cell, StudyPlan
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# Seconds after which nobody writes a draft any more.
+ABANDONED = 3600.0
 VALUES = {
     records.STEPS: ("stage", "step", "measure", "value"),
     records.EXAMPLES: ("stage", "step", "measure", "example", "value"),
@@ -19,37 +22,46 @@ VALUES = {
 
 
 def finished(plan: StudyPlan) -> dict[str, Path]:
-    """The folders of the finished runs of a study, by key of the run."""
-    found = {}
-    for cell in plan.runs():
-        folder = find_run(Path(plan.folder) / cell.run, cell.walk[-1])
-        if folder is not None:
-            found[cell.walk[-1]] = folder
-    return found
+    """The entries of the stage store that hold what the finished runs of a study saw.
 
-
-def gather(plan: StudyPlan, runs: dict[str, Path]) -> int:
-    """Write records.parquet and examples.parquet of a study, from those of its runs.
-
-    Columns: study, path, position, method, seed, one per swept key, then those of a run. An oracle
-    has its rows under every path and setting that it is the oracle of. Equal runs give equal bytes.
+    From there, not from the folders of the runs, which another process may be filling.
 
     Args:
         plan: the study.
-        runs: folders by key, from `finished`.
+
+    Returns:
+        Folders by key of the run, in the order of the cells.
+    """
+    entries = {cell.walk[-1]: Path(plan.store) / cell.walk[-1] for cell in plan.runs()}
+    return {key: entry for key, entry in entries.items() if (entry / MANIFEST).is_file()}
+
+
+def gather(plan: StudyPlan, entries: dict[str, Path]) -> int:
+    """Write records.parquet and examples.parquet of a study, from what its runs saw.
+
+    Columns: study, path, position, method, seed, one per swept key, stage, step, measure, example
+    where there is one, value. An oracle has its rows under every path and setting that it is the
+    oracle of. Equal runs give equal bytes.
+
+    Args:
+        plan: the study.
+        entries: folders by key, from `finished`.
 
     Returns:
         Rows of records.parquet.
     """
-    cells = [cell for cell in plan.cells if cell.walk[-1] in runs]
-    counts = [
-        _write(Path(plan.folder) / file, plan, cells, runs, file) for file in reversed(VALUES)
-    ]
+    folder = Path(plan.folder)
+    for draft in folder.glob(".*.parquet"):
+        # Left by a process that was killed while it wrote.
+        if time.time() - draft.stat().st_mtime > ABANDONED:
+            draft.unlink(missing_ok=True)
+    cells = [cell for cell in plan.cells if cell.walk[-1] in entries]
+    counts = [_write(folder / file, plan, cells, entries, file) for file in reversed(VALUES)]
     return counts[-1]
 
 
 def _write(
-    target: Path, plan: StudyPlan, cells: Sequence[Cell], runs: dict[str, Path], file: str
+    target: Path, plan: StudyPlan, cells: Sequence[Cell], entries: dict[str, Path], file: str
 ) -> int:
     """One of the tables; as many rows at a time as one run has."""
     import pyarrow as pa
@@ -78,32 +90,33 @@ def _write(
         nonlocal rows
         with pq.ParquetWriter(draft, schema) as writer:
             for cell in cells:
-                table = pq.read_table(runs[cell.walk[-1]] / file)
+                table = pq.read_table(entries[cell.walk[-1]] / file)
                 if len(table):
                     rows += len(table)
-                    writer.write_table(_of_cell(table, plan.name, cell, schema))
+                    writer.write_table(_of_cell(table, plan, cell, schema))
 
     records.replace(target, write)
     return rows
 
 
-def _of_cell(table: "pa.Table", study: str, cell: Cell, schema: "pa.Schema") -> "pa.Table":
+def _of_cell(table: "pa.Table", plan: StudyPlan, cell: Cell, schema: "pa.Schema") -> "pa.Table":
     """A run's table with the columns that say which cell it is."""
     import pyarrow as pa
 
     own: dict[str, Any] = {
-        "study": study,
+        "study": plan.name,
         "path": "-".join(cell.path),
         "position": cell.position,
         "method": cell.method,
         "seed": cell.seed,
         **dict(cell.sweep),
+        "stage": plan.node[cell.walk[-1]].stage,
     }
     columns = []
     for column in schema:
         if column.name in own:
             value = own[column.name]
-            if pa.types.is_string(column.type) and not isinstance(value, (str, type(None))):
+            if pa.types.is_string(column.type) and not isinstance(value, str):
                 value = json.dumps(value)
             columns.append(pa.repeat(pa.scalar(value, column.type), len(table)))
         else:
@@ -115,9 +128,9 @@ def _kind(values: Sequence[Any]) -> Any:
     """The type of a column that holds the values of a swept key."""
     import pyarrow as pa
 
-    known = [value for value in values if value is not None]
-    if all(isinstance(value, bool) for value in known):
-        return pa.bool_() if known else pa.string()
-    if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in known):
+    if all(isinstance(value, bool) for value in values):
+        return pa.bool_()
+    # A swept null is the text "null": an empty field would say that nothing was set.
+    if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
         return pa.string()
-    return pa.float64() if any(isinstance(value, float) for value in known) else pa.int64()
+    return pa.float64() if any(isinstance(value, float) for value in values) else pa.int64()

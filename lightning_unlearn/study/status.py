@@ -12,11 +12,10 @@ from rich.table import Table
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.notes import Note, read_note
-from lightning_unlearn.runs import ABOUT, find_run, read_about
+from lightning_unlearn.runs import ABOUT, MANIFEST, find_run, read_about
 from lightning_unlearn.study.display import duration
 from lightning_unlearn.study.plan import FILE, Estimate, StudyPlan
 
-MANIFEST = "entry.json"
 ORDER = ("running", "failed", "stopped", "done", "left")
 MARKS = {
     "running": "[yellow]▶[/]",

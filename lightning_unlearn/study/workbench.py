@@ -18,6 +18,7 @@ from lightning_unlearn.lightning_cli import StagedCLI, is_method
 from lightning_unlearn.module import CausalLM
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.report.naming import setting_name
+from lightning_unlearn.runs import find_run
 from lightning_unlearn.store import StageStore
 from lightning_unlearn.study.file import ORACLE, StudySpec
 from lightning_unlearn.study.plan import Cell, Node, StudyPlan, common_setting, written
@@ -118,8 +119,16 @@ class Workbench:
             Exception: whatever went wrong; the bench can make other nodes.
         """
         plan = self.plan()
+        if key not in plan.node:
+            raise InputError(
+                f"study: this process plans no {key[:8]}; its files or its environment differ from "
+                "those of the process that asks."
+            )
         node = plan.node[key]
         cell = plan.cells[node.cell]
+        is_there = node.is_run and find_run(self.folder / cell.run, key) is not None
+        if is_there and self.processes == 1 and self.store.get(key) is not None:
+            return False  # another process has made it in between
         point = _Point(cell.path, cell.place, cell.method, cell.seed, cell.sweep)
         model, data = self._place(point)
         trainer = self._trainer(point, bar, cell.run)
@@ -199,7 +208,7 @@ class Workbench:
                 method = self.spec.methods[label]
                 callbacks = [*content["trainer"]["callbacks"], method["callback"]]
                 content["trainer"]["callbacks"] = callbacks
-                content = compose(content, {"data": {"unlearn": method["unlearn"]}})
+                content = compose(content, {"data": {"unlearn": method.get("unlearn", {})}})
             for key, value in setting.items():
                 # The last callback is the method; an oracle has none.
                 if label != ORACLE or not key.startswith("trainer.callbacks."):
@@ -227,7 +236,7 @@ class Workbench:
         if label == ORACLE:
             return text
         # Only what the method itself says is its own; the rest is the fit configuration's.
-        keys = "|".join(map(re.escape, self.spec.methods[label]["unlearn"]))
+        keys = "|".join(map(re.escape, self.spec.methods[label].get("unlearn", {})))
         own = f"methods.{label}.unlearn."
         changed, count = re.subn(rf"^data\.unlearn\.(?=({keys})\b)", own, text)
         return changed if count else f"methods.{label}: {text}"
@@ -319,7 +328,7 @@ def _folder(alike: Sequence[_Point], forget: str | None) -> str:
     # Names of files should not need quotes.
     safe = re.sub(r"[^\w.,=+-]", "_", setting.replace(" = ", "=").replace(", ", ","))
     parts = [first.method, *([safe] if safe else [])]
-    return "/".join([*parts, f"{place}{'-'.join(stages)}_s{first.seed}"])
+    return "/".join([*parts, f"{place}{'-'.join(stages) or 'base'}_s{first.seed}"])
 
 
 def _without_methods(content: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lightning_unlearn.errors import InputError, StorageError
+from lightning_unlearn.stopping import terminable
 
 # Another process of the same model must hear something before its patience ends.
 KEEP_ALIVE = 60.0
@@ -42,8 +43,9 @@ def main(arguments: list[str]) -> int:
     requests = _Requests(sys.stdin) if is_first else None
     worker = _Worker(Path(arguments[0]), answers if is_first else None)
     try:
-        for request in worker.follow(requests):
-            worker.answer(request)
+        with terminable():
+            for request in worker.follow(requests):
+                worker.answer(request)
     except KeyboardInterrupt as stop:
         worker.send({"stopped": str(stop)})
         return 143

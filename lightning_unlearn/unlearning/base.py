@@ -101,7 +101,7 @@ class Unlearning(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a stage that goes on from a checkpoint needs: plain and tensor attributes."""
-        state = attributes(self, leave_out=("_reference",))
+        state = attributes(self, leave_out=("_reference", "_name"))
         if self._reference is not None:
             state["_reference"] = (self._reference.per_token, self._reference.mask)
         return state

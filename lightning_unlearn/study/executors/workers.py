@@ -114,10 +114,11 @@ class LocalWorkers:
 
     def run(self, nodes: Sequence[Node], report: Report) -> None:
         """See `Executor`; every worker is looked after by a thread."""
-        crew = _Crew(Frontier(nodes), self._change)
+        count = min(self.workers, len(nodes))
+        crew = _Crew(Frontier(nodes), self._change, count)
         threads = [
             threading.Thread(target=self._serve, args=(number, crew), daemon=True)
-            for number in range(min(self.workers, len(nodes)))
+            for number in range(count)
         ]
         for thread in threads:
             thread.start()
@@ -139,26 +140,26 @@ class LocalWorkers:
 
     def _serve(self, number: int, crew: "_Crew") -> None:
         """Have one worker make nodes until none is left."""
-        while (node := crew.take()) is not None:
+        while (node := crew.take(number)) is not None:
             try:
                 process = self._processes.get(number) or self._start(number)
                 crew.close(process.make(node.key))
             except WorkerDied as death:
                 self._processes.pop(number, None)
-                crew.lose(node, str(death))
+                crew.lose(node, number, str(death))
             # Whatever it is, the thread that reports must hear of it.
             except BaseException as error:
                 crew.abort(error)
 
     def _stop(self) -> None:
         """Have all workers stop after their step; a second Ctrl-C ends them at once."""
-        for process in self._processes.values():
+        for process in list(self._processes.values()):
             process.stop()
         try:
-            for process in self._processes.values():
+            for process in list(self._processes.values()):
                 process.wait()
         except KeyboardInterrupt:
-            for process in self._processes.values():
+            for process in list(self._processes.values()):
                 process.kill()
 
     def close(self) -> None:
@@ -175,20 +176,24 @@ class LocalWorkers:
 class _Crew:
     """What the threads share."""
 
-    def __init__(self, frontier: Frontier, change: threading.Condition) -> None:
+    def __init__(self, frontier: Frontier, change: threading.Condition, workers: int) -> None:
         self._frontier = frontier
         self._change = change
-        self._lost: dict[str, int] = {}
+        self._workers = workers
+        self._lost: dict[str, list[int]] = {}
         self.outcomes: list[Outcome] = []
         self.error: BaseException | None = None
 
-    def take(self) -> Node | None:
-        """The next node; waits for one. None when there will be none."""
+    def take(self, number: int) -> Node | None:
+        """The next node for a worker; waits for one. None when there will be none."""
         with self._change:
             while self.error is None and not self._frontier.is_over:
-                if ready := self._frontier.ready():
-                    self._frontier.take(ready[0].key)
-                    return ready[0]
+                for node in self._frontier.ready():
+                    lost = set(self._lost.get(node.key, ()))
+                    # Others are to try first what a worker died over.
+                    if number not in lost or len(lost) == self._workers:
+                        self._frontier.take(node.key)
+                        return node
                 self._change.wait()
             return None
 
@@ -198,11 +203,12 @@ class _Crew:
             self.outcomes += [outcome, *self._frontier.close(outcome)]
             self._change.notify_all()
 
-    def lose(self, node: Node, death: str) -> None:
+    def lose(self, node: Node, number: int, death: str) -> None:
         """A worker died over a node."""
         with self._change:
-            self._lost[node.key] = self._lost.get(node.key, 0) + 1
-            if self.error is None and self._lost[node.key] < ATTEMPTS:
+            lost = self._lost.setdefault(node.key, [])
+            lost.append(number)
+            if self.error is None and len(lost) < ATTEMPTS:
                 self._frontier.give_back(node)
                 self._change.notify_all()
                 return
