@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         Measurement,
         Monitor,
     )
+    from lightning_unlearn.study.engine import Study
+    from lightning_unlearn.study.file import StudySpec
     from lightning_unlearn.trainer import StagedTrainer
     from lightning_unlearn.unlearning import GA, NPO, SimNPO, Unlearning
 
@@ -40,6 +42,8 @@ __all__ = [
     "Stage",
     "StagedDataModule",
     "StagedTrainer",
+    "Study",
+    "StudySpec",
     "Unlearning",
     "__version__",
 ]
@@ -57,6 +61,8 @@ _HOMES = {
     "MathAccuracy": "monitors",
     "Measurement": "monitors",
     "Monitor": "monitors",
+    "Study": "study.engine",
+    "StudySpec": "study.file",
     "StagedTrainer": "trainer",
     "GA": "unlearning",
     "NPO": "unlearning",

@@ -91,8 +91,8 @@ def _plain(value: Any, name: str) -> Any:
     if re.search(r" at 0x[0-9a-f]+", text, re.IGNORECASE):
         # An address is another in every process: nothing stored would ever be found again.
         raise InputError(
-            f"trainer.callbacks: {name} is a {type(value).__name__}, which has no text that tells "
-            "it from others. Keep what it is made from, such as a seed, in __init__, and make it "
-            "in on_train_start."
+            f"trainer.callbacks: {name} is of the type {type(value).__name__}, which has no text "
+            "that tells it from others. Keep what it is made from, such as a seed, in __init__, "
+            "and make it in on_train_start."
         )
     return text

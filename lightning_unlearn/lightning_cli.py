@@ -175,10 +175,14 @@ class StagedCLI(LightningCLI):
             return
         observations = self.trainer.observations
         if observations is not None and observations.steps:
-            table = Table("measure", "before unlearning", "after", "change")
-            for name, (first, last) in observations.first_and_last().items():
-                table.add_row(name, f"{first:.4f}", f"{last:.4f}", f"{last - first:+.4f}")
-            Console().print(table)
+            ends = observations.first_and_last()
+            if self.datamodule.oracle:
+                _print_means({name: last for name, (_, last) in ends.items()})
+            else:
+                table = Table("measure", "before unlearning", "after", "change")
+                for name, (first, last) in ends.items():
+                    table.add_row(name, f"{first:.4f}", f"{last:.4f}", f"{last - first:+.4f}")
+                Console().print(table)
         print(f"Written to {self.trainer.run_dir}")
         print(f"Curves: tensorboard --logdir {self.trainer.default_root_dir}")
 
@@ -186,10 +190,14 @@ class StagedCLI(LightningCLI):
         """Measure without training, and print what is measured."""
         measures = self.trainer.validate(**kwargs)
         if self.trainer.is_global_zero:
-            table = Table("measure", "mean")
-            for name, value in measures.items():
-                table.add_row(name, f"{value:.4f}")
-            Console().print(table)
+            _print_means(measures)
+
+
+def _print_means(measures: dict[str, float]) -> None:
+    table = Table("measure", "mean")
+    for name, value in measures.items():
+        table.add_row(name, f"{value:.4f}")
+    Console().print(table)
 
 
 def is_method(spec: Any) -> bool:

@@ -103,7 +103,7 @@ def _pack(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
             for i, (k, v) in enumerate(value.items())
         ]
         return {_PAIRS: pairs}
-    raise TypeError(f"{place} is a {type(value).__name__}")
+    raise TypeError(f"{place} is of the type {type(value).__name__}")
 
 
 def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:

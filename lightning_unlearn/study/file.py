@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from lightning_unlearn.data.datamodule import ORACLE
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.lightning_cli import LARGEST_SEED
 from lightning_unlearn.mistakes import find_mistake, show
 from lightning_unlearn.unlearning.base import Unlearning
 
-ORACLE = "oracle"
 # What else is in the folder of a study, beside those of its methods.
 FOLDERS = ("logs", "stages", "store")
 # Swept keys that something else of a study decides.

@@ -1,9 +1,9 @@
 """The order of the tree: a node can be made when what it starts from is made."""
 
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lightning_unlearn.errors import DivergedError, InputError
 from lightning_unlearn.study.plan import Node
@@ -32,6 +32,11 @@ class Outcome:
     error: str = ""
     trace: str = ""
     said: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> "Outcome":
+        """The outcome from its ``asdict``, as another process sends it."""
+        return cls(**{**values, "said": tuple(values["said"])})
 
 
 def failure(key: str, error: BaseException, seconds: float = 0.0) -> Outcome:

@@ -235,6 +235,28 @@ class StudyPlan:
         )
 
 
+def plan_of(answer: Mapping[str, Any]) -> StudyPlan:
+    """The plan that another process made.
+
+    Args:
+        answer: its answer: the plan as of ``asdict``, or why there is none.
+
+    Raises:
+        InputError: what that process refused.
+    """
+    if "refused" in answer:
+        error = InputError(answer["refused"])
+        if answer["path"] is not None:
+            error.path = tuple(answer["path"])  # type: ignore[attr-defined]
+        raise error
+    return StudyPlan.read(answer["plan"])
+
+
+def refusal(error: InputError) -> dict[str, Any]:
+    """The answer of a process that refuses to plan."""
+    return {"refused": str(error), "path": getattr(error, "path", None)}
+
+
 def common_setting(settings: Sequence[Sequence[tuple[str, Any]]]) -> str:
     """What settings have in common, in words; keys are named alike wherever the study names them.
 

@@ -104,6 +104,8 @@ def _part(store: Path, key: str, label: str) -> Part:
 
 def _show_study(plan: StudyPlan, folder: Path, out: Console) -> None:
     store = Path(plan.store)
+    if not store.is_dir():
+        out.print(f"The stage store {store} is not there: nothing of it counts as done.")
     parts = {node.key: _part(store, node.key, plan.label(node)) for node in plan.nodes}
     out.print(f"[bold]{escape(plan.name)}[/]: {plan}", highlight=False)
     _show_counts(list(parts.values()), out)

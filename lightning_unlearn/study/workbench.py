@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lightning_unlearn.configuration import change, compose
-from lightning_unlearn.data.datamodule import StagedDataModule
+from lightning_unlearn.data.datamodule import ORACLE, StagedDataModule
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.lightning_cli import StagedCLI, is_method
 from lightning_unlearn.module import CausalLM
@@ -20,7 +20,7 @@ from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.report.naming import setting_name
 from lightning_unlearn.runs import find_run
 from lightning_unlearn.store import StageStore
-from lightning_unlearn.study.file import ORACLE, StudySpec
+from lightning_unlearn.study.file import StudySpec
 from lightning_unlearn.study.plan import Cell, Node, StudyPlan, common_setting, written
 from lightning_unlearn.trainer import StagedTrainer
 from lightning_unlearn.walk import PlannedStage

@@ -130,13 +130,13 @@ class _Worker:
     def answer(self, request: dict[str, Any]) -> None:
         """Do what is asked, and tell how it went."""
         from lightning_unlearn.study.frontier import Outcome, failure
+        from lightning_unlearn.study.plan import refusal
 
         if "plan" in request:
             try:
                 self.send({"plan": asdict(self.bench.plan())})
             except InputError as error:
-                path = getattr(error, "path", None)
-                self.send({"refused": str(error), "path": path})
+                self.send(refusal(error))
             return
         key, began = request["make"], time.monotonic()
         try:

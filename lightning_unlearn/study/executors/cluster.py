@@ -18,7 +18,7 @@ from lightning_unlearn.study.executors.base import Report
 from lightning_unlearn.study.executors.process import WorkerDied, WorkerProcess
 from lightning_unlearn.study.file import StudySpec
 from lightning_unlearn.study.frontier import Outcome
-from lightning_unlearn.study.plan import Node, StudyPlan
+from lightning_unlearn.study.plan import Node, StudyPlan, plan_of, refusal
 
 # Ray starts a task again so often when its machine or its process is lost.
 RETRIES = 5
@@ -49,7 +49,7 @@ def _plan(spec: str, folder: str) -> dict[str, Any]:
     try:
         return {"plan": asdict(_worker(spec, folder).plan())}
     except InputError as error:
-        return {"refused": str(error), "path": getattr(error, "path", None)}
+        return refusal(error)
 
 
 def _make(spec: str, folder: str, key: str, before: dict[str, Any] | None) -> dict[str, Any]:
@@ -126,12 +126,7 @@ class RayCluster:
     def plan(self) -> StudyPlan:
         """See `Executor`; a task makes it."""
         answer = self._ray.get(self._tasks["plan"].remote(*self._arguments))
-        if "refused" in answer:
-            error = InputError(answer["refused"])
-            if answer["path"] is not None:
-                error.path = tuple(answer["path"])  # type: ignore[attr-defined]
-            raise error
-        return StudyPlan.read(answer["plan"])
+        return plan_of(answer)
 
     def run(self, nodes: Sequence[Node], report: Report) -> None:
         """See `Executor`; what a node starts from is an argument of its task."""
@@ -154,7 +149,7 @@ class RayCluster:
             return Outcome(key, "failed", error=" ".join(reason.split()))
         if "full" in answer:
             raise StorageError(answer["full"])
-        return Outcome(**{**answer, "said": tuple(answer["said"])})
+        return Outcome.read(answer)
 
     def close(self) -> None:
         """See `Executor`; tasks in progress are called off."""

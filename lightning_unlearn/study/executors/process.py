@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
-from lightning_unlearn.errors import InputError, StorageError
+from lightning_unlearn.errors import StorageError
 from lightning_unlearn.study.frontier import Outcome
-from lightning_unlearn.study.plan import StudyPlan
+from lightning_unlearn.study.plan import StudyPlan, plan_of
 
 
 class WorkerDied(Exception):
@@ -59,12 +59,7 @@ class WorkerProcess:
             WorkerDied: if it ends.
         """
         answer = self._ask({"plan": None})
-        if "refused" in answer:
-            error = InputError(answer["refused"])
-            if answer["path"] is not None:
-                error.path = tuple(answer["path"])  # type: ignore[attr-defined]
-            raise error
-        return StudyPlan.read(answer["plan"])
+        return plan_of(answer)
 
     def make(self, key: str) -> Outcome:
         """Have it make a node.
@@ -78,8 +73,7 @@ class WorkerProcess:
             raise StorageError(answer["full"])
         if "stopped" in answer:
             raise KeyboardInterrupt(answer["stopped"])
-        outcome = answer["outcome"]
-        return Outcome(**{**outcome, "said": tuple(outcome["said"])})
+        return Outcome.read(answer["outcome"])
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
