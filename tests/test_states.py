@@ -110,12 +110,12 @@ class Other:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (Other(), "state is a Other"),
-        ({"a": [1, Other()]}, r"state\.a\.1 is a Other"),
-        ({"a": ({"b": len},)}, r"state\.a\.0\.b is a builtin_function_or_method"),
-        ({"a": {Other}}, r"state\.a\.0 is a type"),
-        ({"a": torch.Generator()}, r"state\.a is a Generator"),
-        (b"bytes", "state is a bytes"),
+        (Other(), "state is of the type Other"),
+        ({"a": [1, Other()]}, r"state\.a\.1 is of the type Other"),
+        ({"a": ({"b": len},)}, r"state\.a\.0\.b is of the type builtin_function_or_method"),
+        ({"a": {Other}}, r"state\.a\.0 is of the type type"),
+        ({"a": torch.Generator()}, r"state\.a is of the type Generator"),
+        (b"bytes", "state is of the type bytes"),
     ],
 )
 def test_other_values_are_refused_with_their_place(

@@ -81,6 +81,14 @@ def test_a_study_that_nobody_has_begun(folder: Path, capsys: pytest.CaptureFixtu
     ]
 
 
+def test_a_store_that_was_moved_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = hand_plan(folder, paths=[("a", "b")])
+    plan.write(folder)
+    cell = plan.cells[0]
+    write_run(folder / cell.run, key=cell.walk[-1], finished=True)
+    assert told(capsys, folder)[-1].startswith("The stage store is gone: ")
+
+
 def test_a_study_in_the_middle(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = hand_plan(folder, methods=["GA", "NPO"], seeds=[0, 1])
     plan.write(folder)

@@ -104,14 +104,14 @@ def _part(store: Path, key: str, label: str) -> Part:
 
 def _show_study(plan: StudyPlan, folder: Path, out: Console) -> None:
     store = Path(plan.store)
-    if not store.is_dir():
-        out.print(f"The stage store {store} is not there: nothing of it counts as done.")
     parts = {node.key: _part(store, node.key, plan.label(node)) for node in plan.nodes}
     out.print(f"[bold]{escape(plan.name)}[/]: {plan}", highlight=False)
     _show_counts(list(parts.values()), out)
     _show_parts([p for p in parts.values() if p.state in ("running", "failed", "stopped")], out)
     runs = [cell for cell in plan.runs() if find_run(folder / cell.run, cell.walk[-1])]
     out.print(f"{len(runs)} of {len(plan.runs())} runs are finished, in {folder}.", highlight=False)
+    if runs and not store.is_dir():
+        out.print(f"The stage store is gone: {store} is no folder.", highlight=False)
     seconds = {key: p.seconds for key, p in parts.items() if p.state == "done" and p.seconds}
     left = [node for node in plan.nodes if parts[node.key].state != "done"]
     if not left:
