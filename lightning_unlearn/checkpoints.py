@@ -112,8 +112,10 @@ class MidStage(Callback):
         # Only the main thread gets signals.
         self._watching = threading.current_thread() is threading.main_thread()
         if self._watching:
-            for number in self._before:
-                signal.signal(number, self._ask)
+            for number, handler in self._before.items():
+                # Who started this in the background may have had it ignore Ctrl-C.
+                if handler != signal.SIG_IGN:
+                    signal.signal(number, self._ask)
 
     def release(self) -> None:
         """From now on signals mean what they meant before."""

@@ -91,7 +91,7 @@ class RunDirectory:
                 "is a file; name another folder."
             ) from None
         except ValueError:
-            return True  # cut short while it was written; what the run had is in the store
+            return False
         if not isinstance(about, dict):
             return False
         return about.get("key") == self.about["key"] or _given_up(about)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -158,6 +159,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """Tests that run in the background may have been started with Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def shared_tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """The checkpoint and the stage files, made once."""
@@ -235,6 +242,7 @@ def _child(output: Path, target: Callable[..., Any], args: tuple[Any, ...]) -> N
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         target(*args)
     except Exception:

@@ -110,11 +110,22 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(
 
 def test_sigterm_leaves_a_checkpoint_too_and_is_told_apart(tiny: Tiny) -> None:
     trainer = trainer_of(tiny, NPO(), Interrupts("safety", 2, signal.SIGTERM))
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with pytest.raises(Terminated, match=r"step 2 is kept\. Stored stages of this path: tofu"):
         trainer.fit(tiny.module(), datamodule(tiny))
-    assert signal.getsignal(signal.SIGTERM) == before
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_ctrl_c_stays_ignored_where_it_was(tiny: Tiny) -> None:
+    """As shells have it for commands in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        trainer = trainer_of(tiny, NPO(), Interrupts("tofu", 2))
+        trainer.fit(tiny.module(), datamodule(tiny))
+        assert trainer.trained == ["tofu", "safety", "unlearn"]
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_in_the_last_step_waits_until_the_stage_is_stored(tiny: Tiny) -> None:

@@ -3,6 +3,7 @@
 import errno
 import random
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -245,7 +246,7 @@ def test_a_folder_of_a_run_that_lost_a_file_is_filled_again(tiny: Tiny) -> None:
     first, second, third, _ = result.runs
     (first / STEPS).unlink()
     (second / EXAMPLES).write_text("not a table")
-    (third / ABOUT).write_text("")
+    shutil.rmtree(third / "unlearn")
     result, said = studied(spec_of(tiny), tiny)
     assert result.failed == {} and "[3/3]" in said and "[4/" not in said
     assert outcome(tiny) == before

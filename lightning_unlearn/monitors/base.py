@@ -74,6 +74,11 @@ class Monitor(Callback):
         if observations is not None and wanted:
             self.look(observations, module, module.step)
 
+    @property
+    def state_key(self) -> str:
+        """Several of one kind may be there; Lightning's own checkpoints, which need it, are off."""
+        return f"{type(self).__qualname__} {id(self)}"
+
     def state_dict(self) -> dict[str, Any]:
         """What a stage that goes on from a checkpoint needs: plain and tensor attributes."""
         return attributes(self)

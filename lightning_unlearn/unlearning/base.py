@@ -99,6 +99,11 @@ class Unlearning(Callback):
             self._reference = pl_module.score(data.examples, data.micro)
         pl_module.objective = self.objective
 
+    @property
+    def state_key(self) -> str:
+        """Several of one kind may be there; Lightning's own checkpoints, which need it, are off."""
+        return f"{type(self).__qualname__} {id(self)}"
+
     def state_dict(self) -> dict[str, Any]:
         """What a stage that goes on from a checkpoint needs: plain and tensor attributes."""
         state = attributes(self, leave_out=("_reference", "_name"))
