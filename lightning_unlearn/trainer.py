@@ -296,12 +296,12 @@ class StagedTrainer(Trainer):
         if train:
             datamodule.check_batches(self.world_size)
         model.check_adapters()
-        template = None
-        if datamodule.template is not None:
+        tokenizer, template = model.tokenizer(), None
+        if datamodule.template is not None and not datamodule.encodes_with(tokenizer):
             template = load_tokenizer(
                 datamodule.template, model.trust_remote_code, key="data.template"
             )
-        datamodule.prepare(model.tokenizer(), model.context, template, model.base)
+        datamodule.prepare(tokenizer, model.context, template, model.base)
         for monitor in self.monitors:
             monitor.check(datamodule)
         if self.announces:

@@ -212,6 +212,10 @@ class StagedDataModule(LightningDataModule):
         left_out = self.forget if self.oracle else None
         return tuple(name for name in self.path if name != left_out)
 
+    def encodes_with(self, tokenizer: Any) -> bool:
+        """Whether rows are encoded with a tokenizer already; its template is then known."""
+        return self.format is not None and self.format.tokenizer is tokenizer
+
     def prepare(self, tokenizer: Any, context: int, template: Any = None, name: str = "") -> None:
         """Read and tokenise the rows of every stage on the path; once is enough.
 
@@ -224,7 +228,7 @@ class StagedDataModule(LightningDataModule):
         Raises:
             InputError: for files and rows that can't be used.
         """
-        if self.format is None or self.format.tokenizer is not tokenizer:
+        if not self.encodes_with(tokenizer):
             if self.max_length is not None and self.max_length > context:
                 raise InputError(
                     f"data.max_length: found {self.max_length}, but {name or 'the model'} takes "
@@ -237,6 +241,7 @@ class StagedDataModule(LightningDataModule):
                     known.clear()
                 self._fingerprints.clear()
             self.format = form
+        assert self.format is not None, "made above, or before"
         for stage_name in self.path:
             if stage_name in self.examples:
                 continue
