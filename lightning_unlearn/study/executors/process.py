@@ -46,11 +46,6 @@ class WorkerProcess:
                 start_new_session=True,
             )
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
     def plan(self) -> StudyPlan:
         """Have it make the study's tree.
 
