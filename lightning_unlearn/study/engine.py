@@ -11,7 +11,6 @@ from rich.markup import escape
 from lightning_unlearn import records
 from lightning_unlearn.errors import StorageError
 from lightning_unlearn.progress import StageProgress, make_progress
-from lightning_unlearn.runs import find_run
 from lightning_unlearn.store import StageStore
 from lightning_unlearn.study.display import Display
 from lightning_unlearn.study.executors.base import Executor
@@ -131,8 +130,7 @@ class Study:
         order = {plan.label(node): number for number, node in enumerate(plan.nodes)}
         result.failed = dict(sorted(result.failed.items(), key=lambda item: order[item[0]]))
         if self.executor.is_first_process:
-            found = {cell.run: find_run(folder / cell.run, cell.walk[-1]) for cell in plan.runs()}
-            result.runs = [run for run in found.values() if run is not None]
+            result.runs = [run for cell in plan.runs() if (run := cell.find(folder)) is not None]
             entries = finished(plan)
             if entries:
                 self._report(plan, entries, result)
@@ -141,12 +139,12 @@ class Study:
     def _left(self, nodes: list[Node]) -> list[Node]:
         """What is still to be made; entries of the store are looked through."""
         store = StageStore(self.plan.store, report=self._say)
-        folders = {cell.walk[-1]: Path(self.plan.folder) / cell.run for cell in self.plan.runs()}
+        cells, folder = self.plan.cells, Path(self.plan.folder)
         return [
             node
             for node in nodes
             if store.get(node.key) is None
-            or (node.is_run and find_run(folders[node.key], node.key) is None)
+            or (node.is_run and cells[node.cell].find(folder) is None)
         ]
 
     def _announce(self, plan: StudyPlan, nodes: list[Node], left: list[Node]) -> None:

@@ -6,7 +6,7 @@ Plain values: neither torch nor lightning is needed to read a plan back.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from lightning_unlearn import records
 from lightning_unlearn.configuration import read_value
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.report.naming import setting_name, short_value
+from lightning_unlearn.runs import find_run
 
 FILE = "study.json"
 FORMAT = 1
@@ -46,6 +47,10 @@ class Cell:
     sweep: tuple[tuple[str, Any], ...]
     walk: tuple[str, ...]
     run: str
+
+    def find(self, folder: Path) -> Path | None:
+        """The folder of its finished run in that of the study; None if there is none."""
+        return find_run(folder / self.run, self.walk[-1])
 
 
 @dataclass(frozen=True)
@@ -308,14 +313,24 @@ class Estimate:
         Like the mean of nodes of the same stage and method; else by its tokens, at the speed of
         the trainings that are known.
         """
-        alike = [s for key, s in self.seconds.items() if self._kind(key) == self._kind(node.key)]
-        if alike:
-            return sum(alike) / len(alike)
-        known = {key: self.plan.node[key].tokens for key in self.seconds}
-        tokens = sum(known.values())
-        if not tokens:
-            return None
-        return node.tokens * sum(s for key, s in self.seconds.items() if known[key]) / tokens
+        return self._speeds()(node)
+
+    def _speeds(self) -> Callable[[Node], float | None]:
+        """`of`, for many nodes: what is known is looked through once."""
+        alike: dict[tuple[Any, ...], list[float]] = {}
+        tokens, trained = 0, 0.0
+        for key, seconds in self.seconds.items():
+            alike.setdefault(self._kind(key), []).append(seconds)
+            if self.plan.node[key].tokens:
+                tokens += self.plan.node[key].tokens
+                trained += seconds
+
+        def of(node: Node) -> float | None:
+            if known := alike.get(self._kind(node.key)):
+                return sum(known) / len(known)
+            return node.tokens * trained / tokens if tokens else None
+
+        return of
 
     def _kind(self, key: str) -> tuple[Any, ...]:
         node = self.plan.node[key]
@@ -336,8 +351,9 @@ class Estimate:
             Seconds; None as long as nothing tells.
         """
         cost: dict[str, float] = {}
+        of = self._speeds()
         for node in nodes:
-            whole = self.of(node)
+            whole = of(node)
             if whole is None:
                 return None
             cost[node.key] = whole * (1 - (begun or {}).get(node.key, 0.0))

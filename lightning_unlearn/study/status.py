@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.notes import Note, read_note
-from lightning_unlearn.runs import ABOUT, MANIFEST, find_run, read_about
+from lightning_unlearn.runs import ABOUT, MANIFEST, read_about
 from lightning_unlearn.study.display import duration
 from lightning_unlearn.study.plan import FILE, Estimate, StudyPlan
 
@@ -108,7 +108,7 @@ def _show_study(plan: StudyPlan, folder: Path, out: Console) -> None:
     out.print(f"[bold]{escape(plan.name)}[/]: {plan}", highlight=False)
     _show_counts(list(parts.values()), out)
     _show_parts([p for p in parts.values() if p.state in ("running", "failed", "stopped")], out)
-    runs = [cell for cell in plan.runs() if find_run(folder / cell.run, cell.walk[-1])]
+    runs = [cell for cell in plan.runs() if cell.find(folder)]
     out.print(f"{len(runs)} of {len(plan.runs())} runs are finished, in {folder}.", highlight=False)
     if runs and not store.is_dir():
         out.print(f"The stage store is gone: {store} is no folder.", highlight=False)

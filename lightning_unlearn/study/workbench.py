@@ -18,7 +18,6 @@ from lightning_unlearn.lightning_cli import StagedCLI, is_method
 from lightning_unlearn.module import CausalLM
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.report.naming import setting_name
-from lightning_unlearn.runs import find_run
 from lightning_unlearn.store import StageStore
 from lightning_unlearn.study.file import StudySpec
 from lightning_unlearn.study.plan import Cell, Node, StudyPlan, common_setting, written
@@ -126,7 +125,7 @@ class Workbench:
             )
         node = plan.node[key]
         cell = plan.cells[node.cell]
-        is_there = node.is_run and find_run(self.folder / cell.run, key) is not None
+        is_there = node.is_run and cell.find(self.folder) is not None
         if is_there and self.processes == 1 and self.store.get(key) is not None:
             return False  # another process has made it in between
         point = _Point(cell.path, cell.place, cell.method, cell.seed, cell.sweep)
