@@ -141,6 +141,21 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
         return (grads[0].unsqueeze(-1) * slopes).to(slopes.dtype), None, None, None, None, None
 
 
+def chunk_rows(head: nn.Module, device: torch.device) -> int:
+    """How many rows of logits are formed at a time.
+
+    Args:
+        head: the output projection.
+        device: where it computes.
+
+    Returns:
+        Rows, at least 16.
+    """
+    weight = getattr(head, "weight", None)
+    elements = CHUNK_ELEMENTS if device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
+    return max(16, elements // max(1, weight.shape[0] if isinstance(weight, Tensor) else 2**17))
+
+
 def token_log_probs(
     hidden: Tensor, target: Tensor, head: nn.Module, transform: LogitTransform
 ) -> Tensor:
@@ -155,10 +170,7 @@ def token_log_probs(
     Returns:
         ``[tokens]``, fp32, nats.
     """
-    weight = getattr(head, "weight", None)
-    elements = CHUNK_ELEMENTS if hidden.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
-    rows = elements // max(1, weight.shape[0] if isinstance(weight, Tensor) else 2**17)
-    chunk = max(16, rows)
+    chunk = chunk_rows(head, hidden.device)
     if type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
         value: Tensor = _FrozenHeadLogProbs.apply(  # type: ignore[no-untyped-call]
             hidden, head.weight, head.bias, target, transform, chunk
@@ -178,53 +190,3 @@ def token_log_probs(
         else:
             parts.append(of_chunk(rows_of, ids))
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
-
-
-class LogProbModel(nn.Module):
-    """A causal LM whose forward gives log-probabilities of chosen tokens instead of logits.
-
-    It is a module of its own because a sharded head is whole only inside the forward of the
-    module that was sharded.
-
-    Args:
-        lm: a Hugging Face causal LM, with or without PEFT layers injected.
-    """
-
-    def __init__(self, lm: Any) -> None:
-        super().__init__()
-        self.lm = lm
-        self.transform = LogitTransform.of(lm.config)
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        source: Tensor,
-        target: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-    ) -> Tensor:
-        """Log-probabilities of ``target`` at the positions ``source``.
-
-        Args:
-            input_ids: token ids, padded on the right, ``[sequences, length]``. No mask is needed
-                for that padding: under causal attention nothing before it can see it.
-            source: where in the flattened ``input_ids`` the predicting positions are,
-                ``[tokens]``.
-            target: the token ids predicted there, ``[tokens]``.
-            attention_mask: additive 4-D mask, ``[sequences, 1, length, length]``, if attention is
-                not plainly causal.
-            position_ids: ``[sequences, length]`` if positions do not count from 0.
-
-        Returns:
-            ``[tokens]``, fp32, nats.
-        """
-        trunk = self.lm.get_decoder()
-        output = trunk(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=False,
-        )
-        states: Tensor = output.last_hidden_state
-        hidden = states.reshape(-1, states.shape[-1]).index_select(0, source)
-        return token_log_probs(hidden, target, self.lm.get_output_embeddings(), self.transform)

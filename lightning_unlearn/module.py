@@ -19,6 +19,7 @@ from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.datamodule import ORACLE
 from lightning_unlearn.data.recipe import Recipe
 from lightning_unlearn.errors import DivergedError, InputError
+from lightning_unlearn.forward import LogProbModel
 from lightning_unlearn.gathering import ByExample
 from lightning_unlearn.loading import (
     base_identity,
@@ -27,7 +28,7 @@ from lightning_unlearn.loading import (
     load_tokenizer,
     locate,
 )
-from lightning_unlearn.logprobs import LogProbModel, LogProbs
+from lightning_unlearn.logprobs import LogProbs
 from lightning_unlearn.model_check import check_model
 from lightning_unlearn.quiet import quiet_transformers
 from lightning_unlearn.schedules import schedule

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_unlearn import logprobs
 from lightning_unlearn.data.batches import Batch, collate
-from lightning_unlearn.logprobs import LogitTransform, LogProbModel, LogProbs, token_log_probs
+from lightning_unlearn.forward import LogProbModel
+from lightning_unlearn.logprobs import LogitTransform, LogProbs, token_log_probs
 
 # The smallest chunk there is, in rows: with it a few sequences make several chunks.
 SMALLEST_CHUNK = 16

@@ -1,0 +1,76 @@
+"""The module through whose forward all training and measuring goes."""
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from lightning_unlearn.logprobs import LogitTransform, token_log_probs
+from lightning_unlearn.token_statistics import token_statistics
+
+Wanted = Literal["log_probs", "statistics", "hidden"]
+
+
+class LogProbModel(nn.Module):
+    """A causal LM whose forward gives what is asked of chosen tokens instead of logits.
+
+    It is a module of its own because a sharded head is whole only inside the forward of the
+    module that was sharded.
+
+    Args:
+        lm: a Hugging Face causal LM, with or without PEFT layers injected.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        super().__init__()
+        self.lm = lm
+        self.transform = LogitTransform.of(lm.config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        source: Tensor,
+        target: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past: Any = None,
+        wanted: Wanted = "log_probs",
+        oracle: Tensor | None = None,
+    ) -> Tensor:
+        """Log-probabilities of ``target`` at the positions ``source``, or more, or less.
+
+        Args:
+            input_ids: token ids, padded on the right, ``[sequences, length]``. No mask is needed
+                for that padding: under causal attention nothing before it can see it.
+            source: where in the flattened ``input_ids`` the predicting positions are,
+                ``[tokens]``.
+            target: the token ids predicted there, ``[tokens]``.
+            attention_mask: additive 4-D mask, ``[sequences, 1, length, length]``, if attention is
+                not plainly causal.
+            position_ids: ``[sequences, length]`` if positions do not count from 0.
+            past: what attention keeps of tokens before ``input_ids``, a cache of transformers; it
+                grows by ``input_ids``. None for nothing before and nothing kept.
+            wanted: "log_probs"; "statistics" for the table of `token_statistics`, without
+                gradient; "hidden" for the hidden states that go into the projection.
+            oracle: hidden states of the oracle, ``[tokens, width]``, for the KL among the
+                statistics.
+
+        Returns:
+            ``[tokens]``, ``[tokens, columns]`` or ``[tokens, width]``; but for hidden states fp32,
+            nats.
+        """
+        trunk = self.lm.get_decoder()
+        output = trunk(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past,
+            use_cache=past is not None,
+        )
+        states: Tensor = output.last_hidden_state
+        hidden = states.reshape(-1, states.shape[-1]).index_select(0, source)
+        head = self.lm.get_output_embeddings()
+        if wanted == "hidden":
+            return hidden
+        if wanted == "statistics":
+            return token_statistics(hidden, target, head, self.transform, oracle)
+        return token_log_probs(hidden, target, head, self.transform)
