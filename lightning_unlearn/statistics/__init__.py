@@ -1,0 +1,44 @@
+"""Statistics of runs, paths, seeds and oracles: pure functions on arrays, numpy and scipy only."""
+
+from lightning_unlearn.statistics.divergence import (
+    Growth,
+    NoGrowth,
+    exponential_growth,
+    pairwise_distance,
+    squared_distance,
+)
+from lightning_unlearn.statistics.intervals import Interval, half_width, mean_interval
+from lightning_unlearn.statistics.klom import (
+    NoiseFloor,
+    StandardisedDifference,
+    klom,
+    noise_floor,
+    standardised_difference,
+    wasserstein,
+)
+from lightning_unlearn.statistics.recency import recency_effect
+from lightning_unlearn.statistics.stopping import BestSteps, best_steps, mean_over_seeds
+from lightning_unlearn.statistics.variance import IntraclassCorrelation, icc1
+
+__all__ = [
+    "BestSteps",
+    "Growth",
+    "Interval",
+    "IntraclassCorrelation",
+    "NoGrowth",
+    "NoiseFloor",
+    "StandardisedDifference",
+    "best_steps",
+    "exponential_growth",
+    "half_width",
+    "icc1",
+    "klom",
+    "mean_interval",
+    "mean_over_seeds",
+    "noise_floor",
+    "pairwise_distance",
+    "recency_effect",
+    "squared_distance",
+    "standardised_difference",
+    "wasserstein",
+]
