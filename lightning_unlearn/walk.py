@@ -1,6 +1,6 @@
 """The steps of a walk over a path, each named by everything that decides its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.identity import callback_identity
 from lightning_unlearn.module import CausalLM
 from lightning_unlearn.monitors.base import Monitor
+from lightning_unlearn.monitors.observations import BASE
 from lightning_unlearn.store import content_key
 from lightning_unlearn.unlearning.base import Unlearning
 
@@ -20,12 +21,14 @@ class PlannedStage:
 
     Attributes:
         name: stage, "unlearn", or "oracle" for a look at the model that unlearning should give.
-        content: all that decides the weights after it.
+        content: all that decides the weights after it, and what monitors see of them.
+        oracle: key of the model it is compared with while it is made; None for none.
         key: its name in the stage store.
     """
 
     name: str
     content: dict[str, Any]
+    oracle: str | None = None
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -41,6 +44,7 @@ def plan_walk(
     world_size: int,
     precision: str,
     seed: int,
+    has_oracle: Callable[[PlannedStage], bool] = lambda oracle: False,
 ) -> list[PlannedStage]:
     """The steps of a walk: one per trained stage, and "unlearn" or "oracle".
 
@@ -54,6 +58,8 @@ def plan_walk(
         world_size: number of processes.
         precision: the Trainer's.
         seed: of the run.
+        has_oracle: whether the model retrained without the forget stage is there to be compared
+            with, given the last step of its training.
 
     Returns:
         The steps in order.
@@ -70,17 +76,11 @@ def plan_walk(
     if model.lora is not None and model.lora.dropout > 0:
         # Dropout draws its masks forward by forward, so with it the cut does matter.
         shared["cut"] = [data.micro_batch_size, world_size]
-    stages: list[dict[str, Any]] = []
-    plan = []
-    for name in data.trained:
-        recipe = data.recipe(name).key()
-        stages = [*stages, {"name": name, "recipe": recipe, "data": data.fingerprint(name)}]
-        plan.append(PlannedStage(name, {**shared, "stages": stages}))
+    plan = _trainings(data, shared, data.trained)
+    stages = plan[-1].content["stages"] if plan else []
     looks = {
         "monitors": [callback_identity(monitor) for monitor in monitors],
-        "measured": {
-            stage: data.measured_fingerprint(stage) for stage in data.path if stage != data.forget
-        },
+        "measured": data.measured_fingerprints(),
     }
     unlearned = {**shared, "stages": stages, "forget": data.forget}
     if data.oracle:
@@ -94,5 +94,28 @@ def plan_walk(
             "method": callback_identity(method),
             **looks,
         }
-        plan.append(PlannedStage(UNLEARN, content))
+        oracle = None
+        if any(monitor.uses_oracle for monitor in monitors):
+            rest = [name for name in data.path if name != data.forget]
+            retrained = _trainings(data, shared, rest)
+            if not retrained:
+                # Without the forget stage nothing is trained.
+                oracle = BASE
+            elif has_oracle(retrained[-1]):
+                oracle = retrained[-1].key
+            content["oracle"] = oracle
+        plan.append(PlannedStage(UNLEARN, content, oracle))
+    return plan
+
+
+def _trainings(
+    data: StagedDataModule, shared: dict[str, Any], names: Sequence[str]
+) -> list[PlannedStage]:
+    """The steps that train stages one after the other."""
+    stages: list[dict[str, Any]] = []
+    plan = []
+    for name in names:
+        recipe = data.recipe(name).key()
+        stages = [*stages, {"name": name, "recipe": recipe, "data": data.fingerprint(name)}]
+        plan.append(PlannedStage(name, {**shared, "stages": stages}))
     return plan

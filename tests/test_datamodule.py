@@ -258,8 +258,8 @@ def test_measured_rows_are_held_out_ones_where_there_are_some(tmp_path: Path) ->
     assert examples == data.examples["tofu"][:2]
     assert data.measured("safety") == (data.rows["safety"], data.examples["safety"])
     rows = data_fingerprint(data.examples["tofu"][:2])
-    assert data.measured_fingerprint("tofu").startswith(rows)
-    assert data.measured_fingerprint("safety").startswith(data.fingerprint("safety"))
+    assert data.measured_fingerprints()["tofu"].startswith(rows)
+    assert set(data.measured_fingerprints()) == {"tofu", "safety:heldout"}
 
 
 def test_recipes_by_stage(tmp_path: Path) -> None:

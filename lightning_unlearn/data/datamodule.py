@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
 
@@ -11,10 +12,12 @@ from torch.utils.data import DataLoader
 from lightning_unlearn.data.batches import BatchPlan, StepBatch, derive_seed, micro_batch
 from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
 from lightning_unlearn.data.reading import Row, read_rows
-from lightning_unlearn.data.recipe import Recipe, Stage
+from lightning_unlearn.data.recipe import Probe, Recipe, Stage
 from lightning_unlearn.errors import InputError
 
 UNLEARN, ORACLE = "unlearn", "oracle"
+# Endings of the names of row sets: which rows of a stage are meant.
+TRAIN, HELDOUT = "train", "heldout"
 
 
 class StagedDataModule(LightningDataModule):
@@ -33,6 +36,7 @@ class StagedDataModule(LightningDataModule):
         oracle: leave the forget stage out of training and unlearn nothing: the model that
             unlearning is to be compared with. It is measured like the others.
         unlearn: recipe of unlearning.
+        probes: further rows to measure, by name; monitors name them as they name stages.
         max_length: longest sequence in tokens; null for the model's context.
         template: model whose chat template is used, for a base model that has none.
         micro_batch_size: sequences of one forward in training, per process; null chooses. Changes
@@ -52,6 +56,7 @@ class StagedDataModule(LightningDataModule):
         permutation: int | None = None,
         oracle: bool = False,
         unlearn: Recipe = Recipe(),  # noqa: B008  (never changed; its values are the documentation)
+        probes: dict[str, Probe] | None = None,
         max_length: int | None = None,
         template: str | None = None,
         micro_batch_size: int | None = None,
@@ -62,6 +67,7 @@ class StagedDataModule(LightningDataModule):
         self.forget = forget
         self.oracle = oracle
         self.unlearn = unlearn
+        self.probes = dict(probes or {})
         self.max_length = max_length
         self.template = template
         self.micro_batch_size = micro_batch_size
@@ -73,21 +79,28 @@ class StagedDataModule(LightningDataModule):
         self.examples: dict[str, list[Example]] = {}
         self.heldout_rows: dict[str, list[Row]] = {}
         self.heldout_examples: dict[str, list[Example]] = {}
+        self.probe_rows: dict[str, list[Row]] = {}
+        self.probe_examples: dict[str, list[Example]] = {}
         self._fingerprints: dict[str, str] = {}
         self._plan: BatchPlan | None = None
 
     def _check(self) -> None:
         if not self.stages:
             raise InputError("data.stages: found none, expected at least one stage.")
-        for name, stage in self.stages.items():
-            own = name in (UNLEARN, ORACLE)
-            if not name or own or not all(c.isalnum() or c == "_" for c in name):
-                raise InputError(
-                    f"data.stages: found the name {name!r}, expected letters, digits and "
-                    f"underscores, and neither {UNLEARN!r} nor {ORACLE!r}: names make up folders "
-                    "and curves."
-                )
-            stage.check(f"data.stages.{name}")
+        for kind, names in (("stages", self.stages), ("probes", self.probes)):
+            for name, rows in names.items():
+                own = name in (UNLEARN, ORACLE)
+                if not name or own or not all(c.isalnum() or c == "_" for c in name):
+                    raise InputError(
+                        f"data.{kind}: found the name {name!r}, expected letters, digits and "
+                        f"underscores, and neither {UNLEARN!r} nor {ORACLE!r}: names make up "
+                        "folders and curves."
+                    )
+                rows.check(f"data.{kind}.{name}")
+        if both := sorted(set(self.stages) & set(self.probes)):
+            raise InputError(
+                f"data.probes: found the name {both[0]!r}, which is a stage's; choose another."
+            )
         self.unlearn.check("data.unlearn")
         if self.forget is not None and self.forget not in self.stages:
             raise InputError(
@@ -237,7 +250,7 @@ class StagedDataModule(LightningDataModule):
             form = ChatFormat(tokenizer, self.max_length or context, template, name)
             if self.format is None or not form.same(self.format):
                 # Another model: what was encoded for the one before does not hold.
-                for known in (self.rows, self.examples, self.heldout_rows, self.heldout_examples):
+                for known in self._read():
                     known.clear()
                 self._fingerprints.clear()
             self.format = form
@@ -265,6 +278,22 @@ class StagedDataModule(LightningDataModule):
                 self.heldout_rows[stage_name] = heldout
                 self.heldout_examples[stage_name] = [self.format.encode(row) for row in heldout]
             self.rows[stage_name], self.examples[stage_name] = rows, examples
+        for name, probe in self.probes.items():
+            if name not in self.probe_examples:
+                rows = read_rows(**asdict(probe), key=f"data.probes.{name}.source")
+                self.probe_rows[name] = rows
+                self.probe_examples[name] = [self.format.encode(row) for row in rows]
+
+    def _read(self) -> tuple[dict[str, Any], ...]:
+        """What was read: tables by name of the stage or probe."""
+        return (
+            self.rows,
+            self.examples,
+            self.heldout_rows,
+            self.heldout_examples,
+            self.probe_rows,
+            self.probe_examples,
+        )
 
     def adopt(self, other: "StagedDataModule") -> None:
         """Take over what another has read of the stages that are read in the same way.
@@ -274,16 +303,14 @@ class StagedDataModule(LightningDataModule):
         """
         if (other.template, other.max_length) != (self.template, self.max_length):
             return
-        for name, stage in self.stages.items():
-            if name in other.examples and other.stages[name].reading() == stage.reading():
-                for mine, theirs in (
-                    (self.rows, other.rows),
-                    (self.examples, other.examples),
-                    (self.heldout_rows, other.heldout_rows),
-                    (self.heldout_examples, other.heldout_examples),
-                ):
-                    if name in theirs:
-                        mine[name] = theirs[name]  # type: ignore[assignment]
+        alike = {
+            name
+            for name, stage in self.stages.items()
+            if name in other.examples and other.stages[name].reading() == stage.reading()
+        }
+        alike |= {name for name, probe in self.probes.items() if other.probes.get(name) == probe}
+        for mine, theirs in zip(self._read(), other._read(), strict=True):
+            mine.update({name: theirs[name] for name in alike & set(theirs)})
         self.format = other.format
 
     def check_batches(self, world_size: int) -> None:
@@ -311,15 +338,64 @@ class StagedDataModule(LightningDataModule):
             return self.heldout_rows[stage], self.heldout_examples[stage]
         return self.rows[stage], self.examples[stage]
 
+    def row_set(self, name: str) -> tuple[list[Row], list[Example]]:
+        """The rows that a monitor names.
+
+        Args:
+            name: a stage, for the rows on which it is measured; "STAGE:train" or "STAGE:heldout"
+                for others of it; or a probe.
+
+        Returns:
+            The rows and their tokens, equally many.
+
+        Raises:
+            InputError: if there are no such rows.
+        """
+        stage, _, which = self.set_name(name).partition(":")
+        if stage in self.probes:
+            return self.probe_rows[stage], self.probe_examples[stage]
+        if which == TRAIN:
+            return self.rows[stage], self.examples[stage]
+        if which == HELDOUT:
+            return self.heldout_rows[stage], self.heldout_examples[stage]
+        return self.measured(stage)
+
+    def set_name(self, name: str) -> str:
+        """The one name of a row set that may have two: "tofu" where "tofu:heldout" is the same.
+
+        Raises:
+            InputError: if there are no such rows.
+        """
+        stage, colon, which = name.partition(":")
+        if name in self.probes or (name in self.path and name in self.stages):
+            return name
+        known = [s for s in self.stages if s in self.path]
+        sets = [*known, *(f"{s}:{TRAIN}" for s in known)]
+        sets += [f"{s}:{HELDOUT}" for s in known if self.stages[s].heldout is not None]
+        if not colon or name not in sets:
+            raise InputError(
+                f"found the rows {name!r}, expected one of {', '.join([*sets, *self.probes])}."
+            )
+        held = self.stages[stage].heldout is not None and stage != self.forget
+        return stage if which == (HELDOUT if held else TRAIN) else name
+
+    def overlap(self, names: Sequence[str]) -> int:
+        """How many rows of some sets are among those that are unlearned."""
+        assert self.forget is not None
+        forgotten = {(e.prompt, e.answer) for e in self.examples[self.forget]}
+        return sum(
+            (e.prompt, e.answer) in forgotten for name in names for e in self.row_set(name)[1]
+        )
+
     def truncations(self) -> list[str]:
-        """One sentence per stage of the path of which answers lost their end, with the count."""
+        """One sentence per stage of the path and probe of which answers lost their end."""
         assert self.format is not None, "prepare() comes first"
+        sets = {stage: self.examples[stage] for stage in self.path} | self.probe_examples
         sentences = []
-        for stage in self.path:
-            examples = self.examples[stage]
+        for name, examples in sets.items():
             if cut := sum(example.truncated for example in examples):
                 sentences.append(
-                    f"{stage}: {cut} of {len(examples)} answers lost their end at "
+                    f"{name}: {cut} of {len(examples)} answers lost their end at "
                     f"{self.format.max_length} tokens (data.max_length)."
                 )
         return sentences
@@ -337,12 +413,20 @@ class StagedDataModule(LightningDataModule):
         trained = self.forget if stage == UNLEARN and self.forget else stage
         return self._fingerprint(trained, self.training_examples(stage))
 
-    def measured_fingerprint(self, stage: str) -> str:
-        """Hash of the rows on which a stage is measured."""
-        rows, examples = self.measured(stage)
+    def measured_fingerprints(self) -> dict[str, str]:
+        """Hashes of all rows that may be measured and are not trained on, by name of the set."""
+        sets = [stage for stage in self.path if stage != self.forget]
+        if self.forget in self.heldout_rows:
+            sets.append(f"{self.forget}:{HELDOUT}")
+        return {name: self._measured_fingerprint(name) for name in [*sets, *self.probes]}
+
+    def _measured_fingerprint(self, name: str) -> str:
+        rows, examples = self.row_set(name)
         # Written answers are compared with the text, of which truncation may have cut the end.
-        answers = derive_seed(*(row.answer for row in rows))
-        return f"{self._fingerprint(f'{stage} measured', examples)} {answers}"
+        texts = [(row.answer, row.paraphrase, row.alternatives) for row in rows]
+        plain = all(text[1:] == (None, ()) for text in texts)
+        answers = derive_seed(*((text[0] for text in texts) if plain else texts))
+        return f"{self._fingerprint(f'{name} measured', examples)} {answers}"
 
     def _fingerprint(self, name: str, examples: Sequence[Example]) -> str:
         """Remembered: rows do not change once they are read."""

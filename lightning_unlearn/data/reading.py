@@ -22,12 +22,15 @@ _USUAL_MESSAGES = ("messages", "conversations", "conversation", "chat")
 class Row:
     """One example: the chat before the answer, the assistant's answer, and its place for messages.
 
-    The last of `turns` is the user's; each has the keys "role" and "content".
+    The last of `turns` is the user's; each has the keys "role" and "content". `paraphrase` is the
+    answer in other words, `alternatives` are wrong answers; both only where they were asked for.
     """
 
     turns: tuple[dict[str, str], ...]
     answer: str
     where: str
+    paraphrase: str | None = None
+    alternatives: tuple[str, ...] = ()
 
 
 def read_rows(
@@ -39,6 +42,8 @@ def read_rows(
     split: str = "train",
     subset: str | None = None,
     limit: int | None = None,
+    paraphrase: str | None = None,
+    alternatives: str | Sequence[str] | None = None,
     key: str = "source",
 ) -> list[Row]:
     """Read the first `limit` rows of a source, all of them by default, with text as it is written.
@@ -47,6 +52,8 @@ def read_rows(
     the Hugging Face hub, to which alone `split` and `subset` apply. A row is made of the columns
     `prompt` and `answer`, or of a chat in the column `messages` that ends in user, assistant.
     Numbers become their text. Rows beyond `limit` must parse but are not checked further.
+    `paraphrase` is a column of text; `alternatives` a column of lists of texts, or columns of text,
+    of which those that repeat the answer are left out.
 
     Raises InputError, its message starting with `key`, for everything else that is found.
     """
@@ -54,6 +61,12 @@ def read_rows(
     if limit is not None and limit < 1:
         raise InputError(f"{place}: found limit {limit}, expected 1 or more; drop it for all rows")
     wanted = [prompt, answer] if messages is None else [messages]
+    spread = alternatives is not None and not isinstance(alternatives, str)
+    others = [alternatives] if isinstance(alternatives, str) else list(alternatives or [])
+    extra = {name: "alternatives" for name in others}
+    if paraphrase is not None:
+        extra[paraphrase] = "paraphrase"
+    wanted += list(extra)
     path = _local_path(source, place)
     if path is None:
         table = _read_hub(source, place, wanted, split, subset, limit)
@@ -73,7 +86,7 @@ def read_rows(
         if name not in table.columns:
             raise InputError(
                 f"{place}: found {_names(table.columns)} in the rows, expected the column "
-                f"'{name}'; {_proposal(table.columns, wanted, messages)}"
+                f"'{name}'; {_advice(name, extra, table.columns, wanted, messages)}"
             )
     rows = []
     for index, record in enumerate(table.rows[:limit]):
@@ -83,21 +96,45 @@ def read_rows(
                 raise InputError(
                     f"{place}{where}: found {_names(list(record))}, expected the column '{name}'; "
                     "add it to this row, or "
-                    f"{_proposal(list(record), wanted, messages)}"
+                    f"{_advice(name, extra, list(record), wanted, messages)}"
                 )
         if messages is None:
             turns = [("user", _content(record[prompt], f"{place}{where}, column '{prompt}'"))]
             reply = _content(record[answer], f"{place}{where}, column '{answer}'")
         else:
             *turns, (_, reply) = _chat(record[messages], f"{place}{where}, column '{messages}'")
+        other_words = None
+        if paraphrase is not None:
+            other_words = _content(record[paraphrase], f"{place}{where}, column '{paraphrase}'")
+        wrong: list[str] = []
+        for name in others:
+            spot = f"{place}{where}, column '{name}'"
+            values = [record[name]] if spread else _list(record[name], spot)
+            wrong += [_content(value, spot) for value in values]
+        if others and not (wrong := [text for text in wrong if text.strip() != reply.strip()]):
+            raise InputError(
+                f"{place}{where}: found no alternative to the answer, expected at least one wrong "
+                "answer; remove the row or name the columns that hold them (alternatives)"
+            )
         rows.append(
             Row(
                 tuple({"role": role, "content": content} for role, content in turns),
                 reply,
                 source + where,
+                other_words,
+                tuple(wrong),
             )
         )
     return rows
+
+
+def _list(value: Any, place: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        found = "an empty list" if value == [] else describe(value)
+        raise InputError(
+            f"{place}: found {found}, expected a list of wrong answers; fill it or remove the row"
+        )
+    return value
 
 
 def _content(value: Any, place: str) -> str:
@@ -152,6 +189,19 @@ def _chat(value: Any, place: str) -> list[tuple[str, str]]:
 
 def _names(columns: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in columns) or "no columns"
+
+
+def _advice(
+    name: str,
+    extra: dict[str, str],
+    columns: Sequence[str],
+    wanted: Sequence[str],
+    messages: str | None,
+) -> str:
+    """What to set where a column is missing."""
+    if name in extra and name not in wanted[: 2 if messages is None else 1]:
+        return f"set {extra[name]} to another column, or drop {extra[name]}"
+    return _proposal(columns, wanted, messages)
 
 
 def _proposal(columns: Sequence[str], wanted: Sequence[str], messages: str | None) -> str:

@@ -135,3 +135,46 @@ class Stage(Recipe):
                 f"{key}.source: found nothing, expected a file (.json, .jsonl, .csv, .parquet), "
                 "a name like demo:math, or a data set of the Hugging Face hub."
             )
+
+
+@dataclass
+class Probe:
+    """Rows that are measured and never trained on.
+
+    Attributes:
+        source: as of a stage.
+        prompt: column of the prompt.
+        answer: column of the right answer.
+        messages: column of a chat, instead of prompt and answer; as of a stage.
+        paraphrase: column of the right answer in other words.
+        alternatives: column that holds a list of wrong answers; or a list of columns of answers,
+            among which the right one may be.
+        subset: configuration name of a hub data set.
+        split: split of a hub data set.
+        limit: use only the first rows.
+    """
+
+    source: str = ""
+    prompt: str = "question"
+    answer: str = "answer"
+    messages: str | None = None
+    paraphrase: str | None = None
+    alternatives: str | list[str] | None = None
+    subset: str | None = None
+    split: str = "train"
+    limit: int | None = None
+
+    def check(self, key: str) -> None:
+        """Refuse a probe without rows.
+
+        Args:
+            key: YAML key of this probe, for the message.
+
+        Raises:
+            InputError: naming the key.
+        """
+        if not self.source:
+            raise InputError(
+                f"{key}.source: found nothing, expected a file (.json, .jsonl, .csv, .parquet), "
+                "a name like demo:math, or a data set of the Hugging Face hub."
+            )
