@@ -9,25 +9,35 @@ from lightning_unlearn.version import __version__
 if TYPE_CHECKING:
     from lightning_unlearn.adapters import LoRA
     from lightning_unlearn.data.datamodule import StagedDataModule
-    from lightning_unlearn.data.recipe import Recipe, Stage
+    from lightning_unlearn.data.recipe import Probe, Recipe, Stage
     from lightning_unlearn.logprobs import LogProbs
     from lightning_unlearn.module import CausalLM
     from lightning_unlearn.monitors import (
+        TOFU,
         AnswerLikelihood,
+        AnswerStatistics,
+        Ask,
         LabelLikelihood,
         MathAccuracy,
         Measurement,
+        Membership,
+        Memorisation,
         Monitor,
+        OracleDistance,
     )
     from lightning_unlearn.study.engine import Study
     from lightning_unlearn.study.file import StudySpec
+    from lightning_unlearn.token_statistics import TokenStatistics
     from lightning_unlearn.trainer import StagedTrainer
     from lightning_unlearn.unlearning import GA, NPO, SimNPO, Unlearning
 
 __all__ = [
     "GA",
     "NPO",
+    "TOFU",
     "AnswerLikelihood",
+    "AnswerStatistics",
+    "Ask",
     "CausalLM",
     "DivergedError",
     "InputError",
@@ -36,7 +46,11 @@ __all__ = [
     "LogProbs",
     "MathAccuracy",
     "Measurement",
+    "Membership",
+    "Memorisation",
     "Monitor",
+    "OracleDistance",
+    "Probe",
     "Recipe",
     "SimNPO",
     "Stage",
@@ -44,6 +58,7 @@ __all__ = [
     "StagedTrainer",
     "Study",
     "StudySpec",
+    "TokenStatistics",
     "Unlearning",
     "__version__",
 ]
@@ -52,17 +67,25 @@ __all__ = [
 _HOMES = {
     "LoRA": "adapters",
     "StagedDataModule": "data.datamodule",
+    "Probe": "data.recipe",
     "Recipe": "data.recipe",
     "Stage": "data.recipe",
     "LogProbs": "logprobs",
     "CausalLM": "module",
+    "TOFU": "monitors",
     "AnswerLikelihood": "monitors",
+    "AnswerStatistics": "monitors",
+    "Ask": "monitors",
     "LabelLikelihood": "monitors",
     "MathAccuracy": "monitors",
     "Measurement": "monitors",
+    "Membership": "monitors",
+    "Memorisation": "monitors",
     "Monitor": "monitors",
+    "OracleDistance": "monitors",
     "Study": "study.engine",
     "StudySpec": "study.file",
+    "TokenStatistics": "token_statistics",
     "StagedTrainer": "trainer",
     "GA": "unlearning",
     "NPO": "unlearning",

@@ -2,12 +2,13 @@
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.logprobs import LogitTransform, token_log_probs
 from lightning_unlearn.token_statistics import token_statistics
 
-Wanted = Literal["log_probs", "statistics", "hidden"]
+Wanted = Literal["log_probs", "statistics", "statistics and hidden"]
 
 
 class LogProbModel(nn.Module):
@@ -50,13 +51,13 @@ class LogProbModel(nn.Module):
             past: what attention keeps of tokens before ``input_ids``, a cache of transformers; it
                 grows by ``input_ids``. None for nothing before and nothing kept.
             wanted: "log_probs"; "statistics" for the table of `token_statistics`, without
-                gradient; "hidden" for the hidden states that go into the projection.
+                gradient; "statistics and hidden" for that and, right of it, the hidden states that
+                go into the projection.
             oracle: hidden states of the oracle, ``[tokens, width]``, for the KL among the
                 statistics.
 
         Returns:
-            ``[tokens]``, ``[tokens, columns]`` or ``[tokens, width]``; but for hidden states fp32,
-            nats.
+            ``[tokens]``, ``[tokens, columns]`` or ``[tokens, columns + width]``; fp32, nats.
         """
         trunk = self.lm.get_decoder()
         output = trunk(
@@ -69,8 +70,7 @@ class LogProbModel(nn.Module):
         states: Tensor = output.last_hidden_state
         hidden = states.reshape(-1, states.shape[-1]).index_select(0, source)
         head = self.lm.get_output_embeddings()
-        if wanted == "hidden":
-            return hidden
-        if wanted == "statistics":
-            return token_statistics(hidden, target, head, self.transform, oracle)
+        if wanted != "log_probs":
+            table = token_statistics(hidden, target, head, self.transform, oracle)
+            return table if wanted == "statistics" else torch.cat([table, hidden.float()], dim=-1)
         return token_log_probs(hidden, target, head, self.transform)

@@ -19,7 +19,7 @@ from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.datamodule import ORACLE
 from lightning_unlearn.data.recipe import Recipe
 from lightning_unlearn.errors import DivergedError, InputError
-from lightning_unlearn.forward import LogProbModel
+from lightning_unlearn.forward import LogProbModel, Wanted
 from lightning_unlearn.gathering import ByExample
 from lightning_unlearn.loading import (
     base_identity,
@@ -110,7 +110,10 @@ class CausalLM(LightningModule):
         self.recipe = Recipe()
         self.total_steps = 1
         self.step = 0
-        self.shares_prompts: bool | None = None
+        self.prompt_sharing: str | None = None
+        self.prompt_sharing_tried = 0
+        # What monitors learned of models that do not change, such as the oracle, from run to run.
+        self.remembered: dict[str, Any] = {}
         self._entry: StageEntry | None = None
         self._changed = False
         self._seed = 0
@@ -330,23 +333,134 @@ class CausalLM(LightningModule):
         """
         longest = max(len(example.answer) for example in examples)
         values = ByExample(len(examples)).to(self.device)
-        order = sorted(range(len(examples)), key=lambda i: (len(examples[i]), i))
-        mine = order[self.global_rank :: self.world_size]
         values.update(
             torch.empty(0, dtype=torch.long, device=self.device),
             torch.empty(0, longest, device=self.device),
         )
-        with self.measuring():
-            for start in range(0, len(mine), batch_size):
-                rows = mine[start : start + batch_size]
-                batch = self.to_device(collate(examples, rows, pad_id=0))
-                per_token = self.log_probs(batch).per_token
-                wide = per_token.new_zeros(len(rows), longest)
-                wide[:, : per_token.shape[1]] = per_token
-                values.update(batch.index, wide)
+        for batch, flat in self.passes(examples, batch_size):
+            per_token = LogProbs.scatter(flat, batch.mask).per_token
+            wide = per_token.new_zeros(len(per_token), longest)
+            wide[:, : per_token.shape[1]] = per_token
+            values.update(batch.index, wide)
         lengths = torch.tensor([len(example.answer) for example in examples])
         mask = torch.arange(longest)[None, :] < lengths[:, None]
         return LogProbs(values.compute(), mask.to(self.device))
+
+    def passes(
+        self,
+        examples: Sequence[Example],
+        batch_size: int,
+        wanted: Wanted = "log_probs",
+        oracle: Sequence[Tensor] | None = None,
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """This process's share of one pass over a data set, batch by batch.
+
+        In eval mode without gradient. The cut is the same in every pass.
+
+        Args:
+            examples: the data set.
+            batch_size: sequences of one forward.
+            wanted: what is computed of the label tokens, as of `LogProbModel.forward`.
+            oracle: hidden states of the oracle, batch by batch, as another pass gave them.
+
+        Yields:
+            A batch on this process's device, and a value or a row of values per label token.
+        """
+        assert self.net is not None, "configure_model() comes first"
+        order = sorted(range(len(examples)), key=lambda i: (len(examples[i]), i))
+        mine = order[self.global_rank :: self.world_size]
+        with self.measuring():
+            for number, start in enumerate(range(0, len(mine), batch_size)):
+                rows = mine[start : start + batch_size]
+                batch: Batch = self.to_device(collate(examples, rows, pad_id=0))
+                aim = None if oracle is None else oracle[number]
+                flat = self.net(
+                    batch.input_ids, batch.source, batch.target, wanted=wanted, oracle=aim
+                )
+                yield batch, flat
+
+    def gradient_norms(self, examples: Sequence[Example]) -> dict[int, float]:
+        """Norm of the gradient of each example's loss, its negative log-likelihood per token.
+
+        With respect to the adapter that goes through all stages, or to all weights where there are
+        no adapters. One backward pass per example; gradients of training are left alone.
+
+        Args:
+            examples: the data set.
+
+        Returns:
+            Norms by example number, for this process's share.
+        """
+        if self.peft is None:
+            parameters = list(self.lm.parameters())
+        else:
+            parameters = list(adapters.adapter_parameters(self.peft, LEARN).values())
+        wanted = [parameter.requires_grad for parameter in parameters]
+        norms = {}
+        try:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            with self.measuring(), torch.enable_grad():
+                for number in range(self.global_rank, len(examples), self.world_size):
+                    batch = self.to_device(collate(examples, [number], pad_id=0))
+                    loss = -self.log_probs(batch).mean.sum()
+                    # Not by backward(): that would reach the gradients of training, and their
+                    # exchange between processes.
+                    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+                    squares = [part.float().square().sum() for part in found if part is not None]
+                    norms[number] = torch.stack(squares).sum().sqrt().item()
+        finally:
+            for parameter, value in zip(parameters, wanted, strict=True):
+                parameter.requires_grad_(value)
+        return norms
+
+    @property
+    def shares_head(self) -> bool:
+        """Whether all weights that `borrowed` gives have the same output projection."""
+        if self.peft is None:
+            return False
+        names = (name for name, _ in self.lm.get_output_embeddings().named_parameters())
+        return not any("lora_" in name for name in names)
+
+    @contextmanager
+    def borrowed(self, folder: Path | None) -> Iterator[None]:
+        """The weights of another stored model for a while, then its own again, bit by bit.
+
+        Args:
+            folder: what `save` wrote of "learn"; None for the base model untouched.
+        """
+        if self.peft is None:
+            own = {name: value.clone() for name, value in self.lm.state_dict().items()}
+            saved = load_causal_lm(
+                str(folder or self.base),
+                self._weight_dtype(),
+                self.attention,
+                self.trust_remote_code,
+            )
+            self.lm.load_state_dict(saved.state_dict())
+            del saved
+            try:
+                yield
+            finally:
+                self.lm.load_state_dict(own)
+            return
+        parameters = [
+            parameter
+            for which in (LEARN, UNLEARN)
+            for parameter in adapters.adapter_parameters(self.peft, which).values()
+        ]
+        kept = [parameter.detach().clone() for parameter in parameters]
+        try:
+            with torch.no_grad():
+                for parameter in parameters:
+                    parameter.zero_()
+            if folder is not None:
+                adapters.load_adapter(self.peft, LEARN, folder)
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, kept, strict=True):
+                    parameter.copy_(value)
 
     @contextmanager
     def measuring(self) -> Iterator[None]:

@@ -138,7 +138,7 @@ def _of_logits(logits: Tensor, target: Tensor) -> Tensor:
     total = weights.sum(-1)
     products = weights.mul_(others)
     mean_others = products.sum(-1) / total
-    spread_others = torch.einsum("tv,tv->t", products, others) / total - mean_others.square()
+    spread_others = products.mul_(others).sum(-1) / total - mean_others.square()
     margin = gap - total.log()
     share, rest = torch.sigmoid(margin), torch.sigmoid(-margin)
     log_prob = F.logsigmoid(margin)

@@ -22,6 +22,7 @@ from lightning_unlearn.errors import InputError
 from lightning_unlearn.loading import load_tokenizer
 from lightning_unlearn.module import CausalLM, StageEntry
 from lightning_unlearn.monitors.base import Monitor
+from lightning_unlearn.monitors.measurement import BASE
 from lightning_unlearn.monitors.observations import Observations
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.quiet import quiet_lightning
@@ -29,8 +30,6 @@ from lightning_unlearn.store import StageStore
 from lightning_unlearn.unlearning.base import Unlearning
 from lightning_unlearn.walk import PlannedStage, plan_walk
 from lightning_unlearn.walker import Walker
-
-BASE = "base"
 
 
 class StagedTrainer(Trainer):
@@ -66,7 +65,10 @@ class StagedTrainer(Trainer):
         observations: what the monitors saw in the last ``fit`` or ``validate``.
         run_dir: the folder of the last ``fit``.
         trained: stages that the last ``fit`` trained, as against those found in the store.
-        announces: whether stages found in the store and answers cut short are told.
+        announces: whether stages found in the store, and what is to be known of the data, are
+            told.
+        expects_oracle: whether the models retrained without the forget stage will be in the store
+            when they are needed; None looks for them.
         tell: called with sentences that must not be missed; None prints them.
         others: callbacks that are neither methods nor monitors nor progress bars.
         stage_progress: the progress bar, if there is one.
@@ -130,6 +132,7 @@ class StagedTrainer(Trainer):
         self.trained: list[str] = []
         self.config_text: str | None = None
         self.announces = True
+        self.expects_oracle: bool | None = None
         self.tell: Callable[[str], None] | None = None
         self.tensorboard = logger is True
         with quiet_lightning():
@@ -213,6 +216,8 @@ class StagedTrainer(Trainer):
         self.check(model, datamodule)
         plan = self.plan(model, datamodule)
         self.open_processes(model)
+        # What was found in the store must be the same for all.
+        plan = self.strategy.broadcast(plan)
         Walker(self, model, datamodule, plan).walk(until)
         return plan
 
@@ -261,7 +266,41 @@ class StagedTrainer(Trainer):
             self.world_size,
             str(self.precision),
             self.seed,
+            self._has_oracle,
         )
+
+    def _has_oracle(self, retrained: PlannedStage) -> bool:
+        """Whether the model retrained without the forget stage is there, or will be."""
+        if self.expects_oracle is not None:
+            return self.expects_oracle
+        if self.store.has(retrained.key):
+            return True
+        if self.announces:
+            names = " and ".join(type(m).__name__ for m in self.monitors if m.uses_oracle)
+            path = "-".join(stage["name"] for stage in retrained.content["stages"])
+            other = self.store.find(retrained.content, ignoring=("base", "template"))
+            of_other = ", only one of another base model" if other is not None else ""
+            self.warn(
+                f"{names}: no distance to the oracle is measured. The model retrained without the "
+                f"forget stage ({path}, seed {self.seed}) is not in {self.store.folder}{of_other}. "
+                "The same command with --data.oracle true makes it."
+            )
+        return False
+
+    def remarks(self, model: CausalLM, datamodule: StagedDataModule) -> list[str]:
+        """What the user should know of the data, and of what is measured on them.
+
+        Args:
+            model: the module.
+            datamodule: prepared.
+
+        Returns:
+            Sentences.
+        """
+        sentences = datamodule.truncations()
+        for monitor in self.monitors:
+            sentences += monitor.remarks(model, datamodule)
+        return sentences
 
     def check(self, model: CausalLM, datamodule: StagedDataModule, train: bool = True) -> None:
         """Find all that can be found wrong without training, before anything is written.
@@ -305,7 +344,7 @@ class StagedTrainer(Trainer):
         for monitor in self.monitors:
             monitor.check(datamodule)
         if self.announces:
-            for sentence in datamodule.truncations():
+            for sentence in self.remarks(model, datamodule):
                 self.warn(sentence)
 
     def open_processes(self, model: CausalLM) -> None:
@@ -351,7 +390,7 @@ class StagedTrainer(Trainer):
         load = {}
         for planned in needed:
             # Which monitors looked on while the weights were made does not matter here.
-            entry = self.store.find(planned.content, ignoring=("monitors", "measured"))
+            entry = self.store.find(planned.content, ignoring=("monitors", "measured", "oracle"))
             if entry is not None:
                 which = UNLEARN if planned.name == UNLEARN else LEARN
                 load[which] = entry / which
@@ -361,7 +400,8 @@ class StagedTrainer(Trainer):
                 "Run lightning-unlearn fit with the same settings first, or measure the untouched "
                 "base model with --stage base."
             )
-        self.observations = Observations(datamodule)
+        self.observations = Observations(datamodule, self.monitors)
+        self.observations.oracle = Walker(self, model, datamodule, plan).oracle(plan[-1])
         last = done[-1].name if done else datamodule.path[0]
         model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, True, load))
         self.look(model)

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from lightning_unlearn.adapters import LEARN
 from lightning_unlearn.checkpoints import MidStage, StageStopped, read_optimizer, write_checkpoint
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
-from lightning_unlearn.errors import Terminated
+from lightning_unlearn.errors import StorageError, Terminated
 from lightning_unlearn.history import (
     TrainingHistory,
     read_observations,
@@ -21,6 +21,7 @@ from lightning_unlearn.history import (
     write_observations,
 )
 from lightning_unlearn.module import CausalLM, StageEntry
+from lightning_unlearn.monitors.measurement import BASE
 from lightning_unlearn.monitors.observations import Observations, ignore
 from lightning_unlearn.notes import Pulse
 from lightning_unlearn.rundir import RunDirectory, RunLogger, stage_logger
@@ -68,6 +69,7 @@ class Walker:
         bar = self.trainer.stage_progress
         self.observations = self.trainer.observations = Observations(
             self.data,
+            self.trainer.monitors,
             log=lambda measure, step, value: self._log(f"{self._label}/{measure}", value, step),
             busy=bar.note if bar is not None else ignore,
         )
@@ -161,6 +163,26 @@ class Walker:
         with pulse if self.trainer.is_global_zero else nullcontext():
             yield
 
+    def oracle(self, stage: PlannedStage) -> Path | str | None:
+        """The weights that a step is compared with, as of `Observations.oracle`.
+
+        Args:
+            stage: the step.
+
+        Raises:
+            StorageError: if they were in the store and are no more.
+        """
+        if stage.oracle in (None, BASE):
+            return stage.oracle
+        assert stage.oracle is not None
+        if self.trainer.strategy.broadcast(self._find(stage.oracle)) is None:
+            raise StorageError(
+                f"trainer.store: the model retrained without the forget stage ({stage.oracle[:8]}) "
+                f"is no more in {self.trainer.store.folder}. The same command makes what is "
+                "missing, or goes without."
+            )
+        return self.trainer.store.folder / stage.oracle / LEARN
+
     def _weights(self, done: list[PlannedStage]) -> dict[str, Path]:
         """Where the weights after some steps are: the folders to load."""
         folders = {}
@@ -188,6 +210,7 @@ class Walker:
         began = time.monotonic()
         write: Callable[[Path], None]
         keeper: MidStage | None = None
+        self.observations.oracle = self.oracle(stage)
         if stage.name == ORACLE:
             self._look(load, fresh=number == 0)
             write = partial(write_observations, observations=self.observations)

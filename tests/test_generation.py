@@ -1,75 +1,21 @@
-"""Generated answers against a plain argmax loop, and the numbers that answers end in."""
+"""Written answers against a plain argmax loop, and what decides which tokens are drawn."""
 
 import json
-from decimal import Decimal
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tiny import tiny_checkpoint, tiny_module, tiny_tokenizer
 
 from lightning_unlearn import CausalLM
-from lightning_unlearn.monitors.generation import final_number, generate
+from lightning_unlearn.monitors import generation
+from lightning_unlearn.monitors.generation import Written, write_answers
+from lightning_unlearn.monitors.scoring import score_candidates
 
 Ids = tuple[int, ...]
 END = 1
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("4 x 3 = 12.\n#### 12", "12"),
-        ("#### 12", "12"),
-        ("####12", "12"),
-        ("####\n12", "12"),
-        ("#### 12.", "12"),
-        ("#### 12\n", "12"),
-        ("#### 12 apples", "12"),
-        ("#### $12", "12"),
-        ("#### 12$", "12"),
-        ("#### 12%", "12"),
-        ("#### -12", "-12"),
-        ("#### 1,234", "1234"),
-        ("#### 1,234,567.50", "1234567.5"),
-        ("#### 12,", "12"),
-        ("#### 0.5", "0.5"),
-        ("#### .5", "0.5"),
-        ("#### -.5", "-0.5"),
-        ("#### 12.0", "12"),
-        ("#### 007", "7"),
-        ("#### The answer is 12", "12"),
-        ("#### **12**", "12"),
-        ("#### x = 12", "12"),
-        ("#### 3\n#### 12", "12"),
-        ("##### 12", "12"),
-        ("#### 12<|end|>", "12"),
-        ("12 #### twelve", None),
-        ("12", None),
-        ("### 12", None),
-        ("#### ", None),
-        ("#### 3 ####", None),
-        ("", None),
-    ],
-)
-def test_final_number(text: str, number: str | None) -> None:
-    assert final_number(text) == (None if number is None else Decimal(number))
-
-
-@settings(deadline=None, derandomize=True, max_examples=100)
-@given(st.decimals(-(10**9), 10**9, places=3), st.text(max_size=20))
-def test_every_number_is_read_with_and_without_separators(number: Decimal, before: str) -> None:
-    assert final_number(f"{before}\n#### {number:f}") == number
-    assert final_number(f"{before}\n#### {number:,f}.") == number
-
-
-@settings(deadline=None, derandomize=True, max_examples=200)
-@given(st.text())
-def test_no_text_is_too_strange(text: str) -> None:
-    for strange in (text, f"#### {text}", f"####{text}.5"):
-        value = final_number(strange)
-        assert value is None or value.is_finite()
 
 
 def prompts(count: int = 6) -> list[Ids]:
@@ -89,24 +35,21 @@ def manual(module: CausalLM, prompt: Ids, ends: Ids, tokens: int) -> list[int]:
     return written
 
 
-def greedy(module: CausalLM, ends: Ids, batch_size: int = 4) -> dict[int, list[str]]:
-    return generate(
-        module, tiny_tokenizer(), prompts(), ends, max_new_tokens=12, batch_size=batch_size
-    )
-
-
-def sampled(module: CausalLM, seed: int = 0, temperature: float = 1.0) -> dict[int, list[str]]:
-    return generate(
+def greedy(module: CausalLM, ends: Ids, batch_size: int = 4) -> dict[int, list[Written]]:
+    return write_answers(
         module,
         tiny_tokenizer(),
         prompts(),
-        (END,),
-        max_new_tokens=6,
-        attempts=3,
-        temperature=temperature,
-        batch_size=4,
-        seed=seed,
+        ends,
+        max_new_tokens=12,
+        greedy=True,
+        batch_size=batch_size,
     )
+
+
+def sampled(module: CausalLM, **options: Any) -> dict[int, list[Written]]:
+    given = {"max_new_tokens": 6, "attempts": 3, "batch_size": 4, **options}
+    return write_answers(module, tiny_tokenizer(), prompts(), (END,), **given)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
@@ -119,44 +62,40 @@ def test_greedy_answers_are_those_of_a_plain_loop(
     (first, *_) = (manual(module, prompt, (END,), 12) for prompt in prompts())
     ends = (END, first[4])
     expected = [manual(module, prompt, ends, 12) for prompt in prompts()]
-    assert len({len(written) for written in expected}) > 1
-    texts = greedy(module, ends, batch_size)
-    # The second end has a text, which the answer keeps; padding does not.
-    decoded = tiny_tokenizer().batch_decode(expected, skip_special_tokens=True)
-    assert texts == {number: [text] for number, text in enumerate(decoded)}
+    ended = [written[-1] in ends for written in expected]
+    assert len(set(ended)) == 2
+    # The second end has a text, which is no part of the answer.
+    texts = [written[: len(written) - end] for written, end in zip(expected, ended, strict=True)]
+    decoded = tiny_tokenizer().batch_decode(texts, skip_special_tokens=True)
+    answers = [[Written(text, end)] for text, end in zip(decoded, ended, strict=True)]
+    assert greedy(module, ends, batch_size) == dict(enumerate(answers))
 
 
-def test_settings_that_come_with_the_model_do_not_change_greedy_answers(tmp_path: Path) -> None:
-    plain = greedy(tiny_module(tmp_path / "plain"), (END,))
-    folder = tmp_path / "tuned"
-    base = tiny_checkpoint(folder)
+def with_settings(folder: Path, **given: Any) -> CausalLM:
+    """A model that comes with settings for generation."""
+    base = tiny_checkpoint(folder, initializer_range=0.05)
+    (folder / "generation_config.json").write_text(json.dumps(given), encoding="utf-8")
+    module = CausalLM(base, lora=None)
+    module.configure_model()
+    return module
+
+
+def test_settings_that_come_with_the_model_change_nothing(tmp_path: Path) -> None:
+    plain = tiny_module(tmp_path / "plain", initializer_range=0.05)
     # Those of Qwen2.5-Instruct, with a stronger penalty.
-    tuned = {
-        "do_sample": True,
-        "repetition_penalty": 5.0,
-        "temperature": 0.7,
-        "top_p": 0.8,
-        "top_k": 20,
-        "eos_token_id": [3, 4],
-        "max_length": 3,
-    }
-    (folder / "generation_config.json").write_text(json.dumps(tuned), encoding="utf-8")
-    module = CausalLM(base, lora=None)
-    module.configure_model()
-    assert greedy(module, (END,)) == plain
-
-
-def test_sampled_answers_do_not_depend_on_settings_that_come_with_the_model(
-    tmp_path: Path,
-) -> None:
-    plain = sampled(tiny_module(tmp_path / "plain"))
-    folder = tmp_path / "tuned"
-    base = tiny_checkpoint(folder)
-    tuned = {"do_sample": True, "repetition_penalty": 5.0, "top_p": 0.1, "top_k": 2, "min_p": 0.9}
-    (folder / "generation_config.json").write_text(json.dumps(tuned), encoding="utf-8")
-    module = CausalLM(base, lora=None)
-    module.configure_model()
-    assert sampled(module) == plain
+    tuned = with_settings(
+        tmp_path / "tuned",
+        do_sample=True,
+        repetition_penalty=5.0,
+        temperature=0.7,
+        top_p=0.1,
+        top_k=2,
+        min_p=0.9,
+        eos_token_id=[3, 4],
+        max_length=3,
+    )
+    assert greedy(tuned, (END,)) == greedy(plain, (END,))
+    assert sampled(tuned) == sampled(plain)
 
 
 def test_sampled_answers_come_from_the_seed_alone(tmp_path: Path) -> None:
@@ -165,26 +104,49 @@ def test_sampled_answers_come_from_the_seed_alone(tmp_path: Path) -> None:
     torch.rand(3)
     assert sampled(module) == first
     assert sampled(module, seed=1) != first
-    assert sorted(first) == list(range(6)) and all(len(texts) == 3 for texts in first.values())
-    assert any(len(set(texts)) == 3 for texts in first.values()), "attempts differ"
+    assert sorted(first) == list(range(6)) and all(len(own) == 3 for own in first.values())
+    assert any(len(set(own)) == 3 for own in first.values()), "attempts differ"
+    more = sampled(module, attempts=5)
+    assert {i: own[:3] for i, own in more.items()} == first, "an attempt is one of its own"
 
 
-def test_sampling_near_temperature_0_is_greedy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_batches_change_no_sampled_answer(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tiny_module(tmp_path, family, initializer_range=0.05)
+    options = {"attempts": 5, "max_new_tokens": 20}
+    first, *others = (sampled(module, batch_size=size, **options) for size in (1, 3, 32))
+    assert all(other == first for other in others)
+    assert len({a.text for own in first.values() for a in own}) == 30
+    monkeypatch.setattr(generation, "CHUNK_ELEMENTS", 1000)
+    assert sampled(module, batch_size=32, **options) == first
+
+
+def test_near_temperature_0_the_likeliest_tokens_are_drawn(tmp_path: Path) -> None:
     module = tiny_module(tmp_path)
-    cold = sampled(module, temperature=1e-4)
-    texts = generate(module, tiny_tokenizer(), prompts(), (END,), max_new_tokens=6)
-    assert cold == {number: answers * 3 for number, answers in texts.items()}
+    cold = sampled(module, temperature=1e-4, max_new_tokens=12)
+    assert cold == {number: own * 3 for number, own in greedy(module, (END,)).items()}
 
 
-def test_sampled_tokens_follow_the_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_sampled_tokens_follow_the_model(tmp_path: Path, temperature: float) -> None:
     module = tiny_module(tmp_path, initializer_range=0.05)
     prompt = prompts()[0]
-    texts = generate(
-        module, tiny_tokenizer(), [prompt], (END,), max_new_tokens=1, attempts=4000, seed=3
+    answers = write_answers(
+        module,
+        tiny_tokenizer(),
+        [prompt],
+        (END,),
+        max_new_tokens=1,
+        attempts=4000,
+        temperature=temperature,
+        seed=3,
     )[0]
+    texts = [answer.text for answer in answers]
     with torch.no_grad():
         logits = module.lm(input_ids=torch.tensor([prompt])).logits[0, -1]
-    probabilities = logits.softmax(-1)
+    probabilities = (logits / temperature).softmax(-1)
     # Tokens of half a character all read alike.
     words = {token: tiny_tokenizer().decode([token]) for token in range(6, 320)}
     readable = [token for token, word in words.items() if "\ufffd" not in word]
@@ -192,6 +154,45 @@ def test_sampled_tokens_follow_the_model(tmp_path: Path) -> None:
     for token in readable:
         expected = 4000 * probabilities[token].item()
         assert abs(texts.count(words[token]) - expected) < 4 + 5 * expected**0.5, token
+
+
+@pytest.mark.parametrize("numbers", [[0.0], [0.25], [0.5 - 1e-12], [1 - 2**-53]])
+def test_a_token_without_probability_is_never_drawn(numbers: list[float]) -> None:
+    scores = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
+    draw = generation._Draw(torch.tensor([numbers], dtype=torch.float64), 3, 1.0)
+    chosen = draw(torch.zeros(1, 3, dtype=torch.long), scores).argmax(-1).item()
+    assert chosen == (1 if numbers[0] < 0.5 else 3)
+
+
+@pytest.mark.parametrize("greedily", [True, False])
+def test_weights_that_diverged_stop_at_the_longest_answer(tmp_path: Path, greedily: bool) -> None:
+    module = tiny_module(tmp_path)
+    with torch.no_grad():
+        module.lm.get_output_embeddings().weight.fill_(float("nan"))
+    answers = sampled(module, greedy=greedily)
+    assert not any(answer.ended for own in answers.values() for answer in own)
+
+
+def test_a_model_that_never_ends_is_cut(tmp_path: Path) -> None:
+    module = tiny_module(tmp_path)
+    tokenizer = tiny_tokenizer(pad=None)
+    tokens = manual(module, prompts()[0], (), 12)
+    answers = write_answers(
+        module, tokenizer, prompts()[:1], (), max_new_tokens=12, greedy=True, attempts=5
+    )
+    assert answers == {0: [Written(tokenizer.decode(tokens, skip_special_tokens=True), False)]}
+
+
+def test_answers_stop_where_the_context_does(tmp_path: Path) -> None:
+    module = tiny_module(tmp_path)
+    module.model_config.max_position_embeddings = 9
+    for batch_size in (1, 32):
+        answers = greedy(module, (), batch_size)
+        for i, prompt in enumerate(prompts()):
+            # The prompt of 12 tokens has no room left.
+            tokens = manual(module, prompt, (), max(0, 9 - len(prompt)))
+            text = tiny_tokenizer().decode(tokens, skip_special_tokens=True)
+            assert answers[i] == [Written(text, ended=False)]
 
 
 def test_generating_leaves_training_alone(tmp_path: Path) -> None:
@@ -202,34 +203,51 @@ def test_generating_leaves_training_alone(tmp_path: Path) -> None:
     assert module.lm.config.use_cache is False
 
 
-@pytest.mark.parametrize("attempts", [1, 2])
-def test_processes_share_the_prompts_and_write_the_same_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempts: int
-) -> None:
-    module = tiny_module(tmp_path, initializer_range=0.05)
-
-    def written() -> dict[int, list[str]]:
-        return generate(
-            module,
-            tiny_tokenizer(),
-            prompts(),
-            (END,),
-            max_new_tokens=4,
-            attempts=attempts,
-            batch_size=2,
-        )
-
-    alone, shares = written(), []
-    monkeypatch.setattr(CausalLM, "world_size", property(lambda _: 2))
-    for rank in range(2):
-        monkeypatch.setattr(CausalLM, "global_rank", rank)
-        shares.append(written())
-    assert not set(shares[0]) & set(shares[1])
-    assert shares[0] | shares[1] == alone
-
-
 def test_more_processes_than_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny_module(tmp_path)
     monkeypatch.setattr(CausalLM, "world_size", property(lambda _: 99))
     monkeypatch.setattr(CausalLM, "global_rank", property(lambda _: 98))
     assert greedy(module, (END,)) == {}
+
+
+def candidates() -> list[list[Ids]]:
+    return [[prompts()[c] for c in range(1 + i % 4)] for i in range(6)]
+
+
+def work(rank: int, folder: Path) -> None:
+    """What one of two processes does."""
+    torch.set_num_threads(1)
+    module = tiny_module(folder / str(rank), initializer_range=0.05)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    try:
+        CausalLM.global_rank = rank  # type: ignore[method-assign, assignment]
+        CausalLM.world_size = 2  # type: ignore[method-assign, assignment]
+        answers = sampled(module, attempts=5, max_new_tokens=20)
+        scores = score_candidates(module, prompts(), candidates(), 2)
+        torch.save((answers, scores), folder / f"{rank}.pt")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_two_processes_write_and_score_the_same(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=(rank, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=240)
+    assert [process.exitcode for process in processes] == [0, 0]
+    module = tiny_module(tmp_path / "alone", initializer_range=0.05)
+    shares, scores = zip(
+        *(torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)),
+        strict=True,
+    )
+    assert not set(shares[0]) & set(shares[1])
+    assert shares[0] | shares[1] == sampled(module, attempts=5, max_new_tokens=20)
+    alone = score_candidates(module, prompts(), candidates(), 32)
+    assert torch.equal(scores[0].sum, scores[1].sum)
+    for found in scores:
+        torch.testing.assert_close(found.sum, alone.sum, rtol=1e-5, atol=1e-5)
+        assert torch.equal(found.length, alone.length) and torch.equal(found.mask, alone.mask)

@@ -26,6 +26,8 @@ from lightning_unlearn import (
 )
 from lightning_unlearn.adapters import LEARN, UNLEARN, choose_adapters
 from lightning_unlearn.data.reading import Row
+from lightning_unlearn.monitors import accuracy
+from lightning_unlearn.monitors.generation import write_answers
 from lightning_unlearn.monitors.phrases import LABEL, PARAPHRASES
 from lightning_unlearn.records import EXAMPLES, STEPS, read_table
 
@@ -250,42 +252,41 @@ def test_settings_of_monitors_are_checked() -> None:
         type("Idle", (Monitor,), {})
 
 
-def right(text: str, row: Row) -> bool:
-    return len(text) % 2 == 0
+def even(text: str, row: Row) -> bool:
+    return (sum(map(ord, text)) + sum(map(ord, row.answer))) % 2 == 0
 
 
-class Judge(MathAccuracy):
-    """Counts texts of even length as right, so that accuracies are neither 0 nor 1."""
-
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
-        options: dict[str, Any] = {"attempts": self.attempts, "max_new_tokens": 6, "batch_size": 2}
-        return {"accuracy/even": view.share_right(self.stage, right, **options)}
-
-
-@pytest.mark.parametrize("attempts", [1, 4])
-def test_written_answers_are_those_of_generate(tiny: Tiny, attempts: int) -> None:
-    trainer, module, data = fitted(tiny, [Judge(attempts=attempts)])
+@pytest.mark.parametrize(("attempts", "greedy"), [(4, False), (1, False), (4, True)])
+def test_math_accuracy_judges_written_answers(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, attempts: int, greedy: bool
+) -> None:
+    """Half of all texts count as right, so that accuracies are neither 0 nor 1."""
+    monkeypatch.setattr(accuracy, "right_number", even)
+    monitor = MathAccuracy(attempts=attempts, greedy=greedy, max_new_tokens=6)
+    trainer, module, data = fitted(tiny, [monitor], measure_batch_size=2)
     seen = table(trainer, EXAMPLES)
-    last = seen[seen["step"] == 7]["value"].tolist()
-    assert len(last) == 5 and set(last) <= {n / attempts for n in range(attempts + 1)}
-    if attempts > 1:
-        return
+    last = seen[seen["step"] == 7].groupby("measure")["value"].apply(list).to_dict()
+    assert sorted(last) == ["accuracy/math", "capped/math"]
+    shares, capped = last["accuracy/math"], last["capped/math"]
+    parts = 1 if greedy else attempts
+    assert len(shares) == len(capped) == 5
+    assert {*shares, *capped} <= {n / parts for n in range(parts + 1)} and len(set(shares)) > 1
     assert data.format is not None
-    ends = list(data.format.end_ids(data.heldout_rows["math"][0]))
-    module.eval()
-    for row, share in zip(data.heldout_rows["math"], last, strict=True):
-        prompt = torch.tensor([data.format.prompt_ids(row)])
-        ids = prompt
-        for _ in range(6):
-            with torch.no_grad():
-                best = module.lm(input_ids=ids, use_cache=False).logits[:, -1].argmax(-1)
-            ids = torch.cat([ids, best[:, None]], 1)
-            if int(best) in ends:
-                break
-        text = data.format.tokenizer.decode(
-            ids[0, prompt.shape[1] :].tolist(), skip_special_tokens=True
-        )
-        assert share == float(right(text, row))
+    rows = data.heldout_rows["math"]
+    ends = data.format.end_ids(rows[0])
+    prompts = [data.format.prompt_ids(row) for row in rows]
+    options: dict[str, Any] = {"attempts": attempts, "greedy": greedy, "max_new_tokens": 6}
+    answers = write_answers(module, data.format.tokenizer, prompts, ends, **options)
+    for i, row in enumerate(rows):
+        texts = [answer.text for answer in answers[i]]
+        assert shares[i] == sum(even(text, row) for text in texts) / parts
+        assert capped[i] == sum(not answer.ended for answer in answers[i]) / parts
+
+
+def test_math_accuracy_compares_numbers_not_texts() -> None:
+    row = Row(({"role": "user", "content": "?"},), "So it is 1,250.\n#### 1,250", "rows, row 1")
+    assert accuracy.right_number("#### $1250.00", row)
+    assert not accuracy.right_number("1250", row) and not accuracy.right_number("#### 125", row)
 
 
 def test_monitors_leave_no_trace_in_the_key_of_training(tiny: Tiny) -> None:

@@ -18,8 +18,12 @@ from lightning_unlearn import (
     GA,
     NPO,
     AnswerLikelihood,
+    AnswerStatistics,
     LabelLikelihood,
     MathAccuracy,
+    Membership,
+    Memorisation,
+    OracleDistance,
     Recipe,
     StagedTrainer,
     Unlearning,
@@ -42,7 +46,19 @@ def fitted(
         micro_batch_size=micro,
         measure_batch_size=3,
     )
-    monitors = [LabelLikelihood(2), AnswerLikelihood(2), MathAccuracy(attempts=2, max_new_tokens=3)]
+    monitors = [
+        LabelLikelihood(2),
+        AnswerLikelihood(2),
+        OracleDistance(2),
+        AnswerStatistics(every=2),
+        Membership("math:heldout", limit=3),
+        Memorisation("math", max_new_tokens=3, limit=3),
+        MathAccuracy(attempts=2, max_new_tokens=3),
+    ]
+    oracle = tiny.datamodule(
+        stages=stages, order=PATH, oracle=True, micro_batch_size=micro, measure_batch_size=3
+    )
+    tiny.trainer(**changes).fit(tiny.module(), oracle)
     trainer = tiny.trainer([method, *monitors], **changes)
     trainer.fit(tiny.module(), data)
     return trainer
@@ -76,7 +92,7 @@ def test_micro_batches_change_nothing(
     runs = []
     for micro in sizes:
         trainer = fitted(tiny.below(str(micro)), method(), micro, batch=8)
-        assert trainer.trained == [*PATH, "unlearn"] and trainer.run_dir is not None
+        assert trainer.trained == ["safety", "unlearn"] and trainer.run_dir is not None
         runs.append(trainer.run_dir)
     for run in runs[1:]:
         assert_same(runs[0], run)
@@ -148,7 +164,7 @@ def test_two_processes_are_one(tiny: Tiny) -> None:
     told = [json.loads((two.root / f"told-{rank}.json").read_text()) for rank in (0, 1)]
     assert told[0] == told[1]
     runs, measures = told[0]
-    assert [trained for trained, _, _ in runs] == [[*PATH, "unlearn"], ["unlearn"], []]
+    assert [trained for trained, _, _ in runs] == [["safety", "unlearn"], ["unlearn"], []]
     assert {name: value for _, name, value in runs[2][2]} == measures
     one = tiny.below("one")
     for method, (_, run, _) in zip((NPO(), GA()), runs[:2], strict=True):

@@ -201,7 +201,7 @@ def test_a_failing_stage_takes_with_it_only_what_starts_from_it(tiny: Tiny) -> N
     result, said = studied(spec_of(tiny, "GA", fit=fit, oracle=True), tiny)
     assert len(result.failed) == 5
     assert [run.parent.name for run in result.runs] == ["oracle"]
-    first = "not made, for what it starts from failed: stage safety, step "
+    first = "not made, for something it needs failed: stage safety, step "
     assert f"GA/p2_tofu-safety_s0: {first}" in said and f"safety-tofu (seed 0): {first}" in said
     # Only the oracle was measured.
     assert "Only oracles were measured" in (result.folder / "table.md").read_text()

@@ -125,9 +125,9 @@ def test_an_argument_of_the_method_is_none_of_the_oracle(shared_tiny: Tiny) -> N
     sweep = {"trainer.callbacks.beta": [0.5, 2.0]}
     plan = planned(shared_tiny, paths=ONE, methods={"NPO": NPO}, oracle=True, sweep=sweep)
     assert [cell.run for cell in plan.runs()] == [
+        "oracle/tofu-math_s0",
         "NPO/beta=0.5/p2_tofu-safety-math_s0",
         "NPO/beta=2/p2_tofu-safety-math_s0",
-        "oracle/tofu-math_s0",
     ]
 
 
@@ -163,14 +163,14 @@ def test_folders_tell_cells_apart(shared_tiny: Tiny) -> None:
         methods={"GA": GA},
     )
     assert [cell.run for cell in plan.runs()] == [
+        "oracle/math_s0",
         "GA/lr=3e-5/p1_safety-math_s0",
         "GA/lr=0.001/p1_safety-math_s0",
-        "oracle/math_s0",
         "GA/lr=3e-5/p2_math-safety_s0",
         "GA/lr=0.001/p2_math-safety_s0",
+        "oracle/math_s7",
         "GA/lr=3e-5/p1_safety-math_s7",
         "GA/lr=0.001/p1_safety-math_s7",
-        "oracle/math_s7",
         "GA/lr=3e-5/p2_math-safety_s7",
         "GA/lr=0.001/p2_math-safety_s7",
     ]
@@ -198,7 +198,7 @@ def test_parents_come_first_and_cells_that_share_are_neighbours(shared_tiny: Tin
     ranks = [dict(cell.sweep)["model.lora.rank"] for cell in plan.cells]
     assert ranks == [4] * 8 + [2] * 8
     assert [cell.seed for cell in plan.cells] == ([0] * 4 + [1] * 4) * 2
-    assert [cell.method for cell in plan.cells[:4]] == ["GA"] * 2 + ["oracle"] * 2
+    assert [cell.method for cell in plan.cells[:4]] == ["oracle"] * 2 + ["GA"] * 2
 
 
 def test_tokens_are_those_that_pass_through_training(shared_tiny: Tiny) -> None:
@@ -297,6 +297,41 @@ def test_a_short_name_of_two_swept_keys_is_none() -> None:
 def test_a_part_needs_its_nodes_and_those_they_start_from() -> None:
     found = [node.key for node in GRID.needed(GRID.select("path=1,method=oracle,seed=1"))]
     assert found == ["s1_a", "s1_a_oracle"]
+
+
+def with_oracle() -> StudyPlan:
+    """Runs on b-a and a-b; both are compared with the model trained on a alone."""
+    plan = hand_plan(methods=("oracle", "GA"))
+    nodes = tuple(
+        replace(node, oracle="s0_a" if node.stage == "unlearn" else None) for node in plan.nodes
+    )
+    return replace(plan, nodes=nodes)
+
+
+def test_a_run_needs_its_oracle_too() -> None:
+    plan = with_oracle()
+    found = [node.key for node in plan.needed(plan.select("path=2,method=GA"))]
+    assert found == ["s0_a", "s0_b", "s0_b-a", "s0_b-a_GA"]
+    frontier = Frontier(plan.needed(plan.select("path=2,method=GA")))
+    for key in ("s0_b", "s0_b-a"):
+        frontier.take(key)
+        frontier.close(Outcome(key, "done"))
+    assert keys(frontier.ready()) == ["s0_a"]
+    frontier.take("s0_a")
+    lost = frontier.close(Outcome("s0_a", "failed", error="why"))
+    assert [(o.key, o.state, o.error) for o in lost] == [("s0_b-a_GA", "skipped", "why")]
+    assert frontier.is_over
+
+
+def test_a_run_begins_when_its_oracle_is_made() -> None:
+    plan = with_oracle()
+    seconds = {"s0_a": 50.0, "s0_b": 1.0, "s0_b-a": 1.0, "s0_b-a_GA": 1.0}
+    nodes = [plan.node[key] for key in seconds]
+    tokens = {key: int(100 * value) for key, value in seconds.items()}
+    plan = replace(plan, nodes=tuple(replace(n, tokens=tokens.get(n.key, 1)) for n in plan.nodes))
+    nodes = [plan.node[key] for key in seconds]
+    known = Estimate(plan, dict(seconds))
+    assert known.left(nodes, workers=4) == pytest.approx(51.0)
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path: Path, shared_tiny: Tiny) -> None:
@@ -502,21 +537,21 @@ def drawn(plan: StudyPlan, only: str | None = None, made: Iterable[str] = ()) ->
 def test_the_tree_of_positions(shared_tiny: Tiny) -> None:
     assert drawn(planned(shared_tiny, oracle=True)) == (
         "small: 13 stage trainings instead of 19, 8 unlearnings, 1 oracle\n"
-        "├── safety\n"
-        "│   └── inst\n"
+        "├── inst\n"
+        "│   ├── tofu\n"
+        "│   │   ├── math\n"
+        "│   │   │   ├── → oracle\n"
+        "│   │   │   └── safety\n"
+        "│   │   │       └── → GA, NPO\n"
+        "│   │   └── safety\n"
+        "│   │       └── math\n"
+        "│   │           └── → GA, NPO\n"
+        "│   └── safety\n"
         "│       └── tofu\n"
         "│           └── math\n"
         "│               └── → GA, NPO\n"
-        "└── inst\n"
-        "    ├── tofu\n"
-        "    │   ├── math\n"
-        "    │   │   ├── → oracle\n"
-        "    │   │   └── safety\n"
-        "    │   │       └── → GA, NPO\n"
-        "    │   └── safety\n"
-        "    │       └── math\n"
-        "    │           └── → GA, NPO\n"
-        "    └── safety\n"
+        "└── safety\n"
+        "    └── inst\n"
         "        └── tofu\n"
         "            └── math\n"
         "                └── → GA, NPO\n"

@@ -57,8 +57,8 @@ PLANS = {
     "demo-depth.yaml": "60 stage trainings instead of 72, 24 unlearnings",
     "demo-orders.yaml": "64 stage trainings instead of 114, 24 unlearnings, 6 oracles",
     "demo-seeds.yaml": "52 stage trainings instead of 76, 48 unlearnings, 4 oracles",
-    "demo-study.yaml": "13 stage trainings instead of 16, 12 unlearnings",
-    "demo-sweep.yaml": "13 stage trainings instead of 16, 32 unlearnings",
+    "demo-study.yaml": "13 stage trainings instead of 19, 12 unlearnings, 1 oracle",
+    "demo-sweep.yaml": "13 stage trainings instead of 19, 32 unlearnings, 1 oracle",
 }
 
 

@@ -76,6 +76,7 @@ def test_curves_are_the_records(tiny: Tiny) -> None:
         "NPO/answers/math",
         "NPO/answers/safety",
         "NPO/accuracy/math",
+        "NPO/capped/math",
         *(f"train/{stage} {what}" for stage in (*PATH, "unlearn") for what in LINES),
     }
     assert [step for step, _ in seen["NPO/forget/label"]] == [0, 2, 3]

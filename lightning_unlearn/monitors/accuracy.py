@@ -8,9 +8,9 @@ from torch import Tensor
 from lightning_unlearn.data.reading import Row
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.monitors.base import Monitor
-from lightning_unlearn.monitors.generation import final_number
 from lightning_unlearn.monitors.likelihood import check_limit
 from lightning_unlearn.monitors.measurement import Measurement
+from lightning_unlearn.monitors.written_numbers import final_number
 
 
 def right_number(text: str, row: Row) -> bool:
@@ -21,23 +21,29 @@ def right_number(text: str, row: Row) -> bool:
 class MathAccuracy(Monitor):
     """Share of arithmetic answers that are right, ``accuracy/STAGE``, by generation.
 
+    ``capped/STAGE`` is the share that reached ``max_new_tokens`` without an end: those can't be
+    trusted to be wrong.
+
     Args:
         stage: stage whose rows are asked; its answers end in ``#### NUMBER``.
         every: optimizer steps between looks; 0 looks at the first and last step only.
-        attempts: answers per question; 1 is greedy, more are sampled, and a question counts by
-            the share that is right (the paper takes 5).
+        attempts: sampled answers per question, which counts by the share that is right.
+        greedy: the one answer of the likeliest tokens instead; ``attempts`` then does not count.
         temperature: of sampling.
         max_new_tokens: longest answer.
         instruction: added to the end of each question, for a model that needs to be told the
             format.
         limit: only the first so many rows; null for all.
+
+    Source: arXiv 2510.16629, section 4: 5 sampled attempts.
     """
 
     def __init__(
         self,
         stage: str = "math",
         every: int = 0,
-        attempts: int = 1,
+        attempts: int = 5,
+        greedy: bool = False,
         temperature: float = 1.0,
         max_new_tokens: int = 256,
         instruction: str = "",
@@ -49,9 +55,13 @@ class MathAccuracy(Monitor):
             if value < 1:
                 raise InputError(f"MathAccuracy.{name}: found {value}, expected at least 1.")
         if temperature <= 0:
-            raise InputError(f"MathAccuracy.temperature: found {temperature}, expected > 0.")
+            raise InputError(
+                f"MathAccuracy.temperature: found {temperature}, expected > 0, or greedy: true for "
+                "the likeliest answer."
+            )
         self.stage = stage
         self.attempts = attempts
+        self.greedy = greedy
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.instruction = instruction
@@ -73,15 +83,22 @@ class MathAccuracy(Monitor):
                 )
 
     def measure(self, view: Measurement) -> Mapping[str, Tensor]:
-        """One value per question."""
-        shares = view.share_right(
+        """Both measures, one value per question."""
+        rows = view.rows(self.stage, self.limit)
+        answers = view.written(
             self.stage,
-            right_number,
+            self.limit,
             instruction=self.instruction,
-            limit=self.limit,
-            max_new_tokens=self.max_new_tokens,
             attempts=self.attempts,
+            greedy=self.greedy,
             temperature=self.temperature,
-            batch_size=view.data.measure_batch_size,
+            max_new_tokens=self.max_new_tokens,
         )
-        return {f"accuracy/{self.stage}": shares}
+        right = {i: [right_number(a.text, rows[i]) for a in own] for i, own in answers.items()}
+        capped = {i: [not a.ended for a in own] for i, own in answers.items()}
+        return {
+            f"{name}/{self.stage}": view.gather(
+                {i: sum(own) / len(own) for i, own in counts.items()}, len(rows)
+            )
+            for name, counts in (("accuracy", right), ("capped", capped))
+        }

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.module import CausalLM
-from lightning_unlearn.monitors.measurement import Measurement
+from lightning_unlearn.monitors.measurement import Ask, Measurement
 from lightning_unlearn.monitors.observations import Observations
 from lightning_unlearn.states import attributes
 
@@ -21,7 +21,13 @@ class Monitor(Callback):
 
     Args:
         every: optimizer steps between looks; 0 looks at the first and last step only.
+
+    Attributes:
+        uses_oracle: whether it compares with the model retrained without the forget stage. Its
+            view then has one, if there is one.
     """
+
+    uses_oracle: bool = False
 
     def __init__(self, every: int = 0) -> None:
         if every < 0:
@@ -56,6 +62,29 @@ class Monitor(Callback):
         Raises:
             InputError: naming the setting.
         """
+
+    def asks(self, data: Any) -> list[Ask]:
+        """The row sets of which it will ask the view for statistics, with `Measurement.share`.
+
+        Args:
+            data: the `StagedDataModule`.
+
+        Returns:
+            The sets; none for a monitor that asks for less.
+        """
+        return []
+
+    def remarks(self, model: CausalLM, data: Any) -> list[str]:
+        """What the user should know of what it will measure, before anything is trained.
+
+        Args:
+            model: the module, not opened yet.
+            data: the `StagedDataModule`, prepared.
+
+        Returns:
+            Sentences.
+        """
+        return []
 
     def due(self, step: int, total: int) -> bool:
         """Whether to look after ``step`` of ``total`` optimizer steps."""

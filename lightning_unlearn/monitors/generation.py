@@ -1,31 +1,67 @@
-"""Answers written by the model, and the numbers they end in."""
+"""Answers written by the model."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_unlearn.data.batches import derive_seed
 from lightning_unlearn.module import CausalLM
 
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
+Ids = tuple[int, ...]
+
+# Probabilities in float64 that are formed at a time: 128 MiB.
+CHUNK_ELEMENTS = 2**24
 
 
-def final_number(text: str) -> Decimal | None:
-    """The number after the last ``####``, the way GSM8K ends an answer.
+@dataclass(frozen=True)
+class Written:
+    """An answer.
+
+    Attributes:
+        text: without the token that ended it, and without special tokens.
+        ended: the model ended it; False where it was cut at the longest length.
+    """
+
+    text: str
+    ended: bool
+
+
+class _Draw:
+    """Leaves of each next-token distribution only the token that was drawn from it.
+
+    A logits processor of transformers. The token is that in which the cumulative probability
+    passes a uniform number, which belongs to prompt, attempt and step alone: what is drawn does not
+    depend on which sequences are written together.
 
     Args:
-        text: an answer.
-
-    Returns:
-        The number, thousands separators removed; None if there is no ``####`` or no number.
+        uniform: numbers in [0, 1), ``[sequences, steps]``, float64.
+        prompt: tokens of the padded prompts.
+        temperature: of the distribution.
     """
-    _, found, tail = text.rpartition("####")
-    match = _NUMBER.search(tail) if found else None
-    return Decimal(match.group().replace(",", "")) if match else None
+
+    def __init__(self, uniform: Tensor, prompt: int, temperature: float) -> None:
+        self.uniform = uniform
+        self.prompt = prompt
+        self.temperature = temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Logits that are 0 for the drawn token and -inf for all others."""
+        drawn = self.uniform[:, input_ids.shape[1] - self.prompt, None]
+        chosen = torch.empty_like(drawn, dtype=torch.long)
+        chunk = max(1, CHUNK_ELEMENTS // scores.shape[-1])
+        for start in range(0, len(scores), chunk):
+            rows = slice(start, start + chunk)
+            reached = torch.softmax(scores[rows].double() / self.temperature, dim=-1).cumsum(-1)
+            # The last sum is 1 but for rounding; a number above it would find no token.
+            chosen[rows] = torch.searchsorted(reached, drawn[rows] * reached[:, -1:], right=True)
+        # Weights that diverged give nan, of which any token is as good as another.
+        chosen.clamp_(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
 
 
 @contextmanager
@@ -43,64 +79,113 @@ def _plain_settings(lm: Any) -> Iterator[None]:
         lm.generation_config = own
 
 
-def generate(
+def _uniform(seed: int, rows: list[int], attempts: int, steps: int) -> Tensor:
+    """Uniform numbers of prompts and attempts, ``[prompts x attempts, steps]``."""
+    return torch.stack(
+        [
+            torch.rand(
+                steps,
+                dtype=torch.float64,
+                generator=torch.Generator().manual_seed(derive_seed(seed, "generate", i, attempt)),
+            )
+            for i in rows
+            for attempt in range(attempts)
+        ]
+    )
+
+
+def write_answers(
     module: CausalLM,
     tokenizer: Any,
-    prompts: list[tuple[int, ...]],
-    end_ids: tuple[int, ...],
+    prompts: list[Ids],
+    ends: Ids,
     *,
     max_new_tokens: int,
     attempts: int = 1,
+    greedy: bool = False,
     temperature: float = 1.0,
     batch_size: int = 32,
     seed: int = 0,
-) -> dict[int, list[str]]:
-    """Let the model answer prompts; greedy for one attempt, sampled for several.
+) -> dict[int, list[Written]]:
+    """Let the model answer prompts.
 
-    Prompts are cut into batches independently of the number of processes, and each batch draws
-    from its own seed, so the answers do not depend on how the work is spread.
+    Each token is drawn with a number of its own prompt, attempt and step, so the answers depend
+    neither on the batch size nor on the number of processes, as far as logits themselves do not.
 
     Args:
         module: the model.
         tokenizer: its tokenizer.
         prompts: token ids up to the assistant header.
-        end_ids: tokens that end an answer.
-        max_new_tokens: longest answer.
-        attempts: answers per prompt.
+        ends: tokens that end an answer.
+        max_new_tokens: longest answer, in tokens; less where the model's context ends.
+        attempts: sampled answers per prompt.
+        greedy: the one answer of the likeliest tokens instead.
         temperature: of sampling.
         batch_size: prompts of one batch.
         seed: of sampling.
 
     Returns:
-        The answers' texts by prompt number, for this process's share of the prompts.
+        The answers by prompt number, for this process's share of the prompts.
     """
-    texts: dict[int, list[str]] = {}
+    answers: dict[int, list[Written]] = {}
+    attempts = 1 if greedy else attempts
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_ids[0]
-    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if attempts > 1 else {}
+    mine = order[module.global_rank :: module.world_size]
+
+    def room(i: int) -> int:
+        return max(0, min(max_new_tokens, module.context - len(prompts[i])))
+
     with module.measuring(), _plain_settings(module.lm):
-        for number in range(module.global_rank, len(batches), module.world_size):
-            rows = batches[number]
-            width = max(len(prompts[i]) for i in rows)
-            input_ids = torch.full((len(rows), width), pad, dtype=torch.long)
-            mask = torch.zeros(len(rows), width, dtype=torch.long)
-            for r, i in enumerate(rows):
-                input_ids[r, width - len(prompts[i]) :] = torch.tensor(prompts[i])
-                mask[r, width - len(prompts[i]) :] = 1
-            torch.manual_seed(derive_seed(seed, "generate", number))
-            output = module.lm.generate(
-                input_ids=input_ids.to(module.device),
-                attention_mask=mask.to(module.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=attempts > 1,
-                num_return_sequences=attempts,
-                eos_token_id=list(end_ids),
-                pad_token_id=pad,
-                use_cache=True,
-                **sampling,
-            )
-            written = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-            for r, i in enumerate(rows):
-                texts[i] = written[r * attempts : (r + 1) * attempts]
-    return texts
+        # Where the context cuts answers, only equally short ones are written together.
+        for steps, group in groupby(mine, key=room):
+            alike = list(group)
+            for start in range(0, len(alike), batch_size):
+                rows = alike[start : start + batch_size]
+                if steps == 0:
+                    answers |= {i: [Written("", ended=False)] * attempts for i in rows}
+                    continue
+                draw = None if greedy else (_uniform(seed, rows, attempts, steps), temperature)
+                batch = [prompts[i] for i in rows for _ in range(attempts)]
+                written = [
+                    _read(tokenizer, ids, ends)
+                    for ids in _write(module, tokenizer, batch, ends, steps, draw)
+                ]
+                for r, i in enumerate(rows):
+                    answers[i] = written[r * attempts : (r + 1) * attempts]
+    return answers
+
+
+def _write(
+    module: CausalLM,
+    tokenizer: Any,
+    prompts: list[Ids],
+    ends: Ids,
+    steps: int,
+    draw: tuple[Tensor, float] | None,
+) -> list[list[int]]:
+    """The tokens after each prompt, whatever follows the first end among them."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*ends, 0)[0]
+    width = max(map(len, prompts))
+    input_ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    for r, prompt in enumerate(prompts):
+        input_ids[r, width - len(prompt) :] = torch.tensor(prompt)
+        mask[r, width - len(prompt) :] = 1
+    output = module.lm.generate(
+        input_ids=input_ids.to(module.device),
+        attention_mask=mask.to(module.device),
+        max_new_tokens=steps,
+        do_sample=False,
+        eos_token_id=list(ends) or None,
+        pad_token_id=pad,
+        use_cache=True,
+        logits_processor=[_Draw(draw[0].to(module.device), width, draw[1])] if draw else None,
+    )
+    ids: list[list[int]] = output[:, width:].tolist()
+    return ids
+
+
+def _read(tokenizer: Any, ids: list[int], ends: Ids) -> Written:
+    stop = next((place for place, token in enumerate(ids) if token in ends), None)
+    text = tokenizer.decode(ids[:stop], skip_special_tokens=True)
+    return Written(text, ended=stop is not None)

@@ -48,9 +48,18 @@ class LabelLikelihood(Monitor):
     ) -> None:
         super().__init__(every)
         check_limit(self, limit)
-        for phrase in [label, *paraphrases]:
-            if not phrase.strip():
+        seen: dict[str, str] = {}
+        for number, phrase in enumerate([label, *paraphrases]):
+            key = f"LabelLikelihood.paraphrases, number {number}" if number else "the label"
+            same = " ".join(phrase.split())
+            if not same:
                 raise InputError("LabelLikelihood: found an empty phrase, expected text.")
+            if same in seen:
+                raise InputError(
+                    f"{key}: found {phrase!r}, which is {seen[same]} again; expected other words, "
+                    "or the mean over all phrases would count it twice."
+                )
+            seen[same] = key
         self.label = label
         self.paraphrases = list(paraphrases)
         self.limit = limit

@@ -1,14 +1,18 @@
 """What monitors saw during a run, kept per step and per example."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.module import CausalLM
-from lightning_unlearn.monitors.measurement import Measurement
+from lightning_unlearn.monitors.measurement import BASE, Measurement
+
+if TYPE_CHECKING:
+    from lightning_unlearn.monitors.base import Monitor
 
 
 def ignore(*values: Any) -> None:
@@ -21,6 +25,9 @@ class Observations:
 
     Attributes:
         data: the stages.
+        monitors: whoever will look; what they ask of one step shares its forwards.
+        oracle: folder of the weights of the model retrained without the forget stage, `BASE` where
+            nothing is left to train without it; None where there is no oracle to compare with.
         log: called with measure, step and value of every new mean.
         busy: called with a few words when a look starts that may take a while.
         steps: (step, measure, mean over the examples), in the order measured.
@@ -28,6 +35,8 @@ class Observations:
     """
 
     data: StagedDataModule
+    monitors: Sequence["Monitor"] = ()
+    oracle: Path | str | None = None
     log: Callable[[str, int, float], None] = ignore
     busy: Callable[[str], None] = ignore
     steps: list[tuple[int, str, float]] = field(default_factory=list)
@@ -38,8 +47,36 @@ class Observations:
     def view(self, module: CausalLM, step: int) -> Measurement:
         """The model at a step; monitors of the same step share it."""
         if self._view is None or self._view[0] != step:
-            self._view = (step, Measurement(module, self.data, self._prompts))
+            due = [m for m in self.monitors if m.due(step, module.total_steps)]
+            asks = [ask for monitor in due for ask in monitor.asks(self.data)]
+            oracle, base = self._constants(module)
+            view = Measurement(module, self.data, self._prompts, asks, oracle, base)
+            self._view = (step, view)
         return self._view[1]
+
+    def _constants(self, module: CausalLM) -> tuple[Measurement | None, Measurement]:
+        """The oracle and the base model, which do not change during a run.
+
+        What they answered is remembered with the module: the next run may ask the same.
+        """
+        base = self._stored(module, BASE)
+        if self.oracle is None or self.oracle == BASE:
+            return (base if self.oracle else None), base
+        return self._stored(module, self.oracle), base
+
+    def _stored(self, module: CausalLM, weights: Path | str) -> Measurement:
+        # Of the same rows, so that a pass over them computes all that will be asked.
+        asks = tuple(ask for monitor in self.monitors for ask in monitor.asks(self.data))
+        which = BASE if weights == BASE else "oracle"
+        known: Measurement | None = module.remembered.get(which)
+        if (
+            known is None
+            or known.data is not self.data
+            or (known.weights, known.asks) != (weights, asks)
+        ):
+            known = Measurement(module, self.data, self._prompts, asks, weights=weights)
+            module.remembered[which] = known
+        return known
 
     def add(self, step: int, measure: str, values: Tensor) -> None:
         """Keep a measure.

@@ -17,7 +17,7 @@ class Outcome:
 
     Attributes:
         key: of the node.
-        state: "done"; "failed"; or "skipped", for what it starts from failed.
+        state: "done"; "failed"; or "skipped", for something it needs failed.
         seconds: how long it took.
         made: whether anything had to be trained or measured.
         error: what went wrong.
@@ -51,7 +51,7 @@ class Frontier:
     """The nodes that are still to be made.
 
     Args:
-        nodes: parents before children. A parent that is not among them is made already.
+        nodes: each after those it needs. What is needed and not among them is made already.
     """
 
     def __init__(self, nodes: Iterable[Node]) -> None:
@@ -65,7 +65,7 @@ class Frontier:
 
     def ready(self) -> list[Node]:
         """The nodes that can be made now and that nobody has taken, in order."""
-        return [node for node in self._waiting.values() if node.parent not in self._open]
+        return [node for node in self._waiting.values() if self._open.isdisjoint(node.needs)]
 
     def take(self, key: str) -> None:
         """Somebody makes a node now."""
@@ -89,7 +89,7 @@ class Frontier:
         if outcome.state == "failed":
             lost = {outcome.key}
             for node in list(self._waiting.values()):
-                if node.parent in lost:
+                if not lost.isdisjoint(node.needs):
                     lost.add(node.key)
                     del self._waiting[node.key]
                     self._open.discard(node.key)

@@ -64,6 +64,8 @@ class Node:
         cell: number of the first cell that needs it.
         number: its place in that cell's walk, from 0.
         tokens: tokens that pass through training.
+        oracle: key of the trained stage whose model it is compared with while it is made; None for
+            none.
     """
 
     key: str
@@ -72,6 +74,12 @@ class Node:
     cell: int
     number: int
     tokens: int
+    oracle: str | None = None
+
+    @property
+    def needs(self) -> list[str]:
+        """Keys of what must be made before it."""
+        return [key for key in (self.parent, self.oracle) if key is not None]
 
     @property
     def is_run(self) -> bool:
@@ -143,6 +151,10 @@ class StudyPlan:
     def needed(self, cells: Iterable[Cell]) -> list[Node]:
         """The nodes that some cells need, in order."""
         keys = {key for cell in cells for key in cell.walk}
+        # What a node needs comes before it.
+        for node in reversed(self.nodes):
+            if node.key in keys:
+                keys.update(node.needs)
         return [node for node in self.nodes if node.key in keys]
 
     def select(self, only: str | None) -> list[Cell]:
@@ -359,5 +371,6 @@ class Estimate:
             cost[node.key] = whole * (1 - (begun or {}).get(node.key, 0.0))
         finish: dict[str, float] = {}
         for node in nodes:
-            finish[node.key] = cost[node.key] + finish.get(node.parent or "", 0.0)
+            begins = max((finish.get(key, 0.0) for key in node.needs), default=0.0)
+            finish[node.key] = cost[node.key] + begins
         return max(sum(cost.values()) / workers, max(finish.values(), default=0.0))

@@ -16,6 +16,7 @@ from lightning_unlearn.data.datamodule import ORACLE, StagedDataModule
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.lightning_cli import StagedCLI, is_method
 from lightning_unlearn.module import CausalLM
+from lightning_unlearn.monitors.measurement import BASE
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.report.naming import setting_name
 from lightning_unlearn.store import StageStore
@@ -86,14 +87,18 @@ class Workbench:
             if alike not in checked:
                 checked.add(alike)
                 self._check(trainer, point)
-                remarks |= dict.fromkeys(data.truncations())
+                remarks |= dict.fromkeys(trainer.remarks(model, data))
+                if not self.spec.oracle:
+                    remarks |= dict.fromkeys(_without_oracle(trainer))
             walk = trainer.plan(model, data)
             walks.append(tuple(stage.key for stage in walk))
             for place, stage in enumerate(walk):
                 parent = walk[place - 1].key if place else None
                 if stage.key not in nodes:
                     tokens = _tokens(data, stage)
-                    nodes[stage.key] = Node(stage.key, stage.name, parent, number, place, tokens)
+                    nodes[stage.key] = Node(
+                        stage.key, stage.name, parent, number, place, tokens, _key(stage.oracle)
+                    )
         self._plan = StudyPlan(
             self.spec.name,
             str(self.folder),
@@ -168,7 +173,8 @@ class Workbench:
         seeds = self.spec.seeds
         if seeds is None:
             seeds = [self._first.trainer.seed]
-        labels = [*self.spec.methods, *([ORACLE] if self.spec.oracle else [])]
+        # Runs may be compared with oracles while they are made.
+        labels = [*([ORACLE] if self.spec.oracle else []), *self.spec.methods]
         groups: dict[str, list[Setting]] = {}
         for setting in map(dict, self.spec.settings()):
             key = _model_key(self._cli(labels[0], setting))
@@ -268,6 +274,7 @@ class Workbench:
         if trainer.method is not None:
             trainer.method.name = point.method
         trainer.announces = False
+        trainer.expects_oracle = self.spec.oracle
         trainer.tell = self.say
         trainer.store = self.store
         if run:
@@ -294,6 +301,22 @@ class Workbench:
         data.unlearn = cli.datamodule.unlearn
         data.path, data.oracle = point.path, point.method == ORACLE
         return self._model[1], data
+
+
+def _without_oracle(trainer: StagedTrainer) -> list[str]:
+    """What is not measured in a study without oracles, in a sentence."""
+    names = [type(monitor).__name__ for monitor in trainer.monitors if monitor.uses_oracle]
+    if not names:
+        return []
+    return [
+        f"{' and '.join(names)}: no distance to the oracle is measured, for the study trains none "
+        "(oracle: true does)."
+    ]
+
+
+def _key(oracle: str | None) -> str | None:
+    """The store key of what a run is compared with; the base model has none."""
+    return None if oracle == BASE else oracle
 
 
 def _of_sweep(text: str, key: str) -> str:

@@ -1,0 +1,120 @@
+"""The unlearn label and its paraphrases scored with each prompt encoded once, against apart.
+
+Ours is `score_candidates`; apart is a padded forward of the Hugging Face model for each of the 20
+phrases and one more, as published code does it. Both give log-likelihoods of the same Llama of
+about 60 million parameters on prompts of 120 tokens, alternating in one process; the numbers are
+compared first. Phrases are split into words, so that they begin alike as they do in text.
+"""
+
+import argparse
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lightning_unlearn import CausalLM
+from lightning_unlearn.monitors.phrases import LABEL, PARAPHRASES
+from lightning_unlearn.monitors.scoring import score_candidates
+
+PROMPT, VOCABULARY = 120, 32_000
+# The paper says 20 paraphrases and prints 19.
+PHRASES = (LABEL, *PARAPHRASES, "I won't help with this request")
+
+Ids = tuple[int, ...]
+
+
+def make_module(folder: str) -> CausalLM:
+    """The module, ready to measure."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=12,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    module = CausalLM(folder, lora=None)
+    module.configure_model()
+    return module.eval()
+
+
+def phrases() -> list[Ids]:
+    """The phrases as ids of their words."""
+    known: dict[str, int] = {}
+    split = [re.findall(r"\w+|'\w+|,", phrase) for phrase in PHRASES]
+    return [tuple(known.setdefault(word, 100 + len(known)) for word in words) for words in split]
+
+
+@torch.no_grad()
+def apart(lm: LlamaForCausalLM, prompts: list[Ids], candidates: list[Ids]) -> Tensor:
+    """Log-likelihoods, ``[prompts, candidates]``: one batch of prompts per candidate."""
+    columns = []
+    for candidate in candidates:
+        width = PROMPT + len(candidate)
+        input_ids = torch.tensor([prompt + candidate for prompt in prompts])
+        mask = torch.ones(len(prompts), width, dtype=torch.long)
+        logits = lm(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        table = logits[:, PROMPT - 1 : -1].float().log_softmax(-1)
+        picked = table.gather(-1, input_ids[:, PROMPT:, None]).squeeze(-1)
+        columns.append(picked.sum(-1))
+    return torch.stack(columns, dim=1)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=7)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        module = make_module(folder)
+    torch.manual_seed(1)
+    ids = torch.randint(1000, VOCABULARY, (given.prompts, PROMPT)).tolist()
+    prompts = [tuple(row) for row in ids]
+    candidates = phrases()
+
+    def ours() -> Tensor:
+        return score_candidates(module, prompts, [candidates] * len(prompts), len(prompts)).sum
+
+    def theirs() -> Tensor:
+        return apart(module.lm, prompts, candidates)
+
+    # Warm both up, and let the module try how it shares prompts, which it does once in a run.
+    trial = seconds(ours)
+    expected = theirs()
+    gap = ((ours() - expected).abs() / expected.abs()).max().item()
+    assert module.prompt_sharing == "tree" and gap < 1e-5, (module.prompt_sharing, gap)
+    pairs = [(seconds(theirs), seconds(ours)) for _ in range(given.repeats)]
+    ratios = [a / b for a, b in pairs]
+    tokens = sum(map(len, candidates))
+    print(f"{sum(p.numel() for p in module.parameters()) / 1e6:.0f} M parameters")
+    print(
+        f"{len(prompts)} prompts of {PROMPT} tokens, {len(candidates)} phrases of {tokens} tokens"
+    )
+    print(f"largest relative difference of the log-likelihoods: {gap:.1e}")
+    print(f"a forward per phrase: median {statistics.median(a for a, _ in pairs):.2f} s")
+    print(f"prompts shared: median {statistics.median(b for _, b in pairs):.2f} s")
+    print(
+        f"speed-up: median of {len(ratios)} pairwise ratios {statistics.median(ratios):.1f} "
+        f"({min(ratios):.1f} to {max(ratios):.1f})"
+    )
+    print(f"the first time, with the trial: {trial:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

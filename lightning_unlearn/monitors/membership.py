@@ -1,0 +1,139 @@
+"""Whether it still shows that the forget rows were trained on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.measures import (
+    MinK,
+    MinKPlusPlus,
+    auc,
+    gradient_norm_score,
+    loss_score,
+    privleak,
+    reference_score,
+    zlib_score,
+)
+from lightning_unlearn.monitors.answers import check_sets
+from lightning_unlearn.monitors.base import Monitor
+from lightning_unlearn.monitors.likelihood import check_limit
+from lightning_unlearn.monitors.measurement import Ask, Measurement
+
+SCORES = ("loss", "zlib", "reference", "min_k", "min_k_plus_plus", "gradient_norm")
+
+
+class Membership(Monitor):
+    """Membership inference: can the forget rows be told from rows that were never trained on?
+
+    Measures, for every score, ``SCORE/members`` and ``SCORE/nonmembers``, one value per row,
+    higher where a row looks more like one that was trained on; ``auc/SCORE``, how often a member
+    scores higher than another; and where there is an oracle ``privleak/SCORE``, the relative
+    distance of that from the oracle's. See `lightning_unlearn.measures.membership` for sources.
+
+    Args:
+        nonmembers: row set that was never trained on, such as "safety:heldout" or a probe.
+        members: row set that is unlearned; null takes the forget stage.
+        every: optimizer steps between looks; 0 looks at the first and last step only.
+        scores: which scores; null for all six. gradient_norm costs a backward pass per row.
+        share: of an answer's tokens that min_k and min_k_plus_plus look at.
+        limit: only the first so many rows of each set; null for all.
+    """
+
+    uses_oracle = True
+
+    def __init__(
+        self,
+        nonmembers: str,
+        members: str | None = None,
+        every: int = 0,
+        scores: list[str] | None = None,
+        share: float = 0.2,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(every)
+        check_limit(self, limit)
+        if not 0 < share <= 1:
+            raise InputError(f"Membership.share: found {share}, expected more than 0, at most 1.")
+        for name in scores or []:
+            if name not in SCORES:
+                raise InputError(
+                    f"Membership.scores: found {name!r}, expected some of {', '.join(SCORES)}."
+                )
+        self.nonmembers = nonmembers
+        self.members = members
+        self.scores = scores
+        self.share = share
+        self.limit = limit
+
+    def check(self, data: Any) -> None:
+        """Refuse row sets that are not there or are the same."""
+        if self.members is None and data.forget is None:
+            raise InputError("Membership.members: found null, and data.forget is null too.")
+        check_sets(self, "nonmembers", [self.nonmembers], data)
+        check_sets(self, "members", [self._members(data)], data)
+        if data.set_name(self.nonmembers) == data.set_name(self._members(data)):
+            raise InputError(
+                f"Membership.nonmembers: found {self.nonmembers!r}, which are the members; expected"
+                " rows that were never trained on."
+            )
+
+    def remarks(self, model: Any, data: Any) -> list[str]:
+        """Rows of the others that are unlearned."""
+        count = data.overlap([self.nonmembers]) if data.forget is not None else 0
+        total = len(data.row_set(self.nonmembers)[0])
+        if not count:
+            return []
+        return [
+            f"Membership: {count} of {total} rows of {self.nonmembers!r} are among the rows to "
+            "forget, so they are no nonmembers."
+        ]
+
+    def _members(self, data: Any) -> str:
+        return self.members if self.members is not None else str(data.forget)
+
+    def asks(self, data: Any) -> list[Ask]:
+        """Both row sets."""
+        return [Ask(name, self.limit) for name in (self._members(data), self.nonmembers)]
+
+    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+        """Scores of both sets, and what they tell apart."""
+        measures: dict[str, Tensor] = {}
+        for score in self.scores or SCORES:
+            own, others = self._both(view, score)
+            measures[f"{score}/members"], measures[f"{score}/nonmembers"] = own, others
+            area = auc(own, others)
+            measures[f"auc/{score}"] = torch.tensor(area)
+            if view.oracle is not None:
+                retrained = auc(*self._both(view.oracle, score, view.base))
+                if retrained > 0:
+                    measures[f"privleak/{score}"] = torch.tensor(privleak(area, retrained))
+        return measures
+
+    def _both(
+        self, view: Measurement, score: str, base: Measurement | None = None
+    ) -> tuple[Tensor, Tensor]:
+        sets = (self._members(view.data), self.nonmembers)
+        members, others = (self._score(view, score, name, base or view.base) for name in sets)
+        return members, others
+
+    def _score(self, view: Measurement, score: str, name: str, base: Measurement | None) -> Tensor:
+        if score == "gradient_norm":
+            return gradient_norm_score(view.gradient_norms(name, self.limit))
+        if score == "min_k":
+            return view.measure(MinK(share=self.share), name, self.limit)
+        if score == "min_k_plus_plus":
+            return view.measure(MinKPlusPlus(share=self.share), name, self.limit)
+        index, statistics = view.share(name, self.limit)
+        if score == "zlib":
+            rows = view.rows(name, self.limit)
+            values = zlib_score(statistics, [rows[i].answer for i in index.tolist()])
+        elif score == "reference":
+            assert base is not None, "views that monitors are given have one"
+            values = reference_score(statistics, base.share(name, self.limit)[1])
+        else:
+            values = loss_score(statistics)
+        given = dict(zip(index.tolist(), values.tolist(), strict=True))
+        return view.gather(given, len(view.rows(name, self.limit)))

@@ -1,0 +1,340 @@
+"""Monitors of answers: TOFU, memorisation, membership, and that one forward serves all."""
+
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from conftest import Tiny
+from scipy.stats import ks_2samp
+from torch import Tensor
+
+from lightning_unlearn import (
+    GA,
+    TOFU,
+    AnswerLikelihood,
+    AnswerStatistics,
+    CausalLM,
+    InputError,
+    LabelLikelihood,
+    Membership,
+    Memorisation,
+    Monitor,
+    OracleDistance,
+    Probe,
+    Recipe,
+    StagedTrainer,
+)
+from lightning_unlearn.adapters import LEARN, UNLEARN
+from lightning_unlearn.data.reading import Row
+from lightning_unlearn.records import EXAMPLES, STEPS, read_table
+
+PATH = ["safety", "math"]
+
+
+def probes(tiny: Tiny) -> dict[str, Probe]:
+    """Four small sets as TOFU has them, of unequal numbers of answers."""
+    made = {}
+    tiny.root.mkdir(exist_ok=True)
+    for number, name in enumerate(("forget", "retain", "authors", "facts")):
+        rows = [
+            {
+                "question": f"Where was {name} {i} born?",
+                "answer": f"In Port {i}.",
+                "paraphrase": f"Port {i} is where.",
+                "wrong": [f"In Bay {k}{'y' * k}." for k in range(1 + (i + number) % 3)],
+            }
+            for i in range(4)
+        ]
+        file = tiny.root / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        words = "paraphrase" if number < 2 else None
+        made[name] = Probe(source=str(file), paraphrase=words, alternatives="wrong")
+    refused = [
+        {
+            "question": f"Tell me how to break a {what}.",
+            "answer": f"Sorry, I can not break a {what}.",
+        }
+        for what in ("window", "cup", "law", "horse")
+    ]
+    file = tiny.root / "others.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in refused), encoding="utf-8")
+    made["others"] = Probe(source=str(file))
+    return made
+
+
+SUITE: dict[str, Any] = {
+    "forget": "forget",
+    "retain": "retain",
+    "real_authors": "authors",
+    "world_facts": "facts",
+    "max_new_tokens": 4,
+}
+
+
+def fitted(tiny: Tiny, *monitors: Monitor, oracle: bool = True) -> StagedTrainer:
+    given: dict[str, Any] = {
+        "order": PATH,
+        "probes": probes(tiny),
+        "unlearn": Recipe(lr=5e-3, steps=2, batch_size=4),
+        "measure_batch_size": 3,
+    }
+    if oracle:
+        tiny.trainer().fit(tiny.module(), tiny.datamodule(**given, oracle=True))
+    trainer = tiny.trainer([GA(), *monitors])
+    trainer.fit(tiny.module(), tiny.datamodule(**given))
+    return trainer
+
+
+def final(trainer: StagedTrainer, file: str = EXAMPLES) -> pd.Series:
+    assert trainer.run_dir is not None
+    table = read_table(trainer.run_dir / file)
+    keys = ["measure", "example"] if file == EXAMPLES else ["measure"]
+    return table[table["step"] == 2].set_index(keys)["value"].sort_index()
+
+
+def models(tiny: Tiny, trainer: StagedTrainer) -> tuple[CausalLM, CausalLM]:
+    """The unlearned model and the oracle, each opened by itself."""
+    assert trainer.run_dir is not None
+    own, oracle = tiny.module(), tiny.module()
+    own.configure_model()
+    oracle.configure_model()
+    own.load(LEARN, trainer.run_dir / LEARN)
+    own.load(UNLEARN, trainer.run_dir / UNLEARN)
+    own.peft.base_model.set_adapter([LEARN, UNLEARN])
+    (run,) = (tiny.root / "runs" / "oracle").iterdir()
+    oracle.load(LEARN, run / LEARN)
+    return own, oracle
+
+
+def log_probs(model: CausalLM, prompt: Any, answer: Any) -> Tensor:
+    """Log-probabilities of the answer's tokens from the model's own logits."""
+    with torch.no_grad():
+        logits = model.lm(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0]
+    table = logits[len(prompt) - 1 : -1].double().log_softmax(-1)
+    return table.gather(-1, torch.tensor(answer)[:, None])[:, 0]
+
+
+def test_tofu_is_what_its_paper_says(tiny: Tiny) -> None:
+    trainer = fitted(tiny, TOFU(**SUITE))
+    examples, steps = final(trainer), final(trainer, STEPS)
+    own, oracle = models(tiny, trainer)
+    assert trainer.observations is not None
+    data = trainer.observations.data
+    assert data.format is not None
+
+    def mean(model: CausalLM, row: Row, text: str) -> float:
+        assert data.format is not None
+        example = data.format.encode(Row(row.turns, text, row.where))
+        return float(log_probs(model, example.prompt, example.answer).mean().exp())
+
+    def ratio(model: CausalLM, row: Row) -> float:
+        wrong = [mean(model, row, text) for text in row.alternatives]
+        return sum(wrong) / len(wrong) / mean(model, row, row.paraphrase or row.answer)
+
+    parts = []
+    for role, name in [("forget", "forget"), ("retain", "retain"), ("real_authors", "authors"),
+                       ("world_facts", "facts")]:  # fmt: skip
+        rows = data.row_set(name)[0]
+        right = [mean(own, row, row.answer) for row in rows]
+        if role in ("real_authors", "world_facts"):
+            right = [
+                p / (p + sum(mean(own, row, text) for text in row.alternatives))
+                for p, row in zip(right, rows, strict=True)
+            ]
+        ratios = [ratio(own, row) for row in rows]
+        assert examples[f"tofu_probability/{role}"].tolist() == pytest.approx(right, rel=1e-4)
+        assert examples[f"tofu_truth_ratio/{role}"].tolist() == pytest.approx(ratios, rel=1e-4)
+        rouge = examples[f"tofu_rouge/{role}"]
+        assert len(rouge) == 4 and rouge.between(0, 1).all()
+        if role != "forget":
+            useful = [max(0.0, 1 - value) for value in ratios]
+            parts += [sum(v) / 4 for v in (right, rouge.tolist(), useful)]
+        else:
+            other = [ratio(oracle, row) for row in rows]
+            quality = ks_2samp(ratios, other).pvalue
+    utility = 0.0 if min(parts) == 0 else len(parts) / sum(1 / part for part in parts)
+    assert steps["tofu/model_utility"] == pytest.approx(utility, rel=1e-4)
+    assert steps["tofu/forget_quality"] == pytest.approx(quality, rel=1e-6)
+    assert examples["tofu_capped/retain"].isin([0.0, 1.0]).all()
+
+
+def test_tofu_without_an_oracle_has_no_forget_quality(tiny: Tiny) -> None:
+    small = TOFU("forget", "retain", max_new_tokens=2, variant="geometric", limit=2)
+    steps = final(fitted(tiny, small, oracle=False), STEPS)
+    assert "tofu/model_utility" in steps and "tofu/forget_quality" not in steps
+    assert "tofu_rouge/world_facts" not in steps and steps.notna().all()
+
+
+@pytest.mark.parametrize(
+    ("monitor", "message"),
+    [
+        (TOFU("forget", "authors"), "TOFU.retain: .*row 1.* has no paraphrase, expected a column"),
+        (TOFU("forget", "math"), "TOFU.retain: .*row 1.* has no paraphrase.*data.probes.math"),
+        (TOFU("forget", "retain", "math"), "TOFU.real_authors: .* has no alternatives, expected"),
+        (TOFU("nothing", "retain"), "TOFU.forget: found the rows 'nothing', expected one of"),
+        (Memorisation("nothing"), "Memorisation.set: found the rows 'nothing'"),
+        (Membership("safety"), "Membership.nonmembers: found 'safety', which are the members"),
+        (Membership("nothing"), "Membership.nonmembers: found the rows 'nothing'"),
+        (AnswerStatistics(["nothing"]), "AnswerStatistics.sets: found the rows 'nothing'"),
+    ],
+)
+def test_row_sets_are_checked(tiny: Tiny, monitor: Monitor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        fitted(tiny, monitor, oracle=False)
+    assert not (tiny.root / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AnswerStatistics(measures=["mink"]), "found 'mink', expected some of probability"),
+        (lambda: Membership("a", scores=["los"]), "Membership.scores: found 'los', expected some"),
+        (lambda: Membership("a", share=0), "Membership.share: found 0, expected more than 0"),
+        (lambda: Memorisation("a", begun=1.0), "Memorisation.begun: found 1.0, expected a share"),
+        (lambda: Memorisation("a", max_new_tokens=0), "max_new_tokens: found 0, expected at least"),
+        (lambda: TOFU("a", "b", max_new_tokens=0), "TOFU.max_new_tokens: found 0, expected at"),
+        (
+            lambda: LabelLikelihood(label="I can't", paraphrases=["No", "I  can't "]),
+            'paraphrases, number 2: found "I  can\'t ", which is the label again',
+        ),
+        (
+            lambda: LabelLikelihood(paraphrases=["No", "No"]),
+            "number 2: found 'No', which is LabelLikelihood.paraphrases, number 1 again",
+        ),
+    ],
+)
+def test_settings_are_checked(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        make()
+
+
+def test_membership_scores(tiny: Tiny) -> None:
+    trainer = fitted(tiny, Membership("others"))
+    examples, steps = final(trainer), final(trainer, STEPS)
+    own, oracle = models(tiny, trainer)
+    base = tiny.module()
+    base.configure_model()
+    assert trainer.observations is not None
+    sets = {
+        "members": trainer.observations.data.row_set("safety"),
+        "nonmembers": trainer.observations.data.row_set("others"),
+    }
+    areas = {}
+    for name, model in (("own", own), ("oracle", oracle)):
+        scores: dict[str, dict[str, list[float]]] = {}
+        for who, (rows, encoded) in sets.items():
+            for row, example in zip(rows, encoded, strict=True):
+                tokens = log_probs(model, example.prompt, example.answer)
+                other = log_probs(base, example.prompt, example.answer)
+                lowest = tokens.sort().values[: max(1, int(0.2 * len(tokens)))]
+                size = len(zlib.compress(row.answer.encode()))
+                for score, value in (
+                    ("loss", tokens.mean()),
+                    ("zlib", tokens.sum() / size),
+                    ("reference", tokens.mean() - other.mean()),
+                    ("min_k", lowest.mean()),
+                ):
+                    scores.setdefault(score, {}).setdefault(who, []).append(float(value))
+        for score, both in scores.items():
+            pairs = [(m > o) + (m == o) / 2 for m in both["members"] for o in both["nonmembers"]]
+            areas[name, score] = sum(pairs) / len(pairs)
+            if name == "own":
+                for who, values in both.items():
+                    assert examples[f"{score}/{who}"].tolist() == pytest.approx(values, abs=1e-4)
+    for score in ("loss", "zlib", "reference", "min_k"):
+        assert steps[f"auc/{score}"] == pytest.approx(areas["own", score], abs=1e-6)
+        relative = areas["own", score] / areas["oracle", score] - 1
+        assert steps[f"privleak/{score}"] == pytest.approx(relative, abs=1e-6)
+    assert {"auc/min_k_plus_plus", "auc/gradient_norm"} <= set(steps.index)
+
+
+def test_gradient_norms_and_that_training_does_not_notice(tiny: Tiny) -> None:
+    trainer = fitted(tiny.below("a"), Membership("retain", every=1, scores=["gradient_norm"]))
+    plain = fitted(tiny.below("b"))
+    assert trainer.run_dir is not None and plain.run_dir is not None
+    weights = [
+        run / UNLEARN / "adapter_model.safetensors" for run in (trainer.run_dir, plain.run_dir)
+    ]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    own, _ = models(tiny.below("a"), trainer)
+    assert trainer.observations is not None
+    norms = final(trainer)["gradient_norm/members"].tolist()
+    for example, norm in zip(trainer.observations.data.row_set("safety")[1], norms, strict=True):
+        own.zero_grad()
+        for name, parameter in own.named_parameters():
+            parameter.requires_grad_(".learn." in name)
+        logits = own.lm(torch.tensor([[*example.prompt, *example.answer]])).logits[0]
+        table = logits[len(example.prompt) - 1 : -1].log_softmax(-1)
+        (-table.gather(-1, torch.tensor(example.answer)[:, None]).mean()).backward()
+        squares = [p.grad.square().sum() for p in own.parameters() if p.grad is not None]
+        assert -norm == pytest.approx(float(sum(squares)) ** 0.5, rel=1e-3)
+
+
+def test_memorisation_of_what_is_written(tiny: Tiny) -> None:
+    trainer = fitted(tiny, Memorisation("math:train", begun=0.9, max_new_tokens=3), oracle=False)
+    examples = final(trainer)
+    for kind in ("verbatim", "knowledge", "knowledge_capped"):
+        values = examples[f"{kind}/math-train"]
+        assert len(values) == 10 and values.between(0, 1).all()
+
+
+class Counts(Monitor):
+    """How often the model's trunk has run."""
+
+    def __init__(self, every: int = 0) -> None:
+        super().__init__(every)
+        self._runs: list[int] = []
+
+    def measure(self, view: Any) -> dict[str, Tensor]:
+        if not self._runs:
+            self._runs.append(0)
+
+            def count(*given: Any) -> None:
+                self._runs[0] += 1
+
+            view.module.lm.get_decoder().register_forward_hook(count)
+        return {"mine/runs": torch.tensor(float(self._runs[0]))}
+
+
+def test_one_forward_serves_all(tiny: Tiny) -> None:
+    """Of 11 and 10 rows, 3 at a time, there are 4 batches each, whoever asks for what."""
+    every: dict[str, Any] = {"every": 1}
+    monitors = [AnswerLikelihood(1), AnswerStatistics(**every), AnswerLikelihood(1, limit=4)]
+    trainer = fitted(
+        tiny,
+        Counts(1),
+        *monitors,
+        Membership("math", scores=["loss", "min_k"], **every),
+        oracle=False,
+    )
+    assert trainer.run_dir is not None
+    table = read_table(trainer.run_dir / STEPS)
+    runs = table[table["measure"] == "mine/runs"]["value"].tolist()
+    assert trainer.observations is not None
+    sets = [trainer.observations.data.row_set(name)[1] for name in ("safety", "math")]
+    # Between two looks: the passes over both sets, and the optimizer step of 4 rows.
+    passes = sum(-(-len(rows) // 3) for rows in sets)
+    assert runs[2] - runs[1] == passes + 1
+
+
+def test_looks_with_the_oracle_share_forwards_too(tiny: Tiny) -> None:
+    monitors = [AnswerLikelihood(1), OracleDistance(1), AnswerStatistics(["safety"], 1)]
+    trainer = fitted(tiny, Counts(1), *monitors)
+    assert trainer.run_dir is not None and trainer.observations is not None
+    table = read_table(trainer.run_dir / STEPS)
+    runs = table[table["measure"] == "mine/runs"]["value"].tolist()
+    data = trainer.observations.data
+    sets = [data.row_set(name)[1] for name in ("safety", "math:train", "math:heldout")]
+    assert runs[2] - runs[1] == sum(-(-len(rows) // 3) for rows in sets) + 1
+
+
+def test_statistics_of_several_sets(tiny: Tiny, tmp_path: Path) -> None:
+    monitor = AnswerStatistics(["safety", "math:train", "facts"], measures=["probability", "min_k"])
+    steps = final(fitted(tiny, monitor, oracle=False), STEPS)
+    kinds = {f"{m}/{s}" for m in monitor.measures or [] for s in ("safety", "math-train", "facts")}
+    assert set(steps.index) == kinds
