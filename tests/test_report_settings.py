@@ -181,7 +181,9 @@ def test_recency_counts_settings_before_it_names_them():
         "NPO: the last position is the slowest in 2 of 2 settings.",
         "NPO (lr = 0.0001",
         "NPO (lr = 0.0001",
+        "In all",
     ]
+    assert found[-1].startswith("In all, the last position is the slowest in 3 of 4 cells,")
 
 
 def test_recency_leaves_settings_out_of_the_count_that_show_nothing():
@@ -346,7 +348,15 @@ def test_a_summary_holds_scores_and_findings():
     records = swept()
     found = summarise(records, notes=["GA a-f failed: broken"])
     table = scores(records)
-    assert found.findings == [*recency(table), "GA a-f failed: broken"]
+    assert found.findings[: len(recency(table))] == recency(table)
+    assert found.findings[len(recency(table)) :] == [
+        "Path dependence is left out: with one seed the spread of paths cannot be told from that "
+        "of seeds; give the study several seeds.",
+        "The distance to the oracle (found no measure distance/PROBE) and KLoM (found no "
+        "margin/PROBE per example of runs and their oracles) are left out; to have them, add the "
+        "monitor OracleDistance and set oracle: true in the study.",
+        "GA a-f failed: broken",
+    ]
     assert found.csv == csv(table)
     bullets = "".join(f"- {line}\n" for line in found.findings)
     assert found.markdown == f"{markdown(table)}\n{bullets}"

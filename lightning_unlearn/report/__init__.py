@@ -1,4 +1,4 @@
-"""What the records of a study say: scores, depths, sentences, tables and figures.
+"""What the records of a study say: scores, depths, statistics, sentences, tables and figures.
 
 Works on tidy tables alone: neither torch nor lightning is needed, and pandas, rich and matplotlib
 are imported only by the functions that use them.
@@ -10,10 +10,12 @@ from lightning_unlearn.report.figures import save_figures
 from lightning_unlearn.report.naming import short_names, short_value
 from lightning_unlearn.report.recency import recency
 from lightning_unlearn.report.scores import scores
+from lightning_unlearn.report.sections import Section
 from lightning_unlearn.report.summary import Summary, summarise
 from lightning_unlearn.report.tables import csv, markdown, render
 
 __all__ = [
+    "Section",
     "Summary",
     "csv",
     "depth",

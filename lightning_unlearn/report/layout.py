@@ -1,11 +1,11 @@
-"""Tables of runs as Markdown and for the terminal: paths by position, grouped by method."""
+"""Tables of runs as Markdown and for the terminal, by method and mostly by path."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lightning_unlearn.report.naming import number, setting_name
 from lightning_unlearn.report.reading import RUN, forget_stage, settings_of
@@ -19,13 +19,13 @@ SEVERAL = "Several seeds: mean (lowest to highest)."
 
 @dataclass(frozen=True)
 class Row:
-    """One method, setting and path, all seeds together.
+    """One method, setting and path, or all paths, all seeds together.
 
     Attributes:
         method: its label.
         setting: in words; "" where there is none.
-        position: of the forget stage.
-        path: the stages, joined by "-".
+        position: of the forget stage; 0 for a row of all paths.
+        path: the stages, joined by "-"; "" for a row of all paths.
         seeds: how many.
         cells: the formatted values.
         bold: the cell that stands out, if any.
@@ -48,13 +48,17 @@ class Layout:
         swept: whether the study has sweep keys, so that settings are shown.
         headings: of the cells.
         rows: those of one method and setting follow each other.
-        notes: sentences on how to read it; one on seeds is added where there are several.
+        notes: sentences on how to read it.
+        seeds: one more sentence, for rows of several seeds.
+        by_path: whether rows are of single paths; otherwise neither paths nor seeds are shown.
     """
 
     swept: bool
     headings: Sequence[str]
     rows: Sequence[Row]
     notes: Sequence[str]
+    seeds: str = SEVERAL
+    by_path: bool = True
 
     def markdown(self) -> str:
         """The table and its notes for GitHub, with names escaped, ending in a newline."""
@@ -71,24 +75,28 @@ class Layout:
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return "\n\n".join(filter(None, [table, self._caption()])) + "\n"
 
-    def render(self) -> Table:
+    def render(self, title: str | None = None) -> Table:
         """The table for the terminal, with its notes as caption."""
         from rich import box
         from rich.table import Table
         from rich.text import Text
 
         caption = self._caption()
-        table = Table(box=box.SIMPLE_HEAD, caption=Text(caption) if caption else None)
+        table = Table(title=title, box=box.SIMPLE_HEAD, caption=Text(caption) if caption else None)
+        # A column that may wrap is narrowed first, and then put back to its least width: what must
+        # stay whole is better not to wrap at all.
         identity, alignment, least = self._identity()
-        for name, right, width in zip(identity, alignment, least, strict=True):
-            table.add_column(
-                name, justify="right" if right else "left", overflow="fold", min_width=width
-            )
+        named = list(self._named(str, lambda row: row.path))
+        for place, (name, right, width) in enumerate(zip(identity, alignment, least, strict=True)):
+            whole = width is not None and all(len(texts[place]) <= width for _, texts in named)
+            justify: Literal["left", "right"] = "right" if right else "left"
+            table.add_column(name, justify=justify, overflow="fold", min_width=width, no_wrap=whole)
         for place, heading in enumerate(self.headings):
-            words = [word for row in self.rows for word in row.cells[place].split()]
-            longest = max(map(len, words), default=0)
-            table.add_column(Text(heading), justify="right", min_width=longest)
-        for index, (row, texts) in enumerate(self._named(str, lambda row: row.path)):
+            split = [row.cells[place].split() for row in self.rows]
+            longest = max((len(word) for words in split for word in words), default=0)
+            whole = len(heading) <= longest and all(len(words) < 2 for words in split)
+            table.add_column(Text(heading), justify="right", min_width=longest, no_wrap=whole)
+        for index, (row, texts) in enumerate(named):
             cells = [
                 Text(cell, style="bold" if place == row.bold else "")
                 for place, cell in enumerate(row.cells)
@@ -105,8 +113,9 @@ class Layout:
         if self.swept:
             widest = max((len(row.setting) for row in self.rows), default=0)
             columns.append(("setting", False, min(widest, 24)))
-        columns += [("p", True, None), ("path", False, min(longest, 32))]
-        if self._several():
+        if self.by_path:
+            columns += [("p", True, None), ("path", False, min(longest, 32))]
+        if self.by_path and self._several():
             columns.append(("seeds", True, None))
         names, right, widths = zip(*columns, strict=True)
         return list(names), list(right), list(widths)
@@ -122,14 +131,15 @@ class Layout:
             if self.swept:
                 same = same_method and row.setting == setting
                 texts.append("" if same else shown(row.setting or "n/a"))
-            texts += [str(row.position), path(row)]
-            if self._several():
+            if self.by_path:
+                texts += [str(row.position), path(row)]
+            if self.by_path and self._several():
                 texts.append(str(row.seeds))
             yield row, texts
             method, setting = row.method, row.setting
 
     def _caption(self) -> str:
-        return " ".join([*self.notes, *([SEVERAL] if self._several() else [])])
+        return " ".join([*self.notes, *([self.seeds] if self.seeds and self._several() else [])])
 
     def _several(self) -> bool:
         return any(row.seeds > 1 for row in self.rows)
@@ -179,6 +189,11 @@ def spread(values: pd.Series, signed: bool = False) -> str:
 def names_of_values(table: pd.DataFrame, sweep: Sequence[str]) -> list[str]:
     """The columns that are neither those of `RUN` nor sweep keys."""
     return [str(name) for name in table.columns if name not in (*RUN, *sweep)]
+
+
+def bullets(sentences: Sequence[str]) -> str:
+    """Sentences as a Markdown list; "" where there are none."""
+    return "".join(f"- {line}\n" for line in sentences)
 
 
 def escape(text: str) -> str:

@@ -74,6 +74,19 @@ def number(value: float, signed: bool = False) -> str:
     return text.lstrip("+-") if text.lstrip("+-") == f"{0:.{DECIMALS}f}" else text
 
 
+def short_number(value: float, digits: int = 3) -> str:
+    """`value` with so many significant digits, such as "0.00673", "1961" and "2.1e-5".
+
+    For values of any size, such as distances and rates; "n/a" for NaN.
+    """
+    if math.isnan(value):
+        return "n/a"
+    if 10**digits <= abs(value) < 1e6:
+        return f"{value:.0f}"
+    text = f"{value:.{digits}g}"
+    return re.sub(r"e([+-])0*", lambda found: "e" + found[1].replace("+", ""), text)
+
+
 def listing(parts: Iterable[str]) -> str:
     """ "a, b and c"."""
     *head, tail = parts
@@ -84,3 +97,9 @@ def span(counts: Sequence[int]) -> str:
     """One count, or "2 to 4" where they differ."""
     low, high = min(counts), max(counts)
     return str(low) if low == high else f"{low} to {high}"
+
+
+def short_range(values: Sequence[float]) -> str:
+    """The lowest and the highest value, "0.41 to 5.2"; one of them where they are written alike."""
+    low, high = short_number(min(values)), short_number(max(values))
+    return low if low == high else f"{low} to {high}"

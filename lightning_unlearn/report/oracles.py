@@ -47,10 +47,19 @@ class Oracles:
         """
         closest: dict[int, tuple[int, float]] = {}
         for own_seed, own, value in self._found.get((measure, path, position), []):
-            pairs = zip(own, setting, strict=True)
-            if seed in (None, own_seed) and all(a is None or a == b for a, b in pairs):
-                named = sum(part is not None for part in own)
+            if seed in (None, own_seed) and matches(own, setting):
+                named = named_in(own)
                 if named > closest.get(own_seed, (-1, 0.0))[0]:
                     closest[own_seed] = (named, value)
         values = [value for _, value in closest.values() if not math.isnan(value)]
         return sum(values) / len(values) if values else math.nan
+
+
+def matches(own: Setting, setting: Setting) -> bool:
+    """Whether an oracle with the setting `own` is that of runs with `setting`."""
+    return all(a is None or a == b for a, b in zip(own, setting, strict=True))
+
+
+def named_in(setting: Setting) -> int:
+    """How many of its keys a setting says something about."""
+    return sum(part is not None for part in setting)

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 RUN = ["method", "path", "position", "seed"]
 COLUMNS = ["path", "position", "method", "seed", "stage", "step", "measure", "value"]
-PREFIXES = ("forget/", "answers/", "accuracy/")
+# What scores and depths are of.
+OUTCOMES = ("forget/", "answers/", "accuracy/")
+# What the monitor OracleDistance measures.
+COMPARISONS = ("probes/", "margin/", "distance/", "kl/", "overshoot/")
+PREFIXES = (*OUTCOMES, *COMPARISONS)
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,14 @@ class StudyRecords:
             `forget` (the name of the forget stage), `setting` (the row's place in `settings`) and
             `run` (runs are numbered from 0 in order of first appearance).
         oracles: the models retrained without the forget stage.
+        retrained: their rows, with the columns of `runs` but for `run`.
         sweep: the sweep keys.
         settings: the distinct combinations of sweep values, in order of first appearance.
     """
 
     runs: pd.DataFrame
     oracles: Oracles
+    retrained: pd.DataFrame
     sweep: list[str]
     settings: list[Setting]
 
@@ -77,9 +83,9 @@ def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
         )
     sweep = sweep_keys(records, "stage")
     data = records[[*columns, *sweep]]
+    known = [name for name in data["measure"].unique() if str(name).startswith(PREFIXES)]
+    data = data[data["stage"].isin(["unlearn", "oracle"]) & data["measure"].isin(known)]
     data = data.astype({"path": str, "method": str, "stage": str, "measure": str})
-    data = data[data["stage"].isin(["unlearn", "oracle"])]
-    data = data[data["measure"].str.startswith(PREFIXES)]
     try:
         whole = dict.fromkeys(["position", "seed", "step", *example], int)
         data = data.astype({**whole, "value": float})
@@ -101,9 +107,10 @@ def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
             f"seed {row['seed']}, step {row['step']}: found different values of "
             f"{row['measure']!r}, expected one; pass the {kind} of one study at a time"
         )
-    pairs = list(zip(data["path"], data["position"], strict=True))
-    forget = {pair: forget_stage(*pair, kind) for pair in dict.fromkeys(pairs)}
-    data = data.assign(forget=[forget[pair] for pair in pairs])
+    places = data[["path", "position"]].drop_duplicates().itertuples(index=False, name=None)
+    forget = [forget_stage(path, position, kind) for path, position in places]
+    numbers = data.groupby(["path", "position"], sort=False).ngroup()
+    data = data.assign(forget=numbers.map(dict(enumerate(forget))).astype(str))
     runs = data[data["stage"] == "unlearn"].reset_index(drop=True)
     runs = runs.assign(run=runs.groupby([*RUN, "setting"], sort=False).ngroup())
     oracles = data[data["stage"] == "oracle"]
@@ -113,7 +120,7 @@ def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
         oracles["value"].tolist(),
         strict=True,
     )
-    return StudyRecords(runs, Oracles(rows), sweep, settings)
+    return StudyRecords(runs, Oracles(rows), oracles.reset_index(drop=True), sweep, settings)
 
 
 def forget_stage(path: str, position: int, kind: str = "records") -> str:

@@ -10,15 +10,19 @@ from lightning_unlearn.report.reading import settings_of, sweep_keys
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lightning_unlearn.statistics import Interval
+
 
 def recency(scores: pd.DataFrame) -> list[str]:
     """One sentence per method and setting: which position forgot slowest, and whether it is last.
 
     Slowest means the lowest forget score. A path's score is its mean over seeds, a position's the
     mean over its paths. Positions whose scores print alike count as tied. With several seeds the
-    sentence also counts the seeds in which the same position alone is slowest. Where a method has
-    several settings, a sentence before theirs counts those in which the last position alone is
-    slowest.
+    sentence also counts the seeds in which the same position alone is slowest, and gives the last
+    position less the mean of the others, paired by seed, with Student's 95 % interval over seeds.
+    Where a method has several settings, a sentence before theirs counts those in which the last
+    position alone is slowest. A sentence at the end counts the cells, each of one method, setting
+    and seed, in which it is; where there are several.
 
     Args:
         scores: what `lightning_unlearn.report.scores` returns.
@@ -28,15 +32,52 @@ def recency(scores: pd.DataFrame) -> list[str]:
     """
     sweep = sweep_keys(scores, "forget_score")
     codes, settings = settings_of(scores, sweep)
+    numbered = scores.assign(setting=codes)
+    cells = numbered.groupby(["method", "setting", "seed"], sort=False)
     sentences = []
-    for method, rows in scores.assign(setting=codes).groupby("method", sort=False):
+    for method, rows in numbered.groupby("method", sort=False):
         parts = list(rows.groupby("setting"))
         if len(parts) > 1:
             sentences.append(f"{method}: {_count([part for _, part in parts])}.")
         for code, part in parts:
             name = run_name(method, setting_name(sweep, settings[code]))
             sentences.append(f"{name}: {_finding(part)}.")
-    return sentences
+    return [*sentences, *_cells([part for _, part in cells])]
+
+
+def last_less_others(runs: pd.DataFrame, outcome: str) -> Interval | None:
+    """The recency effect on an outcome: the last position less the mean of the others.
+
+    Args:
+        runs: of one method and setting, with the columns of `lightning_unlearn.report.scores`.
+        outcome: its column.
+
+    Returns:
+        Mean over seeds and interval; None where the last position or the others have no value, or
+        where paths differ in length, so that no one position is the last. A seed in which a path
+        has no value is left out.
+    """
+    from lightning_unlearn.statistics import recency_effect
+
+    known = runs[runs[outcome].notna()]
+    if not _has_last(known):
+        return None
+    wide = known.pivot(index=["position", "path"], columns="seed", values=outcome)
+    # A position would not be the same without one of its paths.
+    positions = wide.groupby("position").agg(lambda values: values.mean(skipna=False))
+    return recency_effect(positions.sort_index().to_numpy(float))
+
+
+def _cells(parts: list[pd.DataFrame]) -> list[str]:
+    """In how many cells the last position is the slowest, as a sentence; none for a single one."""
+    verdicts = [_last_is_slowest(part) for part in parts]
+    known = [verdict for verdict in verdicts if verdict is not None]
+    if len(known) < 2:
+        return []
+    return [
+        f"In all, the last position is the slowest in {sum(known)} of {len(known)} cells, each of "
+        "one method, setting and seed."
+    ]
 
 
 def _count(parts: list[pd.DataFrame]) -> str:
@@ -55,11 +96,17 @@ def _count(parts: list[pd.DataFrame]) -> str:
 def _last_is_slowest(rows: pd.DataFrame) -> bool | None:
     """Whether the last position alone is slowest; None where it has no score, or the only one."""
     known = rows[rows["forget_score"].notna()]
-    lengths = {len(path.split("-")) for path in known["path"]}
-    means = _by_position(known)
-    if len(lengths) != 1 or len(means) < 2 or max(means) not in lengths:
+    if not _has_last(known):
         return None
+    means = _by_position(known)
     return _slowest(means) == [max(means)]
+
+
+def _has_last(known: pd.DataFrame) -> bool:
+    """Whether there is one last position, and another to compare it with."""
+    lengths = {len(path.split("-")) for path in known["path"]}
+    positions = set(known["position"])
+    return len(lengths) == 1 and len(positions) > 1 and max(positions) in lengths
 
 
 def _finding(rows: pd.DataFrame) -> str:
@@ -85,7 +132,9 @@ def _finding(rows: pd.DataFrame) -> str:
     else:
         verb = f"positions {listing(map(str, slowest))} tie as the slowest"
     finding = f"{verb}, with forget scores of {listed} nats per token"
-    return "; ".join([finding, _last(known, means, slowest), *_seeds(known, slowest), *notes])
+    return "; ".join(
+        [finding, _last(known, means, slowest), *_seeds(known, slowest), *_effect(known), *notes]
+    )
 
 
 def _last(known: pd.DataFrame, means: dict[int, float], slowest: list[int]) -> str:
@@ -120,6 +169,18 @@ def _seeds(known: pd.DataFrame, slowest: list[int]) -> list[str]:
         return []
     agreeing = sum(_slowest(means) == slowest for means in each)
     return [f"it is the slowest in {agreeing} of {len(each)} seeds"]
+
+
+def _effect(known: pd.DataFrame) -> list[str]:
+    """The recency effect as a clause; nothing where one seed would have no interval."""
+    effect = last_less_others(known, "forget_score")
+    if effect is None or effect.count < 2:
+        return []
+    mean, low, high = (number(v, signed=True) for v in (effect.mean, effect.low, effect.high))
+    return [
+        f"the last less the mean of the others is {mean} (95 % {low} to {high} over {effect.count} "
+        "seeds)"
+    ]
 
 
 def _notes(known: pd.DataFrame, dropped: int) -> list[str]:

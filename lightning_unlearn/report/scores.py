@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.reading import ends, read_records
+from lightning_unlearn.report.reading import OUTCOMES, ends, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,8 +47,8 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     study = read_records(records)
-    data = study.runs
-    found = data.drop_duplicates("run").set_index("run")
+    data = study.runs[study.runs["measure"].str.startswith(OUTCOMES)]
+    found = study.runs.drop_duplicates("run").set_index("run")
     table = study.identities()
     both = ends(data, ["measure"])
     changes = both["change"].unstack("measure")

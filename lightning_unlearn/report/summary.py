@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lightning_unlearn.report.depth import depth
 from lightning_unlearn.report.depth_tables import depth_layout, findings_of
+from lightning_unlearn.report.layout import bullets
 from lightning_unlearn.report.reading import StudyRecords, read_records
 from lightning_unlearn.report.recency import recency
 from lightning_unlearn.report.scores import scores
@@ -17,28 +18,50 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
+    from lightning_unlearn.report.sections import Section
+
 
 @dataclass(frozen=True)
 class Summary:
     """A study in words and numbers.
 
     Attributes:
-        markdown: table and findings, the latter as a bullet list.
+        markdown: table and findings, the latter as a bullet list; without the sections.
         csv: one row per run at full precision; "" where nothing was unlearned and measured.
         renderable: the table for the terminal, to be printed by rich.
         findings: sentences.
+        sections: further parts, of what the study measured.
     """
 
     markdown: str
     csv: str
     renderable: RenderableType
     findings: list[str]
+    sections: list[Section] = field(default_factory=list)
+
+    @property
+    def page(self) -> str:
+        """Everything there is to read, as Markdown."""
+        parts = [self.markdown, *(section.markdown for section in self.sections)]
+        return "\n".join(filter(None, parts))
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """The CSV of the sections by file name."""
+        return {
+            f"{name}.csv": text
+            for section in self.sections
+            for name, text in section.tables.items()
+        }
 
 
 def summarise(
     records: pd.DataFrame, examples: pd.DataFrame | None = None, notes: Sequence[str] = ()
 ) -> Summary:
     """Scores of a study, or depths where answers were measured but no forget label.
+
+    Statistics over seeds, the distance to the oracle, the divergence between paths and KLoM follow
+    as sections, as far as the study measured what they need; a sentence names what is missing.
 
     Args:
         records: as for `lightning_unlearn.report.scores`; a table without rows needs no columns.
@@ -50,21 +73,25 @@ def summarise(
     """
     from rich.text import Text
 
+    from lightning_unlearn.report.further import further_sections
+
     study = read_records(records) if len(records) else None
     if study is None or study.runs.empty:
         sentence = _nothing(study)
-        text = f"{sentence}\n" + _bullets(notes)
+        text = "\n".join(filter(None, [f"{sentence}\n", bullets(notes)]))
         return Summary(text, "", Text(sentence), list(notes))
+    examples = examples if examples is not None and len(examples) else None
     if has_depths(study):
-        examples = examples if examples is not None and len(examples) else None
         table = depth(records, examples)
         findings, layout = findings_of(table), depth_layout(table)
+        sections, remarks = further_sections(study, records, examples)
     else:
         table = scores(records)
         findings, layout = recency(table), scores_layout(table)
-    findings = [*findings, *notes]
-    text = layout.markdown() + _bullets(findings)
-    return Summary(text, csv(table), layout.render(), findings)
+        sections, remarks = further_sections(study, records, examples, table)
+    findings = [*findings, *remarks, *notes]
+    text = "\n".join(filter(None, [layout.markdown(), bullets(findings)]))
+    return Summary(text, csv(table), layout.render(), findings, sections)
 
 
 def has_depths(study: StudyRecords) -> bool:
@@ -81,7 +108,3 @@ def _nothing(study: StudyRecords | None) -> str:
             "nothing to compare them with."
         )
     return "Nothing was measured, so there is no table."
-
-
-def _bullets(sentences: Sequence[str]) -> str:
-    return "\n" + "".join(f"- {line}\n" for line in sentences) if sentences else ""

@@ -203,7 +203,7 @@ class Study:
             self.console.print(text, highlight=False)
             return
         result.failed[label] = outcome.error
-        why = "not made, for what it starts from failed: " if outcome.state == "skipped" else ""
+        why = "not made, for something it needs failed: " if outcome.state == "skipped" else ""
         self.console.print(f"[red]✗[/] {place}{escape(label)}: {why}{escape(outcome.error)}")
         if outcome.trace:
             self.console.print(escape(outcome.trace), highlight=False)
@@ -227,9 +227,10 @@ class Study:
                 remarks.append(f"{missing} of {len(plan.runs())} runs are missing.")
             examples = records.read_table(folder / records.EXAMPLES)
             summary = report.summarise(steps, examples, remarks)
-            records.write_text(folder / "table.md", summary.markdown)
-            records.write_text(folder / "table.csv", summary.csv)
-            written = ["table.md", "table.csv", records.STEPS, records.EXAMPLES]
+            tables = {"table.md": summary.page, "table.csv": summary.csv}
+            for file, text in {**tables, **summary.tables}.items():
+                records.write_text(folder / file, text)
+            written = [*tables, records.STEPS, records.EXAMPLES, *summary.tables]
             if importlib.util.find_spec("matplotlib") is not None:
                 written += [file.name for file in report.save_figures(steps, folder)]
         except OSError as error:
@@ -241,6 +242,11 @@ class Study:
         out = Console()
         if not out.is_terminal:
             out = Console(width=160)
-        out.print(summary.renderable)
-        for line in [*summary.findings, f"Written to {folder}: {', '.join(written)}"]:
-            out.print(line, highlight=False, markup=False, soft_wrap=True)
+        parts: list[report.Summary | report.Section] = [summary, *summary.sections]
+        for part in parts:
+            if part.renderable is not None:
+                out.print(part.renderable)
+            for line in part.findings:
+                out.print(line, highlight=False, markup=False, soft_wrap=True)
+        text = f"Written to {folder}: {', '.join(written)}"
+        out.print(text, highlight=False, markup=False, soft_wrap=True)

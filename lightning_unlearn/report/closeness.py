@@ -1,0 +1,142 @@
+"""How close runs come to their oracles: the steps that matter and what was measured there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from lightning_unlearn.report.curves import Curves, Place, curves_of, oracles_of_paths
+from lightning_unlearn.report.oracles import Setting
+from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.statistics import (
+    BestSteps,
+    Interval,
+    best_steps,
+    mean_interval,
+    squared_distance,
+)
+
+MEASURES = ("distance", "overshoot", "kl")
+POINTS = ("first", "best", "common", "last")
+OraclePairs = Mapping[tuple[Setting, Place], list[float]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """What was measured at one step of a path.
+
+    Attributes:
+        step: of unlearning.
+        measured: means over seeds, by the names in `MEASURES`; those that have a value.
+    """
+
+    step: int
+    measured: dict[str, Interval]
+
+    def interval(self, measure: str) -> Interval:
+        """The mean of a measure; of nothing where it has no value."""
+        return self.measured.get(measure, mean_interval([]))
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How close the runs of one method and setting come to their oracles on a probe.
+
+    Attributes:
+        distance: the RE distance to the oracle.
+        paths: those with a value, by position.
+        best: of these paths; its steps are places in those of `distance`.
+        points: what was measured at each of `POINTS`, by path; without "common" where no step was
+            measured on all paths.
+    """
+
+    distance: Curves
+    paths: list[Place]
+    best: BestSteps
+    points: list[dict[str, Point]]
+
+    @property
+    def steps(self) -> list[int]:
+        """Each path's best step."""
+        return [self.distance.steps[place] for place in self.best.own]
+
+    @property
+    def common(self) -> int | None:
+        """The best step for all paths."""
+        return None if self.best.common is None else self.distance.steps[self.best.common]
+
+    def regret(self, place: int) -> Interval:
+        """What the common step costs a path; of nothing where there is none."""
+        return self.best.regret[place] if self.best.regret else mean_interval([])
+
+
+def closeness_of(study: StudyRecords, probe: str) -> list[Closeness]:
+    """How close the runs of each method and setting come to their oracles.
+
+    Args:
+        study: the records.
+        probe: its distance/PROBE is compared; overshoot/PROBE and kl/PROBE are taken where they
+            are.
+    """
+    others = {
+        (curves.method, curves.setting, measure): curves
+        for measure in MEASURES
+        for curves in curves_of(study, f"{measure}/{probe}")
+    }
+    found = []
+    for distance in curves_of(study, f"distance/{probe}"):
+        finite = np.isfinite(distance.means)
+        known = [place for place in range(len(distance.paths)) if finite[place].any()]
+        if not known:
+            continue
+        best = best_steps(distance.means[known])
+        own = {m: others.get((distance.method, distance.setting, m)) for m in MEASURES}
+        points = []
+        for place, own_best in zip(known, best.own, strict=True):
+            measured = np.flatnonzero(finite[place].any(axis=0))
+            places = dict(
+                zip(POINTS, (measured[0], own_best, best.common, measured[-1]), strict=True)
+            )
+            points.append(
+                {
+                    point: _point(distance.steps[at], distance.paths[place], own)
+                    for point, at in places.items()
+                    if at is not None
+                }
+            )
+        found.append(Closeness(distance, [distance.paths[k] for k in known], best, points))
+    return found
+
+
+def _point(step: int, path: Place, own: dict[str, Curves | None]) -> Point:
+    every = {m: mean_interval(curves.at(path, step)) for m, curves in own.items() if curves}
+    return Point(step, {m: interval for m, interval in every.items() if interval.count})
+
+
+def between_oracles(examples: StudyRecords, probe: str) -> OraclePairs:
+    """RE distances between the oracles of a path, for each pair of their seeds.
+
+    Two models that both never saw the forget stage are as far apart: less is no difference.
+
+    Args:
+        examples: the examples.
+        probe: its probes/PROBE is compared.
+
+    Returns:
+        (nats per token)^2 by setting and path; those with fewer than two oracles are left out.
+    """
+    measure = f"probes/{probe}"
+    found: dict[tuple[Setting, Place], list[float]] = {}
+    for curves in curves_of(examples, measure):
+        if all((curves.setting, path) in found for path in curves.paths):
+            continue
+        each = oracles_of_paths(examples, measure, curves)
+        for path, models in zip(curves.paths, each, strict=True):
+            pairs = [float(squared_distance(*pair)) for pair in combinations(models, 2)]
+            known = [distance for distance in pairs if np.isfinite(distance)]
+            if known:
+                found[curves.setting, path] = known
+    return found

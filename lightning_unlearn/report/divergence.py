@@ -1,0 +1,87 @@
+"""How far paths are from each other, and how fast they part."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_unlearn.report.curves import Curves, curves_of
+from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.statistics import (
+    Growth,
+    Interval,
+    NoGrowth,
+    exponential_growth,
+    mean_interval,
+    pairwise_distance,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The RE distances between the models of one method and setting.
+
+    Attributes:
+        curves: the log-likelihoods of the examples.
+        pairs: of paths, as places in `curves.paths`.
+        paths: distances between the paths of a pair, of one seed, [pairs, seeds, steps].
+        seed_pairs: of seeds, as places in `curves.seeds`.
+        seeds: distances between the seeds of a pair, on one path, [seed pairs, paths, steps].
+        growth: the fit of each pair and seed, [pairs][seeds].
+    """
+
+    curves: Curves
+    pairs: list[tuple[int, int]]
+    paths: NDArray[np.float64]
+    seed_pairs: list[tuple[int, int]]
+    seeds: NDArray[np.float64]
+    growth: list[list[Growth | NoGrowth]]
+
+    @property
+    def fits(self) -> list[Growth]:
+        """The fits of all pairs and seeds that have one."""
+        return [fit for row in self.growth for fit in row if isinstance(fit, Growth)]
+
+    @property
+    def rate(self) -> Interval:
+        """The mean growth rate over pairs, as a mean over seeds with its interval."""
+        by_seed = zip(*self.growth, strict=True)
+        each = [[fit.rate for fit in fits if isinstance(fit, Growth)] for fits in by_seed]
+        return mean_interval([sum(rates) / len(rates) for rates in each if rates])
+
+
+def divergences(examples: StudyRecords, measure: str) -> list[Divergence]:
+    """Compare the paths, and the seeds, of every method and setting.
+
+    Args:
+        examples: the examples.
+        measure: whose log-likelihoods are compared.
+
+    Returns:
+        In order of first appearance; those without two paths to compare are left out.
+    """
+    found = []
+    for curves in curves_of(examples, measure):
+        if len(curves.paths) < 2:
+            continue
+        paths = pairwise_distance(curves.values)
+        if not np.isfinite(paths).any():
+            continue
+        growth = [[exponential_growth(curves.steps, curve) for curve in pair] for pair in paths]
+        found.append(
+            Divergence(
+                curves,
+                list(itertools.combinations(range(len(curves.paths)), 2)),
+                paths,
+                list(itertools.combinations(range(len(curves.seeds)), 2)),
+                pairwise_distance(curves.values.swapaxes(0, 1)),
+                growth,
+            )
+        )
+    return found

@@ -1,0 +1,146 @@
+"""KLoM, or what takes its place with few models, as tables and as sentences."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from lightning_unlearn.report.klom import Comparison, comparisons
+from lightning_unlearn.report.layout import Layout, Row
+from lightning_unlearn.report.naming import setting_name, short_number, short_range, span
+from lightning_unlearn.report.oracle_distance import FORGET
+from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.sections import Section, csv_of
+from lightning_unlearn.statistics.klom import LEAST_MODELS, NoiseFloor, noise_floor
+
+TITLE = "Distribution over models"
+KLOM_NOTE = (
+    "KLoM at the last step: 95th percentile over examples (mean). N: unlearned models, oracles."
+)
+DIFFERENCE_NOTE = (
+    "Mean difference from the oracles at the last step, in standard deviations of the oracles "
+    "(95 % bootstrap interval over models). N: unlearned models, oracles."
+)
+
+
+def klom_section(examples: StudyRecords) -> Section:
+    """KLoM of every path and probe, or the standardised difference with fewer than ten models.
+
+    klom.csv has a row per probe, method, setting and path: N, the number of models and oracles;
+    KLoM's mean and 95th percentile over examples beside the noise floor of as many models that
+    are as good as oracles; the difference of the means in standard deviations of the oracles,
+    signed and absolute, with interval and with what the absolute one is between equals; and the
+    Wasserstein-1 distance. A field is empty where there are too few models.
+
+    Args:
+        examples: the examples, with margin/PROBE or probes/PROBE of runs and oracles.
+    """
+    found = comparisons(examples)
+    if not found:
+        return Section(TITLE)
+    probes = list(dict.fromkeys(comparison.probe for comparison in found))
+    places: dict[tuple[Any, ...], dict[str, Comparison]] = {}
+    for own in found:
+        key = (own.curves.method, own.curves.setting, own.path)
+        places.setdefault(key, {})[own.probe] = own
+    rows = []
+    for (method, setting, (path, position)), by_probe in places.items():
+        some = next(iter(by_probe.values()))
+        cells = [f"{some.models}, {some.oracles}", *(_cell(by_probe.get(p)) for p in probes)]
+        name = setting_name(some.curves.keys, setting)
+        rows.append(Row(method, name, position, path, 1, cells))
+    counts = sorted({(own.models, own.oracles) for own in found if own.klom is not None})
+    notes = [KLOM_NOTE, *map(_floor_note, counts)] if counts else []
+    if any(own.klom is None for own in found):
+        notes.append(DIFFERENCE_NOTE)
+    layout = Layout(bool(examples.sweep), ["N", *probes], rows, notes)
+    forget = [own for own in found if own.probe == FORGET] or found
+    parts = groupby(forget, lambda own: (own.probe, own.curves.name))
+    findings = [f"{name}: {_finding(list(part))}." for (_, name), part in parts]
+    return Section(TITLE, {"klom": csv_of([_record(own) for own in found])}, layout, findings)
+
+
+@lru_cache
+def _floor(models: int, oracles: int) -> NoiseFloor:
+    return noise_floor(models, oracles)
+
+
+def _floor_note(counts: tuple[int, int]) -> str:
+    floor = _floor(*counts)
+    return (
+        f"Models as good as oracles have {floor.percentile95:.2f} ({floor.mean:.2f}) with N = "
+        f"{counts[0]}, {counts[1]}."
+    )
+
+
+def _cell(own: Comparison | None) -> str:
+    if own is None:
+        return "n/a"
+    if own.klom is not None:
+        return f"{np.percentile(own.klom, 95):.2f} ({own.klom.mean():.2f})"
+    if own.difference is None or np.isnan(own.difference.mean):
+        return "n/a"
+    d = own.difference
+    return f"{d.mean:+.1f} ({d.low:.1f} to {d.high:.1f})"
+
+
+def _record(own: Comparison) -> dict[str, Any]:
+    path, position = own.path
+    difference = own.difference
+    row: dict[str, Any] = {
+        **own.curves.identity,
+        "path": path,
+        "position": position,
+        "probe": own.probe,
+        "measure": own.measure,
+        "step": own.curves.steps[-1],
+        "models": own.models,
+        "oracles": own.oracles,
+        "examples": own.points,
+        "missing": own.dropped,
+        **dict.fromkeys(("klom", "klom_p95", "floor", "floor_p95")),
+        **dict.fromkeys(("difference", "difference_low", "difference_high")),
+        **dict.fromkeys(("absolute", "absolute_floor")),
+        "wasserstein": own.wasserstein.mean(),
+        "wasserstein_p95": np.percentile(own.wasserstein, 95),
+    }
+    if own.klom is not None:
+        floor = _floor(own.models, own.oracles)
+        row |= {"klom": own.klom.mean(), "klom_p95": np.percentile(own.klom, 95)}
+        row |= {"floor": floor.mean, "floor_p95": floor.percentile95}
+    if difference is not None:
+        row |= {"difference": difference.mean, "difference_low": difference.low}
+        row |= {"difference_high": difference.high, "absolute": difference.absolute}
+        row["absolute_floor"] = difference.absolute_floor
+    return row
+
+
+def _finding(paths: list[Comparison]) -> str:
+    """How far the paths of one method and setting are from their oracles on one probe."""
+    some = paths[0]
+    what = "margins" if some.measure.startswith("margin/") else "log-likelihoods"
+    on = f"{what} on {some.probe}"
+    models, oracles = (span([getattr(own, n) for own in paths]) for n in ("models", "oracles"))
+    counts = f"N = {models} unlearned models and {oracles} oracles"
+    if all(own.klom is not None for own in paths):
+        found = [float(np.percentile(own.klom, 95)) for own in paths if own.klom is not None]
+        floor = _floor(some.models, some.oracles).percentile95
+        return (
+            f"at the last step KLoM of {on} has a 95th percentile of {short_range(found)} over the "
+            f"paths, with {counts}; models as good as oracles would have {floor:.2f}"
+        )
+    few = f"KLoM needs {LEAST_MODELS} models of each kind and there are {counts}"
+    known = [own.difference for own in paths if own.difference is not None]
+    absolute = [d.absolute for d in known if np.isfinite(d.absolute)]
+    if not absolute:
+        found = [float(own.wasserstein.mean()) for own in paths]
+        return f"{few}, so only the Wasserstein-1 distance of {on} is given, {short_range(found)}"
+    floor = known[0].absolute_floor
+    expected = f", where {short_number(floor)} is expected of equals" if np.isfinite(floor) else ""
+    return (
+        f"{few}; at the last step {on} are {short_range(absolute)} standard deviations of the "
+        f"oracles from theirs in the absolute mean{expected}"
+    )

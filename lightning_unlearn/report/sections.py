@@ -1,0 +1,73 @@
+"""The parts of a summary, and what two or more of them say alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lightning_unlearn.report.layout import Layout, bullets
+from lightning_unlearn.report.naming import short_number
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from lightning_unlearn.statistics import Interval
+
+
+@dataclass(frozen=True)
+class Section:
+    """A further part of a summary.
+
+    Attributes:
+        title: its heading.
+        tables: CSV by the name of the file without its suffix; one row per value at full
+            precision, a missing value is an empty field.
+        layout: the table for people; None where the files are all there is.
+        findings: sentences.
+    """
+
+    title: str
+    tables: dict[str, str] = field(default_factory=dict)
+    layout: Layout | None = None
+    findings: list[str] = field(default_factory=list)
+
+    @property
+    def markdown(self) -> str:
+        """Heading, table and sentences; "" where there is neither table nor sentence."""
+        if self.layout is None and not self.findings:
+            return ""
+        table = self.layout.markdown() if self.layout is not None else ""
+        return "\n".join(filter(None, [f"## {self.title}\n", table, bullets(self.findings)]))
+
+    @property
+    def renderable(self) -> RenderableType | None:
+        """The table for the terminal."""
+        return self.layout.render(self.title) if self.layout is not None else None
+
+
+def csv_of(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV, columns in the order of their first appearance."""
+    import pandas as pd
+
+    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def ends_of(name: str, interval: Interval) -> dict[str, float]:
+    """The columns of an interval: `name`, "<name>_low" and "<name>_high"."""
+    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def with_half(interval: Interval) -> str:
+    """An interval for a table, "0.412±0.031", or the mean alone; without spaces to break it at."""
+    mean = short_number(interval.mean)
+    return f"{mean}±{short_number(interval.half, 2)}" if interval.count > 1 else mean
+
+
+def with_ends(interval: Interval, unit: str) -> str:
+    """An interval for a sentence, "0.41 nats (95 % 0.38 to 0.44 over 4 seeds)", or the mean."""
+    mean = f"{short_number(interval.mean)} {unit}"
+    if interval.count < 2:
+        return mean
+    low, high = short_number(interval.low), short_number(interval.high)
+    return f"{mean} (95 % {low} to {high} over {interval.count} seeds)"

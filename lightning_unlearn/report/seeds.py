@@ -1,0 +1,48 @@
+"""Every measure's mean over seeds."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from lightning_unlearn.report.reading import sweep_keys
+from lightning_unlearn.report.sections import Section
+from lightning_unlearn.statistics import half_width
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INFINITE = (math.inf, -math.inf)
+
+
+def seed_section(records: pd.DataFrame) -> Section:
+    """Mean and Student's 95 % interval over seeds of every measure, as seeds.csv.
+
+    A row per method, setting, path, position, stage, step and measure, in order of first
+    appearance; oracles have rows of their own. `seeds` counts the values that the mean is of and
+    `missing` those that are not finite; the ends are empty with fewer than two.
+
+    Args:
+        records: as for `lightning_unlearn.report.scores`; measures of any name.
+    """
+    import pandas as pd
+
+    sweep = sweep_keys(records, "stage")
+    keys = ["method", *sweep, "path", "position", "stage", "step", "measure"]
+    rows = records[records["stage"].isin(["unlearn", "oracle"])]
+    rows = rows[[*keys, "seed", "value"]].drop_duplicates()
+    values = rows["value"].astype(float).replace(INFINITE, math.nan)
+    grouped = rows.assign(value=values).groupby(keys, sort=False, dropna=False)["value"]
+    found = grouped.agg(["mean", "std", "count", "size"])
+    half = pd.Series(half_width(found["std"], found["count"]), index=found.index)
+    table = pd.DataFrame(
+        {
+            "mean": found["mean"],
+            "low": found["mean"] - half,
+            "high": found["mean"] + half,
+            "seeds": found["count"],
+            "missing": found["size"] - found["count"],
+        }
+    ).reset_index()
+    text = str(table.to_csv(index=False, lineterminator="\n"))
+    return Section("Means over seeds", {"seeds": text})

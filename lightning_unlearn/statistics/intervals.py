@@ -1,0 +1,76 @@
+"""Means with Student's interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import stdtrit
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval.
+
+    Attributes:
+        mean: NaN where there was no value.
+        low: lower end; NaN with fewer than two values, which show no spread.
+        high: upper end; likewise.
+        count: values that the mean is of.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def half(self) -> float:
+        """Half the width; NaN with fewer than two values."""
+        return (self.high - self.low) / 2
+
+
+def half_width(deviation: ArrayLike, count: ArrayLike) -> NDArray[np.float64]:
+    """Half the 95 % interval of a mean: t(0.975, n - 1) s / sqrt(n).
+
+    Args:
+        deviation: standard deviations with n - 1 in the denominator, of any shape.
+        count: values that each mean is of, of the same shape.
+
+    Returns:
+        Of that shape, in the unit of the values; NaN where there are fewer than two values.
+    """
+    n = np.asarray(count, dtype=np.float64)
+    known = n >= 2
+    safe = np.where(known, n, 2.0)
+    half = stdtrit(safe - 1, (1 + LEVEL) / 2) * np.asarray(deviation, np.float64) / np.sqrt(safe)
+    return np.asarray(np.where(known, half, np.nan), dtype=np.float64)
+
+
+def mean_interval(values: ArrayLike) -> Interval:
+    """The mean of independent values with Student's 95 % interval.
+
+    Args:
+        values: [n], such as one per seed; those that are not finite are left out.
+
+    Returns:
+        Mean and ends in the unit of the values.
+
+    Source: Student 1908, "The probable error of a mean".
+    """
+    array = np.asarray(values, dtype=np.float64).ravel()
+    known = array[np.isfinite(array)]
+    if not known.size:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    mean = float(known.mean())
+    # Equal values have no spread, whatever their mean is rounded to.
+    deviation = known.std(ddof=1) if known.size > 1 and np.ptp(known) > 0 else 0.0
+    half = float(half_width(deviation, known.size))
+    return Interval(mean, mean - half, mean + half, int(known.size))

@@ -1,0 +1,174 @@
+"""Distances between models, their growth, and the best steps to stop at."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.statistics import (
+    Growth,
+    NoGrowth,
+    best_steps,
+    exponential_growth,
+    mean_interval,
+    mean_over_seeds,
+    pairwise_distance,
+    squared_distance,
+)
+
+STEPS = np.arange(0, 50, 5)
+
+
+def naive_distance(one, other):
+    squares = [(a - b) ** 2 for a, b in zip(one, other, strict=True)]
+    known = [square for square in squares if math.isfinite(square)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def test_pairwise_distances_equal_those_of_loops():
+    models = np.random.default_rng(0).normal(size=(4, 2, 3, 5))
+    models[0, 0, 0, 1] = math.nan
+    models[1, 0, 1, :4] = -math.inf
+    models[2, 1, 2] = math.nan
+    found = pairwise_distance(models)
+    assert found.shape == (6, 2, 3)
+    for place, (one, other) in enumerate(itertools.combinations(range(4), 2)):
+        for seed, step in itertools.product(range(2), range(3)):
+            wanted = naive_distance(models[one, seed, step], models[other, seed, step])
+            assert found[place, seed, step] == pytest.approx(wanted, nan_ok=True)
+    assert pairwise_distance(models[:1]).shape == (0, 2, 3)
+    with pytest.raises(InputError, match=r"shape \(3,\), expected \[models, ..., examples\]"):
+        pairwise_distance([1.0, 2.0, 3.0])
+
+
+@given(st.lists(st.tuples(*[st.floats(-50, 0)] * 3), min_size=1, max_size=8))
+def test_the_root_of_the_distance_is_a_metric(rows):
+    one, two, three = np.array(rows).T
+    root = lambda a, b: math.sqrt(squared_distance(a, b))  # noqa: E731
+    assert squared_distance(one, one) == 0
+    assert squared_distance(one, two) == squared_distance(two, one)
+    assert root(one, three) <= root(one, two) + root(two, three) + 1e-9
+
+
+@pytest.mark.parametrize("rho", [0.02, 0.3, -0.1])
+def test_the_growth_of_the_linear_theory(rho):
+    found = exponential_growth(STEPS, 1e-3 * (1 + rho) ** (2 * STEPS))
+    assert isinstance(found, Growth)
+    assert found.rate == pytest.approx(2 * math.log(1 + rho))
+    assert found.doubling == pytest.approx(math.log(2) / (2 * math.log(1 + rho)))
+    assert (found.first, found.last, found.points) == (0, 45, 10)
+    assert found.r_squared == pytest.approx(1) and found.error == pytest.approx(0, abs=1e-9)
+
+
+def test_a_constant_distance_does_not_grow():
+    assert isinstance(exponential_growth(STEPS, np.full(10, 0.3)), NoGrowth)
+
+
+def naive_growth(steps, values):
+    """The longest range that is a line by `scipy.stats.linregress`, range by range."""
+    best = None
+    for start, end in itertools.combinations(range(len(steps) + 1), 2):
+        if end - start < 4 or not all(v > 0 and math.isfinite(v) for v in values[start:end]):
+            continue
+        line = stats.linregress(steps[start:end], np.log(values[start:end]))
+        key = (end - start, line.rvalue**2)
+        if line.rvalue**2 >= 0.95 and (best is None or key > best[0]):
+            best = (key, start, end, line)
+    return best
+
+
+def test_fits_equal_those_of_linregress():
+    draw = np.random.default_rng(4)
+    fitted = 0
+    for _ in range(60):
+        rate, saturation = draw.uniform(-0.1, 0.3), draw.uniform(0.5, 3)
+        values = 0.01 * np.exp(np.minimum(rate * STEPS, saturation) + 0.2 * draw.normal(size=10))
+        if draw.random() < 0.4:
+            values[draw.integers(10)] = draw.choice([0.0, math.nan, math.inf, -1.0])
+        found, wanted = exponential_growth(STEPS, values), naive_growth(STEPS, values)
+        if wanted is None:
+            assert isinstance(found, NoGrowth) and "no 4 neighbouring steps" in found.reason
+            continue
+        fitted += 1
+        (points, r_squared), start, end, line = wanted
+        half = stats.t.ppf(0.975, points - 2) * line.stderr
+        assert isinstance(found, Growth)
+        assert (found.first, found.last, found.points) == (STEPS[start], STEPS[end - 1], points)
+        assert found.r_squared == pytest.approx(r_squared)
+        assert (found.rate, found.error) == pytest.approx((line.slope, line.stderr))
+        assert (found.low, found.high) == pytest.approx((line.slope - half, line.slope + half))
+    assert 10 < fitted < 60
+
+
+def test_growth_ends_where_it_saturates():
+    found = exponential_growth(STEPS, np.minimum(np.exp(0.4 * STEPS), np.exp(8)))
+    assert isinstance(found, Growth) and (found.first, found.last) == (0, 25)
+    assert found.rate < 0.4 and found.r_squared > 0.95
+
+
+def test_why_there_is_no_fit():
+    zeros = exponential_growth(STEPS[:5], [0, 0, 0.1, 0.2, 0.4])
+    assert zeros == NoGrowth("3 of 5 distances are positive; a fit takes 4")
+    assert exponential_growth([0], [1.0]) == NoGrowth(
+        "1 of 1 distances are positive; a fit takes 4"
+    )
+    apart = exponential_growth(STEPS[:7], [1, 2, 4, math.nan, 8, 16, 32])
+    assert apart == NoGrowth("no 4 neighbouring steps over which log d is a line (R^2 >= 0.95)")
+    with pytest.raises(InputError, match="expected ascending steps with a value each"):
+        exponential_growth([0, 0, 5], [1, 2, 3])
+
+
+@given(st.floats(0.1, 10), st.floats(0.5, 4))
+def test_the_rate_does_not_depend_on_the_unit_of_the_distance(unit, stretch):
+    values = 0.01 * np.exp(0.1 * STEPS + 0.1 * np.sin(STEPS))
+    one, other = (
+        exponential_growth(steps, scaled)
+        for steps, scaled in ((STEPS, values), (stretch * STEPS, unit * values))
+    )
+    assert isinstance(one, Growth) and isinstance(other, Growth)
+    assert other.rate * stretch == pytest.approx(one.rate)
+    assert other.r_squared == pytest.approx(one.r_squared)
+
+
+def test_best_steps_by_hand():
+    curves = np.array(
+        [
+            [[4.0, 1.0, 2.0, 5.0], [4.0, 1.0, 4.0, 5.0]],
+            [[4.0, 4.0, 1.0, 2.0], [4.0, 3.0, 2.0, 2.0]],
+        ]
+    )
+    found = best_steps(curves)
+    # Means are 4 1 3 5 and 4 3.5 1.5 2, so those over paths 4, 2.25, 2.25, 3.5.
+    assert found.own.tolist() == [1, 2] and found.common == 1
+    assert found.regret == [mean_interval([0.0, 0.0]), mean_interval([3.0, 1.0])]
+
+
+def test_best_steps_of_curves_with_gaps():
+    nan, inf = math.nan, math.inf
+    curves = np.array([[[4, 1, nan], [4, nan, nan]], [[3, nan, 0.5], [3, inf, 0.1]]])
+    found = best_steps(curves)
+    assert found.own.tolist() == [1, 2] and found.common == 0
+    assert (found.regret[0].mean, found.regret[0].count) == (3, 1)
+    np.testing.assert_equal(mean_over_seeds(curves), [[4, 1, nan], [3, nan, 0.3]])
+    none = best_steps([[[1.0, nan]], [[nan, 1.0]]])
+    assert none.own.tolist() == [0, 1] and none.common is None and none.regret == []
+    with pytest.raises(InputError, match="no finite value on path 1 of 2"):
+        best_steps([[[1.0]], [[nan]]])
+    with pytest.raises(InputError, match=r"shape \(2,\), expected \[paths, seeds, steps\]"):
+        best_steps([1.0, 2.0])
+
+
+@given(st.integers(0, 10_000))
+def test_no_common_step_beats_a_paths_own(seed):
+    curves = np.random.default_rng(seed).uniform(size=(3, 2, 5))
+    found = best_steps(curves)
+    means = curves.mean(axis=1)
+    assert found.common is not None
+    assert all(regret.mean >= -1e-12 for regret in found.regret)
+    totals = [sum(means[path, step] for path in range(3)) for step in range(5)]
+    assert totals[found.common] == min(totals)
