@@ -304,7 +304,7 @@ class Counts(Monitor):
 def test_one_forward_serves_all(tiny: Tiny) -> None:
     """Of 11 and 10 rows, 3 at a time, there are 4 batches each, whoever asks for what."""
     every: dict[str, Any] = {"every": 1}
-    monitors = [AnswerLikelihood(1), AnswerStatistics(**every), AnswerLikelihood(1, limit=4)]
+    monitors = [AnswerLikelihood(1), AnswerStatistics(**every)]
     trainer = fitted(
         tiny,
         Counts(1),
@@ -331,6 +331,12 @@ def test_looks_with_the_oracle_share_forwards_too(tiny: Tiny) -> None:
     data = trainer.observations.data
     sets = [data.row_set(name)[1] for name in ("safety", "math:train", "math:heldout")]
     assert runs[2] - runs[1] == sum(-(-len(rows) // 3) for rows in sets) + 1
+
+
+def test_two_monitors_of_one_measure_are_refused(tiny: Tiny) -> None:
+    monitors = [AnswerLikelihood(1), AnswerLikelihood(2, limit=4)]
+    with pytest.raises(InputError, match=r"two monitors measure 'answers/math'. Keep one"):
+        fitted(tiny, *monitors, oracle=False)
 
 
 def test_statistics_of_several_sets(tiny: Tiny, tmp_path: Path) -> None:

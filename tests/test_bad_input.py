@@ -223,7 +223,10 @@ def test_values_that_a_class_refuses(place: Workplace) -> None:
 
 
 def test_classes_that_cannot_be_found(place: Workplace) -> None:
-    ours = "AnswerLikelihood, GA, LabelLikelihood, MathAccuracy, NPO, SimNPO, or module.Class"
+    ours = (
+        "AnswerLikelihood, AnswerStatistics, GA, LabelLikelihood, MathAccuracy, Membership, "
+        "Memorisation, NPO, OracleDistance, SimNPO, TOFU, or module.Class"
+    )
     assert place.fit("--trainer.callbacks+=Nope").startswith(
         f"trainer.callbacks: found 'Nope', expected {ours}"
     )

@@ -259,7 +259,7 @@ def test_measured_rows_are_held_out_ones_where_there_are_some(tmp_path: Path) ->
     assert data.measured("safety") == (data.rows["safety"], data.examples["safety"])
     rows = data_fingerprint(data.examples["tofu"][:2])
     assert data.measured_fingerprints()["tofu"].startswith(rows)
-    assert set(data.measured_fingerprints()) == {"tofu", "safety:heldout"}
+    assert set(data.measured_fingerprints()) == {"tofu"}
 
 
 def test_recipes_by_stage(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lightning_unlearn.data.datamodule import StagedDataModule
+from lightning_unlearn.errors import InputError
 from lightning_unlearn.module import CausalLM
 from lightning_unlearn.monitors.measurement import BASE, Measurement
 
@@ -43,6 +44,7 @@ class Observations:
     examples: list[tuple[int, str, int, float]] = field(default_factory=list)
     _view: tuple[int, Measurement] | None = None
     _prompts: dict[Any, Any] = field(default_factory=dict)
+    _added: set[tuple[int, str]] = field(default_factory=set)
 
     def view(self, module: CausalLM, step: int) -> Measurement:
         """The model at a step; monitors of the same step share it."""
@@ -85,7 +87,17 @@ class Observations:
             step: optimizer steps of unlearning made so far.
             measure: its name, such as "answers/tofu".
             values: one per example, ``[examples]``, or a scalar.
+
+        Raises:
+            InputError: if another monitor measured it at this step: which of the two a record is
+                of could not be told.
         """
+        if (step, measure) in self._added:
+            raise InputError(
+                f"trainer.callbacks: two monitors measure {measure!r}. Keep one of them, or give "
+                "them different row sets."
+            )
+        self._added.add((step, measure))
         per_example = values.detach().double().cpu()
         mean = per_example.mean().item()
         self.steps.append((step, measure, mean))
