@@ -56,7 +56,9 @@ def klom_section(examples: StudyRecords) -> Section:
     notes = [KLOM_NOTE, *map(_floor_note, counts)] if counts else []
     if any(own.klom is None for own in found):
         notes.append(DIFFERENCE_NOTE)
-    layout = Layout(bool(examples.sweep), ["N", *probes], rows, notes)
+    compared = any(own.klom is not None or own.difference is not None for own in found)
+    # With one model of each kind there is nothing to show but the distances in the file.
+    layout = Layout(bool(examples.sweep), ["N", *probes], rows, notes) if compared else None
     forget = [own for own in found if own.probe == FORGET] or found
     parts = groupby(forget, lambda own: (own.probe, own.curves.name))
     findings = [f"{name}: {_finding(list(part))}." for (_, name), part in parts]
