@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn.data.batches import derive_seed
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.sharding import fill, whole
 
 LEARN, UNLEARN = "learn", "unlearn"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -142,8 +143,7 @@ def start_adapter(model: nn.Module, adapter: str, seed: int) -> None:
             fresh.uniform_(-bound, bound, generator=generator)
         elif "lora_embedding_B" in name:
             fresh.normal_(generator=generator)
-        with torch.no_grad():
-            parameter.copy_(fresh)
+        fill(parameter, fresh)
 
 
 def choose_adapters(peft_model: Any, active: list[str], trained: str | None) -> None:
@@ -161,22 +161,36 @@ def choose_adapters(peft_model: Any, active: list[str], trained: str | None) -> 
             parameter.requires_grad_(True)
 
 
-def save_adapter(peft_model: Any, adapter: str, folder: Path) -> None:
+def adapter_weights(peft_model: Any, adapter: str) -> dict[str, Tensor]:
+    """An adapter's weights by the names PEFT gives them; every process must ask.
+
+    Args:
+        peft_model: the PEFT model.
+        adapter: "learn" or "unlearn".
+
+    Returns:
+        Whole tensors on the CPU.
+    """
+    from peft import get_peft_model_state_dict
+
+    # Base embeddings stay out, which PEFT would add where they have an adapter: they are frozen.
+    state = get_peft_model_state_dict(peft_model, adapter_name=adapter, save_embedding_layers=False)
+    # By name: PEFT's order follows that of a set, and older safetensors keep the order given.
+    return {name: whole(state[name].detach()).cpu().contiguous() for name in sorted(state)}
+
+
+def save_adapter(peft_model: Any, adapter: str, folder: Path, weights: dict[str, Tensor]) -> None:
     """Write an adapter as ``PeftModel.from_pretrained`` opens it; equal weights, equal bytes.
 
     Args:
         peft_model: the PEFT model.
         adapter: "learn" or "unlearn".
         folder: an existing folder.
+        weights: from `adapter_weights`.
     """
-    from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    # Base embeddings stay out, which PEFT would add where they have an adapter: they are frozen.
-    state = get_peft_model_state_dict(peft_model, adapter_name=adapter, save_embedding_layers=False)
-    # By name: PEFT's order follows that of a set, and older safetensors keep the order given.
-    tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     config = peft_model.peft_config[adapter].to_dict()
     plain = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
     plain["inference_mode"] = True
@@ -195,21 +209,40 @@ def load_adapter(peft_model: Any, adapter: str, folder: Path) -> None:
     Raises:
         InputError: if the folder holds no adapter, or one of another shape.
     """
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
     if not (folder / WEIGHTS).is_file():
         raise InputError(
             f"{folder}: found no {WEIGHTS}, expected a folder with an adapter in PEFT's format."
         )
-    state: dict[str, Tensor] = load_file(folder / WEIGHTS)
+    fill_adapter(peft_model, adapter, load_file(folder / WEIGHTS), str(folder))
+
+
+def fill_adapter(
+    peft_model: Any, adapter: str, weights: dict[str, Tensor], source: str = "weights"
+) -> None:
+    """Give an adapter weights that are whole.
+
+    Args:
+        peft_model: the PEFT model, which may be cut up.
+        adapter: "learn" or "unlearn".
+        weights: as of `adapter_weights`.
+        source: where they are from, for the message.
+
+    Raises:
+        InputError: if they are of another shape.
+    """
+    from peft import get_peft_model_state_dict
+
     own = get_peft_model_state_dict(peft_model, adapter_name=adapter, save_embedding_layers=False)
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
     if shapes != expected:
         name = sorted(set(shapes.items()) ^ set(expected.items()))[0][0]
         raise InputError(
-            f"{folder}: found an adapter of another shape: {name} is {shapes.get(name)}, expected "
+            f"{source}: found an adapter of another shape: {name} is {shapes.get(name)}, expected "
             f"{expected.get(name)}. Use the base model and the LoRA settings it was trained with."
         )
-    set_peft_model_state_dict(peft_model, state, adapter_name=adapter)
+    # PEFT's own loading takes no tensors that are cut up; these are the parameters themselves.
+    for name, values in weights.items():
+        fill(own[name], values)

@@ -12,7 +12,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
+from lightning_unlearn.adapters import LEARN
+from lightning_unlearn.data.datamodule import UNLEARN
 from lightning_unlearn.errors import InputError, StorageError
 from lightning_unlearn.history import TrainingHistory, write_entry
 from lightning_unlearn.module import CausalLM
@@ -69,7 +72,8 @@ class MidStage(Callback):
 
     Args:
         frequency: how often.
-        write: writes a checkpoint of the present step; called on the first process.
+        collect: gathers what a checkpoint of the present step needs; called on all processes.
+        write: writes what was gathered; called on the first one.
         say: tells the user something.
         callbacks: whose state is in checkpoints.
         checkpoint: what the stage goes on from; None for its beginning.
@@ -81,12 +85,14 @@ class MidStage(Callback):
     def __init__(
         self,
         frequency: Frequency,
-        write: Callable[[], None],
+        collect: Callable[[], Any],
+        write: Callable[[Any], None],
         say: Callable[[str], None],
         callbacks: Sequence[Callback] = (),
         checkpoint: Path | None = None,
     ) -> None:
         self.frequency = frequency
+        self._collect = collect
         self._write = write
         self._say = say
         self._callbacks = callbacks
@@ -166,20 +172,37 @@ class MidStage(Callback):
 
     def _checkpoint(self, trainer: Trainer) -> bool:
         """Write one; what can't be written is told once and does not stop the stage."""
-        if trainer.is_global_zero and self._works:
-            try:
-                self._write()
-            except (StorageError, TypeError) as error:
-                self._works = False
-                self._say(f"No checkpoint is kept inside this stage: {error}")
+        if self._works:
+            collected = self._collect()
+            if trainer.is_global_zero:
+                try:
+                    self._write(collected)
+                except (StorageError, TypeError) as error:
+                    self._works = False
+                    self._say(f"No checkpoint is kept inside this stage: {error}")
         self._last = time.monotonic()
-        works: bool = trainer.strategy.broadcast(self._works)
-        return works
+        self._works = trainer.strategy.broadcast(self._works)
+        return self._works
+
+
+def collect_checkpoint(model: CausalLM) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a checkpoint takes from the model; every process must ask.
+
+    Args:
+        model: in a stage.
+
+    Returns:
+        The weights that are trained, and what the optimizer remembers.
+    """
+    weights = model.weights(UNLEARN if model.stage == UNLEARN else LEARN)
+    optimizer = model.optimizers()
+    return weights, optimizer_state(optimizer.optimizer)  # type: ignore[union-attr]
 
 
 def write_checkpoint(
     folder: Path,
     model: CausalLM,
+    collected: tuple[dict[str, Tensor], dict[str, Any]],
     history: TrainingHistory,
     observations: Observations,
     callbacks: Sequence[Callback],
@@ -188,7 +211,8 @@ def write_checkpoint(
 
     Args:
         folder: an existing folder.
-        model: gives the weights and the optimizer.
+        model: knows the format of its weights.
+        collected: from `collect_checkpoint`.
         history: of the stage so far.
         observations: of the run so far.
         callbacks: theirs is the state that `Callback.state_dict` gives.
@@ -196,10 +220,10 @@ def write_checkpoint(
     Raises:
         TypeError: naming a value of a callback's state that is no plain value or tensor.
     """
-    write_entry(folder, model, history, observations)
-    optimizer = model.optimizers()
+    weights, optimizer = collected
+    write_entry(folder, model, weights, history, observations)
     state = {
-        "optimizer": optimizer_state(optimizer.optimizer),  # type: ignore[union-attr]
+        "optimizer": optimizer,
         "callbacks": {_label(n, c): c.state_dict() for n, c in enumerate(callbacks)},
     }
     write_state(folder, state)

@@ -74,3 +74,20 @@ class LogProbModel(nn.Module):
             table = token_statistics(hidden, target, head, self.transform, oracle)
             return table if wanted == "statistics" else torch.cat([table, hidden.float()], dim=-1)
         return token_log_probs(hidden, target, head, self.transform)
+
+    def generate(self, **options: Any) -> Tensor:
+        """Tokens that the model writes; as of ``generate`` of transformers."""
+        written: Tensor = self.lm.generate(**options)
+        return written
+
+    def own_log_probs(self, input_ids: Tensor) -> Tensor:
+        """Log-probabilities of the tokens after the first by the model's own logits.
+
+        Args:
+            input_ids: ``[sequences, length]``.
+
+        Returns:
+            ``[sequences, length - 1]``, fp32, nats.
+        """
+        logits: Tensor = self.lm(input_ids=input_ids, use_cache=False).logits[:, :-1].float()
+        return logits.log_softmax(-1).gather(-1, input_ids[:, 1:, None]).squeeze(-1)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from torch import Tensor
 
 from lightning_unlearn import records
 from lightning_unlearn.adapters import LEARN
@@ -48,18 +49,23 @@ class TrainingHistory(Callback):
 
 
 def write_entry(
-    folder: Path, model: CausalLM, history: TrainingHistory, observations: Observations
+    folder: Path,
+    model: CausalLM,
+    weights: dict[str, Tensor],
+    history: TrainingHistory,
+    observations: Observations,
 ) -> None:
     """Write the store entry of a stage that has just been trained, or its part of a checkpoint.
 
     Args:
         folder: an existing folder.
-        model: gives the weights.
+        model: knows the format of its weights.
+        weights: from `CausalLM.weights`, of what the stage trained.
         history: of the stage.
         observations: of the run; written for "unlearn".
     """
     which = UNLEARN if history.stage == UNLEARN else LEARN
-    model.save(which, folder / which)
+    model.save(which, folder / which, weights)
     records.write_table(folder / records.TRAINING, history.columns())
     if history.stage == UNLEARN:
         write_observations(folder, observations)

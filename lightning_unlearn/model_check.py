@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
 
 from lightning_unlearn import objectives
 from lightning_unlearn.data.batches import collate
@@ -30,10 +31,10 @@ def check_model(module: "CausalLM", example: Example) -> None:
     tokens = (example.prompt + example.answer)[:64]
     short = Example(tokens[:1], tokens[1:])
     batch = module.to_device(collate([short], [0], pad_id=0))
+    assert module.net is not None, "configure_model() comes first"
     with module.measuring():
         ours = module.log_probs(batch).per_token[0]
-        logits = module.lm(input_ids=batch.input_ids, use_cache=False).logits[0, :-1].float()
-        theirs = logits.log_softmax(-1).gather(-1, batch.target[:, None])[:, 0]
+        theirs = module.net.own_log_probs(batch.input_ids)[0]
     gap = ((ours - theirs).abs() / (1 + theirs.abs())).max().item()
     if not gap <= HEAD_TOLERANCE.get(module.lm.dtype, 1e-3):
         raise InputError(
@@ -44,11 +45,24 @@ def check_model(module: "CausalLM", example: Example) -> None:
     module.train()
     with module.precision_context(), torch.enable_grad():
         loss = objectives.nll(module.log_probs(batch).per_token).sum()
-        grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-    missing = [name for name, grad in zip(trained, grads, strict=True) if grad is None]
+        missing = _without_gradient(module, loss, trained)
     if missing:
         raise InputError(
             f"model: {len(missing)} of {len(trained)} trainable tensors receive no gradient, "
             f"among them {missing[0]}. They would silently stay as they are; leave them out of "
             "model.lora.targets."
         )
+
+
+def _without_gradient(
+    module: "CausalLM", loss: Tensor, trained: dict[str, nn.Parameter]
+) -> list[str]:
+    if module.is_sharded:
+        # A part's gradient comes from its module's hooks, which autograd.grad does not run.
+        loss.backward()  # type: ignore[no-untyped-call]
+        missing = [name for name, parameter in trained.items() if parameter.grad is None]
+        module.zero_grad(set_to_none=True)
+        return missing
+    # Not by backward(): other strategies would begin to exchange gradients.
+    grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    return [name for name, grad in zip(trained, grads, strict=True) if grad is None]

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 
-from lightning_unlearn import adapters, objectives
+from lightning_unlearn import adapters, objectives, sharding
 from lightning_unlearn.adapters import LEARN, UNLEARN, LoRA
 from lightning_unlearn.data.batches import Batch, StepBatch, collate, derive_seed
 from lightning_unlearn.data.chat import Example
@@ -168,7 +168,7 @@ class CausalLM(LightningModule):
             self._enter_stage(entry)
 
     def _build(self) -> None:
-        lm = load_causal_lm(self.base, self._weight_dtype(), self.attention, self.trust_remote_code)
+        lm = self._empty_lm() if self.is_sharded else self._load(self.base)
         lm.config.use_cache = False
         if self.gradient_checkpointing:
             # The reentrant form gives adapters on a frozen embedding no gradient at all.
@@ -181,7 +181,39 @@ class CausalLM(LightningModule):
             adapters.choose_adapters(peft_model, [LEARN], LEARN)
             # Kept out of the module tree: its layers are lm's own.
             object.__setattr__(self, "peft", peft_model)
-        self.net = LogProbModel(lm)
+        net = LogProbModel(lm)
+        if self.is_sharded:
+            sharding.shard(net, lm, self.mesh, self.trainer.strategy)
+            sharding.materialise(net, lm, self.trainer.strategy.root_device)
+            sharding.load_base(lm, self.base, lambda: self._load(self.base).state_dict())
+        self.net = net
+
+    def _empty_lm(self) -> Any:
+        """The base model without memory for its weights."""
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                copy.deepcopy(self.model_config),
+                dtype=self._weight_dtype(),
+                attn_implementation=self.attention,
+                trust_remote_code=self.trust_remote_code,
+            )
+
+    def _load(self, name: str) -> Any:
+        """A causal LM as this one is, whole, in the computer's own memory."""
+        return load_causal_lm(name, self._weight_dtype(), self.attention, self.trust_remote_code)
+
+    @property
+    def mesh(self) -> Any:
+        """The processes over which the model is cut up."""
+        assert self._device_mesh is not None
+        return self._device_mesh["data_parallel"]
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether every process holds only a part of the model."""
+        return self._device_mesh is not None
 
     def _weight_dtype(self) -> torch.dtype:
         """Weights in the Trainer's precision where it is a "true" one, else in fp32."""
@@ -259,23 +291,47 @@ class CausalLM(LightningModule):
             adapters.start_adapter(self.peft, LEARN, seed)
             adapters.start_adapter(self.peft, UNLEARN, seed)
         elif self._changed:
-            fresh = load_causal_lm(
-                self.base, self._weight_dtype(), self.attention, self.trust_remote_code
-            )
-            self.lm.load_state_dict(fresh.state_dict())
+            self._take_up(self.base)
 
-    def save(self, which: str, folder: Path) -> None:
+    def _take_up(self, name: str) -> None:
+        """Give all weights those of a stored model."""
+        if self.is_sharded:
+            sharding.load_base(self.lm, name, lambda: self._load(name).state_dict())
+        else:
+            self.lm.load_state_dict(self._load(name).state_dict())
+
+    def weights(self, which: str) -> dict[str, Tensor]:
+        """What training changed, whole; every process must ask.
+
+        Args:
+            which: "learn" or "unlearn"; without adapters both are the whole model.
+
+        Returns:
+            Tensors on the CPU by name; on other processes than the first nothing, but for the
+            asking.
+        """
+        if self.global_rank and not self.is_sharded:
+            return {}
+        if self.peft is not None:
+            return adapters.adapter_weights(self.peft, which)
+        state = self.lm.state_dict()
+        parts = ((name, sharding.whole(value.detach())) for name, value in state.items())
+        return {name: value.cpu() for name, value in parts if self.global_rank == 0}
+
+    def save(self, which: str, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write what training changed.
 
         Args:
             which: "learn" or "unlearn"; without adapters both are the whole model.
             folder: made if missing. Holds a PEFT adapter, or a model where ``lora`` is null.
+            weights: from `weights`; None asks for them, which on several processes all must do.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        weights = self.weights(which) if weights is None else weights
         if self.peft is None:
-            self.lm.save_pretrained(folder)
+            self.lm.save_pretrained(folder, state_dict=weights)
         else:
-            adapters.save_adapter(self.peft, which, folder)
+            adapters.save_adapter(self.peft, which, folder, weights)
 
     def load(self, which: str, folder: Path) -> None:
         """Take up what `save` wrote.
@@ -291,19 +347,32 @@ class CausalLM(LightningModule):
             adapters.load_adapter(self.peft, which, folder)
             return
         self._changed = True
-        saved = load_causal_lm(
-            str(folder), self._weight_dtype(), self.attention, self.trust_remote_code
-        )
-        self.lm.load_state_dict(saved.state_dict())
+        self._take_up(str(folder))
 
     def save_merged(self, folder: Path) -> None:
         """Write the present model as a plain Hugging Face folder with its tokenizer.
 
+        Every process must ask; the first one writes, and puts the whole model into its memory.
+
         Args:
             folder: made if missing; ``AutoModelForCausalLM.from_pretrained`` opens it.
         """
+        own = {which: self.weights(which) for which in (LEARN, UNLEARN)} if self.is_sharded else {}
+        if self.global_rank:
+            return
         folder.mkdir(parents=True, exist_ok=True)
-        if self.peft is None:
+        if self.is_sharded:
+            merged = self._load(self.base)
+            if self.peft is None:
+                merged.load_state_dict(own[LEARN])
+            else:
+                assert self.lora is not None
+                peft = adapters.add_adapters(merged, self.lora, self.base)
+                for which, weights in own.items():
+                    adapters.fill_adapter(peft, which, weights)
+                active = list(self.peft.base_model.active_adapters)
+                merged = peft.merge_and_unload(adapter_names=active)
+        elif self.peft is None:
             merged = self.lm
         else:
             active = list(self.peft.base_model.active_adapters)
@@ -335,7 +404,7 @@ class CausalLM(LightningModule):
         values = ByExample(len(examples)).to(self.device)
         values.update(
             torch.empty(0, dtype=torch.long, device=self.device),
-            torch.empty(0, longest, device=self.device),
+            torch.empty(0, longest, dtype=torch.float32, device=self.device),
         )
         for batch, flat in self.passes(examples, batch_size):
             per_token = LogProbs.scatter(flat, batch.mask).per_token
@@ -378,6 +447,30 @@ class CausalLM(LightningModule):
                     batch.input_ids, batch.source, batch.target, wanted=wanted, oracle=aim
                 )
                 yield batch, flat
+            most = -(-len(order) // self.world_size)
+            self.fill_up(-(-most // batch_size) - -(-len(mine) // batch_size))
+
+    def most(self, count: int) -> int:
+        """The highest of a model's processes' counts, where it is cut up; else this count."""
+        if not self.is_sharded:
+            return count
+        counts = torch.tensor(count, device=self.device)
+        torch.distributed.all_reduce(counts, torch.distributed.ReduceOp.MAX)
+        return int(counts.item())
+
+    def fill_up(self, count: int) -> None:
+        """Forwards that only keep this process in step with the others.
+
+        A model that is cut up is put together anew in every forward, in which all take part.
+
+        Args:
+            count: so many are missing here.
+        """
+        assert self.net is not None, "configure_model() comes first"
+        if self.is_sharded:
+            token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            for _ in range(count):
+                self.net(token, token[0], token[0])
 
     def gradient_norms(self, examples: Sequence[Example]) -> dict[int, float]:
         """Norm of the gradient of each example's loss, its negative log-likelihood per token.
@@ -401,18 +494,33 @@ class CausalLM(LightningModule):
             for parameter in parameters:
                 parameter.requires_grad_(True)
             with self.measuring(), torch.enable_grad():
-                for number in range(self.global_rank, len(examples), self.world_size):
+                step = 1 if self.is_sharded else self.world_size
+                for number in range(self.global_rank % step, len(examples), step):
                     batch = self.to_device(collate(examples, [number], pad_id=0))
                     loss = -self.log_probs(batch).mean.sum()
-                    # Not by backward(): that would reach the gradients of training, and their
-                    # exchange between processes.
-                    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-                    squares = [part.float().square().sum() for part in found if part is not None]
-                    norms[number] = torch.stack(squares).sum().sqrt().item()
+                    squares = self._squared_gradients(loss, parameters)
+                    # Of a model that is cut up every process computes all.
+                    if number % self.world_size == self.global_rank:
+                        norms[number] = squares**0.5
         finally:
             for parameter, value in zip(parameters, wanted, strict=True):
                 parameter.requires_grad_(value)
         return norms
+
+    def _squared_gradients(self, loss: Tensor, parameters: list[Tensor]) -> float:
+        """Sum of the squares of a loss's gradient, the same example on all processes if sharded."""
+        if self.is_sharded:
+            loss.backward()  # type: ignore[no-untyped-call]
+            found = [p.grad for p in parameters if p.grad is not None]
+            total = sum(sharding.whole(part.float().square().sum()).item() for part in found)
+            for parameter in parameters:
+                parameter.grad = None
+            return float(total)
+        # Not by backward(): that would reach the gradients of training, and their exchange between
+        # processes.
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        squares = [part.float().square().sum() for part in grads if part is not None]
+        return torch.stack(squares).sum().item()
 
     @property
     def shares_head(self) -> bool:
@@ -430,19 +538,15 @@ class CausalLM(LightningModule):
             folder: what `save` wrote of "learn"; None for the base model untouched.
         """
         if self.peft is None:
-            own = {name: value.clone() for name, value in self.lm.state_dict().items()}
-            saved = load_causal_lm(
-                str(folder or self.base),
-                self._weight_dtype(),
-                self.attention,
-                self.trust_remote_code,
-            )
-            self.lm.load_state_dict(saved.state_dict())
-            del saved
+            state = self.lm.state_dict()
+            own = {name: value.clone() for name, value in state.items()}
             try:
+                self._take_up(str(folder or self.base))
                 yield
             finally:
-                self.lm.load_state_dict(own)
+                with torch.no_grad():
+                    for name, value in own.items():
+                        state[name].copy_(value)
             return
         parameters = [
             parameter
@@ -451,9 +555,9 @@ class CausalLM(LightningModule):
         ]
         kept = [parameter.detach().clone() for parameter in parameters]
         try:
-            with torch.no_grad():
-                for parameter in parameters:
-                    parameter.zero_()
+            # Without effect, and not 0 all over: gradients tell of the base model too.
+            for which in (LEARN, UNLEARN):
+                adapters.start_adapter(self.peft, which, self._seed)
             if folder is not None:
                 adapters.load_adapter(self.peft, LEARN, folder)
             yield
@@ -532,7 +636,7 @@ class CausalLM(LightningModule):
         # more than in its first, and a resumed run must not see the difference.
         torch.manual_seed(derive_seed(self._seed, self.stage, number, self.global_rank))
         assert not isinstance(optimizer, list) and scheduler is not None
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), dtype=torch.float32, device=self.device)
         for part, micro in enumerate(batch.micro):
             last = part == len(batch.micro) - 1
             with nullcontext() if last else self._keep_gradients_local():

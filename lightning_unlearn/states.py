@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_unlearn.sharding import cut_like, whole
+
 VALUES, TENSORS = "state.json", "state.safetensors"
 _TENSOR, _TUPLE, _SET, _PAIRS = "tensor", "tuple", "set", "pairs"
 
@@ -69,15 +71,31 @@ def read_state(folder: Path, device: torch.device) -> Any:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What an optimizer remembers of its steps, by number of the parameter."""
+    """What an optimizer remembers of its steps, whole, by number of the parameter.
+
+    Every process must ask.
+    """
     state: dict[str, Any] = optimizer.state_dict()["state"]
-    return {str(number): values for number, values in state.items()}
+    return {
+        str(number): {
+            name: whole(value).cpu() if isinstance(value, Tensor) else value
+            for name, value in values.items()
+        }
+        for number, values in state.items()
+    }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Give an optimizer of the same parameters that memory; its settings stay its own."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     own = optimizer.state_dict()
-    own["state"] = {int(number): values for number, values in state.items()}
+    own["state"] = {
+        int(number): {
+            name: cut_like(parameters[int(number)], value) if isinstance(value, Tensor) else value
+            for name, value in values.items()
+        }
+        for number, values in state.items()
+    }
     optimizer.load_state_dict(own)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from rich.markup import escape
 from torch.utils.data import DataLoader
@@ -27,8 +27,9 @@ from lightning_unlearn.monitors.observations import Observations
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.quiet import quiet_lightning
 from lightning_unlearn.store import StageStore
+from lightning_unlearn.strategy import FSDP2
 from lightning_unlearn.unlearning.base import Unlearning
-from lightning_unlearn.walk import PlannedStage, plan_walk
+from lightning_unlearn.walk import PlannedStage, find_oracle, plan_walk
 from lightning_unlearn.walker import Walker
 
 
@@ -44,7 +45,8 @@ class StagedTrainer(Trainer):
         name: folder of the run inside ``default_root_dir``; null makes it from method and path.
         default_root_dir: where runs go.
         accelerator: as of Lightning's Trainer.
-        strategy: as of Lightning's Trainer, such as "ddp"; those that spawn or fork are refused.
+        strategy: as of Lightning's Trainer, such as "ddp"; "fsdp2" shares a model out, see
+            `FSDP2`; those that spawn or fork are refused.
         devices: as of Lightning's Trainer.
         num_nodes: as of Lightning's Trainer.
         precision: as of Lightning's Trainer, such as "32-true" or "bf16-true".
@@ -111,6 +113,12 @@ class StagedTrainer(Trainer):
                 f"trainer.precision: found {precision}, expected bf16-mixed, bf16-true or 32-true: "
                 "the loss scale of 16-mixed would be carried from stage to stage."
             )
+        for kind in {type(monitor) for monitor in self.monitors if monitor.is_single}:
+            if (count := sum(type(monitor) is kind for monitor in self.monitors)) > 1:
+                raise InputError(
+                    f"trainer.callbacks: found {count} of {kind.__name__}, expected one: their "
+                    "measures would have the same names."
+                )
         if len(self.methods) > 1:
             names = " and ".join(type(method).__name__ for method in self.methods)
             raise InputError(
@@ -138,7 +146,7 @@ class StagedTrainer(Trainer):
         with quiet_lightning():
             super().__init__(
                 accelerator=accelerator,
-                strategy=strategy,
+                strategy=FSDP2() if strategy == "fsdp2" else strategy,
                 devices=devices,
                 num_nodes=num_nodes,
                 precision=precision,  # type: ignore[arg-type]
@@ -155,6 +163,8 @@ class StagedTrainer(Trainer):
                 enable_checkpointing=False,
                 enable_model_summary=False,
                 use_distributed_sampler=False,
+                # Monitors may ask for gradients; they switch them off where they do not.
+                inference_mode=False,
                 num_sanity_val_steps=0,
                 log_every_n_steps=1,
             )
@@ -247,12 +257,15 @@ class StagedTrainer(Trainer):
                 raise stop.__context__ from None
             raise
 
-    def plan(self, model: CausalLM, datamodule: StagedDataModule) -> list[PlannedStage]:
+    def plan(
+        self, model: CausalLM, datamodule: StagedDataModule, compares: bool = True
+    ) -> list[PlannedStage]:
         """The walk as store entries: one per trained stage, and "unlearn" or "oracle".
 
         Args:
             model: the module.
             datamodule: prepared stages and path.
+            compares: look for the oracle that unlearning is compared with.
 
         Returns:
             The steps in order.
@@ -262,6 +275,20 @@ class StagedTrainer(Trainer):
             datamodule,
             self.method,
             self.monitors,
+            self.others,
+            self.world_size,
+            str(self.precision),
+            self.seed,
+            self._has_oracle if compares else lambda retrained: False,
+        )
+
+    def _oracle(self, model: CausalLM, datamodule: StagedDataModule) -> str | None:
+        """What a stored model of a path is compared with; see `find_oracle`."""
+        if datamodule.forget is None or not any(m.uses_oracle for m in self.monitors):
+            return None
+        return find_oracle(
+            model,
+            datamodule,
             self.others,
             self.world_size,
             str(self.precision),
@@ -353,10 +380,11 @@ class StagedTrainer(Trainer):
         Args:
             model: the module.
         """
-        launcher = self.strategy.launcher
-        if launcher is not None:
+        if isinstance(self.strategy, ParallelStrategy):
             self.strategy.connect(model)
-            launcher.launch(lambda: None, trainer=self)
+            # Processes that something else has started have none.
+            if self.strategy.launcher is not None:
+                self.strategy.launcher.launch(lambda: None, trainer=self)
             self.strategy.setup_environment()
 
     def validate(  # type: ignore[override]
@@ -379,7 +407,7 @@ class StagedTrainer(Trainer):
         if not self.monitors:
             raise InputError("trainer.callbacks: found no monitor, so there is nothing to measure.")
         self.check(model, datamodule, train=False)
-        plan = [stage for stage in self.plan(model, datamodule) if stage.name != ORACLE]
+        plan = [stage for stage in self.plan(model, datamodule, False) if stage.name != ORACLE]
         names = [BASE, *(planned.name for planned in plan)]
         wanted = names[-1] if stage is None else stage
         if wanted not in names:
@@ -401,7 +429,9 @@ class StagedTrainer(Trainer):
                 "base model with --stage base."
             )
         self.observations = Observations(datamodule, self.monitors)
-        self.observations.oracle = Walker(self, model, datamodule, plan).oracle(plan[-1])
+        self.observations.oracle = Walker(self, model, datamodule, plan).weights_of(
+            self._oracle(model, datamodule)
+        )
         last = done[-1].name if done else datamodule.path[0]
         model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, True, load))
         self.look(model)

@@ -64,18 +64,7 @@ def plan_walk(
     Returns:
         The steps in order.
     """
-    assert data.format is not None, "prepare() comes first"
-    shared: dict[str, Any] = {
-        "base": model.identity(),
-        "template": data.format.fingerprint,
-        "lora": model.lora.key() if model.lora is not None else None,
-        "precision": precision,
-        "seed": seed,
-        "callbacks": [callback_identity(callback) for callback in others],
-    }
-    if model.lora is not None and model.lora.dropout > 0:
-        # Dropout draws its masks forward by forward, so with it the cut does matter.
-        shared["cut"] = [data.micro_batch_size, world_size]
+    shared = _shared(model, data, others, world_size, precision, seed)
     plan = _trainings(data, shared, data.trained)
     stages = plan[-1].content["stages"] if plan else []
     looks = {
@@ -96,16 +85,69 @@ def plan_walk(
         }
         oracle = None
         if any(monitor.uses_oracle for monitor in monitors):
-            rest = [name for name in data.path if name != data.forget]
-            retrained = _trainings(data, shared, rest)
-            if not retrained:
-                # Without the forget stage nothing is trained.
-                oracle = BASE
-            elif has_oracle(retrained[-1]):
-                oracle = retrained[-1].key
-            content["oracle"] = oracle
+            oracle = content["oracle"] = _oracle(data, shared, has_oracle)
         plan.append(PlannedStage(UNLEARN, content, oracle))
     return plan
+
+
+def find_oracle(
+    model: CausalLM,
+    data: StagedDataModule,
+    others: Sequence[Callback],
+    world_size: int,
+    precision: str,
+    seed: int,
+    has_oracle: Callable[[PlannedStage], bool],
+) -> str | None:
+    """The model that the models of a path are compared with.
+
+    Args:
+        model: the module.
+        data: prepared stages and path, with a forget stage.
+        others: as of `plan_walk`.
+        world_size: as of `plan_walk`.
+        precision: as of `plan_walk`.
+        seed: as of `plan_walk`.
+        has_oracle: as of `plan_walk`.
+
+    Returns:
+        Its key, `BASE` if nothing is left to train without the forget stage, or None.
+    """
+    return _oracle(data, _shared(model, data, others, world_size, precision, seed), has_oracle)
+
+
+def _shared(
+    model: CausalLM,
+    data: StagedDataModule,
+    others: Sequence[Callback],
+    world_size: int,
+    precision: str,
+    seed: int,
+) -> dict[str, Any]:
+    """What all steps of a walk have in their content."""
+    assert data.format is not None, "prepare() comes first"
+    shared: dict[str, Any] = {
+        "base": model.identity(),
+        "template": data.format.fingerprint,
+        "lora": model.lora.key() if model.lora is not None else None,
+        "precision": precision,
+        "seed": seed,
+        "callbacks": [callback_identity(callback) for callback in others],
+    }
+    if model.lora is not None and model.lora.dropout > 0:
+        # Dropout draws its masks forward by forward, so with it the cut does matter.
+        shared["cut"] = [data.micro_batch_size, world_size]
+    return shared
+
+
+def _oracle(
+    data: StagedDataModule, shared: dict[str, Any], has_oracle: Callable[[PlannedStage], bool]
+) -> str | None:
+    rest = [name for name in data.path if name != data.forget]
+    retrained = _trainings(data, shared, rest)
+    if not retrained:
+        return BASE
+    return retrained[-1].key if has_oracle(retrained[-1]) else None
 
 
 def _trainings(

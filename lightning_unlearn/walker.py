@@ -6,12 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback
 
 from lightning_unlearn.adapters import LEARN
-from lightning_unlearn.checkpoints import MidStage, StageStopped, read_optimizer, write_checkpoint
+from lightning_unlearn.checkpoints import (
+    MidStage,
+    StageStopped,
+    collect_checkpoint,
+    read_optimizer,
+    write_checkpoint,
+)
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.errors import StorageError, Terminated
 from lightning_unlearn.history import (
@@ -95,6 +101,8 @@ class Walker:
         recipe = self.data.recipe(last)
         load = self._weights(self.plan)
         self.model.begin(StageEntry(last, recipe, 1, self.trainer.seed, True, load))
+        # Lightning does this when it fits; how weights are kept hangs on it.
+        self.model.trainer = self.trainer
         with self.trainer.init_module():
             self.model.configure_model()
 
@@ -163,25 +171,24 @@ class Walker:
         with pulse if self.trainer.is_global_zero else nullcontext():
             yield
 
-    def oracle(self, stage: PlannedStage) -> Path | str | None:
-        """The weights that a step is compared with, as of `Observations.oracle`.
+    def weights_of(self, oracle: str | None) -> Path | str | None:
+        """The weights of an oracle, as of `Observations.oracle`.
 
         Args:
-            stage: the step.
+            oracle: key of the last stage of its training, `BASE`, or None.
 
         Raises:
             StorageError: if they were in the store and are no more.
         """
-        if stage.oracle in (None, BASE):
-            return stage.oracle
-        assert stage.oracle is not None
-        if self.trainer.strategy.broadcast(self._find(stage.oracle)) is None:
+        if oracle is None or oracle == BASE:
+            return oracle
+        if self.trainer.strategy.broadcast(self._find(oracle)) is None:
             raise StorageError(
-                f"trainer.store: the model retrained without the forget stage ({stage.oracle[:8]}) "
+                f"trainer.store: the model retrained without the forget stage ({oracle[:8]}) "
                 f"is no more in {self.trainer.store.folder}. The same command makes what is "
                 "missing, or goes without."
             )
-        return self.trainer.store.folder / stage.oracle / LEARN
+        return self.trainer.store.folder / oracle / LEARN
 
     def _weights(self, done: list[PlannedStage]) -> dict[str, Path]:
         """Where the weights after some steps are: the folders to load."""
@@ -210,15 +217,20 @@ class Walker:
         began = time.monotonic()
         write: Callable[[Path], None]
         keeper: MidStage | None = None
-        self.observations.oracle = self.oracle(stage)
+        self.observations.oracle = self.weights_of(stage.oracle)
         if stage.name == ORACLE:
             self._look(load, fresh=number == 0)
             write = partial(write_observations, observations=self.observations)
         else:
             history = TrainingHistory(stage.name, self._log_training)
             keeper = self._train(number, load, history)
-            seen = self.observations
-            write = partial(write_entry, model=self.model, history=history, observations=seen)
+            write = partial(
+                write_entry,
+                model=self.model,
+                weights=self.model.weights(UNLEARN if stage.name == UNLEARN else LEARN),
+                history=history,
+                observations=self.observations,
+            )
         self.trainer.trained.append(stage.name)
         try:
             if self.trainer.is_global_zero:
@@ -302,17 +314,19 @@ class Walker:
         if stage.name == UNLEARN:
             stateful += [*trainer.methods, *trainer.monitors]
 
-        def keep() -> None:
+        def keep(collected: Any) -> None:
             write = partial(
                 write_checkpoint,
                 model=self.model,
+                collected=collected,
                 history=history,
                 observations=self.observations,
                 callbacks=stateful,
             )
             trainer.store.put_checkpoint(stage.key, self.model.step, stage.content, write)
 
-        return MidStage(trainer.frequency, keep, trainer.warn, stateful, checkpoint)
+        collect = partial(collect_checkpoint, self.model)
+        return MidStage(trainer.frequency, collect, keep, trainer.warn, stateful, checkpoint)
 
     def _where(self, number: int, kept: str) -> str:
         """Where a walk was stopped, in words."""
@@ -330,11 +344,13 @@ class Walker:
     def _finish(self, directory: RunDirectory) -> None:
         """Fill the folder of the run; it is marked finished when all of it is there."""
         self._close_logs()
-        if self.model.merge and not self.data.oracle and not self.model.holds(self.plan):
+        merges = self.model.merge and not self.data.oracle
+        if merges and not self.model.holds(self.plan):
             self.take_up()
+        if merges:
+            # A model that is cut up is put together by all processes.
+            self.model.save_merged(directory.folder / "merged")
         if self.trainer.is_global_zero:
-            if self.model.merge and not self.data.oracle:
-                self.model.save_merged(directory.folder / "merged")
             stages = [(s.name, self.trainer.store.folder / s.key) for s in self.plan]
             # Two processes may do the same run; they must not fill its folder at the same time.
             with self.trainer.store.claim(self.plan[-1].key):

@@ -163,6 +163,14 @@ def test_tofu_is_what_its_paper_says(tiny: Tiny) -> None:
     assert examples["tofu_capped/retain"].isin([0.0, 1.0]).all()
 
 
+def test_rows_of_several_sets_of_tofu_are_told(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitted(tiny, TOFU("forget", "forget", max_new_tokens=1, limit=1), oracle=False)
+    said = capsys.readouterr().err
+    assert "TOFU: 4 of 4 rows of retain (forget) are among those of forget (forget)" in said
+
+
 def test_tofu_without_an_oracle_has_no_forget_quality(tiny: Tiny) -> None:
     small = TOFU("forget", "retain", max_new_tokens=2, variant="geometric", limit=2)
     steps = final(fitted(tiny, small, oracle=False), STEPS)
@@ -194,6 +202,9 @@ def test_row_sets_are_checked(tiny: Tiny, monitor: Monitor, message: str) -> Non
     [
         (lambda: AnswerStatistics(measures=["mink"]), "found 'mink', expected some of probability"),
         (lambda: Membership("a", scores=["los"]), "Membership.scores: found 'los', expected some"),
+        (lambda: AnswerStatistics(sets=[]), "AnswerStatistics.sets: found an empty list"),
+        (lambda: AnswerStatistics(measures=[]), "AnswerStatistics.measures: found an empty list"),
+        (lambda: Membership("a", scores=[]), "Membership.scores: found an empty list"),
         (lambda: Membership("a", share=0), "Membership.share: found 0, expected more than 0"),
         (lambda: Memorisation("a", begun=1.0), "Memorisation.begun: found 1.0, expected a share"),
         (lambda: Memorisation("a", max_new_tokens=0), "max_new_tokens: found 0, expected at least"),
@@ -334,9 +345,76 @@ def test_looks_with_the_oracle_share_forwards_too(tiny: Tiny) -> None:
 
 
 def test_two_monitors_of_one_measure_are_refused(tiny: Tiny) -> None:
-    monitors = [AnswerLikelihood(1), AnswerLikelihood(2, limit=4)]
-    with pytest.raises(InputError, match=r"two monitors measure 'answers/math'. Keep one"):
-        fitted(tiny, *monitors, oracle=False)
+    with pytest.raises(InputError, match=r"found 2 of AnswerLikelihood, expected one: their"):
+        fitted(tiny, AnswerLikelihood(1), AnswerLikelihood(2, limit=4), oracle=False)
+    assert not (tiny.root / "store").exists()
+    with pytest.raises(InputError, match=r"two monitors measure 'probability/math', and which"):
+        fitted(tiny, AnswerStatistics(["math"]), AnswerStatistics(["math"], 1), oracle=False)
+
+
+EVERYTHING: list[Any] = [
+    lambda: LabelLikelihood(1, limit=3),
+    lambda: AnswerLikelihood(2),
+    lambda: OracleDistance(1, limit=5),
+    lambda: OracleDistance(2, probes={"others": ["safety", "others"]}, limit=3),
+    lambda: AnswerStatistics(["safety", "others"], every=0),
+    lambda: Membership("others", every=0),
+    lambda: Memorisation("math", max_new_tokens=2, limit=2),
+    lambda: TOFU(**SUITE),
+]
+
+
+def test_limits_and_distances_of_looks_may_differ(tiny: Tiny) -> None:
+    """What monitors see together is what each sees alone."""
+    together = final(fitted(tiny.below("all"), *(make() for make in EVERYTHING)), STEPS)
+    for number, make in enumerate(EVERYTHING):
+        alone = final(fitted(tiny.below(str(number)), make()), STEPS)
+        assert together[alone.index].to_numpy() == pytest.approx(alone.to_numpy(), abs=1e-5)
+    assert together.notna().all()
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+def test_all_monitors_in_other_precisions(tiny: Tiny, precision: str) -> None:
+    given: dict[str, Any] = {
+        "order": PATH,
+        "probes": probes(tiny),
+        "unlearn": Recipe(lr=5e-3, steps=1, batch_size=4),
+    }
+    monitors = [make() for make in EVERYTHING]
+    oracle = tiny.trainer(monitors, precision=precision)
+    oracle.fit(tiny.module(), tiny.datamodule(**given, oracle=True))
+    trainer = tiny.trainer([GA(), *monitors], precision=precision)
+    trainer.fit(tiny.module(), tiny.datamodule(**given))
+    assert trainer.run_dir is not None
+    steps = read_table(trainer.run_dir / STEPS)
+    assert steps["value"].notna().all() and "kl/forget" in set(steps["measure"])
+
+
+def test_validate_asks_all_monitors_with_the_oracle(tiny: Tiny) -> None:
+    trainer = fitted(tiny, *(make() for make in EVERYTHING))
+    assert trainer.observations is not None
+    seen = {name: value for step, name, value in trainer.observations.steps if step == 2}
+    data = tiny.datamodule(order=PATH, probes=probes(tiny), measure_batch_size=3)
+    data.unlearn = Recipe(lr=5e-3, steps=2, batch_size=4)
+    found = tiny.trainer([GA(), *(make() for make in EVERYTHING)]).validate(tiny.module(), data)
+    assert found == pytest.approx(seen, abs=1e-5)
+    # No method is needed to know what a stage is compared with.
+    for stage in ("base", "safety", "math"):
+        monitors = [make() for make in EVERYTHING]
+        found = tiny.trainer(monitors).validate(tiny.module(), data, stage)
+        assert {"distance/forget", "privleak/gradient_norm"} <= set(found)
+
+
+def test_the_base_as_oracle_has_gradients_too(tiny: Tiny) -> None:
+    trainer = tiny.trainer([GA(), Membership("others")])
+    data = tiny.datamodule(order=["safety"], probes=probes(tiny))
+    trainer.fit(tiny.module(), data)
+    assert trainer.observations is not None
+    assert trainer.observations._view is not None
+    base = trainer.observations._view[1].oracle
+    assert base is not None and base.gradient_norms("safety").min() > 0
+    alone = tiny.datamodule(order=["safety"], probes=probes(tiny), oracle=True)
+    assert tiny.trainer([AnswerLikelihood()]).validate(tiny.module(), alone)
 
 
 def test_statistics_of_several_sets(tiny: Tiny, tmp_path: Path) -> None:

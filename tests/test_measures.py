@@ -80,7 +80,7 @@ def test_means_over_label_tokens() -> None:
     assert_equal(measures.margin(s), [sum(row) / len(row) for row in margins])
     assert s.kl is not None
     assert_equal(measures.kl_to_oracle(s), [sum(row) / len(row) for row in lists(s.kl, s)])
-    assert_equal(measures.loss_score(s), [sum(row) / len(row) for row in logps])
+    assert_equal(measures.loss_score(s.log_probs), [sum(row) / len(row) for row in logps])
 
 
 @pytest.mark.parametrize(
@@ -297,28 +297,30 @@ def test_membership_scores() -> None:
     texts = ["abc", "abc " * 30, "été"]
     sums = [sum(row) for row in lists(s.log_prob, s)]
     sizes = [len(zlib.compress(text.encode())) for text in texts]
-    assert_equal(measures.zlib_score(s, texts), [a / b for a, b in zip(sums, sizes, strict=True)])
+    assert_equal(
+        measures.zlib_score(s.log_probs, texts), [a / b for a, b in zip(sums, sizes, strict=True)]
+    )
     means = [a / n / b for a, n, b in zip(sums, [2, 5, 3], sizes, strict=True)]
-    assert_equal(measures.zlib_score(s, texts, mean=True), means)
+    assert_equal(measures.zlib_score(s.log_probs, texts, mean=True), means)
     others = [sum(row) for row in lists(reference.log_prob, reference)]
     expected = [(a - b) / n for a, b, n in zip(sums, others, [2, 5, 3], strict=True)]
-    assert_equal(measures.reference_score(s, reference), expected)
+    assert_equal(measures.reference_score(s.log_probs, reference.log_probs), expected)
     assert measures.gradient_norm_score(torch.tensor([1.0, 3.0])).tolist() == [-1.0, -3.0]
     with pytest.raises(InputError, match="found 1 texts for 3 sequences"):
-        measures.zlib_score(s, ["a"])
+        measures.zlib_score(s.log_probs, ["a"])
     with pytest.raises(InputError, match="found other label tokens"):
-        measures.reference_score(s, random_statistics([2, 5, 4]))
+        measures.reference_score(s.log_probs, random_statistics([2, 5, 4]).log_probs)
 
 
 def test_scores_are_higher_for_what_is_known() -> None:
     s = random_statistics([4])
     known = replace(s, log_prob=s.log_prob / 2)
     for score in (
-        measures.loss_score,
+        lambda x: measures.loss_score(x.log_probs),
         measures.min_k,
         measures.min_k_plus_plus,
-        lambda x: measures.zlib_score(x, ["abcd"]),
-        lambda x: measures.reference_score(x, s),
+        lambda x: measures.zlib_score(x.log_probs, ["abcd"]),
+        lambda x: measures.reference_score(x.log_probs, s.log_probs),
     ):
         assert score(known).item() > score(s).item()
 

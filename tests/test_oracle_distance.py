@@ -192,6 +192,10 @@ def test_overlap_with_the_forget_rows_is_told(
         ({}, "OracleDistance.probes: found none, expected at least one, or null."),
         ({"mine": []}, "OracleDistance.probes: found [] under 'mine', expected a name"),
         ({"m/e": ["safety"]}, "OracleDistance.probes: found ['safety'] under 'm/e'"),
+        (
+            {"mine": ["math", "math:heldout"]},
+            "OracleDistance.probes.mine: found math, math:heldout,",
+        ),
         ({"mine": ["facts"]}, "OracleDistance.probes.mine: found the rows 'facts', expected one"),
     ],
 )

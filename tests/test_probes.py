@@ -44,6 +44,7 @@ def test_paraphrase_and_alternatives_are_read(tmp_path: Path) -> None:
         ({"perturbed_answer": "Bo."}, "found a text, expected a list of wrong answers"),
         ({"perturbed_answer": ["Ana Bel. "]}, "found no alternative to the answer"),
         ({"perturbed_answer": ["Bo.", ""]}, "column 'perturbed_answer': found an empty text"),
+        ({"paraphrased_answer": "Ana Bel. "}, "'paraphrased_answer': found the answer again"),
         ({"paraphrased_answer": None}, "column 'paraphrased_answer': found null, expected text"),
     ],
 )
@@ -96,7 +97,8 @@ def test_unknown_row_sets_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_overlap_with_the_forget_rows_is_counted(tmp_path: Path) -> None:
     data = prepared(tmp_path)
-    assert data.overlap(["facts"]) == 3 and data.overlap(["facts", "tofu"]) == 5
+    assert data.overlap(["facts"], "safety") == 3
+    assert data.overlap(["facts", "tofu"], "safety") == 5
 
 
 def test_probes_are_checked(tmp_path: Path) -> None:

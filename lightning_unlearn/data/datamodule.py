@@ -379,13 +379,16 @@ class StagedDataModule(LightningDataModule):
         held = self.stages[stage].heldout is not None and stage != self.forget
         return stage if which == (HELDOUT if held else TRAIN) else name
 
-    def overlap(self, names: Sequence[str]) -> int:
-        """How many rows of some sets are among those that are unlearned."""
-        assert self.forget is not None
-        forgotten = {(e.prompt, e.answer) for e in self.examples[self.forget]}
-        return sum(
-            (e.prompt, e.answer) in forgotten for name in names for e in self.row_set(name)[1]
-        )
+    def overlap(self, names: Sequence[str], forgotten: str) -> int:
+        """How many rows of some sets are in another one, prompt and answer alike.
+
+        Args:
+            names: of row sets.
+            forgotten: name of the other.
+        """
+        known = {(e.prompt, e.answer) for e in self.row_set(forgotten)[1]}
+        rows = (e for name in names for e in self.row_set(name)[1])
+        return sum((e.prompt, e.answer) in known for e in rows)
 
     def truncations(self) -> list[str]:
         """One sentence per stage of the path and probe of which answers lost their end."""

@@ -106,6 +106,11 @@ def read_rows(
         other_words = None
         if paraphrase is not None:
             other_words = _content(record[paraphrase], f"{place}{where}, column '{paraphrase}'")
+            if other_words.strip() == reply.strip():
+                raise InputError(
+                    f"{place}{where}, column '{paraphrase}': found the answer again, expected it "
+                    "in other words; correct or remove the row, or drop paraphrase"
+                )
         wrong: list[str] = []
         for name in others:
             spot = f"{place}{where}, column '{name}'"

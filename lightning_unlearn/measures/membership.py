@@ -12,28 +12,28 @@ from torch import Tensor
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.gathering import TwoSamples
-from lightning_unlearn.token_statistics import TokenStatistics
+from lightning_unlearn.logprobs import LogProbs
 
 
-def loss_score(statistics: TokenStatistics) -> Tensor:
+def loss_score(log_probs: LogProbs) -> Tensor:
     """Minus the loss: log-likelihood per label token.
 
     Args:
-        statistics: of the label tokens.
+        log_probs: of the label tokens.
 
     Returns:
         Nats per token, ``[sequences]``.
 
     Source: Yeom et al. 2018, arXiv 1709.01604.
     """
-    return statistics.log_probs.mean
+    return log_probs.mean
 
 
-def zlib_score(statistics: TokenStatistics, texts: Sequence[str], mean: bool = False) -> Tensor:
+def zlib_score(log_probs: LogProbs, texts: Sequence[str], mean: bool = False) -> Tensor:
     """Minus the loss over the length of the compressed text: what is likely but not trite.
 
     Args:
-        statistics: of the label tokens.
+        log_probs: of the label tokens.
         texts: what the label tokens say, one per sequence.
         mean: take the loss per token, as Carlini et al. and MUSE do, and not its sum.
 
@@ -42,7 +42,7 @@ def zlib_score(statistics: TokenStatistics, texts: Sequence[str], mean: bool = F
 
     Source: Carlini et al. 2021, arXiv 2012.07805.
     """
-    logps = statistics.log_probs.mean if mean else statistics.log_probs.sum
+    logps = log_probs.mean if mean else log_probs.sum
     if len(texts) != len(logps):
         raise InputError(
             f"zlib score: found {len(texts)} texts for {len(logps)} sequences, expected as many"
@@ -51,11 +51,11 @@ def zlib_score(statistics: TokenStatistics, texts: Sequence[str], mean: bool = F
     return logps / torch.tensor(sizes, dtype=logps.dtype, device=logps.device)
 
 
-def reference_score(statistics: TokenStatistics, reference: TokenStatistics) -> Tensor:
+def reference_score(log_probs: LogProbs, reference: LogProbs) -> Tensor:
     """How much lower the loss is than that of a model that was not trained on the examples.
 
     Args:
-        statistics: of the label tokens.
+        log_probs: of the label tokens.
         reference: the same under the other model.
 
     Returns:
@@ -63,11 +63,11 @@ def reference_score(statistics: TokenStatistics, reference: TokenStatistics) -> 
 
     Source: Carlini et al. 2021, arXiv 2012.07805.
     """
-    if not torch.equal(statistics.mask, reference.mask):
+    if not torch.equal(log_probs.mask, reference.mask):
         raise InputError(
             "reference score: found other label tokens in the reference, expected the same examples"
         )
-    return statistics.log_probs.mean - reference.log_probs.mean
+    return log_probs.mean - reference.mean
 
 
 def gradient_norm_score(norms: Tensor) -> Tensor:

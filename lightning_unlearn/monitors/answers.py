@@ -55,6 +55,11 @@ class AnswerStatistics(Monitor):
     ) -> None:
         super().__init__(every)
         check_limit(self, limit)
+        for key, given in (("sets", sets), ("measures", measures)):
+            if given == []:
+                raise InputError(
+                    f"AnswerStatistics.{key}: found an empty list, expected some, or null for all."
+                )
         for name in measures or []:
             if name not in MEASURES:
                 raise InputError(

@@ -25,9 +25,11 @@ class Monitor(Callback):
     Attributes:
         uses_oracle: whether it compares with the model retrained without the forget stage. Its
             view then has one, if there is one.
+        is_single: whether two of its kind would give their measures the same names.
     """
 
     uses_oracle: bool = False
+    is_single: bool = False
 
     def __init__(self, every: int = 0) -> None:
         if every < 0:

@@ -135,23 +135,27 @@ def write_answers(
     def room(i: int) -> int:
         return max(0, min(max_new_tokens, module.context - len(prompts[i])))
 
+    batches = []
+    # Where the context cuts answers, only equally short ones are written together.
+    for steps, group in groupby(mine, key=room):
+        alike = list(group)
+        if steps == 0:
+            answers |= {i: [Written("", ended=False)] * attempts for i in alike}
+            continue
+        batches += [(steps, alike[i : i + batch_size]) for i in range(0, len(alike), batch_size)]
     with module.measuring(), _plain_settings(module.lm):
-        # Where the context cuts answers, only equally short ones are written together.
-        for steps, group in groupby(mine, key=room):
-            alike = list(group)
-            for start in range(0, len(alike), batch_size):
-                rows = alike[start : start + batch_size]
-                if steps == 0:
-                    answers |= {i: [Written("", ended=False)] * attempts for i in rows}
-                    continue
-                draw = None if greedy else (_uniform(seed, rows, attempts, steps), temperature)
-                batch = [prompts[i] for i in rows for _ in range(attempts)]
-                written = [
-                    _read(tokenizer, ids, ends)
-                    for ids in _write(module, tokenizer, batch, ends, steps, draw)
-                ]
-                for r, i in enumerate(rows):
-                    answers[i] = written[r * attempts : (r + 1) * attempts]
+        for steps, rows in batches:
+            draw = None if greedy else (_uniform(seed, rows, attempts, steps), temperature)
+            batch = [prompts[i] for i in rows for _ in range(attempts)]
+            written = [
+                _read(tokenizer, ids, ends)
+                for ids in _write(module, tokenizer, batch, ends, steps, draw)
+            ]
+            for r, i in enumerate(rows):
+                answers[i] = written[r * attempts : (r + 1) * attempts]
+        for _ in range(module.most(len(batches)) - len(batches)):
+            # All processes take part in every forward of a model that is cut up.
+            _write(module, tokenizer, [(0,)], ends, 1, None)
     return answers
 
 
@@ -171,7 +175,8 @@ def _write(
     for r, prompt in enumerate(prompts):
         input_ids[r, width - len(prompt) :] = torch.tensor(prompt)
         mask[r, width - len(prompt) :] = 1
-    output = module.lm.generate(
+    assert module.net is not None
+    output = module.net.generate(
         input_ids=input_ids.to(module.device),
         attention_mask=mask.to(module.device),
         max_new_tokens=steps,
@@ -179,6 +184,7 @@ def _write(
         eos_token_id=list(ends) or None,
         pad_token_id=pad,
         use_cache=True,
+        synced_gpus=module.is_sharded,
         logits_processor=[_Draw(draw[0].to(module.device), width, draw[1])] if draw else None,
     )
     ids: list[list[int]] = output[:, width:].tolist()

@@ -39,6 +39,8 @@ class LabelLikelihood(Monitor):
     Source: arXiv 2510.16629, section 4 and appendix F.
     """
 
+    is_single = True
+
     def __init__(
         self,
         every: int = 10,
@@ -93,6 +95,8 @@ class AnswerLikelihood(Monitor):
 
     Source: arXiv 2510.16629, section 4.
     """
+
+    is_single = True
 
     def __init__(self, every: int = 10, limit: int | None = None) -> None:
         super().__init__(every)

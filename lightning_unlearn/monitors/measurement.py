@@ -176,7 +176,7 @@ class Measurement:
         aims = self.oracle._hidden(name, limit) if kl and self.oracle is not None else None
         columns = len(COLUMNS) + (aims is not None)
         numbers = [torch.empty(0, dtype=torch.long, device=module.device)]
-        flats = [torch.empty(0, columns, device=module.device)]
+        flats = [torch.empty(0, columns, dtype=torch.float32, device=module.device)]
         longest = max(len(example.answer) for example in examples)
         masks = [torch.empty(0, longest, dtype=torch.bool, device=module.device)]
         # Hidden states stand for the next-token distributions, at a hundredth of their size.
@@ -196,8 +196,12 @@ class Measurement:
         return torch.cat(numbers), TokenStatistics.scatter(torch.cat(flats), torch.cat(masks))
 
     def _hidden(self, name: str, limit: int | None) -> list[Tensor]:
-        """Hidden states at the label positions, batch by batch, in the computer's own memory."""
-        self.share(name, limit)
+        """Hidden states at the label positions, batch by batch, in the computer's own memory.
+
+        Of this very cut: they are paired with another pass batch by batch.
+        """
+        if ("hidden", name, limit) not in self._known:
+            self._known["statistics", name, limit] = self._pass(name, limit, kl=True)
         known: list[Tensor] = self._known["hidden", name, limit]
         return known
 

@@ -42,6 +42,7 @@ class Membership(Monitor):
         limit: only the first so many rows of each set; null for all.
     """
 
+    is_single = True
     uses_oracle = True
 
     def __init__(
@@ -57,6 +58,10 @@ class Membership(Monitor):
         check_limit(self, limit)
         if not 0 < share <= 1:
             raise InputError(f"Membership.share: found {share}, expected more than 0, at most 1.")
+        if scores == []:
+            raise InputError(
+                "Membership.scores: found an empty list, expected some, or null for all."
+            )
         for name in scores or []:
             if name not in SCORES:
                 raise InputError(
@@ -81,14 +86,14 @@ class Membership(Monitor):
             )
 
     def remarks(self, model: Any, data: Any) -> list[str]:
-        """Rows of the others that are unlearned."""
-        count = data.overlap([self.nonmembers]) if data.forget is not None else 0
+        """Rows of the others that are members."""
+        count = data.overlap([self.nonmembers], self._members(data))
         total = len(data.row_set(self.nonmembers)[0])
         if not count:
             return []
         return [
-            f"Membership: {count} of {total} rows of {self.nonmembers!r} are among the rows to "
-            "forget, so they are no nonmembers."
+            f"Membership: {count} of {total} rows of {self.nonmembers!r} are among the members, "
+            f"{self._members(data)!r}."
         ]
 
     def _members(self, data: Any) -> str:
@@ -104,6 +109,8 @@ class Membership(Monitor):
         for score in self.scores or SCORES:
             own, others = self._both(view, score)
             measures[f"{score}/members"], measures[f"{score}/nonmembers"] = own, others
+            if not torch.isfinite(torch.cat([own, others])).all():
+                continue  # a model that has diverged, which is told where it is trained
             area = auc(own, others)
             measures[f"auc/{score}"] = torch.tensor(area)
             if view.oracle is not None:
@@ -126,14 +133,10 @@ class Membership(Monitor):
             return view.measure(MinK(share=self.share), name, self.limit)
         if score == "min_k_plus_plus":
             return view.measure(MinKPlusPlus(share=self.share), name, self.limit)
-        index, statistics = view.share(name, self.limit)
+        own = view.log_probs(name, self.limit)
         if score == "zlib":
-            rows = view.rows(name, self.limit)
-            values = zlib_score(statistics, [rows[i].answer for i in index.tolist()])
-        elif score == "reference":
+            return zlib_score(own, [row.answer for row in view.rows(name, self.limit)])
+        if score == "reference":
             assert base is not None, "views that monitors are given have one"
-            values = reference_score(statistics, base.share(name, self.limit)[1])
-        else:
-            values = loss_score(statistics)
-        given = dict(zip(index.tolist(), values.tolist(), strict=True))
-        return view.gather(given, len(view.rows(name, self.limit)))
+            return reference_score(own, base.log_probs(name, self.limit))
+        return loss_score(own)

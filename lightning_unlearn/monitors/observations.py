@@ -89,13 +89,12 @@ class Observations:
             values: one per example, ``[examples]``, or a scalar.
 
         Raises:
-            InputError: if another monitor measured it at this step: which of the two a record is
-                of could not be told.
+            InputError: if another monitor measured it at this step.
         """
         if (step, measure) in self._added:
             raise InputError(
-                f"trainer.callbacks: two monitors measure {measure!r}. Keep one of them, or give "
-                "them different row sets."
+                f"trainer.callbacks: two monitors measure {measure!r}, and which of the two a "
+                "record is of could not be told. Keep one of them."
             )
         self._added.add((step, measure))
         per_example = values.detach().double().cpu()

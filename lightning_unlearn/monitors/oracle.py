@@ -1,5 +1,6 @@
 """How far the model is from the one retrained without the forget stage."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,6 +94,11 @@ class OracleDistance(Monitor):
                     data.set_name(own)
                 except InputError as error:
                     raise InputError(f"OracleDistance.probes.{name}: {error}") from None
+            if len({data.set_name(own) for own in sets}) < len(sets):
+                raise InputError(
+                    f"OracleDistance.probes.{name}: found {', '.join(sets)}, which name some rows "
+                    "twice; name each row set once."
+                )
 
     def remarks(self, model: CausalLM, data: Any) -> list[str]:
         """Rows of a probe that are unlearned, and why there is no KL, if there is none."""
@@ -101,13 +107,17 @@ class OracleDistance(Monitor):
         for name, sets in self.sets(data).items():
             others = [own for own in sets if data.set_name(own) not in forgotten]
             total = sum(len(data.row_set(own)[0]) for own in others)
-            if name != FORGET and (count := data.overlap(others)):
+            if name != FORGET and (count := data.overlap(others, data.forget)):
                 sentences.append(
                     f"OracleDistance: {count} of {total} rows of the probe {name!r} are among the "
                     "rows to forget, so it says little of what is kept."
                 )
-        targets = model.lora.targets if model.lora is not None else HEADS
-        if self.kl and not isinstance(targets, str) and set(targets) & set(HEADS):
+        targets = model.lora.targets if model.lora is not None else list(HEADS)
+        if isinstance(targets, str):
+            # Any other text is a pattern to PEFT.
+            pattern = targets if targets != "all-linear" else ""
+            targets = [head for head in HEADS if re.fullmatch(pattern, head)]
+        if self.kl and set(targets) & set(HEADS):
             sentences.append(
                 "OracleDistance: the KL to the oracle is left out, for the output projection is "
                 "trained and the two models' differ (model.lora)."

@@ -74,7 +74,6 @@ def score_candidates(
     index = ByExample(len(prompts)).to(module.device)
     longest = [len(p) + max(map(len, own)) for p, own in zip(prompts, candidates, strict=True)]
     order = sorted(range(len(prompts)), key=lambda i: (longest[i], i))
-    mine = order[module.global_rank :: module.world_size]
     with module.measuring():
         # The longest row, as a shorter one would not show a sliding window.
         hardest = order[-1] if order else None
@@ -84,17 +83,24 @@ def score_candidates(
             )
             module.prompt_sharing_tried = longest[hardest]
         sharing = module.prompt_sharing or "apart"
-        sums = torch.zeros(len(mine), most, device=module.device)
+        mine = order[module.global_rank :: module.world_size]
+        if module.is_sharded and sharing != "tree":
+            # These ways take as many forwards as rows and candidates ask for, and all processes
+            # take part in every forward of a model that is cut up: so all do the same.
+            mine = order
+        sums = torch.zeros(len(mine), most, dtype=torch.float32, device=module.device)
         if sharing == "tree":
             trees = [
                 tree
                 for place, i in enumerate(mine)
                 for tree in grow(prompts[i], candidates[i], place)
             ]
-            for batch in batches(trees, batch_size):
+            together = batches(trees, batch_size)
+            for batch in together:
                 owners = [(tree.row, number) for tree in batch for number in tree.numbers]
                 rows, columns = torch.tensor(owners, device=module.device).unbind(1)
                 sums[rows, columns] = _tree_sums(module, batch)
+            module.fill_up(module.most(len(together)) - len(together))
         else:
             score = _cached if sharing == "cache" else _apart
             for place, i in enumerate(mine):

@@ -49,6 +49,7 @@ class TOFU(Monitor):
     Source: Maini et al. 2024, arXiv 2401.06121, section 2.2.
     """
 
+    is_single = True
     uses_oracle = True
 
     def __init__(
@@ -92,6 +93,19 @@ class TOFU(Monitor):
                     f"every row: name it in data.probes.{name}.{missing}."
                 )
 
+    def remarks(self, model: Any, data: Any) -> list[str]:
+        """Rows of the other sets that are to be forgotten."""
+        sentences = []
+        for role, name in self._roles().items():
+            count = data.overlap([name], self.forget) if role != "forget" else 0
+            if count:
+                total = len(data.row_set(name)[0])
+                sentences.append(
+                    f"TOFU: {count} of {total} rows of {role} ({name}) are among those of forget "
+                    f"({self.forget}), so they say little of what is kept."
+                )
+        return sentences
+
     def measure(self, view: Measurement) -> Mapping[str, Tensor]:
         """All measures."""
         measures: dict[str, Tensor] = {}
@@ -105,6 +119,8 @@ class TOFU(Monitor):
             measures[f"tofu_capped/{role}"] = capped
             if role != "forget":
                 parts += [right, rouge, truth_ratio_utility(ratio)]
+        if not all(torch.isfinite(values).all() for values in measures.values()):
+            return measures  # a model that has diverged, which is told where it is trained
         means = [part.double().mean().item() for part in parts]
         measures["tofu/model_utility"] = torch.tensor(model_utility(means))
         if view.oracle is not None:

@@ -1,0 +1,228 @@
+"""One model over several processes with FSDP2: cut up, filled, and put together again."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.loading import locate
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be cut up, the same on every process; all of them must ask."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def cut_like(target: Tensor, values: Tensor) -> Tensor:
+    """Whole values cut up as another tensor is, if they have its shape; nothing is sent.
+
+    Args:
+        target: the other tensor.
+        values: all of them, the same on every process.
+    """
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(target, DTensor) or values.shape != target.shape:
+        return values
+    local = values.to(target.to_local().device)
+    return distribute_tensor(local, target.device_mesh, target.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def fill(target: Tensor, values: Tensor) -> None:
+    """Give a tensor, which may be cut up, its values.
+
+    Args:
+        target: changed in place.
+        values: all of them, the same on every process.
+    """
+    target.copy_(cut_like(target, values.to(target.dtype)))
+
+
+def decoder_layers(lm: Any, names: list[str] | None = None) -> list[nn.Module]:
+    """The layers that are cut up one by one.
+
+    Args:
+        lm: a Hugging Face causal LM.
+        names: names of their classes; None takes those that the model says must stay whole, else
+            the longest list of modules in its decoder.
+
+    Returns:
+        The layers in order.
+
+    Raises:
+        InputError: if there are none.
+    """
+    wanted = set(names or getattr(lm, "_no_split_modules", None) or ())
+    layers = [module for module in lm.modules() if type(module).__name__ in wanted]
+    if names is None and not layers:
+        lists = [m for m in lm.get_decoder().modules() if isinstance(m, nn.ModuleList)]
+        layers = max((list(found) for found in lists), key=len, default=[])
+    if not layers:
+        found = f"found no module of the class {', '.join(names)}" if names else "found no layers"
+        classes = sorted({type(m).__name__ for m in lm.modules() if "Layer" in type(m).__name__})
+        raise InputError(
+            f"trainer.strategy: {found} in this model, expected its decoder layers. Name their "
+            f"class in init_args.layers of FSDP2; among its modules are {', '.join(classes)}."
+        )
+    return layers
+
+
+def shard(net: nn.Module, lm: Any, mesh: "DeviceMesh", strategy: Any) -> None:
+    """Cut a model up over the processes of a mesh: layer by layer, then the rest.
+
+    Args:
+        net: the module through whose forward everything goes.
+        lm: the Hugging Face model in it.
+        mesh: one axis of processes.
+        strategy: may have ``layers`` and ``cpu_offload``, as of `FSDP2`.
+    """
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        MixedPrecisionPolicy,
+        OffloadPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
+
+    offload = getattr(strategy, "cpu_offload", False)
+    options: dict[str, Any] = {
+        "mesh": mesh,
+        # Weights keep the types they are stored in: a base in bf16, adapters in fp32.
+        "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False),
+        "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
+    }
+    for layer in decoder_layers(lm, getattr(strategy, "layers", None)):
+        fully_shard(layer, **options)
+    fully_shard(net, **options)
+    for method in ("generate", "own_log_probs"):
+        register_fsdp_forward_method(net, method)
+
+
+def materialise(net: nn.Module, lm: Any, device: torch.device) -> None:
+    """Give a model that was made without memory its memory, and what is computed and not stored.
+
+    Args:
+        net: on the meta device.
+        lm: the Hugging Face model in it.
+        device: where its parts go.
+    """
+    tied = lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
+    net.to_empty(device=device)
+    if tied:
+        lm.get_output_embeddings().weight = lm.get_input_embeddings().weight
+    for module in lm.modules():
+        if module._non_persistent_buffers_set:
+            # Rotary frequencies: transformers makes them anew where it initialises a module.
+            lm._init_weights(module)
+
+
+def load_base(lm: Any, name: str, read_whole: Callable[[], dict[str, Tensor]]) -> None:
+    """Fill the base weights from safetensors, each process reading only its own part.
+
+    Args:
+        lm: the Hugging Face model, with PEFT layers or without.
+        name: folder, ``demo:NAME``, or hub name.
+        read_whole: gives all weights by name; for checkpoints whose names are not the model's.
+
+    Raises:
+        InputError: if a file is missing.
+    """
+    wanted = {
+        name.replace(".base_layer", ""): p
+        for name, p in lm.named_parameters()
+        if "lora_" not in name
+    }
+    wanted |= {
+        name.replace(".base_layer", ""): b
+        for name, b in lm.named_buffers()
+        if name.rpartition(".")[2] not in _owner(lm, name)._non_persistent_buffers_set
+    }
+    files = weight_files(name)
+    if not set(wanted) <= set(files):
+        for key, values in read_whole().items():
+            if key in wanted:
+                fill(wanted[key], values)
+        return
+    from safetensors import safe_open
+
+    by_file: dict[Path, list[str]] = {}
+    for key in wanted:
+        by_file.setdefault(files[key], []).append(key)
+    for file, keys in by_file.items():
+        with safe_open(file, framework="pt") as opened:
+            for key in keys:
+                _fill_slice(wanted[key], opened.get_slice(key))
+
+
+def _owner(lm: nn.Module, name: str) -> nn.Module:
+    return lm.get_submodule(name.rpartition(".")[0])
+
+
+@torch.no_grad()
+def _fill_slice(target: Tensor, source: Any) -> None:
+    """Fill a tensor from a safetensors slice; where rows are cut, only this process's are read."""
+    from torch.distributed.tensor import DTensor, Shard
+
+    if not isinstance(target, DTensor):
+        target.copy_(source[:])
+        return
+    if target.device_mesh.ndim != 1 or target.placements != (Shard(0),):
+        fill(target, source[:])
+        return
+    local = target.to_local()
+    rows = -(-target.shape[0] // target.device_mesh.size())
+    first = min(rows * target.device_mesh.get_local_rank(), target.shape[0])
+    local.copy_(source[first : first + local.shape[0]])
+
+
+def weight_files(name: str) -> dict[str, Path]:
+    """Which file of a model holds which weight.
+
+    Args:
+        name: folder, ``demo:NAME``, or hub name.
+
+    Raises:
+        InputError: if a file is missing.
+    """
+    from safetensors import safe_open
+    from transformers.utils import cached_file
+
+    located = locate(name, "model.base")
+
+    def find(file: str) -> Path | None:
+        found = cached_file(located, file, _raise_exceptions_for_missing_entries=False)
+        return Path(found) if found is not None else None
+
+    index = find(INDEX)
+    if index is None:
+        single = find(WEIGHTS)
+        if single is None:
+            raise InputError(
+                f"model.base: found {name!r} without {WEIGHTS} and without {INDEX}, expected "
+                "weights as safetensors."
+            )
+        with safe_open(single, framework="pt") as opened:
+            return dict.fromkeys(opened.keys(), single)
+    names: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    files: dict[str, Path] = {}
+    for file in sorted(set(names.values())):
+        found = find(file)
+        if found is None:
+            raise InputError(
+                f"model.base: {name}: found no {file}, which {INDEX} names; download the model "
+                "again."
+            )
+        files[file] = found
+    return {key: files[file] for key, file in names.items()}
