@@ -23,6 +23,7 @@ from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.mistakes import find_mistake
 from lightning_unlearn.module import CausalLM
+from lightning_unlearn.records import STEPS, read_table
 from lightning_unlearn.trainer import StagedTrainer
 from lightning_unlearn.unlearning.base import Unlearning
 
@@ -179,12 +180,23 @@ class StagedCLI(LightningCLI):
             if self.datamodule.oracle:
                 _print_means({name: last for name, (_, last) in ends.items()})
             else:
-                table = Table("measure", "before unlearning", "after", "change")
-                for name, (first, last) in ends.items():
-                    table.add_row(name, f"{first:.4f}", f"{last:.4f}", f"{last - first:+.4f}")
-                Console().print(table)
+                self._print_ends(ends)
         print(f"Written to {self.trainer.run_dir}")
         print(f"Curves: tensorboard --logdir {self.trainer.default_root_dir}")
+
+    def _print_ends(self, ends: dict[str, tuple[float, float]]) -> None:
+        """Curves of the run, and how it was before and after."""
+        from lightning_unlearn.report import terminal
+
+        out = Console()
+        assert self.trainer.run_dir is not None, "made by fit"
+        seen = read_table(self.trainer.run_dir / STEPS)
+        if (drawn := terminal.curves(seen)) is not None:
+            out.print(drawn)
+        table, left_out = terminal.ends_table(ends)
+        out.print(table)
+        if left_out:
+            out.print(f"{left_out} They are in {STEPS}.", highlight=False)
 
     def validate(self, **kwargs: Any) -> None:
         """Measure without training, and print what is measured."""

@@ -1,26 +1,81 @@
 """The folder of one run: adapters, records, curves, and what the run was."""
 
 import json
-import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors import SafetensorError
 
 from lightning_unlearn import records
+from lightning_unlearn.configuration import read_value
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.errors import InputError, StorageError
+from lightning_unlearn.events import (
+    EVENTS,
+    charts_of,
+    final_values,
+    scalar,
+    session,
+    write_events,
+)
 from lightning_unlearn.notes import read_note
-from lightning_unlearn.runs import ABOUT, sizes
+from lightning_unlearn.runs import ABOUT, MANIFEST, sizes
+
+# Where in a run's folder its row of the HParams tab is.
+FINAL = "final"
 
 
 class RunLogger(TensorBoardLogger):
-    """TensorBoard for a run of several fits: one event file, closed when the run is over."""
+    """TensorBoard for a run of several fits: one event file, closed when the run is over.
+
+    Args:
+        folder: where it goes.
+        method: label of the method whose measures are charted and summed up; None for none.
+        forget: the stage that is unlearned.
+        settings: gives what the run's row of the HParams tab says besides its results.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        method: str | None = None,
+        forget: str | None = None,
+        settings: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        super().__init__(folder, name="", version="", default_hp_metric=False)
+        self._folder = folder
+        self._method = method
+        self._forget = forget
+        self._settings = settings
+        self._ends: dict[str, tuple[float, float]] = {}
+        self._step = 0
+        self._is_closed = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write points of curves, and remember the first and last value of the method's."""
+        super().log_metrics(metrics, step)
+        for tag, value in metrics.items():
+            if self._method is not None and tag.startswith(f"{self._method}/"):
+                if step and not self._step:
+                    # Every monitor has looked at step 0, so it is known what there is to chart.
+                    self._arrange()
+                self._step = max(self._step, step or 0)
+                measure = tag.removeprefix(f"{self._method}/")
+                self._ends[measure] = (self._ends.get(measure, (value,))[0], value)
+
+    def _arrange(self) -> None:
+        if self._method is not None and self._forget is not None:
+            charts = charts_of(self._method, self._ends, self._forget)
+            if charts:
+                self.experiment.add_custom_scalars({self._method: charts})
 
     def finalize(self, status: str) -> None:
         """Only flush: Lightning says this after every stage."""
@@ -32,13 +87,30 @@ class RunLogger(TensorBoardLogger):
 
     def close(self) -> None:
         """The run is over."""
-        if self._experiment is not None:
-            self.experiment.close()
+        if self._experiment is None or self._is_closed:
+            return
+        self._is_closed = True
+        self.experiment.close()
+        if self._method is not None:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Write the run's row of the HParams tab.
+
+        In a folder of its own: every curve beside it would be a column.
+        """
+        now = time.time()
+        values = final_values(self._ends, self._forget, bool(self._step))
+        points = [(self._step, scalar(tag, value)) for tag, value in values.items()]
+        row = [(0, summary) for summary in session(self._settings())]
+        file = self._folder / FINAL / f"{EVENTS}.{int(now):010d}.{FINAL}"
+        with _writing(self._folder):
+            write_events(file, now, [*row, *points])
 
 
 def stage_logger(folder: Path) -> RunLogger:
     """A logger that writes into a folder."""
-    return RunLogger(folder, name="", version="", default_hp_metric=False)
+    return RunLogger(folder)
 
 
 class RunDirectory:
@@ -55,6 +127,7 @@ class RunDirectory:
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         self.folder = folder
         self.about = about
+        self._config: str | None = None
 
     def open(self, config: str | None) -> None:
         """Make the folder.
@@ -73,9 +146,11 @@ class RunDirectory:
                 self.folder = wanted.with_name(f"{wanted.name}_{number}")
             self.folder.mkdir(parents=True, exist_ok=True)
             # Curves are made anew from the records; those of an interrupted run would overlay them.
-            for events in self.folder.glob("events.out.tfevents.*"):
-                events.unlink()
+            for place in (self.folder, self.folder / FINAL):
+                for events in place.glob(f"{EVENTS}.*"):
+                    events.unlink()
             records.write_text(self.folder / ABOUT, _json({**self.about, "finished": False}))
+            self._config = config
             if config is not None:
                 records.write_text(self.folder / "config.yaml", config)
 
@@ -97,29 +172,56 @@ class RunDirectory:
         return about.get("key") == self.about["key"] or _given_up(about)
 
     def tensorboard(self, datamodule: StagedDataModule) -> RunLogger:
-        """A logger that writes into the folder, with a layout of forget against utility."""
-        logger = stage_logger(self.folder)
-        if datamodule.forget is not None:
-            method = self.about["method"]
-            others = [stage for stage in datamodule.path if stage != datamodule.forget]
-            tag = re.escape(method)
-            utility = "|".join(others)
-            layout = {
-                f"{method}: forget against utility": {
-                    "forget: label and paraphrases": [
-                        "Multiline",
-                        [f"{tag}/forget/(label|paraphrases)$"],
-                    ],
-                    "utility: answers of the other stages": [
-                        "Multiline",
-                        [f"{tag}/answers/({utility})$"],
-                    ],
-                    "utility: accuracy": ["Multiline", [f"{tag}/accuracy/.*$"]],
-                }
-            }
-            with _writing(self.folder):
-                logger.experiment.add_custom_scalars(layout)
-        return logger
+        """A logger that writes into the folder, with charts of what is forgotten and kept.
+
+        When it is closed, it sums the run up for the HParams tab.
+        """
+        if datamodule.forget is None:
+            return stage_logger(self.folder)
+
+        def settings() -> dict[str, Any]:
+            return self._settings(datamodule)
+
+        return RunLogger(self.folder, self.about["method"], datamodule.forget, settings)
+
+    def _settings(self, data: StagedDataModule) -> dict[str, Any]:
+        """What may differ between runs: names, then keys of the configuration.
+
+        A trained stage is one text, for its recipe is seldom what runs differ in.
+        """
+        # As texts, for each value is to have a box that filters by it.
+        named = {key: self.about[key] for key in ("method", "path", "position", "seed")}
+        found = {key: str(value) for key, value in named.items() if value is not None}
+        content = self._content()
+        parts = {
+            "data.unlearn": {} if data.oracle else data.unlearn.key(),
+            "model.lora": content.get("lora") or {},
+            "trainer.callbacks": content.get("method", {}).get("parameters", {}),
+            "trainer": {"precision": content.get("precision")},
+            "model": {"base": self._base()},
+        }
+        for name in data.trained:
+            stage = data.stages[name]
+            recipe = {"source": stage.source, "limit": stage.limit, **stage.key()}
+            pairs = [f"{key} {value}" for key, value in recipe.items() if value is not None]
+            found[f"stage {name}"] = ", ".join(pairs)
+        keys = {f"{part}.{key}": value for part, own in parts.items() for key, value in own.items()}
+        return {**found, **keys}
+
+    def _base(self) -> str | None:
+        """The base model, where there is a configuration that names it."""
+        content = read_value(self._config) if self._config is not None else None
+        model = content.get("model") if isinstance(content, dict) else None
+        return model.get("base") if isinstance(model, dict) else None
+
+    def _content(self) -> dict[str, Any]:
+        """What the last step of the walk was made from."""
+        try:
+            file = Path(self.about["store"]) / self.about["key"] / MANIFEST
+            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["content"]
+        except (KeyError, OSError, ValueError):
+            return {}
+        return content
 
     def close(self, stages: list[tuple[str, Path]]) -> None:
         """Fill the folder from the store's entries and mark the run finished.
