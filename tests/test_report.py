@@ -288,7 +288,7 @@ def test_render_prints_names_as_they_are(example):
 def test_figures_are_written_with_the_same_bytes_each_time(records, tmp_path):
     first = save_figures(records, tmp_path / "new" / "first")
     second = save_figures(records, str(tmp_path / "second"))
-    assert [path.name for path in first] == ["forget.png", "utility.png"]
+    assert [path.name for path in first] == ["forget.png", "utility.png", "tradeoff.png"]
     for one, two in zip(first, second, strict=True):
         data = one.read_bytes()
         assert data.startswith(b"\x89PNG") and len(data) > 10_000
@@ -316,7 +316,8 @@ def test_figures_leave_out_what_was_not_measured(tmp_path):
     assert [path.name for path in save_figures(others, tmp_path)] == ["utility.png"]
     assert save_figures(records.assign(value=math.nan), tmp_path) == []
     diverged = records.assign(value=records["value"].where(records["step"] < 10, -math.inf))
-    assert len(save_figures(diverged, tmp_path)) == 2
+    assert len(save_figures(diverged, tmp_path)) == 3
+    # A trade-off takes two steps.
     assert len(save_figures(records[records["step"] == 0], tmp_path)) == 2
 
 

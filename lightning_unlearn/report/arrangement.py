@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.report.curves import Curves, Place, curves_of
 from lightning_unlearn.report.looks import Looks
 from lightning_unlearn.report.oracles import Setting
-from lightning_unlearn.report.panels import Panel, oracle_means
 from lightning_unlearn.report.reading import StudyRecords
 
 if TYPE_CHECKING:
@@ -45,33 +45,36 @@ def _agree(one: Setting, other: Setting) -> bool:
     return all(a is None or b is None or a == b for a, b in zip(one, other, strict=True))
 
 
-def oracles_of(
-    rows: pd.DataFrame, study: StudyRecords, looks: Looks
+def cells_of(study: StudyRecords, measure: str) -> dict[Cell, Curves]:
+    """The curves of a measure by method and setting."""
+    return {(c.method, study.settings.index(c.setting)): c for c in curves_of(study, measure)}
+
+
+def oracles_of(study: StudyRecords, measure: str, curves: Curves) -> dict[Place, float]:
+    """The oracles' values, means over their seeds, of the paths that have one."""
+    values = {path: study.oracles.value(measure, *path, curves.setting) for path in curves.paths}
+    return {path: value for path, value in values.items() if math.isfinite(value)}
+
+
+def means_of_looks(
+    oracles: Mapping[Place, float], looks: Looks
 ) -> dict[tuple[Hashable, ...], float]:
-    """The oracles' values, means over their seeds, for the curves of one panel."""
-    found: dict[tuple[Hashable, ...], float] = {}
-    names = ["measure", "path", "position", "setting"]
-    curves = rows.drop_duplicates(looks.by)
-    for key, (measure, path, position, setting) in zip(
-        curves[looks.by].itertuples(index=False, name=None),
-        curves[names].itertuples(index=False, name=None),
-        strict=True,
-    ):
-        value = study.oracles.value(measure, path, position, study.settings[setting])
-        if math.isfinite(value):
-            found[key] = value
-    return found
+    """The mean of the oracles of all paths that look alike, by look."""
+    values: dict[tuple[Hashable, ...], list[float]] = {}
+    for path, value in oracles.items():
+        values.setdefault(looks.key(path), []).append(value)
+    return {key: sum(found) / len(found) for key, found in values.items()}
 
 
-def same_for_all(panels: Sequence[Panel], looks: Looks) -> bool:
-    """Whether in each panel with an oracle all looks have one, and the same on the mean."""
-    if "path" not in looks.by:
-        return False
-    for panel in panels:
-        values = oracle_means(panel, looks).values()
-        if values and (
-            len(panel.oracles) < len(panel.data.drop_duplicates(looks.by))
-            or max(values) - min(values) > ALIKE
-        ):
+def same_for_all(panels: Sequence[tuple[Curves, Mapping[Place, float]]], looks: Looks) -> bool:
+    """Whether in each panel with an oracle all paths have one, and all looks the same on the mean.
+
+    Args:
+        panels: the curves of each, and what `oracles_of` gives for them.
+        looks: of the paths.
+    """
+    for curves, oracles in panels:
+        values = means_of_looks(oracles, looks).values()
+        if values and (len(oracles) < len(curves.paths) or max(values) - min(values) > ALIKE):
             return False
     return True

@@ -1,4 +1,4 @@
-"""Tables of runs as Markdown and for the terminal, by method and mostly by path."""
+"""Tables of runs as Markdown, as LaTeX and for the terminal, by method and mostly by path."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from lightning_unlearn.report.latex import bold_latex, escape_latex, table_latex
 from lightning_unlearn.report.naming import number, setting_name
 from lightning_unlearn.report.reading import RUN, forget_stage, settings_of
 
@@ -74,6 +75,27 @@ class Layout:
             lines.append([*texts, *cells])
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return "\n\n".join(filter(None, [table, self._caption()])) + "\n"
+
+    def latex(self, caption: str = "") -> str:
+        """The table and its notes as a float for the LaTeX package booktabs, names escaped.
+
+        Args:
+            caption: over the table; "" for none.
+        """
+        identity, alignment, _ = self._identity()
+        groups: list[list[list[str]]] = []
+        before: tuple[str, str] | None = None
+        for row, texts in self._named(escape_latex, _emphasised_latex):
+            cells = [escape_latex(cell) for cell in row.cells]
+            if row.bold is not None:
+                cells[row.bold] = bold_latex(cells[row.bold])
+            if before is None or (self.by_path and before != (row.method, row.setting)):
+                groups.append([])
+            groups[-1].append([*texts, *cells])
+            before = row.method, row.setting
+        head = [*map(escape_latex, identity), *map(escape_latex, self.headings)]
+        right = [*alignment, *([True] * len(self.headings))]
+        return table_latex(head, right, groups, self._caption(), caption)
 
     def render(self, title: str | None = None) -> Table:
         """The table for the terminal, with its notes as caption."""
@@ -203,8 +225,17 @@ def escape(text: str) -> str:
 
 
 def _emphasised(row: Row) -> str:
-    """The path with its forget stage in bold."""
-    stages = [escape(stage) for stage in row.path.split("-")]
+    """The path with its forget stage in bold, as Markdown."""
+    return _with_bold(row, escape, "**{}**".format)
+
+
+def _emphasised_latex(row: Row) -> str:
+    """The same as LaTeX."""
+    return _with_bold(row, escape_latex, bold_latex)
+
+
+def _with_bold(row: Row, shown: Callable[[str], str], bold: Callable[[str], str]) -> str:
+    stages = [shown(stage) for stage in row.path.split("-")]
     forget_stage(row.path, row.position)
-    stages[row.position - 1] = f"**{stages[row.position - 1]}**"
+    stages[row.position - 1] = bold(stages[row.position - 1])
     return "-".join(stages)

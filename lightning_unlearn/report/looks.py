@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,18 +22,11 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#555555",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.8,
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
-    "xtick.labelcolor": "#222222",
-    "ytick.labelcolor": "#222222",
     "legend.frameon": False,
     "figure.dpi": 160,
     "savefig.dpi": "figure",
+    # Letters of a PDF stay letters, which editors and search can read.
+    "pdf.fonttype": 42,
 }
 
 
@@ -71,28 +64,32 @@ class Looks:
     """How the curves of a figure look.
 
     Attributes:
-        by: columns whose values tell the curves apart.
-        groups: columns whose values tell the looks apart.
-        look: the look of every value of `groups`.
+        look: by (path, position), by (position,) or by (stage,).
         heading: of the legend.
         what: a look stands for: "path", "position" or "stage".
     """
 
-    by: list[str]
-    groups: list[str]
     look: dict[tuple[Hashable, ...], Look]
     heading: str
     what: str
 
     @property
     def grouped(self) -> bool:
-        """Whether a look is that of several curves."""
-        return self.by != self.groups
+        """Whether a look is that of several paths."""
+        return self.what == "position"
 
-    def present(self, data: pd.DataFrame) -> list[Look]:
-        """The looks that occur in `data`."""
-        rows = set(data[self.groups].itertuples(index=False, name=None))
-        return [look for key, look in self.look.items() if key in rows]
+    def key(self, path: tuple[str, int]) -> tuple[Hashable, ...]:
+        """The key of a path's look."""
+        return path[1:] if self.grouped else path
+
+    def of(self, path: tuple[str, int]) -> Look:
+        """The look of a path."""
+        return self.look[self.key(path)]
+
+    def present(self, paths: Iterable[tuple[str, int]]) -> list[Look]:
+        """The looks of these paths, in their own order."""
+        keys = {self.key(path) for path in paths}
+        return [look for key, look in self.look.items() if key in keys]
 
 
 def looks_of_paths(data: pd.DataFrame) -> Looks:
@@ -101,42 +98,40 @@ def looks_of_paths(data: pd.DataFrame) -> Looks:
     curves = [(str(path), int(position)) for path, position in pairs.itertuples(index=False)]
     if len(curves) <= len(PALETTE):
         by_path: dict[tuple[Hashable, ...], Look] = {}
-        for (colour, marker), (path, position) in zip(_colours(len(curves)), curves, strict=True):
+        for (colour, marker), (path, position) in zip(colours(len(curves)), curves, strict=True):
             end = f"p = {position}"
             label = f"{end}: {emphasised(path, position)}"
             by_path[path, position] = Look(colour, marker, label, end)
-        key = ["path", "position"]
-        return Looks(key, key, by_path, "path (p = place of the forget stage)", "path")
+        return Looks(by_path, "path (p = place of the forget stage)", "path")
     positions = sorted({position for _, position in curves})
     by_position: dict[tuple[Hashable, ...], Look] = {}
-    for (colour, marker), position in zip(_colours(len(positions)), positions, strict=True):
+    for (colour, marker), position in zip(colours(len(positions)), positions, strict=True):
         count = sum(other == position for _, other in curves)
         label = f"p = {position}  ({count} path{'s' * (count > 1)})"
         by_position[position,] = Look(colour, marker, label, f"p = {position}")
-    heading = "p = place of the forget stage"
-    return Looks(["path", "position"], ["position"], by_position, heading, "position")
+    return Looks(by_position, "p = place of the forget stage", "position")
 
 
 def looks_of_stages(stages: Sequence[str], forget: Sequence[str]) -> Looks:
     """A look per stage; those that are forgotten are named so."""
     looks: dict[tuple[Hashable, ...], Look] = {}
-    for (colour, marker), stage in zip(_colours(len(stages)), stages, strict=True):
+    for (colour, marker), stage in zip(colours(len(stages)), stages, strict=True):
         label = f"{bold(stage)} (forgotten)" if [stage] == list(forget) else plain(stage)
         # Long names would take the panel's room; the legend has them.
         looks[stage,] = Look(colour, marker, label, plain(stage) if len(stage) <= 8 else "")
-    return Looks(["stage"], ["stage"], looks, "answers of the stage", "stage")
+    return Looks(looks, "answers of the stage", "stage")
 
 
-def _colours(count: int) -> list[tuple[str, str]]:
+def colours(count: int) -> list[tuple[str, str]]:
     """Colours and markers of `count` looks."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    colours = PALETTE[:count]
+    found = PALETTE[:count]
     if count > len(PALETTE):
         shades = colormaps["viridis"]
-        colours = [to_hex(shades(0.9 * i / (count - 1))) for i in range(count)]
-    return [(colour, MARKERS[rank % len(MARKERS)]) for rank, colour in enumerate(colours)]
+        found = [to_hex(shades(0.9 * i / (count - 1))) for i in range(count)]
+    return [(colour, MARKERS[rank % len(MARKERS)]) for rank, colour in enumerate(found)]
 
 
 @contextmanager

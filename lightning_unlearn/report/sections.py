@@ -41,6 +41,11 @@ class Section:
         return "\n".join(filter(None, [f"## {self.title}\n", table, bullets(self.findings)]))
 
     @property
+    def latex(self) -> str:
+        """The table as LaTeX with the heading as its caption; "" where there is none."""
+        return self.layout.latex(self.title) if self.layout is not None else ""
+
+    @property
     def renderable(self) -> RenderableType | None:
         """The table for the terminal."""
         return self.layout.render(self.title) if self.layout is not None else None

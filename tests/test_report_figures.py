@@ -1,0 +1,588 @@
+"""Figures: the numbers that are drawn against naive ones, files, and words for them."""
+
+import itertools
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.report import scores, summarise
+from lightning_unlearn.report.bands import band_of, log_band_of
+from lightning_unlearn.report.describe import describe
+from lightning_unlearn.report.drawn import Curve, Level, Spots, Thin, Zone, span_of
+from lightning_unlearn.report.figures import figure_makers, save_figures
+from lightning_unlearn.report.latex import escape_latex
+from lightning_unlearn.report.layout import Layout, Row
+from lightning_unlearn.report.looks import drawing_style
+from lightning_unlearn.report.makers import FIGURES
+from lightning_unlearn.report.paper import ORDERS, paper_figures, save_paper
+from lightning_unlearn.report.paper_table import table_one
+from lightning_unlearn.report.reading import read_records
+from lightning_unlearn.report.ticks import places_of, written
+from lightning_unlearn.report.tradeoff_figure import tradeoffs
+
+LR, SCHEDULE = "data.unlearn.lr", "data.unlearn.schedule"
+PATHS = [("f-tofu-b", 1), ("tofu-f-b", 2), ("tofu-b-f", 3)]
+STEPS = (0, 5, 10, 15, 20)
+SEEDS = (0, 1, 2)
+EXAMPLES = range(5)
+
+
+def value(*key):
+    """A number that depends on nothing but its key, between -1 and 0."""
+    return -float(np.random.default_rng([hash_of(part) for part in key]).random())
+
+
+def hash_of(part):
+    return sum(ord(letter) * 31**place for place, letter in enumerate(str(part))) % 2**31
+
+
+def study(methods=("GA", "NPO"), seeds=SEEDS, settings=({},), oracle=True):
+    """Records and examples of a study, with everything that figures show."""
+    rows, examples = [], []
+    for setting, seed, path in itertools.product(settings, seeds, PATHS):
+        key = {"study": "s", "path": path[0], "position": path[1]}
+        for method in (*methods, *(["oracle"] if oracle else [])):
+            stage = "oracle" if method == "oracle" else "unlearn"
+            head = {**key, "method": method, "seed": seed, **setting, "stage": stage}
+            if stage == "oracle":
+                head |= dict.fromkeys(setting)
+            for step in STEPS if stage == "unlearn" else (0,):
+                fall = step / 5 * (4 - path[1]) if stage == "unlearn" else 4.0
+                at = {**head, "step": step}
+                for measure in ("forget/label", "forget/mean", "answers/tofu", "answers/b"):
+                    drawn = value(method, path[0], seed, step, measure)
+                    rows.append({**at, "measure": measure, "value": drawn - fall / 4})
+                for example in EXAMPLES:
+                    drawn = value(method, path[0], seed, step, example) - fall
+                    probe = {**at, "measure": "probes/forget", "value": drawn}
+                    examples.append({**probe, "example": example})
+    records, examples = pd.DataFrame(rows), pd.DataFrame(examples).drop_duplicates()
+    records = records.drop_duplicates()
+    runs = examples[examples["stage"] == "unlearn"]
+    retrained = examples[examples["stage"] == "oracle"]
+    if oracle:
+        join = ["path", "position", "seed", "example"]
+        both = runs.merge(retrained[[*join, "value"]], on=join, suffixes=("", "_oracle"))
+        gap = both["value"] - both["value_oracle"]
+        identity = [name for name in records.columns if name not in ("measure", "value")]
+        for name, drawn in (("distance", gap**2), ("overshoot", (gap < 0) * 1.0)):
+            means = both.assign(value=drawn).groupby(identity, dropna=False)["value"].mean()
+            means = means.reset_index().assign(measure=f"{name}/forget")
+            records = pd.concat([records, means[records.columns]])
+    return records.reset_index(drop=True), examples
+
+
+def drawn(name, records, examples=None):
+    """A figure, whose lines and texts can be looked at."""
+    with drawing_style():
+        figure = figure_makers(records, examples)[name]()
+        figure.draw_without_rendering()
+    return figure
+
+
+def lines_of(axis, marker=None):
+    return [line for line in axis.lines if marker is None or line.get_marker() == marker]
+
+
+def by_seed(rows, measure, path, method="GA"):
+    """Values of a measure, [seeds, steps]."""
+    own = rows[(rows["measure"] == measure) & (rows["method"] == method)]
+    own = own[(own["path"] == path) & (own["stage"] == "unlearn")]
+    return own.pivot_table(index="seed", columns="step", values="value").to_numpy()
+
+
+def test_a_band_is_students_interval():
+    values = np.random.default_rng(0).normal(size=(4, 6))
+    band = band_of(range(6), values)
+    for step in range(6):
+        own = values[:, step]
+        low, high = stats.t.interval(0.95, 3, own.mean(), own.std(ddof=1) / 2)
+        assert band.mean[step] == pytest.approx(own.mean())
+        assert (band.low[step], band.high[step]) == pytest.approx((low, high))
+    assert band.seeds == 4
+
+
+def test_a_band_leaves_out_what_is_missing():
+    values = np.array([[1.0, math.nan, 3.0], [2.0, math.nan, math.inf]])
+    band = band_of([0, 5, 10], values)
+    assert band.x.tolist() == [0, 10] and band.mean.tolist() == [1.5, 3.0]
+    assert np.isfinite(band.low).tolist() == [True, False]
+    assert band_of([0, 5], np.full((2, 2), math.nan)).seeds == 0
+    assert band_of([0, 5], np.empty((0, 2))).x.tolist() == []
+
+
+def test_a_logarithmic_band_is_of_the_logarithms():
+    values = np.exp(np.random.default_rng(1).normal(size=(3, 4)))
+    plain, logs = log_band_of(range(4), values), band_of(range(4), np.log(values))
+    assert plain.mean == pytest.approx(np.exp(logs.mean))
+    assert plain.low == pytest.approx(np.exp(logs.low))
+    assert log_band_of([0, 1], np.array([[0.0, 2.0]])).mean.tolist() == pytest.approx([2.0])
+
+
+def test_wide_bands_do_not_dwarf_the_curves():
+    curve = Curve(band_of([0, 1], [[0.0, 1.0], [0.2, 1.0]]), None)
+    low, high = span_of([curve])
+    assert (low, high) == pytest.approx((0.1 - 0.9 / 4, 1.0 + 0.9 / 4))
+    assert span_of([Level(math.nan, {})]) is None
+    assert span_of([Level(100.0, {}), Level(0.0, {})], log=True) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "options", "places", "texts"),
+    [
+        (-0.5, 10.5, {}, [0, 2, 4, 6, 8, 10], ["0", "2", "4", "6", "8", "10"]),
+        (-1.1, 0.1, {}, [-1, -0.5, 0], None),
+        (0, 1, {"whole": True}, [0, 1], ["0", "1"]),
+        (0.09, 11, {"log": True}, [0.1, 0.3, 1, 3, 10], None),
+        (0.5, 3, {"log": True}, [0.5, 1, 2], None),
+    ],
+)
+def test_ticks_are_round(low, high, options, places, texts):
+    found = places_of(low, high, **options)
+    assert found == pytest.approx(places)
+    assert texts is None or written(found) == texts
+
+
+def test_numbers_at_ticks_have_the_digits_they_need():
+    assert written([-1.0, -0.5, 0.0]) == ["\u22121.0", "\u22120.5", "0.0"]
+    assert written([0.0, 0.05]) == ["0.00", "0.05"]
+    assert written([2e6, 4e6]) == ["2e+06", "4e+06"]
+    assert written([]) == []
+
+
+def test_every_figure_is_written_as_png_and_pdf_with_the_same_bytes(tmp_path):
+    records, examples = study()
+    made = [save_figures(records, tmp_path / name, examples, ("png", "pdf")) for name in ("a", "b")]
+    names = ["forget", "utility", "oracle", "divergence", "trajectories", "tradeoff"]
+    assert [path.name for path in made[0]] == [f"{n}.{f}" for n in names for f in ("png", "pdf")]
+    for one, two in zip(*made, strict=True):
+        data = one.read_bytes()
+        assert data == two.read_bytes() and len(data) > 8_000
+        assert data.startswith(b"\x89PNG" if one.suffix == ".png" else b"%PDF")
+        for word in (b"CreationDate", b"Producer", b"Software"):
+            assert word not in data
+
+
+def test_unknown_formats_are_refused_before_anything_is_written(tmp_path):
+    for formats, found in ((("svg",), "svg"), ((), "none")):
+        with pytest.raises(InputError, match=rf"formats: found {found}, expected .* png, pdf"):
+            save_figures(study()[0], tmp_path / "new", formats=formats)
+    assert not (tmp_path / "new").exists()
+
+
+def test_pngs_and_pdfs_are_of_one_size(tmp_path):
+    import struct
+
+    records, examples = study(("GA",))
+    for name in ("forget", "trajectories"):
+        save_figures(records, tmp_path, examples, ("pdf", "png"))
+        width, height = struct.unpack(">II", (tmp_path / f"{name}.png").read_bytes()[16:24])
+        box = re.search(
+            rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", (tmp_path / f"{name}.pdf").read_bytes()
+        )
+        points = [float(part) for part in box.groups()]
+        assert [p / 72 * 160 for p in points] == pytest.approx([width, height], abs=1)
+
+
+def test_no_label_is_cut():
+    long = study(("a method with quite a long name", "NPO"))
+    for name, figure in ((n, drawn(n, *long)) for n in FIGURES if n != "answers"):
+        for axis in figure.axes:
+            for text in [axis.title, *axis.texts]:
+                box = text.get_window_extent()
+                assert not text.get_text() or (box.x0 >= 0 and box.x1 <= figure.bbox.width), name
+                assert not text.get_text() or (box.y0 >= 0 and box.y1 <= figure.bbox.height), name
+
+
+def test_forget_draws_the_means_over_seeds():
+    records, _ = study()
+    figure = drawn("forget", records)
+    assert [axis.get_title() for axis in figure.axes] == ["GA", "NPO"]
+    for axis, method in zip(figure.axes, ("GA", "NPO"), strict=True):
+        curves = [line for line in lines_of(axis) if len(line.get_xdata()) == len(STEPS)]
+        for line, (path, _) in zip(curves, PATHS, strict=True):
+            wanted = by_seed(records, "forget/label", path, method).mean(axis=0)
+            assert line.get_xdata().tolist() == list(STEPS)
+            assert line.get_ydata() == pytest.approx(wanted)
+
+
+def test_names_are_not_read_as_formulas(tmp_path):
+    records, examples = study(("a$b", "NPO_$"), (0, 1))
+    for table in (records, examples):
+        table["path"] = table["path"].str.replace("b", "x$_y{")
+        table["measure"] = table["measure"].str.replace("answers/b", "answers/x$_y{")
+    assert len(save_figures(records, tmp_path, examples, ("pdf",))) == 6
+    assert len(save_paper(records, examples, tmp_path).written) == 5
+
+
+def test_the_oracle_figure_rings_the_best_steps_and_shows_the_floor():
+    records, examples = study(("GA",))
+    (axis,) = drawn("oracle", records, examples).axes
+    assert axis.get_yscale() == "log"
+    rings = [line for line in axis.lines if line.get_markerfacecolor() == "none"]
+    for line, (path, _) in zip(rings, PATHS, strict=True):
+        means = by_seed(records, "distance/forget", path).mean(axis=0)
+        best = int(means.argmin())
+        assert (line.get_xdata()[0], line.get_ydata()[0]) == pytest.approx(
+            (STEPS[best], means[best])
+        )
+    oracles = examples[examples["stage"] == "oracle"]
+    pairs = []
+    for path, _ in PATHS:
+        wide = oracles[oracles["path"] == path].pivot(
+            index="seed", columns="example", values="value"
+        )
+        pairs += [
+            ((wide.loc[a] - wide.loc[b]) ** 2).mean() for a, b in itertools.combinations(SEEDS, 2)
+        ]
+    (floor,) = [
+        line
+        for line in axis.lines
+        if len(set(np.ravel(line.get_ydata()))) == 1 and line not in rings
+    ]
+    assert floor.get_ydata()[0] == pytest.approx(np.mean(pairs))
+    assert len(drawn("oracle", records).axes[0].lines) == len(axis.lines) - 1
+
+
+def test_divergence_draws_geometric_means_of_each_pair():
+    _, examples = study(("GA",), oracle=False)
+    records, _ = study(("GA",), oracle=False)
+    (axis,) = drawn("divergence", records, examples).axes
+    curves = [line for line in axis.lines if line.get_marker() not in ("None", None, "")]
+    pairs = list(itertools.combinations([path for path, _ in PATHS], 2))
+    for line, (one, other) in zip(curves, pairs, strict=True):
+        for place, step in enumerate(STEPS):
+            logs = []
+            for seed in SEEDS:
+                at = examples[(examples["step"] == step) & (examples["seed"] == seed)]
+                a, b = (
+                    at[at["path"] == path].sort_values("example")["value"].to_numpy()
+                    for path in (one, other)
+                )
+                logs.append(math.log(np.mean((a - b) ** 2)))
+            assert line.get_ydata()[place] == pytest.approx(math.exp(np.mean(logs)))
+
+
+def growing(rate):
+    """Examples of two paths whose distance grows by `rate` per step, of three seeds."""
+    rows = []
+    for seed, (path, sign) in itertools.product(SEEDS, (("f-a", -1), ("a-f", 1))):
+        for step, example in itertools.product(STEPS, EXAMPLES):
+            gap = math.exp(rate * step / 2) * (1 + 0.1 * seed)
+            rows.append(
+                {
+                    **{"path": path, "position": 1 if path == "f-a" else 2, "method": "GA"},
+                    **{"seed": seed, "stage": "unlearn", "step": step, "example": example},
+                    **{"measure": "probes/forget", "value": -3 - example + sign * gap},
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"), [(0.1, "doubles in 6.9 steps"), (-0.2, "halves in 3.5")]
+)
+def test_divergence_draws_the_fitted_growth(rate, words):
+    examples = growing(rate)
+    (axis,) = drawn(
+        "divergence", examples.drop(columns="example").head(0).pipe(_one_row), examples
+    ).axes
+    (fit,) = [line for line in axis.lines if line.get_color() == "#000000"]
+    x, y = fit.get_xdata(), fit.get_ydata()
+    assert x.tolist() == [STEPS[0], STEPS[-1]]
+    assert np.diff(np.log(y))[0] / 20 == pytest.approx(rate)
+    curve = next(line for line in axis.lines if line.get_marker() == "o")
+    assert y == pytest.approx(curve.get_ydata()[[0, -1]])
+    assert any(words in text.get_text().replace("\n", " ") for text in axis.texts)
+    assert words in describe("divergence", _one_row(None), examples)
+
+
+def _one_row(_):
+    """Records of a study of which only the examples matter."""
+    return study(("GA",), (0,), oracle=False)[0].assign(path="f-a", position=1).head(1)
+
+
+def test_trajectories_are_examples_less_their_oracles():
+    records, examples = study(("GA",))
+    figure = drawn("trajectories", records, examples)
+    assert [axis.get_title() for axis in figure.axes] == ["p = 1", "p = 2", "p = 3"]
+    for axis, (path, _) in zip(figure.axes, PATHS, strict=True):
+        own = examples[examples["path"] == path]
+        runs = own[own["stage"] == "unlearn"].groupby(["example", "step"])["value"].mean().unstack()
+        target = own[own["stage"] == "oracle"].groupby("example")["value"].mean()
+        gaps = runs.sub(target, axis=0).to_numpy()
+        thin = [line for line in axis.lines if line.get_linewidth() == 0.8]
+        assert np.array([line.get_ydata() for line in thin]) == pytest.approx(gaps)
+        (mean,) = [line for line in axis.lines if line.get_linewidth() == 2.0]
+        assert mean.get_ydata() == pytest.approx(gaps.mean(axis=0))
+        crossings = []
+        for series in gaps:
+            for place in range(len(STEPS) - 1):
+                if series[place] > 0 >= series[place + 1]:
+                    share = series[place] / (series[place] - series[place + 1])
+                    crossings.append(STEPS[place] + 5 * share)
+                    break
+        (ticks,) = [line for line in axis.lines if line.get_marker() == "|"]
+        assert sorted(ticks.get_xdata()) == pytest.approx(sorted(crossings))
+        shares = by_seed(records, "overshoot/forget", path)[:, -1].mean()
+        assert f"{100 * shares:.0f} % overshot at the end" in [
+            text.get_text() for text in axis.texts
+        ]
+
+
+def test_trajectories_need_oracles():
+    records, examples = study(("GA",), oracle=False)
+    assert figure_makers(records, examples)["trajectories"]() is None
+    assert describe("trajectories", records, examples) == ""
+
+
+def test_tradeoffs_end_at_the_scores():
+    records, _ = study()
+    found = tradeoffs(read_records(records))
+    assert len(found) == 2 * len(PATHS) * len(SEEDS) * len(STEPS)
+    assert found.loc[
+        found["step"] == 0, ["score", "utility"]
+    ].drop_duplicates().to_numpy().tolist() == [[0, 1]]
+    last = found[found["step"] == STEPS[-1]].set_index(["method", "path", "seed"])
+    for row in scores(records).to_dict("records"):
+        own = last.loc[(row["method"], row["path"], row["seed"])]
+        assert own["score"] == pytest.approx(row["forget_score"])
+        assert own["utility"] == pytest.approx((row["tofu utility"] + row["b utility"]) / 2)
+
+
+def test_tradeoffs_leave_out_runs_own_stages_and_incomplete_steps():
+    records, _ = study(("GA",), (0,), oracle=False)
+    own = records[(records["path"] == "f-tofu-b") & (records["measure"] == "answers/b")]
+    forgets = own.assign(measure="answers/f", value=-100.0 * own["step"])
+    found = tradeoffs(read_records(pd.concat([records, forgets])))
+    pd.testing.assert_frame_equal(found, tradeoffs(read_records(records)))
+    lost = records[~((records["step"] == 5) & (records["measure"] == "answers/b"))]
+    assert 5 not in set(tradeoffs(read_records(lost))["step"])
+    for measure in ("forget/mean", "answers/"):
+        less = records[~records["measure"].str.startswith(measure)]
+        assert tradeoffs(read_records(less)).empty
+
+
+def test_many_paths_are_drawn_by_position():
+    orders = list(itertools.permutations(("f", "a", "b", "c")))
+    rows, examples = [], []
+    for order in orders:
+        head = {"path": "-".join(order), "position": order.index("f") + 1, "method": "NPO"}
+        for seed, step in itertools.product((0, 1), STEPS):
+            at = {**head, "seed": seed, "stage": "unlearn", "step": step}
+            for measure in ("forget/label", "forget/mean", "answers/a", "distance/forget"):
+                number = value(order, seed, step, measure)
+                number = -number if measure == "distance/forget" else number
+                rows.append({**at, "measure": measure, "value": number})
+            for example in EXAMPLES:
+                number = value(order, seed, step, example)
+                examples.append(
+                    {**at, "measure": "probes/forget", "example": example, "value": number}
+                )
+        oracle = {**head, "method": "oracle", "seed": 0, "stage": "oracle", "step": 0}
+        examples += [
+            {**oracle, "measure": "probes/forget", "example": e, "value": value(order, e)}
+            for e in EXAMPLES
+        ]
+    records, examples = pd.DataFrame(rows), pd.DataFrame(examples)
+    for name in ("forget", "oracle", "tradeoff", "divergence"):
+        assert len(drawn(name, records, examples).axes) == 1
+    assert len(drawn("trajectories", records, examples).axes) == 4
+    (axis,) = drawn("forget", records).axes
+    thick = [line for line in axis.lines if line.get_linewidth() == 2.0]
+    for line, position in zip(thick, (1, 2, 3, 4), strict=True):
+        own = records[(records["measure"] == "forget/label") & (records["position"] == position)]
+        assert line.get_ydata() == pytest.approx(own.groupby("step")["value"].mean().to_numpy())
+
+
+def test_figures_are_described_in_words():
+    records, examples = study()
+    said = {name: describe(name, records, examples) for name in FIGURES}
+    assert [name for name, text in said.items() if not text] == ["answers"]
+    values = records[(records["measure"] == "forget/label") & (records["method"] == "GA")]
+    means = values[values["step"] == 20].groupby("path")["value"].mean()
+    assert f"{means.min():.3f} to {means.max():.3f} after" in said["forget"]
+    assert "GA comes closest at step" in said["oracle"]
+    assert describe("figures/forget.png", records) == said["forget"]
+    assert describe("forget", records.head(0)) == ""
+    with pytest.raises(InputError, match=r"figure: found 'loss', expected one of forget, utility"):
+        describe("loss", records)
+
+
+def sweep():
+    settings = [{LR: lr, SCHEDULE: s} for lr in (1e-6, 5e-6, 1e-5, 5e-5) for s in ("wsd", "cosine")]
+    return study(("GA", "NPO"), (0,), settings, oracle=False)[0]
+
+
+def titles(figure):
+    return [axis.get_title() for axis in figure.axes]
+
+
+def paper(records):
+    with drawing_style():
+        return {name: make() for name, make in paper_figures(records).items()}
+
+
+def test_the_paper_of_a_study_with_seeds():
+    records, _ = study(("GA", "NPO", "SimNPO"))
+    found = paper(records)
+    assert list(found) == ["figure-1", "figure-3", "figure-5"]
+    assert titles(found["figure-1"]) == ["NPO"]
+    assert titles(found["figure-3"]) == ["unlearn label", "tofu", "", ""]
+    assert titles(found["figure-5"]) == ["GA", "NPO", "SimNPO", "", "", ""]
+    axis = found["figure-3"].axes[3]
+    wanted = by_seed(records, "answers/tofu", PATHS[0][0], "SimNPO")
+    assert axis.lines[0].get_ydata() == pytest.approx(wanted.mean(axis=0))
+    band = axis.collections[0].get_paths()[0].vertices[:, 1]
+    half = stats.t.ppf(0.975, 2) * wanted.std(axis=0, ddof=1) / 3**0.5
+    assert band.min() == pytest.approx((wanted.mean(axis=0) - half).min())
+
+
+def test_the_paper_of_a_sweep():
+    found = paper(sweep())
+    assert list(found) == ["figure-1", "figure-3", "figure-6", "figure-7", "figure-8"]
+    assert titles(found["figure-6"]) == ["NPO"] * 4
+    words = [axis.texts[0].get_text() for axis in found["figure-6"].axes]
+    assert [re.sub(r"\s+", " ", text) for text in words] == [
+        f"lr = {lr}, schedule = wsd" for lr in ("1e-6", "5e-6", "1e-5", "5e-5")
+    ]
+    assert "lr\u00a0=\u00a05e-5" in found["figure-7"].axes[0].texts[0].get_text()
+    assert titles(found["figure-8"])[:2] == ["wsd", "cosine"] and len(found["figure-8"].axes) == 4
+    # The paper's main rate, where a figure shows one.
+    assert "lr\u00a0=\u00a01e-5" in found["figure-1"].axes[0].texts[0].get_text()
+
+
+def test_the_paper_of_several_base_models():
+    settings = [{"model.base": f"meta/Llama-{size}"} for size in ("1B", "8B")]
+    found = paper(study(("NPO",), (0,), settings, oracle=False)[0])
+    assert titles(found["figure-1"]) == ["Llama-1B", "Llama-8B"]
+    assert titles(found["figure-3"]) == [
+        f"Llama-{size}: {what}" for size in ("1B", "8B") for what in ("unlearn label", "tofu")
+    ]
+
+
+def test_the_paper_of_orders():
+    rows = []
+    for order in itertools.permutations("RCU"):
+        head = {"path": "-".join(order), "position": order.index("U") + 1, "method": "GA"}
+        for seed, step, stage in itertools.product((0, 1), STEPS, "RCU"):
+            at = {**head, "seed": seed, "stage": "unlearn", "step": step}
+            rows.append(
+                {**at, "measure": f"answers/{stage}", "value": value(order, seed, step, stage)}
+            )
+    found = paper(pd.DataFrame(rows))
+    assert list(found) == ["figure-4"]
+    assert [
+        re.sub(r"\W+", "-", t.partition(":")[2]).strip("-") for t in titles(found["figure-4"])
+    ] == list(ORDERS)
+
+
+def test_what_the_paper_lacks_is_said(tmp_path):
+    records, examples = study(("GA",), (0,), oracle=False)
+    done = save_paper(records, examples, tmp_path / "paper", ("pdf", "png"))
+    assert [path.name for path in done.written] == [
+        "figure-1.pdf",
+        "figure-1.png",
+        "figure-3.pdf",
+        "figure-3.png",
+        "table-1.md",
+        "table-1.tex",
+    ]
+    assert set(done.missing) == {f"figure-{number}" for number in (4, 5, 6, 7, 8)}
+    assert done.missing["figure-6"] == (
+        "figure-6 is left out: the study has fewer than two learning rates under GA; sweep over "
+        "data.unlearn.lr."
+    )
+    empty = save_paper(records.head(0), None, tmp_path / "none")
+    assert empty.written == [] and len(empty.missing) == 8
+
+
+def test_table_one_is_of_the_scores():
+    records, _ = study(("GA", "NPO"))
+    table = table_one(records)
+    found = scores(records)
+    own = found[(found["method"] == "NPO") & (found["position"] == 2)]["forget_score"]
+    half = stats.t.ppf(0.975, 2) * own.std() / 3**0.5
+    assert [name for name, _ in table.groups] == [
+        "Forget score \u2191",
+        "Utility score (tofu) \u2191",
+    ]
+    assert table.groups[0][1][1][1][1] == f"{own.mean():.3f}\u00b1{half:.3f}"
+    assert [any(bold) for _, _, bold in table.groups[0][1]] == [False, False, True]
+    lines = table.markdown().splitlines()
+    assert lines[0] == "| score | p | GA | NPO |" and lines[2].startswith(
+        "| Forget score \u2191 | 1 |"
+    )
+    text = table.latex()
+    assert (
+        text.count(r"\\") == 1 + 2 * 4
+        and r"\multicolumn{3}{c}{\emph{Forget score $\uparrow$}}" in text
+    )
+    several = study(
+        ("NPO",), (0,), [{"model.base": "a/M_1"}, {"model.base": "a/M_2"}], oracle=False
+    )
+    assert table_one(several[0]).latex().count(r"\multicolumn{1}{c}{M\_") == 2
+    assert "M\\_1: NPO" in table_one(several[0]).markdown()
+
+
+def test_layouts_as_latex():
+    rows = [
+        Row("GA_x", "", 1, "f%-a", 2, ["1.000", "-0.5\u00b10.1"], 0),
+        Row("GA_x", "", 2, "a-f%", 2, ["n/a", "--"]),
+        Row("[N]", "", 1, "f%-a", 1, ["2.000", "x"]),
+    ]
+    layout = Layout(False, ["forget score", "R&D"], rows, ["Note of 95 %."])
+    assert layout.latex("A caption: 50 %").splitlines() == [
+        r"\begin{table}[tbp]",
+        r"\centering",
+        r"\small",
+        r"\caption{A caption: 50 \%}",
+        r"\begin{tabular}{lrlrrr}",
+        r"\toprule",
+        r"method & p & path & seeds & forget score & R\&D \\",
+        r"\midrule",
+        r"GA\_x & 1 & \textbf{f\%}-a & 2 & \textbf{1.000} & $-$0.5$\pm$0.1 \\",
+        r" & 2 & a-\textbf{f\%} & 2 & n/a & -{}- \\",
+        r"\midrule",
+        r"{[}N{]} & 1 & \textbf{f\%}-a & 1 & 2.000 & x \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\par\smallskip",
+        r"\parbox{\linewidth}{\footnotesize Note of 95 \%. "
+        "Several seeds: mean (lowest to highest).}",
+        r"\end{table}",
+    ]
+
+
+def test_latex_escapes_every_sign():
+    raw = "\\ {a} $ & # % _ ~ ^ < > | `b` 3-4 -5 a--b\nc"
+    found = escape_latex(raw)
+    assert found == (
+        r"\textbackslash{} \{a\} \$ \& \# \% \_ \textasciitilde{} \textasciicircum{} \textless{} "
+        r"\textgreater{} \textbar{} \textasciigrave{}b\textasciigrave{} 3-4 $-$5 a-{}-b c"
+    )
+
+
+def test_sections_have_latex():
+    records, examples = study()
+    summary = summarise(records, examples)
+    for section in summary.sections:
+        text = section.latex
+        assert bool(text) == (section.layout is not None)
+        if text:
+            assert rf"\caption{{{section.title}}}" in text
+            rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+            columns = len(re.search(r"tabular}{(\w+)}", text)[1])
+            assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {columns - 1}
+
+
+def test_parts_reach_what_they_show():
+    x = np.arange(3.0)
+    assert Thin(x, x + 1, {}).reach().tolist() == [1, 2, 3]
+    assert Spots(x, x, {}).reach().tolist() == [0, 1, 2]
+    assert Zone(1, 2).reach().tolist() == [1, 2] and not Zone(1, 2, upright=True).reach().size
