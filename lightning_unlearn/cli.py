@@ -9,7 +9,7 @@ from lightning_unlearn.help import HELP, OVERVIEW
 from lightning_unlearn.stopping import terminable
 from lightning_unlearn.version import __version__
 
-COMMANDS = ("fit", "validate", "study", "status")
+COMMANDS = ("fit", "validate", "study", "status", "report")
 INTERRUPTED, TERMINATED = 130, 143
 
 
@@ -59,6 +59,10 @@ def _dispatch(arguments: list[str]) -> int:
         from lightning_unlearn.study.status import status
 
         return status(rest)
+    if command == "report":
+        from lightning_unlearn.report.command import report
+
+        return report(rest)
     if not rest:
         example = "configs/demo-study.yaml" if command == "study" else "configs/demo.yaml"
         raise InputError(

@@ -10,6 +10,7 @@ commands:
   validate   measure a stored model, without training
   study      paths x methods x seeds x settings: every stage prefix is trained once; table, figures
   status     what of a study or run is done, running, failed, left
+  report     a page with curves, tables and figures of a study or run, or of several
 
 lightning-unlearn COMMAND --help tells more.  --version prints the version.
 
@@ -112,4 +113,17 @@ Tell what of a study or a run is done, running (where, which step), failed (why)
 
 example:
   lightning-unlearn status runs/demo""",
+    "report": """\
+usage: lightning-unlearn report FOLDER [FOLDER ...] [--out FOLDER]
+
+Write a page to look at, with tables as CSV and Markdown and figures beside it, of a study or a run;
+several are compared side by side. An unfinished study has what is finished, and says what is
+missing. Nothing is trained, and torch is not needed.
+
+options:
+  --out FOLDER                 where to; FOLDER/report of a single one, report-compared of several
+
+examples:
+  lightning-unlearn report runs/demo
+  lightning-unlearn report runs/demo-seeds runs/demo-orders --out runs/compared""",
 }

@@ -22,7 +22,7 @@ from lightning_unlearn.study.engine import Study, StudyResult
 from lightning_unlearn.study.file import StudySpec
 
 PATHS = [["tofu", "safety"], ["safety", "tofu"]]
-TABLES = ("table.md", "table.csv", STEPS, EXAMPLES)
+TABLES = ("report/table.md", "report/table.csv", STEPS, EXAMPLES)
 
 
 class Breaks(Unlearning):
@@ -86,19 +86,19 @@ def test_a_study_makes_what_it_planned_and_leaves_tables_and_figures(tiny: Tiny)
     result, said = studied(spec_of(tiny), tiny)
     assert result.failed == {} and len(result.runs) == 4
     folder = result.folder
-    names = [*TABLES, "forget.png", "utility.png", "study.json", "GA", "NPO"]
+    names = [STEPS, EXAMPLES, "report", "study.json", "GA", "NPO"]
     assert sorted(file.name for file in folder.iterdir()) == sorted(names)
     for image in ("forget.png", "utility.png"):
-        assert (folder / image).read_bytes().startswith(b"\x89PNG")
+        assert (folder / "report" / image).read_bytes().startswith(b"\x89PNG")
     # Four stage trainings (no prefix is shared), four unlearnings.
     assert len(list((tiny.root / "store").glob("*/entry.json"))) == 8
     assert "small: 4 stage trainings, 4 unlearnings" in said
     assert re.search(r"\[1/8\] tofu \(seed 0\) \([\d.]+ s, about \d+ s left\)", said)
     assert "[3/8] GA/p2_tofu-safety_s0 (" in said
-    table = pd.read_csv(folder / "table.csv")
+    table = pd.read_csv(folder / "report" / "table.csv")
     assert list(table["method"]) == ["GA", "NPO", "GA", "NPO"]
     assert list(table["position"]) == [2, 2, 1, 1]
-    text = (folder / "table.md").read_text()
+    text = (folder / "report" / "table.md").read_text()
     assert text.count("tofu-**safety**") == text.count("**safety**-tofu") == 2
     records = read_table(folder / STEPS)
     assert set(records["study"]) == {"small"}
@@ -170,7 +170,7 @@ def test_a_part_of_the_grid_and_later_the_rest(tiny: Tiny) -> None:
     studied(spec_of(undisturbed), undisturbed)
     result, said = studied(spec_of(tiny), tiny, only="path=1,method=NPO")
     assert [run.parent.name for run in result.runs] == ["NPO"]
-    assert "- 3 of 4 runs are missing." in (result.folder / "table.md").read_text()
+    assert "- 3 of 4 runs are missing." in (result.folder / "report" / "table.md").read_text()
     assert "[3/3] NPO/p2_tofu-safety_s0" in said
     studied(spec_of(tiny), tiny)
     assert outcome(tiny) == outcome(undisturbed)
@@ -182,7 +182,7 @@ def test_a_failing_method_is_reported_and_the_others_go_on(tiny: Tiny, label: st
     failed = [f"{label}/p2_tofu-safety_s0", f"{label}/p1_safety-tofu_s0"]
     assert list(result.failed) == failed
     assert [run.parent.name for run in result.runs] == ["NPO", "NPO"]
-    table = (result.folder / "table.md").read_text()
+    table = (result.folder / "report" / "table.md").read_text()
     assert f"| {label}" not in table
     if label == "Breaks":
         assert "[3/8] Breaks/p2_tofu-safety_s0: out of [memory]" in said
@@ -204,13 +204,13 @@ def test_a_failing_stage_takes_with_it_only_what_starts_from_it(tiny: Tiny) -> N
     first = "not made, for something it needs failed: stage safety, step "
     assert f"GA/p2_tofu-safety_s0: {first}" in said and f"safety-tofu (seed 0): {first}" in said
     # Only the oracle was measured.
-    assert "Only oracles were measured" in (result.folder / "table.md").read_text()
+    assert "Only oracles were measured" in (result.folder / "report" / "table.md").read_text()
 
 
 def test_a_study_in_which_everything_fails_writes_no_table(tiny: Tiny) -> None:
     result, _ = studied(spec_of(tiny, "Breaks"), tiny)
     assert len(result.failed) == 2 and result.runs == []
-    assert not (result.folder / "table.md").exists()
+    assert not (result.folder / "report" / "table.md").exists()
 
 
 def test_a_study_without_monitors_keeps_its_runs(tiny: Tiny) -> None:

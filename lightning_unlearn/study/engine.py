@@ -18,6 +18,7 @@ from lightning_unlearn.study.executors.here import InProcess
 from lightning_unlearn.study.file import StudySpec
 from lightning_unlearn.study.frontier import Outcome
 from lightning_unlearn.study.gather import finished, gather
+from lightning_unlearn.study.live import PairCurves
 from lightning_unlearn.study.plan import Node, StudyPlan
 from lightning_unlearn.study.tree import draw
 from lightning_unlearn.study.workbench import Workbench
@@ -61,6 +62,7 @@ class Study:
             Workbench(spec, self._say), StageProgress(self.progress)
         )
         self._plan: StudyPlan | None = None
+        self._curves: PairCurves | None = None
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)
@@ -122,6 +124,8 @@ class Study:
             if self.executor.is_first_process:
                 self._announce(plan, nodes, left)
                 self._write_plan(plan, folder)
+                self._curves = PairCurves(plan, self._say)
+                self._curves.begin()
             if left:
                 self._work(plan, left, result)
         finally:
@@ -201,6 +205,8 @@ class Study:
             rest = f", {rest}" if rest and not self.console.is_terminal else ""
             text = f"[green]✓[/] {place}{escape(label)} ({how}{rest})"
             self.console.print(text, highlight=False)
+            if self._curves is not None:
+                self._curves.add(outcome.key)
             return
         result.failed[label] = outcome.error
         why = "not made, for something it needs failed: " if outcome.state == "skipped" else ""
@@ -209,44 +215,46 @@ class Study:
             self.console.print(escape(outcome.trace), highlight=False)
 
     def _report(self, plan: StudyPlan, entries: dict[str, Path], result: StudyResult) -> None:
-        """Tables and figures of all finished runs, and what can be read off them."""
-        from lightning_unlearn import report
+        """Page, tables and figures of all finished runs, and what can be read off them."""
+        from lightning_unlearn.report.command import FOLDER, source_of
+        from lightning_unlearn.report.page import write_report
+        from lightning_unlearn.report.sections import Section
+        from lightning_unlearn.report.summary import Summary
 
         folder = result.folder
+        has_plotly = importlib.util.find_spec("plotly") is not None
         try:
-            rows = gather(plan, entries)
-            steps = records.read_table(folder / records.STEPS)
-            if not rows:
+            if not gather(plan, entries):
                 self._say(
                     "There is no table, for nothing was measured: trainer.callbacks has no monitor."
                 )
                 return
             remarks = [f"{label} failed: {reason}" for label, reason in result.failed.items()]
-            missing = len(plan.runs()) - len(entries)
-            if missing:
-                remarks.append(f"{missing} of {len(plan.runs())} runs are missing.")
-            examples = records.read_table(folder / records.EXAMPLES)
-            summary = report.summarise(steps, examples, remarks)
-            tables = {"table.md": summary.page, "table.csv": summary.csv}
-            for file, text in {**tables, **summary.tables}.items():
-                records.write_text(folder / file, text)
-            written = [*tables, records.STEPS, records.EXAMPLES, *summary.tables]
-            if importlib.util.find_spec("matplotlib") is not None:
-                written += [file.name for file in report.save_figures(steps, folder)]
+            source = source_of(folder, remarks)
+            # The report command draws vectors too, which takes as long again.
+            report = write_report([source], folder / FOLDER, has_plotly, formats=("png",))
         except OSError as error:
             raise StorageError(
                 f"folder: {folder} can't be written: {error.strerror or error}. The runs are "
                 "stored; make room, and the same command writes tables and figures."
             ) from error
+        summary = report.summaries[0]
+        written = [records.STEPS, records.EXAMPLES, *(f"{FOLDER}/{file}" for file in report.files)]
         # Results go to standard output; a file or pipe has no width that columns must fit.
         out = Console()
         if not out.is_terminal:
             out = Console(width=160)
-        parts: list[report.Summary | report.Section] = [summary, *summary.sections]
+        parts: list[Summary | Section] = [summary, *summary.sections]
         for part in parts:
             if part.renderable is not None:
                 out.print(part.renderable)
             for line in part.findings:
                 out.print(line, highlight=False, markup=False, soft_wrap=True)
         text = f"Written to {folder}: {', '.join(written)}"
+        out.print(text, highlight=False, markup=False, soft_wrap=True)
+        text = (
+            f"Open {report.page} in a browser."
+            if report.page is not None
+            else 'The page is left out: it needs plotly (pip install "lightning-unlearn[figures]").'
+        )
         out.print(text, highlight=False, markup=False, soft_wrap=True)

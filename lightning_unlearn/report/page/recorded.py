@@ -1,0 +1,218 @@
+"""How a study came about, from its plan and from what the entries of its stage store say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_unlearn.report.page.source import Branch, Cost, Provenance
+from lightning_unlearn.runs import MANIFEST, read_about
+
+if TYPE_CHECKING:
+    from lightning_unlearn.study.plan import Node, StudyPlan
+
+CONFIGURATION = "config.yaml"
+# Names under which an entry may tell of the bytes that it took at the peak.
+MEMORY = ("peak_memory", "memory")
+
+
+def provenance_of_study(plan: StudyPlan, folder: Path) -> Provenance:
+    """What is recorded of a study.
+
+    Args:
+        plan: from its study.json.
+        folder: of the study.
+    """
+    store = Path(plan.store)
+    entries = {node.key: read_entry(store, node.key) for node in plan.nodes}
+    made = [cell for cell in plan.runs() if entries.get(cell.walk[-1])]
+    # An oracle's configuration says less.
+    made.sort(key=lambda cell: cell.method == "oracle")
+    runs = [folder / cell.run for cell in made]
+    configured = [run for run in runs if (run / CONFIGURATION).is_file()]
+    ends = [entry for node in plan.nodes if node.is_run and (entry := entries[node.key])]
+    # What an oracle was made with has no method in it.
+    ends.sort(key=lambda entry: "method" not in entry.get("content", {}))
+    return Provenance(
+        plan=f"{plan}.",
+        trees=_trees(plan, entries),
+        facts=_facts(plan, ends[0] if ends else {}, configured),
+        costs=_costs(plan, entries),
+        configuration=_text(configured[0] / CONFIGURATION) if configured else "",
+        whose=configured[0].relative_to(folder).as_posix() if configured else "",
+    )
+
+
+def provenance_of_run(folder: Path) -> Provenance:
+    """What is recorded of a single run of fit."""
+    about = read_about(folder)
+    store = Path(str(about.get("store", "")))
+    stages = [stage for stage in about.get("stages", []) if isinstance(stage, dict)]
+    costs, entry = [], dict[str, Any]()
+    for stage in stages:
+        entry = read_entry(store, str(stage.get("key"))) or {}
+        costs.append(_cost(str(stage.get("name")), [entry] if entry else [], None))
+    file = folder / CONFIGURATION
+    facts = [("seeds", str(about.get("seed", ""))), *_made_with(entry)]
+    facts += _versions([folder] if file.is_file() else [], entry)
+    return Provenance(
+        facts=facts,
+        costs=costs,
+        configuration=_text(file) if file.is_file() else "",
+        whose=folder.name,
+    )
+
+
+def read_entry(store: Path, key: str) -> dict[str, Any] | None:
+    """What an entry of the store says of itself; None where there is none that can be read."""
+    try:
+        entry = json.loads((store / key / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _trees(
+    plan: StudyPlan, entries: Mapping[str, dict[str, Any] | None]
+) -> list[tuple[str, list[Branch]]]:
+    """The tree of every seed; seeds whose trees have the same shape are one."""
+    children: dict[str | None, list[Node]] = {}
+    for node in plan.nodes:
+        children.setdefault(node.parent, []).append(node)
+
+    def below(key: str | None, seed: int) -> list[Branch]:
+        found = []
+        own = [n for n in children.get(key, []) if plan.cells[n.cell].seed == seed]
+        leaves: dict[str, list[Node]] = {}
+        for node in own:
+            if node.is_run:
+                leaves.setdefault(plan.cells[node.cell].method, []).append(node)
+                continue
+            cells = plan.through[node.key]
+            paths = len({cell.path for cell in cells if cell.method != "oracle"})
+            branch = _branch(node.stage, [node], entries, paths or len({c.path for c in cells}))
+            branch.below = below(node.key, seed)
+            found.append(branch)
+        for method, nodes in leaves.items():
+            text = f"{method} ({len(nodes)} settings)" if len(nodes) > 1 else method
+            branch = _branch(text, nodes, entries, 1)
+            branch.is_run = True
+            found.append(branch)
+        return found
+
+    seeds = list(dict.fromkeys(cell.seed for cell in plan.cells))
+    drawn: dict[str, tuple[list[int], list[Branch]]] = {}
+    for seed in seeds:
+        branches = below(None, seed)
+        drawn.setdefault(_shape(branches), ([], branches))[0].append(seed)
+    found = []
+    for own, branches in drawn.values():
+        each = f", alike; the times are those of seed {own[0]}" if len(own) > 1 else ""
+        found.append((f"seed{'s' * (len(own) > 1)} {', '.join(map(str, own))}{each}", branches))
+    return found
+
+
+def _branch(
+    text: str,
+    nodes: Sequence[Node],
+    entries: Mapping[str, dict[str, Any] | None],
+    paths: int,
+) -> Branch:
+    known = [entry for node in nodes if (entry := entries[node.key])]
+    seconds = [value for entry in known if (value := _number(entry, "seconds")) is not None]
+    return Branch(text, len(known), len(nodes), paths, sum(seconds) if seconds else None)
+
+
+def _shape(branches: Sequence[Branch]) -> str:
+    return "".join(f"({b.text!r},{b.done},{b.parts},{b.paths}{_shape(b.below)})" for b in branches)
+
+
+def _costs(plan: StudyPlan, entries: Mapping[str, dict[str, Any] | None]) -> list[Cost]:
+    parts: dict[str, list[Node]] = {}
+    for node in plan.nodes:
+        method = plan.cells[node.cell].method
+        part = node.stage if not node.is_run else f"unlearning: {method}"
+        parts.setdefault("oracle" if node.stage == "oracle" else part, []).append(node)
+    found = []
+    for part, nodes in parts.items():
+        made = [node for node in nodes if entries[node.key]]
+        known = [entry for node in made if (entry := entries[node.key])]
+        found.append(_cost(part, known, sum(node.tokens for node in made)))
+    return found
+
+
+def _cost(part: str, entries: Sequence[Mapping[str, Any]], tokens: int | None) -> Cost:
+    seconds = [value for entry in entries if (value := _number(entry, "seconds")) is not None]
+    memory = [
+        value for entry in entries for name in MEMORY if (value := _number(entry, name)) is not None
+    ]
+    return Cost(part, len(entries), seconds, tokens, memory)
+
+
+def _facts(
+    plan: StudyPlan, entry: Mapping[str, Any], configured: Sequence[Path]
+) -> list[tuple[str, str]]:
+    seeds = sorted({cell.seed for cell in plan.cells})
+    facts = [("seeds", ", ".join(map(str, seeds)))]
+    swept: dict[str, list[str]] = {}
+    for cell in plan.cells:
+        for key, value in cell.sweep:
+            swept.setdefault(key, []).append(str(value))
+    facts += [(f"swept: {key}", ", ".join(dict.fromkeys(own))) for key, own in swept.items()]
+    return [*facts, *_made_with(entry), *_versions(configured, entry), ("stage store", plan.store)]
+
+
+def _made_with(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Model, precision and data of a run, with their fingerprints."""
+    content = entry.get("content")
+    if not isinstance(content, dict):
+        return [("fingerprints", "not recorded: the stage store is gone or has no finished run")]
+    facts = []
+    for key, label in (
+        ("base", "base model, fingerprint"),
+        ("template", "chat template, fingerprint"),
+        ("lora", "LoRA"),
+        ("precision", "precision"),
+    ):
+        if key in content:
+            facts.append((label, _said(content[key])))
+    for stage in content.get("stages") or []:
+        if isinstance(stage, dict) and "data" in stage:
+            facts.append((f"data of {stage.get('name')}, fingerprint", str(stage["data"])))
+    measured = content.get("measured")
+    if isinstance(measured, dict):
+        facts += [(f"measured on {name}, fingerprint", str(own)) for name, own in measured.items()]
+    return facts
+
+
+def _versions(configured: Sequence[Path], entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a run says of the software that made it."""
+    found = []
+    content = entry.get("content")
+    method = content.get("method") if isinstance(content, dict) else None
+    sources = method.get("sources") if isinstance(method, dict) else None
+    if isinstance(sources, list) and sources:
+        found.append(f"lightning-unlearn {sources[0]}")
+    for run in configured[:1]:
+        first = _text(run / CONFIGURATION).partition("\n")[0]
+        found += [first.removeprefix("# ")] if first.startswith("# ") else []
+    return [("versions", ", ".join(found) or "not recorded")]
+
+
+def _said(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _number(entry: Mapping[str, Any], name: str) -> float | None:
+    details = entry.get("details")
+    value = details.get(name) if isinstance(details, dict) else None
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,207 @@
+"""What a page is made of: the tables of studies and what is known of how they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_unlearn.report.curves import Place
+from lightning_unlearn.report.depth import depth
+from lightning_unlearn.report.depth_tables import depth_layout
+from lightning_unlearn.report.layout import Layout
+from lightning_unlearn.report.naming import run_name
+from lightning_unlearn.report.reading import StudyRecords, read_records
+from lightning_unlearn.report.scores import scores
+from lightning_unlearn.report.summary import Summary, has_depths, summarise
+from lightning_unlearn.report.tables import scores_layout
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Branch:
+    """A trained stage, or the runs on top of one, in the tree of a study.
+
+    Attributes:
+        text: the stage, or the methods.
+        done: how many of its parts are made.
+        parts: how many there are.
+        paths: how many paths go through it.
+        seconds: that its parts took, all together; None where none is known.
+        is_run: whether runs end here.
+        below: what starts from it.
+    """
+
+    text: str
+    done: int
+    parts: int
+    paths: int
+    seconds: float | None = None
+    is_run: bool = False
+    below: list[Branch] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the parts of one kind took.
+
+    Attributes:
+        part: a stage, or a method.
+        made: how many.
+        seconds: of wall time of each of those that have it recorded.
+        tokens: that passed through training, of all parts; None where it is not known.
+        memory: bytes at the peak of each of those that have it recorded.
+    """
+
+    part: str
+    made: int
+    seconds: Sequence[float] = ()
+    tokens: int | None = None
+    memory: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a study came about.
+
+    Attributes:
+        plan: its tree, in a sentence.
+        trees: its stages by seed: a heading, and what starts from the base model.
+        facts: what is recorded, by name.
+        costs: by part.
+        configuration: of one run, as YAML; "" where there is none.
+        whose: folder of that run.
+    """
+
+    plan: str = ""
+    trees: Sequence[tuple[str, Sequence[Branch]]] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    costs: Sequence[Cost] = ()
+    configuration: str = ""
+    whose: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A study, or a run, as it lies on disk.
+
+    Attributes:
+        name: of the study, or of the run.
+        records: as for `lightning_unlearn.report.scores`.
+        examples: as for `lightning_unlearn.report.depth`; None where there are none.
+        remarks: sentences, such as which runs are missing.
+        provenance: how it came about.
+    """
+
+    name: str
+    records: pd.DataFrame
+    examples: pd.DataFrame | None = None
+    remarks: Sequence[str] = ()
+    provenance: Provenance = field(default_factory=Provenance)
+
+
+class Told:
+    """A source with what can be read off it.
+
+    Args:
+        source: the source.
+
+    Raises:
+        InputError: as for `lightning_unlearn.report.summarise`.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.name = source.name
+        self.summary: Summary = summarise(source.records, source.examples, source.remarks)
+        read = read_records(source.records)
+        finite = np.isfinite(read.runs["value"].to_numpy(float))
+        self.dropped = int((~finite).sum())
+        # What is not finite is a gap in a curve.
+        self.study: StudyRecords = replace(
+            read, runs=read.runs.assign(value=read.runs["value"].where(finite))
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was unlearned and measured."""
+        return bool(self.study.runs.empty)
+
+    @cached_property
+    def depths(self) -> bool:
+        """Whether it is a study of depths."""
+        return not self.is_empty and has_depths(self.study)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """A row per run, of a study that is not one of depths."""
+        return scores(self.source.records)
+
+    @cached_property
+    def layout(self) -> Layout | None:
+        """The table of scores, or of depths; None where nothing was unlearned and measured."""
+        if self.is_empty:
+            return None
+        if self.depths:
+            return depth_layout(depth(self.source.records, self.source.examples))
+        return scores_layout(self.scores)
+
+    @property
+    def latex(self) -> str:
+        """All tables as LaTeX."""
+        parts = [self.layout.latex(f"{self.name}: scores")] if self.layout is not None else []
+        parts += [section.latex for section in self.summary.sections]
+        return "\n".join(filter(None, parts))
+
+    @cached_property
+    def forget(self) -> list[str]:
+        """The forget stages."""
+        return [str(stage) for stage in self.study.runs["forget"].unique()]
+
+    @cached_property
+    def paths(self) -> list[Place]:
+        """Path and position of the forget stage of all runs."""
+        pairs = self.study.runs[["path", "position"]].drop_duplicates()
+        return [(str(path), int(position)) for path, position in pairs.itertuples(index=False)]
+
+    @cached_property
+    def seeds(self) -> int:
+        """The largest number of seeds of a path."""
+        runs = self.study.runs.groupby(["method", "setting", "path", "position"])["seed"]
+        return int(runs.nunique().max()) if not self.is_empty else 0
+
+    def measured(self, prefix: str) -> list[str]:
+        """What follows the prefix in the names of measures that have it."""
+        names = map(str, self.study.runs["measure"].unique())
+        return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+    @cached_property
+    def examples(self) -> tuple[str, StudyRecords] | None:
+        """The measure that forget examples are followed by, and their values; None without any."""
+        table = self.source.examples
+        if table is None or not len(table) or "measure" not in table or len(self.forget) != 1:
+            return None
+        present = set(table["measure"].unique())
+        wanted = [m for m in ("probes/forget", f"answers/{self.forget[0]}") if m in present]
+        if not wanted:
+            return None
+        rows = table[table["measure"] == wanted[0]]
+        return wanted[0], read_records(rows, "examples")
+
+    def section(self, title: str) -> list[str]:
+        """The sentences of a part of the summary; none where it has no such part."""
+        return [
+            line
+            for section in self.summary.sections
+            if section.title == title
+            for line in section.findings
+        ]
+
+    def cell(self, method: str, setting: int) -> str:
+        """A method and its setting in words."""
+        return run_name(method, self.study.name(setting))

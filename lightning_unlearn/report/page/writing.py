@@ -1,0 +1,88 @@
+"""Writes a report: the page, the tables as CSV and Markdown, and the figures."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_unlearn import records
+from lightning_unlearn.report.figures import save_figures
+from lightning_unlearn.report.page.document import build
+from lightning_unlearn.report.page.source import Source, Told
+from lightning_unlearn.report.summary import Summary
+
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a report consists of.
+
+    Attributes:
+        folder: where it is.
+        files: by name, as they were written.
+        page: the page among them; None where there is no plotly to draw its curves.
+        summaries: of each source, in order.
+    """
+
+    folder: Path
+    files: list[str]
+    page: Path | None
+    summaries: list[Summary]
+
+
+def write_report(
+    sources: Sequence[Source],
+    folder: Path,
+    page: bool = True,
+    formats: Sequence[str] = ("png", "pdf"),
+) -> Written:
+    """Write the report of a study or run, or of several, compared side by side.
+
+    A table.md, table.csv, table.tex and a CSV per section are written for a single source; several
+    have a folder each, named by their place and name.
+
+    Args:
+        sources: what it is of.
+        folder: where it goes, made where it is missing; files of the same name are replaced.
+        page: whether the page is wanted; it needs plotly.
+        formats: of the figures, as of `lightning_unlearn.report.save_figures`; () for no figures.
+
+    Raises:
+        InputError: plotly is not installed, or the records are wrong as described for
+            `lightning_unlearn.report.summarise`.
+        OSError: the folder can't be written.
+    """
+    told = [Told(source) for source in sources]
+    files: list[str] = []
+    for number, own in enumerate(told, start=1):
+        place = "" if len(told) == 1 else f"{number}-{_safe(own.name)}/"
+        files += [f"{place}{file}" for file in _write_tables(own, folder / place, formats)]
+    if page:
+        records.write_text(folder / PAGE, build(told, files))
+        files.insert(0, PAGE)
+    return Written(folder, files, folder / PAGE if page else None, [own.summary for own in told])
+
+
+def _write_tables(told: Told, folder: Path, formats: Sequence[str]) -> list[str]:
+    """Tables and figures of one source, by name."""
+    summary = told.summary
+    texts = {"table.md": summary.page, "table.csv": summary.csv, "table.tex": told.latex}
+    texts = {name: text for name, text in {**texts, **summary.tables}.items() if text}
+    for file, text in texts.items():
+        records.write_text(folder / file, text)
+    written = list(texts)
+    has_matplotlib = importlib.util.find_spec("matplotlib") is not None
+    if formats and has_matplotlib and not told.is_empty:
+        source = told.source
+        figures = save_figures(source.records, folder, source.examples, formats)
+        written += [file.name for file in figures]
+    return written
+
+
+def _safe(name: str) -> str:
+    """A name as part of a file name."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in name)
+    return kept.strip("-.")[:60] or "study"
