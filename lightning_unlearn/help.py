@@ -114,7 +114,7 @@ Tell what of a study or a run is done, running (where, which step), failed (why)
 example:
   lightning-unlearn status runs/demo""",
     "report": """\
-usage: lightning-unlearn report FOLDER [FOLDER ...] [--out FOLDER]
+usage: lightning-unlearn report FOLDER [FOLDER ...] [--out FOLDER] [--paper]
 
 Write a page to look at, with tables as CSV and Markdown and figures beside it, of a study or a run;
 several are compared side by side. An unfinished study has what is finished, and says what is
@@ -122,6 +122,7 @@ missing. Nothing is trained, and torch is not needed.
 
 options:
   --out FOLDER                 where to; FOLDER/report of a single one, report-compared of several
+  --paper                      also the figures of the paper that the study has the runs for
 
 examples:
   lightning-unlearn report runs/demo

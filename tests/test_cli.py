@@ -106,8 +106,8 @@ def test_a_part_of_a_study_is_made_and_the_rest_is_left(place: Workplace) -> Non
     printed = place.capsys.readouterr()
     assert "study: 4 stage trainings, 4 unlearnings" in printed.err
     assert "[3/3] GA/p2_math-safety_s0 (" in printed.err
-    assert "Written to out: table.md, table.csv, records.parquet, examples.parquet" in printed.out
-    assert "3 of 4 runs are missing." in Path("out/table.md").read_text()
+    assert "Written to out: records.parquet, examples.parquet, report/" in printed.out
+    assert "3 of 4 runs are missing." in Path("out/report/table.md").read_text()
     before = snapshot()
     assert main([*part, "--dry-run"]) == 0
     assert place.capsys.readouterr().out == (

@@ -57,7 +57,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.filterwarnings("ignore:SimNPO's gradient has vanished")
 def test_commands_run_in_their_order(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = commands()
-    kinds = ["fit", "fit", "fit", "validate", "study", "study", "status", "fit"]
+    kinds = ["fit", "fit", "fit", "validate", "study", "study", "status", "report", "fit"]
     assert [command[0] for command in found] == kinds
     for command in found:
         assert main(short(command)) == 0, command
@@ -67,7 +67,8 @@ def test_commands_run_in_their_order(clone: Path, capsys: pytest.CaptureFixture[
     # Without what is in the store already.
     assert tree in said.replace(" ✓", "")
     runs = clone / "runs" / "demo"
-    for name in ("table.md", "table.csv", "forget.png", "utility.png", "records.parquet"):
+    reported = ("report/index.html", "report/table.md", "report/table.csv", "report/forget.png")
+    for name in (*reported, "records.parquet"):
         assert (runs / name).stat().st_size > 100
     assert {"GA", "NPO", "SimNPO", "WGA"} <= {path.name for path in runs.iterdir()}
     (read,) = [block for block in blocks("python") if "pivot_table" in block]

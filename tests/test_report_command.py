@@ -146,7 +146,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     )
     assert "found no such folder" in refused(capsys, str(tmp_path / "nope"))
     assert refused(capsys, "x", "--width", "3") == (
-        "found the option '--width', expected --out FOLDER."
+        "found the option '--width', expected --out FOLDER or --paper."
     )
     assert refused(capsys, "x", "--out") == "found nothing after --out, expected a folder."
 
@@ -219,3 +219,15 @@ def test_help_and_overview_name_the_command(capsys: pytest.CaptureFixture[str]) 
     assert "usage: lightning-unlearn report FOLDER" in capsys.readouterr().out
     assert main(["--help"]) == 0
     assert "  report " in capsys.readouterr().out
+
+
+def test_the_papers_figures_that_the_study_has_the_runs_for(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    assert main(["report", str(study), "--paper"]) == 0
+    said = capsys.readouterr().out
+    drawn = {file.name for file in (study / "report" / "paper").iterdir()}
+    assert {"figure-1.png", "figure-1.pdf", "table-1.md", "table-1.tex"} <= drawn
+    assert "figure-4 is left out: " in said and "figure-4.pdf" not in drawn
+    assert "found --paper with 2 folders" in refused(capsys, str(study), str(study), "--paper")

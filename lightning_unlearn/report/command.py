@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PLAN = "study.json"
 FOLDER = "report"
 COMPARED = "report-compared"
+PAPER = "paper"
 IDENTITY = ["method", "path", "position", "seed"]
 
 
@@ -33,7 +34,8 @@ def report(arguments: list[str]) -> int:
     """Write the report of studies or runs, and tell where its page is.
 
     Args:
-        arguments: folders, and where the report goes: --out FOLDER.
+        arguments: folders, where the report goes: --out FOLDER, and --paper for the figures of
+            the paper as well.
 
     Returns:
         0.
@@ -42,13 +44,19 @@ def report(arguments: list[str]) -> int:
         InputError: for arguments, folders or records that cannot be used; plotly is missing.
         StorageError: the report can't be written.
     """
-    folders, out = _read(arguments)
+    folders, out, paper = _read(arguments)
+    if paper and len(folders) > 1:
+        raise InputError(
+            f"report: found --paper with {len(folders)} folders, expected one: the paper's figures "
+            "are of one study."
+        )
     # Before anything is read that takes time.
     plotly_script()
     sources = [source_of(folder) for folder in folders]
     target = out or (folders[0] / FOLDER if len(folders) == 1 else Path(COMPARED))
     try:
         written = write_report(_named_apart(sources, folders), target)
+        drawn = _paper(sources[0], target / PAPER) if paper else []
     except OSError as error:
         raise StorageError(
             f"report: {target} can't be written: {error.strerror or error}; choose another folder "
@@ -57,14 +65,26 @@ def report(arguments: list[str]) -> int:
     for source in sources:
         for remark in source.remarks:
             print(f"{source.name}: {remark}")
+    for sentence in drawn:
+        print(sentence)
     print(f"Written to {target}: {', '.join(written.files)}")
     print(f"Open {(target / 'index.html').resolve()} in a browser.")
     return 0
 
 
-def _read(arguments: Sequence[str]) -> tuple[list[Path], Path | None]:
+def _paper(source: Source, folder: Path) -> list[str]:
+    """Draw the paper's figures; sentences on what was drawn, and on what the study lacks."""
+    from lightning_unlearn.report.paper import save_paper
+
+    paper = save_paper(source.records, source.examples, folder, ("png", "pdf"))
+    told = [f"Written to {folder}: {', '.join(file.name for file in paper.written)}"]
+    return [*(told if paper.written else []), *paper.missing.values()]
+
+
+def _read(arguments: Sequence[str]) -> tuple[list[Path], Path | None, bool]:
     folders: list[Path] = []
     out: Path | None = None
+    paper = False
     rest = iter(arguments)
     for argument in rest:
         if argument == "--out" or argument.startswith("--out="):
@@ -73,15 +93,19 @@ def _read(arguments: Sequence[str]) -> tuple[list[Path], Path | None]:
             if not wanted:
                 raise InputError("report: found nothing after --out, expected a folder.")
             out = Path(wanted)
+        elif argument == "--paper":
+            paper = True
         elif argument.startswith("-"):
-            raise InputError(f"report: found the option {argument!r}, expected --out FOLDER.")
+            raise InputError(
+                f"report: found the option {argument!r}, expected --out FOLDER or --paper."
+            )
         else:
             folders.append(Path(argument))
     if not folders:
         raise InputError(
             "report: found no folder, expected one or more of studies or runs, such as runs/demo."
         )
-    return folders, out
+    return folders, out, paper
 
 
 def source_of(folder: Path, remarks: Sequence[str] = ()) -> Source:

@@ -216,6 +216,7 @@ class Study:
 
     def _report(self, plan: StudyPlan, entries: dict[str, Path], result: StudyResult) -> None:
         """Page, tables and figures of all finished runs, and what can be read off them."""
+        from lightning_unlearn.report import terminal
         from lightning_unlearn.report.command import FOLDER, source_of
         from lightning_unlearn.report.page import write_report
         from lightning_unlearn.report.sections import Section
@@ -244,6 +245,9 @@ class Study:
         out = Console()
         if not out.is_terminal:
             out = Console(width=160)
+        drawn = terminal.curves(source.records)
+        if drawn is not None:
+            out.print(drawn)
         parts: list[Summary | Section] = [summary, *summary.sections]
         for part in parts:
             if part.renderable is not None:
