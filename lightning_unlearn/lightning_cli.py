@@ -182,6 +182,7 @@ class StagedCLI(LightningCLI):
             else:
                 self._print_ends(ends)
         print(f"Written to {self.trainer.run_dir}")
+        print(f"Page: lightning-unlearn report {self.trainer.run_dir}")
         print(f"Curves: tensorboard --logdir {self.trainer.default_root_dir}")
 
     def _print_ends(self, ends: dict[str, tuple[float, float]]) -> None:

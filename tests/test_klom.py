@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import wasserstein_distance
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.statistics.klom import (
+    inflation,
     klom,
     noise_floor,
     standardised_difference,
@@ -130,27 +132,52 @@ def test_standardised_difference_in_closed_form() -> None:
     assert found.absolute_floor == math.inf
 
 
-def naive_interval(unlearned: np.ndarray, oracle: np.ndarray, draws: int) -> tuple[float, float]:
-    random = np.random.default_rng(99)
+def naive_interval(unlearned: np.ndarray, oracle: np.ndarray) -> tuple[float, float]:
+    """Model by model: the mean over points of each, in standard deviations of the oracles."""
     deviation = oracle.std(axis=0, ddof=1)
-    means = []
-    for _ in range(draws):
-        own = unlearned[random.choice(len(unlearned), len(unlearned))]
-        aim = oracle[random.choice(len(oracle), len(oracle))]
-        means.append(float(((own.mean(0) - aim.mean(0)) / deviation).mean()))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    own, aim = ([float(np.mean(model / deviation)) for model in x] for x in (unlearned, oracle))
+    error = math.sqrt(stats.sem(own) ** 2 + stats.sem(aim) ** 2)
+    half = stats.t.ppf(0.975, min(len(own), len(aim)) - 1) * error
+    middle = float(np.mean(own) - np.mean(aim))
+    return middle - half, middle + half
 
 
-def test_interval_is_the_naive_bootstrap() -> None:
+def test_interval_is_students_over_models() -> None:
     random = np.random.default_rng(1)
     own = random.normal(0.5, 1, (8, 30)) + random.normal(size=(8, 1))
     aim = random.normal(0, 2, (6, 30)) + random.normal(size=(6, 1))
-    found = standardised_difference(own, aim, resamples=6000)
-    assert (found.low, found.high) == pytest.approx(naive_interval(own, aim, 6000), abs=0.05)
-    assert standardised_difference(own, aim).low == standardised_difference(own, aim).low
-    other = standardised_difference(own, aim, seed=1)
-    assert other.low != standardised_difference(own, aim).low
+    found = standardised_difference(own, aim)
+    assert (found.low, found.high) == pytest.approx(naive_interval(own, aim))
+    again = standardised_difference(own + 3, aim + 3)
+    assert (again.low, again.high) == pytest.approx((found.low, found.high))
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 2), (4, 4), (8, 8), (4, 8)])
+@pytest.mark.parametrize("alike", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("difference", [0.0, 10.0])
+def test_the_interval_holds_the_difference(n: int, m: int, alike: float, difference: float) -> None:
+    """In the unit that the oracles give, with points of a model independent, or alike."""
+    random = np.random.default_rng(5)
+
+    def models(count: int) -> np.ndarray:
+        own, shared = random.normal(size=(count, 30)), random.normal(size=(count, 1))
+        return math.sqrt(1 - alike) * own + math.sqrt(alike) * shared
+
+    hits, trials = 0, 600
+    for _ in range(trials):
+        aim = models(m)
+        found = standardised_difference(difference + models(n), aim)
+        hits += found.low <= (difference / aim.std(axis=0, ddof=1)).mean() <= found.high
+    # Three standard errors of the share below.
+    assert hits / trials >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / trials)
+
+
+@pytest.mark.parametrize("oracles", [4, 8])
+def test_inflation_is_what_few_oracles_show(oracles: int) -> None:
+    aim = np.random.default_rng(6).normal(size=(oracles, 40000))
+    found = standardised_difference(np.full((2, 40000), 10.0), aim)
+    assert found.mean / 10 == pytest.approx(inflation(oracles), rel=0.03)
+    assert inflation(2) == math.inf
 
 
 @pytest.mark.parametrize(("n", "m"), [(4, 3), (10, 20)])
@@ -166,7 +193,7 @@ def test_oracles_that_never_differ_are_counted_out() -> None:
     found = standardised_difference(np.zeros((2, 4)), np.full((3, 4), 0.1))
     assert found.skipped == 4 and math.isnan(found.mean) and math.isnan(found.absolute)
     assert np.isnan(found.per_point).all()
-    with pytest.raises(InputError, match=r"1 unlearned models and 3 oracles.*at least 2"):
+    with pytest.raises(InputError, match=r"models: 1, and of oracles: 3.*at least 2"):
         standardised_difference(np.zeros((1, 4)), np.zeros((3, 4)))
 
 

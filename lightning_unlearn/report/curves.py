@@ -101,8 +101,6 @@ def oracles_of_paths(
 ) -> list[NDArray[np.float64]]:
     """What the oracles of each path measured, for the examples of the runs.
 
-    Of several oracles with one seed the one that names most of the setting is taken.
-
     Args:
         study: the examples of a study.
         measure: its name.
@@ -110,6 +108,17 @@ def oracles_of_paths(
 
     Returns:
         [oracle seeds, examples] for each path; NaN where nothing was measured.
+    """
+    each = [list(models.values()) for models in oracles_by_seed(study, measure, curves)]
+    return [np.array(models).reshape(len(models), len(curves.examples)) for models in each]
+
+
+def oracles_by_seed(
+    study: StudyRecords, measure: str, curves: Curves
+) -> list[dict[int, NDArray[np.float64]]]:
+    """The same as `oracles_of_paths`, by seed in ascending order: [examples].
+
+    Of several oracles with one seed the one that names most of the setting is taken.
     """
     rows = study.retrained[study.retrained["measure"] == measure]
     parts = dict(list(rows.groupby(["path", "position"])))
@@ -126,9 +135,8 @@ def oracles_of_paths(
             values = np.full(len(examples), np.nan)
             known = own[np.isin(own["example"], examples)]
             values[np.searchsorted(examples, known["example"])] = known["value"]
-            models[seed] = (named, values)
-        each = [values for _, (_, values) in sorted(models.items())]
-        found.append(np.array(each).reshape(len(each), len(examples)))
+            models[int(seed)] = (named, values)
+        found.append({seed: values for seed, (_, values) in sorted(models.items())})
     return found
 
 
@@ -140,11 +148,45 @@ def names_of_paths(paths: Sequence[Place]) -> list[str]:
     ]
 
 
-def per_path(values: Sequence[int], paths: Sequence[Place]) -> str:
-    """ "5 (p = 1) and 10 (p = 2)", "5 on every path", or "5 to 10 by path" where there are many."""
+def per_path(
+    values: Sequence[int], paths: Sequence[Place], falling: Sequence[bool] | None = None
+) -> str:
+    """ "5 (p = 1) and 10 (p = 2)", "5 on every path", or "5 to 10 by path" where there are many.
+
+    Args:
+        values: of each path.
+        paths: theirs.
+        falling: on which a curve still falls there, which is said.
+    """
+    falls = list(falling) if falling is not None else [False] * len(paths)
+    names = names_of_paths(paths)
+    still = ", still falling" * any(falls)
     if len(set(values)) == 1:
-        return f"{values[0]} on every path" if len(values) > 1 else str(values[0])
+        text = f"{values[0]} on every path" if len(values) > 1 else str(values[0])
+        some = [name for name, falls_on in zip(names, falls, strict=True) if falls_on]
+        where = f" on {among(some, len(paths))}" if 0 < len(some) < len(paths) else ""
+        return text + still + where
     if len(paths) > FEW:
-        return f"{span(values)} by path"
-    named = zip(values, names_of_paths(paths), strict=True)
-    return listing(f"{value} ({name})" for value, name in named)
+        return f"{span(values)} by path" + f"{still} on {sum(falls)} of {len(paths)}" * any(falls)
+    return listing(
+        f"{value} ({name}{', still falling' * falls_on})"
+        for value, name, falls_on in zip(values, names, falls, strict=True)
+    )
+
+
+def among(names: Sequence[str], total: int) -> str:
+    """Some of the paths for a sentence: "p = 1 and p = 2", or "7 of 24 paths"."""
+    return listing(names) if len(names) <= FEW else f"{len(names)} of {total} paths"
+
+
+def seeds_on_paths(seeds: Sequence[Sequence[int]], paths: Sequence[Place]) -> str:
+    """Some seeds of each path: "seed 2 on p = 1 and p = 3", "seed 2" for all paths, "" for none."""
+    names: dict[tuple[int, ...], list[str]] = {}
+    for own, name in zip(seeds, names_of_paths(paths), strict=True):
+        if own:
+            names.setdefault(tuple(own), []).append(name)
+    parts = []
+    for own, named in names.items():
+        where = f" on {among(named, len(paths))}" if len(named) < len(paths) else ""
+        parts.append(f"seed{'s' * (len(own) > 1)} {listing(map(str, own))}{where}")
+    return listing(parts) if parts else ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ import numpy as np
 from lightning_unlearn.report.curves import Curves, curves_of
 from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.statistics import (
+    Cause,
     Growth,
     Interval,
     NoGrowth,
@@ -49,8 +52,36 @@ class Divergence:
         return [fit for row in self.growth for fit in row if isinstance(fit, Growth)]
 
     @property
+    def growing(self) -> int:
+        """How many of the fits grow; the others shrink."""
+        return sum(fit.rate > 0 for fit in self.fits)
+
+    @property
+    def measured(self) -> int:
+        """Of how many pairs of paths and seeds there are distances."""
+        return int(np.isfinite(self.paths).any(axis=-1).sum())
+
+    @property
+    def causes(self) -> dict[Cause, int]:
+        """How many of those have no fit for which cause."""
+        known = np.isfinite(self.paths).any(axis=-1).ravel()
+        fits = zip(itertools.chain(*self.growth), known, strict=True)
+        return Counter(fit.cause for fit, has in fits if has and isinstance(fit, NoGrowth))
+
+    @property
+    def doubling(self) -> float:
+        """Steps in which distances double at the mean rate; negative, in which they halve.
+
+        NaN where some fits grow and others shrink, or where the interval of the rate contains 0.
+        """
+        rate, unsure = self.rate, self.growing not in (0, len(self.fits))
+        if unsure or not rate.mean or rate.low <= 0 <= rate.high:
+            return math.nan
+        return math.log(2) / rate.mean
+
+    @property
     def rate(self) -> Interval:
-        """The mean growth rate over pairs, as a mean over seeds with its interval."""
+        """The mean growth rate of the fits, as a mean over seeds with its interval."""
         by_seed = zip(*self.growth, strict=True)
         each = [[fit.rate for fit in fits if isinstance(fit, Growth)] for fits in by_seed]
         return mean_interval([sum(rates) / len(rates) for rates in each if rates])
@@ -66,12 +97,16 @@ def divergences(examples: StudyRecords, measure: str) -> list[Divergence]:
     Returns:
         In order of first appearance; those without two paths to compare are left out.
     """
-    found = []
+    return compared(examples, measure)[0]
+
+
+def compared(examples: StudyRecords, measure: str) -> tuple[list[Divergence], list[Curves]]:
+    """What `divergences` gives, and those that it leaves out."""
+    found, left = [], []
     for curves in curves_of(examples, measure):
-        if len(curves.paths) < 2:
-            continue
         paths = pairwise_distance(curves.values)
         if not np.isfinite(paths).any():
+            left.append(curves)
             continue
         growth = [[exponential_growth(curves.steps, curve) for curve in pair] for pair in paths]
         found.append(
@@ -84,4 +119,4 @@ def divergences(examples: StudyRecords, measure: str) -> list[Divergence]:
                 growth,
             )
         )
-    return found
+    return found, left

@@ -9,25 +9,36 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_unlearn.report.divergence import Divergence, divergences
+from lightning_unlearn.report.curves import Curves
+from lightning_unlearn.report.divergence import Divergence, compared
 from lightning_unlearn.report.layout import Layout, Row
-from lightning_unlearn.report.naming import setting_name, short_number
+from lightning_unlearn.report.naming import listing, setting_name, short_number
 from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.report.sections import Section, csv_of, with_ends, with_half
-from lightning_unlearn.statistics import Growth
+from lightning_unlearn.statistics import Cause, Growth
+from lightning_unlearn.statistics.divergence import LEAST_FACTOR
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TITLE = "Divergence between paths"
-HEADINGS = ("first", "last", "seeds last", "rate per step", "doubling", "range", "fits")
+HEADINGS = ("first", "last", "seeds last", "grow", "shrink", "rate per step", "doubling", "range")
 NOTE = (
     "Mean squared difference between two paths' log-likelihoods of each {what}, (nats per "
     "token)^2, at the first and last step, mean over pairs; and between two seeds of one path. "
-    "Rate: slope of its logarithm over the longest range of steps where that is a line, ±: half "
-    "the 95 % interval over seeds; doubling: in steps, negative for halving; range: median first "
-    "and last step; fits: of how many pairs and seeds."
+    "Grow, shrink: of how many pairs and seeds the distance does so exponentially, over the "
+    "longest range of steps where its logarithm is a line, by a factor of {factor:g} or more, and "
+    "clearly better than as a straight line. Of these alone: rate, the mean slope of the "
+    "logarithm, ±: half the 95 % interval over seeds; doubling, in steps, negative for halving, "
+    "n/a where some grow and others shrink or the rate can't be told from 0; range, median first "
+    "and last step."
 )
+CAUSES: dict[Cause, str] = {
+    "straight": "an exponential fits not clearly better than a straight line",
+    "level": f"it changes by less than a factor of {LEAST_FACTOR:g}",
+    "curved": "its logarithm is no line",
+    "few": "there are too few distances",
+}
 
 
 def divergence_section(examples: StudyRecords, measure: str) -> Section:
@@ -35,25 +46,35 @@ def divergence_section(examples: StudyRecords, measure: str) -> Section:
 
     divergence.csv has a row per method, setting, pair of paths and seed, and pair of seeds and
     path, and step: its distance; what is not finite has no row. divergence_growth.csv has the
-    exponential fit of each pair of paths and seed, or the reason why there is none.
+    exponential fit of each pair of paths and seed, with R^2 of log d (`r_squared`), that of a
+    straight line of d over the same steps (`line_r_squared`) and the factor by which the fit
+    changes over them, or the reason why there is none.
 
     Args:
         examples: the examples.
         measure: whose log-likelihoods are compared, such as "probes/forget".
     """
-    found = divergences(examples, measure)
+    found, left = compared(examples, measure)
+    without = [f"{TITLE}: {curves.name} is left out, {_why(curves)}." for curves in left]
     if not found:
-        return Section(TITLE)
+        return Section(TITLE, findings=without)
     tables = {
         "divergence": csv_of([row for own in found for row in _distances(own)]),
         "divergence_growth": csv_of([row for own in found for row in _fits(own)]),
     }
     what = "forget example" if measure.startswith("probes/") else "answer of the forget stage"
+    note = NOTE.format(what=what, factor=LEAST_FACTOR)
     rows = [_row(own) for own in found]
-    layout = Layout(
-        bool(examples.sweep), HEADINGS, rows, [NOTE.format(what=what)], seeds="", by_path=False
-    )
-    return Section(TITLE, tables, layout, [f"{own.curves.name}: {_finding(own)}." for own in found])
+    layout = Layout(bool(examples.sweep), HEADINGS, rows, [note], seeds="", by_path=False)
+    findings = [f"{own.curves.name}: {_finding(own)}." for own in found]
+    return Section(TITLE, tables, layout, [*findings, *without])
+
+
+def _why(curves: Curves) -> str:
+    """Why there is no distance between paths."""
+    if len(curves.paths) < 2:
+        return f"for it has only one path, {curves.paths[0][0]}"
+    return "for no two of its paths have a finite value of one example, seed and step"
 
 
 def _distances(own: Divergence) -> list[dict[str, Any]]:
@@ -112,6 +133,8 @@ def _fits(own: Divergence) -> list[dict[str, Any]]:
                     "last_step": known and int(known.last),
                     "points": known and known.points,
                     "r_squared": known and known.r_squared,
+                    "line_r_squared": known and known.line_r_squared,
+                    "factor": known and known.factor,
                     "reason": "" if isinstance(fit, Growth) else fit.reason,
                 }
             )
@@ -119,15 +142,15 @@ def _fits(own: Divergence) -> list[dict[str, Any]]:
 
 
 def _row(own: Divergence) -> Row:
-    curves, fits, rate = own.curves, own.fits, own.rate
+    curves, fits = own.curves, own.fits
     cells = [
-        short_number(_mean(own.paths[..., 0])),
-        short_number(_mean(own.paths[..., -1])),
+        *(short_number(_mean(d)) for d in (own.paths[..., 0], own.paths[..., -1])),
         short_number(_mean(own.seeds[..., -1])),
-        with_half(rate),
-        short_number(math.log(2) / rate.mean) if rate.mean else "n/a",
+        f"{own.growing}/{own.measured}",
+        f"{len(fits) - own.growing}/{own.measured}",
+        with_half(own.rate),
+        short_number(own.doubling),
         f"{_median(fits, 'first')}-{_median(fits, 'last')}" if fits else "n/a",
-        f"{len(fits)}/{_measured(own)}",
     ]
     setting = setting_name(curves.keys, curves.setting)
     return Row(curves.method, setting, 0, "", len(curves.seeds), cells)
@@ -142,33 +165,51 @@ def _median(fits: Sequence[Growth], end: str) -> str:
     return f"{median(getattr(fit, end) for fit in fits):.0f}"
 
 
-def _measured(own: Divergence) -> int:
-    """Of how many pairs of paths and seeds distances were measured."""
-    return int(np.isfinite(own.paths).any(axis=-1).sum())
-
-
 def _finding(own: Divergence) -> str:
-    fits, rate = own.fits, own.rate
-    several = len(own.curves.seeds) > 1
-    measured = _measured(own)
-    pairs = f"{measured} pair{'s' * (measured > 1)} of paths{' and seeds' * several}"
-    if not fits:
-        clauses = [f"the distance between paths grows exponentially in none of {pairs}"]
-    else:
-        clauses = [
-            f"the distance between paths {_moves(fits)} in {len(fits)} of {pairs}, over steps "
-            f"{_median(fits, 'first')} to {_median(fits, 'last')} (medians), with the mean rate "
-            f"{with_ends(rate, 'per step')}"
-        ]
-    apart = f"at the last step paths are {short_number(_mean(own.paths[..., -1]))}"
-    if several:
-        apart += f", seeds of one path {short_number(_mean(own.seeds[..., -1]))}"
-    return "; ".join([*clauses, f"{apart} (nats per token)^2 apart"])
+    fits, rate, several = own.fits, own.rate, len(own.curves.seeds) > 1
+    clauses = [f"the distance between paths {_moves(own)}"]
+    reasons = [
+        f"in {own.causes[cause]} {text}" for cause, text in CAUSES.items() if own.causes[cause]
+    ]
+    if reasons:
+        clauses.append(listing(reasons))
+    if fits:
+        of = "of the only fit" if len(fits) == 1 else f"of the {len(fits)} fits"
+        steps = f"over steps {_median(fits, 'first')} to {_median(fits, 'last')}"
+        medians = " (medians)" * (len(fits) > 1)
+        what = "mean rate" if len(fits) > 1 else "rate"
+        clauses.append(f"the {what} {of}, {steps}{medians}, is {with_ends(rate, 'per step')}")
+        if math.isfinite(own.doubling):
+            verb = "doubling" if own.doubling > 0 else "halving"
+            clauses[-1] += f", {verb} in {short_number(abs(own.doubling))} steps"
+        elif rate.low <= 0 <= rate.high:
+            clauses[-1] += ", which can't be told from 0"
+    return "; ".join([*clauses, *_apart(own, several)])
 
 
-def _moves(fits: Sequence[Growth]) -> str:
-    """Which way the fits go, as a verb."""
-    shrinking = sum(fit.rate < 0 for fit in fits)
-    if shrinking in (0, len(fits)):
-        return f"{'shrinks' if shrinking else 'grows'} exponentially"
-    return f"grows ({len(fits) - shrinking}) or shrinks ({shrinking}) exponentially"
+def _moves(own: Divergence) -> str:
+    """In how many pairs it does what."""
+    measured = own.measured
+    pairs = f"{measured} pair{'s' * (measured > 1)} of paths"
+    pairs += " and seeds" * (len(own.curves.seeds) > 1)
+    growing, shrinking = own.growing, len(own.fits) - own.growing
+    if not own.fits:
+        return f"neither grows nor shrinks exponentially in any of {pairs}"
+    if growing and shrinking:
+        return f"grows exponentially in {growing} and shrinks so in {shrinking} of {pairs}"
+    return f"{'grows' if growing else 'shrinks'} exponentially in {len(own.fits)} of {pairs}"
+
+
+def _apart(own: Divergence, several: bool) -> list[str]:
+    """How far apart models are at the last step, as a clause."""
+    last, known = own.paths[..., -1], int(np.isfinite(own.paths[..., -1]).sum())
+    if not known:
+        return [f"at the last step, {own.curves.steps[-1]}, no distance between paths is finite"]
+    clause = f"at the last step paths are {short_number(_mean(last))}"
+    seeds = _mean(own.seeds[..., -1])
+    if several and math.isfinite(seeds):
+        clause += f", seeds of one path {short_number(seeds)}"
+    clause += " (nats per token)^2 apart"
+    if known < own.measured:
+        clause += f", as far as {known} of {own.measured} pairs have a finite distance there"
+    return [clause]

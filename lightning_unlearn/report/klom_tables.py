@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from lightning_unlearn.report.klom import Comparison, comparisons
+from lightning_unlearn.report.curves import among, names_of_paths, seeds_on_paths
+from lightning_unlearn.report.klom import Comparison, Missing, comparisons
 from lightning_unlearn.report.layout import Layout, Row
 from lightning_unlearn.report.naming import setting_name, short_number, short_range, span
 from lightning_unlearn.report.oracle_distance import FORGET
 from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.report.sections import Section, csv_of
-from lightning_unlearn.statistics.klom import LEAST_MODELS, NoiseFloor, noise_floor
+from lightning_unlearn.statistics.klom import LEAST_MODELS, NoiseFloor, inflation, noise_floor
 
 TITLE = "Distribution over models"
 KLOM_NOTE = (
@@ -22,7 +23,7 @@ KLOM_NOTE = (
 )
 DIFFERENCE_NOTE = (
     "Mean difference from the oracles at the last step, in standard deviations of the oracles "
-    "(95 % bootstrap interval over models). N: unlearned models, oracles."
+    "(95 % interval over models, Student's). N: unlearned models, oracles."
 )
 
 
@@ -38,9 +39,11 @@ def klom_section(examples: StudyRecords) -> Section:
     Args:
         examples: the examples, with margin/PROBE or probes/PROBE of runs and oracles.
     """
-    found = comparisons(examples)
+    every = comparisons(examples)
+    found = [own for own in every if isinstance(own, Comparison)]
+    missing = _missing([own for own in every if isinstance(own, Missing)])
     if not found:
-        return Section(TITLE)
+        return Section(TITLE, findings=missing)
     probes = list(dict.fromkeys(comparison.probe for comparison in found))
     places: dict[tuple[Any, ...], dict[str, Comparison]] = {}
     for own in found:
@@ -55,14 +58,42 @@ def klom_section(examples: StudyRecords) -> Section:
     counts = sorted({(own.models, own.oracles) for own in found if own.klom is not None})
     notes = [KLOM_NOTE, *map(_floor_note, counts)] if counts else []
     if any(own.klom is None for own in found):
-        notes.append(DIFFERENCE_NOTE)
+        fewest = {own.oracles for own in found if own.difference is not None}
+        notes += [DIFFERENCE_NOTE, *map(_inflation_note, sorted(fewest))]
     compared = any(own.klom is not None or own.difference is not None for own in found)
     # With one model of each kind there is nothing to show but the distances in the file.
     layout = Layout(bool(examples.sweep), ["N", *probes], rows, notes) if compared else None
     forget = [own for own in found if own.probe == FORGET] or found
     parts = groupby(forget, lambda own: (own.probe, own.curves.name))
     findings = [f"{name}: {_finding(list(part))}." for (_, name), part in parts]
-    return Section(TITLE, {"klom": csv_of([_record(own) for own in found])}, layout, findings)
+    return Section(
+        TITLE, {"klom": csv_of([_record(own) for own in found])}, layout, findings + missing
+    )
+
+
+def _missing(paths: list[Missing]) -> list[str]:
+    """What cannot be compared, by probe, method, setting and reason, as sentences."""
+    lines = []
+    for (probe, name, reason), part in groupby(
+        sorted(paths, key=lambda own: (own.probe, own.curves.name, own.reason)),
+        lambda own: (own.probe, own.curves.name, own.reason),
+    ):
+        some = list(part)
+        total = len(some[0].curves.paths)
+        where = f", on {among(names_of_paths([own.path for own in some]), total)}"
+        where = where if len(some) < total else ""
+        lines.append(f"{TITLE}: {name} is left out on {probe}{where}, for {reason}.")
+    return lines
+
+
+def _inflation_note(oracles: int) -> str:
+    factor = inflation(oracles)
+    if not np.isfinite(factor):
+        return f"Of {oracles} oracles standard deviations are next to unknown."
+    return (
+        f"Standard deviations of {oracles} oracles are uncertain: differences come out "
+        f"{100 * (factor - 1):.0f} % too large on average."
+    )
 
 
 @lru_cache
@@ -126,23 +157,41 @@ def _finding(paths: list[Comparison]) -> str:
     what = "margins" if some.measure.startswith("margin/") else "log-likelihoods"
     on = f"{what} on {some.probe}"
     models, oracles = (span([getattr(own, n) for own in paths]) for n in ("models", "oracles"))
-    counts = f"N = {models} unlearned models and {oracles} oracles"
+    counts = f"N = {models} unlearned model{_s(models)} and {oracles} oracle{_s(oracles)}"
     if all(own.klom is not None for own in paths):
         found = [float(np.percentile(own.klom, 95)) for own in paths if own.klom is not None]
         floor = _floor(some.models, some.oracles).percentile95
-        return (
+        return _with_left_out(
             f"at the last step KLoM of {on} has a 95th percentile of {short_range(found)} over the "
-            f"paths, with {counts}; models as good as oracles would have {floor:.2f}"
+            f"paths, with {counts}; models as good as oracles would have {floor:.2f}",
+            paths,
         )
     few = f"KLoM needs {LEAST_MODELS} models of each kind and there are {counts}"
     known = [own.difference for own in paths if own.difference is not None]
     absolute = [d.absolute for d in known if np.isfinite(d.absolute)]
     if not absolute:
         found = [float(own.wasserstein.mean()) for own in paths]
-        return f"{few}, so only the Wasserstein-1 distance of {on} is given, {short_range(found)}"
+        only = f"{few}, so only the Wasserstein-1 distance of {on} is given, {short_range(found)}"
+        return _with_left_out(only, paths)
     floor = known[0].absolute_floor
     expected = f", where {short_number(floor)} is expected of equals" if np.isfinite(floor) else ""
-    return (
+    return _with_left_out(
         f"{few}; at the last step {on} are {short_range(absolute)} standard deviations of the "
-        f"oracles from theirs in the absolute mean{expected}"
+        f"oracles from theirs in the absolute mean{expected}",
+        paths,
     )
+
+
+def _with_left_out(finding: str, paths: list[Comparison]) -> str:
+    """The finding with the seeds that have no part in it."""
+    clauses = [finding]
+    places = [own.path for own in paths]
+    if lonely := seeds_on_paths([own.lonely for own in paths], places):
+        clauses.append(f"there is no oracle of {lonely}")
+    if valueless := seeds_on_paths([own.valueless for own in paths], places):
+        clauses.append(f"without a finite value at the last step: {valueless}")
+    return "; ".join(clauses)
+
+
+def _s(count: str) -> str:
+    return "" if count == "1" else "s"

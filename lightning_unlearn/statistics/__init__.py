@@ -1,27 +1,40 @@
 """Statistics of runs, paths, seeds and oracles: pure functions on arrays, numpy and scipy only."""
 
 from lightning_unlearn.statistics.divergence import (
+    Cause,
     Growth,
     NoGrowth,
     exponential_growth,
     pairwise_distance,
     squared_distance,
 )
-from lightning_unlearn.statistics.intervals import Interval, half_width, mean_interval
+from lightning_unlearn.statistics.intervals import (
+    Interval,
+    half_width,
+    half_width_of_difference,
+    mean_interval,
+)
 from lightning_unlearn.statistics.klom import (
     NoiseFloor,
     StandardisedDifference,
+    inflation,
     klom,
     noise_floor,
     standardised_difference,
     wasserstein,
 )
 from lightning_unlearn.statistics.recency import recency_effect
-from lightning_unlearn.statistics.stopping import BestSteps, best_steps, mean_over_seeds
+from lightning_unlearn.statistics.stopping import (
+    BestSteps,
+    best_steps,
+    complete_seeds,
+    mean_over_seeds,
+)
 from lightning_unlearn.statistics.variance import IntraclassCorrelation, icc1
 
 __all__ = [
     "BestSteps",
+    "Cause",
     "Growth",
     "Interval",
     "IntraclassCorrelation",
@@ -29,9 +42,12 @@ __all__ = [
     "NoiseFloor",
     "StandardisedDifference",
     "best_steps",
+    "complete_seeds",
     "exponential_growth",
     "half_width",
+    "half_width_of_difference",
     "icc1",
+    "inflation",
     "klom",
     "mean_interval",
     "mean_over_seeds",

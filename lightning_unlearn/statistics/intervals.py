@@ -1,4 +1,4 @@
-"""Means with Student's interval."""
+"""Means, and differences of means, with Student's interval."""
 
 from __future__ import annotations
 
@@ -74,3 +74,26 @@ def mean_interval(values: ArrayLike) -> Interval:
     deviation = known.std(ddof=1) if known.size > 1 and np.ptp(known) > 0 else 0.0
     half = float(half_width(deviation, known.size))
     return Interval(mean, mean - half, mean + half, int(known.size))
+
+
+def half_width_of_difference(one: ArrayLike, other: ArrayLike) -> float:
+    """Half the 95 % interval of the difference of the means of two independent samples.
+
+    t(0.975, f) sqrt(s^2 / n + r^2 / m) with f = min(n, m) - 1, the least that Welch's degrees of
+    freedom can be: never narrower than his interval, whichever of the two varies more.
+
+    Args:
+        one: [n], two values or more, all finite.
+        other: [m], likewise; the two may differ in spread and in size.
+
+    Returns:
+        In the unit of the values; 0 where neither sample varies.
+
+    Source: Welch 1947, "The generalization of 'Student's' problem when several different population
+    variances are involved".
+    """
+    samples = [np.asarray(values, dtype=np.float64) for values in (one, other)]
+    # Equal values have no spread, whatever their mean is rounded to.
+    squares = [x.var(ddof=1) / x.size if np.ptp(x) > 0 else 0.0 for x in samples]
+    fewest = min(x.size for x in samples)
+    return float(stdtrit(fewest - 1, (1 + LEVEL) / 2)) * math.sqrt(float(sum(squares)))

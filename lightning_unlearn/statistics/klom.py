@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.statistics.intervals import half_width_of_difference
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -50,7 +51,7 @@ class StandardisedDifference:
     Attributes:
         mean: mean of the signed differences over the points that count: above 0, something is
             left to forget; below 0, the unlearned models are past the oracles.
-        low: lower end of the 95 % interval of ``mean``.
+        low: lower end of the 95 % interval of ``mean``, Student's over models.
         high: upper end.
         absolute: mean of the absolute differences: opposite errors do not cancel.
         absolute_floor: what ``absolute`` would be expected to be if both kinds of models were
@@ -154,21 +155,23 @@ def noise_floor(
     return NoiseFloor(float(values.mean()), float(np.percentile(values, 95)), count, oracles)
 
 
-def standardised_difference(
-    unlearned: "ArrayLike", oracle: "ArrayLike", resamples: int = 2000, seed: int = 0
-) -> StandardisedDifference:
+def standardised_difference(unlearned: "ArrayLike", oracle: "ArrayLike") -> StandardisedDifference:
     """Difference of the mean margins, in standard deviations of the oracles.
 
-    The interval is the percentile bootstrap over models: unlearned models and oracles are drawn
-    again with all their points together, since the points of one model are not independent. The
-    standard deviations stay those of all oracles: drawn again from few, they come near 0 by
-    chance. With few models such an interval is too narrow; it is a lower bound on the doubt.
+    The interval is Student's, over models: each model counts once, with its mean over points,
+    since the points of one model are not independent; with the fewer models' degrees of freedom.
+    It is that of the difference in the unit that these oracles give. That the unit is estimated is
+    not in it: see `inflation`. Models of both kinds are taken to be independent: where those of
+    one seed are alike, it is wider than need be.
+
+    Simulated with as many models of each kind and 1 or 100 points, independent or alike, it holds
+    the difference in 96 to 98 % of draws with 4 models, 95 to 97 % with 8. The percentiles of a
+    bootstrap over models do so in 50 % with 2 models, 81 % with 4 and 89 % with 8, so there is
+    none.
 
     Args:
         unlearned: margins of unlearned models, ``[models, points]``.
         oracle: margins of oracles, ``[models, points]``.
-        resamples: bootstrap samples.
-        seed: of the bootstrap.
 
     Returns:
         Mean with interval, absolute mean, and the differences per point; NaN where no point
@@ -181,8 +184,8 @@ def standardised_difference(
     n, m = len(own), len(aim)
     if min(n, m) < 2:
         raise InputError(
-            f"standardised difference: found margins of {n} unlearned models and {m} oracles, "
-            "expected at least 2 of each: add seeds"
+            f"standardised difference: found margins of unlearned models: {n}, and of oracles: "
+            f"{m}, expected at least 2 of each: add seeds"
         )
     varies = np.ptp(aim, axis=0) > 0
     deviation = np.where(varies, aim.std(axis=0, ddof=1), np.nan)
@@ -196,13 +199,11 @@ def standardised_difference(
     # The mean over points is linear in the models' own means over points.
     center = aim.mean(axis=0)
     scores = [((x - center) / deviation)[:, varies].mean(axis=1) for x in (own, aim)]
-    random = np.random.default_rng(seed)
-    drawn = [s[random.integers(len(s), size=(resamples, len(s)))].mean(axis=1) for s in scores]
-    low, high = np.percentile(drawn[0] - drawn[1], [2.5, 97.5])
+    mean, half = float(per_point[varies].mean()), half_width_of_difference(*scores)
     return StandardisedDifference(
-        mean=float(per_point[varies].mean()),
-        low=float(low),
-        high=float(high),
+        mean=mean,
+        low=mean - half,
+        high=mean + half,
         absolute=float(np.abs(per_point[varies]).mean()),
         absolute_floor=_absolute_floor(n, m),
         per_point=per_point,
@@ -210,6 +211,25 @@ def standardised_difference(
         count=n,
         oracles=m,
     )
+
+
+def inflation(oracles: int) -> float:
+    """How much too large standardised differences are on average, as a factor.
+
+    It is the mean of 1/s times the standard deviation that s estimates: 1.38 with 4 oracles, 1.13
+    with 8; infinite with 2.
+
+    Args:
+        oracles: those that the standard deviation is of, taken to be normal.
+
+    Source: Hedges 1981, "Distribution theory for Glass's estimator of effect size and related
+    estimators".
+    """
+    freedom = oracles - 1
+    if freedom < 2:
+        return math.inf
+    gammas = math.exp(math.lgamma((freedom - 1) / 2) - math.lgamma(freedom / 2))
+    return math.sqrt(freedom / 2) * gammas
 
 
 def wasserstein(unlearned: "ArrayLike", oracle: "ArrayLike") -> "Floats":

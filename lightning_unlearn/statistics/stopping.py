@@ -20,6 +20,9 @@ class BestSteps:
 
     Attributes:
         own: each path's best step, as a place in the curves, [paths].
+        falling: whether that is the last step measured on the path, so that the distance may be
+            less still at a later one, [paths]; not with a single step.
+        complete: the seeds that means are of, [paths, seeds].
         common: the best step for all paths together; None where no step was measured on all.
         regret: what the common step costs each path: the distance there less the distance at its
             own best step; empty without a common step. A single seed's regret is not negative, if
@@ -27,6 +30,8 @@ class BestSteps:
     """
 
     own: NDArray[np.intp]
+    falling: NDArray[np.bool_]
+    complete: NDArray[np.bool_]
     common: int | None
     regret: list[Interval]
 
@@ -47,12 +52,28 @@ def mean_over_seeds(curves: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan), np.float64)
 
 
+def complete_seeds(curves: ArrayLike) -> NDArray[np.bool_]:
+    """The seeds with a finite value at every step at which any seed of their path has one.
+
+    Means of other seeds at each step would differ from step to step for the seeds alone.
+
+    Args:
+        curves: [paths, seeds, steps].
+
+    Returns:
+        [paths, seeds]; none on a path without any value.
+    """
+    known: NDArray[np.bool_] = np.isfinite(np.asarray(curves, dtype=np.float64))
+    measured = np.expand_dims(known.any(axis=1), 1)
+    return np.asarray((known | ~measured).all(axis=2) & measured.any(axis=2), np.bool_)
+
+
 def best_steps(curves: ArrayLike) -> BestSteps:
     """The steps at which the distance to the oracle is least.
 
-    Means are over seeds. A path's own step is where its mean curve is lowest, the first of several;
-    the common step is where the mean over paths is lowest, among the steps at which every path has
-    a value.
+    Means are over the seeds that are complete on their path. A path's own step is where its mean
+    curve is lowest, the first of several; the common step is where the mean over paths is lowest,
+    among the steps at which every path has a value.
 
     Args:
         curves: distances, [paths, seeds, steps]; values that are not finite are missing ones.
@@ -61,7 +82,7 @@ def best_steps(curves: ArrayLike) -> BestSteps:
         Steps, and the regret of the common one in the unit of the distance, paired by seed.
 
     Raises:
-        InputError: the curves do not have three axes, or a path has no value at all.
+        InputError: the curves do not have three axes, or a path has no complete seed.
     """
     array = np.asarray(curves, dtype=np.float64)
     if array.ndim != 3 or not array.size:
@@ -69,20 +90,24 @@ def best_steps(curves: ArrayLike) -> BestSteps:
             f"best steps: found curves of shape {array.shape}, expected [paths, seeds, steps], "
             "none of them 0"
         )
-    # An infinite distance has no difference to another one.
-    array = np.where(np.isfinite(array), array, np.nan)
-    means = mean_over_seeds(array)
-    empty = np.isnan(means).all(axis=1)
-    if empty.any():
+    complete = complete_seeds(array)
+    if not complete.any(axis=1).all():
         raise InputError(
-            f"best steps: found no finite value on path {int(np.argmax(empty))} of {len(array)}, "
-            "expected one or more; leave the path out"
+            f"best steps: found no seed with a finite value at every step on path "
+            f"{int(np.argmin(complete.any(axis=1)))} of {len(array)}, expected one or more; leave "
+            "the path out"
         )
+    # An infinite distance has no difference to another one.
+    array = np.where(np.isfinite(array) & complete[..., None], array, np.nan)
+    means = mean_over_seeds(array)
+    measured = ~np.isnan(means)
     own = np.nanargmin(means, axis=1)
-    complete = ~np.isnan(means).any(axis=0)
-    if not complete.any():
-        return BestSteps(own, None, [])
-    common = int(np.argmin(np.where(complete, means.mean(axis=0), np.inf)))
+    last = measured.shape[1] - 1 - np.argmax(measured[:, ::-1], axis=1)
+    falling = (own == last) & (measured.sum(axis=1) > 1)
+    shared = measured.all(axis=0)
+    if not shared.any():
+        return BestSteps(own, falling, complete, None, [])
+    common = int(np.argmin(np.where(shared, means.mean(axis=0), np.inf)))
     pairs = zip(array, own, strict=True)
     regret = [mean_interval(path[:, common] - path[:, best]) for path, best in pairs]
-    return BestSteps(own, common, regret)
+    return BestSteps(own, falling, complete, common, regret)
