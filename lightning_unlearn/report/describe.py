@@ -95,7 +95,8 @@ def _oracle(study: StudyRecords, _: StudyRecords | None) -> str:
 
     def best(curves: Curves) -> str:
         own = found[curves.name]
-        return f"{curves.name} comes closest at step {per_path(own.steps, own.paths)}"
+        steps = per_path(own.steps, own.paths, own.best.falling.tolist())
+        return f"{curves.name} comes closest at step {steps}"
 
     curves = [own.distance for own in found.values()]
     return (

@@ -150,7 +150,7 @@ def growth_in_words(own: Divergence) -> str:
     if not own.fits:
         return ""
     how = f"(rate {with_half(rate)})"
-    if not rate.mean or (rate.count > 1 and rate.low <= 0 <= rate.high):
+    if math.isnan(own.doubling):
         return f"no sure growth {how}"
-    steps = short_number(abs(math.log(2) / rate.mean), 2)
-    return f"{'doubles' if rate.mean > 0 else 'halves'} in {steps} steps {how}"
+    steps = short_number(abs(own.doubling), 2)
+    return f"{'doubles' if own.doubling > 0 else 'halves'} in {steps} steps {how}"
