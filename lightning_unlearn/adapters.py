@@ -114,7 +114,35 @@ def add_adapters(lm: nn.Module, lora: LoRA, base_name: str) -> Any:
             f"model.lora.targets: found {lora.targets!r}: {error} The linear layers are "
             f"{', '.join(linear)}."
         ) from None
+    _keep_in_fp32(peft_model)
     return peft_model
+
+
+class _FromFP32(nn.Linear):
+    """A linear layer in fp32 that computes in the precision of what goes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.to(x.dtype))
+
+
+def _keep_in_fp32(peft_model: Any) -> None:
+    """On a base in 16 bits, let adapters be fp32 and compute as the base does.
+
+    In 16 bits a step of 1e-5 would be rounded away. The same on one device and on several.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for layer in peft_model.modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        own = [p for n, p in layer.named_parameters() if "lora_" in n]
+        if all(parameter.dtype not in (torch.bfloat16, torch.float16) for parameter in own):
+            continue
+        for parameter in own:
+            parameter.data = parameter.data.float()
+        layer.cast_input_dtype_enabled = False
+        for part in (*layer.lora_A.values(), *layer.lora_B.values()):
+            part.__class__ = _FromFP32
 
 
 def adapter_parameters(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:

@@ -77,9 +77,10 @@ class MidStage(Callback):
         say: tells the user something.
         callbacks: whose state is in checkpoints.
         checkpoint: what the stage goes on from; None for its beginning.
+        requeue: a further signal that asks for a stop; None for none.
 
     Attributes:
-        asked: number of the signal that asked for a stop; 0 for none.
+        asked: number of the signal for which all processes stop; 0 for none.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class MidStage(Callback):
         say: Callable[[str], None],
         callbacks: Sequence[Callback] = (),
         checkpoint: Path | None = None,
+        requeue: int | None = None,
     ) -> None:
         self.frequency = frequency
         self._collect = collect
@@ -98,10 +100,16 @@ class MidStage(Callback):
         self._callbacks = callbacks
         self._checkpoint_read = checkpoint
         self.asked = 0
+        # What this process got; the others do not know of it before they have voted.
+        self._got = 0
+        self._alone = True
         self._last = time.monotonic()
         self._works = True
         # Taken now, for Lightning puts handlers of its own in place while it fits.
-        self._before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        # The later in this order, the more it says of what is to come.
+        self._signals = [int(signal.SIGINT), int(signal.SIGTERM)]
+        self._signals += [requeue] if requeue is not None else []
+        self._before = {number: signal.getsignal(number) for number in self._signals}
         self._watching = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,6 +118,7 @@ class MidStage(Callback):
         Now, for what they do themselves at the start of a stage belongs to its first step.
         """
         self._last = time.monotonic()
+        self._alone = trainer.world_size == 1
         if self._checkpoint_read is not None:
             assert isinstance(pl_module, CausalLM)
             states = read_state(self._checkpoint_read, pl_module.device)["callbacks"]
@@ -129,11 +138,16 @@ class MidStage(Callback):
             for number, handler in self._before.items():
                 signal.signal(number, handler)
             self._watching = False
+            if self._got and not self.asked:
+                # Too late for a vote: this process ends, and the others with it.
+                signal.raise_signal(self._got)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self._got and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = number
+        self._got = number
+        if self._alone:
+            self.asked = number
         # Not through the display: what is just being printed there must not be printed into.
         os.write(2, b"\nStopping after this step; Ctrl-C once more stops at once.\n")
 
@@ -160,15 +174,14 @@ class MidStage(Callback):
         steps, minutes = self.frequency.steps, self.frequency.minutes
         due = steps is not None and module.step % steps == 0
         due |= minutes is not None and time.monotonic() - self._last >= 60 * minutes
-        if trainer.world_size == 1:
+        if self._alone:
             return self.asked, due
-        interrupted = self.asked == signal.SIGINT
-        terminated = self.asked == signal.SIGTERM
-        votes = torch.tensor([interrupted, terminated, due and trainer.is_global_zero])
-        votes = trainer.strategy.reduce(votes.float().to(module.device), reduce_op="sum")
-        interrupted, terminated, due = (vote > 0 for vote in votes.tolist())
-        number = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
-        return number, due
+        asked = [self._got == number for number in self._signals]
+        votes = torch.tensor([*asked, due and trainer.is_global_zero], dtype=torch.float32)
+        votes = trainer.strategy.reduce(votes.to(module.device), reduce_op="sum")
+        *asked, due = (vote > 0 for vote in votes.tolist())
+        number = max((n for n, one in enumerate(asked) if one), default=None)
+        return 0 if number is None else self._signals[number], due
 
     def _checkpoint(self, trainer: Trainer) -> bool:
         """Write one; what can't be written is told once and does not stop the stage."""

@@ -144,19 +144,28 @@ class CausalLM(LightningModule):
         """
         if self.lora is None or self.lora.targets == "all-linear" or self._fits:
             return
-        from transformers import AutoModelForCausalLM
-
+        lm = self._empty_lm()
         with torch.device("meta"):
-            lm = AutoModelForCausalLM.from_config(
-                copy.deepcopy(self.model_config), trust_remote_code=self.trust_remote_code
-            )
             adapters.add_adapters(lm, self.lora, lm.name_or_path)
         self._fits = True
+
+    def check_layers(self, names: list[str] | None) -> None:
+        """Refuse to cut up a model whose decoder layers can't be found; loads no weights.
+
+        Args:
+            names: of their classes, as of `FSDP2`.
+
+        Raises:
+            InputError: naming those that there are.
+        """
+        sharding.decoder_layers(self._empty_lm(), names)
 
     def identity(self) -> str:
         """Hash of the base model's configuration and weights."""
         if self._identity is None:
             self._identity = base_identity(self.base, self.trust_remote_code)
+            # Now, for it names a file that is missing.
+            sharding.weight_files(self.base)
         return self._identity
 
     def configure_model(self) -> None:
@@ -184,8 +193,10 @@ class CausalLM(LightningModule):
         net = LogProbModel(lm)
         if self.is_sharded:
             sharding.shard(net, lm, self.mesh, self.trainer.strategy)
-            sharding.materialise(net, lm, self.trainer.strategy.root_device)
-            sharding.load_base(lm, self.base, lambda: self._load(self.base).state_dict())
+            away = getattr(self.trainer.strategy, "cpu_offload", False)
+            device = torch.device("cpu") if away else self.trainer.strategy.root_device
+            sharding.materialise(net, lm, device)
+            self._load_parts(lm, self.base)
         self.net = net
 
     def _empty_lm(self) -> Any:
@@ -199,6 +210,13 @@ class CausalLM(LightningModule):
                 attn_implementation=self.attention,
                 trust_remote_code=self.trust_remote_code,
             )
+
+    def _load_parts(self, lm: Any, name: str) -> None:
+        """Fill a model that is cut up with the weights of one on disk."""
+        warn = getattr(self.trainer, "warn", None) if self.global_rank == 0 else None
+        sharding.load_base(
+            lm, name, lambda: self._load(name).state_dict(), warn or (lambda text: None)
+        )
 
     def _load(self, name: str) -> Any:
         """A causal LM as this one is, whole, in the computer's own memory."""
@@ -296,7 +314,7 @@ class CausalLM(LightningModule):
     def _take_up(self, name: str) -> None:
         """Give all weights those of a stored model."""
         if self.is_sharded:
-            sharding.load_base(self.lm, name, lambda: self._load(name).state_dict())
+            self._load_parts(self.lm, name)
         else:
             self.lm.load_state_dict(self._load(name).state_dict())
 
@@ -314,7 +332,10 @@ class CausalLM(LightningModule):
             return {}
         if self.peft is not None:
             return adapters.adapter_weights(self.peft, which)
-        state = self.lm.state_dict()
+        # Tied weights by one of their names: apart they would be written twice.
+        twice = set(dict(self.lm.named_parameters(remove_duplicate=False)))
+        twice -= set(dict(self.lm.named_parameters()))
+        state = {name: v for name, v in self.lm.state_dict().items() if name not in twice}
         parts = ((name, sharding.whole(value.detach())) for name, value in state.items())
         return {name: value.cpu() for name, value in parts if self.global_rank == 0}
 
@@ -357,14 +378,16 @@ class CausalLM(LightningModule):
         Args:
             folder: made if missing; ``AutoModelForCausalLM.from_pretrained`` opens it.
         """
-        own = {which: self.weights(which) for which in (LEARN, UNLEARN)} if self.is_sharded else {}
+        parts = (LEARN, UNLEARN) if self.peft is not None else (LEARN,)
+        own = {which: self.weights(which) for which in parts} if self.is_sharded else {}
         if self.global_rank:
             return
         folder.mkdir(parents=True, exist_ok=True)
         if self.is_sharded:
             merged = self._load(self.base)
             if self.peft is None:
-                merged.load_state_dict(own[LEARN])
+                # Without the second name of tied weights.
+                merged.load_state_dict(own[LEARN], strict=False)
             else:
                 assert self.lora is not None
                 peft = adapters.add_adapters(merged, self.lora, self.base)
@@ -581,6 +604,10 @@ class CausalLM(LightningModule):
         finally:
             for module, mode in modes.items():
                 module.training = mode
+            if self.is_sharded and self.net is not None:
+                # What a forward without a backward put together would stay so; whoever lists
+                # parameters wants the parts.
+                self.net.reshard()  # type: ignore[operator]  # a method that FSDP2 adds
 
     def precision_context(self) -> AbstractContextManager[Any]:
         """The Trainer's precision, for a forward outside its steps."""

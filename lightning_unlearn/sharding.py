@@ -1,6 +1,7 @@
 """One model over several processes with FSDP2: cut up, filled, and put together again."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,12 +32,32 @@ def cut_like(target: Tensor, values: Tensor) -> Tensor:
         target: the other tensor.
         values: all of them, the same on every process.
     """
-    from torch.distributed.tensor import DTensor, distribute_tensor
+    from torch.distributed.tensor import DTensor
 
     if not isinstance(target, DTensor) or values.shape != target.shape:
         return values
-    local = values.to(target.to_local().device)
-    return distribute_tensor(local, target.device_mesh, target.placements, src_data_rank=None)
+    # By hand: `distribute_tensor` would first send all of them to the mesh's device.
+    own = values[_own_rows(target)].to(target.to_local().device)
+    return DTensor.from_local(
+        own,
+        target.device_mesh,
+        target.placements,
+        run_check=False,
+        shape=target.shape,
+        stride=target.stride(),
+    )
+
+
+def _own_rows(target: Any) -> slice:
+    """The rows of a tensor that this process holds, as FSDP2 cuts them."""
+    from torch.distributed.tensor import Shard
+
+    mesh = target.device_mesh
+    assert mesh.ndim == 1 and target.placements == (Shard(0),), "cut up by rows over one axis"
+    count = target.shape[0]
+    rows = -(-count // mesh.size())
+    first = min(rows * mesh.get_local_rank(), count)
+    return slice(first, min(first + rows, count))
 
 
 @torch.no_grad()
@@ -79,6 +100,12 @@ def decoder_layers(lm: Any, names: list[str] | None = None) -> list[nn.Module]:
     return layers
 
 
+def is_tied(lm: Any) -> bool:
+    """Whether the output projection is the embedding."""
+    tied: bool = lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
+    return tied
+
+
 def shard(net: nn.Module, lm: Any, mesh: "DeviceMesh", strategy: Any) -> None:
     """Cut a model up over the processes of a mesh: layer by layer, then the rest.
 
@@ -101,9 +128,16 @@ def shard(net: nn.Module, lm: Any, mesh: "DeviceMesh", strategy: Any) -> None:
         "mesh": mesh,
         # Weights keep the types they are stored in: a base in bf16, adapters in fp32.
         "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False),
-        "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
+        # Only memory that a GPU reads from can be pinned.
+        "offload_policy": CPUOffloadPolicy(mesh.device_type == "cuda")
+        if offload
+        else OffloadPolicy(),
     }
-    for layer in decoder_layers(lm, getattr(strategy, "layers", None)):
+    layers = decoder_layers(lm, getattr(strategy, "layers", None))
+    if not is_tied(lm):
+        # The head is used without its own forward, so it is whole while the rest is.
+        layers.append(lm.get_input_embeddings())
+    for layer in layers:
         fully_shard(layer, **options)
     fully_shard(net, **options)
     for method in ("generate", "own_log_probs"):
@@ -118,23 +152,32 @@ def materialise(net: nn.Module, lm: Any, device: torch.device) -> None:
         lm: the Hugging Face model in it.
         device: where its parts go.
     """
-    tied = lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
+    tied = is_tied(lm)
     net.to_empty(device=device)
     if tied:
         lm.get_output_embeddings().weight = lm.get_input_embeddings().weight
-    for module in lm.modules():
-        if module._non_persistent_buffers_set:
-            # Rotary frequencies: transformers makes them anew where it initialises a module.
-            lm._init_weights(module)
+    with warnings.catch_warnings():
+        # Random weights that a module gets besides are overwritten by those of the checkpoint.
+        warnings.filterwarnings("ignore", "DTensor random operators may not have complete")
+        for module in lm.modules():
+            if module._non_persistent_buffers_set:
+                # Rotary frequencies: transformers makes them where it initialises a module.
+                lm._init_weights(module)
 
 
-def load_base(lm: Any, name: str, read_whole: Callable[[], dict[str, Tensor]]) -> None:
+def load_base(
+    lm: Any,
+    name: str,
+    read_whole: Callable[[], dict[str, Tensor]],
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
     """Fill the base weights from safetensors, each process reading only its own part.
 
     Args:
         lm: the Hugging Face model, with PEFT layers or without.
         name: folder, ``demo:NAME``, or hub name.
         read_whole: gives all weights by name; for checkpoints whose names are not the model's.
+        say: told if it comes to that.
 
     Raises:
         InputError: if a file is missing.
@@ -150,7 +193,12 @@ def load_base(lm: Any, name: str, read_whole: Callable[[], dict[str, Tensor]]) -
         if name.rpartition(".")[2] not in _owner(lm, name)._non_persistent_buffers_set
     }
     files = weight_files(name)
-    if not set(wanted) <= set(files):
+    if missing := sorted(set(wanted) - set(files)):
+        say(
+            f"model.base: the files of {name} name their weights in another way than the model "
+            f"({missing[0]} is not among them), so every process reads all of them and needs the "
+            "memory for the whole model."
+        )
         for key, values in read_whole().items():
             if key in wanted:
                 fill(wanted[key], values)
@@ -173,18 +221,12 @@ def _owner(lm: nn.Module, name: str) -> nn.Module:
 @torch.no_grad()
 def _fill_slice(target: Tensor, source: Any) -> None:
     """Fill a tensor from a safetensors slice; where rows are cut, only this process's are read."""
-    from torch.distributed.tensor import DTensor, Shard
+    from torch.distributed.tensor import DTensor
 
     if not isinstance(target, DTensor):
         target.copy_(source[:])
         return
-    if target.device_mesh.ndim != 1 or target.placements != (Shard(0),):
-        fill(target, source[:])
-        return
-    local = target.to_local()
-    rows = -(-target.shape[0] // target.device_mesh.size())
-    first = min(rows * target.device_mesh.get_local_rank(), target.shape[0])
-    local.copy_(source[first : first + local.shape[0]])
+    target.to_local().copy_(source[_own_rows(target)])
 
 
 def weight_files(name: str) -> dict[str, Path]:

@@ -1,8 +1,17 @@
-"""FSDP2 as a strategy of Lightning's: one model over several processes."""
+"""How work is spread and in which precision: FSDP2 as a strategy of Lightning's, 16-bit bases."""
 
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.precision import HalfPrecision, Precision
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
 
 from lightning_unlearn.errors import InputError
+
+HALF = ("bf16-true", "16-true")
 
 
 class FSDP2(ModelParallelStrategy):
@@ -21,22 +30,27 @@ class FSDP2(ModelParallelStrategy):
         cpu_offload: bool = False,
         layers: list[str] | None = None,
     ) -> None:
-        super().__init__(data_parallel_size or 1, 1)
+        # Parts that lie in the computer's own memory are put together there too.
+        backend = "cpu:gloo,cuda:nccl" if cpu_offload and torch.cuda.is_available() else None
+        super().__init__(data_parallel_size or 1, 1, process_group_backend=backend)
         self.asked = data_parallel_size
         self.cpu_offload = cpu_offload
         self.layers = layers
 
-    def setup_environment(self) -> None:
-        """Connect the processes, and lay them out as a mesh.
+    def check_processes(self) -> None:
+        """Refuse a number of processes that is not the one asked for.
 
         Raises:
-            InputError: if there are other processes than asked for.
+            InputError: naming both.
         """
         if self.asked is not None and self.asked != self.world_size:
             raise InputError(
                 f"trainer.strategy: found data_parallel_size {self.asked} with {self.world_size} "
                 "processes (trainer.devices x trainer.num_nodes), expected as many, or null."
             )
+
+    def setup_environment(self) -> None:
+        """Connect the processes, and lay them out as a mesh."""
         self._data_parallel_size = self.world_size
         if self._device_mesh is None:
             super().setup_environment()
@@ -44,3 +58,76 @@ class FSDP2(ModelParallelStrategy):
         # Lightning asks again at every fit; the processes are connected already.
         assert self.lightning_module is not None
         self.lightning_module._device_mesh = self._device_mesh
+
+    def model_to_device(self) -> None:
+        """Bring what is left elsewhere to this process's device, but for parts that stay away."""
+        if not self.cpu_offload:
+            super().model_to_device()
+            return
+        module = self.lightning_module
+        assert module is not None
+        for part in module.modules():
+            for name, buffer in part._buffers.items():
+                if buffer is not None:
+                    part._buffers[name] = buffer.to(self.root_device)
+        # As its own `to` would do; batches go there.
+        module._device = self.root_device
+
+
+class HalfBase(HalfPrecision):
+    """A base in 16 bits, adapters and what their optimizer remembers in fp32.
+
+    Lightning's own brings all to 16 bits, in which a step of 1e-5 is lost on most weights.
+    """
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        """As it is: the base was opened in its precision."""
+        return module
+
+    def convert_input(self, data: Any) -> Any:
+        """As it is: token ids, weights and masks of the loss."""
+        return data
+
+    def tensor_init_context(self) -> AbstractContextManager[Any]:
+        """What is made without a type is fp32."""
+        return nullcontext()
+
+    def forward_context(self) -> AbstractContextManager[Any]:  # type: ignore[override]
+        """What is made without a type is fp32."""
+        return nullcontext()
+
+
+def with_precision(precision: str | int, plugins: Any) -> tuple[Any, Any]:
+    """Precision and plugins as Lightning's Trainer takes them; 16 bits are `HalfBase`.
+
+    Args:
+        precision: asked for.
+        plugins: given by the user, which may bring a precision of their own.
+    """
+    given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
+    own = any(isinstance(plugin, Precision) for plugin in given)
+    if precision not in HALF or own:
+        return precision, plugins
+    return None, [*given, HalfBase(precision)]  # type: ignore[arg-type]
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse bf16 on a GPU that lacks it.
+
+    Args:
+        precision: of the Trainer.
+        device: of this process.
+
+    Raises:
+        InputError: naming the device.
+    """
+    if device.type != "cuda" or not precision.startswith("bf16"):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        capable = torch.cuda.get_device_capability(device) >= (8, 0) or bool(torch.version.hip)
+    if not capable:
+        raise InputError(
+            f"trainer.precision: found {precision} on {torch.cuda.get_device_name(device)}, which "
+            "has no bf16, expected 32-true or 16-true there, or a GPU of 2020 (A100) or later."
+        )

@@ -24,10 +24,11 @@ from lightning_unlearn.module import CausalLM, StageEntry
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.measurement import BASE
 from lightning_unlearn.monitors.observations import Observations
+from lightning_unlearn.processes import connected, open_processes, requeueing
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.quiet import quiet_lightning
 from lightning_unlearn.store import StageStore
-from lightning_unlearn.strategy import FSDP2
+from lightning_unlearn.strategy import FSDP2, check_precision, with_precision
 from lightning_unlearn.unlearning.base import Unlearning
 from lightning_unlearn.walk import PlannedStage, find_oracle, plan_walk
 from lightning_unlearn.walker import Walker
@@ -143,6 +144,7 @@ class StagedTrainer(Trainer):
         self.expects_oracle: bool | None = None
         self.tell: Callable[[str], None] | None = None
         self.tensorboard = logger is True
+        precision, plugins = with_precision(precision, plugins)
         with quiet_lightning():
             super().__init__(
                 accelerator=accelerator,
@@ -168,6 +170,9 @@ class StagedTrainer(Trainer):
                 num_sanity_val_steps=0,
                 log_every_n_steps=1,
             )
+        # Lightning's handlers broadcast from wherever a signal finds them, and requeue with a
+        # pickled checkpoint. `MidStage` sees to signals in a stage, `requeueing` outside.
+        self._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
 
     @property
     def method(self) -> Unlearning | None:
@@ -228,7 +233,8 @@ class StagedTrainer(Trainer):
         self.open_processes(model)
         # What was found in the store must be the same for all.
         plan = self.strategy.broadcast(plan)
-        Walker(self, model, datamodule, plan).walk(until)
+        with requeueing(self), connected():
+            Walker(self, model, datamodule, plan).walk(until)
         return plan
 
     def fit_once(self, model: CausalLM, loader: DataLoader[StepBatch]) -> None:
@@ -359,6 +365,10 @@ class StagedTrainer(Trainer):
                 f"data.forget: found null, but {self.method.name} is among trainer.callbacks. "
                 f"Name the stage to unlearn: one of {', '.join(datamodule.stages)}."
             )
+        if isinstance(self.strategy, FSDP2):
+            self.strategy.check_processes()
+            model.check_layers(self.strategy.layers)
+        check_precision(str(self.precision), self.strategy.root_device)
         if train:
             datamodule.check_batches(self.world_size)
         model.check_adapters()
@@ -382,10 +392,8 @@ class StagedTrainer(Trainer):
         """
         if isinstance(self.strategy, ParallelStrategy):
             self.strategy.connect(model)
-            # Processes that something else has started have none.
-            if self.strategy.launcher is not None:
-                self.strategy.launcher.launch(lambda: None, trainer=self)
-            self.strategy.setup_environment()
+            with quiet_lightning():
+                open_processes(self.strategy, self)
 
     def validate(  # type: ignore[override]
         self, model: CausalLM, datamodule: StagedDataModule, stage: str | None = None
@@ -434,5 +442,10 @@ class StagedTrainer(Trainer):
         )
         last = done[-1].name if done else datamodule.path[0]
         model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, True, load))
-        self.look(model)
+        with connected():
+            self.look(model)
         return {measure: value for _, measure, value in self.observations.steps}
+
+
+def _nothing() -> None:
+    pass

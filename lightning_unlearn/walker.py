@@ -30,6 +30,7 @@ from lightning_unlearn.module import CausalLM, StageEntry
 from lightning_unlearn.monitors.measurement import BASE
 from lightning_unlearn.monitors.observations import Observations, ignore
 from lightning_unlearn.notes import Pulse
+from lightning_unlearn.processes import Requeued, requeue_signal
 from lightning_unlearn.rundir import RunDirectory, RunLogger, stage_logger
 from lightning_unlearn.walk import PlannedStage
 
@@ -279,8 +280,11 @@ class Walker:
                 raise
             signal.signal(signal.SIGINT, signal.default_int_handler)
             where = self._where(number, "steps since its last checkpoint are lost")
-            ended = isinstance(stop.__context__, Terminated)
-            raise _stopped(signal.SIGTERM if ended else signal.SIGINT, where) from None
+            cause = stop.__context__
+            got: int = signal.SIGTERM if isinstance(cause, Terminated) else signal.SIGINT
+            if isinstance(cause, Requeued):
+                got = requeue_signal(trainer) or signal.SIGTERM
+            raise _stopped(got, where) from None
         finally:
             del callbacks[-2:]
             if not finished:
@@ -326,7 +330,15 @@ class Walker:
             trainer.store.put_checkpoint(stage.key, self.model.step, stage.content, write)
 
         collect = partial(collect_checkpoint, self.model)
-        return MidStage(trainer.frequency, collect, keep, trainer.warn, stateful, checkpoint)
+        return MidStage(
+            trainer.frequency,
+            collect,
+            keep,
+            trainer.warn,
+            stateful,
+            checkpoint,
+            requeue_signal(trainer),
+        )
 
     def _where(self, number: int, kept: str) -> str:
         """Where a walk was stopped, in words."""
@@ -360,5 +372,6 @@ class Walker:
 
 def _stopped(number: int, where: str) -> KeyboardInterrupt:
     """What ends the command, with a message of how to go on."""
-    kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    kinds = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+    kind = kinds.get(signal.Signals(number), Requeued)
     return kind(f"stopped {where} The same command goes on from there.")

@@ -271,7 +271,11 @@ def test_bfloat16_runs(tiny: Tiny, lora: LoRA | None) -> None:
     trainer = tiny.trainer([NPO()], precision="bf16-true")
     trainer.fit(module, data)
     assert trainer.trained == ["tofu", "safety", "unlearn"]
-    assert {p.dtype for p in module.lm.parameters()} == {torch.bfloat16}
+    adapters = {p.dtype for name, p in module.lm.named_parameters() if "lora_" in name}
+    base = {p.dtype for name, p in module.lm.named_parameters() if "lora_" not in name}
+    # A step of 1e-5 would be lost on adapters in 16 bits.
+    assert adapters == ({torch.float32} if lora is not None else set())
+    assert base == {torch.bfloat16}
     assert trainer.run_dir is not None
     before = results(trainer.run_dir)
     again = tiny.trainer([NPO()], precision="bf16-true")
