@@ -9,7 +9,7 @@ from lightning_unlearn.help import HELP, OVERVIEW
 from lightning_unlearn.stopping import terminable
 from lightning_unlearn.version import __version__
 
-COMMANDS = ("fit", "validate", "study", "status", "report")
+COMMANDS = ("fit", "validate", "study", "status", "report", "plan")
 INTERRUPTED, TERMINATED = 130, 143
 
 
@@ -20,8 +20,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments without the program's name; None takes the process's.
 
     Returns:
-        Exit code: 0 done, 1 some run of a study failed, 2 a mistake in the input or a loss that is
-        not finite, 130 interrupted, 143 terminated.
+        Exit code: 0 done, 1 some run of a study failed or a plan does not fit, 2 a mistake in the
+        input or a loss that is not finite, 130 interrupted, 143 terminated.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # What `python -m` does: methods and monitors of one's own are found in the current directory.
@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"\n{str(stop) or 'stopped; the same command goes on from here.'}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            told = str(stop) or "stopped; the same command goes on from here."
+            print(f"\n{told}", file=sys.stderr)
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
 
@@ -68,6 +70,10 @@ def _dispatch(arguments: list[str]) -> int:
         raise InputError(
             f"{command}: found no configuration, expected --config FILE, such as --config {example}"
         )
+    if command == "plan":
+        from lightning_unlearn.planning.command import plan
+
+        return plan(rest)
     if command == "study":
         from lightning_unlearn.study.command import study
 

@@ -11,6 +11,7 @@ commands:
   study      paths x methods x seeds x settings: every stage prefix is trained once; table, figures
   status     what of a study or run is done, running, failed, left
   report     a page with curves, tables and figures of a study or run, or of several
+  plan       memory, work, time and disk that a run needs, without GPU and weights
 
 lightning-unlearn COMMAND --help tells more.  --version prints the version.
 
@@ -127,4 +128,25 @@ options:
 examples:
   lightning-unlearn report runs/demo
   lightning-unlearn report runs/demo-seeds runs/demo-orders --out runs/compared""",
+    "plan": """\
+usage: lightning-unlearn plan --config FILE [--config FILE ...] [options] [--KEY VALUE ...]
+
+Tell before a run what it needs: the real steps of learning, unlearning and evaluation are simulated
+on tensors without memory, as one of the GPUs would do them. Needs neither GPU nor weights nor data;
+for the models of configs/models not even the network. Exit code 1 if it does not fit.
+
+options:
+  --gpus N                     one process each; 1 if not given. More than one share the model out
+                               (fsdp2), unless trainer.strategy is ddp
+  --gpu-memory SIZE            memory of each, such as 24GiB; 80GiB if not given
+  --throughput TFLOPS          what one GPU reaches in training, for an estimate of time
+  --rows STAGE=N,...           rows of stages whose files are not at hand
+  --KEY VALUE                  change the configuration; most telling are data.max_length,
+                               data.micro_batch_size, model.gradient_checkpointing, model.lora.rank,
+                               trainer.precision
+
+examples:
+  lightning-unlearn plan --config configs/demo.yaml
+  lightning-unlearn plan --config configs/paper.yaml --config configs/models/qwen2.5-14b.yaml \\
+    --gpus 4 --gpu-memory 80GiB --throughput 300 --rows inst=4000,tofu=4000,math=8000""",
 }

@@ -29,7 +29,7 @@ def commands() -> list[list[str]]:
 
 def short(command: list[str]) -> list[str]:
     """The command with one optimizer step per stage and few rows."""
-    if command[0] == "status":
+    if command[0] in ("status", "report"):
         return command
     prefix = "change." if command[0] == "study" else ""
     monitors = [

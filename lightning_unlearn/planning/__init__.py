@@ -1,0 +1,1 @@
+"""What a run needs, told beforehand: memory of each GPU, work, time and disk, without weights."""

@@ -1,0 +1,391 @@
+"""From simulated steps to a plan: what fits, how large a micro-batch may be, work and disk."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lightning_unlearn.adapters import LEARN
+from lightning_unlearn.data.batches import micro_batch
+from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
+from lightning_unlearn.data.reading import read_rows
+from lightning_unlearn.data.recipe import Recipe, Stage
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.module import CausalLM
+from lightning_unlearn.planning.settings import Machine, Sharing
+from lightning_unlearn.planning.simulation import Measured, Phase, Simulation
+from lightning_unlearn.trainer import StagedTrainer
+
+LONGEST = 1024
+# Processor seconds of simulation after which no further micro-batch is tried.
+PATIENCE = 40.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step of training, or a forward of evaluation.
+
+    Attributes:
+        phase: what it is of.
+        micro: sequences of one forward.
+        batch: sequences of the step over all GPUs; of evaluation those of one forward.
+        measured: one forward, and in training what follows.
+        parts: micro-batches of one GPU.
+    """
+
+    phase: Phase
+    micro: int
+    batch: int
+    measured: Measured
+    parts: int = 1
+
+    @property
+    def flops(self) -> int:
+        """Of one GPU."""
+        return self.measured.flops * self.parts
+
+    @property
+    def traffic(self) -> int:
+        """Bytes of one GPU's memory that are read and written."""
+        return self.measured.traffic * self.parts
+
+    @property
+    def exchanged(self) -> float:
+        """Bytes that one GPU sends."""
+        return self.measured.exchanged * self.parts
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest micro-batch that fits.
+
+    Attributes:
+        size: sequences; 0 if none.
+        tried: the next larger one was simulated too, or there is none.
+    """
+
+    size: int
+    tried: bool
+
+
+@dataclass(frozen=True)
+class Written:
+    """Answers that the model writes for a monitor.
+
+    Attributes:
+        sequences: that are written together.
+        cache: bytes of keys and values, once they are as long as sequences may be.
+        peak: bytes, with the model and the layers that are gathered.
+    """
+
+    sequences: int
+    cache: int
+    peak: int
+
+
+@dataclass
+class Plan:
+    """All that is told.
+
+    Attributes:
+        length: tokens of each sequence.
+        assumed: the length was chosen here.
+        steps: by phase.
+        largest: micro-batch of training.
+        parameters: of the base model.
+        base: bytes of the base model's weights, over all GPUs.
+        adapter: bytes of what is stored after a stage.
+        paths: prefixes of the paths that move the forget stage, and paths.
+        counts: optimizer steps of each stage and of unlearning; None where its rows are unknown.
+        precision: the Trainer's.
+        host: bytes of the computer's memory that hold what GPUs do not.
+        stages: those that are trained.
+        written: the most that a monitor lets the model write; None if none does.
+    """
+
+    machine: Machine
+    sharing: Sharing
+    module: CausalLM
+    length: int
+    assumed: bool
+    steps: dict[Phase, Step]
+    largest: Largest
+    parameters: int
+    base: int
+    adapter: int
+    paths: tuple[int, int]
+    counts: dict[str, int | None]
+    precision: str
+    host: int = 0
+    stages: tuple[str, ...] = ()
+    written: Written | None = None
+
+    @cached_property
+    def misfits(self) -> list[str]:
+        """Phases that do not fit, "written answers" among them."""
+        usable = self.machine.usable
+        found: list[str] = [n for n, step in self.steps.items() if step.measured.peak > usable]
+        if self.written is not None and self.written.peak > usable:
+            found.append("written answers")
+        return found
+
+    @property
+    def fits(self) -> bool:
+        """Whether all phases fit."""
+        return not self.misfits
+
+
+def estimate(
+    trainer: StagedTrainer,
+    module: CausalLM,
+    data: StagedDataModule,
+    machine: Machine,
+    shared: Sharing,
+) -> Plan:
+    """Simulate learning, unlearning and evaluation, and what follows from them.
+
+    Args:
+        trainer: made for the CPU; gives precision and method.
+        module: gives the model's settings.
+        data: gives stages and recipes; their files need not be there.
+        machine: the GPUs.
+        shared: how they share the work.
+
+    Raises:
+        InputError: for settings that can't be run.
+    """
+    began = time.process_time()
+    length = data.max_length or min(module.context, LONGEST)
+    if length > module.context:
+        raise InputError(
+            f"data.max_length: found {length}, but {module.base} takes at most {module.context} "
+            "tokens."
+        )
+    recipes = _recipes(data)
+    micros = {
+        name: micro_batch(
+            recipe.batch_size,
+            data.micro_batch_size,
+            machine.gpus,
+            "data.unlearn" if name == UNLEARN else f"data.stages.{name}",
+        )
+        for name, recipe in recipes.items()
+    }
+    simulation = Simulation(
+        module,
+        str(trainer.precision),
+        trainer.strategy.precision_plugin,
+        machine.gpus,
+        shared.name == "FSDP2",
+        shared.layers,
+    )
+    try:
+        adapter, whole = simulation.parameters(LEARN), simulation.parameters()
+        adjust = _adjustment(shared, adapter)
+
+        def train(phase: Phase, name: str, micro: int) -> Measured:
+            recipe = recipes[name]
+            accumulates = recipe.batch_size > micro * machine.gpus
+            method = trainer.method if phase == "unlearning" else None
+            return adjust(simulation.train(phase, recipe, method, micro, length, accumulates))
+
+        steps: dict[Phase, Step] = {}
+        hungriest = _hungriest(recipes, micros)
+        for phase, name in hungriest.items():
+            micro, batch = micros[name], recipes[name].batch_size
+            parts = batch // (micro * machine.gpus)
+            measured = train(phase, name, micro)
+            if shared.name == "DDP":
+                # Once for each step.
+                sent = 2 * adapter * (machine.gpus - 1) / machine.gpus
+                measured = replace(measured, exchanged=sent / parts)
+            steps[phase] = Step(phase, micro, batch, measured, parts)
+        worst = max(steps.values(), key=lambda step: step.measured.peak)
+        forward = adjust(simulation.evaluate(data.measure_batch_size, length))
+        steps["evaluation"] = Step(
+            "evaluation", data.measure_batch_size, data.measure_batch_size, forward
+        )
+        share = math.gcd(*(recipe.batch_size for recipe in recipes.values())) // machine.gpus
+        largest = find_largest(
+            [n for n in range(1, share + 1) if share % n == 0],
+            {worst.micro: worst.measured.peak},
+            lambda micro: train(worst.phase, hungriest[worst.phase], micro).peak,
+            machine.usable,
+            began + PATIENCE,
+        )
+        lm = simulation.module.lm
+        base = {n: p for n, p in lm.named_parameters() if "lora_" not in n}
+        return Plan(
+            machine,
+            shared,
+            module,
+            length,
+            data.max_length is None,
+            steps,
+            largest,
+            parameters=sum(p.numel() for p in base.values()),
+            base=sum(p.numel() * p.element_size() for p in base.values()),
+            adapter=adapter,
+            paths=_paths(data),
+            counts={name: _count(data, name, recipe, machine) for name, recipe in recipes.items()},
+            precision=str(trainer.precision),
+            host=(whole + 3 * adapter) if shared.cpu_offload else 0,
+            stages=data.trained,
+            written=_written(trainer, module, data, lm.dtype.itemsize, forward, length),
+        )
+    finally:
+        simulation.close()
+
+
+def find_largest(
+    sizes: list[int],
+    peaks: dict[int, int],
+    measure: Callable[[int], int],
+    usable: int,
+    deadline: float,
+) -> Largest:
+    """The largest micro-batch whose peak fits.
+
+    Args:
+        sizes: those that are possible, rising.
+        peaks: bytes, of those known already.
+        measure: gives the peak of one.
+        usable: bytes there are.
+        deadline: process time after which none is measured, once there is one that fits.
+
+    Returns:
+        One that fits; where time ran out, of those measured, or between two measured ones: peaks
+        lie below the straight line between them, for they are the highest of several straight
+        lines.
+    """
+    known = dict(peaks)
+
+    def fitting() -> int:
+        return max((n for n in known if known[n] <= usable), default=0)
+
+    def misfit() -> int | None:
+        return min((n for n in known if known[n] > usable), default=None)
+
+    while True:
+        low, high = fitting(), misfit()
+        between = [n for n in sizes if n > low and (high is None or n < high)]
+        if not between:
+            return Largest(low, True)
+        if time.process_time() > deadline and low > 0:
+            return Largest(_on_line(between, low, high, known, usable), False)
+        if high is None:
+            # As far up as the slope allows, or all the way, to have a second point.
+            trial = between[-1]
+        elif low == 0:
+            trial = between[0]
+        else:
+            trial = _on_line(between, low, high, known, usable)
+            if trial == low:
+                trial = between[0]
+        known[trial] = measure(trial)
+
+
+def _on_line(
+    between: list[int], low: int, high: int | None, known: dict[int, int], usable: int
+) -> int:
+    """The largest size that fits by the straight line between two that are known."""
+    if low == 0 or high is None:
+        return low
+    slope = (known[high] - known[low]) / (high - low)
+    sure = [n for n in between if known[low] + slope * (n - low) <= usable]
+    return max(sure, default=low)
+
+
+def _recipes(data: StagedDataModule) -> dict[str, Recipe]:
+    recipes: dict[str, Recipe] = {name: data.stages[name] for name in data.trained}
+    if data.forget is not None and not data.oracle:
+        recipes[UNLEARN] = data.unlearn
+    return recipes
+
+
+def _hungriest(recipes: dict[str, Recipe], micros: dict[str, int]) -> dict[Phase, str]:
+    """Which recipe of each phase takes most memory."""
+
+    def hunger(name: str) -> tuple[int, int, int]:
+        recipe = recipes[name]
+        state = 2 if recipe.optimizer == "adamw" else int(recipe.momentum > 0)
+        return micros[name], state, recipe.batch_size
+
+    stages = [name for name in recipes if name != UNLEARN]
+    found: dict[Phase, str] = {"learning": max(stages, key=hunger)}
+    if UNLEARN in recipes:
+        found["unlearning"] = UNLEARN
+    return found
+
+
+def _adjustment(shared: Sharing, trained: int) -> Callable[[Measured], Measured]:
+    """What a strategy adds to a simulation without it."""
+
+    def adjusted(measured: Measured) -> Measured:
+        memory = dict(measured.memory)
+        if shared.name == "DDP" and memory["optimizer"]:
+            # Buckets, in which gradients are sent.
+            memory["gradients"] += trained
+            return replace(measured, memory=memory)
+        if shared.cpu_offload:
+            for part in ("parameters", "gradients", "optimizer"):
+                memory[part] = 0
+        return replace(measured, memory=memory)
+
+    return adjusted
+
+
+def _written(
+    trainer: StagedTrainer,
+    module: CausalLM,
+    data: StagedDataModule,
+    itemsize: int,
+    forward: Measured,
+    length: int,
+) -> Written | None:
+    """What is held while monitors let the model write; generation itself is not simulated."""
+    writers = [monitor for monitor in trainer.monitors if hasattr(monitor, "max_new_tokens")]
+    if not writers:
+        return None
+    attempts = max(
+        1 if getattr(monitor, "greedy", True) else getattr(monitor, "attempts", 1)
+        for monitor in writers
+    )
+    config = module.model_config.get_text_config()
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    pairs = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads)
+    sequences = data.measure_batch_size * attempts
+    cache = pairs * width * itemsize * sequences * length
+    held = sum(size for part, size in forward.memory.items() if part != "activations")
+    return Written(sequences, cache, cache + held)
+
+
+def _paths(data: StagedDataModule) -> tuple[int, int]:
+    if data.forget is None:
+        return len(data.path), 1
+    paths = data.paths("positions")
+    return len({path[: n + 1] for path in paths for n in range(len(path))}), len(paths)
+
+
+def _count(data: StagedDataModule, name: str, recipe: Recipe, machine: Machine) -> int | None:
+    """Optimizer steps of a stage."""
+    if recipe.steps is not None:
+        return recipe.steps
+    stage = data.forget if name == UNLEARN else name
+    assert stage is not None
+    rows = machine.rows.get(stage) or _rows(data.stages[stage], f"data.stages.{stage}.source")
+    return None if rows is None else recipe.epochs * math.ceil(rows / recipe.batch_size)
+
+
+def _rows(stage: Stage, key: str) -> int | None:
+    """Rows of a stage whose file is at hand; nothing is downloaded for a plan."""
+    if not stage.source.startswith("demo:") and not Path(stage.source).is_file():
+        return None
+    options: dict[str, Any] = {
+        name: getattr(stage, name) for name in ("prompt", "answer", "messages", "limit")
+    }
+    return len(read_rows(stage.source, **options, key=key))

@@ -1,0 +1,175 @@
+"""What a plan is asked for: a configuration, and the machine it is to run on."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_unlearn.configuration import change, compose, read_arguments, read_value
+from lightning_unlearn.errors import InputError
+
+GIB = 2**30
+# Of a GPU's memory: libraries, their workspaces and buffers for sending; and what lies between
+# blocks of the allocator. Assumed, not simulated.
+LIBRARIES = 1 * GIB
+FRAGMENTED = 0.05
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The GPUs.
+
+    Attributes:
+        gpus: how many, one process each.
+        memory: bytes of each.
+        throughput: floating-point operations per second that each reaches in training; None for
+            unknown.
+        rows: rows of stages, where their files are not at hand.
+    """
+
+    gpus: int
+    memory: int
+    throughput: float | None
+    rows: dict[str, int]
+
+    @property
+    def kept(self) -> int:
+        """Bytes of a GPU that the plan leaves to libraries and fragmentation."""
+        return LIBRARIES + int(self.memory * FRAGMENTED)
+
+    @property
+    def usable(self) -> int:
+        """Bytes of a GPU for tensors."""
+        return self.memory - self.kept
+
+
+def take_settings(
+    arguments: list[str], content: dict[str, Any]
+) -> tuple[Machine, dict[str, Any], list[str]]:
+    """Separate the plan's own options from keys of the configuration.
+
+    Args:
+        arguments: of the command line, without configuration files.
+        content: the configuration.
+
+    Returns:
+        The machine, the configuration as the command line changes it, and the arguments that did.
+
+    Raises:
+        InputError: for options that mean nothing.
+    """
+    own = {"gpus": "1", "gpu_memory": "80GiB", "throughput": "", "rows": ""}
+    changes: list[str] = []
+    for key, value in read_arguments(arguments):
+        if value is None:
+            raise InputError(f"--{key}: not an option of plan.")
+        if (name := key.replace("-", "_")) in own:
+            own[name] = value
+        else:
+            content = change(content, key.split("."), read_value(value))
+            changes += [f"--{key}", value]
+    gpus = _number(own["gpus"], "gpus", "a number of GPUs, at least 1")
+    if gpus < 1 or gpus != int(gpus):
+        raise InputError(f"--gpus: found {own['gpus']}, expected a number of GPUs, at least 1.")
+    throughput = own["throughput"]
+    expected = "TFLOPS that one GPU reaches in training, such as 300"
+    speed = _number(throughput, "throughput", expected) if throughput else None
+    if speed is not None and not 0 < speed < float("inf"):
+        raise InputError(f"--throughput: found {throughput}, expected {expected}.")
+    machine = Machine(
+        int(gpus),
+        _memory(own["gpu_memory"]),
+        None if speed is None else speed * 1e12,
+        _rows(own["rows"]),
+    )
+    return machine, content, changes
+
+
+def _number(text: str, key: str, expected: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--{key}: found {text!r}, expected {expected}.") from None
+
+
+def _memory(text: str) -> int:
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(gib|gb|g)?\s*", text.lower())
+    size = float(found[1]) * (10**9 if found[2] == "gb" else GIB) if found else 0
+    if size < 2 * GIB:
+        raise InputError(
+            f"--gpu-memory: found {text!r}, expected the memory of one GPU, at least 2GiB, such as "
+            "80GiB."
+        )
+    return int(size)
+
+
+def _rows(text: str) -> dict[str, int]:
+    rows = {}
+    for part in filter(None, text.split(",")):
+        stage, _, count = part.partition("=")
+        if not stage or not count.isdigit() or int(count) < 1:
+            raise InputError(
+                f"--rows: found {part!r}, expected STAGE=NUMBER, such as inst=4000,tofu=4000."
+            )
+        rows[stage] = int(count)
+    return rows
+
+
+def on_cpu(content: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with which its objects can be made on any computer.
+
+    Args:
+        content: a fit configuration.
+    """
+    trainer = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "num_nodes": 1,
+        "strategy": "auto",
+        "plugins": None,
+        "logger": False,
+        "enable_progress_bar": False,
+    }
+    return compose(content, {"trainer": trainer})  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How the GPUs share the work.
+
+    Attributes:
+        name: "one GPU", "FSDP2" or "DDP".
+        chosen: by whom: the configuration, or the plan.
+        cpu_offload: as of `lightning_unlearn.strategy.FSDP2`.
+        layers: the same.
+    """
+
+    name: str
+    chosen: str = ""
+    cpu_offload: bool = False
+    layers: list[str] | None = None
+
+
+def sharing(content: dict[str, Any], gpus: int) -> Sharing:
+    """How a configuration shares the work among GPUs.
+
+    Args:
+        content: a fit configuration.
+        gpus: how many.
+
+    Raises:
+        InputError: for strategies that are not planned.
+    """
+    if gpus == 1:
+        return Sharing("one GPU")
+    found = (content.get("trainer") or {}).get("strategy", "auto")
+    options = found.get("init_args") or {} if isinstance(found, dict) else {}
+    name = str(found.get("class_path") if isinstance(found, dict) else found)
+    short = name.rpartition(".")[2].lower()
+    if short in ("ddp", "ddpstrategy"):
+        return Sharing("DDP", "trainer.strategy")
+    if short == "fsdp2":
+        offload, layers = options.get("cpu_offload", False), options.get("layers")
+        return Sharing("FSDP2", "trainer.strategy", bool(offload), layers)
+    if short == "auto":
+        return Sharing("FSDP2", "assumed; set trainer.strategy: fsdp2")
+    raise InputError(f"trainer.strategy: found {name!r}, expected fsdp2 or ddp to plan with.")

@@ -1,0 +1,289 @@
+"""One process's part of the real steps, on tensors that have shapes and no memory."""
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Literal
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lightning_unlearn import adapters, logprobs, sharding
+from lightning_unlearn.adapters import LEARN, UNLEARN
+from lightning_unlearn.data.batches import Batch, StepBatch, collate
+from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.recipe import Recipe
+from lightning_unlearn.logprobs import LogProbs
+from lightning_unlearn.module import CausalLM, supervised
+from lightning_unlearn.planning.meter import Meter, Part
+from lightning_unlearn.strategy import FSDP2
+from lightning_unlearn.unlearning.base import Unlearning
+
+Phase = Literal["learning", "unlearning", "evaluation"]
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one micro-batch of a phase takes on one GPU, an optimizer step included.
+
+    Attributes:
+        memory: bytes by part at the peak.
+        flops: of matrix products and attention.
+        traffic: bytes that operations read and write in the GPU's memory.
+        exchanged: bytes sent to other GPUs.
+    """
+
+    memory: dict[Part, int]
+    flops: int
+    traffic: int
+    exchanged: float
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the peak, all parts together."""
+        return sum(self.memory.values())
+
+
+class _Strategy(FSDP2):
+    """FSDP2 as far as a module asks for it, without processes."""
+
+    root_device = CPU
+
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = None) -> Tensor:
+        # The loss is looked at, and a tensor without memory has no value.
+        return torch.tensor(0.0)
+
+
+class _Simulated(CausalLM):
+    """The module without Lightning's loop, and without weights to read."""
+
+    optimizer: torch.optim.Optimizer
+
+    def _load(self, name: str) -> Any:
+        return self._empty_lm()
+
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        return self.optimizer
+
+    def lr_schedulers(self) -> Any:
+        return SimpleNamespace(step=lambda: None)
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def clip_gradients(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], 1.0)
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+class Simulation:
+    """A model as one of several processes has it.
+
+    Args:
+        module: what is planned; it is only asked for its settings.
+        precision: the Trainer's.
+        precision_plugin: the Trainer's, on the CPU.
+        processes: GPUs.
+        sharded: FSDP2 shares the model out.
+        layers: as of `FSDP2`.
+
+    Ends with `close`.
+    """
+
+    def __init__(
+        self,
+        module: CausalLM,
+        precision: str,
+        precision_plugin: Any,
+        processes: int,
+        sharded: bool,
+        layers: list[str] | None = None,
+    ) -> None:
+        self.processes = processes
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        taken = [name for name in inspect.signature(CausalLM).parameters if hasattr(module, name)]
+        self.module = _Simulated(**{name: getattr(module, name) for name in taken})
+        trainer = SimpleNamespace(
+            precision=precision,
+            precision_plugin=precision_plugin,
+            strategy=_Strategy(layers=layers),
+            world_size=processes,
+            global_rank=0,
+        )
+        # Past Lightning's setter, which wants a real Trainer.
+        vars(self.module)["_trainer"] = trainer
+        if sharded:
+            self.module._device_mesh = _mesh(processes)
+        self._build()
+
+    def _build(self) -> None:
+        materialise = sharding.materialise
+
+        def without_memory(net: nn.Module, lm: Any, device: torch.device) -> None:
+            # As the strategy does with what was configured.
+            self.module.trainer.precision_plugin.convert_module(net)
+            with self.fake, _quiet():
+                materialise(net, lm, device)
+
+        with (
+            patch.object(sharding, "materialise", without_memory),
+            patch.object(sharding, "load_base", lambda *_: None),
+        ):
+            self.module._build()
+            if not self.module.is_sharded:
+                assert self.module.net is not None
+                sharding.materialise(self.module.net, self.module.lm, CPU)
+
+    def train(
+        self,
+        phase: Phase,
+        recipe: Recipe,
+        method: Unlearning | None,
+        micro: int,
+        length: int,
+        accumulates: bool,
+    ) -> Measured:
+        """A micro-batch, and the optimizer step after it.
+
+        Args:
+            phase: "learning" or "unlearning".
+            recipe: gives the optimizer.
+            method: of unlearning.
+            micro: sequences of a micro-batch.
+            length: tokens of each sequence, of which all but one are labels.
+            accumulates: gradients of other micro-batches are there already.
+        """
+        module = self.module
+        module.stage, module.recipe = phase, recipe
+        module.objective = supervised
+        if module.peft is None:
+            module.lm.requires_grad_(True)
+        elif phase == "unlearning":
+            adapters.choose_adapters(module.peft, [LEARN, UNLEARN], UNLEARN)
+        else:
+            adapters.choose_adapters(module.peft, [LEARN], LEARN)
+        with self._prepared():
+            (module.optimizer,), _ = module.configure_optimizers()
+            for group in module.optimizer.param_groups:
+                # What PyTorch chooses on a GPU.
+                group["foreach"] = True
+            trained = [p for p in module.parameters() if p.requires_grad]
+            _give_gradients(trained)
+            module.optimizer.step()
+            module.optimizer.zero_grad()
+            if accumulates:
+                _give_gradients(trained)
+            batch = _batch(micro, length)
+            if phase == "unlearning" and method is not None:
+                method._reference = LogProbs(torch.zeros(batch.mask.shape), batch.mask)
+                module.objective = method.objective
+            module.train()
+            meter = self._meter()
+            for values in module.optimizer.state.values():
+                for value in values.values():
+                    if isinstance(value, Tensor):
+                        meter.put(value, "optimizer")
+            with meter.counting(), module.precision_context(), torch.enable_grad():
+                module.training_step(StepBatch([batch], micro * length, micro), 0)
+            if method is not None:
+                method._reference = None
+        module.optimizer.state.clear()
+        return self._measured(meter)
+
+    def evaluate(self, sequences: int, length: int) -> Measured:
+        """Statistics of the label tokens of sequences, as monitors ask for them.
+
+        Args:
+            sequences: of one forward.
+            length: tokens of each.
+        """
+        module = self.module
+        assert module.net is not None
+        if module.peft is not None:
+            adapters.choose_adapters(module.peft, [LEARN, UNLEARN], UNLEARN)
+        with self._prepared():
+            batch = _batch(sequences, length)
+            meter = self._meter()
+            with meter.counting(), module.measuring():
+                module.net(batch.input_ids, batch.source, batch.target, wanted="statistics")
+        return self._measured(meter)
+
+    def _meter(self) -> Meter:
+        meter = Meter(self.processes)
+        for parameter in self.module.parameters():
+            meter.put(parameter, "parameters")
+            if parameter.grad is not None:
+                meter.put(parameter.grad, "gradients")
+        for buffer in self.module.buffers():
+            meter.put(buffer, "other")
+        return meter
+
+    @contextmanager
+    def _prepared(self) -> Iterator[None]:
+        with (
+            self.fake,
+            _quiet(),
+            # Rows of logits are formed as on a GPU.
+            patch.object(logprobs, "CHUNK_ELEMENTS", logprobs.ACCELERATOR_CHUNK_ELEMENTS),
+            torch.random.fork_rng(devices=[]),
+        ):
+            yield
+
+    def _measured(self, meter: Meter) -> Measured:
+        return Measured(meter.peak, meter.flops, meter.traffic, meter.exchanged)
+
+    def close(self) -> None:
+        """Take leave of the processes that were not there."""
+        if self.module.is_sharded and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    def parameters(self, adapter: str | None = None) -> int:
+        """Bytes of the whole model's parameters, or of one adapter's, over all GPUs."""
+        if adapter is None:
+            return _whole_bytes(self.module.parameters())
+        if self.module.peft is None:
+            return _whole_bytes(self.module.lm.parameters())
+        return _whole_bytes(adapters.adapter_parameters(self.module.peft, adapter).values())
+
+
+def _mesh(processes: int) -> Any:
+    """Processes that are not there: what they would send is not sent."""
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
+    return init_device_mesh("cpu", (processes,), mesh_dim_names=("data_parallel",))
+
+
+def _give_gradients(parameters: list[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+
+
+def _batch(sequences: int, length: int) -> Batch:
+    """Sequences of one token of prompt: the most label tokens that there can be."""
+    examples = [Example((0,), (0,) * (length - 1))] * sequences
+    return collate(examples, range(sequences), pad_id=0)
+
+
+def _whole_bytes(parameters: Any) -> int:
+    return sum(p.numel() * p.element_size() for p in parameters)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # FSDP2 compares where tensors lie, which those without memory do not say.
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+        yield

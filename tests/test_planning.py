@@ -1,0 +1,373 @@
+"""The plan: simulated figures against real tensors, closed forms and PyTorch's own tracker."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.plugins import Precision
+
+from lightning_unlearn import NPO, CausalLM, LoRA, Recipe
+from lightning_unlearn.cli import main
+from lightning_unlearn.configuration import compose_files
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.lightning_cli import StagedCLI
+from lightning_unlearn.planning import estimate, known
+from lightning_unlearn.planning.estimate import find_largest
+from lightning_unlearn.planning.known import CONFIGS, config_folder
+from lightning_unlearn.planning.settings import GIB, on_cpu, sharing, take_settings
+from lightning_unlearn.planning.simulation import Measured, Simulation, _batch
+
+ROOT = Path(__file__).parents[1]
+TINY = "demo:tiny-llama"
+SHAPE = LoRA(8, 16)
+RECIPE = Recipe(lr=1e-3, batch_size=8)
+
+# Of the models' pages on the hub.
+PARAMETERS = {
+    "meta-llama/Llama-3.2-1B": 1_235_814_400,
+    "meta-llama/Llama-3.2-3B": 3_212_749_824,
+    "meta-llama/Llama-3.1-8B": 8_030_261_248,
+    "meta-llama/Llama-2-13b-hf": 13_015_864_320,
+    "Qwen/Qwen2.5-1.5B": 1_543_714_304,
+    "Qwen/Qwen2.5-14B": 14_770_033_664,
+}
+
+# File: (base, stage and unlearning rates, stage and unlearning batches, rank, alpha), as in table 1
+# of arXiv 2510.16629; the last is of its study of depth.
+PAPER = {
+    "llama3.2-1b": ("meta-llama/Llama-3.2-1B", 1e-5, 1e-5, 128, 128, 64, 128),
+    "llama3.1-8b": ("meta-llama/Llama-3.1-8B", 1e-5, 1e-5, 128, 128, 8, 16),
+    "llama2-13b": ("meta-llama/Llama-2-13b-hf", 1e-5, 5e-6, 256, 128, 8, 16),
+    "qwen2.5-1.5b": ("Qwen/Qwen2.5-1.5B", 1e-5, 1e-5, 128, 128, 32, 64),
+    "qwen2.5-14b": ("Qwen/Qwen2.5-14B", 1e-5, 5e-6, 256, 128, 8, 16),
+    "llama3.2-3b": ("meta-llama/Llama-3.2-3B", 1e-5, 1e-5, 128, 128, 16, 32),
+}
+
+
+def files(model: str) -> list[str]:
+    return [str(ROOT / "configs" / name) for name in ("paper.yaml", f"models/{model}.yaml")]
+
+
+@pytest.fixture
+def simulate() -> Iterator[Callable[..., Simulation]]:
+    made: list[Simulation] = []
+
+    def make(processes: int = 1, lora: LoRA | None = SHAPE, **options: Any) -> Simulation:
+        module = CausalLM(TINY, lora, **options)
+        made.append(Simulation(module, "32-true", Precision(), processes, processes > 1))
+        return made[-1]
+
+    yield make
+    for simulation in made:
+        simulation.close()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_known_models_have_their_parameters(name: str) -> None:
+    with config_folder(name) as folder:
+        lm = CausalLM(folder)._empty_lm()
+    assert sum(p.numel() for p in lm.parameters()) == PARAMETERS[name]
+    assert not Path(folder).exists()
+
+
+def _real(lora: LoRA | None) -> CausalLM:
+    module = CausalLM(TINY, lora)
+    module.configure_model()
+    if lora is None:
+        module.lm.requires_grad_(True)
+    return module
+
+
+def _bytes(tensors: Any) -> int:
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("lora", [LoRA(8, 16), None], ids=["lora", "full"])
+def test_parts_that_last_are_those_of_the_real_model(
+    simulate: Callable[..., Simulation], lora: LoRA | None
+) -> None:
+    found = simulate(lora=lora).train("learning", RECIPE, None, 2, 32, accumulates=True)
+    module = _real(lora)
+    (optimizer,), _ = module.configure_optimizers()
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    states = [v for state in optimizer.state.values() for v in state.values()]
+    assert found.memory["parameters"] == _bytes(module.parameters())
+    assert found.memory["gradients"] == _bytes(trained)
+    assert found.memory["optimizer"] == _bytes(states)
+    assert found.memory["other"] == _bytes(module.buffers())
+    assert found.memory["gathered"] == found.exchanged == 0
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_are_what_a_real_forward_keeps(
+    simulate: Callable[..., Simulation], checkpointing: bool
+) -> None:
+    simulation = simulate(gradient_checkpointing=checkpointing)
+    found = simulation.train("learning", RECIPE, None, 4, 256, accumulates=False)
+    module = CausalLM(TINY, LoRA(8, 16), gradient_checkpointing=checkpointing)
+    module.configure_model()
+    module.train()
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = module.log_probs(_batch(4, 256)).sum.sum()
+    own = {t.untyped_storage()._cdata for t in [*module.parameters(), *module.buffers()]}
+    held = _bytes([t for t in kept if t.untyped_storage()._cdata not in own])
+    activations = found.memory["activations"]
+    assert loss.requires_grad
+    # What is kept is there at the peak, with what the operation at the peak needs besides: the
+    # logits of a chunk, or the layer that is computed again.
+    logits = 4 * 255 * module.model_config.vocab_size * 4
+    assert held <= activations
+    assert activations <= held * 1.1 + 4 * logits
+
+
+def test_all_is_what_the_real_step_takes(simulate: Callable[..., Simulation]) -> None:
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    class Tracker(MemTracker):
+        def _track_module_params_and_buffers(
+            self, module: Any, install_grad_hooks: bool = True
+        ) -> Any:
+            # Hooks are refused by frozen parameters.
+            return super()._track_module_params_and_buffers(module, False)
+
+    simulation = simulate()
+    found = simulation.train("learning", RECIPE, None, 2, 64, accumulates=False)
+    module = _real(LoRA(8, 16))
+    (optimizer,), _ = module.configure_optimizers()
+    for parameter in (p for p in module.parameters() if p.requires_grad):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    module.train()
+    tracker = Tracker()
+    tracker.track_external(module, optimizer)  # type: ignore[arg-type]
+    with tracker:
+        batch = _batch(2, 64)
+        (-module.log_probs(batch).per_token).mean().backward()
+        optimizer.step()
+    (peak,) = tracker.get_tracker_snapshot("peak").values()
+    assert found.peak == pytest.approx(peak["Total"], rel=0.05)
+
+
+def test_sharded_it_is_what_pytorch_tracks(simulate: Callable[..., Simulation]) -> None:
+    from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+
+    simulation = simulate(processes=4)
+    found = simulation.train("learning", RECIPE, None, 2, 64, accumulates=False)
+    module = simulation.module
+    with simulation._prepared():
+        (module.optimizer,), _ = module.configure_optimizers()
+        for parameter in (p for p in module.parameters() if p.requires_grad):
+            parameter.grad = torch.zeros_like(parameter)
+        module.optimizer.step()
+        module.optimizer.zero_grad()
+        assert module.net is not None
+        tracker = FSDPMemTracker(module.net, module.optimizer)  # type: ignore[arg-type]
+        with tracker, torch.enable_grad():
+            (-module.log_probs(_batch(2, 64)).per_token).mean().backward()
+            module.optimizer.step()
+    (peak,) = tracker.get_tracker_snapshot("peak").values()
+    assert found.peak == pytest.approx(peak["Total"], rel=0.02)
+    alone = simulate().train("learning", RECIPE, None, 2, 64, accumulates=False)
+    quarter = alone.memory["parameters"] / 4
+    assert found.memory["parameters"] == pytest.approx(quarter, rel=0.02)
+    assert found.memory["gathered"] > 0 and found.exchanged > 0
+    assert found.flops == alone.flops
+
+
+def test_work_of_a_forward_is_its_closed_form(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate(lora=None)
+    found = simulation.evaluate(2, 64)
+    lm, config = simulation.module.lm, simulation.module.model_config
+    layers = [m for m in lm.get_decoder().modules() if isinstance(m, torch.nn.Linear)]
+    width = config.num_attention_heads * config.head_dim
+    expected = 2 * 2 * 64 * sum(m.weight.numel() for m in layers)
+    expected += config.num_hidden_layers * 4 * 2 * 64 * 64 * width
+    expected += 2 * 2 * 63 * lm.get_output_embeddings().weight.numel()
+    # Rotary angles are a small product too.
+    assert expected <= found.flops <= expected * 1.01
+
+
+def test_phases_and_settings_move_the_figures_as_they_should(
+    simulate: Callable[..., Simulation],
+) -> None:
+    def learn(**options: Any) -> Measured:
+        simulation = simulate(**options)
+        return simulation.train("learning", RECIPE, None, 4, 128, accumulates=False)
+
+    simulation = simulate()
+    plain = learn()
+    unlearning = simulation.train("unlearning", RECIPE, NPO(), 4, 128, accumulates=False)
+    assert unlearning.flops > plain.flops
+    assert unlearning.memory["optimizer"] == plain.memory["optimizer"]
+    spared = learn(gradient_checkpointing=True)
+    assert spared.memory["activations"] < plain.memory["activations"]
+    assert spared.flops > plain.flops
+    momentum = Recipe(lr=1e-3, optimizer="sgd", momentum=0.9)
+    sgd = simulation.train("learning", momentum, None, 4, 128, accumulates=False)
+    assert 0 < sgd.memory["optimizer"] < plain.memory["optimizer"]
+
+
+@pytest.mark.parametrize("patient", [True, False])
+@pytest.mark.parametrize("usable", [5, 40, 100, 333, 2000])
+@pytest.mark.parametrize("first", [1, 4, 32])
+def test_the_largest_micro_batch_fits(usable: int, first: int, patient: bool) -> None:
+    def peak(size: int) -> int:
+        return max(30, 10 + 9 * size, 11 * size - 4)
+
+    sizes = [1, 2, 4, 8, 16, 32]
+    deadline = float("inf") if patient else 0.0
+    found = find_largest(sizes, {first: peak(first)}, peak, usable, deadline)
+    best = max((n for n in sizes if peak(n) <= usable), default=0)
+    assert found.size <= best and (found.size > 0) == (best > 0)
+    if patient:
+        assert (found.size, found.tried) == (best, True)
+
+
+@pytest.mark.parametrize("model", PAPER)
+def test_settings_are_the_papers(model: str) -> None:
+    base, lr, unlearn_lr, batch, unlearn_batch, rank, alpha = PAPER[model]
+    content = compose_files(files(model))
+    assert content["model"]["base"] == base
+    with config_folder(base) as folder:
+        content["model"]["base"] = folder
+        made = StagedCLI(None, on_cpu(content), [])
+    lora, data = made.model.lora, made.datamodule
+    assert lora is not None and (lora.rank, lora.alpha) == (rank, alpha)
+    assert {"q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == set(lora.targets)
+    assert {stage.lr for stage in data.stages.values()} == {lr}
+    assert {stage.batch_size for stage in data.stages.values()} == {batch}
+    assert [stage.epochs for stage in data.stages.values()] == [10, 4, 2, 2]
+    unlearn = data.unlearn
+    assert (unlearn.lr, unlearn.batch_size, unlearn.epochs) == (unlearn_lr, unlearn_batch, 1)
+    assert data.template is not None
+    assert data.template.startswith(base.removesuffix("-hf"))
+    assert made.trainer.precision == "32-true"
+    for recipe in (*data.stages.values(), unlearn):
+        assert (recipe.schedule, recipe.warmup, recipe.decay) == ("wsd", 0.02, 0.02)
+        assert (recipe.betas, recipe.weight_decay) == ((0.9, 0.999), 0.0)
+
+
+@pytest.mark.parametrize("model", PAPER)
+def test_every_model_is_planned(
+    model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(estimate, "PATIENCE", 0.0)
+    base = PAPER[model][0]
+    shallow = {**CONFIGS[base], "num_hidden_layers": 2}
+    monkeypatch.setitem(known.CONFIGS, base, shallow)
+    configs = [part for file in files(model) for part in ("--config", file)]
+    options = ["--gpus", "4", "--throughput", "100", "--rows", "inst=1,tofu=1,math=1,safety=1"]
+    options += ["--data.max_length", "64"]
+    assert main(["plan", *configs, *options]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{base}: ")
+    assert "4 x 80 GiB, FSDP2 (assumed; set trainer.strategy: fsdp2)" in printed
+    assert "Optimizer steps: inst 10, tofu 4, math 2, safety 2, unlearn 1." in printed
+    assert "learning   unlearning   evaluation" in printed
+    assert not list(tmp_path.iterdir())
+    assert not torch.distributed.is_initialized()
+
+
+def test_the_demo_is_planned_and_what_does_not_fit_gets_advice(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo = ["plan", "--config", str(ROOT / "configs" / "demo.yaml")]
+    assert main(demo) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "1.00 million parameters" in printed and "512 tokens long (data.max_length not" in printed
+    )
+    assert "Largest micro-batch that fits in training: 8." in printed
+    assert "Time: give --throughput" in printed
+    monkeypatch.setattr(
+        "lightning_unlearn.planning.settings.LIBRARIES", int(1.9 * GIB) - 10 * 2**20
+    )
+    monkeypatch.setattr(estimate, "PATIENCE", 0.0)
+    assert main([*demo, "--gpu-memory", "2GiB", "--data.max_length", "64"]) == 1
+    printed = capsys.readouterr().out
+    assert "Does not fit: learning and unlearning and evaluation" in printed
+    for key in ("micro_batch_size", "gradient_checkpointing", "bf16-true", "measure_batch_size 8"):
+        assert key in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gpus", "0"], "--gpus: found 0, expected a number of GPUs, at least 1."),
+        (["--gpus", "many"], "--gpus: found 'many', expected a number of GPUs"),
+        (["--gpus", "3"], "batch_size: found 8, which can't be cut into 3 process"),
+        (["--gpu-memory", "big"], "--gpu-memory: found 'big', expected the memory of one GPU"),
+        (["--throughput", "-1"], "--throughput: found -1, expected TFLOPS that one GPU reaches"),
+        (["--rows", "inst"], "--rows: found 'inst', expected STAGE=NUMBER"),
+        (["--data.max_length", "4096"], "data.max_length: found 4096, but demo:tiny-llama takes"),
+        (["--gpus", "2", "--trainer.strategy", "deepspeed"], "expected fsdp2 or ddp to plan with"),
+        (["--modl.base", "x"], "modl"),
+    ],
+)
+def test_mistakes_are_told(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--config", str(ROOT / "configs" / "demo.yaml"), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_study_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", str(ROOT / "configs" / "demo-study.yaml")]) == 2
+    assert "found a study file, expected a fit configuration" in capsys.readouterr().err
+
+
+def test_strategies_and_memory_are_read() -> None:
+    def of(strategy: Any, gpus: int = 2) -> str:
+        return sharing({"trainer": {"strategy": strategy}}, gpus).name
+
+    assert (of("ddp"), of("fsdp2"), of("auto"), of("ddp", 1)) == (
+        "DDP",
+        "FSDP2",
+        "FSDP2",
+        "one GPU",
+    )
+    options = {"class_path": "lightning_unlearn.strategy.FSDP2", "init_args": {"cpu_offload": True}}
+    assert sharing({"trainer": {"strategy": options}}, 2).cpu_offload
+    machine, content, changes = take_settings(["--gpu_memory=24GB", "--model.base", "x"], {})
+    assert machine.memory == 24 * 10**9
+    assert content == {"model": {"base": "x"}} and changes == ["--model.base", "x"]
+    with pytest.raises(InputError, match="--print_config: not an option of plan"):
+        take_settings(["--print_config"], {})
+
+
+def test_ddp_copies_the_model_and_offloading_empties_the_gpu(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--gpus", "2", "--data.max_length", "32"]
+    demo = ["plan", "--config", str(ROOT / "configs" / "demo.yaml"), *options]
+
+    def row(name: str, printed: str) -> list[float]:
+        (line,) = [line for line in printed.splitlines() if line.startswith(name)]
+        return [float(value) for value in line.removeprefix(name).split()]
+
+    assert main([*demo, "--trainer.strategy", "ddp"]) == 0
+    copied = capsys.readouterr().out
+    assert "2 x 80 GiB, DDP (trainer.strategy)" in copied
+    assert row("parameters", copied)[0] == 4.96 and row("gathered layers", copied)[0] == 0
+    strategy = "{class_path: lightning_unlearn.strategy.FSDP2, init_args: {cpu_offload: true}}"
+    assert main([*demo, "--trainer.strategy", strategy]) == 0
+    offloaded = capsys.readouterr().out
+    assert row("parameters", offloaded) == row("optimizer", offloaded) == [0, 0, 0]
+    assert "The computer's memory holds" in offloaded
