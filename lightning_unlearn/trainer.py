@@ -114,7 +114,9 @@ class StagedTrainer(Trainer):
                 f"trainer.precision: found {precision}, expected bf16-mixed, bf16-true or 32-true: "
                 "the loss scale of 16-mixed would be carried from stage to stage."
             )
-        for kind in {type(monitor) for monitor in self.monitors if monitor.is_single}:
+        # Not inherited: measures of a subclass may have other names.
+        single = {kind for kind in map(type, self.monitors) if vars(kind).get("is_single")}
+        for kind in single:
             if (count := sum(type(monitor) is kind for monitor in self.monitors)) > 1:
                 raise InputError(
                     f"trainer.callbacks: found {count} of {kind.__name__}, expected one: their "

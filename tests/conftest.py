@@ -1,5 +1,6 @@
 """A tiny model and tiny stages, on which a whole path trains in a second, and real processes."""
 
+import copy
 import hashlib
 import json
 import multiprocessing
@@ -102,7 +103,8 @@ class Tiny:
                 "devices": 1,
                 "enable_progress_bar": False,
                 "logger": False,
-                "callbacks": WATCHED if monitors is None else monitors,
+                # A copy: who adds to it must not add to that of other tests.
+                "callbacks": copy.deepcopy(WATCHED if monitors is None else monitors),
                 **trainer,
             },
             "model": {"base": str(self.base), "lora": {"rank": 4, "alpha": 8}},
