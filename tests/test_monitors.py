@@ -161,7 +161,7 @@ class Again(AnswerLikelihood):
 def test_monitors_that_ask_the_same_cost_one_forward(tiny: Tiny) -> None:
     counts = []
     seen = {}
-    for monitors in ([AnswerLikelihood(0)], [AnswerLikelihood(0), Again(0), Again(0)]):
+    for monitors in ([AnswerLikelihood(0)], [AnswerLikelihood(0), Again(0)]):
         module, data = tiny.module(), tiny.datamodule(order=PATH)
         module.configure_model()
         calls: list[int] = []
