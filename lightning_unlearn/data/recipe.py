@@ -130,11 +130,7 @@ class Stage(Recipe):
     def check(self, key: str) -> None:
         """Refuse values that cannot train, and a stage without rows; see `Recipe.check`."""
         super().check(key)
-        if not self.source:
-            raise InputError(
-                f"{key}.source: found nothing, expected a file (.json, .jsonl, .csv, .parquet), "
-                "a name like demo:math, or a data set of the Hugging Face hub."
-            )
+        _check_source(self.source, key)
 
 
 @dataclass
@@ -173,8 +169,12 @@ class Probe:
         Raises:
             InputError: naming the key.
         """
-        if not self.source:
-            raise InputError(
-                f"{key}.source: found nothing, expected a file (.json, .jsonl, .csv, .parquet), "
-                "a name like demo:math, or a data set of the Hugging Face hub."
-            )
+        _check_source(self.source, key)
+
+
+def _check_source(source: str, key: str) -> None:
+    if not source:
+        raise InputError(
+            f"{key}.source: found nothing, expected a file (.json, .jsonl, .csv, .parquet), "
+            "a name like demo:math, or a data set of the Hugging Face hub."
+        )

@@ -11,6 +11,7 @@ from lightning_unlearn.data.datamodule import HELDOUT, TRAIN
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.measures import KLToOracle, Margin, overshoot, re_distance
 from lightning_unlearn.module import CausalLM
+from lightning_unlearn.monitors.answers import check_sets
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
 from lightning_unlearn.monitors.measurement import Ask, Measurement
@@ -89,11 +90,7 @@ class OracleDistance(Monitor):
                     f"OracleDistance.probes: {found}, expected a name of letters, digits and "
                     "underscores, with at least one row set."
                 )
-            for own in sets:
-                try:
-                    data.set_name(own)
-                except InputError as error:
-                    raise InputError(f"OracleDistance.probes.{name}: {error}") from None
+            check_sets(self, f"probes.{name}", sets, data)
             if len({data.set_name(own) for own in sets}) < len(sets):
                 raise InputError(
                     f"OracleDistance.probes.{name}: found {', '.join(sets)}, which name some rows "

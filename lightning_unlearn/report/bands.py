@@ -32,6 +32,25 @@ class Band:
     seeds: int
 
 
+def spread_over_seeds(
+    values: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and half the 95 % interval over seeds.
+
+    Args:
+        values: [paths, seeds, ...]; values that are not finite are missing ones.
+
+    Returns:
+        [paths, ...] each; the interval is NaN with fewer than two seeds.
+    """
+    means = mean_over_seeds(values)
+    known = np.isfinite(values)
+    squares = (np.where(known, values, 0.0) - means[:, None]) ** 2
+    count = known.sum(axis=1)
+    deviation = np.sqrt(np.where(known, squares, 0.0).sum(axis=1) / np.maximum(count - 1, 1))
+    return means, half_width(deviation, count)
+
+
 def band_of(steps: ArrayLike, values: ArrayLike) -> Band:
     """The mean over seeds and its interval at each step.
 
@@ -43,12 +62,8 @@ def band_of(steps: ArrayLike, values: ArrayLike) -> Band:
         Without the steps at which no seed has a value.
     """
     x, array = np.asarray(steps, np.float64), np.asarray(values, np.float64)
-    known = np.isfinite(array)
-    count = known.sum(axis=0)
-    mean = mean_over_seeds(array[None])[0]
-    squares = np.where(known, (np.where(known, array, 0.0) - mean) ** 2, 0.0).sum(axis=0)
-    deviation = np.sqrt(squares / np.maximum(count - 1, 1))
-    half = half_width(deviation, count)
+    (mean,), (half,) = spread_over_seeds(array[None])
+    count = np.isfinite(array).sum(axis=0)
     kept = count > 0
     ends = (mean - half)[kept], (mean + half)[kept]
     return Band(x[kept], mean[kept], *ends, int(count.max(initial=0)))

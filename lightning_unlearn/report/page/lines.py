@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_unlearn.report.bands import spread_over_seeds
 from lightning_unlearn.report.closeness import between_oracles, closeness_of
 from lightning_unlearn.report.curves import Curves, Place, curves_of
 from lightning_unlearn.report.looks import PALETTE
@@ -14,34 +15,13 @@ from lightning_unlearn.report.naming import setting_name
 from lightning_unlearn.report.page.chart import Chart, Level, Series
 from lightning_unlearn.report.page.looks import PathLooks
 from lightning_unlearn.report.page.source import Told
-from lightning_unlearn.statistics import half_width, mean_over_seeds
+from lightning_unlearn.statistics import mean_over_seeds
 
 LIKELIHOOD = "nats per token"
 SQUARED = "(nats per token)²"
 RETRAINED = "retrained without the forget stage"
 ALIKE = 1e-9
 Floats = NDArray[np.float64]
-
-
-def spread_over_seeds(values: Floats) -> tuple[Floats, Floats]:
-    """Mean and half the 95 % interval over seeds.
-
-    Args:
-        values: [paths, seeds, ...].
-
-    Returns:
-        [paths, ...] each; the interval is NaN with fewer than two seeds.
-    """
-    flat = values.reshape(*values.shape[:2], -1)
-    means = mean_over_seeds(flat)
-    known = np.isfinite(flat)
-    squares = np.where(known, (flat - means[:, None]) ** 2, 0.0).sum(axis=1)
-    count = known.sum(axis=1)
-    deviation = np.sqrt(squares / np.maximum(count - 1, 1))
-    half = half_width(deviation, count)
-    return means.reshape(values.shape[0], *values.shape[2:]), half.reshape(
-        values.shape[0], *values.shape[2:]
-    )
 
 
 def path_series(
