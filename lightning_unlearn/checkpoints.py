@@ -78,9 +78,6 @@ class MidStage(Callback):
         callbacks: whose state is in checkpoints.
         checkpoint: what the stage goes on from; None for its beginning.
         requeue: a further signal that asks for a stop; None for none.
-
-    Attributes:
-        asked: number of the signal for which all processes stop; 0 for none.
     """
 
     def __init__(
@@ -99,9 +96,9 @@ class MidStage(Callback):
         self._say = say
         self._callbacks = callbacks
         self._checkpoint_read = checkpoint
-        self.asked = 0
         # What this process got; the others do not know of it before they have voted.
         self._got = 0
+        self._voted = 0
         self._alone = True
         self._last = time.monotonic()
         self._works = True
@@ -111,6 +108,11 @@ class MidStage(Callback):
         self._signals += [requeue] if requeue is not None else []
         self._before = {number: signal.getsignal(number) for number in self._signals}
         self._watching = False
+
+    @property
+    def asked(self) -> int:
+        """Number of the signal for which all processes stop; 0 for none."""
+        return self._got if self._alone else self._voted
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch for signals, start the clock, and give callbacks their state.
@@ -139,15 +141,13 @@ class MidStage(Callback):
                 signal.signal(number, handler)
             self._watching = False
             if self._got and not self.asked:
-                # Too late for a vote: this process ends, and the others with it.
+                # After the last vote: this process ends, and the others with it.
                 signal.raise_signal(self._got)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._got and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._got = number
-        if self._alone:
-            self.asked = number
         # Not through the display: what is just being printed there must not be printed into.
         os.write(2, b"\nStopping after this step; Ctrl-C once more stops at once.\n")
 
@@ -161,7 +161,7 @@ class MidStage(Callback):
     ) -> None:
         """Write if it is time, stop if it was asked for."""
         assert isinstance(pl_module, CausalLM)
-        self.asked, due = self._agreed(trainer, pl_module)
+        due = self._vote(trainer, pl_module)
         if pl_module.step == pl_module.total_steps:
             return  # The stage itself is stored now; a stop waits until that is done.
         if self.asked or due:
@@ -169,19 +169,20 @@ class MidStage(Callback):
             if self.asked:
                 raise StageStopped(self.asked, kept)
 
-    def _agreed(self, trainer: Trainer, module: CausalLM) -> tuple[int, bool]:
-        """Which signal some process got, and whether a checkpoint is due; alike on all of them."""
+    def _vote(self, trainer: Trainer, module: CausalLM) -> bool:
+        """Whether a checkpoint is due, and which signal some process got; alike on all of them."""
         steps, minutes = self.frequency.steps, self.frequency.minutes
         due = steps is not None and module.step % steps == 0
         due |= minutes is not None and time.monotonic() - self._last >= 60 * minutes
         if self._alone:
-            return self.asked, due
+            return due
         asked = [self._got == number for number in self._signals]
         votes = torch.tensor([*asked, due and trainer.is_global_zero], dtype=torch.float32)
         votes = trainer.strategy.reduce(votes.to(module.device), reduce_op="sum")
         *asked, due = (vote > 0 for vote in votes.tolist())
         number = max((n for n, one in enumerate(asked) if one), default=None)
-        return 0 if number is None else self._signals[number], due
+        self._voted = 0 if number is None else self._signals[number]
+        return bool(due)
 
     def _checkpoint(self, trainer: Trainer) -> bool:
         """Write one; what can't be written is told once and does not stop the stage."""

@@ -25,6 +25,8 @@ from lightning_unlearn.study.file import StudySpec
 from lightning_unlearn.study.plan import FILE
 
 HERE = Path(__file__).parent
+# Steps of an unlearning that no machine gets to the end of while a test looks on.
+LONG = 40_000
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +130,7 @@ def study_file(tiny: Tiny, name: str, **changes: Any) -> Path:
     """A study file whose unlearning takes a while."""
     tiny.root.mkdir(exist_ok=True)
     fit = tiny.fit()
-    fit["data"]["unlearn"] |= {"steps": 4000, "lr": 1e-6}
+    fit["data"]["unlearn"] |= {"steps": LONG, "lr": 1e-6}
     fit["trainer"]["callbacks"] = [{"class_path": "AnswerLikelihood"}]
     methods = {"GA": {"callback": "GA"}}
     content = {"fit": fit, "methods": methods, "paths": [["safety"], ["tofu", "safety"]]}
@@ -161,7 +163,7 @@ def unlearning(tiny: Tiny) -> list[int]:
     store, pids = tiny.root / "store", []
     for file in store.glob("notes/*.json"):
         note = read_note(store, file.stem)
-        if note is not None and note.state == "running" and note.total == 4000 and note.step:
+        if note is not None and note.state == "running" and note.total == LONG and note.step:
             pids.append(note.pid)
     return pids
 
