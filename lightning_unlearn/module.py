@@ -33,6 +33,8 @@ from lightning_unlearn.model_check import check_model
 from lightning_unlearn.quiet import quiet_transformers
 from lightning_unlearn.schedules import schedule
 from lightning_unlearn.states import restore_optimizer
+from lightning_unlearn.strategy import data_share
+from lightning_unlearn.tensor_parallel import check_cut, check_tensor_parallel
 
 Objective = Callable[["CausalLM", Batch], Tensor]
 
@@ -149,16 +151,24 @@ class CausalLM(LightningModule):
             adapters.add_adapters(lm, self.lora, lm.name_or_path)
         self._fits = True
 
-    def check_layers(self, names: list[str] | None) -> None:
-        """Refuse to cut up a model whose decoder layers can't be found; loads no weights.
+    def check_layers(self, names: list[str] | None, tensor_parallel_size: int = 1) -> None:
+        """Refuse to cut up a model whose layers can't be found or shared out; loads no weights.
 
         Args:
-            names: of their classes, as of `FSDP2`.
+            names: of the classes of decoder layers, as of `FSDP2`.
+            tensor_parallel_size: processes that share a layer.
 
         Raises:
-            InputError: naming those that there are.
+            InputError: naming what there is.
         """
-        sharding.decoder_layers(self._empty_lm(), names)
+        lm = self._empty_lm()
+        sharding.decoder_layers(lm, names)
+        if tensor_parallel_size > 1:
+            check_tensor_parallel(lm.config, self.lora, tensor_parallel_size)
+            assert self.lora is not None
+            with torch.device("meta"):
+                adapters.add_adapters(lm, self.lora, lm.name_or_path)
+            check_cut(lm)
 
     def identity(self) -> str:
         """Hash of the base model's configuration and weights."""
@@ -192,7 +202,8 @@ class CausalLM(LightningModule):
             object.__setattr__(self, "peft", peft_model)
         net = LogProbModel(lm)
         if self.is_sharded:
-            sharding.shard(net, lm, self.mesh, self.trainer.strategy)
+            assert self._device_mesh is not None
+            sharding.shard(net, lm, self._device_mesh, self.trainer.strategy)
             away = getattr(self.trainer.strategy, "cpu_offload", False)
             device = torch.device("cpu") if away else self.trainer.strategy.root_device
             sharding.materialise(net, lm, device)
@@ -221,12 +232,6 @@ class CausalLM(LightningModule):
     def _load(self, name: str) -> Any:
         """A causal LM as this one is, whole, in the computer's own memory."""
         return load_causal_lm(name, self._weight_dtype(), self.attention, self.trust_remote_code)
-
-    @property
-    def mesh(self) -> Any:
-        """The processes over which the model is cut up."""
-        assert self._device_mesh is not None
-        return self._device_mesh["data_parallel"]
 
     @property
     def is_sharded(self) -> bool:
@@ -460,7 +465,7 @@ class CausalLM(LightningModule):
         """
         assert self.net is not None, "configure_model() comes first"
         order = sorted(range(len(examples)), key=lambda i: (len(examples[i]), i))
-        mine = order[self.global_rank :: self.world_size]
+        mine = self.own_share(order)
         with self.measuring():
             for number, start in enumerate(range(0, len(mine), batch_size)):
                 rows = mine[start : start + batch_size]
@@ -470,7 +475,7 @@ class CausalLM(LightningModule):
                     batch.input_ids, batch.source, batch.target, wanted=wanted, oracle=aim
                 )
                 yield batch, flat
-            most = -(-len(order) // self.world_size)
+            most = -(-len(order) // self.data_share[1])
             self.fill_up(-(-most // batch_size) - -(-len(mine) // batch_size))
 
     def most(self, count: int) -> int:
@@ -512,18 +517,19 @@ class CausalLM(LightningModule):
         else:
             parameters = list(adapters.adapter_parameters(self.peft, LEARN).values())
         wanted = [parameter.requires_grad for parameter in parameters]
+        numbers = range(len(examples))
+        mine = self.own_share(numbers)
         norms = {}
         try:
             for parameter in parameters:
                 parameter.requires_grad_(True)
             with self.measuring(), torch.enable_grad():
-                step = 1 if self.is_sharded else self.world_size
-                for number in range(self.global_rank % step, len(examples), step):
+                # Of a model that is cut up every process computes all.
+                for number in numbers if self.is_sharded else mine:
                     batch = self.to_device(collate(examples, [number], pad_id=0))
                     loss = -self.log_probs(batch).mean.sum()
                     squares = self._squared_gradients(loss, parameters)
-                    # Of a model that is cut up every process computes all.
-                    if number % self.world_size == self.global_rank:
+                    if number in mine:
                         norms[number] = squares**0.5
         finally:
             for parameter, value in zip(parameters, wanted, strict=True):
@@ -618,9 +624,14 @@ class CausalLM(LightningModule):
         return self.transfer_batch_to_device(batch, self.device, 0)
 
     @property
-    def world_size(self) -> int:
-        """Number of processes."""
-        return self._trainer.world_size if self._trainer is not None else 1
+    def data_share(self) -> tuple[int, int]:
+        """Number of this process's share of the data, from 0, and how many shares there are."""
+        return data_share(self._trainer) if self._trainer is not None else (0, 1)
+
+    def own_share(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Those of some numbers that are this process's to work on."""
+        share, shares = self.data_share
+        return numbers[share::shares]
 
     def on_train_start(self) -> None:
         """Check the model on a row."""
@@ -661,7 +672,8 @@ class CausalLM(LightningModule):
         number = self._done + batch_idx
         # Dropout of each step: Lightning's loops draw random numbers too, in a trainer's later fits
         # more than in its first, and a resumed run must not see the difference.
-        torch.manual_seed(derive_seed(self._seed, self.stage, number, self.global_rank))
+        share, shares = self.data_share
+        torch.manual_seed(derive_seed(self._seed, self.stage, number, share))
         assert not isinstance(optimizer, list) and scheduler is not None
         total = torch.zeros((), dtype=torch.float32, device=self.device)
         for part, micro in enumerate(batch.micro):
@@ -669,9 +681,10 @@ class CausalLM(LightningModule):
             with nullcontext() if last else self._keep_gradients_local():
                 loss = self._share(self.objective(self, micro), micro, batch)
                 # Strategies average gradients over processes; ours are shares of one sum.
-                self.manual_backward(loss * self.world_size)
+                self.manual_backward(loss * shares)
             total += loss.detach()
-        total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        # The mean counts a share once, however many processes work on it.
+        total = shares * self.trainer.strategy.reduce(total, reduce_op="mean")
         if not torch.isfinite(total):
             raise DivergedError(
                 f"stage {self.stage}, step {number + 1} of {self.total_steps}: the loss is "

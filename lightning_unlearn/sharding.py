@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.loading import locate
+from lightning_unlearn.tensor_parallel import cut_layers
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -37,7 +38,7 @@ def cut_like(target: Tensor, values: Tensor) -> Tensor:
     if not isinstance(target, DTensor) or values.shape != target.shape:
         return values
     # By hand: `distribute_tensor` would first send all of them to the mesh's device.
-    own = values[_own_rows(target)].to(target.to_local().device)
+    own = values[own_part(target)].to(target.to_local().device)
     return DTensor.from_local(
         own,
         target.device_mesh,
@@ -48,16 +49,30 @@ def cut_like(target: Tensor, values: Tensor) -> Tensor:
     )
 
 
-def _own_rows(target: Any) -> slice:
-    """The rows of a tensor that this process holds, as FSDP2 cuts them."""
+def own_part(target: Any) -> tuple[slice, ...]:
+    """What this process holds of a tensor that is cut up, along each axis.
+
+    Args:
+        target: cut by rows over the last axis of the mesh but one by FSDP2, and before that over
+            the last by tensor parallelism if the mesh has two.
+    """
     from torch.distributed.tensor import Shard
 
     mesh = target.device_mesh
-    assert mesh.ndim == 1 and target.placements == (Shard(0),), "cut up by rows over one axis"
-    count = target.shape[0]
-    rows = -(-count // mesh.size())
-    first = min(rows * mesh.get_local_rank(), count)
-    return slice(first, min(first + rows, count))
+    part = [slice(0, count) for count in target.shape]
+    if mesh.ndim == 2 and isinstance(target.placements[1], Shard):
+        axis = target.placements[1].dim
+        count = target.shape[axis] // mesh.size(1)
+        first = count * mesh.get_local_rank(1)
+        part[axis] = slice(first, first + count)
+    # Rows of what tensor parallelism left: not of the whole, so not as the placements say.
+    start, stop = part[0].start, part[0].stop
+    rows = -(-(stop - start) // mesh.size(0))
+    first = min(start + rows * mesh.get_local_rank(0), stop)
+    part[0] = slice(first, min(first + rows, stop))
+    held = tuple(each.stop - each.start for each in part)
+    assert held == tuple(target.to_local().shape), "cut up by FSDP2, and tensor parallelism"
+    return tuple(part)
 
 
 @torch.no_grad()
@@ -68,7 +83,12 @@ def fill(target: Tensor, values: Tensor) -> None:
         target: changed in place.
         values: all of them, the same on every process.
     """
-    target.copy_(cut_like(target, values.to(target.dtype)))
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(target, DTensor):
+        target.to_local().copy_(values[own_part(target)])
+    else:
+        target.copy_(values)
 
 
 def decoder_layers(lm: Any, names: list[str] | None = None) -> list[nn.Module]:
@@ -111,8 +131,8 @@ def shard(net: nn.Module, lm: Any, mesh: "DeviceMesh", strategy: Any) -> None:
 
     Args:
         net: the module through whose forward everything goes.
-        lm: the Hugging Face model in it.
-        mesh: one axis of processes.
+        lm: the Hugging Face model in it, on the meta device.
+        mesh: has the axis "data_parallel", and "tensor_parallel" if layers are shared out too.
         strategy: may have ``layers`` and ``cpu_offload``, as of `FSDP2`.
     """
     from torch.distributed.fsdp import (
@@ -125,7 +145,7 @@ def shard(net: nn.Module, lm: Any, mesh: "DeviceMesh", strategy: Any) -> None:
 
     offload = getattr(strategy, "cpu_offload", False)
     options: dict[str, Any] = {
-        "mesh": mesh,
+        "mesh": mesh["data_parallel"],
         # Weights keep the types they are stored in: a base in bf16, adapters in fp32.
         "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False),
         # Only memory that a GPU reads from can be pinned.
@@ -134,6 +154,8 @@ def shard(net: nn.Module, lm: Any, mesh: "DeviceMesh", strategy: Any) -> None:
         else OffloadPolicy(),
     }
     layers = decoder_layers(lm, getattr(strategy, "layers", None))
+    if getattr(strategy, "tensor_parallel_size", 1) > 1:
+        cut_layers(layers, lm.config, mesh["tensor_parallel"])
     if not is_tied(lm):
         # The head is used without its own forward, so it is whole while the rest is.
         layers.append(lm.get_input_embeddings())
@@ -226,7 +248,7 @@ def _fill_slice(target: Tensor, source: Any) -> None:
     if not isinstance(target, DTensor):
         target.copy_(source[:])
         return
-    target.to_local().copy_(source[_own_rows(target)])
+    target.to_local().copy_(source[own_part(target)])
 
 
 def weight_files(name: str) -> dict[str, Path]:

@@ -18,7 +18,10 @@ class FSDP2(ModelParallelStrategy):
     """Fully sharded data parallelism: every process holds a part of every layer.
 
     Args:
-        data_parallel_size: processes that share a model; null takes all of them.
+        data_parallel_size: processes, or groups of them, that share out each batch; null takes as
+            many as there are.
+        tensor_parallel_size: processes of a group, which work on the same sequences and share out
+            the heads and hidden units of each layer.
         cpu_offload: keep the parts in the computer's own memory while they are not needed. Saves
             GPU memory, costs time.
         layers: names of the classes of decoder layers; null finds them.
@@ -27,13 +30,16 @@ class FSDP2(ModelParallelStrategy):
     def __init__(
         self,
         data_parallel_size: int | None = None,
+        tensor_parallel_size: int = 1,
         cpu_offload: bool = False,
         layers: list[str] | None = None,
     ) -> None:
         # Parts that lie in the computer's own memory are put together there too.
         backend = "cpu:gloo,cuda:nccl" if cpu_offload and torch.cuda.is_available() else None
-        super().__init__(data_parallel_size or 1, 1, process_group_backend=backend)
+        sizes = (data_parallel_size or 1, tensor_parallel_size)
+        super().__init__(*sizes, process_group_backend=backend)
         self.asked = data_parallel_size
+        self.tensor_parallel_size = tensor_parallel_size
         self.cpu_offload = cpu_offload
         self.layers = layers
 
@@ -43,15 +49,25 @@ class FSDP2(ModelParallelStrategy):
         Raises:
             InputError: naming both.
         """
-        if self.asked is not None and self.asked != self.world_size:
+        data, tensor = self.asked, self.tensor_parallel_size
+        if tensor < 1:
             raise InputError(
-                f"trainer.strategy: found data_parallel_size {self.asked} with {self.world_size} "
-                "processes (trainer.devices x trainer.num_nodes), expected as many, or null."
+                f"trainer.strategy: found tensor_parallel_size {tensor}, expected at least 1."
+            )
+        found = f"found {self.world_size} processes (trainer.devices x trainer.num_nodes) with "
+        if data is not None and data * tensor != self.world_size:
+            raise InputError(
+                f"trainer.strategy: {found}data_parallel_size {data} x tensor_parallel_size "
+                f"{tensor}, expected {data * tensor}, or null as the former."
+            )
+        if self.world_size % tensor:
+            raise InputError(
+                f"trainer.strategy: {found}tensor_parallel_size {tensor}, expected a multiple."
             )
 
     def setup_environment(self) -> None:
         """Connect the processes, and lay them out as a mesh."""
-        self._data_parallel_size = self.world_size
+        self._data_parallel_size = self.world_size // self.tensor_parallel_size
         if self._device_mesh is None:
             super().setup_environment()
             return
@@ -72,6 +88,21 @@ class FSDP2(ModelParallelStrategy):
                     part._buffers[name] = buffer.to(self.root_device)
         # As its own `to` would do; batches go there.
         module._device = self.root_device
+
+
+def data_share(trainer: Any) -> tuple[int, int]:
+    """Which share of each batch, and of what is measured, is a process's.
+
+    Processes that share out a layer work on the same sequences.
+
+    Args:
+        trainer: of the process.
+
+    Returns:
+        Number of the share from 0, and how many there are.
+    """
+    group = getattr(trainer.strategy, "tensor_parallel_size", 1)
+    return trainer.global_rank // group, trainer.world_size // group
 
 
 class HalfBase(HalfPrecision):

@@ -28,7 +28,7 @@ from lightning_unlearn.processes import connected, open_processes, requeueing
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.quiet import quiet_lightning
 from lightning_unlearn.store import StageStore
-from lightning_unlearn.strategy import FSDP2, check_precision, with_precision
+from lightning_unlearn.strategy import FSDP2, check_precision, data_share, with_precision
 from lightning_unlearn.unlearning.base import Unlearning
 from lightning_unlearn.walk import PlannedStage, find_oracle, plan_walk
 from lightning_unlearn.walker import Walker
@@ -369,10 +369,10 @@ class StagedTrainer(Trainer):
             )
         if isinstance(self.strategy, FSDP2):
             self.strategy.check_processes()
-            model.check_layers(self.strategy.layers)
+            model.check_layers(self.strategy.layers, self.strategy.tensor_parallel_size)
         check_precision(str(self.precision), self.strategy.root_device)
         if train:
-            datamodule.check_batches(self.world_size)
+            datamodule.check_batches(data_share(self)[1])
         model.check_adapters()
         tokenizer, template = model.tokenizer(), None
         if datamodule.template is not None and not datamodule.encodes_with(tokenizer):

@@ -32,6 +32,7 @@ from lightning_unlearn.monitors.observations import Observations, ignore
 from lightning_unlearn.notes import Pulse
 from lightning_unlearn.processes import Requeued, requeue_signal
 from lightning_unlearn.rundir import RunDirectory, RunLogger, stage_logger
+from lightning_unlearn.strategy import data_share
 from lightning_unlearn.walk import PlannedStage
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class Walker:
     def _train(self, number: int, load: dict[str, Path], history: TrainingHistory) -> MidStage:
         """One plain Lightning fit, from the stage's last checkpoint if there is one."""
         trainer, model, stage = self.trainer, self.model, self.plan[number]
-        batches = self.data.begin(stage.name, trainer.seed, trainer.global_rank, trainer.world_size)
+        batches = self.data.begin(stage.name, trainer.seed, *data_share(trainer))
         recipe = self.data.recipe(stage.name)
         entry = StageEntry(stage.name, recipe, len(batches), trainer.seed, number == 0, load)
         found = trainer.store.checkpoint(stage.key) if trainer.is_global_zero else None

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,20 @@ from lightning_unlearn.study.plan import FILE
 HERE = Path(__file__).parent
 # Steps of an unlearning that no machine gets to the end of while a test looks on.
 LONG = 40_000
+HEADS: list["subprocess.Popen[str]"] = []
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers find the methods of the tests, and use as many threads as the tests."""
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Workers find the methods of the tests, use as many threads, and end with them."""
     monkeypatch.setenv("PYTHONPATH", str(HERE))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    while HEADS:
+        head = HEADS.pop()
+        if head.poll() is None:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.communicate()
 
 
 def worked(spec: StudySpec, tiny: Tiny, workers: LocalWorkers) -> tuple[StudyResult, str]:
@@ -140,7 +147,7 @@ def study_file(tiny: Tiny, name: str, **changes: Any) -> Path:
 
 
 def started(file: Path, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+    head = subprocess.Popen(
         [sys.executable, "-m", "lightning_unlearn", "study", "--config", str(file), *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -149,9 +156,11 @@ def started(file: Path, *arguments: str) -> "subprocess.Popen[str]":
         # Python minds Ctrl-C unless it was started with it ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    HEADS.append(head)
+    return head
 
 
-def until(happened: Callable[[], bool], seconds: float = 90) -> None:
+def until(happened: Callable[[], bool], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end, "it did not happen in time"

@@ -130,7 +130,7 @@ def write_answers(
     answers: dict[int, list[Written]] = {}
     attempts = 1 if greedy else attempts
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    mine = order[module.global_rank :: module.world_size]
+    mine = module.own_share(order)
 
     def room(i: int) -> int:
         return max(0, min(max_new_tokens, module.context - len(prompts[i])))

@@ -83,7 +83,7 @@ def score_candidates(
             )
             module.prompt_sharing_tried = longest[hardest]
         sharing = module.prompt_sharing or "apart"
-        mine = order[module.global_rank :: module.world_size]
+        mine = module.own_share(order)
         if module.is_sharded and sharing != "tree":
             # These ways take as many forwards as rows and candidates ask for, and all processes
             # take part in every forward of a model that is cut up: so all do the same.
