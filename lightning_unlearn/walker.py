@@ -214,6 +214,8 @@ class Walker:
     def _make(self, number: int) -> None:
         """Make the store entry of a step of the walk."""
         stage, before = self.plan[number], self.plan[:number]
+        if number == 0 and self.trainer.is_global_zero:
+            self._tell_of_precision(stage)
         # Weights that the module holds stay where the step starts from them.
         load = {} if self.model.holds(before) else self._weights(before)
         began = time.monotonic()
@@ -244,6 +246,16 @@ class Walker:
                 keeper.release()
         if keeper is not None and keeper.asked:
             raise _stopped(keeper.asked, f"after stage {stage.name}, which is stored.")
+
+    def _tell_of_precision(self, stage: PlannedStage) -> None:
+        """Say so if a stage is trained again only because it was stored in another precision."""
+        other = self.trainer.store.find(stage.content, ignoring=("precision",))
+        if other is not None:
+            stored = self.trainer.store.manifest(other.name)["content"]["precision"]
+            self.trainer.warn(
+                f"{stage.name}: stored in {stored} (trainer.precision), which is another model; "
+                f"in {stage.content['precision']} it is trained anew, and the stored one kept."
+            )
 
     def _look(self, load: dict[str, Path], fresh: bool) -> None:
         """Ask the monitors about stored weights."""

@@ -750,3 +750,18 @@ def test_a_stored_model_can_be_measured_by_other_monitors(tiny: Tiny) -> None:
     later = tiny.trainer([GA(), AnswerLikelihood(limit=1)])
     measures = later.validate(tiny.module(lora=LoRA(rank=4, alpha=8)), tiny.datamodule(order=PATH))
     assert set(measures) == {f"answers/{stage}" for stage in PATH}
+
+
+def test_a_store_made_at_another_precision_is_told_of_and_kept(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"stages": tiny.stages(limit=4), "order": ["tofu"], "forget": None}
+    tiny.trainer().fit(tiny.module(), tiny.datamodule(**data))
+    (entry,) = (tiny.root / "store").glob(f"*/{MANIFEST}")
+    before = results(entry.parent)
+    half = tiny.trainer(precision="bf16-true")
+    half.fit(tiny.module(), tiny.datamodule(**data))
+    assert half.trained == ["tofu"]
+    told = "tofu: stored in 32-true (trainer.precision), which is another model; in bf16-true it is"
+    assert told in capsys.readouterr().err
+    assert results(entry.parent) == before
