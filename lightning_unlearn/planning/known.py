@@ -7,49 +7,69 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+# Rotary positions of Llama 3: what the model is told of its pretraining's 8192 positions.
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 _LLAMA: dict[str, Any] = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "rms_norm_eps": 1e-5,
+}
+_LLAMA3 = _LLAMA | {
     "vocab_size": 128256,
     "max_position_embeddings": 131072,
     "num_key_value_heads": 8,
-    "bos_token_id": 128000,
-    "eos_token_id": 128001,
+    "rope_theta": 500000.0,
 }
+# Queries, keys and values have a bias in every Qwen2, which is no key of its configuration.
 _QWEN: dict[str, Any] = {
     "model_type": "qwen2",
     "architectures": ["Qwen2ForCausalLM"],
+    "hidden_act": "silu",
     "max_position_embeddings": 131072,
-    "bos_token_id": 151643,
-    "eos_token_id": 151643,
+    "rope_theta": 1000000.0,
+    "use_sliding_window": False,
 }
 
-# From each model's config.json on the hub; what has no bearing on sizes is left out.
+# Figures of each model's config.json on the hub, compared with litgpt/config.py of
+# Lightning-AI/litgpt, which names these files as its source. Numbers of parameters that follow are
+# those the hub shows (tests/test_planning.py).
 CONFIGS: dict[str, dict[str, Any]] = {
-    "meta-llama/Llama-3.2-1B": _LLAMA
+    "meta-llama/Llama-3.2-1B": _LLAMA3
     | {
         "hidden_size": 2048,
         "intermediate_size": 8192,
         "num_hidden_layers": 16,
         "num_attention_heads": 32,
         "head_dim": 64,
+        "rope_scaling": _LLAMA3_ROPE | {"factor": 32.0},
         "tie_word_embeddings": True,
     },
-    "meta-llama/Llama-3.2-3B": _LLAMA
+    "meta-llama/Llama-3.2-3B": _LLAMA3
     | {
         "hidden_size": 3072,
         "intermediate_size": 8192,
         "num_hidden_layers": 28,
         "num_attention_heads": 24,
         "head_dim": 128,
+        "rope_scaling": _LLAMA3_ROPE | {"factor": 32.0},
         "tie_word_embeddings": True,
     },
-    "meta-llama/Llama-3.1-8B": _LLAMA
+    "meta-llama/Llama-3.1-8B": _LLAMA3
     | {
         "hidden_size": 4096,
         "intermediate_size": 14336,
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
+        "head_dim": 128,
+        "rope_scaling": _LLAMA3_ROPE | {"factor": 8.0},
         "tie_word_embeddings": False,
     },
     "meta-llama/Llama-2-13b-hf": _LLAMA
@@ -61,9 +81,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 40,
         "num_attention_heads": 40,
         "num_key_value_heads": 40,
+        "head_dim": 128,
+        "rope_theta": 10000.0,
         "tie_word_embeddings": False,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
     },
     "Qwen/Qwen2.5-1.5B": _QWEN
     | {
@@ -73,6 +93,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 28,
         "num_attention_heads": 12,
         "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-6,
         "tie_word_embeddings": True,
     },
     "Qwen/Qwen2.5-14B": _QWEN
@@ -83,8 +104,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 48,
         "num_attention_heads": 40,
         "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
     },
+}
+# Their siblings that follow instructions: the same shapes, and of Qwen fewer positions.
+INSTRUCTED = {
+    "meta-llama/Llama-3.2-1B-Instruct": "meta-llama/Llama-3.2-1B",
+    "meta-llama/Llama-3.2-3B-Instruct": "meta-llama/Llama-3.2-3B",
+    "meta-llama/Llama-3.1-8B-Instruct": "meta-llama/Llama-3.1-8B",
+    "meta-llama/Llama-2-13b-chat-hf": "meta-llama/Llama-2-13b-hf",
+    "Qwen/Qwen2.5-1.5B-Instruct": "Qwen/Qwen2.5-1.5B",
+    "Qwen/Qwen2.5-14B-Instruct": "Qwen/Qwen2.5-14B",
+}
+CONFIGS |= {
+    name: CONFIGS[base] | ({"max_position_embeddings": 32768} if "Qwen" in name else {})
+    for name, base in INSTRUCTED.items()
 }
 
 
