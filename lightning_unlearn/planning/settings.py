@@ -68,7 +68,7 @@ def take_settings(
             content = change(content, key.split("."), read_value(value))
             changes += [f"--{key}", value]
     gpus = _number(own["gpus"], "gpus", "a number of GPUs, at least 1")
-    if gpus < 1 or gpus != int(gpus):
+    if not 1 <= gpus < 2**31 or gpus != int(gpus):
         raise InputError(f"--gpus: found {own['gpus']}, expected a number of GPUs, at least 1.")
     throughput = own["throughput"]
     expected = "TFLOPS that one GPU reaches in training, such as 300"
@@ -159,17 +159,28 @@ def sharing(content: dict[str, Any], gpus: int) -> Sharing:
     Raises:
         InputError: for strategies that are not planned.
     """
-    if gpus == 1:
-        return Sharing("one GPU")
-    found = (content.get("trainer") or {}).get("strategy", "auto")
+    found = (content.get("trainer") or {}).get("strategy") or "auto"
     options = found.get("init_args") or {} if isinstance(found, dict) else {}
     name = str(found.get("class_path") if isinstance(found, dict) else found)
     short = name.rpartition(".")[2].lower()
-    if short in ("ddp", "ddpstrategy"):
-        return Sharing("DDP", "trainer.strategy")
+    ways, copies = options.get("tensor_parallel_size") or 1, options.get("data_parallel_size")
+    if ways != 1:
+        raise InputError(
+            f"trainer.strategy: found tensor_parallel_size {ways}, expected 1 or null: plan does "
+            "not simulate tensor parallelism."
+        )
+    if copies not in (None, gpus):
+        raise InputError(
+            f"trainer.strategy: found data_parallel_size {copies} with --gpus {gpus}, expected as "
+            "many, or null."
+        )
     if short == "fsdp2":
         offload, layers = options.get("cpu_offload", False), options.get("layers")
         return Sharing("FSDP2", "trainer.strategy", bool(offload), layers)
+    if gpus == 1:
+        return Sharing("one GPU")
+    if short in ("ddp", "ddpstrategy"):
+        return Sharing("DDP", "trainer.strategy")
     if short == "auto":
         return Sharing("FSDP2", "assumed; set trainer.strategy: fsdp2")
     raise InputError(f"trainer.strategy: found {name!r}, expected fsdp2 or ddp to plan with.")
