@@ -162,8 +162,18 @@ def shard(net: nn.Module, lm: Any, mesh: "DeviceMesh", strategy: Any) -> None:
     for layer in layers:
         fully_shard(layer, **options)
     fully_shard(net, **options)
+    embedding: Any = lm.get_input_embeddings()
+    if embedding in layers and _stays_frozen(lm, embedding):
+        # Its backward asks for nothing; FSDP2 would put it together all the same.
+        embedding.set_unshard_in_backward(False)
     for method in ("generate", "own_log_probs"):
         register_fsdp_forward_method(net, method)
+
+
+def _stays_frozen(lm: Any, part: nn.Module) -> bool:
+    """Whether no stage trains anything of a part: there are adapters, and none in it."""
+    names = [name for name, _ in lm.named_parameters() if "lora_" in name]
+    return bool(names) and not any("lora_" in name for name, _ in part.named_parameters())
 
 
 def materialise(net: nn.Module, lm: Any, device: torch.device) -> None:
