@@ -5,6 +5,9 @@ is predicted, in chunks, so that a batch x length x vocabulary tensor never exis
 nor backward.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +20,17 @@ from torch.utils.checkpoint import checkpoint
 # rows share one reading of the projection's weight.
 CHUNK_ELEMENTS = 2**23
 ACCELERATOR_CHUNK_ELEMENTS = 2**25
+_AS_ACCELERATOR = ContextVar("as_accelerator", default=False)
+
+
+@contextmanager
+def chunks_of_accelerator() -> Iterator[None]:
+    """The time during which logits are formed in an accelerator's chunks on any device."""
+    token = _AS_ACCELERATOR.set(True)
+    try:
+        yield
+    finally:
+        _AS_ACCELERATOR.reset(token)
 
 
 @dataclass(frozen=True)
@@ -152,7 +166,8 @@ def chunk_rows(head: nn.Module, device: torch.device) -> int:
         Rows, at least 16.
     """
     weight = getattr(head, "weight", None)
-    elements = CHUNK_ELEMENTS if device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
+    small = device.type == "cpu" and not _AS_ACCELERATOR.get()
+    elements = CHUNK_ELEMENTS if small else ACCELERATOR_CHUNK_ELEMENTS
     return max(16, elements // max(1, weight.shape[0] if isinstance(weight, Tensor) else 2**17))
 
 

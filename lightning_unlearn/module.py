@@ -204,11 +204,15 @@ class CausalLM(LightningModule):
         if self.is_sharded:
             assert self._device_mesh is not None
             sharding.shard(net, lm, self._device_mesh, self.trainer.strategy)
-            away = getattr(self.trainer.strategy, "cpu_offload", False)
-            device = torch.device("cpu") if away else self.trainer.strategy.root_device
-            sharding.materialise(net, lm, device)
-            self._load_parts(lm, self.base)
+            self._fill(net, lm)
         self.net = net
+
+    def _fill(self, net: LogProbModel, lm: Any) -> None:
+        """Give a model that is cut up its memory, and of the base weights this process's part."""
+        away = getattr(self.trainer.strategy, "cpu_offload", False)
+        device = torch.device("cpu") if away else self.trainer.strategy.root_device
+        sharding.materialise(net, lm, device)
+        self._load_parts(lm, self.base)
 
     def _empty_lm(self) -> Any:
         """The base model without memory for its weights."""

@@ -70,8 +70,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             part: what it is.
             again: also where it is counted as another part already.
         """
-        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        storage = local.untyped_storage()
+        storage = local_part(tensor).untyped_storage()
         key = storage._cdata
         size = storage.nbytes()
         if (found := self._known.get(key)) is not None:
@@ -161,6 +160,11 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.flops += formula(*args, **kwargs, out_val=result)
         read = _tensors((args, kwargs))
         self.traffic += sum(map(_bytes, read)) + sum(map(_bytes, made))
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that may be cut up, by no operation."""
+    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
 def _attention_flops(name: str, args: Any) -> int:

@@ -3,24 +3,25 @@
 import inspect
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_unlearn import adapters, logprobs, sharding
+from lightning_unlearn import adapters, sharding
 from lightning_unlearn.adapters import LEARN, UNLEARN
 from lightning_unlearn.data.batches import Batch, StepBatch, collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.recipe import Recipe
-from lightning_unlearn.logprobs import LogProbs
+from lightning_unlearn.forward import LogProbModel
+from lightning_unlearn.logprobs import LogProbs, chunks_of_accelerator
 from lightning_unlearn.module import CausalLM, supervised
-from lightning_unlearn.planning.meter import Meter, Part
+from lightning_unlearn.planning.meter import Meter, Part, local_part
 from lightning_unlearn.strategy import FSDP2
 from lightning_unlearn.unlearning.base import Unlearning
 
@@ -63,10 +64,17 @@ class _Strategy(FSDP2):
 class _Simulated(CausalLM):
     """The module without Lightning's loop, and without weights to read."""
 
-    optimizer: torch.optim.Optimizer
+    fake: FakeTensorMode
+    optimizer: "_Optimizer"
 
     def _load(self, name: str) -> Any:
         return self._empty_lm()
+
+    def _fill(self, net: LogProbModel, lm: Any) -> None:
+        # As the strategy does with what was configured.
+        self.trainer.precision_plugin.convert_module(net)
+        with self.fake, _quiet():
+            sharding.materialise(net, lm, CPU)
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         return self.optimizer
@@ -84,6 +92,39 @@ class _Simulated(CausalLM):
         pass
 
 
+class _Optimizer:
+    """The module's optimizer, over this process's parts as plain tensors.
+
+    What it computes is the same. For cut up tensors PyTorch would work out, for every list of them,
+    how the parts lie, which takes longer than a forward.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self.pairs: list[tuple[nn.Parameter, Tensor]] = []
+        for group in optimizer.param_groups:
+            # What PyTorch chooses on a GPU.
+            group["foreach"] = True
+            own = [(p, local_part(p).detach()) for p in group["params"]]
+            group["params"] = [part for _, part in own]
+            self.pairs += own
+        self.param_groups = optimizer.param_groups
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it remembers."""
+        for values in self.optimizer.state.values():
+            yield from (value for value in values.values() if isinstance(value, Tensor))
+
+    def step(self) -> None:
+        for parameter, part in self.pairs:
+            part.grad = None if parameter.grad is None else local_part(parameter.grad)
+        self.optimizer.step()
+
+    def zero_grad(self) -> None:
+        for parameter, part in self.pairs:
+            parameter.grad = part.grad = None
+
+
 class Simulation:
     """A model as one of several processes has it.
 
@@ -94,6 +135,7 @@ class Simulation:
         processes: GPUs.
         sharded: FSDP2 shares the model out.
         layers: as of `FSDP2`.
+        on_gpu: compute as a GPU does, if a CPU would do it otherwise.
 
     Ends with `close`.
     """
@@ -106,11 +148,14 @@ class Simulation:
         processes: int,
         sharded: bool,
         layers: list[str] | None = None,
+        on_gpu: bool = True,
     ) -> None:
         self.processes = processes
+        self.on_gpu = on_gpu
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         taken = [name for name in inspect.signature(CausalLM).parameters if hasattr(module, name)]
         self.module = _Simulated(**{name: getattr(module, name) for name in taken})
+        self.module.fake = self.fake
         trainer = SimpleNamespace(
             precision=precision,
             precision_plugin=precision_plugin,
@@ -122,25 +167,10 @@ class Simulation:
         vars(self.module)["_trainer"] = trainer
         if sharded:
             self.module._device_mesh = _mesh(processes)
-        self._build()
-
-    def _build(self) -> None:
-        materialise = sharding.materialise
-
-        def without_memory(net: nn.Module, lm: Any, device: torch.device) -> None:
-            # As the strategy does with what was configured.
-            self.module.trainer.precision_plugin.convert_module(net)
-            with self.fake, _quiet():
-                materialise(net, lm, device)
-
-        with (
-            patch.object(sharding, "materialise", without_memory),
-            patch.object(sharding, "load_base", lambda *_: None),
-        ):
-            self.module._build()
-            if not self.module.is_sharded:
-                assert self.module.net is not None
-                sharding.materialise(self.module.net, self.module.lm, CPU)
+        self.module._build()
+        if not sharded:
+            assert self.module.net is not None
+            self.module._fill(self.module.net, self.module.lm)
 
     def train(
         self,
@@ -171,10 +201,8 @@ class Simulation:
         else:
             adapters.choose_adapters(module.peft, [LEARN], LEARN)
         with self._prepared():
-            (module.optimizer,), _ = module.configure_optimizers()
-            for group in module.optimizer.param_groups:
-                # What PyTorch chooses on a GPU.
-                group["foreach"] = True
+            (optimizer,), _ = module.configure_optimizers()
+            module.optimizer = _Optimizer(optimizer)
             trained = [p for p in module.parameters() if p.requires_grad]
             _give_gradients(trained)
             module.optimizer.step()
@@ -187,15 +215,13 @@ class Simulation:
                 module.objective = method.objective
             module.train()
             meter = self._meter()
-            for values in module.optimizer.state.values():
-                for value in values.values():
-                    if isinstance(value, Tensor):
-                        meter.put(value, "optimizer")
+            for remembered in module.optimizer.tensors():
+                meter.put(remembered, "optimizer")
             with meter.counting(), module.precision_context(), torch.enable_grad():
                 module.training_step(StepBatch([batch], micro * length, micro), 0)
             if method is not None:
                 method._reference = None
-        module.optimizer.state.clear()
+        del module.optimizer
         return self._measured(meter)
 
     def evaluate(self, sequences: int, length: int) -> Measured:
@@ -228,14 +254,30 @@ class Simulation:
 
     @contextmanager
     def _prepared(self) -> Iterator[None]:
-        with (
-            self.fake,
-            _quiet(),
-            # Rows of logits are formed as on a GPU.
-            patch.object(logprobs, "CHUNK_ELEMENTS", logprobs.ACCELERATOR_CHUNK_ELEMENTS),
-            torch.random.fork_rng(devices=[]),
-        ):
+        with ExitStack() as stack:
+            stack.enter_context(self.fake)
+            stack.enter_context(_quiet())
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            if self.on_gpu:
+                stack.enter_context(chunks_of_accelerator())
+                if self._attends_unfused():
+                    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
+
+    def _attends_unfused(self) -> bool:
+        """Whether a GPU forms all attention scores in its memory.
+
+        transformers leaves the sharing of keys by several heads to PyTorch where there is no mask.
+        Of PyTorch's fused kernels only flash attention and cuDNN's can do that, and they take no
+        fp32 (`sdp_utils.cpp`); what is left is the plain formula.
+        """
+        config = self.module.model_config.get_text_config()
+        shared = (getattr(config, "num_key_value_heads", None) or 0) not in (
+            0,
+            config.num_attention_heads,
+        )
+        fp32 = str(self.module.trainer.precision) in ("32-true", "64-true")
+        return shared and fp32 and self.module.attention == "sdpa"
 
     def _measured(self, meter: Meter) -> Measured:
         return Measured(meter.peak, meter.flops, meter.traffic, meter.exchanged)
