@@ -1,7 +1,9 @@
 """The plan: simulated figures against real tensors, closed forms and PyTorch's own tracker."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,15 +11,18 @@ import torch
 from lightning.pytorch.plugins import Precision
 
 from lightning_unlearn import NPO, CausalLM, LoRA, Recipe
+from lightning_unlearn.adapters import LEARN
 from lightning_unlearn.cli import main
 from lightning_unlearn.configuration import compose_files
+from lightning_unlearn.demo import resolve
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.lightning_cli import StagedCLI
 from lightning_unlearn.planning import estimate, known
 from lightning_unlearn.planning.estimate import find_largest
-from lightning_unlearn.planning.known import CONFIGS, config_folder
+from lightning_unlearn.planning.known import CONFIGS, INSTRUCTED, config_folder
 from lightning_unlearn.planning.settings import GIB, on_cpu, sharing, take_settings
 from lightning_unlearn.planning.simulation import Measured, Simulation, _batch
+from lightning_unlearn.strategy import HalfBase
 
 ROOT = Path(__file__).parents[1]
 TINY = "demo:tiny-llama"
@@ -50,13 +55,26 @@ def files(model: str) -> list[str]:
     return [str(ROOT / "configs" / name) for name in ("paper.yaml", f"models/{model}.yaml")]
 
 
+def strategy(**options: Any) -> str:
+    return json.dumps({"class_path": "lightning_unlearn.strategy.FSDP2", "init_args": options})
+
+
 @pytest.fixture
 def simulate() -> Iterator[Callable[..., Simulation]]:
     made: list[Simulation] = []
 
-    def make(processes: int = 1, lora: LoRA | None = SHAPE, **options: Any) -> Simulation:
-        module = CausalLM(TINY, lora, **options)
-        made.append(Simulation(module, "32-true", Precision(), processes, processes > 1))
+    def make(
+        processes: int = 1,
+        lora: LoRA | None = SHAPE,
+        precision: str = "32-true",
+        base: str = TINY,
+        on_gpu: bool = False,
+        **options: Any,
+    ) -> Simulation:
+        module = CausalLM(base, lora, **options)
+        plugin = HalfBase("bf16-true") if precision == "bf16-true" else Precision()
+        shared = processes > 1
+        made.append(Simulation(module, precision, plugin, processes, shared, on_gpu=on_gpu))
         return made[-1]
 
     yield make
@@ -67,14 +85,30 @@ def simulate() -> Iterator[Callable[..., Simulation]]:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_known_models_have_their_parameters(name: str) -> None:
     with config_folder(name) as folder:
-        lm = CausalLM(folder)._empty_lm()
-    assert sum(p.numel() for p in lm.parameters()) == PARAMETERS[name]
+        module = CausalLM(folder)
+        lm = module._empty_lm()
+    assert sum(p.numel() for p in lm.parameters()) == PARAMETERS[INSTRUCTED.get(name, name)]
     assert not Path(folder).exists()
+    config = module.model_config
+    rope, heads = config.rope_parameters, config.num_attention_heads
+    assert (getattr(config, "head_dim", None) or config.hidden_size // heads) in (64, 128)
+    if "Qwen" in name:
+        assert lm.model.layers[0].self_attn.q_proj.bias is not None
+        assert rope["rope_theta"] == 1e6
+        assert module.context == (32768 if "Instruct" in name else 131072)
+    elif "Llama-3" in name:
+        assert (rope["rope_type"], rope["rope_theta"]) == ("llama3", 5e5)
+        assert rope["factor"] == (8.0 if "3.1" in name else 32.0)
+    else:
+        assert (rope["rope_theta"], module.context) == (1e4, 4096)
+    assert config.rms_norm_eps == (1e-6 if "1.5B" in name else 1e-5)
 
 
-def _real(lora: LoRA | None) -> CausalLM:
+def _real(lora: LoRA | None, precision: str = "32-true") -> CausalLM:
     module = CausalLM(TINY, lora)
+    vars(module)["_trainer"] = SimpleNamespace(precision=precision)
     module.configure_model()
+    vars(module)["_trainer"] = None
     if lora is None:
         module.lm.requires_grad_(True)
     return module
@@ -85,12 +119,14 @@ def _bytes(tensors: Any) -> int:
     return sum(storages.values())
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
 @pytest.mark.parametrize("lora", [LoRA(8, 16), None], ids=["lora", "full"])
 def test_parts_that_last_are_those_of_the_real_model(
-    simulate: Callable[..., Simulation], lora: LoRA | None
+    simulate: Callable[..., Simulation], lora: LoRA | None, precision: str
 ) -> None:
-    found = simulate(lora=lora).train("learning", RECIPE, None, 2, 32, accumulates=True)
-    module = _real(lora)
+    simulation = simulate(lora=lora, precision=precision)
+    found = simulation.train("learning", RECIPE, None, 2, 32, accumulates=True)
+    module = _real(lora, precision)
     (optimizer,), _ = module.configure_optimizers()
     trained = [p for p in module.parameters() if p.requires_grad]
     for parameter in trained:
@@ -102,6 +138,8 @@ def test_parts_that_last_are_those_of_the_real_model(
     assert found.memory["optimizer"] == _bytes(states)
     assert found.memory["other"] == _bytes(module.buffers())
     assert found.memory["gathered"] == found.exchanged == 0
+    if lora is not None:
+        assert {p.dtype for p in trained} == {state.dtype for state in states} == {torch.float32}
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -168,16 +206,16 @@ def test_sharded_it_is_what_pytorch_tracks(simulate: Callable[..., Simulation]) 
     found = simulation.train("learning", RECIPE, None, 2, 64, accumulates=False)
     module = simulation.module
     with simulation._prepared():
-        (module.optimizer,), _ = module.configure_optimizers()
+        (optimizer,), _ = module.configure_optimizers()
         for parameter in (p for p in module.parameters() if p.requires_grad):
             parameter.grad = torch.zeros_like(parameter)
-        module.optimizer.step()
-        module.optimizer.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         assert module.net is not None
-        tracker = FSDPMemTracker(module.net, module.optimizer)  # type: ignore[arg-type]
+        tracker = FSDPMemTracker(module.net, optimizer)  # type: ignore[arg-type]
         with tracker, torch.enable_grad():
             (-module.log_probs(_batch(2, 64)).per_token).mean().backward()
-            module.optimizer.step()
+            optimizer.step()
     (peak,) = tracker.get_tracker_snapshot("peak").values()
     assert found.peak == pytest.approx(peak["Total"], rel=0.02)
     alone = simulate().train("learning", RECIPE, None, 2, 64, accumulates=False)
@@ -185,6 +223,45 @@ def test_sharded_it_is_what_pytorch_tracks(simulate: Callable[..., Simulation]) 
     assert found.memory["parameters"] == pytest.approx(quarter, rel=0.02)
     assert found.memory["gathered"] > 0 and found.exchanged > 0
     assert found.flops == alone.flops
+
+
+def untied(folder: Path) -> str:
+    config = json.loads((resolve(TINY) / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps(config | {"tie_word_embeddings": False})
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    return str(folder)
+
+
+def test_every_part_is_sent_as_often_as_it_is_needed(
+    simulate: Callable[..., Simulation], tmp_path: Path
+) -> None:
+    simulation = simulate(processes=4, base=untied(tmp_path))
+    found = simulation.train("learning", RECIPE, None, 2, 64, accumulates=False)
+    sizes = {n: p.numel() * p.element_size() for n, p in simulation.module.named_parameters()}
+    layers = sum(size for name, size in sizes.items() if ".layers." in name)
+    trained = simulation.parameters(LEARN)
+    # Layers before their forward and their backward; the frozen embedding and the rest, which stays
+    # whole in between, once.
+    expected = 0.75 * (sum(sizes.values()) + layers + trained)
+    assert found.exchanged == pytest.approx(expected, rel=1e-3)
+
+
+def test_attention_scores_are_held_where_a_gpu_has_no_kernel(
+    simulate: Callable[..., Simulation],
+) -> None:
+    def learn(precision: str, on_gpu: bool, **options: Any) -> int:
+        simulation = simulate(precision=precision, on_gpu=on_gpu, **options)
+        config = simulation.module.model_config
+        assert config.num_key_value_heads < config.num_attention_heads
+        found = simulation.train("learning", RECIPE, None, 2, 256, accumulates=False)
+        return found.memory["activations"]
+
+    config = CausalLM(TINY).model_config
+    scores = config.num_hidden_layers * 2 * config.num_attention_heads * 256**2 * 4
+    extra = learn("32-true", True) - learn("32-true", False)
+    # Scores of every layer are kept; the fused kernel keeps its results instead.
+    assert scores / 2 < extra < 2 * scores
+    assert learn("bf16-true", True) == pytest.approx(learn("bf16-true", False), rel=0.05)
 
 
 def test_work_of_a_forward_is_its_closed_form(simulate: Callable[..., Simulation]) -> None:
@@ -311,13 +388,25 @@ def test_the_demo_is_planned_and_what_does_not_fit_gets_advice(
     ("options", "message"),
     [
         (["--gpus", "0"], "--gpus: found 0, expected a number of GPUs, at least 1."),
+        (["--gpus", "nan"], "--gpus: found nan, expected a number of GPUs, at least 1."),
+        (["--gpus", "2.5"], "--gpus: found 2.5, expected a number of GPUs, at least 1."),
         (["--gpus", "many"], "--gpus: found 'many', expected a number of GPUs"),
         (["--gpus", "3"], "batch_size: found 8, which can't be cut into 3 process"),
+        (["--data.micro_batch_size", "3"], "1 process(es) x data.micro_batch_size 3 = 3. Choose"),
+        (["--gpu-memory", "80 TiB"], "--gpu-memory: found '80 TiB', expected the memory of one"),
         (["--gpu-memory", "big"], "--gpu-memory: found 'big', expected the memory of one GPU"),
         (["--throughput", "-1"], "--throughput: found -1, expected TFLOPS that one GPU reaches"),
         (["--rows", "inst"], "--rows: found 'inst', expected STAGE=NUMBER"),
         (["--data.max_length", "4096"], "data.max_length: found 4096, but demo:tiny-llama takes"),
         (["--gpus", "2", "--trainer.strategy", "deepspeed"], "expected fsdp2 or ddp to plan with"),
+        (["--gpus", "8", "--trainer.strategy", strategy(data_parallel_size=4)], "4 with --gpus 8"),
+        (["--trainer.strategy", strategy(tensor_parallel_size=2)], "not simulate tensor parallel"),
+        (["--model.base", str(ROOT / "configs")], "configs without config.json, expected a Hugg"),
+        (
+            ["--model.base", "./nowhere"],
+            "found './nowhere', which is no folder, expected a Hugging",
+        ),
+        (["--model.base", ""], "model.base: found "),
         (["--modl.base", "x"], "modl"),
     ],
 )
@@ -328,14 +417,25 @@ def test_mistakes_are_told(
     assert message in capsys.readouterr().err
 
 
+def test_a_configuration_without_model_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    content = compose_files([str(ROOT / "configs" / "demo.yaml")])
+    del content["model"]
+    file = tmp_path / "bare.yaml"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    assert main(["plan", "--config", str(file)]) == 2
+    assert "model.base: found nothing, expected text." in capsys.readouterr().err
+
+
 def test_a_study_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--config", str(ROOT / "configs" / "demo-study.yaml")]) == 2
     assert "found a study file, expected a fit configuration" in capsys.readouterr().err
 
 
 def test_strategies_and_memory_are_read() -> None:
-    def of(strategy: Any, gpus: int = 2) -> str:
-        return sharing({"trainer": {"strategy": strategy}}, gpus).name
+    def of(name: Any, gpus: int = 2) -> str:
+        return sharing({"trainer": {"strategy": name}}, gpus).name
 
     assert (of("ddp"), of("fsdp2"), of("auto"), of("ddp", 1)) == (
         "DDP",
@@ -343,8 +443,9 @@ def test_strategies_and_memory_are_read() -> None:
         "FSDP2",
         "one GPU",
     )
-    options = {"class_path": "lightning_unlearn.strategy.FSDP2", "init_args": {"cpu_offload": True}}
-    assert sharing({"trainer": {"strategy": options}}, 2).cpu_offload
+    assert of("fsdp2", 1) == "FSDP2" and of("fsdp2", 64) == "FSDP2"
+    offloading = json.loads(strategy(cpu_offload=True))
+    assert sharing({"trainer": {"strategy": offloading}}, 2).cpu_offload
     machine, content, changes = take_settings(["--gpu_memory=24GB", "--model.base", "x"], {})
     assert machine.memory == 24 * 10**9
     assert content == {"model": {"base": "x"}} and changes == ["--model.base", "x"]
@@ -366,8 +467,9 @@ def test_ddp_copies_the_model_and_offloading_empties_the_gpu(
     copied = capsys.readouterr().out
     assert "2 x 80 GiB, DDP (trainer.strategy)" in copied
     assert row("parameters", copied)[0] == 4.96 and row("gathered layers", copied)[0] == 0
-    strategy = "{class_path: lightning_unlearn.strategy.FSDP2, init_args: {cpu_offload: true}}"
-    assert main([*demo, "--trainer.strategy", strategy]) == 0
+    # Monitors measure within a stage.
+    assert len(set(row("optimizer", copied))) == 1
+    assert main([*demo, "--trainer.strategy", strategy(cpu_offload=True)]) == 0
     offloaded = capsys.readouterr().out
     assert row("parameters", offloaded) == row("optimizer", offloaded) == [0, 0, 0]
     assert "The computer's memory holds" in offloaded

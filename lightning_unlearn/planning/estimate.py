@@ -104,6 +104,9 @@ class Plan:
         host: bytes of the computer's memory that hold what GPUs do not.
         stages: those that are trained.
         written: the most that a monitor lets the model write; None if none does.
+        scored: rows of the forget set that are looked at once for the method's reference, as far as
+            they are known. A forward without gradient of a training micro-batch, when there is no
+            optimizer yet, takes less memory than the steps that follow.
     """
 
     machine: Machine
@@ -122,6 +125,7 @@ class Plan:
     host: int = 0
     stages: tuple[str, ...] = ()
     written: Written | None = None
+    scored: int = 0
 
     @cached_property
     def misfits(self) -> list[str]:
@@ -190,8 +194,10 @@ def estimate(
             recipe = recipes[name]
             accumulates = recipe.batch_size > micro * machine.gpus
             method = trainer.method if phase == "unlearning" else None
-            return adjust(simulation.train(phase, recipe, method, micro, length, accumulates))
+            plain.append(simulation.train(phase, recipe, method, micro, length, accumulates))
+            return adjust(plain[-1])
 
+        plain: list[Measured] = []
         steps: dict[Phase, Step] = {}
         hungriest = _hungriest(recipes, micros)
         for phase, name in hungriest.items():
@@ -204,7 +210,10 @@ def estimate(
                 measured = replace(measured, exchanged=sent / parts)
             steps[phase] = Step(phase, micro, batch, measured, parts)
         worst = max(steps.values(), key=lambda step: step.measured.peak)
-        forward = adjust(simulation.evaluate(data.measure_batch_size, length))
+        forward = simulation.evaluate(data.measure_batch_size, length)
+        # Monitors measure within a stage too, when the optimizer remembers its most.
+        forward.memory["optimizer"] = max(found.memory["optimizer"] for found in plain)
+        forward = adjust(forward)
         steps["evaluation"] = Step(
             "evaluation", data.measure_batch_size, data.measure_batch_size, forward
         )
@@ -235,6 +244,7 @@ def estimate(
             host=(whole + 3 * adapter) if shared.cpu_offload else 0,
             stages=data.trained,
             written=_written(trainer, module, data, lm.dtype.itemsize, forward, length),
+            scored=_scored(trainer, data, machine) if UNLEARN in recipes else 0,
         )
     finally:
         simulation.close()
@@ -371,13 +381,23 @@ def _paths(data: StagedDataModule) -> tuple[int, int]:
     return len({path[: n + 1] for path in paths for n in range(len(path))}), len(paths)
 
 
+def _scored(trainer: StagedTrainer, data: StagedDataModule, machine: Machine) -> int:
+    if trainer.method is None or not trainer.method.uses_reference:
+        return 0
+    return _stage_rows(data, str(data.forget), machine) or 0
+
+
+def _stage_rows(data: StagedDataModule, name: str, machine: Machine) -> int | None:
+    return machine.rows.get(name) or _rows(data.stages[name], f"data.stages.{name}.source")
+
+
 def _count(data: StagedDataModule, name: str, recipe: Recipe, machine: Machine) -> int | None:
     """Optimizer steps of a stage."""
     if recipe.steps is not None:
         return recipe.steps
     stage = data.forget if name == UNLEARN else name
     assert stage is not None
-    rows = machine.rows.get(stage) or _rows(data.stages[stage], f"data.stages.{stage}.source")
+    rows = _stage_rows(data, stage, machine)
     return None if rows is None else recipe.epochs * math.ceil(rows / recipe.batch_size)
 
 

@@ -138,6 +138,8 @@ def _time(plan: Plan) -> str:
             (count or 0) * seconds["unlearning" if name == "unlearn" else "learning"]
             for name, count in plan.counts.items()
         )
+        share = plan.scored / plan.machine.gpus / plan.steps["evaluation"].micro
+        total += share * seconds["evaluation"]
         lines.append(f"A path and its unlearning, without monitors: {total / 3600:.1f} h at most.")
     return "\n".join(lines)
 
