@@ -205,6 +205,11 @@ def tiny(shared_tiny: Tiny, tmp_path: Path) -> Tiny:
     return Tiny(shared_tiny.base, shared_tiny.data, tmp_path)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: at the end no process is left alone with one of them."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 Start = Callable[..., BaseProcess]
 
 

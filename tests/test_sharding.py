@@ -248,6 +248,7 @@ def compared(tiny: Tiny, devices: int) -> dict[str, Any]:
     return {"runs": runs, "told": told[0]}
 
 
+@pytest.mark.long
 def test_two_processes_are_one_and_resume_each_other(tiny: Tiny) -> None:
     """Other models and settings; checkpoints inside a stage; every process reads its own part."""
     found = compared(tiny, 2)
@@ -336,6 +337,7 @@ class Group:
 SCONTROL = "#!/bin/sh\necho $@ >> {}\n"
 
 
+@pytest.mark.long
 def test_slurm_takes_a_job_back_and_two_nodes_go_on_with_it(tiny: Tiny) -> None:
     """A stand-in for SLURM's commands; then torchrun with two nodes on this machine."""
     asked = tiny.root / "asked"
@@ -405,6 +407,7 @@ class Dies(Callback):
 """
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_the_others_and_one_goes_on(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
