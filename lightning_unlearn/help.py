@@ -96,6 +96,7 @@ keys of a study file:
   --oracle true                also train each path without the forget stage, and measure it
   --change.KEY VALUE           change the fit configuration, such as --change.data.unlearn.lr 1e-4
   --folder DIR                 where results go; trainer.default_root_dir if not given
+  --figures false              only tables at the end; the report command draws figures and page
 
 where the work is done (no effect on results):
   --workers N                  N processes of this machine, each with its own GPUs

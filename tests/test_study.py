@@ -3,8 +3,10 @@
 import errno
 import random
 import re
+import shlex
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from lightning_unlearn import InputError, LogProbs, Unlearning
+from lightning_unlearn.cli import main
 from lightning_unlearn.errors import StorageError
 from lightning_unlearn.records import EXAMPLES, STEPS, read_table
 from lightning_unlearn.runs import ABOUT
@@ -22,6 +25,7 @@ from lightning_unlearn.study.engine import Study, StudyResult
 from lightning_unlearn.study.file import StudySpec
 
 PATHS = [["tofu", "safety"], ["safety", "tofu"]]
+pytestmark = pytest.mark.long
 TABLES = ("report/table.md", "report/table.csv", STEPS, EXAMPLES)
 
 
@@ -63,11 +67,13 @@ def spec_of(tiny: Tiny, *methods: str, **changes: Any) -> StudySpec:
     return StudySpec(**{**given, **changes})
 
 
-def studied(spec: StudySpec, tiny: Tiny, only: str | None = None) -> tuple[StudyResult, str]:
-    """Run a study, and what it said."""
+def studied(
+    spec: StudySpec, tiny: Tiny, only: str | None = None, figures: bool = False
+) -> tuple[StudyResult, str]:
+    """Run a study, and what it said; figures would take longer than the study."""
     tiny.root.mkdir(exist_ok=True)
     with (tiny.root / "said").open("w", encoding="utf-8") as said:
-        result = Study(spec, console=Console(file=said, width=500)).run(only)
+        result = Study(spec, console=Console(file=said, width=500), figures=figures).run(only)
     return result, (tiny.root / "said").read_text()
 
 
@@ -81,9 +87,47 @@ def outcome(tiny: Tiny) -> dict[str, dict[str, str]]:
     return found
 
 
+def run_study(spec: str, figures: bool = False) -> None:
+    """For a child process."""
+    assert not Study(StudySpec.read(spec), figures=figures).run().failed
+
+
+def run_child(tiny: Tiny, start: Start, output: Path, figures: bool = False) -> float:
+    """Run a study in a child process, and how long it takes."""
+    began = time.monotonic()
+    tiny.root.mkdir(exist_ok=True)
+    child = start(run_study, spec_of(tiny).write(), figures)
+    child.join(180)
+    assert child.exitcode == 0, output.read_text()
+    return time.monotonic() - began
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A study that nobody kills or changes: its folder, what it leaves, how long it takes."""
+
+    folder: Path
+    outcome: dict[str, dict[str, str]]
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def beside(shared_tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(shared_tiny.base, shared_tiny.data, tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture
+def undisturbed(beside: Tiny, start: Start, tmp_path: Path) -> Undisturbed:
+    """Run once for all tests that compare with it."""
+    lasted = beside.root / "lasted"
+    if not lasted.exists():
+        lasted.write_text(str(run_child(beside, start, tmp_path / "output")))
+    return Undisturbed(beside.root / "study", outcome(beside), float(lasted.read_text()))
+
+
 def test_a_study_makes_what_it_planned_and_leaves_tables_and_figures(tiny: Tiny) -> None:
     pytest.importorskip("matplotlib")
-    result, said = studied(spec_of(tiny), tiny)
+    result, said = studied(spec_of(tiny), tiny, figures=True)
     assert result.failed == {} and len(result.runs) == 4
     folder = result.folder
     names = [STEPS, EXAMPLES, "report", "study.json", "GA", "NPO"]
@@ -110,14 +154,12 @@ def test_a_study_makes_what_it_planned_and_leaves_tables_and_figures(tiny: Tiny)
     assert score.item() == pytest.approx(mean[0] - mean[mean.index.max()], abs=5e-4)
 
     before = outcome(tiny)
-    again, said = studied(spec_of(tiny), tiny)
+    again, said = studied(spec_of(tiny), tiny, figures=True)
     assert "8 of 8 parts are in the store already." in said and "[1/" not in said
     assert outcome(tiny) == before and again.runs == result.runs
 
 
 def test_the_configuration_of_a_run_repeats_the_run(tiny: Tiny) -> None:
-    from lightning_unlearn.cli import main
-
     result, _ = studied(spec_of(tiny, "NPO", seeds=[3], paths=PATHS[1:]), tiny)
     (run,) = result.runs
     before = results(run)
@@ -129,7 +171,7 @@ def test_the_configuration_of_a_run_repeats_the_run(tiny: Tiny) -> None:
 def test_seeds_settings_and_oracles_are_told_apart_in_the_records(tiny: Tiny) -> None:
     sweep = {"data.unlearn.lr": [1e-3, 2e-3], "data.unlearn.schedule": ["wsd", "constant"]}
     spec = spec_of(tiny, "GA", seeds=[0, 7], sweep=sweep, oracle=True)
-    result, said = studied(spec, tiny)
+    result, said = studied(spec, tiny, figures=True)
     assert "8 stage trainings instead of 10, 16 unlearnings, 2 oracles" in said
     assert len(result.runs) == 18 and result.failed == {}
     records = read_table(result.folder / STEPS)
@@ -165,19 +207,33 @@ def test_an_oracle_is_the_model_that_never_saw_the_forget_stage(tiny: Tiny) -> N
     assert oracle["value"].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
 
 
-def test_a_part_of_the_grid_and_later_the_rest(tiny: Tiny) -> None:
-    undisturbed = tiny.below("undisturbed")
-    studied(spec_of(undisturbed), undisturbed)
+def test_a_part_of_the_grid_and_later_the_rest(tiny: Tiny, undisturbed: Undisturbed) -> None:
     result, said = studied(spec_of(tiny), tiny, only="path=1,method=NPO")
     assert [run.parent.name for run in result.runs] == ["NPO"]
     assert "- 3 of 4 runs are missing." in (result.folder / "report" / "table.md").read_text()
     assert "[3/3] NPO/p2_tofu-safety_s0" in said
     studied(spec_of(tiny), tiny)
-    assert outcome(tiny) == outcome(undisturbed)
+    assert outcome(tiny) == undisturbed.outcome
+
+
+def test_a_study_without_figures_says_who_draws_them(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("plotly")
+    result, _ = studied(spec_of(tiny, "GA", paths=PATHS[:1]), tiny)
+    suffixes = {file.suffix for file in (result.folder / "report").iterdir()}
+    assert suffixes == {".csv", ".md", ".tex"}
+    command = f"lightning-unlearn report {result.folder}"
+    assert capsys.readouterr().out.endswith(f"To draw figures and page: {command}\n")
+    assert main(shlex.split(command)[1:]) == 0
+    assert (result.folder / "report" / "index.html").is_file()
+    assert (result.folder / "report" / "forget.png").is_file()
 
 
 @pytest.mark.parametrize("label", ["Breaks", "Diverges"])
-def test_a_failing_method_is_reported_and_the_others_go_on(tiny: Tiny, label: str) -> None:
+def test_a_failing_method_is_reported_and_the_others_go_on(
+    tiny: Tiny, undisturbed: Undisturbed, label: str
+) -> None:
     result, said = studied(spec_of(tiny, label, "NPO"), tiny)
     failed = [f"{label}/p2_tofu-safety_s0", f"{label}/p1_safety-tofu_s0"]
     assert list(result.failed) == failed
@@ -190,15 +246,14 @@ def test_a_failing_method_is_reported_and_the_others_go_on(tiny: Tiny, label: st
         assert r"- Breaks/p2_tofu-safety_s0 failed: out of [memory]" in table.replace("\\", "")
     else:
         assert "stage unlearn, step 2 of 3: the loss is nan" in said and "Traceback" not in said
-    alone = tiny.below("alone")
-    other, _ = studied(spec_of(alone, "NPO"), alone)
-    assert [results(run) for run in result.runs] == [results(run) for run in other.runs]
+    for run in result.runs:
+        assert results(run) == results(undisturbed.folder / run.relative_to(result.folder))
 
 
 def test_a_failing_stage_takes_with_it_only_what_starts_from_it(tiny: Tiny) -> None:
     fit = tiny.fit()
     fit["data"]["stages"]["safety"]["lr"] = 1e30
-    result, said = studied(spec_of(tiny, "GA", fit=fit, oracle=True), tiny)
+    result, said = studied(spec_of(tiny, "GA", fit=fit, oracle=True), tiny, figures=True)
     assert len(result.failed) == 5
     assert [run.parent.name for run in result.runs] == ["oracle"]
     first = "not made, for something it needs failed: stage safety, step "
@@ -253,7 +308,7 @@ def test_a_folder_of_a_run_that_lost_a_file_is_filled_again(tiny: Tiny) -> None:
 
 
 def test_results_that_cannot_be_written_are_one_clear_error(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store may be on another disk than the results."""
 
@@ -265,10 +320,8 @@ def test_results_that_cannot_be_written_are_one_clear_error(
     with pytest.raises(StorageError, match=message):
         studied(spec_of(tiny), tiny)
     monkeypatch.undo()
-    whole = tiny.below("whole")
-    for place in (tiny, whole):
-        studied(spec_of(place), place)
-    assert outcome(tiny) == outcome(whole)
+    studied(spec_of(tiny), tiny)
+    assert outcome(tiny) == undisturbed.outcome
 
 
 class Random(Unlearning):
@@ -292,13 +345,11 @@ def test_a_method_that_could_not_be_found_again_is_refused(tiny: Tiny) -> None:
 
 
 def test_a_full_disk_ends_the_study_and_leaves_the_store_whole(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every other cell would train for nothing; what is stored is not touched."""
     from lightning_unlearn.store import StageStore
 
-    whole = tiny.below("whole")
-    studied(spec_of(whole), whole)
     put, made = StageStore.put, []
 
     def full(self: StageStore, key: str, *rest: Any) -> Path:
@@ -313,26 +364,14 @@ def test_a_full_disk_ends_the_study_and_leaves_the_store_whole(
     assert len(made) == 3
     monkeypatch.undo()
     studied(spec_of(tiny), tiny)
-    assert outcome(tiny) == outcome(whole)
+    assert outcome(tiny) == undisturbed.outcome
 
 
-def run_study(spec: str) -> None:
-    """For a child process."""
-    assert not Study(StudySpec.read(spec)).run().failed
-
-
-def run_child(tiny: Tiny, start: Start, output: Path, *methods: str) -> float:
-    began = time.monotonic()
-    tiny.root.mkdir(exist_ok=True)
-    child = start(run_study, spec_of(tiny, *methods).write())
-    child.join(180)
-    assert child.exitcode == 0, output.read_text()
-    return time.monotonic() - began
-
-
-def test_two_studies_on_one_store_share_the_work(tiny: Tiny, start: Start) -> None:
+def test_two_studies_on_one_store_share_the_work(
+    tiny: Tiny, undisturbed: Undisturbed, start: Start
+) -> None:
     """At the same time, with one method in common: no part is made twice, and nothing breaks."""
-    apart, one, other = (tiny.below(name) for name in ("apart", "one", "other"))
+    one, other = tiny.below("one"), tiny.below("other")
     specs = []
     for place, methods in ((one, ("GA", "NPO")), (other, ("NPO",))):
         fit = place.fit(store=str(tiny.root / "store"))
@@ -347,53 +386,47 @@ def test_two_studies_on_one_store_share_the_work(tiny: Tiny, start: Start) -> No
     words = [" ".join(text.split()) for text in said]
     trained = sum(text.count("✓") - text.count("(found in the store") for text in words)
     assert trained == 8, said
-    run_child(apart, start, tiny.root / "output")
-    assert outcome(one) == outcome(apart)
-
-
-@pytest.fixture(scope="module")
-def beside(shared_tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return Tiny(shared_tiny.base, shared_tiny.data, tmp_path_factory.mktemp("undisturbed"))
-
-
-@pytest.fixture
-def undisturbed(beside: Tiny, start: Start, tmp_path: Path) -> tuple[dict[str, Any], float]:
-    """What a study leaves that nobody kills, and how long it takes."""
-    lasted = beside.root / "lasted"
-    if not lasted.exists():
-        lasted.write_text(str(run_child(beside, start, tmp_path / "output")))
-    return outcome(beside), float(lasted.read_text())
+    assert outcome(one) == undisturbed.outcome
 
 
 @pytest.mark.parametrize("moment", range(20))
 def test_a_kill_at_a_random_moment_changes_nothing(
-    tiny: Tiny, undisturbed: tuple[dict[str, Any], float], start: Start, moment: int
+    tiny: Tiny, undisturbed: Undisturbed, start: Start, moment: int
 ) -> None:
     """SIGKILL, and the same command again: the result is that of a study that was left alone."""
-    expected, whole = undisturbed
     killed = tiny.below("killed")
     killed.root.mkdir()
     child = start(run_study, spec_of(killed).write())
-    child.join((moment + random.Random(moment).random()) / 20 * whole)
+    child.join((moment + random.Random(moment).random()) / 20 * undisturbed.seconds)
     child.kill()
     child.join(30)
     run_child(killed, start, tiny.root / "output")
-    assert outcome(killed) == expected
+    assert outcome(killed) == undisturbed.outcome
 
 
 def test_many_kills_of_one_study_change_nothing(
-    tiny: Tiny, undisturbed: tuple[dict[str, Any], float], start: Start
+    tiny: Tiny, undisturbed: Undisturbed, start: Start
 ) -> None:
-    expected, whole = undisturbed
+    """The last of them while the figures are drawn."""
+    pytest.importorskip("plotly")
     moments, alive = random.Random(5), 0
     killed = tiny.below("killed")
     killed.root.mkdir()
     for _ in range(5):
         child = start(run_study, spec_of(killed).write())
-        child.join(moments.uniform(0.2, 0.8) * whole)
+        child.join(moments.uniform(0.2, 0.8) * undisturbed.seconds)
         alive += child.is_alive()
         child.kill()
         child.join(30)
     assert alive > 0, "no kill came in time"
-    run_child(killed, start, tiny.root / "output")
-    assert outcome(killed) == expected
+    report = killed.root / "study" / "report"
+    child = start(run_study, spec_of(killed).write(), True)
+    while not (report / "table.tex").exists():
+        assert child.is_alive(), (tiny.root / "output").read_text()
+        time.sleep(0.005)
+    child.kill()
+    child.join(30)
+    assert not (report / "index.html").exists()
+    run_child(killed, start, tiny.root / "output", figures=True)
+    assert outcome(killed) == undisturbed.outcome
+    assert (report / "index.html").is_file() and (report / "forget.png").is_file()

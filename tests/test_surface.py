@@ -178,6 +178,7 @@ STUDY_VALUES = {
     "--change.KEY": ("--change.model.lora.rank", "2"),
     "--change.data.unlearn.lr": ("--change.data.unlearn.lr", "1e-3"),
     "--folder": ("--folder", "out"),
+    "--figures": ("--figures", "false"),
     "--workers": ("--workers", "3"),
     "--gpus_per_worker": ("--gpus_per_worker", "2"),
     "--ray": ("--ray", "null"),
@@ -195,7 +196,7 @@ def test_every_key_of_the_study_help_is_one_of_a_study(place: Workplace) -> None
     wanted, fits, fit = read_study(["study.yaml"], arguments)
     assert fits == ["config.yaml"]
     assert (wanted.workers, wanted.gpus_per_worker, wanted.ray) == (3, 2, None)
-    assert wanted.cpus_per_worker == 4
+    assert wanted.cpus_per_worker == 4 and wanted.figures is False
     spec = to_spec(wanted, fit, "study")
     assert (spec.name, spec.paths, spec.seeds, spec.oracle) == (
         "mine",

@@ -237,7 +237,8 @@ def studied(tiny: Tiny, only: str | None = None, **changes: Any) -> tuple[StudyR
     tiny.root.mkdir(exist_ok=True)
     with (tiny.root / "said").open("w", encoding="utf-8") as said:
         spec = StudySpec(**{**given, **changes})
-        result = Study(spec, console=Console(file=said, width=500)).run(only)
+        study = Study(spec, console=Console(file=said, width=500), figures=False)
+        result = study.run(only)
     assert result.failed == {}
     return result, (tiny.root / "said").read_text()
 

@@ -42,7 +42,7 @@ def study(arguments: list[str]) -> int:
     try:
         wanted, fits, fit = read_study(files, others)
         spec = to_spec(wanted, fit, Path(files[-1]).stem if files else "study")
-        made = Study(spec, _executor(wanted, spec))
+        made = Study(spec, _executor(wanted, spec), figures=wanted.figures)
         if dry:
             try:
                 made.show(only)

@@ -46,15 +46,21 @@ class Study:
         spec: the study.
         executor: does the work; None works in this process.
         console: where progress and results are printed.
+        figures: whether figures and page are drawn at the end; tables are written in any case.
 
     Raises:
         InputError: for a mistake in the study or in its fit configuration.
     """
 
     def __init__(
-        self, spec: StudySpec, executor: Executor | None = None, console: Console | None = None
+        self,
+        spec: StudySpec,
+        executor: Executor | None = None,
+        console: Console | None = None,
+        figures: bool = True,
     ) -> None:
         spec.check()
+        self.figures = figures
         other_process = os.environ.get("LOCAL_RANK", "0") != "0"
         self.console = console or Console(stderr=True, quiet=other_process)
         self.progress = make_progress(self.console)
@@ -99,7 +105,7 @@ class Study:
         )
 
     def run(self, only: str | None = None) -> StudyResult:
-        """Make what is not stored yet, then write records, tables and figures.
+        """Make what is not stored yet, then write records, tables and, if wanted, figures.
 
         A part that fails is reported, and the others go on.
 
@@ -157,7 +163,7 @@ class Study:
             self._say(remark)
         if len(left) < len(nodes):
             self._say(f"{len(nodes) - len(left)} of {len(nodes)} parts are in the store already.")
-        if importlib.util.find_spec("matplotlib") is None:
+        if self.figures and importlib.util.find_spec("matplotlib") is None:
             self._say(
                 'Figures are left out: they need matplotlib (pip install "lightning-unlearn'
                 '[figures]").'
@@ -215,7 +221,7 @@ class Study:
             self.console.print(escape(outcome.trace), highlight=False)
 
     def _report(self, plan: StudyPlan, entries: dict[str, Path], result: StudyResult) -> None:
-        """Page, tables and figures of all finished runs, and what can be read off them."""
+        """Tables, figures and page of all finished runs, and what can be read off them."""
         from lightning_unlearn.report import terminal
         from lightning_unlearn.report.command import FOLDER, source_of
         from lightning_unlearn.report.page import write_report
@@ -223,7 +229,9 @@ class Study:
         from lightning_unlearn.report.summary import Summary
 
         folder = result.folder
-        has_plotly = importlib.util.find_spec("plotly") is not None
+        page = self.figures and importlib.util.find_spec("plotly") is not None
+        # The report command draws vectors too, which takes as long again.
+        formats = ("png",) if self.figures else ()
         try:
             if not gather(plan, entries):
                 self._say(
@@ -232,8 +240,7 @@ class Study:
                 return
             remarks = [f"{label} failed: {reason}" for label, reason in result.failed.items()]
             source = source_of(folder, remarks)
-            # The report command draws vectors too, which takes as long again.
-            report = write_report([source], folder / FOLDER, has_plotly, formats=("png",))
+            report = write_report([source], folder / FOLDER, page, formats)
         except OSError as error:
             raise StorageError(
                 f"folder: {folder} can't be written: {error.strerror or error}. The runs are "
@@ -256,9 +263,12 @@ class Study:
                 out.print(line, highlight=False, markup=False, soft_wrap=True)
         text = f"Written to {folder}: {', '.join(written)}"
         out.print(text, highlight=False, markup=False, soft_wrap=True)
-        text = (
-            f"Open {report.page} in a browser."
-            if report.page is not None
-            else 'The page is left out: it needs plotly (pip install "lightning-unlearn[figures]").'
-        )
+        if report.page is not None:
+            text = f"Open {report.page} in a browser."
+        elif self.figures:
+            text = (
+                'The page is left out: it needs plotly (pip install "lightning-unlearn[figures]").'
+            )
+        else:
+            text = f"To draw figures and page: lightning-unlearn report {folder}"
         out.print(text, highlight=False, markup=False, soft_wrap=True)

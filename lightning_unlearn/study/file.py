@@ -63,6 +63,7 @@ class StudyFile:
         cpus_per_worker: CPU cores that a task asks of the Ray cluster.
         name: of the study; null takes the file's.
         folder: where results go; null takes trainer.default_root_dir.
+        figures: draw figures and page once the work is done; false writes the tables alone.
         change: changes to the fit configuration.
     """
 
@@ -78,6 +79,7 @@ class StudyFile:
     cpus_per_worker: int = 1
     name: str | None = None
     folder: str | None = None
+    figures: bool = True
     change: dict[str, Any] = field(default_factory=dict)
 
 
