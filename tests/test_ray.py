@@ -1,5 +1,6 @@
 """Studies on a Ray cluster of two real nodes on this machine, one of which is lost."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -9,33 +10,54 @@ from typing import Any
 import pytest
 from conftest import Tiny
 from rich.console import Console
-from test_study import outcome, spec_of, studied
+from test_study import METHODS, outcome, spec_of, studied
 
-from lightning_unlearn import InputError
+from lightning_unlearn import GA, InputError
 from lightning_unlearn.notes import read_note
 from lightning_unlearn.study.engine import Study
 from lightning_unlearn.study.executors.cluster import RayCluster
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
-pytestmark = pytest.mark.filterwarnings("default")  # Ray leaves files and sockets open
+# Ray leaves files and sockets open.
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("default")]
 
 HERE = Path(__file__).parent
+LOST = "NODE_IS_LOST"
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A head node and no worker node yet; one task at a time on each."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    found = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
-    yield found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(HERE))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray's processes inherit it.
+        patch.setenv(LOST, str(tmp_path_factory.mktemp("ray") / "lost"))
+        found = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        )
+        yield found
+        found.shutdown()
+
+
+@pytest.fixture
+def cluster(head: Any) -> Iterator[Any]:
+    """The cluster, and no driver of it yet."""
+    yield head
     ray.shutdown()
-    found.shutdown()
+
+
+class Waits(GA):
+    """GA that is at its second step until a node is lost."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        end = time.monotonic() + 240
+        while pl_module.step == 1 and not Path(os.environ[LOST]).exists():
+            assert time.monotonic() < end, "no node was lost"
+            time.sleep(0.02)
 
 
 def running(tiny: Tiny) -> set[int]:
@@ -49,17 +71,13 @@ def test_a_cluster_gives_what_one_process_gives_and_a_node_may_be_lost(
     tiny: Tiny, cluster: Any
 ) -> None:
     alone, together = tiny.below("alone"), tiny.below("together")
-    steps = {"steps": 400, "lr": 1e-4}
-    for place in (alone, together):
-        place.root.mkdir()
+    methods = {label: METHODS[label] for label in ("NPO", "Breaks")}
+    methods["Waits"] = {"callback": {"class_path": "test_ray.Waits"}}
     specs = []
     for place in (alone, together):
-        fit = place.fit([{"class_path": "AnswerLikelihood"}])
-        fit["data"]["unlearn"] |= steps
-        specs.append(spec_of(place, "GA", "NPO", "Breaks", fit=fit, oracle=True))
-    studied(specs[0], alone)
-
-    lost = cluster.add_node(num_cpus=1)
+        place.root.mkdir()
+        specs.append(spec_of(place, methods=methods, oracle=True))
+    lost, is_lost = cluster.add_node(num_cpus=1), Path(os.environ[LOST])
     seen: list[set[int]] = []
 
     def lose_a_node() -> None:
@@ -69,17 +87,20 @@ def test_a_cluster_gives_what_one_process_gives_and_a_node_may_be_lost(
             time.sleep(0.02)
         seen.append(found)
         cluster.remove_node(lost, allow_graceful=False)
+        is_lost.touch()
 
     killer = threading.Thread(target=lose_a_node)
     killer.start()
     executor = RayCluster(specs[1], cluster.address)
     assert executor.workers == 2
     with (tiny.root / "said").open("w", encoding="utf-8") as said:
-        result = Study(specs[1], executor, Console(file=said, width=500)).run()
+        study = Study(specs[1], executor, Console(file=said, width=500), figures=False)
+        result = study.run()
     killer.join()
     text = (tiny.root / "said").read_text()
     assert len(seen[0]) == 2, "the node was not lost while it worked"
     assert [label.split("/")[0] for label in result.failed] == ["Breaks"] * 2, text
+    studied(specs[0], alone)
     assert outcome(together) == outcome(alone)
 
 
