@@ -25,6 +25,8 @@ from lightning_unlearn.study.file import StudySpec
 from lightning_unlearn.study.plan import FILE
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.long
+
 # Steps of an unlearning that no machine gets to the end of while a test looks on.
 LONG = 40_000
 HEADS: list["subprocess.Popen[str]"] = []
@@ -47,15 +49,15 @@ def worked(spec: StudySpec, tiny: Tiny, workers: LocalWorkers) -> tuple[StudyRes
     """Run a study with workers, and what it said."""
     tiny.root.mkdir(exist_ok=True)
     with (tiny.root / "said").open("w", encoding="utf-8") as said:
-        result = Study(spec, workers, Console(file=said, width=500)).run()
+        result = Study(spec, workers, Console(file=said, width=500), figures=False).run()
     return result, (tiny.root / "said").read_text()
 
 
 class Suicidal(Callback):
-    """Kills its own process in the first step of unlearning."""
+    """Kills its own process in the first step of unlearning at the end of one path."""
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        if pl_module.stage == "unlearn":
+        if pl_module.stage == "unlearn" and trainer.observations.data.path[0] == "tofu":
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -97,10 +99,11 @@ def test_a_node_that_takes_every_worker_with_it_fails_alone(
     monkeypatch.setattr(Murderous, "times", 0)
     spec = spec_of(tiny, "GA", fit=tiny.fit([{"class_path": "test_workers.Suicidal"}]))
     result, said = worked(spec, tiny, LocalWorkers(spec, 1))
-    assert sorted(result.failed) == ["GA/p1_safety-tofu_s0", "GA/p2_tofu-safety_s0"]
-    assert said.count("the worker died (SIGKILL); what it printed is in") == 2
-    assert said.count("for the 3rd time") == 2
+    assert list(result.failed) == ["GA/p2_tofu-safety_s0"]
+    assert said.count("the worker died (SIGKILL); what it printed is in") == 1
+    assert said.count("for the 3rd time") == 1
     assert "✓ [2/6] tofu-safety (seed 0)" in said
+    assert "✓ [6/6] GA/p1_safety-tofu_s0" in said
 
 
 def test_what_a_plan_refuses_comes_from_the_worker_in_the_same_words(tiny: Tiny) -> None:
@@ -177,8 +180,10 @@ def unlearning(tiny: Tiny) -> list[int]:
     return pids
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+# A process needs seconds to import torch; both signals take the same way with and without workers.
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 2)], ids=["ctrl-c-0", "sigterm-2"]
+)
 def test_a_stop_comes_after_the_step_and_says_how_to_go_on(
     tiny: Tiny, number: int, workers: int
 ) -> None:
@@ -222,6 +227,7 @@ def test_a_worker_may_have_several_processes(tiny: Tiny) -> None:
         spec = spec_of(place, "GA", fit=place.fit(**ddp))
         if executor is None:
             content = {"fit": spec.fit, "methods": spec.methods, "paths": spec.paths}
+            content["figures"] = False
             file = place.root / "small.yaml"
             file.write_text(yaml.safe_dump(content, sort_keys=False))
             head = started(file)
