@@ -126,20 +126,21 @@ from lightning_unlearn import CausalLM, GA, NPO, AnswerLikelihood
 from test_processes import fitted
 
 if __name__ == "__main__":
-    tiny = Tiny(**{{name: Path(value) for name, value in json.loads(sys.argv[1]).items()}})
-    told = []
-    for method in (NPO(), GA(), NPO()):
-        trainer = fitted(tiny, method, strategy={strategy!r})
-        assert trainer.world_size == 2
-        told.append((trainer.trained, str(trainer.run_dir), trainer.observations.steps))
-        if len(told) == 2:
-            before = {{run: results(Path(run)) for _, run, _ in told}}
-    assert results(Path(told[2][1])) == before[told[0][1]]
-    measures = trainer.validate(tiny.module(), {data})
-    (tiny.root / f"told-{{trainer.global_rank}}.json").write_text(json.dumps([told, measures]))
+    root = Tiny(**{{name: Path(value) for name, value in json.loads(sys.argv[1]).items()}})
+    for strategy in {strategies}:
+        tiny, told = root.below(strategy), []
+        for method in (NPO(), GA(), NPO()):
+            trainer = fitted(tiny, method, strategy=strategy)
+            assert trainer.world_size == 2
+            told.append((trainer.trained, str(trainer.run_dir), trainer.observations.steps))
+            if len(told) == 2:
+                before = {{run: results(Path(run)) for _, run, _ in told}}
+        assert results(Path(told[2][1])) == before[told[0][1]]
+        # The data of `fitted`, at hand once it has run.
+        measures = trainer.validate(tiny.module(), trainer.observations.data)
+        file = tiny.root / f"told-{{trainer.global_rank}}.json"
+        file.write_text(json.dumps([told, measures]))
 """
-# The data of `fitted`, at hand once it has run.
-DATA = "trainer.observations.data"
 
 
 def free_port() -> int:
@@ -171,24 +172,24 @@ def run_script(script: Path, *arguments: str, seconds: float = 240) -> str:
     return output
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_processes_are_one(tiny: Tiny, strategy: str) -> None:
+@pytest.mark.long
+def test_two_processes_are_one(tiny: Tiny) -> None:
     """Losses and measures of two processes are those of one, and both know all of them."""
     script = tiny.root / "script.py"
     tests = str(Path(__file__).parent)
-    script.write_text(SCRIPT.format(tests=tests, data=DATA, strategy=strategy))
-    two = tiny.below("two")
-    two.root.mkdir()
-    run_script(script, two.settings())
-    told = [json.loads((two.root / f"told-{rank}.json").read_text()) for rank in (0, 1)]
-    assert told[0] == told[1]
-    runs, measures = told[0]
-    assert [trained for trained, _, _ in runs] == [["safety", "unlearn"], ["unlearn"], []]
-    assert {name: value for _, name, value in runs[2][2]} == measures
-    one = tiny.below("one")
-    for method, (_, run, _) in zip((NPO(), GA()), runs[:2], strict=True):
-        alone = fitted(one, method)
-        assert alone.run_dir is not None
-        # Sharded sums are taken in another order.
-        assert_same(alone.run_dir, Path(run), 1e-6 if strategy == "ddp" else 1e-5)
-        assert set(results(alone.run_dir)) == set(results(Path(run)))
+    script.write_text(SCRIPT.format(tests=tests, strategies=list(STRATEGIES)))
+    # Started once for all strategies.
+    run_script(script, tiny.settings(), seconds=600)
+    one = [fitted(tiny.below("one"), method).run_dir for method in (NPO(), GA())]
+    for strategy in STRATEGIES:
+        files = [tiny.root / strategy / f"told-{rank}.json" for rank in (0, 1)]
+        told = [json.loads(file.read_text()) for file in files]
+        assert told[0] == told[1]
+        runs, measures = told[0]
+        assert [trained for trained, _, _ in runs] == [["safety", "unlearn"], ["unlearn"], []]
+        assert {name: value for _, name, value in runs[2][2]} == measures
+        for alone, (_, run, _) in zip(one, runs[:2], strict=True):
+            assert alone is not None
+            # Sharded sums are taken in another order.
+            assert_same(alone, Path(run), 1e-6 if strategy == "ddp" else 1e-5)
+            assert set(results(alone)) == set(results(Path(run)))
