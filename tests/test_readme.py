@@ -16,6 +16,7 @@ from lightning_unlearn.demo import resolve
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 STAGES = ("inst", "tofu", "math", "safety")
+pytestmark = pytest.mark.long
 
 
 def blocks(language: str) -> list[str]:
@@ -37,6 +38,8 @@ def short(command: list[str]) -> list[str]:
         {"class_path": "AnswerLikelihood", "init_args": {"limit": 2}},
     ]
     keys = {f"{prefix}data.stages.{stage}.steps": "1" for stage in STAGES}
+    # The reference is computed of every row of the forget stage.
+    keys |= {f"{prefix}data.stages.{stage}.limit": "32" for stage in STAGES}
     keys[f"{prefix}data.unlearn.steps"] = "1"
     keys[f"{prefix}trainer.enable_progress_bar"] = "false"
     if prefix:
