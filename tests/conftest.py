@@ -25,6 +25,9 @@ from lightning_unlearn.demo import resolve
 IMPORTS = [
     "lightning_unlearn.trainer",
     "lightning_unlearn.study.command",
+    "lightning_unlearn.report.command",
+    "lightning_unlearn.report.terminal",
+    "pandas",
     "peft",
     "pyarrow.parquet",
 ]
