@@ -1,7 +1,7 @@
 """The embedded default: what ships, and a few of its losses as golden numbers."""
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -90,9 +90,12 @@ def test_unknown_names_say_what_there_is() -> None:
         resolve("demo:maths")
 
 
-def test_the_script_agrees() -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "make_demo.py"), "--check"]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+def test_the_script_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = str(ROOT / "scripts" / "make_demo.py")
+    monkeypatch.setattr(sys, "argv", [script, "--check"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(script, run_name="__main__")
+    assert end.value.code == 0
 
 
 # A change that moves these numbers changes every result of the demo: say so in the changelog.
