@@ -297,6 +297,24 @@ def test_phases_and_settings_move_the_figures_as_they_should(
     assert 0 < sgd.memory["optimizer"] < plain.memory["optimizer"]
 
 
+def test_gradient_norms_keep_activations_that_training_computes_again(
+    simulate: Callable[..., Simulation],
+) -> None:
+    simulation = simulate(gradient_checkpointing=True)
+    spared = simulation.train("learning", RECIPE, None, 1, 128, accumulates=False)
+    norms = simulation.gradient_norms(128)
+    assert norms.memory["activations"] > 1.5 * spared.memory["activations"]
+
+
+@pytest.mark.parametrize("lora", [SHAPE, None], ids=["lora", "full"])
+def test_a_look_at_the_oracle_keeps_the_own_weights(
+    simulate: Callable[..., Simulation], lora: LoRA | None
+) -> None:
+    simulation = simulate(lora=lora)
+    whole, adapter = simulation.parameters(), simulation.parameters(LEARN)
+    assert simulation.lent() == (whole if lora is None else 2 * adapter)
+
+
 @pytest.mark.parametrize("patient", [True, False])
 @pytest.mark.parametrize("usable", [5, 40, 100, 333, 2000])
 @pytest.mark.parametrize("first", [1, 4, 32])
@@ -350,6 +368,11 @@ def test_every_model_is_planned(
     shallow = {**CONFIGS[base], "num_hidden_layers": 2}
     monkeypatch.setitem(known.CONFIGS, base, shallow)
     configs = [part for file in files(model) for part in ("--config", file)]
+    if base == "Qwen/Qwen2.5-14B":
+        more = tmp_path.with_suffix(".yaml")
+        asks = {"class_path": "Membership", "init_args": {"nonmembers": "math:heldout"}}
+        more.write_text(json.dumps({"trainer": {"callbacks": [asks, {"class_path": "NPO"}]}}))
+        configs += ["--config", str(more)]
     options = ["--gpus", "4", "--throughput", "100", "--rows", "inst=1,tofu=1,math=1,safety=1"]
     options += ["--data.max_length", "64"]
     assert main(["plan", *configs, *options]) == 0
@@ -358,6 +381,7 @@ def test_every_model_is_planned(
     assert "4 x 80 GiB, FSDP2 (assumed; set trainer.strategy: fsdp2)" in printed
     assert "Optimizer steps: inst 10, tofu 4, math 2, safety 2, unlearn 1." in printed
     assert "learning   unlearning   evaluation" in printed
+    assert ("Gradient norms, one row at a time:" in printed) == (base == "Qwen/Qwen2.5-14B")
     assert not list(tmp_path.iterdir())
     assert not torch.distributed.is_initialized()
 

@@ -15,6 +15,7 @@ from lightning_unlearn.data.reading import read_rows
 from lightning_unlearn.data.recipe import Recipe, Stage
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.module import CausalLM
+from lightning_unlearn.monitors.membership import SCORES, Membership
 from lightning_unlearn.planning.settings import Machine, Sharing
 from lightning_unlearn.planning.simulation import Measured, Phase, Simulation
 from lightning_unlearn.trainer import StagedTrainer
@@ -104,6 +105,7 @@ class Plan:
         host: bytes of the computer's memory that hold what GPUs do not.
         stages: those that are trained.
         written: the most that a monitor lets the model write; None if none does.
+        norms: bytes at the peak of gradient norms of single rows; None if no monitor asks for them.
         scored: rows of the forget set that are looked at once for the method's reference, as far as
             they are known. A forward without gradient of a training micro-batch, when there is no
             optimizer yet, takes less memory than the steps that follow.
@@ -125,6 +127,7 @@ class Plan:
     host: int = 0
     stages: tuple[str, ...] = ()
     written: Written | None = None
+    norms: int | None = None
     scored: int = 0
 
     @cached_property
@@ -134,6 +137,8 @@ class Plan:
         found: list[str] = [n for n, step in self.steps.items() if step.measured.peak > usable]
         if self.written is not None and self.written.peak > usable:
             found.append("written answers")
+        if self.norms is not None and self.norms > usable:
+            found.append("gradient norms")
         return found
 
     @property
@@ -210,10 +215,18 @@ def estimate(
                 measured = replace(measured, exchanged=sent / parts)
             steps[phase] = Step(phase, micro, batch, measured, parts)
         worst = max(steps.values(), key=lambda step: step.measured.peak)
-        forward = simulation.evaluate(data.measure_batch_size, length)
-        # Monitors measure within a stage too, when the optimizer remembers its most.
-        forward.memory["optimizer"] = max(found.memory["optimizer"] for found in plain)
-        forward = adjust(forward)
+        state = max(found.memory["optimizer"] for found in plain)
+        lent = simulation.lent() if any(m.uses_oracle for m in trainer.monitors) else 0
+
+        def measure(pass_: Measured) -> Measured:
+            # Monitors measure within a stage too, when the optimizer remembers its most, and look
+            # at the oracle meanwhile.
+            pass_.memory["optimizer"] = state
+            pass_.memory["other"] += lent
+            return adjust(pass_)
+
+        forward = measure(simulation.evaluate(data.measure_batch_size, length))
+        norms = measure(simulation.gradient_norms(length)) if _asks_norms(trainer) else None
         steps["evaluation"] = Step(
             "evaluation", data.measure_batch_size, data.measure_batch_size, forward
         )
@@ -244,6 +257,7 @@ def estimate(
             host=(whole + 3 * adapter) if shared.cpu_offload else 0,
             stages=data.trained,
             written=_written(trainer, module, data, lm.dtype.itemsize, forward, length),
+            norms=None if norms is None else norms.peak,
             scored=_scored(trainer, data, machine) if UNLEARN in recipes else 0,
         )
     finally:
@@ -372,6 +386,11 @@ def _written(
     cache = pairs * width * itemsize * sequences * length
     held = sum(size for part, size in forward.memory.items() if part != "activations")
     return Written(sequences, cache, cache + held)
+
+
+def _asks_norms(trainer: StagedTrainer) -> bool:
+    memberships = [monitor for monitor in trainer.monitors if isinstance(monitor, Membership)]
+    return any("gradient_norm" in (monitor.scores or SCORES) for monitor in memberships)
 
 
 def _paths(data: StagedDataModule) -> tuple[int, int]:

@@ -93,6 +93,8 @@ def _memory(plan: Plan) -> str:
             f"Written answers, {plan.written.sequences} at a time: {_size(plan.written.cache)} of "
             f"keys and values (by formula), {_size(plan.written.peak)} with the model."
         )
+    if plan.norms is not None:
+        told.append(f"Gradient norms, one row at a time: {_size(plan.norms)} with the model.")
     return "\n".join(told)
 
 

@@ -91,6 +91,19 @@ class _Simulated(CausalLM):
     def log(self, *args: Any, **kwargs: Any) -> None:
         pass
 
+    def to_device(self, batch: Any) -> Any:
+        return batch
+
+    def _squared_gradients(self, loss: Tensor, parameters: list[Tensor]) -> float:
+        # Without the sum, which has no value either.
+        if self.is_sharded:
+            loss.backward()  # type: ignore[no-untyped-call]
+            for parameter in parameters:
+                parameter.grad = None
+        else:
+            torch.autograd.grad(loss, parameters, allow_unused=True)
+        return 0.0
+
 
 class _Optimizer:
     """The module's optimizer, over this process's parts as plain tensors.
@@ -241,6 +254,28 @@ class Simulation:
             with meter.counting(), module.measuring():
                 module.net(batch.input_ids, batch.source, batch.target, wanted="statistics")
         return self._measured(meter)
+
+    def gradient_norms(self, length: int) -> Measured:
+        """The gradient of one sequence, as `CausalLM.gradient_norms` takes it.
+
+        Args:
+            length: tokens.
+        """
+        module = self.module
+        if module.peft is not None:
+            adapters.choose_adapters(module.peft, [LEARN, UNLEARN], UNLEARN)
+        with self._prepared():
+            meter = self._meter()
+            with meter.counting():
+                module.gradient_norms([Example((0,), (0,) * (length - 1))])
+        return self._measured(meter)
+
+    def lent(self) -> int:
+        """Bytes of one GPU that `CausalLM.borrowed` keeps of its own weights meanwhile."""
+        if self.module.peft is None:
+            return _whole_bytes(map(local_part, self.module.lm.parameters()))
+        pair = [adapters.adapter_parameters(self.module.peft, which) for which in (LEARN, UNLEARN)]
+        return sum(_whole_bytes(map(local_part, one.values())) for one in pair)
 
     def _meter(self) -> Meter:
         meter = Meter(self.processes)
