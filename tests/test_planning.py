@@ -18,8 +18,8 @@ from lightning_unlearn.demo import resolve
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.lightning_cli import StagedCLI
 from lightning_unlearn.planning import estimate, known
-from lightning_unlearn.planning.estimate import find_largest
 from lightning_unlearn.planning.known import CONFIGS, INSTRUCTED, config_folder
+from lightning_unlearn.planning.largest import find_largest
 from lightning_unlearn.planning.settings import GIB, on_cpu, sharing, take_settings
 from lightning_unlearn.planning.simulation import Measured, Simulation, _batch
 from lightning_unlearn.strategy import HalfBase
