@@ -1,5 +1,6 @@
 """Base models and tokenizers from a path, an embedded name or the Hugging Face hub."""
 
+import copy
 import hashlib
 import json
 import re
@@ -127,6 +128,40 @@ def load_causal_lm(
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"{key}: found {name!r}, which can't be opened as a causal language model: "
+            f"{_reason(error)}"
+        ) from None
+
+
+def empty_causal_lm(
+    config: Any, dtype: torch.dtype, attention: str, trust_remote_code: bool
+) -> Any:
+    """A causal LM without memory for its weights.
+
+    Args:
+        config: of the model; left as it is.
+        dtype: of the weights.
+        attention: as of `load_causal_lm`.
+        trust_remote_code: run code that comes with the model.
+
+    Returns:
+        The model, on the meta device.
+
+    Raises:
+        InputError: if it does not take the attention asked for.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                copy.deepcopy(config),
+                dtype=dtype,
+                attn_implementation=attention,
+                trust_remote_code=trust_remote_code,
+            )
+    except (ValueError, ImportError) as error:
+        raise InputError(
+            f"model.base, with model.attention {attention}: the model can't be made: "
             f"{_reason(error)}"
         ) from None
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_unlearn import adapters, objectives, sharding
 from lightning_unlearn.adapters import LEARN, UNLEARN, LoRA
+from lightning_unlearn.attention import check_attention
 from lightning_unlearn.data.batches import Batch, StepBatch, collate, derive_seed
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.datamodule import ORACLE
@@ -23,6 +24,7 @@ from lightning_unlearn.forward import LogProbModel, Wanted
 from lightning_unlearn.gathering import ByExample
 from lightning_unlearn.loading import (
     base_identity,
+    empty_causal_lm,
     load_causal_lm,
     load_config,
     load_tokenizer,
@@ -77,7 +79,8 @@ class CausalLM(LightningModule):
         lora: shape of the adapters; null trains all weights.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         merge: also write the final model, adapters merged, as a plain Hugging Face folder.
-        attention: attention implementation of transformers.
+        attention: attention implementation of transformers: sdpa, eager, flash_attention_2 (with
+            the package flash-attn, on a GPU, in 16 bits).
         trust_remote_code: run code that comes with the model.
 
     Raises:
@@ -151,6 +154,18 @@ class CausalLM(LightningModule):
             adapters.add_adapters(lm, self.lora, lm.name_or_path)
         self._fits = True
 
+    def check_device(self, precision: str, device: torch.device) -> None:
+        """Refuse settings that can't be used on a device.
+
+        Args:
+            precision: of the Trainer.
+            device: of this process.
+
+        Raises:
+            InputError: naming what is missing.
+        """
+        check_attention(self.attention, precision, device, self.trust_remote_code)
+
     def check_layers(self, names: list[str] | None, tensor_parallel_size: int = 1) -> None:
         """Refuse to cut up a model whose layers can't be found or shared out; loads no weights.
 
@@ -216,15 +231,9 @@ class CausalLM(LightningModule):
 
     def _empty_lm(self) -> Any:
         """The base model without memory for its weights."""
-        from transformers import AutoModelForCausalLM
-
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
-                copy.deepcopy(self.model_config),
-                dtype=self._weight_dtype(),
-                attn_implementation=self.attention,
-                trust_remote_code=self.trust_remote_code,
-            )
+        return empty_causal_lm(
+            self.model_config, self._weight_dtype(), self.attention, self.trust_remote_code
+        )
 
     def _load_parts(self, lm: Any, name: str) -> None:
         """Fill a model that is cut up with the weights of one on disk."""

@@ -371,6 +371,7 @@ class StagedTrainer(Trainer):
             self.strategy.check_processes()
             model.check_layers(self.strategy.layers, self.strategy.tensor_parallel_size)
         check_precision(str(self.precision), self.strategy.root_device)
+        model.check_device(str(self.precision), self.strategy.root_device)
         if train:
             datamodule.check_batches(data_share(self)[1])
         model.check_adapters()

@@ -110,6 +110,8 @@ def walked(
     if settings.get("precision") == "bf16-true":
         types = {p.requires_grad: p.dtype for p in model.parameters()}
         assert types == {True: torch.float32, False: torch.bfloat16}
+        # Rotary frequencies.
+        assert {buffer.dtype for buffer in model.lm.buffers()} == {torch.float32}
     return trainer
 
 

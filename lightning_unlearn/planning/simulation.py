@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_unlearn import adapters, sharding
 from lightning_unlearn.adapters import LEARN, UNLEARN
+from lightning_unlearn.attention import FLASH
 from lightning_unlearn.data.batches import Batch, StepBatch, collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.recipe import Recipe
@@ -167,7 +168,11 @@ class Simulation:
         self.on_gpu = on_gpu
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         taken = [name for name in inspect.signature(CausalLM).parameters if hasattr(module, name)]
-        self.module = _Simulated(**{name: getattr(module, name) for name in taken})
+        settings = {name: getattr(module, name) for name in taken}
+        if module.attention.startswith(FLASH):
+            # It takes no more memory than PyTorch's own, and need not be installed for a plan.
+            settings["attention"] = "sdpa"
+        self.module = _Simulated(**settings)
         self.module.fake = self.fake
         trainer = SimpleNamespace(
             precision=precision,

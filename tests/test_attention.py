@@ -1,0 +1,92 @@
+"""Implementations of attention: what is refused, and positions in full precision."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny
+from lightning.pytorch.plugins import Precision
+from tiny import tiny_checkpoint, tiny_lm
+
+from lightning_unlearn import CausalLM, InputError, LoRA, sharding
+from lightning_unlearn.attention import check_attention
+from lightning_unlearn.loading import empty_causal_lm, load_causal_lm, load_config
+from lightning_unlearn.planning.simulation import Simulation
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+SCALED = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "device", "message"),
+    [
+        ("sdpaa", "32-true", CPU, "found sdpaa, expected one of eager, .*sdpa"),
+        ("flash_attention_2", "bf16-true", CPU, "on a GPU only, expected sdpa or eager"),
+        ("kernels-community/flash-attn2", "bf16-true", GPU, "code from the hub, expected sdpa"),
+    ],
+)
+def test_attention_that_does_not_work_is_told(
+    name: str, precision: str, device: torch.device, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        check_attention(name, precision, device, trust_remote_code=False)
+
+
+def test_flash_attention_needs_its_package_and_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(precision: str) -> None:
+        check_attention("flash_attention_2", precision, GPU, trust_remote_code=False)
+
+    # No machine here has the package.
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"the package flash_attn is not installed, expected sdpa"):
+        check("bf16-true")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    check("bf16-true")
+    check("bf16-mixed")
+    with pytest.raises(InputError, match=r"trainer.precision 32-true, but it computes in 16 bits"):
+        check("32-true")
+
+
+def test_a_run_is_refused_before_anything_is_written(tiny: Tiny) -> None:
+    with pytest.raises(
+        InputError, match=r"model.attention: found flash_attention_2, which runs on"
+    ):
+        tiny.trainer().fit(tiny.module(attention="flash_attention_2"), tiny.datamodule(forget=None))
+    assert not (tiny.root / "store").exists()
+
+
+def test_flash_attention_is_planned_without_its_package() -> None:
+    module = CausalLM("demo:tiny-llama", LoRA(2, 4), attention="flash_attention_2")
+    simulation = Simulation(module, "bf16-true", Precision(), 1, False)
+    simulation.close()
+    assert simulation.module.lm.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "default", "rope_theta": 10000.0}, SCALED])
+def test_rotary_frequencies_are_fp32_on_a_base_in_16_bits(
+    tmp_path: Path, rope: dict[str, Any]
+) -> None:
+    """Rounded to 8 bits they would turn far positions by whole radians."""
+    shape = {"rope_parameters": rope, "max_position_embeddings": 512}
+    expected = dict(tiny_lm(**shape).named_buffers())
+    assert "model.rotary_emb.inv_freq" in expected
+    folder = tiny_checkpoint(tmp_path, **shape)
+    whole = load_causal_lm(folder, torch.bfloat16, "sdpa", False)
+    cut = empty_causal_lm(load_config(folder, False), torch.bfloat16, "sdpa", False)
+    sharding.materialise(cut, cut, CPU)
+    for lm in (whole, cut):
+        assert lm.dtype == torch.bfloat16
+        found = dict(lm.named_buffers())
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            assert found[name].dtype == torch.float32
+            assert torch.equal(found[name], values)
