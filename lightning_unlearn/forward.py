@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.compiling import uncompiled
 from lightning_unlearn.logprobs import LogitTransform, token_log_probs
 from lightning_unlearn.token_statistics import token_statistics
 
@@ -19,11 +20,13 @@ class LogProbModel(nn.Module):
 
     Args:
         lm: a Hugging Face causal LM, with or without PEFT layers injected.
+        compiles: its layers are compiled.
     """
 
-    def __init__(self, lm: Any) -> None:
+    def __init__(self, lm: Any, compiles: bool = False) -> None:
         super().__init__()
         self.lm = lm
+        self.compiles = compiles
         self.transform = LogitTransform.of(lm.config)
 
     def forward(
@@ -60,13 +63,14 @@ class LogProbModel(nn.Module):
             ``[tokens]``, ``[tokens, columns]`` or ``[tokens, columns + width]``; fp32, nats.
         """
         trunk = self.lm.get_decoder()
-        output = trunk(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past,
-            use_cache=past is not None,
-        )
+        with uncompiled(self.compiles and (past is not None or attention_mask is not None)):
+            output = trunk(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past,
+                use_cache=past is not None,
+            )
         states: Tensor = output.last_hidden_state
         hidden = states.reshape(-1, states.shape[-1]).index_select(0, source)
         head = self.lm.get_output_embeddings()
@@ -77,7 +81,8 @@ class LogProbModel(nn.Module):
 
     def generate(self, **options: Any) -> Tensor:
         """Tokens that the model writes; as of ``generate`` of transformers."""
-        written: Tensor = self.lm.generate(**options)
+        with uncompiled(self.compiles):
+            written: Tensor = self.lm.generate(**options)
         return written
 
     def own_log_probs(self, input_ids: Tensor) -> Tensor:
@@ -89,5 +94,6 @@ class LogProbModel(nn.Module):
         Returns:
             ``[sequences, length - 1]``, fp32, nats.
         """
-        logits: Tensor = self.lm(input_ids=input_ids, use_cache=False).logits[:, :-1].float()
+        with uncompiled(self.compiles):
+            logits: Tensor = self.lm(input_ids=input_ids, use_cache=False).logits[:, :-1].float()
         return logits.log_softmax(-1).gather(-1, input_ids[:, 1:, None]).squeeze(-1)

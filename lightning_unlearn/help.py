@@ -37,7 +37,7 @@ most used keys (each is also a YAML key; the command line wins):
   --trainer.precision 32-true|bf16-true|bf16-mixed
   --model.base NAME            model folder, hub name, or demo:tiny-llama
   --model.lora.rank N          --model.lora.targets '[q_proj, v_proj]'; --model.lora null: full
-  --model.gradient_checkpointing true    --model.merge true
+  --model.gradient_checkpointing true    --model.merge true    --model.compile true
   --data.order '[a, b, c]'     the path; or --data.position P, or --data.permutation K
   --data.forget STAGE          the stage to unlearn
   --data.oracle true           train the path without it, and measure: what unlearning should give

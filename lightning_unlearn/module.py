@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_unlearn import adapters, objectives, sharding
 from lightning_unlearn.adapters import LEARN, UNLEARN, LoRA
 from lightning_unlearn.attention import check_attention
+from lightning_unlearn.compiling import check_compiling, compile_layers, uncompiled
 from lightning_unlearn.data.batches import Batch, StepBatch, collate, derive_seed
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.datamodule import ORACLE
@@ -81,6 +82,7 @@ class CausalLM(LightningModule):
         merge: also write the final model, adapters merged, as a plain Hugging Face folder.
         attention: attention implementation of transformers: sdpa, eager, flash_attention_2 (with
             the package flash-attn, on a GPU, in 16 bits).
+        compile: have the decoder layers compiled by torch.compile.
         trust_remote_code: run code that comes with the model.
 
     Raises:
@@ -94,6 +96,7 @@ class CausalLM(LightningModule):
         gradient_checkpointing: bool = False,
         merge: bool = False,
         attention: str = "sdpa",
+        compile: bool = False,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
@@ -105,6 +108,8 @@ class CausalLM(LightningModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.merge = merge
         self.attention = attention
+        # Not by its own name, which is a method of modules.
+        self.compiles = compile
         self.trust_remote_code = trust_remote_code
         self.automatic_optimization = False
         self.model_config = load_config(base, trust_remote_code)
@@ -165,6 +170,8 @@ class CausalLM(LightningModule):
             InputError: naming what is missing.
         """
         check_attention(self.attention, precision, device, self.trust_remote_code)
+        if self.compiles:
+            check_compiling(device)
 
     def check_layers(self, names: list[str] | None, tensor_parallel_size: int = 1) -> None:
         """Refuse to cut up a model whose layers can't be found or shared out; loads no weights.
@@ -179,6 +186,11 @@ class CausalLM(LightningModule):
         lm = self._empty_lm()
         sharding.decoder_layers(lm, names)
         if tensor_parallel_size > 1:
+            if self.compiles:
+                raise InputError(
+                    "model.compile: found true with tensor_parallel_size "
+                    f"{tensor_parallel_size}, expected false, or 1."
+                )
             check_tensor_parallel(lm.config, self.lora, tensor_parallel_size)
             assert self.lora is not None
             with torch.device("meta"):
@@ -215,11 +227,14 @@ class CausalLM(LightningModule):
             adapters.choose_adapters(peft_model, [LEARN], LEARN)
             # Kept out of the module tree: its layers are lm's own.
             object.__setattr__(self, "peft", peft_model)
-        net = LogProbModel(lm)
+        net = LogProbModel(lm, self.compiles)
         if self.is_sharded:
             assert self._device_mesh is not None
             sharding.shard(net, lm, self._device_mesh, self.trainer.strategy)
             self._fill(net, lm)
+        if self.compiles:
+            names = getattr(self._strategy, "layers", None)
+            compile_layers(sharding.decoder_layers(lm, names))
         self.net = net
 
     def _fill(self, net: LogProbModel, lm: Any) -> None:
@@ -245,6 +260,10 @@ class CausalLM(LightningModule):
     def _load(self, name: str) -> Any:
         """A causal LM as this one is, whole, in the computer's own memory."""
         return load_causal_lm(name, self._weight_dtype(), self.attention, self.trust_remote_code)
+
+    @property
+    def _strategy(self) -> Any:
+        return self._trainer.strategy if self._trainer is not None else None
 
     @property
     def is_sharded(self) -> bool:
@@ -649,7 +668,9 @@ class CausalLM(LightningModule):
     def on_train_start(self) -> None:
         """Check the model on a row."""
         examples = self.trainer.train_dataloader.dataset.examples  # type: ignore[union-attr]
-        check_model(self, examples[0])
+        # One row is a shape of its own, for which nothing else may be compiled.
+        with uncompiled(self.compiles):
+            check_model(self, examples[0])
 
     def on_train_end(self) -> None:
         """Refuse weights that the last step spoiled: a loss is looked at before its step.
@@ -658,7 +679,7 @@ class CausalLM(LightningModule):
             DivergedError: if log-probabilities of a row are not finite.
         """
         example = self.trainer.train_dataloader.dataset.examples[0]  # type: ignore[union-attr]
-        with self.measuring():
+        with self.measuring(), uncompiled(self.compiles):
             batch = self.to_device(collate([example], [0], pad_id=0))
             finite = torch.isfinite(self.log_probs(batch).per_token).all()
         if not finite:

@@ -31,10 +31,12 @@ from lightning_unlearn import (
     SimNPO,
     StagedTrainer,
     adapters,
+    compiling,
     sharding,
 )
 from lightning_unlearn.adapters import LEARN
 from lightning_unlearn.cli import main
+from lightning_unlearn.records import read_table
 from lightning_unlearn.strategy import FSDP2, check_precision
 
 SMALL = LoRA(rank=3, alpha=6)
@@ -277,6 +279,39 @@ def test_two_processes_are_one_and_resume_each_other(tiny: Tiny) -> None:
 @pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="a minute; set SLOW_TESTS=1")
 def test_four_processes_are_one(tiny: Tiny) -> None:
     compared(tiny, 4)
+
+
+def compiled_walk(tiny: Tiny, devices: str, compiles: str) -> StagedTrainer:
+    """Two steps of learning and unlearning with compiled layers, or without."""
+    if compiles == "yes":
+        # What comes after tracing takes minutes.
+        compiling.BACKEND = "eager"
+    own = tiny.below(f"compiled {devices} {compiles}")
+    lora = LoRA(rank=3, alpha=6, targets=["q_proj"])
+    data = own.datamodule(
+        stages=tiny.stages(limit=8),
+        order=["safety"],
+        unlearn=Recipe(lr=2e-3, epochs=1, batch_size=4),
+        micro_batch_size=2,
+    )
+    strategy = FSDP2() if devices == "2" else "auto"
+    trainer = own.trainer([NPO()], devices=int(devices), strategy=strategy)
+    model = own.module(lora=lora, compile=compiles == "yes", gradient_checkpointing=True)
+    trainer.fit(model, data)
+    (tiny.root / f"compiled-{trainer.global_rank}.json").write_text(str(trainer.run_dir))
+    return trainer
+
+
+@pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="a minute; set SLOW_TESTS=1")
+def test_compiled_layers_are_cut_up(tiny: Tiny) -> None:
+    run_script(script_of(tiny, "compiled_walk"), tiny.settings(), "2", "yes", seconds=900)
+    run = Path((tiny.root / "compiled-0.json").read_text())
+    plain = compiled_walk(tiny, "1", "no").run_dir
+    assert plain is not None
+    losses = [read_table(folder / "training.parquet")["loss"] for folder in (run, plain)]
+    assert len(losses[0]) == 4
+    torch.testing.assert_close(*(torch.tensor(v.to_numpy()) for v in losses), rtol=1e-5, atol=1e-5)
+    assert_weights(plain, run, 5e-5)
 
 
 def long_walk(tiny: Tiny) -> StagedTrainer:

@@ -127,6 +127,7 @@ VALUES = {
     "--model.lora": "null",
     "--model.gradient_checkpointing": "true",
     "--model.merge": "true",
+    "--model.compile": "true",
     "--data.order": "[safety, math]",
     "--data.position": "1",
     "--data.permutation": "2",

@@ -168,7 +168,7 @@ class Simulation:
         self.on_gpu = on_gpu
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         taken = [name for name in inspect.signature(CausalLM).parameters if hasattr(module, name)]
-        settings = {name: getattr(module, name) for name in taken}
+        settings = {name: getattr(module, name) for name in taken} | {"compile": False}
         if module.attention.startswith(FLASH):
             # It takes no more memory than PyTorch's own, and need not be installed for a plan.
             settings["attention"] = "sdpa"
