@@ -94,3 +94,9 @@ def test_sizes_are_those_of_the_processes(tiny: Tiny, strategy: FSDP2, message: 
     with pytest.raises(InputError, match=re.escape(f"trainer.strategy: {message}")):
         trainer.check(tiny.module(), tiny.datamodule())
     assert not tiny.root.exists() or not any(tiny.root.iterdir())
+
+
+def test_compiled_layers_are_refused(tmp_path: Path) -> None:
+    module = CausalLM(tiny_checkpoint(tmp_path), LoRA(rank=2, alpha=4), compile=True)
+    with pytest.raises(InputError, match=r"^model.compile: found true with tensor_parallel_size 2"):
+        module.check_layers(None, 2)
