@@ -81,6 +81,7 @@ def add_adapters(lm: nn.Module, lora: LoRA, base_name: str) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
+    dtype = lm.dtype
     linear = sorted(
         {n.rsplit(".", 1)[-1] for n, m in lm.named_modules() if isinstance(m, nn.Linear)}
     )
@@ -114,7 +115,7 @@ def add_adapters(lm: nn.Module, lora: LoRA, base_name: str) -> Any:
             f"model.lora.targets: found {lora.targets!r}: {error} The linear layers are "
             f"{', '.join(linear)}."
         ) from None
-    _keep_in_fp32(peft_model)
+    _keep_in_fp32(peft_model, dtype)
     return peft_model
 
 
@@ -125,18 +126,25 @@ class _FromFP32(nn.Linear):
         return nn.functional.linear(x, self.weight.to(x.dtype))
 
 
-def _keep_in_fp32(peft_model: Any) -> None:
+def _keep_in_fp32(peft_model: Any, dtype: Any) -> None:
     """On a base in 16 bits, let adapters be fp32 and compute as the base does.
 
     In 16 bits a step of 1e-5 would be rounded away. The same on one device and on several.
+
+    Args:
+        peft_model: the PEFT model.
+        dtype: of the base's weights, those apart that are packed in 4 bits.
     """
     from peft.tuners.lora import LoraLayer
 
+    half = (torch.bfloat16, torch.float16)
     for layer in peft_model.modules():
         if not isinstance(layer, LoraLayer):
             continue
         own = [p for n, p in layer.named_parameters() if "lora_" in n]
-        if all(parameter.dtype not in (torch.bfloat16, torch.float16) for parameter in own):
+        # Adapters of packed weights are fp32 already, but would compute in it too.
+        packed = dtype in half and not layer.get_base_layer().weight.is_floating_point()
+        if not packed and all(parameter.dtype not in half for parameter in own):
             continue
         for parameter in own:
             parameter.data = parameter.data.float()

@@ -96,6 +96,7 @@ def load_causal_lm(
     attention: str,
     trust_remote_code: bool,
     key: str = "model.base",
+    **options: Any,
 ) -> Any:
     """A causal LM from safetensors, never from pickled weights.
 
@@ -105,6 +106,7 @@ def load_causal_lm(
         attention: "sdpa", "eager" or another implementation of transformers.
         trust_remote_code: run code that comes with the model.
         key: YAML key, for messages.
+        options: further ones of ``from_pretrained``.
 
     Returns:
         The model, in eval mode.
@@ -122,6 +124,7 @@ def load_causal_lm(
             attn_implementation=attention,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            **options,
         )
     except InputError:
         raise

@@ -33,6 +33,14 @@ from lightning_unlearn.loading import (
 )
 from lightning_unlearn.logprobs import LogProbs
 from lightning_unlearn.model_check import check_model
+from lightning_unlearn.quantization import (
+    Quantization,
+    check_base,
+    check_quantization,
+    loading_options,
+    settle,
+    unpack_into,
+)
 from lightning_unlearn.quiet import quiet_transformers
 from lightning_unlearn.schedules import schedule
 from lightning_unlearn.states import restore_optimizer
@@ -78,6 +86,7 @@ class CausalLM(LightningModule):
     Args:
         base: model folder, hub name, or demo:tiny-llama.
         lora: shape of the adapters; null trains all weights.
+        quantization: nf4 keeps the base in 4 bits a weight, as QLoRA does; needs bitsandbytes.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         merge: also write the final model, adapters merged, as a plain Hugging Face folder.
         attention: attention implementation of transformers: sdpa, eager, flash_attention_2 (with
@@ -93,6 +102,7 @@ class CausalLM(LightningModule):
         self,
         base: str,
         lora: LoRA | None = LoRA(),  # noqa: B008  (never changed)
+        quantization: Quantization | None = None,
         gradient_checkpointing: bool = False,
         merge: bool = False,
         attention: str = "sdpa",
@@ -105,6 +115,7 @@ class CausalLM(LightningModule):
             lora.check()
         self.base = base
         self.lora = lora
+        self.quantization = quantization
         self.gradient_checkpointing = gradient_checkpointing
         self.merge = merge
         self.attention = attention
@@ -113,6 +124,7 @@ class CausalLM(LightningModule):
         self.trust_remote_code = trust_remote_code
         self.automatic_optimization = False
         self.model_config = load_config(base, trust_remote_code)
+        check_base(quantization, base, self.model_config, lora is not None)
         self.net: LogProbModel | None = None
         self.peft: Any = None
         self.objective: Objective = supervised
@@ -197,6 +209,18 @@ class CausalLM(LightningModule):
                 adapters.add_adapters(lm, self.lora, lm.name_or_path)
             check_cut(lm)
 
+    def check_quantization(self, trainer: Any) -> None:
+        """Refuse to quantise where it can't be done; loads no weights.
+
+        Args:
+            trainer: gives precision and strategy.
+
+        Raises:
+            InputError: naming what is in the way.
+        """
+        if self.quantization is not None:
+            check_quantization(self._empty_lm(), str(trainer.precision), trainer.strategy)
+
     def identity(self) -> str:
         """Hash of the base model's configuration and weights."""
         if self._identity is None:
@@ -214,7 +238,7 @@ class CausalLM(LightningModule):
             self._enter_stage(entry)
 
     def _build(self) -> None:
-        lm = self._empty_lm() if self.is_sharded else self._load(self.base)
+        lm = self._empty_lm() if self.is_sharded else self._open()
         lm.config.use_cache = False
         if self.gradient_checkpointing:
             # The reentrant form gives adapters on a frozen embedding no gradient at all.
@@ -244,6 +268,16 @@ class CausalLM(LightningModule):
         sharding.materialise(net, lm, device)
         self._load_parts(lm, self.base)
 
+    def _open(self) -> Any:
+        """The base model as it is computed with."""
+        if self.quantization is None:
+            return self._load(self.base)
+        trainer = self._trainer
+        device = trainer.strategy.root_device if trainer is not None else torch.device("cpu")
+        lm = self._load(self.base, **loading_options(self._precision(), device))
+        settle(lm)
+        return lm
+
     def _empty_lm(self) -> Any:
         """The base model without memory for its weights."""
         return empty_causal_lm(
@@ -257,9 +291,11 @@ class CausalLM(LightningModule):
             lm, name, lambda: self._load(name).state_dict(), warn or (lambda text: None)
         )
 
-    def _load(self, name: str) -> Any:
-        """A causal LM as this one is, whole, in the computer's own memory."""
-        return load_causal_lm(name, self._weight_dtype(), self.attention, self.trust_remote_code)
+    def _load(self, name: str, **options: Any) -> Any:
+        """A causal LM as this one is, whole, and not quantised unless options say so."""
+        return load_causal_lm(
+            name, self._weight_dtype(), self.attention, self.trust_remote_code, **options
+        )
 
     @property
     def _strategy(self) -> Any:
@@ -272,10 +308,13 @@ class CausalLM(LightningModule):
 
     def _weight_dtype(self) -> torch.dtype:
         """Weights in the Trainer's precision where it is a "true" one, else in fp32."""
-        precision = str(self._trainer.precision) if self._trainer is not None else "32-true"
+        precision = self._precision()
         return {"bf16-true": torch.bfloat16, "16-true": torch.float16}.get(
             precision, torch.float64 if precision == "64-true" else torch.float32
         )
+
+    def _precision(self) -> str:
+        return str(self._trainer.precision) if self._trainer is not None else "32-true"
 
     @property
     def lm(self) -> Any:
@@ -410,18 +449,23 @@ class CausalLM(LightningModule):
     def save_merged(self, folder: Path) -> None:
         """Write the present model as a plain Hugging Face folder with its tokenizer.
 
-        Every process must ask; the first one writes, and puts the whole model into its memory.
+        Every process must ask; the first one writes, and puts the whole model into its memory. Of a
+        quantised base the weights it computes with are written, adapters added, in the Trainer's
+        precision: packed into 4 bits again they would be another model.
 
         Args:
             folder: made if missing; ``AutoModelForCausalLM.from_pretrained`` opens it.
         """
         parts = (LEARN, UNLEARN) if self.peft is not None else (LEARN,)
-        own = {which: self.weights(which) for which in parts} if self.is_sharded else {}
+        anew = self.is_sharded or self.quantization is not None
+        own = {which: self.weights(which) for which in parts} if anew else {}
         if self.global_rank:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        if self.is_sharded:
+        if anew:
             merged = self._load(self.base)
+            if self.quantization is not None:
+                unpack_into(merged, self.lm)
             if self.peft is None:
                 # Without the second name of tied weights.
                 merged.load_state_dict(own[LEARN], strict=False)

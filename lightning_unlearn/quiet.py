@@ -7,12 +7,14 @@ from contextlib import contextmanager
 
 
 def quiet_transformers() -> None:
-    """Keep loading bars and notes of transformers out of the progress display."""
+    """Keep loading bars and notes of transformers and its kin out of the progress display."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # On some CPUs it asks for a package that nothing here needs.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -200,6 +200,8 @@ class RunDirectory:
             "trainer": {"precision": content.get("precision")},
             "model": {"base": self._base()},
         }
+        if "quantization" in content:
+            parts["model"]["quantization"] = content["quantization"]
         for name in data.trained:
             stage = data.stages[name]
             recipe = {"source": stage.source, "limit": stage.limit, **stage.key()}

@@ -372,6 +372,7 @@ class StagedTrainer(Trainer):
             model.check_layers(self.strategy.layers, self.strategy.tensor_parallel_size)
         check_precision(str(self.precision), self.strategy.root_device)
         model.check_device(str(self.precision), self.strategy.root_device)
+        model.check_quantization(self)
         if train:
             datamodule.check_batches(data_share(self)[1])
         model.check_adapters()

@@ -134,6 +134,8 @@ def _shared(
         "seed": seed,
         "callbacks": [callback_identity(callback) for callback in others],
     }
+    if model.quantization is not None:
+        shared["quantization"] = model.quantization
     if model.lora is not None and model.lora.dropout > 0:
         # Dropout draws its masks forward by forward, so with it the cut does matter.
         shared["cut"] = [data.micro_batch_size, world_size]
