@@ -349,7 +349,10 @@ def test_settings_are_the_papers(model: str) -> None:
     assert (unlearn.lr, unlearn.batch_size, unlearn.epochs) == (unlearn_lr, unlearn_batch, 1)
     assert data.template is not None
     assert data.template.startswith(base.removesuffix("-hf"))
-    assert made.trainer.precision == "32-true"
+    # The study of depth is QLoRA in bf16.
+    packed = model == "llama3.2-3b"
+    assert made.trainer.precision == ("bf16-true" if packed else "32-true")
+    assert made.model.quantization == ("nf4" if packed else None)
     for recipe in (*data.stages.values(), unlearn):
         assert (recipe.schedule, recipe.warmup, recipe.decay) == ("wsd", 0.02, 0.02)
         assert (recipe.betas, recipe.weight_decay) == ((0.9, 0.999), 0.0)
@@ -378,7 +381,9 @@ def test_every_model_is_planned(
     assert main(["plan", *configs, *options]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"{base}: ")
-    assert "4 x 80 GiB, FSDP2 (assumed; set trainer.strategy: fsdp2)" in printed
+    name, key = ("DDP", "ddp") if model == "llama3.2-3b" else ("FSDP2", "fsdp2")
+    assert f"4 x 80 GiB, {name} (assumed; set trainer.strategy: {key})" in printed
+    assert ("base in NF4" in printed) == (name == "DDP")
     assert "Optimizer steps: inst 10, tofu 4, math 2, safety 2, unlearn 1." in printed
     assert "learning   unlearning   evaluation" in printed
     assert ("Gradient norms, one row at a time:" in printed) == (base == "Qwen/Qwen2.5-14B")
@@ -404,7 +409,14 @@ def test_the_demo_is_planned_and_what_does_not_fit_gets_advice(
     assert main([*demo, "--gpu-memory", "2GiB", "--data.max_length", "64"]) == 1
     printed = capsys.readouterr().out
     assert "Does not fit: learning and unlearning and evaluation" in printed
-    for key in ("micro_batch_size", "gradient_checkpointing", "bf16-true", "measure_batch_size 8"):
+    keys = (
+        "micro_batch_size",
+        "gradient_checkpointing",
+        "bf16-true",
+        "measure_batch_size 8",
+        "nf4",
+    )
+    for key in keys:
         assert key in printed
 
 
@@ -422,6 +434,7 @@ def test_the_demo_is_planned_and_what_does_not_fit_gets_advice(
         (["--throughput", "-1"], "--throughput: found -1, expected TFLOPS that one GPU reaches"),
         (["--rows", "inst"], "--rows: found 'inst', expected STAGE=NUMBER"),
         (["--data.max_length", "4096"], "data.max_length: found 4096, but demo:tiny-llama takes"),
+        (["--model.quantization", "nf4", "--trainer.strategy", "fsdp2"], "found nf4 with the str"),
         (["--gpus", "2", "--trainer.strategy", "deepspeed"], "expected fsdp2 or ddp to plan with"),
         (["--gpus", "8", "--trainer.strategy", strategy(data_parallel_size=4)], "4 with --gpus 8"),
         (["--trainer.strategy", strategy(tensor_parallel_size=2)], "not simulate tensor parallel"),

@@ -45,12 +45,24 @@ def advice(plan: Plan) -> list[str]:
                 "trainer.strategy with cpu_offload: true: parameters, gradients and optimizer in "
                 "the computer's memory; slower."
             )
+    elif plan.module.quantization is not None:
+        found.append(
+            f"--gpus {max(2, gpus)} with --trainer.strategy fsdp2, --model.quantization null and "
+            "--trainer.precision bf16-true: shares the model out, not quantised; results differ."
+        )
     elif plan.sharing.name == "DDP":
         found.append("--trainer.strategy fsdp2: shares parameters out instead of copying them.")
     else:
         found.append("--gpus 2 with --trainer.strategy fsdp2: shares the model out.")
     if plan.precision == "32-true":
-        found.append("--trainer.precision bf16-true: halves all parts; results differ.")
+        packed = " but the packed weights" if plan.module.quantization is not None else ""
+        found.append(f"--trainer.precision bf16-true: halves all parts{packed}; results differ.")
+    if plan.module.lora is not None and plan.module.quantization is None:
+        shared = " Not with fsdp2: take ddp." if plan.sharing.name == "FSDP2" else ""
+        found.append(
+            "--model.quantization nf4: the base's linear layers, but for the output projection, in "
+            f"4 bits a weight; results differ.{shared}"
+        )
     if plan.module.lora is None:
         found.append("model.lora instead of null: no gradients and optimizer of the base weights.")
     return found

@@ -19,6 +19,7 @@ from lightning_unlearn.monitors.membership import SCORES, Membership
 from lightning_unlearn.planning.largest import Largest, find_largest
 from lightning_unlearn.planning.settings import Machine, Sharing
 from lightning_unlearn.planning.simulation import Measured, Phase, Simulation
+from lightning_unlearn.quantization import check_precision
 from lightning_unlearn.trainer import StagedTrainer
 
 LONGEST = 1024
@@ -155,6 +156,8 @@ def estimate(
         InputError: for settings that can't be run.
     """
     began = time.process_time()
+    if module.quantization is not None:
+        check_precision(str(trainer.precision))
     length = data.max_length or min(module.context, LONGEST)
     if length > module.context:
         raise InputError(
@@ -227,7 +230,7 @@ def estimate(
             began + PATIENCE,
         )
         lm = simulation.module.lm
-        base = {n: p for n, p in lm.named_parameters() if "lora_" not in n}
+        parameters, base = simulation.base
         return Plan(
             machine,
             shared,
@@ -236,8 +239,8 @@ def estimate(
             data.max_length is None,
             steps,
             largest,
-            parameters=sum(p.numel() for p in base.values()),
-            base=sum(p.numel() * p.element_size() for p in base.values()),
+            parameters=parameters,
+            base=base,
             adapter=adapter,
             paths=_paths(data),
             counts={name: _count(data, name, recipe, machine) for name, recipe in recipes.items()},

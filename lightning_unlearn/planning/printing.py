@@ -34,6 +34,8 @@ def text(plan: Plan, base: str) -> str:
 def _head(plan: Plan, base: str) -> str:
     lora, machine = plan.module.lora, plan.machine
     trained = "all weights trained" if lora is None else f"LoRA rank {lora.rank}"
+    if plan.module.quantization is not None:
+        trained += f", base in {plan.module.quantization.upper()} ({_size(plan.base)})"
     how = plan.sharing.name
     how += f" ({plan.sharing.chosen})" if plan.sharing.chosen else ""
     chosen = "data.max_length not given" if plan.assumed else "data.max_length"

@@ -174,6 +174,13 @@ def sharing(content: dict[str, Any], gpus: int) -> Sharing:
             f"trainer.strategy: found data_parallel_size {copies} with --gpus {gpus}, expected as "
             "many, or null."
         )
+    model = content.get("model")
+    packed = isinstance(model, dict) and model.get("quantization") is not None
+    if packed and short == "fsdp2":
+        # Imports torch, which is slow.
+        from lightning_unlearn.quantization import of_strategy
+
+        raise of_strategy(name)
     if short == "fsdp2":
         offload, layers = options.get("cpu_offload", False), options.get("layers")
         return Sharing("FSDP2", "trainer.strategy", bool(offload), layers)
@@ -181,6 +188,8 @@ def sharing(content: dict[str, Any], gpus: int) -> Sharing:
         return Sharing("one GPU")
     if short in ("ddp", "ddpstrategy"):
         return Sharing("DDP", "trainer.strategy")
+    if short == "auto" and packed:
+        return Sharing("DDP", "assumed; set trainer.strategy: ddp")
     if short == "auto":
         return Sharing("FSDP2", "assumed; set trainer.strategy: fsdp2")
     raise InputError(f"trainer.strategy: found {name!r}, expected fsdp2 or ddp to plan with.")

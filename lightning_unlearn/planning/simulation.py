@@ -23,6 +23,8 @@ from lightning_unlearn.forward import LogProbModel
 from lightning_unlearn.logprobs import LogProbs, chunks_of_accelerator
 from lightning_unlearn.module import CausalLM, supervised
 from lightning_unlearn.planning.meter import Meter, Part, local_part
+from lightning_unlearn.planning.packed import PackedLinear, pack
+from lightning_unlearn.quantization import COMPUTE
 from lightning_unlearn.strategy import FSDP2
 from lightning_unlearn.unlearning.base import Unlearning
 
@@ -68,8 +70,11 @@ class _Simulated(CausalLM):
     fake: FakeTensorMode
     optimizer: "_Optimizer"
 
-    def _load(self, name: str) -> Any:
-        return self._empty_lm()
+    def _open(self) -> Any:
+        lm = self._empty_lm()
+        if self.quantization is not None:
+            pack(lm, COMPUTE[self._precision()])
+        return lm
 
     def _fill(self, net: LogProbModel, lm: Any) -> None:
         # As the strategy does with what was configured.
@@ -334,6 +339,18 @@ class Simulation:
         if self.module.peft is None:
             return _whole_bytes(self.module.lm.parameters())
         return _whole_bytes(adapters.adapter_parameters(self.module.peft, adapter).values())
+
+    @property
+    def base(self) -> tuple[int, int]:
+        """Parameters of the base model, and bytes of what is kept of them over all GPUs."""
+        lm = self.module.lm
+        kept = [p for name, p in lm.named_parameters() if "lora_" not in name]
+        count = sum(p.numel() for p in kept)
+        for module in lm.modules():
+            if isinstance(module, PackedLinear):
+                count += module.in_features * module.out_features
+                count -= sum(p.numel() for p in (module.weight, module.scales, module.numbers))
+        return count, _whole_bytes(kept)
 
 
 def _mesh(processes: int) -> Any:
