@@ -37,6 +37,7 @@ most used keys (each is also a YAML key; the command line wins):
   --trainer.precision 32-true|bf16-true|bf16-mixed
   --model.base NAME            model folder, hub name, or demo:tiny-llama
   --model.lora.rank N          --model.lora.targets '[q_proj, v_proj]'; --model.lora null: full
+  --model.quantization nf4     the base in 4 bits a weight, as in QLoRA; needs bitsandbytes
   --model.gradient_checkpointing true    --model.merge true    --model.compile true
   --data.order '[a, b, c]'     the path; or --data.position P, or --data.permutation K
   --data.forget STAGE          the stage to unlearn
@@ -138,13 +139,13 @@ for the models of configs/models not even the network. Exit code 1 if it does no
 
 options:
   --gpus N                     one process each; 1 if not given. More than one share the model out
-                               (fsdp2), unless trainer.strategy is ddp
+                               (fsdp2), unless trainer.strategy is ddp or the base is quantised
   --gpu-memory SIZE            memory of each, such as 24GiB; 80GiB if not given
   --throughput TFLOPS          what one GPU reaches in training, for an estimate of time
   --rows STAGE=N,...           rows of stages whose files are not at hand
   --KEY VALUE                  change the configuration; most telling are data.max_length,
                                data.micro_batch_size, model.gradient_checkpointing, model.lora.rank,
-                               trainer.precision
+                               model.quantization, trainer.precision
 
 examples:
   lightning-unlearn plan --config configs/demo.yaml

@@ -219,6 +219,11 @@ class CausalLM(LightningModule):
             InputError: naming what is in the way.
         """
         if self.quantization is not None:
+            if self.compiles:
+                raise InputError(
+                    f"model.compile: found true with model.quantization {self.quantization}, "
+                    "expected false."
+                )
             check_quantization(self._empty_lm(), str(trainer.precision), trainer.strategy)
 
     def identity(self) -> str:

@@ -125,6 +125,7 @@ VALUES = {
     "--model.lora.rank": "2",
     "--model.lora.targets": "[q_proj, v_proj]",
     "--model.lora": "null",
+    "--model.quantization": "nf4",
     "--model.gradient_checkpointing": "true",
     "--model.merge": "true",
     "--model.compile": "true",
