@@ -1,0 +1,319 @@
+"""The two sides of `gpu.py`: our training step, and that of Hugging Face's Trainer with PEFT.
+
+Both train LoRA adapters in fp32 on a frozen base, in bf16 on a GPU, with AdamW at a constant rate,
+on the same micro-batches, and are timed over the same optimizer steps inside their own loops.
+"""
+
+import gc
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader
+
+from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, StagedTrainer, sharding
+from lightning_unlearn.data.batches import BatchPlan
+from lightning_unlearn.data.chat import Example
+from lightning_unlearn.loading import empty_causal_lm, load_config
+from lightning_unlearn.module import StageEntry
+
+DTYPES = {"bf16-true": torch.bfloat16, "32-true": torch.float32}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both sides are given.
+
+    Attributes:
+        folder: with the model's configuration.
+        device: "cuda" or "cpu".
+        precision: "bf16-true" or "32-true".
+        attention: as of transformers.
+        checkpointing: recompute activations.
+        lora: the adapters.
+        plan: the batches, equal for all.
+        warmup: optimizer steps before those that are timed.
+    """
+
+    folder: str
+    device: str
+    precision: str
+    attention: str
+    checkpointing: bool
+    lora: LoRA
+    plan: BatchPlan
+    warmup: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that are timed."""
+        return len(self.plan) - self.warmup
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was seen of a side.
+
+    Attributes:
+        seconds: of the steps that are timed; on a CPU of processor time.
+        peak: most bytes of the GPU's memory that tensors took; 0 on a CPU.
+        loss: of the first step.
+    """
+
+    seconds: float
+    peak: int
+    loss: float
+
+
+class OutOfMemory(Exception):
+    """A side that needs more memory than the GPU has."""
+
+
+def now(device: str) -> float:
+    """Seconds, once the GPU has done what it was asked; on a CPU of processor time."""
+    if device == "cpu":
+        # What other processes do beside it does not count.
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class Clock:
+    """Times the steps after the first few, waiting for the GPU only at both ends."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.began = self.seconds = 0.0
+        self.loss: Any = None
+
+    def before(self, step: int) -> None:
+        if step == self.setting.warmup:
+            self.began = now(self.setting.device)
+
+    def after(self, step: int) -> None:
+        if step == len(self.setting.plan) - 1:
+            self.seconds = now(self.setting.device) - self.began
+
+
+def make_plan(
+    vocabulary: int, length: int, labels: int, micro: int, batch: int, steps: int
+) -> BatchPlan:
+    """Random sequences, all equally long; the last tokens of each are its answer."""
+    generator = torch.Generator().manual_seed(0)
+    # Ids from 10: no token that a model knows as its end or its padding.
+    rows = torch.randint(10, vocabulary, (batch * steps, length), generator=generator).tolist()
+    split = length - labels
+    examples = [Example(tuple(row[:split]), tuple(row[split:])) for row in rows]
+    recipe = Recipe(lr=1e-5, steps=steps, batch_size=batch)
+    return BatchPlan(examples, recipe, seed=0, stage="stage", pad_id=0, micro_batch_size=micro)
+
+
+@torch.no_grad()
+def fill_random(lm: Any, device: torch.device) -> None:
+    """Give a model without memory random weights where it is to be: no detour over the disk."""
+    sharding.materialise(lm, lm, device)
+    torch.manual_seed(0)
+    for name, parameter in lm.named_parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(std=0.02)
+        else:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+class Random(CausalLM):
+    """The module, with random weights made on its device."""
+
+    device_made = "cpu"
+
+    def _load(self, name: str) -> Any:
+        lm = self._empty_lm()
+        fill_random(lm, torch.device(self.device_made))
+        return lm.eval()
+
+    def cpu(self) -> "Random":
+        """As it is: Lightning would bring it into the computer's memory, and it is thrown away."""
+        return self
+
+
+class _Timed(Callback):
+    """Lightning's side of the clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, number: int) -> None:
+        self.clock.before(number)
+
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, number: int
+    ) -> None:
+        self.clock.after(number)
+        if number == 0:
+            self.clock.loss = trainer.callback_metrics["loss"]
+
+
+def ours(setting: Setting, unlearns: bool = False, compiled: bool = False) -> Run:
+    """Stages as the product trains them: `CausalLM.training_step` in Lightning's loop.
+
+    Args:
+        setting: of both sides.
+        unlearns: NPO instead of learning.
+        compiled: with ``model.compile``.
+    """
+    clock = Clock(setting)
+    module = Random(
+        setting.folder,
+        setting.lora,
+        gradient_checkpointing=setting.checkpointing,
+        attention=setting.attention,
+        compile=compiled,
+    )
+    module.device_made = setting.device
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = StagedTrainer(
+            store=f"{folder}/store",
+            default_root_dir=folder,
+            accelerator="gpu" if setting.device == "cuda" else "cpu",
+            devices=1,
+            precision=setting.precision,
+            logger=False,
+            enable_progress_bar=False,
+            callbacks=[*([NPO()] if unlearns else []), _Timed(clock)],
+        )
+        module.check_device(str(trainer.precision), trainer.strategy.root_device)
+        stage = "unlearn" if unlearns else "stage"
+        recipe = Recipe(lr=1e-5, schedule="constant", batch_size=len(setting.plan.steps[0]))
+        module.begin(StageEntry(stage, recipe, len(setting.plan), seed=0, fresh=True))
+        return _run(lambda: trainer.fit_once(module, setting.plan.loader()), clock)
+
+
+def hugging_face(setting: Setting) -> Run:
+    """Hugging Face's Trainer on a PEFT model, as its documentation has it: adapters in fp32.
+
+    Logging, saving, evaluation and clipping are off.
+
+    Args:
+        setting: of both sides.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+    clock = Clock(setting)
+    shape = load_config(setting.folder, False)
+    lm = empty_causal_lm(shape, DTYPES[setting.precision], setting.attention, False)
+    fill_random(lm, torch.device(setting.device))
+    lm.config.use_cache = False
+    if setting.checkpointing:
+        # transformers renamed the method within its version 5.
+        newer = getattr(lm, "activation_checkpointing_enable", None)
+        (newer or lm.gradient_checkpointing_enable)({"use_reentrant": False})
+    lora = setting.lora
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    with quiet_peft():
+        peft = get_peft_model(lm, config)
+    parts = len(setting.plan[0].micro)
+
+    class Ticks(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            clock.before(state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            clock.after(state.global_step - 1)
+
+    class Same(Trainer):  # type: ignore[misc]
+        """With the micro-batches of our plan."""
+
+        def get_train_dataloader(self) -> Any:
+            return DataLoader(micro_batches(setting.plan), batch_size=None)
+
+        def training_step(self, *arguments: Any, **options: Any) -> Any:
+            loss = super().training_step(*arguments, **options)
+            if self.state.global_step == 0:
+                clock.loss = loss + (0 if clock.loss is None else clock.loss)
+            return loss
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = TrainingArguments(
+            output_dir=folder,
+            use_cpu=setting.device == "cpu",
+            bf16=setting.precision == "bf16-true",
+            max_steps=len(setting.plan),
+            per_device_train_batch_size=len(setting.plan[0].micro[0].index),
+            gradient_accumulation_steps=parts,
+            learning_rate=1e-5,
+            lr_scheduler_type="constant",
+            optim="adamw_torch",
+            weight_decay=0.0,
+            max_grad_norm=0.0,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            seed=0,
+        )
+        if options.n_gpu > 1:
+            # One GPU as for ours, where its Trainer would take all that it sees.
+            options._n_gpu = 1
+        trainer = Same(model=peft, args=options, train_dataset=[{}], callbacks=[Ticks()])
+        trainer.remove_callback(PrinterCallback)
+        return _run(trainer.train, clock)
+
+
+def micro_batches(plan: BatchPlan) -> list[dict[str, torch.Tensor]]:
+    """Micro-batches of a plan as transformers takes them, one after the other."""
+    found = []
+    for number in range(len(plan)):
+        for micro in plan[number].micro:
+            labels = torch.full_like(micro.input_ids, -100)
+            # `source` is where a label is predicted, one place before it.
+            labels.view(-1)[micro.source + 1] = micro.target
+            mask = torch.ones_like(micro.input_ids)
+            found.append({"input_ids": micro.input_ids, "labels": labels, "attention_mask": mask})
+    return found
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without the warning that PEFT asks transformers 5 by an older name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
+        yield
+
+
+def _run(train: Callable[[], Any], clock: Clock) -> Run:
+    """Train, and leave the GPU empty."""
+    on_gpu, lacking = clock.setting.device == "cuda", ""
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        with quiet_peft():
+            train()
+    except torch.OutOfMemoryError as error:
+        lacking = str(error).splitlines()[0]
+    if lacking:
+        # Not while the error is at hand: its frames hold on to the tensors.
+        raise OutOfMemory(lacking)
+    peak = torch.cuda.max_memory_allocated() if on_gpu else 0
+    return Run(clock.seconds, peak, float(clock.loss))
+
+
+def empty_gpu() -> None:
+    """Free what a side has left behind, and tell if there is more."""
+    gc.collect()
+    torch._dynamo.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        if (left := torch.cuda.memory_allocated()) > 2**27:
+            print(f"  {left / 2**20:.0f} MiB are still taken: the peaks that follow are too high")
