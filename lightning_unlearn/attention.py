@@ -1,8 +1,11 @@
-"""Which implementation of attention can be used where."""
+"""Which implementation of attention can be used where, and a fused one in every precision."""
 
 import importlib.util
+from types import SimpleNamespace
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from lightning_unlearn.errors import InputError
 
@@ -57,3 +60,88 @@ def check_attention(
             f"{found} with trainer.precision {precision}, but it computes in 16 bits only, "
             "expected trainer.precision bf16-true or bf16-mixed, or model.attention sdpa."
         )
+
+
+def fuse_in_fp32(lm: Any) -> None:
+    """Keep a GPU from forming all attention scores in fp32 where several heads share keys.
+
+    Of PyTorch's fused kernels for a GPU those that let heads share keys take 16 bits only, and the
+    one that takes fp32 does not let them. With keys and values repeated it can be used, and the
+    scores of every layer need not be kept for the backward pass. Else this is PyTorch's own.
+
+    Args:
+        lm: a Hugging Face causal LM with the attention "sdpa".
+    """
+    from transformers.masking_utils import sdpa_mask
+
+    config = lm.config.get_text_config()
+    heads = config.num_attention_heads
+    if (getattr(config, "num_key_value_heads", None) or heads) != heads:
+        _register(lm, "sdpa_fused", _fused, sdpa_mask)
+
+
+def fuse_as_gpu(lm: Any) -> None:
+    """Compute attention on the CPU as `fuse_in_fp32` does on a GPU, for sequences without padding.
+
+    Args:
+        lm: as of `fuse_in_fp32`.
+    """
+
+    def no_mask(*_: Any, **__: Any) -> None:
+        # transformers makes one for tensors without memory, which it takes for a traced program.
+        return None
+
+    _register(lm, "sdpa_fused_as_gpu", _as_gpu, no_mask)
+
+
+def _register(lm: Any, name: str, function: Any, mask: Any) -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(name, function)
+    AttentionMaskInterface.register(name, mask)
+    lm.set_attn_implementation(name)
+
+
+def _fused(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attention as of transformers' interface."""
+    return _attend(query.is_cuda, module, query, key, value, attention_mask, **options)
+
+
+def _as_gpu(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    return _attend(True, module, query, key, value, attention_mask, **options)
+
+
+def _attend(
+    on_gpu: bool,
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+
+    # With a mask transformers repeats keys itself.
+    if on_gpu and mask is None and query.dtype == torch.float32:
+        groups = getattr(module, "num_key_value_groups", 1)
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+        module = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
+    attended: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, mask, **options
+    )
+    return attended

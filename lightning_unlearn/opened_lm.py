@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule
 
 from lightning_unlearn import adapters, sharding
 from lightning_unlearn.adapters import LEARN, LoRA
-from lightning_unlearn.attention import check_attention
+from lightning_unlearn.attention import check_attention, fuse_in_fp32
 from lightning_unlearn.compiling import check_compiling, compile_layers
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.forward import LogProbModel
@@ -135,6 +135,8 @@ class OpenedLM(LightningModule):
     def _build(self) -> None:
         lm = self._empty_lm() if self.is_sharded else self._open()
         lm.config.use_cache = False
+        if self.attention == "sdpa":
+            fuse_in_fp32(lm)
         if self.gradient_checkpointing:
             # The reentrant form gives adapters on a frozen embedding no gradient at all.
             # transformers renamed the method within its version 5 and warns about the older name.

@@ -1,4 +1,4 @@
-"""Implementations of attention: what is refused, and positions in full precision."""
+"""Attention: what is refused, a fused kernel in fp32, positions in full precision."""
 
 import importlib.util
 from pathlib import Path
@@ -8,10 +8,11 @@ import pytest
 import torch
 from conftest import Tiny
 from lightning.pytorch.plugins import Precision
-from tiny import tiny_checkpoint, tiny_lm
+from tiny import random_examples, tiny_checkpoint, tiny_lm, tiny_module
 
 from lightning_unlearn import CausalLM, InputError, LoRA, sharding
-from lightning_unlearn.attention import check_attention
+from lightning_unlearn.attention import check_attention, fuse_as_gpu, fuse_in_fp32
+from lightning_unlearn.data.batches import collate
 from lightning_unlearn.loading import empty_causal_lm, load_causal_lm, load_config
 from lightning_unlearn.planning.simulation import Simulation
 
@@ -68,7 +69,40 @@ def test_flash_attention_is_planned_without_its_package() -> None:
     module = CausalLM("demo:tiny-llama", LoRA(2, 4), attention="flash_attention_2")
     simulation = Simulation(module, "bf16-true", Precision(), 1, False)
     simulation.close()
-    assert simulation.module.lm.config._attn_implementation == "sdpa"
+    assert simulation.module.lm.config._attn_implementation == "sdpa_fused_as_gpu"
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_repeated_keys_give_the_same_numbers_and_gradients(tmp_path: Path, family: str) -> None:
+    module = tiny_module(tmp_path, family)
+    batch = collate(random_examples(5), range(5), pad_id=0)
+    found = {}
+    for name in ("sdpa", "sdpa_fused", "sdpa_fused_as_gpu"):
+        module.lm.set_attn_implementation("sdpa")
+        if name != "sdpa":
+            (fuse_as_gpu if name.endswith("gpu") else fuse_in_fp32)(module.lm)
+        assert module.lm.config._attn_implementation == name
+        module.zero_grad()
+        values = module.log_probs(batch).sum
+        values.sum().backward()
+        weight = module.lm.get_decoder().layers[0].self_attn.k_proj.weight
+        found[name] = values.detach(), weight.grad.clone()
+    for ours, theirs in zip(found["sdpa_fused"], found["sdpa"], strict=True):
+        assert torch.equal(ours, theirs)
+    for ours, theirs in zip(found["sdpa_fused_as_gpu"], found["sdpa"], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_heads_that_share_no_keys_are_left_to_transformers(tmp_path: Path) -> None:
+    module = tiny_module(tmp_path, num_key_value_heads=4)
+    assert module.lm.config._attn_implementation == "sdpa"
+
+
+def test_a_merged_model_does_not_name_our_attention(tmp_path: Path) -> None:
+    module = tiny_module(tmp_path / "base")
+    assert module.lm.config._attn_implementation == "sdpa_fused"
+    module.save_merged(tmp_path / "merged")
+    assert "fused" not in (tmp_path / "merged" / "config.json").read_text()
 
 
 @pytest.mark.parametrize("rope", [{"rope_type": "default", "rope_theta": 10000.0}, SCALED])

@@ -11,11 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_unlearn import adapters, sharding
 from lightning_unlearn.adapters import LEARN, UNLEARN
-from lightning_unlearn.attention import FLASH
+from lightning_unlearn.attention import FLASH, fuse_as_gpu
 from lightning_unlearn.data.batches import Batch, StepBatch, collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.recipe import Recipe
@@ -191,6 +190,8 @@ class Simulation:
         if sharded:
             self.module._device_mesh = _mesh(processes)
         self.module._build()
+        if on_gpu and self.module.attention == "sdpa":
+            fuse_as_gpu(self.module.lm)
         if not sharded:
             assert self.module.net is not None
             self.module._fill(self.module.net, self.module.lm)
@@ -305,24 +306,7 @@ class Simulation:
             stack.enter_context(torch.random.fork_rng(devices=[]))
             if self.on_gpu:
                 stack.enter_context(chunks_of_accelerator())
-                if self._attends_unfused():
-                    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
-
-    def _attends_unfused(self) -> bool:
-        """Whether a GPU forms all attention scores in its memory.
-
-        transformers leaves the sharing of keys by several heads to PyTorch where there is no mask.
-        Of PyTorch's fused kernels only flash attention and cuDNN's can do that, and they take no
-        fp32 (`sdp_utils.cpp`); what is left is the plain formula.
-        """
-        config = self.module.model_config.get_text_config()
-        shared = (getattr(config, "num_key_value_heads", None) or 0) not in (
-            0,
-            config.num_attention_heads,
-        )
-        fp32 = str(self.module.trainer.precision) in ("32-true", "64-true")
-        return shared and fp32 and self.module.attention == "sdpa"
 
     def _measured(self, meter: Meter) -> Measured:
         return Measured(meter.peak, meter.flops, meter.traffic, meter.exchanged)
