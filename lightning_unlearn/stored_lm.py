@@ -113,6 +113,8 @@ class StoredLM(OpenedLM):
             merged = self.lm
         else:
             active = list(self.peft.base_model.active_adapters)
+            # On its device there may be no room for a second one.
+            self.cpu()
             merged = copy.deepcopy(self.peft).merge_and_unload(adapter_names=active)
         use_cache, merged.config.use_cache = merged.config.use_cache, True
         merged.save_pretrained(folder)

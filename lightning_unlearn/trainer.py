@@ -210,6 +210,7 @@ class StagedTrainer(Trainer):
         plan = self.walk(model, datamodule)
         if not model.holds(plan):
             Walker(self, model, datamodule, plan).take_up()
+        model.cpu()
 
     def walk(
         self, model: CausalLM, datamodule: StagedDataModule, until: int | None = None
@@ -247,7 +248,7 @@ class StagedTrainer(Trainer):
             loader: optimizer steps.
         """
         self.fit_loop.max_epochs = self.current_epoch + 1
-        with quiet_lightning():
+        with quiet_lightning(), model.staying():
             super().fit(model, train_dataloaders=loader)
 
     def look(self, model: CausalLM) -> None:
@@ -257,7 +258,7 @@ class StagedTrainer(Trainer):
             model: the module, with the weights to look at.
         """
         try:
-            with quiet_lightning():
+            with quiet_lightning(), model.staying():
                 super().validate(model, DataLoader([0]), verbose=False)  # type: ignore[arg-type]
         except SystemExit as stop:
             if isinstance(stop.__context__, KeyboardInterrupt):
@@ -448,6 +449,7 @@ class StagedTrainer(Trainer):
         model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, True, load))
         with connected():
             self.look(model)
+        model.cpu()
         return {measure: value for _, measure, value in self.observations.steps}
 
 

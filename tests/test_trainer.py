@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 from conftest import Start, Tiny, results
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
 from lightning_unlearn import (
@@ -765,3 +765,21 @@ def test_a_store_made_at_another_precision_is_told_of_and_kept(
     told = "tofu: stored in 32-true (trainer.precision), which is another model; in bf16-true it is"
     assert told in capsys.readouterr().err
     assert results(entry.parent) == before
+
+
+def test_the_model_stays_on_its_device_between_stages(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[str] = []
+
+    def cpu(self: Any) -> Any:
+        moved.append(self.stage)
+        return self
+
+    monkeypatch.setattr(LightningModule, "cpu", cpu)
+    model, trainer = tiny.module(), tiny.trainer([GA(), AnswerLikelihood(2)])
+    trainer.fit(model, tiny.datamodule(order=["tofu", "safety"]))
+    assert trainer.trained == ["tofu", "safety", "unlearn"]
+    assert moved == ["unlearn"]
+    trainer.validate(model, tiny.datamodule(order=["tofu", "safety"]), "tofu")
+    assert moved == ["unlearn", "tofu"]
