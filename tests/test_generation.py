@@ -205,8 +205,7 @@ def test_generating_leaves_training_alone(tmp_path: Path) -> None:
 
 def test_more_processes_than_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny_module(tmp_path)
-    monkeypatch.setattr(CausalLM, "world_size", property(lambda _: 99))
-    monkeypatch.setattr(CausalLM, "global_rank", property(lambda _: 98))
+    monkeypatch.setattr(CausalLM, "data_share", (98, 99))
     assert greedy(module, (END,)) == {}
 
 
@@ -222,8 +221,7 @@ def work(rank: int, folder: Path) -> None:
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
     try:
-        CausalLM.global_rank = rank  # type: ignore[method-assign, assignment]
-        CausalLM.world_size = 2  # type: ignore[method-assign, assignment]
+        CausalLM.data_share = (rank, 2)  # type: ignore[method-assign, assignment]
         answers = sampled(module, attempts=5, max_new_tokens=20)
         scores = score_candidates(module, prompts(), candidates(), 2)
         torch.save((answers, scores), folder / f"{rank}.pt")

@@ -93,7 +93,9 @@ def told() -> list[str]:
 
 def with_trainer(module: CausalLM, told: list[str]) -> CausalLM:
     """The module, as if it had a Trainer that can tell something."""
-    trainer = SimpleNamespace(warn=told.append, global_rank=0, world_size=1, precision="32-true")
+    trainer = SimpleNamespace(
+        warn=told.append, global_rank=0, world_size=1, precision="32-true", strategy=None
+    )
     trainer.precision_plugin = SimpleNamespace(forward_context=nullcontext)
     module._trainer = trainer  # type: ignore[assignment]
     return module
@@ -311,9 +313,8 @@ def test_processes_share_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             return torch.zeros(7, 7)
 
     monkeypatch.setattr(scoring, "ByExample", Kept)
-    monkeypatch.setattr(CausalLM, "world_size", property(lambda _: 9))
     for rank in range(9):
-        monkeypatch.setattr(CausalLM, "global_rank", rank)
+        monkeypatch.setattr(CausalLM, "data_share", (rank, 9))
         score_candidates(module, *questions(), 2)
     index, values = (torch.cat(part) for part in zip(*seen, strict=True))
     assert sorted(index.tolist()) == list(range(7))
