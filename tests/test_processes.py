@@ -129,13 +129,13 @@ if __name__ == "__main__":
     root = Tiny(**{{name: Path(value) for name, value in json.loads(sys.argv[1]).items()}})
     for strategy in {strategies}:
         tiny, told = root.below(strategy), []
-        for method in (NPO(), GA(), NPO()):
+        for method in (NPO(), GA(), NPO()) if strategy == "ddp" else (NPO(), NPO()):
             trainer = fitted(tiny, method, strategy=strategy)
             assert trainer.world_size == 2
             told.append((trainer.trained, str(trainer.run_dir), trainer.observations.steps))
-            if len(told) == 2:
-                before = {{run: results(Path(run)) for _, run, _ in told}}
-        assert results(Path(told[2][1])) == before[told[0][1]]
+            if len(told) == 1:
+                before = results(Path(told[0][1]))
+        assert results(Path(told[-1][1])) == before
         # The data of `fitted`, at hand once it has run.
         measures = trainer.validate(tiny.module(), trainer.observations.data)
         file = tiny.root / f"told-{{trainer.global_rank}}.json"
@@ -186,9 +186,10 @@ def test_two_processes_are_one(tiny: Tiny) -> None:
         told = [json.loads(file.read_text()) for file in files]
         assert told[0] == told[1]
         runs, measures = told[0]
-        assert [trained for trained, _, _ in runs] == [["safety", "unlearn"], ["unlearn"], []]
-        assert {name: value for _, name, value in runs[2][2]} == measures
-        for alone, (_, run, _) in zip(one, runs[:2], strict=True):
+        trained = [["safety", "unlearn"], ["unlearn"], []]
+        assert [run[0] for run in runs] == (trained if strategy == "ddp" else trained[::2])
+        assert {name: value for _, name, value in runs[-1][2]} == measures
+        for alone, (_, run, _) in zip(one, runs[:-1], strict=strategy == "ddp"):
             assert alone is not None
             # Sharded sums are taken in another order.
             assert_same(alone, Path(run), 1e-6 if strategy == "ddp" else 1e-5)
