@@ -136,10 +136,6 @@ class Random(CausalLM):
         fill_random(lm, torch.device(self.device_made))
         return lm.eval()
 
-    def cpu(self) -> "Random":
-        """As it is: Lightning would bring it into the computer's memory, and it is thrown away."""
-        return self
-
 
 class _Timed(Callback):
     """Lightning's side of the clock."""
