@@ -77,6 +77,8 @@ class StageStore:
         damage = _damage(entry, key)
         if damage is None:
             self._whole.add(key)
+            # A kill may have come between the entry and the end of its checkpoints.
+            self._drop_checkpoints(key)
             return entry
         aside = self._set_aside(entry)
         if aside is None:

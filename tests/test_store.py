@@ -264,3 +264,13 @@ def test_who_waits_for_a_claim_says_so(store: StageStore, tmp_path: Path, start:
     store.report = end_holder
     with store.claim(KEY):
         assert reports == [f"Stage store: another process is making {KEY[:8]}; waiting for it."]
+
+
+def test_checkpoints_that_a_kill_left_beside_their_entry_go(tmp_path: Path) -> None:
+    content = {"stage": "tofu"}
+    key = content_key(content)
+    StageStore(tmp_path).put(key, content, lambda folder: None)
+    left = tmp_path / "checkpoints" / f"{key}-5"
+    left.mkdir(parents=True)
+    assert StageStore(tmp_path).get(key) is not None
+    assert not left.exists()
