@@ -250,19 +250,32 @@ def memory(
     empty_gpu()
 
 
+def positive(text: str) -> int:
+    """A number of an argument, at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {number}, expected at least 1")
+    return number
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--shapes", "--shape", nargs="+", choices=SHAPES, default=["llama3.2-1b", "qwen2.5-14b"])
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    add("--device", choices=["cuda", "cpu"], default=default)
     add("--attention", default="sdpa", choices=["sdpa", "eager", "flash_attention_2"])
-    add("--length", type=int, default=512, help="tokens of a sequence")
-    add("--labels", type=int, help="of these; half of them if not given")
-    add("--micro-batch", type=int, default=8, help="sequences of one forward")
-    add("--batch", type=int, help="sequences of an optimizer step; two micro-batches if not given")
-    add("--steps", type=int, default=10, help="optimizer steps that are timed in each round")
-    add("--rounds", type=int, default=3)
+    add("--length", type=positive, default=512, help="tokens of a sequence")
+    add("--labels", type=positive, help="of these; half of them if not given")
+    add("--micro-batch", type=positive, default=8, help="sequences of one forward")
+    add(
+        "--batch",
+        type=positive,
+        help="sequences of an optimizer step; two micro-batches if not given",
+    )
+    add("--steps", type=positive, default=10, help="optimizer steps that are timed in each round")
+    add("--rounds", type=positive, default=3)
     add("--compile", action="store_true", help="also with model.compile")
     add("--gradient-checkpointing", action="store_true")
     add("--precision", choices=list(DTYPES), help="bf16-true on a GPU if not given")
@@ -279,7 +292,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--device cuda: PyTorch finds no GPU")
     if options.device == "cpu" and not set(options.shapes) <= set(OWN):
         parser.error(f"a CPU is too slow for {' and '.join(options.shapes)}: give --shapes tiny")
-    if options.labels and not 0 < options.labels < options.length:
+    if options.length < 2:
+        parser.error("--length: expected at least 2, a token of the prompt and one of the answer")
+    if options.labels and options.labels >= options.length:
         parser.error("--labels: expected fewer than --length, for a prompt has a token at least")
     quiet_transformers()
     if options.device == "cuda":

@@ -23,6 +23,8 @@ from lightning_unlearn.data.chat import Example
 from lightning_unlearn.loading import empty_causal_lm, load_config
 from lightning_unlearn.module import StageEntry
 
+# Of random weights: that with which models begin.
+SPREAD = 0.02
 DTYPES = {"bf16-true": torch.bfloat16, "32-true": torch.float32}
 
 
@@ -49,11 +51,6 @@ class Setting:
     lora: LoRA
     plan: BatchPlan
     warmup: int
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps that are timed."""
-        return len(self.plan) - self.warmup
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def fill_random(lm: Any, device: torch.device) -> None:
     torch.manual_seed(0)
     for name, parameter in lm.named_parameters():
         if parameter.dim() > 1:
-            parameter.normal_(std=0.02)
+            parameter.normal_(std=SPREAD)
         else:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
 

@@ -172,7 +172,8 @@ def start_adapter(model: nn.Module, adapter: str, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "adapter", adapter))
     for name, parameter in sorted(adapter_parameters(model, adapter).items()):
-        fresh = torch.zeros(parameter.shape)
+        # Lightning configures a model where tensors are made on its device.
+        fresh = torch.zeros(parameter.shape, device="cpu")
         if "lora_A" in name:
             # The uniform distribution of torch.nn.Linear, which PEFT uses too.
             bound = 1 / math.sqrt(parameter.shape[1])

@@ -1,7 +1,6 @@
 """Which implementation of attention can be used where, and a fused one in every precision."""
 
 import importlib.util
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -44,12 +43,17 @@ def check_attention(
     if name not in known:
         usual = [n for n in known if not n.startswith("paged")]
         raise InputError(f"{found}, expected one of {', '.join(usual)}.")
-    if not name.startswith(FLASH):
+    if not name.startswith((FLASH, "flex")):
         return
     if device.type == "cpu":
         raise InputError(f"{found}, which runs on a GPU only, expected sdpa or eager on a CPU.")
+    if not name.startswith(FLASH):
+        return
     package = PACKAGES.get(name.removeprefix(FLASH))
-    if package is not None and importlib.util.find_spec(package) is None:
+    if package is None:
+        versions = " or ".join(FLASH + version for version in PACKAGES)
+        raise InputError(f"{found}, expected sdpa, {versions}.")
+    if importlib.util.find_spec(package) is None:
         raise InputError(
             f"{found}, but the package {package} is not installed, expected sdpa, which needs "
             "none and runs PyTorch's own flash attention on a GPU; or install it "
@@ -60,6 +64,13 @@ def check_attention(
             f"{found} with trainer.precision {precision}, but it computes in 16 bits only, "
             "expected trainer.precision bf16-true or bf16-mixed, or model.attention sdpa."
         )
+
+
+class _Plain:
+    """Stands for a module whose heads share no keys."""
+
+
+_PLAIN = _Plain()
 
 
 def fuse_in_fp32(lm: Any) -> None:
@@ -140,7 +151,9 @@ def _attend(
     if on_gpu and mask is None and query.dtype == torch.float32:
         groups = getattr(module, "num_key_value_groups", 1)
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-        module = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
+        if options.get("is_causal") is None:
+            options["is_causal"] = getattr(module, "is_causal", True)
+        module = _PLAIN
     attended: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, mask, **options
     )

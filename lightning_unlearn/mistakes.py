@@ -185,7 +185,10 @@ def _class(name: str, base: type) -> type | str:
         return known[name]
     module, _, attribute = name.rpartition(".")
     ours = sorted(n for n, c in known.items() if ".base" not in c.__module__ and _is_ours(c))
-    expected = f"expected {', '.join([*ours, 'or module.Class of your own'])}"
+    others = [*ours, "or module.Class of your own"] if ours else ["module.Class of your own"]
+    # Short names of Lightning's, such as fsdp2, have no settings.
+    others = [n for n in known if n.lower() == name.lower()] or others
+    expected = f"expected {', '.join(others)}"
     if not module:
         return expected
     try:

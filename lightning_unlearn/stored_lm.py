@@ -25,7 +25,9 @@ class StoredLM(OpenedLM):
         if self.is_sharded:
             self._load_parts(self.lm, name)
         else:
-            self.lm.load_state_dict(self._load(name).state_dict())
+            # Not on the model's device, where Lightning would have it made: a second one.
+            with torch.device("cpu"):
+                self.lm.load_state_dict(self._load(name).state_dict())
 
     def weights(self, which: str) -> dict[str, Tensor]:
         """What training changed, whole; every process must ask.

@@ -6,7 +6,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.precision import HalfPrecision, Precision
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+)
 from torch import nn
 
 from lightning_unlearn.errors import InputError
@@ -21,7 +25,7 @@ class FSDP2(ModelParallelStrategy):
         data_parallel_size: processes, or groups of them, that share out each batch; null takes as
             many as there are.
         tensor_parallel_size: processes of a group, which work on the same sequences and share out
-            the heads and hidden units of each layer.
+            the heads and hidden units of each layer; null is 1.
         cpu_offload: keep the parts in the computer's own memory while they are not needed. Saves
             GPU memory, costs time.
         layers: names of the classes of decoder layers; null finds them.
@@ -30,16 +34,16 @@ class FSDP2(ModelParallelStrategy):
     def __init__(
         self,
         data_parallel_size: int | None = None,
-        tensor_parallel_size: int = 1,
+        tensor_parallel_size: int | None = 1,
         cpu_offload: bool = False,
         layers: list[str] | None = None,
     ) -> None:
         # Parts that lie in the computer's own memory are put together there too.
         backend = "cpu:gloo,cuda:nccl" if cpu_offload and torch.cuda.is_available() else None
-        sizes = (data_parallel_size or 1, tensor_parallel_size)
-        super().__init__(*sizes, process_group_backend=backend)
+        group = 1 if tensor_parallel_size is None else tensor_parallel_size
+        super().__init__(data_parallel_size or 1, group, process_group_backend=backend)
         self.asked = data_parallel_size
-        self.tensor_parallel_size = tensor_parallel_size
+        self.tensor_parallel_size = group
         self.cpu_offload = cpu_offload
         self.layers = layers
 
@@ -50,10 +54,11 @@ class FSDP2(ModelParallelStrategy):
             InputError: naming both.
         """
         data, tensor = self.asked, self.tensor_parallel_size
-        if tensor < 1:
-            raise InputError(
-                f"trainer.strategy: found tensor_parallel_size {tensor}, expected at least 1."
-            )
+        for name, size in (("data", data), ("tensor", tensor)):
+            if size is not None and size < 1:
+                raise InputError(
+                    f"trainer.strategy: found {name}_parallel_size {size}, expected at least 1."
+                )
         found = f"found {self.world_size} processes (trainer.devices x trainer.num_nodes) with "
         if data is not None and data * tensor != self.world_size:
             raise InputError(
@@ -88,6 +93,22 @@ class FSDP2(ModelParallelStrategy):
                     part._buffers[name] = buffer.to(self.root_device)
         # As its own `to` would do; batches go there.
         module._device = self.root_device
+
+
+def check_strategy(strategy: Any) -> None:
+    """Refuse a strategy that shares out work in a way that is not reckoned with.
+
+    Args:
+        strategy: of the Trainer.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy, FSDP2)):
+        raise InputError(
+            f"trainer.strategy: found {type(strategy).__name__}, expected auto, ddp or fsdp2 "
+            "(FSDP2): of others it is not known which process has which share of a batch."
+        )
 
 
 def data_share(trainer: Any) -> tuple[int, int]:

@@ -28,7 +28,13 @@ from lightning_unlearn.processes import connected, open_processes, requeueing
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.quiet import quiet_lightning
 from lightning_unlearn.store import StageStore
-from lightning_unlearn.strategy import FSDP2, check_precision, data_share, with_precision
+from lightning_unlearn.strategy import (
+    FSDP2,
+    check_precision,
+    check_strategy,
+    data_share,
+    with_precision,
+)
 from lightning_unlearn.unlearning.base import Unlearning
 from lightning_unlearn.walk import PlannedStage, find_oracle, plan_walk
 from lightning_unlearn.walker import Walker
@@ -368,6 +374,7 @@ class StagedTrainer(Trainer):
                 f"data.forget: found null, but {self.method.name} is among trainer.callbacks. "
                 f"Name the stage to unlearn: one of {', '.join(datamodule.stages)}."
             )
+        check_strategy(self.strategy)
         if isinstance(self.strategy, FSDP2):
             self.strategy.check_processes()
             model.check_layers(self.strategy.layers, self.strategy.tensor_parallel_size)

@@ -18,8 +18,8 @@ set -euo pipefail
 
 # Where SLURM gives each process only one GPU, Lightning would count one device per node.
 exec srun --kill-on-bad-exit=1 --gpu-bind=none \
-    "${PYTHON:-python}" -m lightning_unlearn fit "$@" \
+    "${PYTHON:-python}" -m lightning_unlearn fit \
     --trainer.accelerator gpu \
     --trainer.devices "$SLURM_NTASKS_PER_NODE" \
     --trainer.num_nodes "$SLURM_JOB_NUM_NODES" \
-    --trainer.strategy fsdp2
+    --trainer.strategy fsdp2 "$@"

@@ -32,6 +32,8 @@ SCALED = {
     [
         ("sdpaa", "32-true", CPU, "found sdpaa, expected one of eager, .*sdpa"),
         ("flash_attention_2", "bf16-true", CPU, "on a GPU only, expected sdpa or eager"),
+        ("flex_attention", "32-true", CPU, "on a GPU only, expected sdpa or eager"),
+        ("flash_attention_4", "bf16-true", GPU, "expected sdpa, flash_attention_2 or flash_at"),
         ("kernels-community/flash-attn2", "bf16-true", GPU, "code from the hub, expected sdpa"),
     ],
 )
@@ -46,7 +48,6 @@ def test_flash_attention_needs_its_package_and_16_bits(monkeypatch: pytest.Monke
     def check(precision: str) -> None:
         check_attention("flash_attention_2", precision, GPU, trust_remote_code=False)
 
-    # No machine here has the package.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"the package flash_attn is not installed, expected sdpa"):
         check("bf16-true")
@@ -124,3 +125,16 @@ def test_rotary_frequencies_are_fp32_on_a_base_in_16_bits(
         for name, values in expected.items():
             assert found[name].dtype == torch.float32
             assert torch.equal(found[name], values)
+
+
+def test_repeated_keys_are_compiled_in_one_piece(tmp_path: Path) -> None:
+    from lightning_unlearn.attention import _as_gpu
+
+    layer = tiny_module(tmp_path).lm.get_decoder().layers[0].self_attn
+    query, key = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 5, 8)
+    torch._dynamo.reset()
+    compiled = torch.compile(_as_gpu, backend="eager", fullgraph=True)
+    found, _ = compiled(layer, query, key, key, None, scaling=0.5)
+    torch._dynamo.reset()
+    expected, _ = _as_gpu(layer, query, key, key, None, scaling=0.5)
+    torch.testing.assert_close(found, expected)

@@ -29,14 +29,18 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             del sys.modules[name]
 
 
-def test_the_gpu_benchmark_runs_on_a_cpu(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_gpu_benchmark_runs_on_a_cpu(
+    gpu: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else the loss is the logarithm of the vocabulary, whatever the weights and the batch.
+    monkeypatch.setattr(sys.modules["gpu_sides"], "SPREAD", 0.3)
     sizes = "--length 16 --micro-batch 2 --steps 1 --rounds 1"
     gpu.main(f"--device cpu --precision bf16-true --shape tiny {sizes}".split())
     printed = capsys.readouterr().out
     losses = [line.rpartition("first loss ")[2] for line in printed.splitlines() if "loss" in line]
     assert len(losses) == 3
     # Ours and Hugging Face's Trainer see the same weights and the same batch.
-    assert float(losses[0]) == pytest.approx(float(losses[2]), rel=5e-3)
+    assert float(losses[0]) == pytest.approx(float(losses[2]), rel=1e-3)
     assert "ours against Hugging Face: " in printed and "1 rounds" in printed
     assert printed.count("all tokens labels: planned ") == 2
 

@@ -1,6 +1,7 @@
 """The module: what it opens, what it refuses, and how it trains."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lightning_unlearn.data.batches import collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.loading import base_identity, load_causal_lm
 from lightning_unlearn.model_check import check_model
-from lightning_unlearn.module import supervised
+from lightning_unlearn.module import StageEntry, supervised
 
 EXAMPLE = Example(tuple(range(3, 20)), tuple(range(30, 45)))
 
@@ -299,3 +300,33 @@ def test_sgd_with_clipped_gradients_trains(tiny: Tiny, recipe: Recipe) -> None:
     assert all(change > 0 for change in moved.values())
     # Three steps, momentum sums to less than 5.7 norms of 0.1 each.
     assert all(change < 1e-2 * 0.1 * 6 for change in moved.values())
+
+
+def test_a_stage_begins_alike_where_tensors_are_made_on_another_device(tiny: Tiny) -> None:
+    """Lightning configures a model with its device as the place of new tensors."""
+    found = []
+    for context in (nullcontext(), torch.device("meta")):
+        module = tiny.module()
+        module.configure_model()
+        for stage in ("tofu", "unlearn"):
+            module.begin(StageEntry(stage, Recipe(), 1, seed=3, fresh=stage == "tofu"))
+            with context:
+                module.configure_model()
+        found.append({**module.weights("learn"), **module.weights("unlearn")})
+    assert found[0].keys() == found[1].keys()
+    for name, values in found[0].items():
+        assert torch.equal(found[1][name], values)
+
+
+def test_a_fully_trained_model_is_not_opened_twice_on_its_device(tiny: Tiny) -> None:
+    module = tiny.module(lora=None)
+    module.configure_model()
+    before = {name: values.clone() for name, values in module.lm.state_dict().items()}
+    with torch.no_grad():
+        module.lm.get_input_embeddings().weight.zero_()
+    module._changed = True
+    module.begin(StageEntry("tofu", Recipe(), 1, seed=3, fresh=True))
+    with torch.device("meta"):
+        module.configure_model()
+    for name, values in module.lm.state_dict().items():
+        assert torch.equal(values, before[name])

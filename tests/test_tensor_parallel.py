@@ -1,15 +1,19 @@
 """What can't be shared out by tensor parallelism; tests/test_sharding.py has what can."""
 
+import itertools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from conftest import Tiny
 from tiny import tiny_checkpoint
+from torch.distributed.tensor import Replicate, Shard
 from transformers import AutoConfig
 
-from lightning_unlearn import GA, CausalLM, InputError, LoRA
+from lightning_unlearn import GA, CausalLM, InputError, LoRA, sharding
 from lightning_unlearn.strategy import FSDP2
 from lightning_unlearn.tensor_parallel import check_tensor_parallel, cuts_of
 
@@ -86,6 +90,7 @@ def test_adapters_elsewhere_are_refused(tmp_path: Path, targets: Any) -> None:
             "found 2 processes (trainer.devices x trainer.num_nodes) with data_parallel_size 3 x "
             "tensor_parallel_size 1, expected 3, or null as the former.",
         ),
+        (FSDP2(0, None), "found data_parallel_size 0, expected at least 1."),
         (FSDP2(None, 0), "found tensor_parallel_size 0, expected at least 1."),
     ],
 )
@@ -100,3 +105,23 @@ def test_compiled_layers_are_refused(tmp_path: Path) -> None:
     module = CausalLM(tiny_checkpoint(tmp_path), LoRA(rank=2, alpha=4), compile=True)
     with pytest.raises(InputError, match=r"^model.compile: found true with tensor_parallel_size 2"):
         module.check_layers(None, 2)
+
+
+@pytest.mark.parametrize("rows", [8, 6])
+@pytest.mark.parametrize("cut", [None, 0, 1])
+def test_parts_of_groups_of_two_make_up_the_whole(rows: int, cut: int | None) -> None:
+    """Each process's part, by how PyTorch cuts: first over the layer's group, then by rows."""
+    values = torch.arange(float(rows * 4)).view(rows, 4)
+    for group, place in itertools.product(range(2), range(2)):
+        of_layer = values if cut is None else values.chunk(2, cut)[place]
+        expected = of_layer.chunk(2, 0)[group]
+        mesh = SimpleNamespace(
+            ndim=2, size=lambda axis: 2, get_local_rank=lambda axis, at=(group, place): at[axis]
+        )
+        target = SimpleNamespace(
+            device_mesh=mesh,
+            shape=values.shape,
+            placements=(Shard(0), Replicate() if cut is None else Shard(cut)),
+            to_local=lambda expected=expected: expected,
+        )
+        assert torch.equal(values[sharding.own_part(target)], expected)

@@ -19,6 +19,7 @@ import torch
 import yaml
 from conftest import Start, Tiny, results
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from lightning_unlearn import (
@@ -783,3 +784,10 @@ def test_the_model_stays_on_its_device_between_stages(
     assert moved == ["unlearn"]
     trainer.validate(model, tiny.datamodule(order=["tofu", "safety"]), "tofu")
     assert moved == ["unlearn", "tofu"]
+
+
+def test_strategies_that_share_out_batches_in_other_ways_are_refused(tiny: Tiny) -> None:
+    trainer = tiny.trainer([GA()], strategy=ModelParallelStrategy(), devices=2, accelerator="auto")
+    with pytest.raises(InputError, match=r"trainer.strategy: found ModelParallelStrategy, expect"):
+        trainer.fit(tiny.module(), tiny.datamodule())
+    assert not (tiny.root / "store").exists()

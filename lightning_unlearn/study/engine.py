@@ -270,5 +270,6 @@ class Study:
                 'The page is left out: it needs plotly (pip install "lightning-unlearn[figures]").'
             )
         else:
-            text = f"To draw figures and page: lightning-unlearn report {folder}"
+            older = " anew" if (folder / FOLDER / "index.html").exists() else ""
+            text = f"To draw figures and page{older}: lightning-unlearn report {folder}"
         out.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -139,9 +139,7 @@ class Workbench:
         try:
             trainer.walk(model, data, None if node.is_run else node.number + 1)
         except Exception:
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            _free()
             raise
         return bool(trainer.trained)
 
@@ -289,6 +287,7 @@ class Workbench:
         if self._model is None or self._model[0] != key:
             # The one before is let go: two may not fit into memory.
             self._model, self._data = None, {}
+            _free()
             self._model = (key, cli.parser.instantiate(cli.config).model)
         own = {k: v for k, v in cli.config.data.as_dict().items() if k not in SET_BY_CELL}
         wanted = json.dumps(own, default=str)
@@ -312,6 +311,13 @@ def _without_oracle(trainer: StagedTrainer) -> list[str]:
         f"{' and '.join(names)}: no distance to the oracle is measured, for the study trains none "
         "(oracle: true does)."
     ]
+
+
+def _free() -> None:
+    """Give back what nothing holds any more: a model and its trainer hold each other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _key(oracle: str | None) -> str | None:
