@@ -1,6 +1,7 @@
 """The plan: simulated figures against real tensors, closed forms and PyTorch's own tracker."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -505,3 +506,15 @@ def test_ddp_copies_the_model_and_offloading_empties_the_gpu(
     offloaded = capsys.readouterr().out
     assert row("parameters", offloaded) == row("optimizer", offloaded) == [0, 0, 0]
     assert "The computer's memory holds" in offloaded
+
+
+@pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="half a minute; set SLOW_TESTS=1")
+def test_the_table_of_the_docs_is_what_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(estimate, "PATIENCE", 0.0)
+    configs = [part for file in files("llama3.2-1b") for part in ("--config", file)]
+    assert main(["plan", *configs, "--gpus", "1"]) == 0
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("peak"))
+    text = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert f"| `llama3.2-1b` | {float(line.split()[1]):.1f} GiB, " in text
