@@ -1,7 +1,7 @@
 """A language model that is opened: the base from disk, adapters on it, and whatever cuts it up."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -164,7 +164,10 @@ class OpenedLM(LightningModule):
             (newer or lm.gradient_checkpointing_enable)({"use_reentrant": False})
         if self.lora is not None:
             name = locate(self.base, "model.base")
-            peft_model = adapters.add_adapters(lm, self.lora, name)
+            # PEFT makes the second adapter where tensors are made, not where the model is.
+            place = torch.device("meta") if lm.device.type == "meta" else nullcontext()
+            with place:
+                peft_model = adapters.add_adapters(lm, self.lora, name)
             adapters.choose_adapters(peft_model, [LEARN], LEARN)
             # Kept out of the module tree: its layers are lm's own.
             object.__setattr__(self, "peft", peft_model)

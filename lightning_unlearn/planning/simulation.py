@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -343,6 +344,8 @@ def _mesh(processes: int) -> Any:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
+    # Tells older versions of PyTorch what collectives give.
+    import_module("torch.distributed._tools.fake_collectives")
     if distributed.is_initialized():
         distributed.destroy_process_group()
     distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
