@@ -137,17 +137,15 @@ def _keep_in_fp32(peft_model: Any, dtype: Any) -> None:
     """
     from peft.tuners.lora import LoraLayer
 
-    half = (torch.bfloat16, torch.float16)
+    if dtype not in (torch.bfloat16, torch.float16):
+        return
     for layer in peft_model.modules():
         if not isinstance(layer, LoraLayer):
             continue
-        own = [p for n, p in layer.named_parameters() if "lora_" in n]
-        # Adapters of packed weights are fp32 already, but would compute in it too.
-        packed = dtype in half and not layer.get_base_layer().weight.is_floating_point()
-        if not packed and all(parameter.dtype not in half for parameter in own):
-            continue
-        for parameter in own:
-            parameter.data = parameter.data.float()
+        # PEFT makes some in fp32: of packed weights, and on the meta device.
+        for name, parameter in layer.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
         layer.cast_input_dtype_enabled = False
         for part in (*layer.lora_A.values(), *layer.lora_B.values()):
             part.__class__ = _FromFP32
