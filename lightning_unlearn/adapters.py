@@ -8,6 +8,7 @@ touching the base.
 import json
 import math
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class LoRA:
         return values
 
 
-def add_adapters(lm: nn.Module, lora: LoRA, base_name: str) -> Any:
+def add_adapters(lm: Any, lora: LoRA, base_name: str) -> Any:
     """Put both adapters on a model.
 
     Args:
@@ -103,7 +104,9 @@ def add_adapters(lm: nn.Module, lora: LoRA, base_name: str) -> Any:
         base_model_name_or_path=base_name,
     )
     try:
-        with warnings.catch_warnings():
+        # PEFT makes the second adapter where tensors are made, not where the model is.
+        place = torch.device("meta") if lm.device.type == "meta" else nullcontext()
+        with warnings.catch_warnings(), place:
             # PEFT asks transformers 5 by an older name.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
             peft_model = get_peft_model(

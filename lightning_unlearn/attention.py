@@ -1,10 +1,11 @@
 """Which implementation of attention can be used where, and a fused one in every precision."""
 
 import importlib.util
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_unlearn.errors import InputError
 
@@ -88,7 +89,7 @@ def fuse_in_fp32(lm: Any) -> None:
     config = lm.config.get_text_config()
     heads = config.num_attention_heads
     if (getattr(config, "num_key_value_heads", None) or heads) != heads:
-        _register(lm, "sdpa_fused", _fused, sdpa_mask)
+        _register(lm, "sdpa_fused", _attend, sdpa_mask)
 
 
 def fuse_as_gpu(lm: Any) -> None:
@@ -102,7 +103,7 @@ def fuse_as_gpu(lm: Any) -> None:
         # transformers makes one for tensors without memory, which it takes for a traced program.
         return None
 
-    _register(lm, "sdpa_fused_as_gpu", _as_gpu, no_mask)
+    _register(lm, "sdpa_fused_as_gpu", partial(_attend, as_gpu=True), no_mask)
 
 
 def _register(lm: Any, name: str, function: Any, mask: Any) -> None:
@@ -113,48 +114,27 @@ def _register(lm: Any, name: str, function: Any, mask: Any) -> None:
     lm.set_attn_implementation(name)
 
 
-def _fused(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """Attention as of transformers' interface."""
-    return _attend(query.is_cuda, module, query, key, value, attention_mask, **options)
-
-
-def _as_gpu(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    return _attend(True, module, query, key, value, attention_mask, **options)
-
-
 def _attend(
-    on_gpu: bool,
     module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,
+    attention_mask: Tensor | None,
+    as_gpu: bool = False,
     **options: Any,
 ) -> tuple[Tensor, None]:
+    """Attention as of transformers' interface."""
     from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
     # With a mask transformers repeats keys itself.
-    if on_gpu and mask is None and query.dtype == torch.float32:
+    needs_copies = (as_gpu or query.is_cuda) and query.dtype == torch.float32
+    if needs_copies and attention_mask is None:
         groups = getattr(module, "num_key_value_groups", 1)
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
         if options.get("is_causal") is None:
             options["is_causal"] = getattr(module, "is_causal", True)
         module = _PLAIN
     attended: tuple[Tensor, None] = sdpa_attention_forward(
-        module, query, key, value, mask, **options
+        module, query, key, value, attention_mask, **options
     )
     return attended

@@ -1,7 +1,7 @@
 """A language model that is opened: the base from disk, adapters on it, and whatever cuts it up."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -85,8 +85,7 @@ class OpenedLM(LightningModule):
         if self.lora is None or self.lora.targets == "all-linear" or self._fits:
             return
         lm = self._empty_lm()
-        with torch.device("meta"):
-            adapters.add_adapters(lm, self.lora, lm.name_or_path)
+        adapters.add_adapters(lm, self.lora, lm.name_or_path)
         self._fits = True
 
     def check_device(self, precision: str, device: torch.device) -> None:
@@ -123,8 +122,7 @@ class OpenedLM(LightningModule):
                 )
             check_tensor_parallel(lm.config, self.lora, tensor_parallel_size)
             assert self.lora is not None
-            with torch.device("meta"):
-                adapters.add_adapters(lm, self.lora, lm.name_or_path)
+            adapters.add_adapters(lm, self.lora, lm.name_or_path)
             check_cut(lm)
 
     def check_quantization(self, trainer: Any) -> None:
@@ -164,10 +162,7 @@ class OpenedLM(LightningModule):
             (newer or lm.gradient_checkpointing_enable)({"use_reentrant": False})
         if self.lora is not None:
             name = locate(self.base, "model.base")
-            # PEFT makes the second adapter where tensors are made, not where the model is.
-            place = torch.device("meta") if lm.device.type == "meta" else nullcontext()
-            with place:
-                peft_model = adapters.add_adapters(lm, self.lora, name)
+            peft_model = adapters.add_adapters(lm, self.lora, name)
             adapters.choose_adapters(peft_model, [LEARN], LEARN)
             # Kept out of the module tree: its layers are lm's own.
             object.__setattr__(self, "peft", peft_model)
@@ -192,8 +187,8 @@ class OpenedLM(LightningModule):
         """The base model as it is computed with."""
         if self.quantization is None:
             return self._load(self.base)
-        trainer = self._trainer
-        device = trainer.strategy.root_device if trainer is not None else torch.device("cpu")
+        strategy = self._strategy
+        device = strategy.root_device if strategy is not None else torch.device("cpu")
         lm = self._load(self.base, **loading_options(self._precision(), device))
         settle(lm)
         return lm

@@ -94,6 +94,7 @@ class StoredLM(OpenedLM):
         parts = (LEARN, UNLEARN) if self.peft is not None else (LEARN,)
         anew = self.is_sharded or self.quantization is not None
         own = {which: self.weights(which) for which in parts} if anew else {}
+        active = list(self.peft.base_model.active_adapters) if self.peft is not None else []
         if self.global_rank:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,12 +110,10 @@ class StoredLM(OpenedLM):
                 peft = adapters.add_adapters(merged, self.lora, self.base)
                 for which, weights in own.items():
                     adapters.fill_adapter(peft, which, weights)
-                active = list(self.peft.base_model.active_adapters)
                 merged = peft.merge_and_unload(adapter_names=active)
         elif self.peft is None:
             merged = self.lm
         else:
-            active = list(self.peft.base_model.active_adapters)
             # On its device there may be no room for a second one.
             self.cpu()
             merged = copy.deepcopy(self.peft).merge_and_unload(adapter_names=active)

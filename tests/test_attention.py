@@ -1,6 +1,7 @@
 """Attention: what is refused, a fused kernel in fp32, positions in full precision."""
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lightning.pytorch.plugins import Precision
 from tiny import random_examples, tiny_checkpoint, tiny_lm, tiny_module
 
 from lightning_unlearn import CausalLM, InputError, LoRA, sharding
-from lightning_unlearn.attention import check_attention, fuse_as_gpu, fuse_in_fp32
+from lightning_unlearn.attention import _attend, check_attention, fuse_as_gpu, fuse_in_fp32
 from lightning_unlearn.data.batches import collate
 from lightning_unlearn.loading import empty_causal_lm, load_causal_lm, load_config
 from lightning_unlearn.planning.simulation import Simulation
@@ -128,13 +129,12 @@ def test_rotary_frequencies_are_fp32_on_a_base_in_16_bits(
 
 
 def test_repeated_keys_are_compiled_in_one_piece(tmp_path: Path) -> None:
-    from lightning_unlearn.attention import _as_gpu
-
+    attend = partial(_attend, as_gpu=True)
     layer = tiny_module(tmp_path).lm.get_decoder().layers[0].self_attn
     query, key = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 5, 8)
     torch._dynamo.reset()
-    compiled = torch.compile(_as_gpu, backend="eager", fullgraph=True)
+    compiled = torch.compile(attend, backend="eager", fullgraph=True)
     found, _ = compiled(layer, query, key, key, None, scaling=0.5)
     torch._dynamo.reset()
-    expected, _ = _as_gpu(layer, query, key, key, None, scaling=0.5)
+    expected, _ = attend(layer, query, key, key, None, scaling=0.5)
     torch.testing.assert_close(found, expected)
