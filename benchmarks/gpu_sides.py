@@ -18,6 +18,7 @@ from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
 from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, StagedTrainer, sharding
+from lightning_unlearn.compat import enable_gradient_checkpointing
 from lightning_unlearn.data.batches import BatchPlan
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.loading import empty_causal_lm, load_config
@@ -203,9 +204,7 @@ def hugging_face(setting: Setting) -> Run:
     fill_random(lm, torch.device(setting.device))
     lm.config.use_cache = False
     if setting.checkpointing:
-        # transformers renamed the method within its version 5.
-        newer = getattr(lm, "activation_checkpointing_enable", None)
-        (newer or lm.gradient_checkpointing_enable)({"use_reentrant": False})
+        enable_gradient_checkpointing(lm)
     lora = setting.lora
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     config = LoraConfig(

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.compat import cache_arguments
 from lightning_unlearn.compiling import uncompiled
 from lightning_unlearn.logprobs import LogitTransform, token_log_probs
 from lightning_unlearn.token_statistics import token_statistics
@@ -68,8 +69,7 @@ class LogProbModel(nn.Module):
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past,
-                use_cache=past is not None,
+                **cache_arguments(trunk, past),
             )
         states: Tensor = output.last_hidden_state
         hidden = states.reshape(-1, states.shape[-1]).index_select(0, source)

@@ -11,6 +11,7 @@ from typing_extensions import Self
 from lightning_unlearn import adapters, sharding
 from lightning_unlearn.adapters import LEARN, LoRA
 from lightning_unlearn.attention import check_attention, fuse_in_fp32
+from lightning_unlearn.compat import enable_gradient_checkpointing
 from lightning_unlearn.compiling import check_compiling, compile_layers
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.forward import LogProbModel
@@ -156,10 +157,7 @@ class OpenedLM(LightningModule):
         if self.attention == "sdpa":
             fuse_in_fp32(lm)
         if self.gradient_checkpointing:
-            # The reentrant form gives adapters on a frozen embedding no gradient at all.
-            # transformers renamed the method within its version 5 and warns about the older name.
-            newer = getattr(lm, "activation_checkpointing_enable", None)
-            (newer or lm.gradient_checkpointing_enable)({"use_reentrant": False})
+            enable_gradient_checkpointing(lm)
         if self.lora is not None:
             name = locate(self.base, "model.base")
             peft_model = adapters.add_adapters(lm, self.lora, name)

@@ -1,0 +1,30 @@
+"""Names that differ between the supported versions of transformers: the one place that knows."""
+
+import inspect
+from typing import Any
+
+
+def cache_arguments(module: Any, cache: Any) -> dict[str, Any]:
+    """Return the keyword arguments that pass a cache to a model's forward.
+
+    transformers 5.24 renamed ``past_key_values`` to ``cache``; the older name warns from then on
+    and goes in 5.40. Models of other origin may keep the older name, so the signature decides.
+
+    Args:
+        module: a Hugging Face model or decoder.
+        cache: of transformers; None for none.
+    """
+    if cache is None:
+        return {"use_cache": False}
+    known = inspect.signature(module.forward).parameters
+    return {"cache" if "cache" in known else "past_key_values": cache, "use_cache": True}
+
+
+def enable_gradient_checkpointing(hf_model: Any) -> None:
+    """Recompute activations of decoder layers in the backward pass.
+
+    In the non-reentrant form: the reentrant one gives adapters on a frozen embedding no gradient.
+    transformers renamed the method within its version 5 and warns about the older name.
+    """
+    newer = getattr(hf_model, "activation_checkpointing_enable", None)
+    (newer or hf_model.gradient_checkpointing_enable)({"use_reentrant": False})
