@@ -1,6 +1,5 @@
 """Compiled layers give the numbers of plain ones, in all that is asked of a model."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,7 @@ def test_what_is_traced_gives_the_same_numbers(
 
 # PyTorch's compiler warns of parts of PyTorch.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-@pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="minutes; set SLOW_TESTS=1")
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_compiled_layers_give_the_same_numbers(

@@ -1,7 +1,6 @@
 """The plan: simulated figures against real tensors, closed forms and PyTorch's own tracker."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -508,7 +507,7 @@ def test_ddp_copies_the_model_and_offloading_empties_the_gpu(
     assert "The computer's memory holds" in offloaded
 
 
-@pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="half a minute; set SLOW_TESTS=1")
+@pytest.mark.slow
 def test_the_table_of_the_docs_is_what_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

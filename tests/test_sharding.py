@@ -60,15 +60,16 @@ VARIANTS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
     "bf16": ("qwen2", NPO, {"merge": True}, {"precision": "bf16-true"}),
     "tensor parallel": ("even", NPO, {"gradient_checkpointing": True}, {"tensor": 2}),
 }
-if "SLOW_TESTS" in os.environ:
-    VARIANTS["tensor parallel, bf16"] = (
-        "even",
-        GA,
-        {},
-        {"tensor": 2, "precision": "bf16-true"},
-    )
+# Of four processes only: two groups of two.
+IN_GROUPS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
+    "tensor parallel, bf16": ("even", GA, {}, {"tensor": 2, "precision": "bf16-true"}),
+}
 # Sums of bf16 values are cut in another way, and rounded to 8 bits at every layer.
 TOLERANCE = {"bf16": 5e-3, "tensor parallel, bf16": 5e-3}
+
+
+def variants(devices: int) -> dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]]:
+    return VARIANTS | (IN_GROUPS if devices == 4 else {})
 
 
 def make_bases(tiny: Tiny) -> None:
@@ -96,7 +97,7 @@ def walked(
     tiny: Tiny, name: str, devices: int, *others: Callback, place: str | None = None
 ) -> StagedTrainer:
     """A walk of two stages and unlearning, two or three steps each."""
-    base, method, module, settings = VARIANTS[name]
+    base, method, module, settings = variants(4)[name]
     settings = {**settings, "devices": devices}
     offload, tensor = settings.pop("offload", False), settings.pop("tensor", 1)
     if devices > 1:
@@ -185,7 +186,7 @@ BEGUN = {"one": "full, untied", "two": "tensor parallel"}
 def all_variants(tiny: Tiny, devices: str) -> None:
     """What each of several processes does."""
     told = {}
-    for name in VARIANTS:
+    for name in variants(int(devices)):
         with Counts() as read:
             trainer = walked(tiny, name, int(devices), StateTypes())
         model = trainer.lightning_module
@@ -232,7 +233,7 @@ def assert_weights(run: Path, other: Path, tolerance: float) -> None:
 def compared(tiny: Tiny, devices: int) -> dict[str, Any]:
     """All variants with so many processes, against one."""
     make_bases(tiny)
-    runs = {name: walked(tiny, name, 1, StateTypes()).run_dir for name in VARIANTS}
+    runs = {name: walked(tiny, name, 1, StateTypes()).run_dir for name in variants(devices)}
     if devices == 2:
         with pytest.raises(KeyboardInterrupt):
             walked(tiny, BEGUN["one"], 1, Interrupts("safety", 2), place="one")
@@ -282,7 +283,7 @@ def test_two_processes_are_one_and_resume_each_other(tiny: Tiny) -> None:
     torch.testing.assert_close(opened(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="a minute; set SLOW_TESTS=1")
+@pytest.mark.slow
 def test_four_processes_are_one(tiny: Tiny) -> None:
     compared(tiny, 4)
 
@@ -308,7 +309,7 @@ def compiled_walk(tiny: Tiny, devices: str, compiles: str) -> StagedTrainer:
     return trainer
 
 
-@pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="a minute; set SLOW_TESTS=1")
+@pytest.mark.slow
 def test_compiled_layers_are_cut_up(tiny: Tiny) -> None:
     run_script(script_of(tiny, "compiled_walk"), tiny.settings(), "2", "yes", seconds=900)
     run = Path((tiny.root / "compiled-0.json").read_text())
