@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ from lightning_unlearn.history import TrainingHistory, write_entry
 from lightning_unlearn.module import CausalLM
 from lightning_unlearn.monitors.observations import Observations
 from lightning_unlearn.states import optimizer_state, read_state, write_state
+from lightning_unlearn.stopping import ENDS, leave_terminal
 
 
 @dataclass
@@ -104,9 +106,11 @@ class MidStage(Callback):
         self._works = True
         # Taken now, for Lightning puts handlers of its own in place while it fits.
         # The later in this order, the more it says of what is to come.
-        self._signals = [int(signal.SIGINT), int(signal.SIGTERM)]
+        self._signals = list(ENDS)
         self._signals += [requeue] if requeue is not None else []
-        self._before = {number: signal.getsignal(number) for number in self._signals}
+        before = {number: signal.getsignal(number) for number in self._signals}
+        # None stands for a handler that is not Python's, which could not be put back.
+        self._before = {number: handler for number, handler in before.items() if handler is not None}
         self._watching = False
 
     @property
@@ -148,8 +152,11 @@ class MidStage(Callback):
         if self._got and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._got = number
+        leave_terminal()
         # Not through the display: what is just being printed there must not be printed into.
-        os.write(2, b"\nStopping after this step; Ctrl-C once more stops at once.\n")
+        # Where nobody can read it, the step must be kept all the same.
+        with suppress(OSError):
+            os.write(2, b"\nStopping after this step; Ctrl-C once more stops at once.\n")
 
     def on_train_batch_end(
         self,

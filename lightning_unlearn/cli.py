@@ -4,13 +4,13 @@ import os
 import sys
 
 from lightning_unlearn.configuration import compose_files, take_configs, with_place
-from lightning_unlearn.errors import DivergedError, InputError, Terminated
+from lightning_unlearn.errors import DivergedError, HungUp, InputError, Terminated
 from lightning_unlearn.help import HELP, OVERVIEW
 from lightning_unlearn.stopping import terminable
 from lightning_unlearn.version import __version__
 
 COMMANDS = ("fit", "validate", "study", "status", "report", "plan")
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED, TERMINATED, HUNG_UP = 130, 143, 129
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 done, 1 some run of a study failed or a plan does not fit, 2 a mistake in the
-        input or a loss that is not finite, 130 interrupted, 143 terminated.
+        input or a loss that is not finite, 129 terminal closed, 130 interrupted, 143 terminated.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # What `python -m` does: methods and monitors of one's own are found in the current directory.
@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             told = str(stop) or "stopped; the same command goes on from here."
             print(f"\n{told}", file=sys.stderr)
+        if isinstance(stop, HungUp):
+            return HUNG_UP
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
 

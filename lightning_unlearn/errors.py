@@ -19,3 +19,7 @@ class DivergedError(RuntimeError):
 
 class Terminated(KeyboardInterrupt):
     """Stopped by SIGTERM, as a job scheduler does; everything stored is kept."""
+
+
+class HungUp(Terminated):
+    """Stopped by SIGHUP, because the terminal was closed; everything stored is kept."""

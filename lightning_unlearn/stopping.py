@@ -1,26 +1,60 @@
-"""How a command is stopped from outside: SIGTERM ends it as Ctrl-C does."""
+"""How a command is stopped from outside: SIGTERM and SIGHUP end it as Ctrl-C does."""
 
+import os
 import signal
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from lightning_unlearn.errors import Terminated
+from lightning_unlearn.errors import HungUp, Terminated
+
+# What is raised for a signal. Windows has no SIGHUP.
+ENDS: dict[int, type[KeyboardInterrupt]] = {
+    int(signal.SIGINT): KeyboardInterrupt,
+    int(signal.SIGTERM): Terminated,
+}
+if hasattr(signal, "SIGHUP"):
+    ENDS[int(signal.SIGHUP)] = HungUp
+# Ctrl-C has Python's own handler outside of a stage.
+CAUGHT = [number for number in ENDS if number != signal.SIGINT]
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Raise `Terminated` on SIGTERM, unless a stage in training sees to it first."""
+    """Raise `Terminated` on SIGTERM and `HungUp` on SIGHUP, unless a stage in training handles it.
+
+    A signal that is ignored stays ignored, such as SIGHUP under nohup.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+        leave_terminal()
+        raise ENDS[number]
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.getsignal(number) for number in CAUGHT}
+    caught = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    for number in caught:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in caught:
+            signal.signal(number, before[number])
+
+
+def leave_terminal() -> None:
+    """Send output to the null device if its terminal is gone, where every write is an error."""
+    for descriptor in (1, 2):
+        try:
+            if not stat.S_ISCHR(os.fstat(descriptor).st_mode) or os.isatty(descriptor):
+                continue
+        except OSError:
+            pass  # closed: the null device takes its place
+        null = os.open(os.devnull, os.O_WRONLY)
+        if null != descriptor:
+            os.dup2(null, descriptor)
+            os.close(null)

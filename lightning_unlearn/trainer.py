@@ -60,7 +60,7 @@ class StagedTrainer(Trainer):
         logger: true for TensorBoard in the run's folder, false for none, or loggers of your own.
         callbacks: one unlearning method, monitors, and others.
         checkpoint_steps: write a checkpoint inside a stage every so many optimizer steps; null for
-            no such rule. Ctrl-C and SIGTERM always leave one.
+            no such rule. Ctrl-C, SIGTERM and SIGHUP always leave one.
         checkpoint_minutes: write one when so many minutes have gone by since the last; null for no
             such rule.
         enable_progress_bar: show progress.
@@ -211,7 +211,7 @@ class StagedTrainer(Trainer):
         Raises:
             InputError: for anything a user can mend, before training starts.
             DivergedError: if a loss is not finite; what was stored stays stored.
-            KeyboardInterrupt: after the optimizer step in which Ctrl-C or SIGTERM came.
+            KeyboardInterrupt: after the optimizer step in which Ctrl-C, SIGTERM or SIGHUP came.
         """
         plan = self.walk(model, datamodule)
         if not model.holds(plan):

@@ -19,7 +19,7 @@ from lightning_unlearn.checkpoints import (
     write_checkpoint,
 )
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
-from lightning_unlearn.errors import StorageError, Terminated
+from lightning_unlearn.errors import StorageError
 from lightning_unlearn.history import (
     TrainingHistory,
     read_observations,
@@ -32,6 +32,7 @@ from lightning_unlearn.monitors.observations import Observations, ignore
 from lightning_unlearn.notes import Pulse
 from lightning_unlearn.processes import Requeued, requeue_signal
 from lightning_unlearn.rundir import RunDirectory, RunLogger, stage_logger
+from lightning_unlearn.stopping import ENDS
 from lightning_unlearn.strategy import data_share
 from lightning_unlearn.walk import PlannedStage
 
@@ -294,7 +295,7 @@ class Walker:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             where = self._where(number, "steps since its last checkpoint are lost")
             cause = stop.__context__
-            got: int = signal.SIGTERM if isinstance(cause, Terminated) else signal.SIGINT
+            got = next((n for n, kind in ENDS.items() if type(cause) is kind), int(signal.SIGINT))
             if isinstance(cause, Requeued):
                 got = requeue_signal(trainer) or signal.SIGTERM
             raise _stopped(got, where) from None
@@ -385,6 +386,5 @@ class Walker:
 
 def _stopped(number: int, where: str) -> KeyboardInterrupt:
     """What ends the command, with a message of how to go on."""
-    kinds = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
-    kind = kinds.get(signal.Signals(number), Requeued)
+    kind = ENDS.get(number, Requeued)
     return kind(f"stopped {where} The same command goes on from there.")

@@ -26,8 +26,8 @@ from lightning_unlearn import (
     StagedTrainer,
     Unlearning,
 )
-from lightning_unlearn.errors import Terminated
-from lightning_unlearn.stopping import terminable
+from lightning_unlearn.errors import HungUp, Terminated
+from lightning_unlearn.stopping import ENDS, terminable
 
 
 class Interrupts(Callback):
@@ -108,24 +108,33 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(
     assert resumed.trained[0] == stage
 
 
-def test_sigterm_leaves_a_checkpoint_too_and_is_told_apart(tiny: Tiny) -> None:
-    trainer = trainer_of(tiny, NPO(), Interrupts("safety", 2, signal.SIGTERM))
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with pytest.raises(Terminated, match=r"step 2 is kept\. Stored stages of this path: tofu"):
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGTERM, Terminated), (signal.SIGHUP, HungUp)]
+)
+def test_other_signals_leave_a_checkpoint_too_and_are_told_apart(
+    tiny: Tiny, number: int, kind: type[BaseException]
+) -> None:
+    trainer = trainer_of(tiny, NPO(), Interrupts("safety", 2, number))
+    before = [signal.getsignal(number) for number in ENDS]
+    with pytest.raises(KeyboardInterrupt, match=r"step 2 is kept\. Stored stages.*: tofu") as stop:
         trainer.fit(tiny.module(), datamodule(tiny))
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert type(stop.value) is kind
+    assert [signal.getsignal(number) for number in ENDS] == before
 
 
-def test_ctrl_c_stays_ignored_where_it_was(tiny: Tiny) -> None:
-    """As shells have it for commands in the background."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stays_ignored_where_it_was(tiny: Tiny, number: int) -> None:
+    """As shells have it for commands in the background, and nohup for all."""
+    before = signal.signal(number, signal.SIG_IGN)
     try:
-        trainer = trainer_of(tiny, NPO(), Interrupts("tofu", 2))
-        trainer.fit(tiny.module(), datamodule(tiny))
+        trainer = trainer_of(tiny, NPO(), Interrupts("tofu", 2, number))
+        with terminable():
+            trainer.fit(tiny.module(), datamodule(tiny))
+            signal.raise_signal(number)
         assert trainer.trained == ["tofu", "safety", "unlearn"]
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        assert signal.getsignal(number) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def test_a_signal_in_the_last_step_waits_until_the_stage_is_stored(tiny: Tiny) -> None:
@@ -249,17 +258,27 @@ def test_another_method_may_go_on_with_an_ordinary_stage(tiny: Tiny) -> None:
 class Slow(Monitor):
     """Has a signal sent to its process while it looks."""
 
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
     def measure(self, view: Measurement) -> Mapping[str, Tensor]:
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(self.number)
         return {}
 
 
 @pytest.mark.parametrize("oracle", [False, True])
-def test_sigterm_during_a_look_is_told_apart_too(tiny: Tiny, oracle: bool) -> None:
-    trainer = tiny.trainer([NPO(), Slow()])
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGTERM, Terminated), (signal.SIGHUP, HungUp)]
+)
+def test_a_signal_during_a_look_is_told_apart_too(
+    tiny: Tiny, oracle: bool, number: int, kind: type[BaseException]
+) -> None:
+    trainer = tiny.trainer([NPO(), Slow(number)])
     data = tiny.datamodule(order=["tofu", "safety"], oracle=oracle)
-    with terminable(), pytest.raises(Terminated):
+    with terminable(), pytest.raises(KeyboardInterrupt) as stop:
         trainer.fit(tiny.module(), data)
+    assert type(stop.value) is kind
     assert len(list((tiny.root / "store").glob("*/entry.json"))) == (1 if oracle else 2)
 
 

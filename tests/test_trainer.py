@@ -6,11 +6,13 @@ import math
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -574,10 +576,18 @@ def command(config: str) -> None:
     os._exit(main(["fit", "--config", config]))
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
-)
-def test_interrupting_says_how_to_go_on(tiny: Tiny, start: Start, number: int, code: int) -> None:
+def in_terminal(terminal: str, config: str) -> None:
+    """For a child process: the command line, in a terminal of its own."""
+    os.setsid()
+    handle = os.open(terminal, os.O_RDWR)  # becomes the terminal of the session
+    for descriptor in (0, 1, 2):
+        os.dup2(handle, descriptor)
+    os.close(handle)
+    command(config)
+
+
+def long_stage(tiny: Tiny) -> str:
+    """A configuration whose second stage is at work when the file "on" appears."""
     stage = {"batch_size": 4, "lr": 1e-3}
     sources = {name: str(tiny.data / f"{name}.jsonl") for name in ("tofu", "safety")}
     config = {
@@ -602,11 +612,42 @@ def test_interrupting_says_how_to_go_on(tiny: Tiny, start: Start, number: int, c
     }
     file = tiny.root / "run.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False))
-    child = start(command, str(file))
+    return str(file)
+
+
+def wait_until_on(tiny: Tiny, child: BaseProcess) -> None:
     end = time.monotonic() + 90
     while not (tiny.root / "on").exists():
         assert time.monotonic() < end and child.is_alive(), (tiny.root / "output").read_text()
         time.sleep(0.02)
+
+
+def test_a_closed_terminal_keeps_the_step(tiny: Tiny, start: Start) -> None:
+    """Progress is drawn into that terminal, where every write fails from then on."""
+    own, terminal = os.openpty()
+    child = start(in_terminal, os.ttyname(terminal), long_stage(tiny))
+    shown = []
+    while not (tiny.root / "on").exists():
+        # What nobody reads fills the terminal, and who writes into a full one waits.
+        if select.select([own], [], [], 0.02)[0]:
+            shown.append(os.read(own, 4096))
+        assert child.is_alive(), (tiny.root / "output").read_text()
+    assert b"safety" in b"".join(shown)
+    os.close(own)
+    os.close(terminal)
+    child.join(60)
+    assert child.exitcode == 129, (tiny.root / "output").read_text()
+    (kept,) = (tiny.root / "store" / "checkpoints").iterdir()
+    assert int(kept.name.rpartition("-")[2]) >= 5
+    check_no_half_written_run(tiny)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+)
+def test_interrupting_says_how_to_go_on(tiny: Tiny, start: Start, number: int, code: int) -> None:
+    child = start(command, long_stage(tiny))
+    wait_until_on(tiny, child)
     assert child.pid is not None
     os.kill(child.pid, number)
     child.join(60)

@@ -182,17 +182,22 @@ def unlearning(tiny: Tiny) -> list[int]:
 
 # A process needs seconds to import torch; both signals take the same way with and without workers.
 @pytest.mark.parametrize(
-    ("number", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 2)], ids=["ctrl-c-0", "sigterm-2"]
+    ("number", "workers", "code"),
+    [
+        pytest.param(signal.SIGINT, 0, 130, id="ctrl-c-0"),
+        pytest.param(signal.SIGTERM, 2, 143, id="sigterm-2"),
+        pytest.param(signal.SIGHUP, 2, 129, id="sighup-2", marks=pytest.mark.slow),
+    ],
 )
 def test_a_stop_comes_after_the_step_and_says_how_to_go_on(
-    tiny: Tiny, number: int, workers: int
+    tiny: Tiny, number: int, workers: int, code: int
 ) -> None:
     head = started(study_file(tiny, "long"), "--workers", str(workers))
     until(lambda: len(unlearning(tiny)) == max(1, workers))
     at_work = unlearning(tiny)
     os.kill(head.pid, number)
     _, said = head.communicate(timeout=60)
-    assert head.returncode == (130 if number == signal.SIGINT else 143), said
+    assert head.returncode == code, said
     assert "same command goes on from" in said and "Traceback" not in said
     until(lambda: not any(alive(pid) for pid in at_work), 20)
     kept = list((tiny.root / "store" / "checkpoints").iterdir())
