@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn.compat import cache_arguments
 from lightning_unlearn.compiling import uncompiled
-from lightning_unlearn.logprobs import LogitTransform, token_log_probs
+from lightning_unlearn.logprobs import LogitTransform, at_least_fp32, token_log_probs
 from lightning_unlearn.token_statistics import token_statistics
 
 Wanted = Literal["log_probs", "statistics", "statistics and hidden"]
@@ -61,7 +61,8 @@ class LogProbModel(nn.Module):
                 statistics.
 
         Returns:
-            ``[tokens]``, ``[tokens, columns]`` or ``[tokens, columns + width]``; fp32, nats.
+            ``[tokens]``, ``[tokens, columns]`` or ``[tokens, columns + width]``, nats; see
+            `at_least_fp32`.
         """
         trunk = self.lm.get_decoder()
         with uncompiled(self.compiles and (past is not None or attention_mask is not None)):
@@ -76,7 +77,7 @@ class LogProbModel(nn.Module):
         head = self.lm.get_output_embeddings()
         if wanted != "log_probs":
             table = token_statistics(hidden, target, head, self.transform, oracle)
-            return table if wanted == "statistics" else torch.cat([table, hidden.float()], dim=-1)
+            return table if wanted == "statistics" else torch.cat([table, hidden.to(table)], dim=-1)
         return token_log_probs(hidden, target, head, self.transform)
 
     def generate(self, **options: Any) -> Tensor:
@@ -92,8 +93,9 @@ class LogProbModel(nn.Module):
             input_ids: ``[sequences, length]``.
 
         Returns:
-            ``[sequences, length - 1]``, fp32, nats.
+            ``[sequences, length - 1]``, nats; see `at_least_fp32`.
         """
         with uncompiled(self.compiles):
-            logits: Tensor = self.lm(input_ids=input_ids, use_cache=False).logits[:, :-1].float()
+            logits: Tensor = self.lm(input_ids=input_ids, use_cache=False).logits[:, :-1]
+        logits = logits.to(at_least_fp32(logits.dtype))
         return logits.log_softmax(-1).gather(-1, input_ids[:, 1:, None]).squeeze(-1)

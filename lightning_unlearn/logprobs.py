@@ -33,9 +33,21 @@ def chunks_of_accelerator() -> Iterator[None]:
         _AS_ACCELERATOR.reset(token)
 
 
+def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """The type in which values that a model of some type gives are summed and kept.
+
+    Args:
+        dtype: of the model's weights or logits.
+
+    Returns:
+        fp32; float64 for float64.
+    """
+    return torch.promote_types(dtype, torch.float32)
+
+
 @dataclass(frozen=True)
 class LogProbs:
-    """Log-probabilities of the label tokens of a batch, in nats, fp32.
+    """Log-probabilities of the label tokens of a batch, in nats; fp32, or a model's float64.
 
     Attributes:
         per_token: log pi(y_t | x, y_<t), ``[sequences, longest answer]``, 0 where masked.
@@ -97,8 +109,8 @@ class LogitTransform:
         return LogitTransform(scale, float(softcap) if softcap else None)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Apply to ``[..., vocabulary]`` logits, in fp32."""
-        logits = logits.float()
+        """Apply to ``[..., vocabulary]`` logits, at least in fp32."""
+        logits = logits.to(at_least_fp32(logits.dtype))
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:
@@ -125,7 +137,8 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
         chunk: int,
     ) -> Tensor:
         wants_grad = ctx.needs_input_grad[0]
-        values = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        kept = at_least_fp32(hidden.dtype)
+        values = torch.empty(hidden.shape[0], dtype=kept, device=hidden.device)
         slopes = torch.empty_like(hidden) if wants_grad else None
         for start in range(0, hidden.shape[0], chunk):
             rows = slice(start, start + chunk)
@@ -183,7 +196,7 @@ def token_log_probs(
         transform: what follows the projection.
 
     Returns:
-        ``[tokens]``, fp32, nats.
+        ``[tokens]``, nats; see `at_least_fp32`.
     """
     chunk = chunk_rows(head, hidden.device)
     if type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
@@ -204,4 +217,4 @@ def token_log_probs(
             parts.append(checkpoint(of_chunk, rows_of, ids, use_reentrant=False))
         else:
             parts.append(of_chunk(rows_of, ids))
-    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=at_least_fp32(hidden.dtype))

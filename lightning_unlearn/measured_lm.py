@@ -13,13 +13,18 @@ from lightning_unlearn.data.batches import Batch, collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.forward import Wanted
 from lightning_unlearn.gathering import ByExample
-from lightning_unlearn.logprobs import LogProbs
+from lightning_unlearn.logprobs import LogProbs, at_least_fp32
 from lightning_unlearn.stored_lm import StoredLM
 from lightning_unlearn.strategy import data_share
 
 
 class MeasuredLM(StoredLM):
     """The part of `CausalLM` that computes what is asked of it, and leaves it as it was."""
+
+    @property
+    def kept_dtype(self) -> torch.dtype:
+        """The type of what is computed of the model and kept; see `at_least_fp32`."""
+        return at_least_fp32(self.lm.dtype)
 
     def log_probs(self, batch: Batch) -> LogProbs:
         """Log-probabilities of a batch's label tokens, with gradient where it is enabled."""
@@ -43,7 +48,7 @@ class MeasuredLM(StoredLM):
         values = ByExample(len(examples)).to(self.device)
         values.update(
             torch.empty(0, dtype=torch.long, device=self.device),
-            torch.empty(0, longest, dtype=torch.float32, device=self.device),
+            torch.empty(0, longest, dtype=self.kept_dtype, device=self.device),
         )
         for batch, flat in self.passes(examples, batch_size):
             per_token = LogProbs.scatter(flat, batch.mask).per_token
@@ -152,14 +157,14 @@ class MeasuredLM(StoredLM):
         if self.is_sharded:
             loss.backward()  # type: ignore[no-untyped-call]
             found = [p.grad for p in parameters if p.grad is not None]
-            total = sum(sharding.whole(part.float().square().sum()).item() for part in found)
+            total = sum(sharding.whole(_squares(part)).item() for part in found)
             for parameter in parameters:
                 parameter.grad = None
             return float(total)
         # Not by backward(): that would reach the gradients of training, and their exchange between
         # processes.
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
-        squares = [part.float().square().sum() for part in grads if part is not None]
+        squares = [_squares(part) for part in grads if part is not None]
         return torch.stack(squares).sum().item()
 
     @contextmanager
@@ -199,3 +204,7 @@ class MeasuredLM(StoredLM):
         """Those of some numbers that are this process's to work on."""
         share, shares = self.data_share
         return numbers[share::shares]
+
+
+def _squares(values: Tensor) -> Tensor:
+    return values.to(at_least_fp32(values.dtype)).square().sum()

@@ -243,7 +243,7 @@ class CausalLM(MeasuredLM):
         share, shares = self.data_share
         torch.manual_seed(derive_seed(self._seed, self.stage, number, share))
         assert not isinstance(optimizer, list) and scheduler is not None
-        total = torch.zeros((), dtype=torch.float32, device=self.device)
+        total = torch.zeros((), dtype=self.kept_dtype, device=self.device)
         for part, micro in enumerate(batch.micro):
             last = part == len(batch.micro) - 1
             with nullcontext() if last else self._keep_gradients_local():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.loading import locate
+from lightning_unlearn.logprobs import at_least_fp32
 from lightning_unlearn.tensor_parallel import cut_layers
 
 if TYPE_CHECKING:
@@ -147,7 +148,9 @@ def shard(net: nn.Module, lm: Any, mesh: "DeviceMesh", strategy: Any) -> None:
     options: dict[str, Any] = {
         "mesh": mesh["data_parallel"],
         # Weights keep the types they are stored in: a base in bf16, adapters in fp32.
-        "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False),
+        "mp_policy": MixedPrecisionPolicy(
+            reduce_dtype=at_least_fp32(lm.dtype), cast_forward_inputs=False
+        ),
         # Only memory that a GPU reads from can be pinned.
         "offload_policy": CPUOffloadPolicy(mesh.device_type == "cuda")
         if offload

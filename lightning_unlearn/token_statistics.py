@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_unlearn.logprobs import LogitTransform, LogProbs, chunk_rows
+from lightning_unlearn.logprobs import LogitTransform, LogProbs, at_least_fp32, chunk_rows
 
 # Columns of the flat table, in the order of the fields of `TokenStatistics`.
 COLUMNS = ("log_prob", "mean", "std", "margin", "top")
@@ -14,7 +14,7 @@ COLUMNS = ("log_prob", "mean", "std", "margin", "top")
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Statistics of the label tokens of sequences, fp32, 0 where masked.
+    """Statistics of the label tokens of sequences, as `LogProbs`, 0 where masked.
 
     Attributes:
         log_prob: log pi(y_t | x, y_<t), nats, ``[sequences, longest answer]``.
@@ -103,10 +103,11 @@ def token_statistics(
 
     Returns:
         ``[tokens, 5]`` in the order of `COLUMNS`, and a sixth column with KL(oracle || model) if
-        ``oracle`` is given; fp32.
+        ``oracle`` is given; see `at_least_fp32`.
     """
     width = len(COLUMNS) + (oracle is not None)
-    table = torch.empty(hidden.shape[0], width, dtype=torch.float32, device=hidden.device)
+    kept = at_least_fp32(hidden.dtype)
+    table = torch.empty(hidden.shape[0], width, dtype=kept, device=hidden.device)
     chunk = chunk_rows(head, hidden.device)
     for start in range(0, hidden.shape[0], chunk):
         rows = slice(start, start + chunk)
@@ -124,7 +125,7 @@ def _of_logits(logits: Tensor, target: Tensor) -> Tensor:
     """The columns of a chunk; the logits are used up.
 
     Args:
-        logits: ``[tokens, vocabulary]``, fp32.
+        logits: ``[tokens, vocabulary]``.
         target: ``[tokens, 1]``.
     """
     picked = logits.gather(-1, target)
@@ -145,5 +146,5 @@ def _of_logits(logits: Tensor, target: Tensor) -> Tensor:
     log_total = gap - log_prob
     mean = rest * (mean_others - log_total) + share * log_prob
     variance = rest * spread_others + share * rest * (gap - mean_others).square()
-    columns = (log_prob, mean, variance.clamp(min=0).sqrt(), margin, (gap >= 0).float())
+    columns = (log_prob, mean, variance.clamp(min=0).sqrt(), margin, (gap >= 0).to(gap.dtype))
     return torch.stack(columns, dim=-1)

@@ -176,7 +176,7 @@ class Measurement:
         aims = self.oracle._hidden(name, limit) if kl and self.oracle is not None else None
         columns = len(COLUMNS) + (aims is not None)
         numbers = [torch.empty(0, dtype=torch.long, device=module.device)]
-        flats = [torch.empty(0, columns, dtype=torch.float32, device=module.device)]
+        flats = [torch.empty(0, columns, dtype=module.kept_dtype, device=module.device)]
         longest = max(len(example.answer) for example in examples)
         masks = [torch.empty(0, longest, dtype=torch.bool, device=module.device)]
         # Hidden states stand for the next-token distributions, at a hundredth of their size.
@@ -250,11 +250,11 @@ class Measurement:
         Returns:
             ``[count]``, the same on every process.
         """
-        device = self.module.device
+        device, dtype = self.module.device, self.module.kept_dtype
         table = ByExample(count).to(device)
         table.update(
             torch.tensor(sorted(values), dtype=torch.long, device=device),
-            torch.tensor([values[i] for i in sorted(values)], dtype=torch.float32, device=device),
+            torch.tensor([values[i] for i in sorted(values)], dtype=dtype, device=device),
         )
         return table.compute()
 

@@ -31,7 +31,7 @@ class CandidateScores:
     """How likely the candidates of each row are, 0 where masked.
 
     Attributes:
-        sum: log pi(candidate | prompt), nats, fp32, ``[rows, most candidates]``.
+        sum: log pi(candidate | prompt), nats, as `LogProbs`, ``[rows, most candidates]``.
         length: tokens of each candidate, same shape.
         mask: True where a row has a candidate, same shape.
     """
@@ -88,7 +88,7 @@ def score_candidates(
             # These ways take as many forwards as rows and candidates ask for, and all processes
             # take part in every forward of a model that is cut up: so all do the same.
             mine = order
-        sums = torch.zeros(len(mine), most, dtype=torch.float32, device=module.device)
+        sums = torch.zeros(len(mine), most, dtype=module.kept_dtype, device=module.device)
         if sharing == "tree":
             trees = [
                 tree
