@@ -110,7 +110,9 @@ class MidStage(Callback):
         self._signals += [requeue] if requeue is not None else []
         before = {number: signal.getsignal(number) for number in self._signals}
         # None stands for a handler that is not Python's, which could not be put back.
-        self._before = {number: handler for number, handler in before.items() if handler is not None}
+        self._before = {
+            number: handler for number, handler in before.items() if handler is not None
+        }
         self._watching = False
 
     @property

@@ -2,10 +2,18 @@
 
 import os
 import sys
+import traceback
 
 from lightning_unlearn.configuration import compose_files, take_configs, with_place
 from lightning_unlearn.errors import DivergedError, HungUp, InputError, Terminated
+from lightning_unlearn.failures import (
+    shows_traceback,
+    told_failure,
+    told_memory,
+    told_os_error,
+)
 from lightning_unlearn.help import HELP, OVERVIEW
+from lightning_unlearn.output import lasting_output
 from lightning_unlearn.stopping import terminable
 from lightning_unlearn.version import __version__
 
@@ -20,20 +28,28 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments without the program's name; None takes the process's.
 
     Returns:
-        Exit code: 0 done, 1 some run of a study failed or a plan does not fit, 2 a mistake in the
-        input or a loss that is not finite, 129 terminal closed, 130 interrupted, 143 terminated.
+        Exit code: 0 done, 1 some run of a study failed, a plan does not fit, or something went
+        wrong that nothing foresaw, 2 a mistake in the input, a file that can't be read or written,
+        or a loss that is not finite, 129 terminal closed, 130 interrupted, 143 terminated.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # What `python -m` does: methods and monitors of one's own are found in the current directory.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    with lasting_output() as (out, _):
+        code = _run(arguments)
+        out.flush()
+        if out.failure is not None:
+            reason = out.failure.strerror or out.failure
+            print(f"error: the output can't be written: {reason}.", file=sys.stderr)
+            code = code or 2
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    """Dispatch, and tell of what is raised."""
     try:
         with terminable():
             return _dispatch(arguments)
     except (InputError, DivergedError) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _tell(error, str(error), 2)
     except KeyboardInterrupt as stop:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             told = str(stop) or "stopped; the same command goes on from here."
@@ -41,6 +57,22 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stop, HungUp):
             return HUNG_UP
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    # Whatever it is: a user gets a line, and a file to hand on.
+    except Exception as error:
+        if (text := told_memory(error)) is not None:
+            return _tell(error, text, 1)
+        if isinstance(error, OSError) and (text := told_os_error(error)) is not None:
+            return _tell(error, text, 2)
+        return _tell(error, "" if shows_traceback() else told_failure(error, arguments), 1, True)
+
+
+def _tell(error: BaseException, text: str, code: int, always: bool = False) -> int:
+    """Print what went wrong, on the first process unless only this one may know; the exit code."""
+    if shows_traceback():
+        traceback.print_exception(error)
+    if text and (always or os.environ.get("LOCAL_RANK", "0") == "0"):
+        print(f"error: {text}", file=sys.stderr)
+    return code
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -59,6 +91,7 @@ def _dispatch(arguments: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(HELP[command])
         return 0
+    _join_current_directory()
     if command == "status":
         from lightning_unlearn.study.status import status
 
@@ -81,6 +114,22 @@ def _dispatch(arguments: list[str]) -> int:
 
         return study(rest)
     return _lightning(command, rest)
+
+
+def _join_current_directory() -> None:
+    """Let methods and monitors of one's own be found in the current directory, as by `python -m`.
+
+    Raises:
+        InputError: if that directory was removed.
+    """
+    try:
+        here = os.getcwd()
+    except OSError:
+        raise InputError(
+            "the current directory was removed or can't be entered; change to another one."
+        ) from None
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def _lightning(command: str, arguments: list[str]) -> int:

@@ -21,6 +21,7 @@ import lightning_unlearn.unlearning  # noqa: F401
 from lightning_unlearn.configuration import change, read_arguments, read_value
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.failures import own_place
 from lightning_unlearn.mistakes import find_mistake
 from lightning_unlearn.module import CausalLM
 from lightning_unlearn.records import STEPS, read_table
@@ -254,6 +255,9 @@ def told() -> Iterator[None]:
         if isinstance(cause, InputError):
             raise cause from None
         text = " ".join(str(cause).split())
+        if (own := own_place(cause)) is not None:
+            told_type = f"{type(cause).__name__}: {text}".rstrip(": ")
+            raise InputError(f"trainer.callbacks: {own}: {told_type}.") from error
         about = re.search(r"(?:^|invalid |`)(accelerator|strategy|devices|precision)", text, re.I)
         if about is None and isinstance(error, TypeError):
             raise

@@ -101,7 +101,8 @@ class Chart:
         lines = [line for block in self.blocks for line in block.lines]
         ends = {id(line): tuple(map(short_number, line.values[[0, -1]])) for line in lines}
         numbers = max(len(number) for pair in ends.values() for number in pair)
-        room = options.max_width - 2 * numbers - 5
+        # A terminal may be narrower than the numbers; lines are then cut off.
+        room = max(options.max_width - 2 * numbers - 5, 8)
         names = min(max(len(line.name) for line in lines), room - min(NARROWEST, room // 2))
         width = min(WIDEST, room - names)
         characters = DIGITS if options.ascii_only else BLOCKS
@@ -110,7 +111,9 @@ class Chart:
             yield Text(block.name)
             for line in block.lines:
                 first, last = ends[id(line)]
-                name = line.name if len(line.name) <= names else f"{line.name[: names - 3]}..."
+                name = (
+                    line.name if len(line.name) <= names else f"{line.name[: max(names - 3, 1)]}..."
+                )
                 curve = block.drawn(line, width, characters)
                 text = f"  {name:<{names}} {first:>{numbers}} {curve} {last:>{numbers}}"
                 yield Text(text, no_wrap=True, overflow="crop")
