@@ -11,6 +11,31 @@ import torch
 
 from lightning_unlearn.demo import resolve
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.weights_check import (
+    ADAPTER,
+    INDEX,
+    WEIGHTS,
+    adapter_error,
+    check_depth,
+    check_json,
+    check_loaded,
+    check_numbers,
+    opened,
+    read_index,
+    without_masks,
+)
+
+SETTINGS = ("config.json", "generation_config.json")
+OF_TOKENIZER = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+)
+
+# Characters of a library's message that are passed on.
+_LONGEST = 300
 
 
 def locate(name: str, key: str) -> str:
@@ -34,6 +59,8 @@ def locate(name: str, key: str) -> str:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
+            if (folder / ADAPTER).is_file():
+                raise adapter_error(name, key, has_model=False)
             raise InputError(
                 f"{key}: found the folder {name} without config.json, expected a Hugging Face "
                 "model folder (config.json, model.safetensors, tokenizer.json)."
@@ -50,26 +77,36 @@ def locate(name: str, key: str) -> str:
 
 def _reason(error: Exception) -> str:
     """The first line of a library's message: the rest is advice about its own arguments."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if not lines:
+        return type(error).__name__
+    if lines[0].endswith(":") and len(lines) > 1:
+        lines[0] += f" {lines[1]}"
+    # Of some the message is only a value, such as a key.
+    kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
+    return kind + (lines[0] if len(lines[0]) <= _LONGEST else f"{lines[0][:_LONGEST]} ...")
 
 
 def load_config(name: str, trust_remote_code: bool, key: str = "model.base") -> Any:
     """The configuration of a model, without its weights.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, or an adapter beside it.
     """
     from transformers import AutoConfig
 
+    located = locate(name, key)
+    check_json(Path(located), SETTINGS, key)
     try:
-        return AutoConfig.from_pretrained(locate(name, key), trust_remote_code=trust_remote_code)
+        if find_file(located, ADAPTER) is not None:
+            raise adapter_error(name, key, find_file(located, "config.json") is not None)
+        return AutoConfig.from_pretrained(located, trust_remote_code=trust_remote_code)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a wrong value in config.json leads to
         raise InputError(
             f"{key}: found {name!r}, which is no model that can be opened: {_reason(error)}"
-        ) from None
+        ) from error
 
 
 def load_tokenizer(name: str, trust_remote_code: bool, key: str = "model.base") -> Any:
@@ -80,14 +117,105 @@ def load_tokenizer(name: str, trust_remote_code: bool, key: str = "model.base") 
     """
     from transformers import AutoTokenizer
 
+    located = locate(name, key)
+    check_json(Path(located), OF_TOKENIZER, key)
     try:
-        return AutoTokenizer.from_pretrained(locate(name, key), trust_remote_code=trust_remote_code)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
+        return AutoTokenizer.from_pretrained(located, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever a wrong value in its files leads to
         raise InputError(
             f"{key}: found {name!r}, which has no tokenizer that can be opened: {_reason(error)}"
-        ) from None
+        ) from error
+
+
+def find_file(located: str, file: str) -> Path | None:
+    """A file of a model, fetched if it is on the hub.
+
+    Args:
+        located: from `locate`.
+        file: its name.
+
+    Returns:
+        None if there is no such file.
+    """
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        located,
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return Path(found) if found is not None else None
+
+
+def weight_files(name: str, key: str = "model.base") -> dict[str, Path]:
+    """Which file of a model holds which weight.
+
+    Args:
+        name: folder, ``demo:NAME``, or hub name.
+        key: YAML key, for messages.
+
+    Raises:
+        InputError: if a file is missing, or is no safetensors file.
+    """
+    located = locate(name, key)
+    # In the order in which transformers looks for them.
+    if (single := find_file(located, WEIGHTS)) is not None:
+        with opened(single, key) as weights:
+            return dict.fromkeys(weights.keys(), single)
+    if (index := find_file(located, INDEX)) is None:
+        raise InputError(
+            f"{key}: found {name!r} without {WEIGHTS} and without {INDEX}, expected weights as "
+            "safetensors (of a hub name: and a connection to the hub)."
+        )
+    files: dict[str, Path] = {}
+    names = read_index(index, key)
+    for file in sorted(set(names.values())):
+        found = find_file(located, file)
+        if found is None:
+            raise InputError(
+                f"{key}: {name}: found no {file}, which {INDEX} names; download the model again."
+            )
+        with opened(found, key) as weights:
+            held = set(weights.keys())
+        if absent := sorted(n for n, place in names.items() if place == file and n not in held):
+            raise InputError(
+                f"{key}: {name}: found no {absent[0]} in {file}, where {INDEX} says it is; "
+                "download the model again."
+            )
+        files |= dict.fromkeys(held, found)
+    return files
+
+
+def check_weights(
+    name: str,
+    config: Any,
+    dtype: torch.dtype,
+    attention: str,
+    trust_remote_code: bool,
+    numbers: bool,
+) -> None:
+    """Refuse a model whose files do not hold all of its weights, and nothing else.
+
+    Reads names and shapes, as transformers would fill the model with them.
+
+    Args:
+        name: folder, ``demo:NAME``, or hub name.
+        config: of the model.
+        dtype: of the weights.
+        attention: as of `load_causal_lm`.
+        trust_remote_code: the same.
+        numbers: also read the weights, and refuse those that are not finite.
+
+    Raises:
+        InputError: naming the weights.
+    """
+    files = weight_files(name)
+    check_depth(config, len(files), name, "model.base")
+    load_causal_lm(name, dtype, attention, trust_remote_code, config=config, device_map="meta")
+    if numbers:
+        check_numbers(files, dtype, name, "model.base")
 
 
 def load_causal_lm(
@@ -98,7 +226,7 @@ def load_causal_lm(
     key: str = "model.base",
     **options: Any,
 ) -> Any:
-    """A causal LM from safetensors, never from pickled weights.
+    """A causal LM from safetensors, never from pickled weights, and never from random numbers.
 
     Args:
         name: folder, ``demo:NAME``, or hub name.
@@ -112,27 +240,35 @@ def load_causal_lm(
         The model, in eval mode.
 
     Raises:
-        InputError: if it can't be opened.
+        InputError: if it can't be opened, or its files do not hold its weights.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    located = locate(name, key)
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            locate(name, key),
+        lm, info = AutoModelForCausalLM.from_pretrained(
+            located,
             dtype=dtype,
             attn_implementation=attention,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            # Told below, with their names.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
             **options,
         )
-    except InputError:
+    except (MemoryError, torch.OutOfMemoryError):
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # whatever wrong values in config.json or the files lead to
         raise InputError(
             f"{key}: found {name!r}, which can't be opened as a causal language model: "
             f"{_reason(error)}"
-        ) from None
+        ) from error
+    if info["unexpected_keys"]:
+        files = weight_files(name, key)
+        info["unexpected_keys"] = without_masks(info["unexpected_keys"], files, key)
+    check_loaded(info, lm.config, name, key)
+    return lm
 
 
 def empty_causal_lm(
@@ -162,11 +298,11 @@ def empty_causal_lm(
                 attn_implementation=attention,
                 trust_remote_code=trust_remote_code,
             )
-    except (ValueError, ImportError) as error:
+    except Exception as error:  # whatever wrong values in config.json lead to
         raise InputError(
             f"model.base, with model.attention {attention}: the model can't be made: "
             f"{_reason(error)}"
-        ) from None
+        ) from error
 
 
 def base_identity(name: str, trust_remote_code: bool) -> str:
@@ -181,18 +317,13 @@ def base_identity(name: str, trust_remote_code: bool) -> str:
     Returns:
         Hexadecimal digest.
     """
-    from transformers.utils import cached_file
-
     located = locate(name, "model.base")
-    config = cached_file(located, "config.json")
-    assert config is not None
-    folder = Path(config).parent
-    if not any(folder.glob("*.safetensors")):
-        # A hub model whose weights are not there yet: fetch what from_pretrained would fetch.
-        load_causal_lm(name, torch.float32, "sdpa", trust_remote_code)
+    files = weight_files(name)
+    config = find_file(located, "config.json")
+    assert config is not None, "load_config() comes first"
     digest = hashlib.sha256()
-    digest.update(json.dumps(_architecture(folder / "config.json"), sort_keys=True).encode())
-    for file in sorted(folder.glob("*.safetensors")):
+    digest.update(json.dumps(_architecture(config), sort_keys=True).encode())
+    for file in sorted(set(files.values())):
         digest.update(file.name.encode())
         _hash_weights(file, digest)
     return digest.hexdigest()

@@ -124,6 +124,7 @@ class CausalLM(MeasuredLM):
         self._tokenizer: Any = None
         self._identity: str | None = None
         self._fits = False
+        self._looked: set[bool] = set()
         self._stays = False
 
     def configure_model(self) -> None:

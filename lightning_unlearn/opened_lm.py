@@ -17,6 +17,7 @@ from lightning_unlearn.errors import InputError
 from lightning_unlearn.forward import LogProbModel
 from lightning_unlearn.loading import (
     base_identity,
+    check_weights,
     empty_causal_lm,
     load_causal_lm,
     load_tokenizer,
@@ -29,6 +30,18 @@ from lightning_unlearn.quantization import (
     settle,
 )
 from lightning_unlearn.tensor_parallel import check_cut, check_tensor_parallel
+
+# Weights are in the Trainer's precision where it is a "true" one, else in fp32.
+_DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """What the base model's weights are kept in.
+
+    Args:
+        precision: of the Trainer.
+    """
+    return _DTYPES.get(precision, torch.float32)
 
 
 class OpenedLM(LightningModule):
@@ -47,6 +60,7 @@ class OpenedLM(LightningModule):
     _tokenizer: Any
     _identity: str | None
     _fits: bool
+    _looked: set[bool]
     _stays: bool
 
     @contextmanager
@@ -76,6 +90,28 @@ class OpenedLM(LightningModule):
         """Longest sequence the base model takes, in tokens."""
         text = self.model_config.get_text_config()
         return int(getattr(text, "max_position_embeddings", None) or 2**20)
+
+    def check_weights(self, precision: str, numbers: bool = False) -> None:
+        """Refuse a base model whose files do not hold its weights, without opening it.
+
+        Args:
+            precision: of the Trainer.
+            numbers: read all weights, and refuse those that are not finite; else only their names
+                and shapes.
+
+        Raises:
+            InputError: naming the weights.
+        """
+        if self.net is None and numbers not in self._looked:
+            check_weights(
+                self.base,
+                self.model_config,
+                dtype_of(precision),
+                self.attention,
+                self.trust_remote_code,
+                numbers,
+            )
+            self._looked.add(numbers)
 
     def check_adapters(self) -> None:
         """Refuse adapters that do not fit the model, without loading its weights.
@@ -147,8 +183,6 @@ class OpenedLM(LightningModule):
         """Hash of the base model's configuration and weights."""
         if self._identity is None:
             self._identity = base_identity(self.base, self.trust_remote_code)
-            # Now, for it names a file that is missing.
-            sharding.weight_files(self.base)
         return self._identity
 
     def _build(self) -> None:
@@ -199,6 +233,8 @@ class OpenedLM(LightningModule):
 
     def _load_parts(self, lm: Any, name: str) -> None:
         """Fill a model that is cut up with the weights of one on disk."""
+        # Whole or refused: who reads parts sees no others.
+        self._load(name, device_map="meta")
         warn = getattr(self.trainer, "warn", None) if self.global_rank == 0 else None
         sharding.load_base(
             lm, name, lambda: self._load(name).state_dict(), warn or (lambda text: None)
@@ -207,7 +243,12 @@ class OpenedLM(LightningModule):
     def _load(self, name: str, **options: Any) -> Any:
         """A causal LM as this one is, whole, and not quantised unless options say so."""
         return load_causal_lm(
-            name, self._weight_dtype(), self.attention, self.trust_remote_code, **options
+            name,
+            self._weight_dtype(),
+            self.attention,
+            self.trust_remote_code,
+            "model.base" if name == self.base else "trainer.store",
+            **options,
         )
 
     @property
@@ -220,11 +261,7 @@ class OpenedLM(LightningModule):
         return self._device_mesh is not None
 
     def _weight_dtype(self) -> torch.dtype:
-        """Weights in the Trainer's precision where it is a "true" one, else in fp32."""
-        precision = self._precision()
-        return {"bf16-true": torch.bfloat16, "16-true": torch.float16}.get(
-            precision, torch.float64 if precision == "64-true" else torch.float32
-        )
+        return dtype_of(self._precision())
 
     def _precision(self) -> str:
         return str(self._trainer.precision) if self._trainer is not None else "32-true"

@@ -1,6 +1,5 @@
 """One model over several processes with FSDP2: cut up, filled, and put together again."""
 
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.loading import locate
+from lightning_unlearn.loading import weight_files
 from lightning_unlearn.logprobs import at_least_fp32
 from lightning_unlearn.tensor_parallel import cut_layers
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-
-INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -262,44 +259,3 @@ def _fill_slice(target: Tensor, source: Any) -> None:
         target.copy_(source[:])
         return
     target.to_local().copy_(source[own_part(target)])
-
-
-def weight_files(name: str) -> dict[str, Path]:
-    """Which file of a model holds which weight.
-
-    Args:
-        name: folder, ``demo:NAME``, or hub name.
-
-    Raises:
-        InputError: if a file is missing.
-    """
-    from safetensors import safe_open
-    from transformers.utils import cached_file
-
-    located = locate(name, "model.base")
-
-    def find(file: str) -> Path | None:
-        found = cached_file(located, file, _raise_exceptions_for_missing_entries=False)
-        return Path(found) if found is not None else None
-
-    index = find(INDEX)
-    if index is None:
-        single = find(WEIGHTS)
-        if single is None:
-            raise InputError(
-                f"model.base: found {name!r} without {WEIGHTS} and without {INDEX}, expected "
-                "weights as safetensors."
-            )
-        with safe_open(single, framework="pt") as opened:
-            return dict.fromkeys(opened.keys(), single)
-    names: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    files: dict[str, Path] = {}
-    for file in sorted(set(names.values())):
-        found = find(file)
-        if found is None:
-            raise InputError(
-                f"model.base: {name}: found no {file}, which {INDEX} names; download the model "
-                "again."
-            )
-        files[file] = found
-    return {key: files[file] for key, file in names.items()}

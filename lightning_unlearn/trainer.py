@@ -375,6 +375,7 @@ class StagedTrainer(Trainer):
                 f"Name the stage to unlearn: one of {', '.join(datamodule.stages)}."
             )
         check_strategy(self.strategy)
+        model.check_weights(str(self.precision))
         if isinstance(self.strategy, FSDP2):
             self.strategy.check_processes()
             model.check_layers(self.strategy.layers, self.strategy.tensor_parallel_size)
@@ -392,6 +393,9 @@ class StagedTrainer(Trainer):
         datamodule.prepare(tokenizer, model.context, template, model.base)
         for monitor in self.monitors:
             monitor.check(datamodule)
+        if self.is_global_zero:
+            # Last, for it takes as long as reading the files.
+            model.check_weights(str(self.precision), numbers=True)
         if self.announces:
             for sentence in self.remarks(model, datamodule):
                 self.warn(sentence)

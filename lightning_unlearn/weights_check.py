@@ -1,0 +1,299 @@
+"""Whether the files of a model hold the weights that its config.json describes."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.errors import InputError
+
+INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
+ADAPTER = "adapter_config.json"
+AGAIN = "Download or copy the file again."
+# What a clone without Git LFS holds in place of a large file.
+_POINTER = b"version https://git-lfs"
+# Elements that are looked at together: 64 MiB in fp32.
+_BLOCK = 2**24
+_NAMED = 3
+_MASK = re.compile(r"\b(attn|attention)\.(masked_)?bias$")
+
+
+def describe_content(file: Path) -> str | None:
+    """What a file holds in place of a model's weights or settings, where that can be told.
+
+    Args:
+        file: an existing file.
+
+    Returns:
+        A phrase that follows "found", or None.
+    """
+    with file.open("rb") as handle:
+        start = handle.read(len(_POINTER))
+    if not start:
+        return "an empty file"
+    if start == _POINTER:
+        return "a Git LFS pointer in place of the file itself (git lfs pull fetches it)"
+    return None
+
+
+def check_json(folder: Path, names: Iterable[str], key: str) -> None:
+    """Refuse files of a model that are no JSON objects.
+
+    Args:
+        folder: of the model.
+        names: of files, which may be missing.
+        key: YAML key, for messages.
+
+    Raises:
+        InputError: naming the file.
+    """
+    for file in (folder / name for name in names):
+        if not file.is_file():
+            continue
+        try:
+            found = describe_content(file)
+            content = None if found else json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            found = f"no JSON ({error})"
+        if found is None and not isinstance(content, dict):
+            found = f"a JSON {'null' if content is None else type(content).__name__}"
+        if found is not None:
+            raise InputError(f"{key}: {file}: found {found}, expected a JSON object. {AGAIN}")
+
+
+@contextmanager
+def opened(file: Path, key: str) -> Iterator[Any]:
+    """A safetensors file, opened.
+
+    Args:
+        file: its path.
+        key: YAML key, for messages.
+
+    Raises:
+        InputError: if it is none, is cut short or can't be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        found = describe_content(file)
+        if found is None:
+            with safe_open(file, framework="pt") as handle:
+                yield handle
+    except (OSError, SafetensorError) as error:
+        found = f"a file that can't be read ({error})"
+    if found is not None:
+        raise InputError(f"{key}: {file}: found {found}, expected weights as safetensors. {AGAIN}")
+
+
+def read_index(file: Path, key: str) -> dict[str, str]:
+    """Which file holds which weight, as a model's index says.
+
+    Args:
+        file: the index.
+        key: YAML key, for messages.
+
+    Raises:
+        InputError: if it does not say so.
+    """
+    check_json(file.parent, [file.name], key)
+    names = json.loads(file.read_text(encoding="utf-8")).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+        raise InputError(
+            f"{key}: {file}: found no weight_map of names of files, expected one. {AGAIN}"
+        )
+    return names
+
+
+def check_depth(config: Any, count: int, name: str, key: str) -> None:
+    """Refuse no layers, and more than weights, before a model of so many is made.
+
+    Args:
+        config: of the model.
+        count: of the weights in its files.
+        name: of the model.
+        key: YAML key, for messages.
+
+    Raises:
+        InputError: naming both.
+    """
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and not 0 < layers <= count:
+        raise InputError(
+            f"{key}: {name}: config.json says num_hidden_layers: {layers}, but its files hold "
+            f"{count} weights, expected a layer or more, and weights of each. Correct config.json."
+        )
+
+
+def check_loaded(info: Mapping[str, Any], config: Any, name: str, key: str) -> None:
+    """Refuse a model that its files do not fill, or that does not use all they hold.
+
+    transformers fills what is missing with random numbers.
+
+    Args:
+        info: what transformers says of a loading (``output_loading_info``).
+        config: of the model.
+        name: of the model.
+        key: YAML key, for messages.
+
+    Raises:
+        InputError: naming the weights.
+    """
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    mismatched = sorted((n, list(a), list(b)) for n, a, b in info["mismatched_keys"])
+    other = [str(text).strip().splitlines()[0] for text in info.get("error_msgs") or ()]
+    if not (missing or unexpected or mismatched or other):
+        return
+    shapes = [f"{n} is {found}, expected {wanted}" for n, found, wanted in mismatched]
+    parts = [
+        f"{len(names)} {what} ({_few(names)})"
+        for names, what in (
+            (missing, "missing"),
+            (unexpected, "not in the model"),
+            (shapes, "of another shape"),
+            (other, "not readable"),
+        )
+        if names
+    ]
+    raise InputError(
+        f"{key}: {name}: its files do not hold the weights of the model that config.json describes "
+        f"({type(config).__name__}): {'; '.join(parts)}. Nothing is filled up with random numbers, "
+        f"or left out. {_remedy(missing, unexpected, bool(shapes or other), config)}"
+    )
+
+
+def without_masks(unexpected: Iterable[str], files: Mapping[str, Path], key: str) -> set[str]:
+    """Names that stand for weights, and not for causal masks.
+
+    Files of GPT-2's time hold the masks of its attention, which the model makes anew.
+
+    Args:
+        unexpected: names that the model does not have.
+        files: which file holds which weight.
+        key: YAML key, for messages.
+    """
+    rest = set(unexpected)
+    for name in filter(_MASK.search, unexpected):
+        if name in files:
+            with opened(files[name], key) as handle:
+                shape = handle.get_slice(name).get_shape()
+            if shape in ([], [1]) or (len(shape) == 4 and shape[:2] == [1, 1]):
+                rest.discard(name)
+    return rest
+
+
+def _few(names: list[str]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _remedy(missing: list[str], unexpected: list[str], other: bool, config: Any) -> str:
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    numbers = {n for n in map(_layer, missing or unexpected) if n is not None}
+    one_sided = bool(missing) != bool(unexpected) and not other
+    if (
+        one_sided
+        and isinstance(layers, int)
+        and all(_layer(n) is not None for n in missing or unexpected)
+    ):
+        present = min(numbers) if missing else max(numbers) + 1
+        if set(range(min(present, layers), max(present, layers))) == numbers:
+            return (
+                f"The files have {present} layers: set num_hidden_layers (now {layers}) in "
+                "config.json to that, if it is the model that you mean."
+            )
+    if missing and not unexpected and all("head" in n or "embed_out" in n for n in missing):
+        return (
+            "The output projection is not there: save the model with AutoModelForCausalLM; or set "
+            "tie_word_embeddings: true in config.json, if it is the embedding."
+        )
+    if unexpected and not missing and not other:
+        return (
+            "If the model is right without them, open it with AutoModelForCausalLM and save it "
+            "into another folder with save_pretrained."
+        )
+    return (
+        "Take files and config.json of one model, as save_pretrained of AutoModelForCausalLM "
+        "writes them."
+    )
+
+
+def _layer(name: str) -> int | None:
+    found = re.search(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
+def check_numbers(files: Mapping[str, Path], dtype: torch.dtype, name: str, key: str) -> None:
+    """Refuse weights that are not finite numbers, or not in the precision that is computed in.
+
+    Reads all of them.
+
+    Args:
+        files: which file holds which weight.
+        dtype: the weights are to be in.
+        name: of the model.
+        key: YAML key, for messages.
+
+    Raises:
+        InputError: naming the weight.
+    """
+    largest = torch.finfo(dtype).max
+    wanted = without_masks(files, files, key)
+    for file in sorted({files[weight] for weight in wanted}):
+        with opened(file, key) as handle:
+            for weight in sorted(wanted & set(handle.keys())):
+                for part in _parts(handle, weight):
+                    low, high = (value.item() for value in part.aminmax())
+                    if -largest <= low and high <= largest:
+                        continue
+                    found = high if -largest <= low else low
+                    if abs(found) < float("inf"):
+                        raise InputError(
+                            f"{key}: {name}: found {found:.3g} in {weight}, more than "
+                            f"trainer.precision can hold ({largest:.3g}), expected less. Set "
+                            "trainer.precision: bf16-true or 32-true."
+                        )
+                    raise InputError(
+                        f"{key}: {name}: found {found} in {weight} ({file.name}), expected finite "
+                        "numbers. The model was spoiled before it was saved: take an earlier one."
+                    )
+
+
+def _parts(handle: Any, weight: str) -> Iterator[Tensor]:
+    """A weight of a safetensors file in parts, if its numbers have a fraction."""
+    source = handle.get_slice(weight)
+    shape = source.get_shape()
+    if not shape:
+        parts: Iterable[Tensor] = [handle.get_tensor(weight)]
+    elif 0 in shape:
+        return
+    else:
+        count = max(1, _BLOCK // torch.Size(shape[1:]).numel())
+        parts = (source[start : start + count] for start in range(0, shape[0], count))
+    for part in parts:
+        if not part.is_floating_point():
+            return
+        # Types of 8 bits have no minimum and maximum.
+        yield part.float() if part.element_size() == 1 else part
+
+
+def adapter_error(name: str, key: str, has_model: bool) -> InputError:
+    """What is said of an adapter in a model's folder, which transformers would put on it.
+
+    Args:
+        name: of the model.
+        key: YAML key, for messages.
+        has_model: whether a model is there too.
+    """
+    found = "a model and an adapter" if has_model else "an adapter without its model"
+    return InputError(
+        f"{key}: found {found} in {name} ({ADAPTER}), expected a model alone. Move {ADAPTER} and "
+        "adapter_model.safetensors into a folder ADAPTER of their own and name the model; or, to "
+        "start from both, merge them in Python and name what that writes: PeftModel.from_pretrained"
+        "(AutoModelForCausalLM.from_pretrained(MODEL), ADAPTER).merge_and_unload()"
+        ".save_pretrained(MERGED); AutoTokenizer.from_pretrained(MODEL).save_pretrained(MERGED)."
+    )
