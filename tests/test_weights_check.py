@@ -196,8 +196,10 @@ def test_masks_of_older_files_need_not_be_finite(tmp_path: Path) -> None:
     change_weights(tmp_path, lambda w: {**w, **masks})
     config = load_config(str(tmp_path), False)
     check_weights(str(tmp_path), config, torch.float16, **OPENING, numbers=True)
-    change_weights(tmp_path, lambda w: {**w, "transformer.h.0.attn.bias": torch.ones(8)})
-    with pytest.raises(InputError, match=r"1 not in the model \(transformer\.h\.0\.attn\.bias\)"):
+    change_weights(tmp_path, lambda w: {**w, "transformer.h.0.attn.masked_bias": torch.ones(8)})
+    with pytest.raises(
+        InputError, match=r"1 not in the model \(transformer\.h\.0\.attn\.masked_bias\)"
+    ):
         check_weights(str(tmp_path), config, torch.float32, **OPENING, numbers=False)
 
 
