@@ -14,6 +14,7 @@ from lightning_unlearn.failures import (
 )
 from lightning_unlearn.help import HELP, OVERVIEW
 from lightning_unlearn.output import lasting_output
+from lightning_unlearn.quiet import quiet_deprecations
 from lightning_unlearn.stopping import terminable
 from lightning_unlearn.version import __version__
 
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     """Dispatch, and tell of what is raised."""
     try:
-        with terminable():
+        with terminable(), quiet_deprecations():
             return _dispatch(arguments)
     except (InputError, DivergedError) as error:
         return _tell(error, str(error), 2)

@@ -1,9 +1,38 @@
 """Other libraries' notes that would fill the screen without telling the user anything."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+# A user can do nothing about a library's use of another library's older names.
+DEPRECATIONS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+
+
+@contextmanager
+def quiet_deprecations() -> Iterator[None]:
+    """Print no deprecations of libraries, whatever filters those libraries install.
+
+    Filters that turn warnings into errors still do. With ``python -W`` or PYTHONWARNINGS, which
+    ask for warnings, everything is printed.
+    """
+    if sys.warnoptions:
+        yield
+        return
+    show = warnings.showwarning
+
+    def show_others(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        if not issubclass(category, DEPRECATIONS):
+            show(message, category, *rest)
+
+    warnings.showwarning = show_others  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if warnings.showwarning is show_others:
+            warnings.showwarning = show
 
 
 def quiet_transformers() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lightning_unlearn.errors import InputError, StorageError
+from lightning_unlearn.quiet import DEPRECATIONS
 from lightning_unlearn.stopping import terminable
 
 # Another process of the same model must hear something before its patience ends.
@@ -89,8 +90,9 @@ class _Worker:
         self._said: list[str] = []
         warnings.showwarning = self._warn  # type: ignore[assignment]
 
-    def _warn(self, message: Warning | str, *_: Any) -> None:
-        self.say(str(message))
+    def _warn(self, message: Warning | str, category: type[Warning], *_: Any) -> None:
+        if not issubclass(category, DEPRECATIONS):
+            self.say(str(message))
 
     def say(self, text: str) -> None:
         """Keep a sentence for the next answer."""
