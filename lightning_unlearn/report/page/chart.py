@@ -14,7 +14,7 @@ from lightning_unlearn.report.naming import short_number
 from lightning_unlearn.report.page.markup import visible
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 # Axes are shared where the values of no panel span less than this share of those of another.
 READABLE = 1 / 5
@@ -275,7 +275,9 @@ def _own_range(chart: Chart, extent: tuple[float, float] | None) -> tuple[float,
 def _extent(chart: Chart) -> tuple[float, float] | None:
     """The lowest and the highest value shown; of their logarithms, to base 10, where it is log."""
     every = [part for own in chart.series for part in (own.y, own.low, own.high)]
-    parts = [np.asarray(part, float).ravel() for part in every if part is not None]
+    parts: list[NDArray[np.float64]] = [
+        np.asarray(part, float).ravel() for part in every if part is not None
+    ]
     parts += [np.array([own.y]) for own in chart.levels]
     values = np.concatenate(parts) if parts else np.array([])
     values = values[np.isfinite(values)]
