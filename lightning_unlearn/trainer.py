@@ -2,7 +2,8 @@
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning_unlearn.checkpoints import Frequency
 from lightning_unlearn.data.batches import StepBatch
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.identity import changes_training, constructed
 from lightning_unlearn.loading import load_tokenizer
 from lightning_unlearn.module import CausalLM, StageEntry
 from lightning_unlearn.monitors.base import Monitor
@@ -79,7 +81,7 @@ class StagedTrainer(Trainer):
         expects_oracle: whether the models retrained without the forget stage will be in the store
             when they are needed; None looks for them.
         tell: called with sentences that must not be missed; None prints them.
-        others: callbacks that are neither methods nor monitors nor progress bars.
+        others: callbacks that are neither methods nor monitors, and may change what training does.
         stage_progress: the progress bar, if there is one.
         tensorboard: whether curves are written to the run's folder.
     """
@@ -114,7 +116,7 @@ class StagedTrainer(Trainer):
         self.methods = [c for c in given if isinstance(c, Unlearning)]
         self.monitors = [c for c in given if isinstance(c, Monitor)]
         own = (Unlearning, Monitor, ProgressBar)
-        self.others = [c for c in given if not isinstance(c, own)]
+        self.others = [c for c in given if not isinstance(c, own) and changes_training(c)]
         if str(precision) in ("16-mixed", "16"):
             raise InputError(
                 f"trainer.precision: found {precision}, expected bf16-mixed, bf16-true or 32-true: "
@@ -139,6 +141,8 @@ class StagedTrainer(Trainer):
             self.stage_progress = StageProgress()
             # First, so that its bar is there when monitors start to look.
             given.insert(0, self.stage_progress)
+        for callback in self.keyed:
+            constructed(callback)
         self.frequency = Frequency(checkpoint_steps, checkpoint_minutes)
         self.frequency.check()
         self.seed = seed
@@ -181,6 +185,11 @@ class StagedTrainer(Trainer):
         # Lightning's handlers broadcast from wherever a signal finds them, and requeue with a
         # pickled checkpoint. `MidStage` sees to signals in a stage, `requeueing` outside.
         self._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+
+    @property
+    def keyed(self) -> list[Callback]:
+        """The callbacks whose identity is in keys: what they were made with, and their code."""
+        return [*self.methods, *self.monitors, *self.others]
 
     @property
     def method(self) -> Unlearning | None:
@@ -242,9 +251,23 @@ class StagedTrainer(Trainer):
         self.open_processes(model)
         # What was found in the store must be the same for all.
         plan = self.strategy.broadcast(plan)
-        with requeueing(self), connected():
+        with requeueing(self), connected(), self._using_callbacks():
             Walker(self, model, datamodule, plan).walk(until)
         return plan
+
+    def reset_callbacks(self) -> None:
+        """Give callbacks the state in which they were made: a stage depends on its start alone."""
+        for callback in self.keyed:
+            constructed(callback).restore(callback)
+
+    @contextmanager
+    def _using_callbacks(self) -> Iterator[None]:
+        """Tell what callbacks do to themselves in a run from what is set on them outside."""
+        try:
+            yield
+        finally:
+            for callback in self.keyed:
+                constructed(callback).leave(callback)
 
     def fit_once(self, model: CausalLM, loader: DataLoader[StepBatch]) -> None:
         """One plain Lightning fit of one epoch.
@@ -357,6 +380,8 @@ class StagedTrainer(Trainer):
         Raises:
             InputError: for anything a user can mend.
         """
+        for callback in self.keyed:
+            constructed(callback).notice(callback)
         if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
             raise InputError(
                 "trainer.strategy: spawned or forked processes end with each stage and take the "
@@ -458,7 +483,8 @@ class StagedTrainer(Trainer):
         )
         last = done[-1].name if done else datamodule.path[0]
         model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, True, load))
-        with connected():
+        with connected(), self._using_callbacks():
+            self.reset_callbacks()
             self.look(model)
         model.cpu()
         return {measure: value for _, measure, value in self.observations.steps}

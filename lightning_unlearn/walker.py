@@ -264,6 +264,7 @@ class Walker:
         fresh = fresh or bool(load)
         recipe = self.data.recipe(last)
         self.model.begin(StageEntry(last, recipe, 1, self.trainer.seed, fresh, load))
+        self.trainer.reset_callbacks()
         self.trainer.look(self.model)
 
     def _train(self, number: int, load: dict[str, Path], history: TrainingHistory) -> MidStage:
@@ -280,6 +281,7 @@ class Walker:
         keeper = self._keeper(stage, history, checkpoint[1] if checkpoint is not None else None)
         if trainer.stage_progress is not None:
             trainer.stage_progress.place = f"{number + 1}/{len(self.plan)} "
+        trainer.reset_callbacks()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks += [history, keeper]
         finished = False

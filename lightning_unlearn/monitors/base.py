@@ -1,6 +1,7 @@
 """The base of monitors: when to look, and where what is seen goes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -26,10 +27,13 @@ class Monitor(Callback):
         uses_oracle: whether it compares with the model retrained without the forget stage. Its
             view then has one, if there is one.
         is_single: whether two of its kind would give their measures the same names.
+        depends_on: files and folders that the monitor reads; their content is part of the run's
+            identity.
     """
 
     uses_oracle: bool = False
     is_single: bool = False
+    depends_on: Sequence[str | Path] | str | Path = ()
 
     def __init__(self, every: int = 0) -> None:
         if every < 0:

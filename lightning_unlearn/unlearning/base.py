@@ -1,6 +1,8 @@
 """The base of unlearning methods: a callback that swaps the module's objective."""
 
 import inspect
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,16 +18,20 @@ class Unlearning(Callback):
     """A method of unlearning, put into ``trainer.callbacks``.
 
     Subclass it and write `loss`. That is all: no registry, no edit elsewhere. Parameters of
-    ``__init__`` kept as attributes of the same name become part of the run's identity and can be
-    set from YAML. A method that needs more than log-probabilities of the forget batch overrides
-    `objective` instead.
+    ``__init__`` can be set from YAML. What ``__init__`` keeps in attributes is part of the run's
+    identity, as is the class's file and each file of your own that it imports; what changes later
+    is not, and is put back before each stage. A method that needs more than log-probabilities of
+    the forget batch overrides `objective` instead.
 
     Attributes:
         uses_reference: whether `loss` looks at its second argument. False saves the one pass over
             the forget set that the reference costs.
+        depends_on: files and folders that the method reads. Their content is part of the run's
+            identity. A property may compute it from parameters.
     """
 
     uses_reference: bool = True
+    depends_on: Sequence[str | Path] | str | Path = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -1,0 +1,376 @@
+"""What is in a callback's identity: what it was made with, its code, and the files it reads."""
+
+import functools
+import importlib
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import Tiny, results
+from lightning.pytorch import Callback
+from lightning.pytorch import callbacks as known
+from torch import nn
+
+from lightning_unlearn import (
+    GA,
+    NPO,
+    AnswerLikelihood,
+    InputError,
+    LogProbs,
+    SimNPO,
+    StagedTrainer,
+    Unlearning,
+)
+from lightning_unlearn.identity import callback_identity, changes_training, constructed
+
+PATH = ["tofu", "safety"]
+
+
+class Counts(Unlearning):
+    """Counts its calls, keeps a growing tensor, and lets both decide the loss."""
+
+    def __init__(self, beta: float = 1.0) -> None:
+        super().__init__()
+        self.beta = beta
+        self.calls = 0
+        self.seen: list[float] = []
+        self._sum = torch.zeros(2)
+
+    def loss(self, policy: LogProbs, reference: LogProbs) -> torch.Tensor:
+        self.calls += 1
+        self.seen.append(self.calls / 7)
+        self._sum = self._sum + self.calls
+        self._generator = torch.Generator()
+        return self.beta * (1 + self._sum.mean() + sum(self.seen)) * policy.sum
+
+
+class Grows(Callback):
+    """Raises the learning rate from step to step, in every stage from where it is."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.steps += 1
+        for group in pl_module.optimizers().param_groups:
+            group["lr"] = 1e-3 * self.steps
+
+
+def fit(tiny: Tiny, *callbacks: Callback, order: list[str] = PATH) -> StagedTrainer:
+    trainer = tiny.trainer(list(callbacks))
+    trainer.fit(tiny.module(), tiny.datamodule(order=order))
+    return trainer
+
+
+def test_what_a_callback_learns_is_not_in_its_identity(tiny: Tiny) -> None:
+    method, other = Counts(), Grows()
+    trainer = fit(tiny, method, other, AnswerLikelihood())
+    assert trainer.trained == [*PATH, "unlearn"] and method.calls == 3 and other.steps == 3
+    trainer.validate(tiny.module(), tiny.datamodule(order=PATH))
+    trainer.fit(tiny.module(), tiny.datamodule(order=PATH))
+    assert trainer.trained == []
+    again = fit(tiny, method, other, AnswerLikelihood())
+    assert again.trained == [] and again.run_dir == trainer.run_dir
+
+
+def test_a_stage_begins_with_callbacks_as_they_were_made(tiny: Tiny) -> None:
+    """A run from the store is the run that never stopped, whatever callbacks count."""
+    whole, parts = tiny.below("whole"), tiny.below("parts")
+    expected = fit(whole, Counts(), Grows()).run_dir
+    fit(parts, Counts(), Grows(), order=["tofu", "inst", "safety"])
+    method, other = Counts(), Grows()
+    resumed = fit(parts, method, other)
+    assert resumed.trained == ["safety", "unlearn"]
+    assert expected is not None and resumed.run_dir is not None
+    assert results(resumed.run_dir) == results(expected)
+    # Nor does one that was used before bring anything along.
+    elsewhere = fit(tiny.below("elsewhere"), method, other).run_dir
+    assert elsewhere is not None and results(elsewhere) == results(expected)
+
+
+def test_what_is_set_on_a_callback_later_counts(tiny: Tiny) -> None:
+    method = Counts()
+    trainer = fit(tiny, method)
+    method.beta = 2.0
+    trainer.fit(tiny.module(), tiny.datamodule(order=PATH))
+    assert trainer.trained == ["unlearn"]
+    assert callback_identity(method) == callback_identity(Counts(2.0))
+    assert fit(tiny, Counts(2.0)).trained == []
+
+
+def test_a_list_that_others_hold_too_stays_the_same_list(tiny: Tiny) -> None:
+    class Collects(Callback):
+        def __init__(self, seen: list[str]) -> None:
+            self.seen = seen
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self.seen.append(pl_module.stage)
+
+    seen: list[str] = []
+    fit(tiny, GA(), Collects(seen))
+    assert seen == ["unlearn"]
+
+
+def keys(tiny: Tiny, *callbacks: Callback) -> list[str]:
+    trainer, module = tiny.trainer(list(callbacks)), tiny.module()
+    data = tiny.datamodule(order=PATH)
+    trainer.check(module, data)
+    return [stage.key for stage in trainer.plan(module, data)]
+
+
+class Watches(known.LearningRateMonitor):
+    """May do more than its base, for all that is known."""
+
+
+class OnlyWatches(Callback):
+    changes_training = False
+
+    def __init__(self, places: list[str]) -> None:
+        self.places = places
+
+
+def test_who_only_watches_is_in_no_key(tiny: Tiny) -> None:
+    plain = keys(tiny, GA())
+    onlookers: list[Callback] = [
+        known.LearningRateMonitor(),
+        known.DeviceStatsMonitor(),
+        known.ModelSummary(max_depth=3),
+        known.RichModelSummary(),
+        known.Timer("00:01:00:00"),
+        known.ThroughputMonitor(lambda batch: 1),
+        OnlyWatches(["a"]),
+    ]
+    for callback in onlookers:
+        assert keys(tiny, GA(), callback) == plain, callback
+    for bar in (known.RichProgressBar(), known.TQDMProgressBar(), known.ProgressBar()):
+        assert not changes_training(bar)
+    others: list[Callback] = [
+        known.EarlyStopping("loss"),
+        known.EarlyStopping("loss", patience=4),
+        known.StochasticWeightAveraging(1e-3),
+        known.GradientAccumulationScheduler({0: 2}),
+        Watches(),
+        Grows(),
+    ]
+    found = [keys(tiny, GA(), callback)[-1] for callback in others]
+    assert len({plain[-1], *found}) == len(others) + 1
+
+
+@pytest.fixture
+def project(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A user's folder with a method that imports helpers in many ways."""
+    folder = tiny.root / "project"
+    (folder / "tools" / "deep").mkdir(parents=True)
+    files = {
+        "own_helped.py": (
+            "import json\nimport numpy\nimport own_first\nfrom tools import second\n"
+            "from lightning_unlearn import Unlearning\n"
+            "class Helped(Unlearning):\n"
+            "    uses_reference = False\n"
+            "    def loss(self, policy, reference):\n"
+            "        from tools.deep.fourth import four\n"
+            "        return four() * policy.sum\n"
+        ),
+        "own_first.py": "import importlib\nsixth = importlib.import_module('own_sixth')\n",
+        "own_sixth.py": "six = 6\n",
+        "tools/__init__.py": "",
+        "tools/second.py": "from .third import three\nfrom . import deep\n",
+        "tools/third.py": "try:\n    import own_missing\nexcept ImportError:\n    three = 3\n",
+        "tools/deep/__init__.py": "",
+        "tools/deep/fourth.py": "from ..fifth import *\ndef four():\n    return 4\n",
+        "tools/fifth.py": "five = 5\n",
+        "own_unrelated.py": "seven = 7\n",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_every_file_of_the_project_that_a_method_imports_counts(project: Path) -> None:
+    helped = importlib.import_module("own_helped").Helped
+    first = callback_identity(helped())
+    for file in sorted(project.rglob("*.py")):
+        text = file.read_text()
+        file.write_text(text + "# edited\n")
+        changed = callback_identity(helped()) != first
+        assert changed == (file.name != "own_unrelated.py"), file
+        file.write_text(text)
+    assert callback_identity(helped()) == first
+
+
+def test_our_own_formulas_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who works on this package must not be given the results of the version before."""
+    from lightning_unlearn import sources
+
+    before = [callback_identity(one()) for one in (NPO, AnswerLikelihood)]
+    real = sources._hash
+    for edited in ("objectives.py", "npo.py"):
+        monkeypatch.setattr(
+            sources, "_hash", lambda f, name=edited: real(f) + ("x" if f.name == name else "")
+        )
+        after = [callback_identity(one()) for one in (NPO, AnswerLikelihood)]
+        assert after[0] != before[0], edited
+    assert after[1] == before[1]
+    monkeypatch.setattr(sources, "__version__", "9.9")
+    assert callback_identity(AnswerLikelihood()) != before[1]
+
+
+def test_code_that_has_no_file_is_told_apart() -> None:
+    def made(text: str) -> Any:
+        space: dict[str, Any] = {"__name__": "typed_in", "Unlearning": Unlearning}
+        exec(f"class Own(Unlearning):\n def loss(self, policy, reference):\n  {text}", space)
+        return callback_identity(space["Own"]())
+
+    assert made("return policy.sum") == made("return policy.sum")
+    different = ["return policy.sum", "return policy.mean", "return 2 * policy.sum"]
+    nested = ["return (lambda: policy.sum)()", "return (lambda: policy.mean)()"]
+    assert len({str(made(text)) for text in different + nested}) == 5
+
+
+class Reads(Unlearning):
+    """Reads files that it declares."""
+
+    def __init__(self, retain: str, more: Any = ()) -> None:
+        super().__init__()
+        self.retain = retain
+        self.more = more
+
+    @property
+    def depends_on(self) -> Any:  # type: ignore[override]
+        return [self.retain, *self.more]
+
+    def loss(self, policy: LogProbs, reference: LogProbs) -> torch.Tensor:
+        return policy.sum
+
+
+def test_files_that_a_method_declares_count(tiny: Tiny) -> None:
+    rows, folder = tiny.root / "rows.jsonl", tiny.root / "folder"
+    (folder / "below").mkdir(parents=True)
+    rows.write_text("1")
+    (folder / "below" / "words").write_text("a")
+    made = lambda: callback_identity(Reads(str(rows), [folder]))  # noqa: E731
+    states = [made()]
+    assert made() == states[0]
+    rows.write_text("2")
+    states.append(made())
+    (folder / "below" / "words").write_text("b")
+    states.append(made())
+    (folder / "below" / "words").rename(folder / "below" / "others")
+    states.append(made())
+    (folder / "new").write_text("")
+    states.append(made())
+    assert len({str(state) for state in states}) == 5
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "x.pyc").write_text("")
+    assert made() == states[-1]
+
+
+def test_a_declared_file_that_is_replaced_has_unlearning_done_again(tiny: Tiny) -> None:
+    rows = tiny.root / "rows.jsonl"
+    rows.write_text("1")
+    method = Reads(str(rows))
+    trainer = fit(tiny, method)
+    rows.write_text("2")
+    trainer.fit(tiny.module(), tiny.datamodule(order=PATH))
+    assert trainer.trained == ["unlearn"]
+
+
+@pytest.mark.parametrize(
+    ("retain", "message"),
+    [
+        ("missing.jsonl", r"Reads\.depends_on: found 'missing\.jsonl', which can't be read \(No"),
+        (3, r"Reads\.depends_on: found 3, expected paths"),
+    ],
+)
+def test_a_declared_file_that_is_missing_is_named(tiny: Tiny, retain: Any, message: str) -> None:
+    with pytest.raises(InputError, match=rf"^trainer\.callbacks: {message}"):
+        fit(tiny, Reads(retain))
+    assert not (tiny.root / "runs").exists() and not (tiny.root / "store").exists()
+
+
+class Keeps(GA):
+    """Keeps a value of any kind, in private."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self._value = value
+
+
+class Thing:
+    """Plain, without a text of its own."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.me = self
+
+
+def array(last: float) -> Any:
+    values = np.zeros(5000)
+    values[2500] = last
+    return values
+
+
+def module(weight: float) -> nn.Module:
+    layer = nn.Linear(2, 1)
+    nn.init.constant_(layer.weight, weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+DIFFERENT: dict[str, Callable[[float], Any]] = {
+    "array": array,
+    "tensor": lambda x: torch.from_numpy(array(x)),
+    "table": lambda x: pd.DataFrame({"a": array(x)}),
+    "column": lambda x: pd.Series(array(x)),
+    "pattern": lambda x: re.compile("a" * 300 + str(x)),
+    "flags": lambda x: re.compile("a", int(x) * re.IGNORECASE),
+    "closure": lambda x: lambda y: x * y,
+    "default": lambda x: lambda y=x: y,
+    "keyword": lambda x: lambda *, y=x: y,
+    "partial": lambda x: functools.partial(max, x),
+    "method": lambda x: Thing(x).__init__,
+    "object": lambda x: Thing(x),
+    "deep": lambda x: {"a": [({x}, Thing(Thing([x])))]},
+    "keys": lambda x: {x: 1, "x": 2},
+    "generator": lambda x: torch.Generator().manual_seed(int(x)),
+    "module": module,
+    "path": lambda x: Path(str(x)),
+    "set": lambda x: {x, "b", None},
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_values_are_told_apart_by_content(name: str) -> None:
+    make = DIFFERENT[name]
+    one, same, other = (callback_identity(Keeps(make(x))) for x in (0.0, 0.0, 1.0))
+    assert one == same
+    assert one != other
+
+
+def test_what_nothing_tells_apart_is_refused() -> None:
+    assert callback_identity(Keeps(threading.Lock())) == callback_identity(Keeps(threading.Lock()))
+    with pytest.raises(InputError, match=r"Keeps\._value\[0\] is of the type object, which has no"):
+        constructed(Keeps([object()]))
+
+
+def test_a_callback_that_is_gone_is_forgotten() -> None:
+    from lightning_unlearn import identity
+
+    method = SimNPO()
+    constructed(method)
+    number = id(method)
+    assert number in identity._KNOWN
+    del method
+    assert number not in identity._KNOWN
