@@ -11,6 +11,7 @@ import torch
 
 from lightning_unlearn.demo import resolve
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.remote_code import remote_code_identity
 from lightning_unlearn.weights_check import (
     ADAPTER,
     INDEX,
@@ -306,13 +307,13 @@ def empty_causal_lm(
 
 
 def base_identity(name: str, trust_remote_code: bool) -> str:
-    """Hash of a model's configuration and weights, for the stage store's key.
+    """Hash of a model's configuration, weights and own code, for the stage store's key.
 
     Two names of the same files have one identity; a file that was trained further has another.
 
     Args:
         name: folder, ``demo:NAME``, or hub name.
-        trust_remote_code: as the model is loaded.
+        trust_remote_code: as the model is loaded; if so, its code counts.
 
     Returns:
         Hexadecimal digest.
@@ -326,6 +327,8 @@ def base_identity(name: str, trust_remote_code: bool) -> str:
     for file in sorted(set(files.values())):
         digest.update(file.name.encode())
         _hash_weights(file, digest)
+    if trust_remote_code:
+        digest.update(remote_code_identity(located).encode())
     return digest.hexdigest()
 
 
