@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import (
 )
 from torch import nn
 
+from lightning_unlearn.descriptions import describe
 from lightning_unlearn.errors import InputError
 
 HALF = ("bf16-true", "16-true")
@@ -156,11 +157,25 @@ def with_precision(precision: str | int, plugins: Any) -> tuple[Any, Any]:
         precision: asked for.
         plugins: given by the user, which may bring a precision of their own.
     """
-    given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
+    given = _as_list(plugins)
     own = any(isinstance(plugin, Precision) for plugin in given)
     if precision not in HALF or own:
         return precision, plugins
     return None, [*given, HalfBase(precision)]  # type: ignore[arg-type]
+
+
+def plugin_identity(plugins: Any) -> Any:
+    """A precision plugin of the user's own as values for the stage store's key; None for none.
+
+    Args:
+        plugins: given by the user. Those of other kinds connect processes and write files.
+    """
+    own = [plugin for plugin in _as_list(plugins) if isinstance(plugin, Precision)]
+    return describe(own, "trainer.plugins") if own else None
+
+
+def _as_list(plugins: Any) -> list[Any]:
+    return plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
 
 
 def check_precision(precision: str, device: torch.device) -> None:

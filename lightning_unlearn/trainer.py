@@ -35,10 +35,11 @@ from lightning_unlearn.strategy import (
     check_precision,
     check_strategy,
     data_share,
+    plugin_identity,
     with_precision,
 )
 from lightning_unlearn.unlearning.base import Unlearning
-from lightning_unlearn.walk import PlannedStage, find_oracle, plan_walk
+from lightning_unlearn.walk import Conditions, PlannedStage, find_oracle, plan_walk
 from lightning_unlearn.walker import Walker
 
 
@@ -156,6 +157,7 @@ class StagedTrainer(Trainer):
         self.expects_oracle: bool | None = None
         self.tell: Callable[[str], None] | None = None
         self.tensorboard = logger is True
+        self._plugin = plugin_identity(plugins)
         precision, plugins = with_precision(precision, plugins)
         with quiet_lightning():
             super().__init__(
@@ -313,26 +315,21 @@ class StagedTrainer(Trainer):
             datamodule,
             self.method,
             self.monitors,
-            self.others,
-            self.world_size,
-            str(self.precision),
-            self.seed,
+            self._conditions,
             self._has_oracle if compares else lambda retrained: False,
+        )
+
+    @property
+    def _conditions(self) -> Conditions:
+        return Conditions(
+            self.others, self.world_size, str(self.precision), self.seed, self._plugin
         )
 
     def _oracle(self, model: CausalLM, datamodule: StagedDataModule) -> str | None:
         """What a stored model of a path is compared with; see `find_oracle`."""
         if datamodule.forget is None or not any(m.uses_oracle for m in self.monitors):
             return None
-        return find_oracle(
-            model,
-            datamodule,
-            self.others,
-            self.world_size,
-            str(self.precision),
-            self.seed,
-            self._has_oracle,
-        )
+        return find_oracle(model, datamodule, self._conditions, self._has_oracle)
 
     def _has_oracle(self, retrained: PlannedStage) -> bool:
         """Whether the model retrained without the forget stage is there, or will be."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
 
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
@@ -35,15 +36,31 @@ class PlannedStage:
         self.key = content_key(self.content)
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What decides a stage's weights besides the model, its data and what is stored before it.
+
+    Attributes:
+        others: callbacks that are neither method nor monitor and may change what training does.
+        world_size: number of processes.
+        precision: the Trainer's.
+        seed: of the run.
+        plugin: description of a precision plugin of the user's own; None for none.
+    """
+
+    others: Sequence[Callback]
+    world_size: int
+    precision: str
+    seed: int
+    plugin: Any = None
+
+
 def plan_walk(
     model: CausalLM,
     data: StagedDataModule,
     method: Unlearning | None,
     monitors: Sequence[Monitor],
-    others: Sequence[Callback],
-    world_size: int,
-    precision: str,
-    seed: int,
+    conditions: Conditions,
     has_oracle: Callable[[PlannedStage], bool] = lambda oracle: False,
 ) -> list[PlannedStage]:
     """The steps of a walk: one per trained stage, and "unlearn" or "oracle".
@@ -54,17 +71,14 @@ def plan_walk(
         method: what unlearns; None for a walk without unlearning.
         monitors: what looks on; their records are stored with the unlearned adapter, or as what is
             to be seen of the oracle.
-        others: all other callbacks: they may change what training does.
-        world_size: number of processes.
-        precision: the Trainer's.
-        seed: of the run.
+        conditions: of the training.
         has_oracle: whether the model retrained without the forget stage is there to be compared
             with, given the last step of its training.
 
     Returns:
         The steps in order.
     """
-    shared = _shared(model, data, others, world_size, precision, seed)
+    shared = _shared(model, data, conditions)
     plan = _trainings(data, shared, data.trained)
     stages = plan[-1].content["stages"] if plan else []
     looks = {
@@ -93,10 +107,7 @@ def plan_walk(
 def find_oracle(
     model: CausalLM,
     data: StagedDataModule,
-    others: Sequence[Callback],
-    world_size: int,
-    precision: str,
-    seed: int,
+    conditions: Conditions,
     has_oracle: Callable[[PlannedStage], bool],
 ) -> str | None:
     """The model that the models of a path are compared with.
@@ -104,41 +115,39 @@ def find_oracle(
     Args:
         model: the module.
         data: prepared stages and path, with a forget stage.
-        others: as of `plan_walk`.
-        world_size: as of `plan_walk`.
-        precision: as of `plan_walk`.
-        seed: as of `plan_walk`.
+        conditions: of the training.
         has_oracle: as of `plan_walk`.
 
     Returns:
         Its key, `BASE` if nothing is left to train without the forget stage, or None.
     """
-    return _oracle(data, _shared(model, data, others, world_size, precision, seed), has_oracle)
+    return _oracle(data, _shared(model, data, conditions), has_oracle)
 
 
-def _shared(
-    model: CausalLM,
-    data: StagedDataModule,
-    others: Sequence[Callback],
-    world_size: int,
-    precision: str,
-    seed: int,
-) -> dict[str, Any]:
+def _shared(model: CausalLM, data: StagedDataModule, conditions: Conditions) -> dict[str, Any]:
     """What all steps of a walk have in their content."""
     assert data.format is not None, "prepare() comes first"
     shared: dict[str, Any] = {
         "base": model.identity(),
         "template": data.format.fingerprint,
         "lora": model.lora.key() if model.lora is not None else None,
-        "precision": precision,
-        "seed": seed,
-        "callbacks": [callback_identity(callback) for callback in others],
+        "precision": conditions.precision,
+        "seed": conditions.seed,
+        # Some implementations leave out what others do, such as the soft cap of Gemma 2.
+        "attention": model.attention,
+        "callbacks": [callback_identity(callback) for callback in conditions.others],
     }
     if model.quantization is not None:
         shared["quantization"] = model.quantization
+    if conditions.plugin is not None:
+        shared["plugin"] = conditions.plugin
+    if (products := torch.get_float32_matmul_precision()) != "highest":
+        # Of a process that lets products of fp32 be computed in fewer bits.
+        shared["products"] = products
     if model.lora is not None and model.lora.dropout > 0:
-        # Dropout draws its masks forward by forward, so with it the cut does matter.
-        shared["cut"] = [data.micro_batch_size, world_size]
+        # Dropout draws its masks forward by forward, so with it the cut does matter; compiled
+        # layers draw other ones.
+        shared["cut"] = [data.micro_batch_size, conditions.world_size, model.compiles]
     return shared
 
 

@@ -36,7 +36,6 @@ from lightning_unlearn import (
     MathAccuracy,
     Measurement,
     Monitor,
-    Recipe,
     StagedDataModule,
     StagedTrainer,
     Unlearning,
@@ -225,99 +224,6 @@ def plan_of(tiny: Tiny, **changes: Any) -> list[PlannedStage]:
     trainer = tiny.trainer(callbacks, **trainer_changes)
     trainer.check(module, data)
     return trainer.plan(module, data)
-
-
-def unchanged(tiny: Tiny, **changes: Any) -> int:
-    """How many steps of the walk keep their key under changes."""
-    pairs = zip(plan_of(tiny), plan_of(tiny, **changes), strict=True)
-    return [one.key == other.key for one, other in pairs].count(True)
-
-
-def edited_rows(tiny: Tiny) -> dict[str, Any]:
-    stages = tiny.stages()
-    file = tiny.root / "math.jsonl"
-    text = (tiny.data / "math.jsonl").read_text()
-    file.write_text(text.replace("shell", "stone", 1))
-    stages["math"].source = str(file)
-    return stages
-
-
-def same_rows_elsewhere(tiny: Tiny) -> dict[str, Any]:
-    stages = tiny.stages()
-    rows = [json.loads(line) for line in (tiny.data / "math.jsonl").read_text().splitlines()]
-    renamed = [{"q": row["question"], "a": row["answer"], "id": i} for i, row in enumerate(rows)]
-    file = tiny.root / "elsewhere.json"
-    file.write_text(json.dumps(renamed))
-    stages["math"].source, stages["math"].prompt, stages["math"].answer = str(file), "q", "a"
-    heldout = (tiny.data / "math-heldout.jsonl").read_text()
-    renamed_heldout = heldout.replace('"question"', '"q"').replace('"answer"', '"a"')
-    (tiny.root / "heldout.jsonl").write_text(renamed_heldout)
-    stages["math"].heldout = str(tiny.root / "heldout.jsonl")
-    return stages
-
-
-def with_math(tiny: Tiny, **changes: Any) -> dict[str, Any]:
-    stages = tiny.stages()
-    for name, value in changes.items():
-        setattr(stages["math"], name, value)
-    return stages
-
-
-def test_every_setting_that_decides_weights_changes_the_key(tiny: Tiny) -> None:
-    """Settings of a later step leave the keys of the earlier ones alone."""
-    assert unchanged(tiny) == 4
-    change: dict[str, Any]
-    for change in (
-        {"lora": LoRA(rank=2)},
-        {"lora": LoRA(rank=4, alpha=8, dropout=0.1)},
-        {"lora": None},
-        {"base": "demo:tiny-llama"},
-        {"precision": "bf16-true"},
-        {"seed": 1},
-        {"stages": tiny.stages(lr=1e-3)},
-    ):
-        assert unchanged(tiny, **change) == 0, change
-    for recipe in (
-        {"epochs": 2},
-        {"steps": 1},
-        {"batch_size": 2},
-        {"schedule": "cosine"},
-        {"warmup": 0.5},
-        {"decay": 0.5},
-        {"optimizer": "sgd"},
-        {"betas": (0.9, 0.99)},
-        {"optimizer": "sgd", "momentum": 0.5},
-        {"weight_decay": 0.1},
-        {"gradient_clip": 1.0},
-        {"limit": 5},
-    ):
-        assert unchanged(tiny, stages=with_math(tiny, **recipe)) == 1, recipe
-    assert unchanged(tiny, stages=edited_rows(tiny)) == 1
-    for change in (
-        {"callbacks": [GA(), LabelLikelihood()]},
-        {"callbacks": [NPO(beta=0.4), LabelLikelihood()]},
-        {"callbacks": [NPO()]},
-        {"callbacks": [NPO(), LabelLikelihood(every=3)]},
-        {"callbacks": [NPO(), LabelLikelihood(paraphrases=["No"])]},
-        {"unlearn": Recipe(lr=1e-3, batch_size=4)},
-        {"stages": with_math(tiny, heldout_limit=2)},
-    ):
-        assert unchanged(tiny, **change) == 3, change
-
-
-def test_what_changes_only_speed_and_place_leaves_the_key(tiny: Tiny) -> None:
-    assert unchanged(tiny, micro_batch_size=1) == 4
-    assert unchanged(tiny, stages=same_rows_elsewhere(tiny)) == 4
-    copied = shutil.copytree(tiny.base, tiny.root / "copy")
-    assert unchanged(tiny, base=str(copied)) == 4
-    shuffled = dict(reversed(tiny.stages().items()))
-    assert unchanged(tiny, stages=shuffled) == 4
-
-
-def test_stages_that_are_not_on_the_path_do_not_matter(tiny: Tiny) -> None:
-    stages = tiny.stages()
-    stages["inst"].source = "nowhere.jsonl"
-    assert unchanged(tiny, stages=stages) == 4
 
 
 OWN = """

@@ -1,10 +1,12 @@
 """What a stage trains on and how: plain dataclasses, filled from YAML or Python."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.schedules import ScheduleName
+
+Optimizer = Literal["adamw", "sgd"]
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Recipe:
     schedule: ScheduleName = "wsd"
     warmup: float = 0.02
     decay: float = 0.02
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Optimizer = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.0
     weight_decay: float = 0.0
@@ -50,8 +52,13 @@ class Recipe:
         """
 
         def refuse(name: str, expected: str) -> None:
-            raise InputError(f"{key}.{name}: found {getattr(self, name)}, expected {expected}.")
+            value = getattr(self, name)
+            found = "null" if value is None else value
+            raise InputError(f"{key}.{name}: found {found}, expected {expected}.")
 
+        for name, kind in (("schedule", ScheduleName), ("optimizer", Optimizer)):
+            if getattr(self, name) not in get_args(kind):
+                refuse(name, f"one of {', '.join(get_args(kind))}")
         if not 0 < self.lr < float("inf"):
             refuse("lr", "a positive number")
         if self.epochs < 1 and self.steps is None:

@@ -1,0 +1,439 @@
+"""What is in the keys of the store: every argument is classified, and changed to prove it.
+
+An argument is in the key of the stages that it can change (`CHANGES`), or it changes no number
+beyond rounding and where things go (`LEAVES`). A new argument fails here until it is classified.
+"""
+
+import inspect
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+
+import lightning_unlearn.data.datamodule as datamodules
+from lightning_unlearn import (
+    GA,
+    NPO,
+    CausalLM,
+    InputError,
+    LabelLikelihood,
+    LoRA,
+    Probe,
+    Recipe,
+    Stage,
+    StagedDataModule,
+    StagedTrainer,
+)
+from lightning_unlearn.data.batches import derive_seed
+from lightning_unlearn.strategy import FSDP2
+
+PATH = ["tofu", "math", "safety"]
+# Steps of the plan: three stages and unlearning. Which of them have another key.
+ALL, LATER, UNLEARNING = (0, 1, 2, 3), (1, 2, 3), (3,)
+
+
+@pytest.fixture(autouse=True)
+def flags(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Trainers set some for the whole process. Whether a compiler is at hand is no matter here."""
+    monkeypatch.setattr(CausalLM, "check_device", lambda *_: None)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    benchmark, products = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = benchmark
+    torch.set_float32_matmul_precision(products)
+
+
+class Plans:
+    """Keys of the walk [tofu, math, safety, unlearn] under changes of arguments."""
+
+    def __init__(self, tiny: Tiny) -> None:
+        self.tiny = tiny
+        self._plain: dict[str, list[str]] = {}
+
+    def keys(
+        self,
+        model: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None,
+        trainer: dict[str, Any] | None = None,
+    ) -> list[str]:
+        module = self.tiny.module(**(model or {}))
+        datamodule = self.tiny.datamodule(**{"order": PATH, **(data or {})})
+        given = {"callbacks": [NPO(), LabelLikelihood()], **(trainer or {})}
+        made = self.tiny.trainer(**given)
+        if made.world_size == 1:
+            made.check(module, datamodule)
+        else:
+            datamodule.prepare(module.tokenizer(), module.context)
+        return [stage.key for stage in made.plan(module, datamodule)]
+
+    def changed(self, **changes: Any) -> tuple[int, ...]:
+        """Which steps get another key under changes of model, data or trainer."""
+        plain = self._plain.setdefault("", []) or self.keys()
+        self._plain[""] = plain
+        found = self.keys(**changes)
+        return tuple(n for n, (a, b) in enumerate(zip(plain, found, strict=True)) if a != b)
+
+    def with_stage(self, name: str = "math", **changes: Any) -> dict[str, Any]:
+        """The data with one stage changed."""
+        stages = self.tiny.stages()
+        return {"data": {"stages": {**stages, name: replace(stages[name], **changes)}}}
+
+    def file(self, name: str, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
+        """A copy of a file of rows, each edited."""
+        rows = [json.loads(line) for line in (self.tiny.data / name).read_text().splitlines()]
+        file = self.tiny.root / f"{derive_seed(name, edit(rows[0]))}.jsonl"
+        file.write_text("".join(json.dumps(edit(row)) + "\n" for row in rows))
+        return str(file)
+
+
+@pytest.fixture
+def plans(tiny: Tiny) -> Plans:
+    return Plans(tiny)
+
+
+def other_base(plans: Plans) -> str:
+    """The same model with one number of its configuration changed."""
+    folder = Path(shutil.copytree(plans.tiny.base, plans.tiny.root / "base"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.01}))
+    return str(folder)
+
+
+def other_template(plans: Plans) -> str:
+    folder = Path(shutil.copytree(plans.tiny.base, plans.tiny.root / "template"))
+    for file in folder.glob("*template*"):
+        file.write_text("{{ 'Go.' }}" + file.read_text())
+    return str(folder)
+
+
+def copied(plans: Plans) -> str:
+    return str(shutil.copytree(plans.tiny.base, plans.tiny.root / "copy"))
+
+
+def unordered(plans: Plans, **place: int) -> dict[str, Any]:
+    """The three stages of the path, put in order in another way."""
+    stages = {name: stage for name, stage in plans.tiny.stages().items() if name in PATH}
+    return {"data": {"stages": stages, "order": None, **place}}
+
+
+class Halved(Precision):
+    """Somebody's own."""
+
+
+Change = Callable[[Plans], dict[str, Any]]
+
+# Argument -> steps of which it changes the key, and a change of it.
+CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
+    CausalLM: {
+        "base": [(ALL, lambda p: {"model": {"base": other_base(p)}})],
+        "lora": [
+            (ALL, lambda p: {"model": {"lora": LoRA(rank=4, alpha=9)}}),
+            (ALL, lambda p: {"model": {"lora": None}}),
+        ],
+        "attention": [(ALL, lambda p: {"model": {"attention": "eager"}})],
+    },
+    StagedDataModule: {
+        "stages": [(ALL, lambda p: {"data": {"stages": p.tiny.stages(lr=1e-3)}})],
+        "forget": [(UNLEARNING, lambda p: {"data": {"forget": "math"}})],
+        "order": [(ALL, lambda p: {"data": {"order": ["math", "safety", "tofu"]}})],
+        "position": [(ALL, lambda p: unordered(p, position=1))],
+        "permutation": [(ALL, lambda p: unordered(p, permutation=6))],
+        "unlearn": [(UNLEARNING, lambda p: {"data": {"unlearn": Recipe(lr=1e-3, batch_size=4)}})],
+        "probes": [
+            (
+                UNLEARNING,
+                lambda p: {"data": {"probes": {"p": Probe(str(p.tiny.data / "inst.jsonl"))}}},
+            )
+        ],
+        "max_length": [(ALL, lambda p: {"data": {"max_length": 55}})],
+        "template": [(ALL, lambda p: {"data": {"template": other_template(p)}})],
+    },
+    StagedTrainer: {
+        "seed": [(ALL, lambda p: {"trainer": {"seed": 1}})],
+        "precision": [(ALL, lambda p: {"trainer": {"precision": "bf16-true"}})],
+        "plugins": [
+            (ALL, lambda p: {"trainer": {"precision": None, "plugins": Halved()}}),
+            (
+                ALL,
+                lambda p: {
+                    "trainer": {
+                        "precision": None,
+                        "plugins": [MixedPrecision("bf16-mixed", "cpu")],
+                    }
+                },
+            ),
+        ],
+        "callbacks": [
+            (UNLEARNING, lambda p: {"trainer": {"callbacks": [GA(), LabelLikelihood()]}}),
+            (UNLEARNING, lambda p: {"trainer": {"callbacks": [NPO(beta=0.4), LabelLikelihood()]}}),
+            (UNLEARNING, lambda p: {"trainer": {"callbacks": [NPO()]}}),
+            (UNLEARNING, lambda p: {"trainer": {"callbacks": [NPO(), LabelLikelihood(every=3)]}}),
+            (
+                UNLEARNING,
+                lambda p: {"trainer": {"callbacks": [NPO(), LabelLikelihood(paraphrases=["No"])]}},
+            ),
+        ],
+    },
+    Recipe: {
+        "lr": [(LATER, lambda p: p.with_stage(lr=1e-4))],
+        "epochs": [(LATER, lambda p: p.with_stage(epochs=2))],
+        "steps": [(LATER, lambda p: p.with_stage(steps=1))],
+        "batch_size": [(LATER, lambda p: p.with_stage(batch_size=2))],
+        "schedule": [(LATER, lambda p: p.with_stage(schedule="cosine"))],
+        "warmup": [(LATER, lambda p: p.with_stage(warmup=0.5))],
+        "decay": [(LATER, lambda p: p.with_stage(decay=0.5))],
+        "optimizer": [(LATER, lambda p: p.with_stage(optimizer="sgd"))],
+        "betas": [(LATER, lambda p: p.with_stage(betas=(0.9, 0.99)))],
+        "momentum": [(LATER, lambda p: p.with_stage(optimizer="sgd", momentum=0.5))],
+        "weight_decay": [(LATER, lambda p: p.with_stage(weight_decay=0.1))],
+        "gradient_clip": [(LATER, lambda p: p.with_stage(gradient_clip=1.0))],
+    },
+    Stage: {
+        "source": [
+            (
+                LATER,
+                lambda p: p.with_stage(
+                    source=p.file("math.jsonl", lambda row: {**row, "answer": "1"})
+                ),
+            )
+        ],
+        "heldout": [(UNLEARNING, lambda p: p.with_stage(heldout=None))],
+        "prompt": [(LATER, lambda p: p.with_stage(prompt="answer"))],
+        "answer": [(LATER, lambda p: p.with_stage(answer="question"))],
+        "limit": [(LATER, lambda p: p.with_stage(limit=5))],
+        "heldout_limit": [(UNLEARNING, lambda p: p.with_stage(heldout_limit=2))],
+    },
+    LoRA: {
+        name: [(ALL, lambda p, v=value, n=name: {"model": {"lora": LoRA(**{**LORA, n: v})}})]
+        for name, value in {
+            "rank": 2,
+            "alpha": 9,
+            "dropout": 0.1,
+            "targets": ["q_proj"],
+        }.items()
+    },
+    Probe: {},
+    FSDP2: {},
+}
+LORA = {"rank": 4, "alpha": 8}
+# Argument -> changes that leave all keys; with dropout what cuts a batch does count, see below.
+LEAVES: dict[type, dict[str, list[Change]]] = {
+    CausalLM: {
+        "base": [lambda p: {"model": {"base": copied(p)}}],
+        "lora": [lambda p: {"model": {"lora": LoRA(rank=4, alpha=8.0)}}],
+        "gradient_checkpointing": [lambda p: {"model": {"gradient_checkpointing": True}}],
+        "merge": [lambda p: {"model": {"merge": True}}],
+        "compile": [lambda p: {"model": {"compile": True}}],
+        "trust_remote_code": [lambda p: {"model": {"trust_remote_code": True}}],
+    },
+    StagedDataModule: {
+        "stages": [
+            lambda p: {"data": {"stages": dict(reversed(p.tiny.stages().items()))}},
+            # Those that are not on the path.
+            lambda p: p.with_stage("inst", source="nowhere.jsonl", lr=1.0),
+        ],
+        "order": [lambda p: {"data": {"order": tuple(PATH)}}],
+        "max_length": [lambda p: {"data": {"max_length": 120}}],
+        "template": [lambda p: {"data": {"template": copied(p)}}],
+        "micro_batch_size": [lambda p: {"data": {"micro_batch_size": 1}}],
+        "measure_batch_size": [lambda p: {"data": {"measure_batch_size": 1}}],
+    },
+    StagedTrainer: {
+        "store": [lambda p: {"trainer": {"store": str(p.tiny.root / "other")}}],
+        "name": [lambda p: {"trainer": {"name": "other"}}],
+        "default_root_dir": [lambda p: {"trainer": {"default_root_dir": str(p.tiny.root / "x")}}],
+        "accelerator": [lambda p: {"trainer": {"accelerator": "auto"}}],
+        "strategy": [
+            lambda p: {"trainer": {"strategy": "ddp"}},
+            lambda p: {"trainer": {"strategy": "fsdp2"}},
+        ],
+        "devices": [lambda p: {"trainer": {"devices": 2, "strategy": "ddp"}}],
+        "num_nodes": [lambda p: {"trainer": {"num_nodes": 2, "strategy": "ddp"}}],
+        "logger": [lambda p: {"trainer": {"logger": CSVLogger(p.tiny.root)}}],
+        "checkpoint_steps": [lambda p: {"trainer": {"checkpoint_steps": 1}}],
+        "checkpoint_minutes": [lambda p: {"trainer": {"checkpoint_minutes": None}}],
+        "enable_progress_bar": [lambda p: {"trainer": {"enable_progress_bar": True}}],
+        "deterministic": [lambda p: {"trainer": {"deterministic": True}}],
+        "benchmark": [lambda p: {"trainer": {"benchmark": True}}],
+        "profiler": [lambda p: {"trainer": {"profiler": "simple"}}],
+        "plugins": [lambda p: {"trainer": {"plugins": []}}],
+        "detect_anomaly": [lambda p: {"trainer": {"detect_anomaly": True}}],
+    },
+    Recipe: {
+        # Idle beside others.
+        "momentum": [lambda p: p.with_stage(momentum=0.5)],
+        "lr": [lambda p: p.with_stage(lr=0.005)],
+    },
+    Stage: {
+        # Only their rows count.
+        "source": [
+            lambda p: p.with_stage(source=p.file("math.jsonl", lambda row: {**row, "id": 1}))
+        ],
+        "prompt": [lambda p: renamed(p, "prompt")],
+        "answer": [lambda p: renamed(p, "answer")],
+        "limit": [lambda p: p.with_stage(limit=100)],
+    },
+    LoRA: {
+        "targets": [lambda p: {"model": {"lora": LoRA(**LORA, targets="all-linear")}}],
+    },
+    Probe: {},
+    FSDP2: {
+        name: [lambda p, v=value, n=name: {"trainer": {"strategy": FSDP2(**{n: v})}}]
+        for name, value in {
+            "data_parallel_size": 1,
+            "tensor_parallel_size": None,
+            "cpu_offload": True,
+            "layers": ["LlamaDecoderLayer"],
+        }.items()
+    },
+}
+# Shown by tests of their own, below.
+APART = {
+    CausalLM: {"quantization"},
+    StagedDataModule: {"oracle"},
+    Stage: {"messages", "subset", "split", "heldout_split"},
+    Probe: {field.name for field in fields(Probe)},
+}
+
+
+def renamed(plans: Plans, column: str) -> dict[str, Any]:
+    """The same rows with a column of another name, in both files."""
+    old = {"prompt": "question", "answer": "answer"}[column]
+
+    def edit(row: dict[str, Any]) -> dict[str, Any]:
+        return {("other" if key == old else key): value for key, value in row.items()}
+
+    files = [plans.file(name, edit) for name in ("math.jsonl", "math-heldout.jsonl")]
+    return plans.with_stage(**{column: "other"}, source=files[0], heldout=files[1])
+
+
+@pytest.mark.parametrize("kind", CHANGES, ids=lambda kind: kind.__name__)
+def test_every_argument_is_classified(kind: type) -> None:
+    arguments = set(inspect.signature(kind).parameters)
+    if kind is Stage:
+        arguments -= {field.name for field in fields(Recipe)}
+    classified = {*CHANGES[kind], *LEAVES[kind], *APART.get(kind, ())}
+    assert arguments == classified
+
+
+@pytest.mark.parametrize("kind", CHANGES, ids=lambda kind: kind.__name__)
+def test_what_can_change_a_number_changes_the_keys_from_there_on(plans: Plans, kind: type) -> None:
+    for name, cases in CHANGES[kind].items():
+        for steps, change in cases:
+            assert plans.changed(**change(plans)) == steps, name
+
+
+@pytest.mark.parametrize("kind", LEAVES, ids=lambda kind: kind.__name__)
+def test_what_changes_no_number_leaves_the_keys(plans: Plans, kind: type) -> None:
+    for name, cases in LEAVES[kind].items():
+        for number, change in enumerate(cases):
+            inner = Plans(plans.tiny.below(f"{name}{number}"))
+            inner.tiny.root.mkdir(exist_ok=True)
+            assert inner.changed(**change(inner)) == (), name
+
+
+def test_with_dropout_the_cut_counts(plans: Plans) -> None:
+    """Its masks are drawn forward by forward."""
+    dropout = {"model": {"lora": LoRA(rank=4, alpha=8, dropout=0.1)}}
+    plain = plans.keys(**dropout)
+    for change in (
+        {**dropout, "data": {"micro_batch_size": 1}},
+        {**dropout, "trainer": {"devices": 2, "strategy": "ddp"}},
+        {"model": {**dropout["model"], "compile": True}},
+    ):
+        assert not set(plans.keys(**change)) & set(plain), change
+    assert plans.keys(**dropout, trainer={"strategy": "ddp"}) == plain
+
+
+def test_a_quantized_base_is_another_one(plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CausalLM, "check_quantization", lambda self, trainer: None)
+    assert plans.changed(model={"quantization": "nf4"}) == ALL
+
+
+def test_an_oracle_is_trained_without_the_forget_stage(plans: Plans) -> None:
+    plain = plans.keys()
+    oracle = plans.keys(data={"oracle": True})
+    assert oracle[:2] == plain[:2] and len(oracle) == 3 and oracle[2] not in plain
+
+
+def test_products_in_fewer_bits_are_other_numbers(plans: Plans) -> None:
+    plain = plans.keys()
+    torch.set_float32_matmul_precision("medium")
+    assert not set(plans.keys()) & set(plain)
+
+
+def test_settings_of_the_hub_count_by_the_rows_they_give(
+    plans: Plans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader is asked with each of them, and what it gives is hashed."""
+    real = datamodules.read_rows
+
+    def read(source: str, *, split: str, subset: str | None, key: str, **rest: Any) -> Any:
+        rows = real(source, key=key, **rest)
+        if split == "train" and subset is None:
+            return rows
+        return [replace(row, answer=f"{split} {subset}") for row in rows]
+
+    monkeypatch.setattr(datamodules, "read_rows", read)
+    assert plans.changed(**plans.with_stage(split="test")) == LATER
+    assert plans.changed(**plans.with_stage(subset="main")) == LATER
+    assert plans.changed(**plans.with_stage(heldout_split="test")) == UNLEARNING
+
+
+def test_chats_count_by_what_they_say(plans: Plans) -> None:
+    def chat(row: dict[str, Any]) -> dict[str, Any]:
+        turns = (("user", row["question"]), ("assistant", row["answer"]))
+        return {"chat": [{"role": role, "content": text} for role, text in turns]}
+
+    files = [plans.file(name, chat) for name in ("math.jsonl", "math-heldout.jsonl")]
+    same = plans.with_stage(messages="chat", source=files[0], heldout=files[1])
+    assert plans.changed(**same) == ()
+
+
+PROBE = {"question": "a", "answer": "b", "other": "c", "words": "d", "wrong": ["e"], "more": "f"}
+
+
+def test_every_argument_of_a_probe_counts_by_the_rows_it_gives(plans: Plans) -> None:
+    file = plans.tiny.root / "probe.jsonl"
+    more = {"chat": [{"role": "user", "content": "g"}, {"role": "assistant", "content": "h"}]}
+    file.write_text(json.dumps({**PROBE, **more}) + "\n" + json.dumps({**PROBE, **more}) + "\n")
+    again = plans.tiny.root / "again.jsonl"
+    again.write_text(json.dumps({**PROBE, "answer": "i"}) + "\n")
+    changes: dict[str, dict[str, Any]] = {
+        "source": {"source": str(again)},
+        "prompt": {"prompt": "other"},
+        "answer": {"answer": "other"},
+        "messages": {"messages": "chat"},
+        "paraphrase": {"paraphrase": "words"},
+        "alternatives": {"alternatives": "wrong"},
+        "limit": {"limit": 1},
+    }
+    found = [plans.keys(data={"probes": {"p": Probe(str(file))}})]
+    for change in changes.values():
+        probe = Probe(**{"source": str(file), **change})
+        found.append(plans.keys(data={"probes": {"p": probe}}))
+    assert len({keys[-1] for keys in found}) == len(changes) + 1
+    assert {tuple(keys[:-1]) for keys in found} == {tuple(plans.keys()[:-1])}
+    # Those of the hub are read as a stage's are.
+    assert set(changes) | {"subset", "split"} == {field.name for field in fields(Probe)}
+
+
+@pytest.mark.parametrize("name", ["optimizer", "schedule"])
+@pytest.mark.parametrize("value", [None, "adam", ""])
+def test_no_other_optimizer_stands_for_the_default(tiny: Tiny, name: str, value: Any) -> None:
+    """It would train AdamW under another key."""
+    with pytest.raises(InputError, match=rf"^data\.unlearn\.{name}: found .*, expected one of "):
+        tiny.datamodule(unlearn=Recipe(batch_size=4, **{name: value}))
+    stages = tiny.stages()
+    setattr(stages["math"], name, value)
+    with pytest.raises(InputError, match=rf"^data\.stages\.math\.{name}: found "):
+        tiny.datamodule(stages=stages)
