@@ -91,6 +91,12 @@ class OpenedLM(LightningModule):
         text = self.model_config.get_text_config()
         return int(getattr(text, "max_position_embeddings", None) or 2**20)
 
+    @property
+    def vocabulary(self) -> int | None:
+        """Rows of the base model's embedding, one for each token id; None if it does not say."""
+        size = getattr(self.model_config.get_text_config(), "vocab_size", None)
+        return size if isinstance(size, int) else None
+
     def check_weights(self, precision: str, numbers: bool = False) -> None:
         """Refuse a base model whose files do not hold its weights, without opening it.
 

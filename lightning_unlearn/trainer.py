@@ -412,7 +412,7 @@ class StagedTrainer(Trainer):
             template = load_tokenizer(
                 datamodule.template, model.trust_remote_code, key="data.template"
             )
-        datamodule.prepare(tokenizer, model.context, template, model.base)
+        datamodule.prepare(tokenizer, model.context, template, model.base, model.vocabulary)
         for monitor in self.monitors:
             monitor.check(datamodule)
         if self.is_global_zero:

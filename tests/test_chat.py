@@ -58,14 +58,16 @@ def rendered(tokenizer: Any, turns: Any, generation: bool) -> str:
 
 
 def naive(tokenizer: Any, example: Row) -> tuple[list[int], list[int]]:
-    """Tokens of the whole conversation, cut where those of the prompt end."""
+    """Tokens of the whole conversation up to the last end token, cut where the prompt's end."""
     answer = {"role": "assistant", "content": example.answer}
     whole = tokenizer(
         rendered(tokenizer, [*example.turns, answer], False), add_special_tokens=False
     )
     prompt = tokenizer(rendered(tokenizer, example.turns, True), add_special_tokens=False)
     size = len(prompt["input_ids"])
-    return whole["input_ids"][:size], whole["input_ids"][size:]
+    ids = whole["input_ids"]
+    last = len(ids) - ids[::-1].index(tokenizer.eos_token_id)
+    return ids[:size], ids[size:last]
 
 
 @every_template
@@ -185,7 +187,8 @@ def test_the_template_of_a_sibling_is_used(own: str | None) -> None:
 def test_a_template_that_rewrites_the_prompt_is_refused() -> None:
     # Some templates drop the thinking of earlier turns once an answer follows.
     template = CHATML_TEMPLATE.replace(
-        "message['content']", "(message['content'] if add_generation_prompt else 'dropped')"
+        "message['content']",
+        "(message['content'] if add_generation_prompt or loop.last else 'dropped')",
     )
     form = chat_format(template)
     for ask in (form.encode, form.end_ids, lambda example: form.phrase_ids(example, "Sorry")):

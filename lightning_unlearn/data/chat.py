@@ -1,23 +1,22 @@
-"""Rows to token ids: the chat template, the label mask, the truncation policy.
+"""Rows to token ids: prompt and label, the truncation policy, and where a written answer ends.
+
+A label is the answer and the end-of-turn token. What a template writes after that token (a newline;
+Llama 3's first one the next assistant header) and a thinking block before the answer are no label.
 
 Truncation: a sequence longer than ``max_length`` tokens loses the end of its answer (the
 end-of-turn token with it), and is counted. A prompt that leaves no room for an answer is an error.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from lightning_unlearn.data.reading import Row
+from lightning_unlearn.data.template import ChatTemplate
 from lightning_unlearn.errors import InputError
-
-# Llama 3 templates print today's date unless they are given one. A study whose prompts change at
-# midnight is not reproducible, so they get the date that is their own fallback.
-TEMPLATE_DATE = "26 Jul 2024"
-# Other templates (Granite, SmolLM3) ask the clock whatever they are given: theirs stands still.
-_STOPPED_CLOCK = "{% macro strftime_now(format) %}" + TEMPLATE_DATE + "{% endmacro %}"
 
 
 @dataclass(frozen=True)
@@ -48,62 +47,56 @@ class ChatFormat:
         tokenizer: a Hugging Face tokenizer.
         max_length: longest sequence in tokens.
         template: another tokenizer whose chat template is used, for base models without one.
-        name: how to call the tokenizer in messages.
+        name: how to call the model in messages.
+        vocabulary: rows of the model's embedding; None leaves token ids unchecked.
+        template_name: how to call the template's model in messages.
 
     Raises:
-        InputError: if there is no chat template.
+        InputError: if there is no chat template that compiles.
     """
 
     def __init__(
-        self, tokenizer: Any, max_length: int, template: Any = None, name: str = "the tokenizer"
+        self,
+        tokenizer: Any,
+        max_length: int,
+        template: Any = None,
+        name: str = "the tokenizer",
+        vocabulary: int | None = None,
+        template_name: str | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.template = (template or tokenizer).chat_template
-        if not self.template:
-            raise InputError(
-                f"{name} has no chat template, and prompts need one. Name a sibling model that has "
-                "one (for Llama-3.2-1B: data.template: meta-llama/Llama-3.2-1B-Instruct)."
-            )
+        self.name = name
+        self.vocabulary = vocabulary
+        source = (template or tokenizer).chat_template
+        self.template = ChatTemplate(tokenizer, source, template_name or name)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of vocabulary and template."""
+        """Hash of tokenizer and template."""
         vocabulary = sorted(self.tokenizer.get_vocab().items())
-        return hashlib.sha256(repr((vocabulary, self.template)).encode()).hexdigest()
+        ends = self.tokenizer.eos_token_id
+        rules = self._rules()
+        values = (vocabulary, self.template.source, ends, rules)
+        return hashlib.sha256(repr(values).encode()).hexdigest()
+
+    def _rules(self) -> str:
+        """How the tokenizer cuts text, beyond its vocabulary, as far as it can say."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return type(self.tokenizer).__name__
+        written = json.loads(backend.to_str())
+        # Calls leave traces in these two, and neither is used.
+        return repr({k: v for k, v in written.items() if k not in ("truncation", "padding")})
 
     def same(self, other: "ChatFormat") -> bool:
-        """Whether both encode every row alike."""
-        mine = self.fingerprint, self.max_length
-        return mine == (other.fingerprint, other.max_length)
-
-    def _render(self, turns: Sequence[dict[str, str]], generation: bool) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            list(turns),
-            chat_template=(_STOPPED_CLOCK if "strftime_now" in self.template else "")
-            + self.template,
-            tokenize=False,
-            add_generation_prompt=generation,
-            date_string=TEMPLATE_DATE,
-        )
-        return text
+        """Whether both encode every row alike, and refuse the same rows."""
+        mine = self.fingerprint, self.max_length, self.vocabulary
+        return mine == (other.fingerprint, other.max_length, other.vocabulary)
 
     def _tokens(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
-
-    def _split(self, row: Row) -> tuple[str, str]:
-        """The prompt's text, and the rest: the answer and what ends the turn."""
-        prompt = self._render(row.turns, generation=True)
-        answer = {"role": "assistant", "content": row.answer}
-        whole = self._render([*row.turns, answer], generation=False)
-        if not whole.startswith(prompt):
-            raise InputError(
-                f"{row.where}: the chat template renders the prompt differently once an answer "
-                "follows, so the answer's tokens can't be told from the prompt's. Name another "
-                "template (data.template)."
-            )
-        return prompt, whole[len(prompt) :]
 
     def _after(self, prompt: str, prompt_ids: list[int], rest: str) -> list[int]:
         """Tokens of ``rest`` as they follow the prompt.
@@ -126,10 +119,12 @@ class ChatFormat:
             The example, its answer cut if the sequence would exceed ``max_length``.
 
         Raises:
-            InputError: if the prompt alone fills ``max_length``, or the template can't be split.
+            InputError: if the template can't be used for the row, the prompt alone fills
+                ``max_length``, or a token is none of the model's.
         """
-        prompt, rest = self._split(row)
-        prompt_ids = self._tokens(prompt)
+        turn = self.template.turn(row)
+        content = self.template.content(row)
+        prompt_ids = self._prompt(row)
         room = self.max_length - len(prompt_ids)
         if room < 1:
             raise InputError(
@@ -137,12 +132,43 @@ class ChatFormat:
                 f"for an answer within {self.max_length} (data.max_length or the model's "
                 "context). Shorten or drop the row, or raise data.max_length."
             )
-        answer_ids = self._after(prompt, prompt_ids, rest)
+        answer_ids = self._after(turn.prompt, prompt_ids, turn.lead + content + turn.end)
+        self._check_ids(answer_ids, row.where, "answer")
         return Example(tuple(prompt_ids), tuple(answer_ids[:room]), len(answer_ids) > room)
 
+    def _check_ids(self, ids: Sequence[int], where: str, part: str) -> None:
+        """Refuse tokens that the model has no embedding for, and text that has no token."""
+        if not ids:
+            raise InputError(
+                f"{where}: the {part} has no tokens, expected at least one: the tokenizer of "
+                f"{self.name} knows none of its characters. Remove the row."
+            )
+        if self.vocabulary is not None and (largest := max(ids)) >= self.vocabulary:
+            text = self.tokenizer.convert_ids_to_tokens(largest)
+            raise InputError(
+                f"{where}: the {part} has the token {text!r} with id {largest}, expected ids below "
+                f"{self.vocabulary}, the rows of the embedding of {self.name}. Remove that text, "
+                "or use a model whose embedding was enlarged with its tokenizer."
+            )
+
+    def _prompt(self, row: Row) -> list[int]:
+        ids = self._tokens(self.template.turn(row).prompt)
+        self._check_ids(ids, row.where, "prompt")
+        return ids
+
     def prompt_ids(self, row: Row) -> tuple[int, ...]:
-        """Tokens of the prompt up to and including the assistant header."""
-        return tuple(self._tokens(self._render(row.turns, generation=True)))
+        """Tokens of the prompt up to and including the assistant header.
+
+        Args:
+            row: its prompt turns count; its answer does not.
+
+        Returns:
+            The tokens, those of `encode`.
+
+        Raises:
+            InputError: if the template can't be used for the row.
+        """
+        return tuple(self._prompt(row))
 
     def phrase_ids(self, row: Row, phrase: str) -> tuple[int, ...]:
         """Tokens of a phrase as the start of the assistant's turn, without header and end.
@@ -153,21 +179,44 @@ class ChatFormat:
 
         Returns:
             The phrase's tokens.
+
+        Raises:
+            InputError: if the template can't be used for the row, or a token is none of the
+                model's.
         """
-        phrase = phrase.strip()
-        prompt, rest = self._split(Row(row.turns, phrase, row.where))
-        text = rest[: rest.index(phrase) + len(phrase)]
-        return tuple(self._after(prompt, self._tokens(prompt), text))
+        turn = self.template.turn(row)
+        text = turn.lead + phrase.strip()
+        ids = self._after(turn.prompt, self._prompt(row), text)
+        self._check_ids(ids, f"{row.where}, phrase {phrase!r}", "phrase")
+        return tuple(ids)
 
     def end_ids(self, row: Row) -> tuple[int, ...]:
         """Tokens at which a generated answer is complete: end of turn and end of text."""
-        marker = "x"
-        _, rest = self._split(Row(row.turns, marker, row.where))
-        after = self._tokens(rest[rest.index(marker) + len(marker) :])
-        # Llama 2 writes a space before its end token; a bare space ends no answer.
-        visible = [i for i in after if self.tokenizer.decode([i]).strip()]
-        ends = [*visible[:1], self.tokenizer.eos_token_id]
+        token = self.template.turn(row).end_token
+        # One token, as it is found among those that the tokenizer never splits.
+        turn_end = [] if token is None else self._tokens(token)[:1]
+        ends = [*turn_end, self.tokenizer.eos_token_id]
         return tuple(dict.fromkeys(i for i in ends if i is not None))
+
+    @property
+    def pad_id(self) -> int:
+        """Padding token id, one of the model's; what it is has no effect on results."""
+        pad: int | None = self.tokenizer.pad_token_id
+        if pad is None or (self.vocabulary is not None and pad >= self.vocabulary):
+            return 0
+        return pad
+
+    def remark(self, row: Row) -> str | None:
+        """A sentence if nothing teaches the model to end an answer; else None."""
+        turn = self.template.turn(row)
+        if turn.end_token is not None:
+            return None
+        found = f"{turn.end.strip()!r}, which is no token of its own" if turn.end else "nothing"
+        return (
+            f"data.template: after an answer the chat template writes {found}, so answers that the "
+            "model writes end at its end of text only. A template for this tokenizer has an "
+            "end-of-turn token."
+        )
 
 
 def data_fingerprint(examples: Iterable[Example]) -> str:

@@ -229,7 +229,14 @@ class StagedDataModule(LightningDataModule):
         """Whether rows are encoded with a tokenizer already; its template is then known."""
         return self.format is not None and self.format.tokenizer is tokenizer
 
-    def prepare(self, tokenizer: Any, context: int, template: Any = None, name: str = "") -> None:
+    def prepare(
+        self,
+        tokenizer: Any,
+        context: int,
+        template: Any = None,
+        name: str = "",
+        vocabulary: int | None = None,
+    ) -> None:
         """Read and tokenise the rows of every stage on the path; once is enough.
 
         Args:
@@ -237,6 +244,7 @@ class StagedDataModule(LightningDataModule):
             context: longest sequence the model takes, in tokens.
             template: tokenizer of the sibling named by ``template``.
             name: the model's name, for messages.
+            vocabulary: rows of the model's embedding; None leaves token ids unchecked.
 
         Raises:
             InputError: for files and rows that can't be used.
@@ -247,7 +255,14 @@ class StagedDataModule(LightningDataModule):
                     f"data.max_length: found {self.max_length}, but {name or 'the model'} takes "
                     f"at most {context} tokens."
                 )
-            form = ChatFormat(tokenizer, self.max_length or context, template, name)
+            form = ChatFormat(
+                tokenizer,
+                self.max_length or context,
+                template,
+                name or "the tokenizer",
+                vocabulary,
+                self.template if template is not None else None,
+            )
             if self.format is None or not form.same(self.format):
                 # Another model: what was encoded for the one before does not hold.
                 for known in self._read():
@@ -281,8 +296,13 @@ class StagedDataModule(LightningDataModule):
         for name, probe in self.probes.items():
             if name not in self.probe_examples:
                 rows = read_rows(**asdict(probe), key=f"data.probes.{name}.source")
-                self.probe_rows[name] = rows
-                self.probe_examples[name] = [self.format.encode(row) for row in rows]
+                examples = [self.format.encode(row) for row in rows]
+                for row in rows:
+                    # Encoded when they are measured; what can't be is to be known before.
+                    for text in (row.paraphrase, *row.alternatives):
+                        if text is not None:
+                            self.format.encode(Row(row.turns, text, row.where))
+                self.probe_rows[name], self.probe_examples[name] = rows, examples
 
     def _read(self) -> tuple[dict[str, Any], ...]:
         """What was read: tables by name of the stage or probe."""
@@ -467,8 +487,7 @@ class StagedDataModule(LightningDataModule):
     def pad_id(self) -> int:
         """Padding token id; what it is has no effect on results."""
         assert self.format is not None, "prepare() comes first"
-        pad: int | None = self.format.tokenizer.pad_token_id
-        return pad if pad is not None else 0
+        return self.format.pad_id
 
     def train_dataloader(self) -> DataLoader[StepBatch]:
         """The optimizer steps of the stage that was begun last."""

@@ -9,7 +9,7 @@ from lightning_unlearn.data.reading import Row
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
-from lightning_unlearn.monitors.measurement import Measurement
+from lightning_unlearn.monitors.measurement import Measurement, with_instruction
 from lightning_unlearn.monitors.written_numbers import final_number
 
 
@@ -68,7 +68,10 @@ class MathAccuracy(Monitor):
         self.limit = limit
 
     def check(self, data: Any) -> None:
-        """Refuse a stage that is not on the path, or whose answers end in no number."""
+        """Refuse a stage that is not on the path, or whose answers end in no number.
+
+        Likewise an instruction with which the prompt can't be encoded.
+        """
         if self.stage not in data.path:
             raise InputError(
                 f"MathAccuracy.stage: found {self.stage!r}, expected a stage of the path "
@@ -81,6 +84,7 @@ class MathAccuracy(Monitor):
                     f"MathAccuracy: {row.where}: the answer has no number after ####, so nothing "
                     "can be right."
                 )
+        data.format.prompt_ids(with_instruction(rows[0], self.instruction))
 
     def measure(self, view: Measurement) -> Mapping[str, Tensor]:
         """Both measures, one value per question."""

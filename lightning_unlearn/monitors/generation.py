@@ -168,7 +168,10 @@ def _write(
     draw: tuple[Tensor, float] | None,
 ) -> list[list[int]]:
     """The tokens after each prompt, whatever follows the first end among them."""
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*ends, 0)[0]
+    pad, vocabulary = tokenizer.pad_token_id, module.vocabulary
+    if pad is None or (vocabulary is not None and pad >= vocabulary):
+        # Any of the model's: it is masked before a prompt, and left out after an end.
+        pad = 0
     width = max(map(len, prompts))
     input_ids = torch.full((len(prompts), width), pad, dtype=torch.long)
     mask = torch.zeros(len(prompts), width, dtype=torch.long)

@@ -67,11 +67,14 @@ class LabelLikelihood(Monitor):
         self.limit = limit
 
     def check(self, data: Any) -> None:
-        """Refuse a path without a forget stage."""
+        """Refuse a path without a forget stage, and phrases that are none of the model's tokens."""
         if data.forget is None:
             raise InputError(
                 "LabelLikelihood: it looks at the forget prompts, and data.forget is null."
             )
+        (first, *_), _ = data.measured(data.forget)
+        for phrase in (self.label, *self.paraphrases):
+            data.format.phrase_ids(first, phrase)
 
     def measure(self, view: Measurement) -> Mapping[str, Tensor]:
         """The three measures, one value per forget prompt."""

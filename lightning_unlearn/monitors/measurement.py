@@ -341,7 +341,7 @@ class Measurement:
         """
         key = ("written", name, limit, instruction, begun, tuple(sorted(options.items())))
         if key not in self._known:
-            asked = [_with_instruction(row, instruction) for row in self.rows(name, limit)]
+            asked = [with_instruction(row, instruction) for row in self.rows(name, limit)]
             prompts = [self.format.prompt_ids(row) for row in asked]
             if begun is not None:
                 prompts = [prompt + own for prompt, own in zip(prompts, begun, strict=True)]
@@ -362,7 +362,8 @@ def _covers(asked: int | None, limit: int | None) -> bool:
     return asked is None or (limit is not None and limit <= asked)
 
 
-def _with_instruction(row: Row, instruction: str) -> Row:
+def with_instruction(row: Row, instruction: str) -> Row:
+    """A row with an instruction added to the end of its last question."""
     if not instruction:
         return row
     *before, last = row.turns
