@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn.data.batches import derive_seed
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.logprobs import at_least_fp32
 from lightning_unlearn.sharding import fill, whole
 
 LEARN, UNLEARN = "learn", "unlearn"
@@ -118,7 +119,7 @@ def add_adapters(lm: Any, lora: LoRA, base_name: str) -> Any:
             f"model.lora.targets: found {lora.targets!r}: {error} The linear layers are "
             f"{', '.join(linear)}."
         ) from None
-    _keep_in_fp32(peft_model, dtype)
+    _keep_wide(peft_model, dtype)
     return peft_model
 
 
@@ -129,8 +130,8 @@ class _FromFP32(nn.Linear):
         return nn.functional.linear(x, self.weight.to(x.dtype))
 
 
-def _keep_in_fp32(peft_model: Any, dtype: Any) -> None:
-    """On a base in 16 bits, let adapters be fp32 and compute as the base does.
+def _keep_wide(peft_model: Any, dtype: Any) -> None:
+    """On a base in 16 bits, let adapters be fp32 and compute as the base does; in float64 float64.
 
     In 16 bits a step of 1e-5 would be rounded away. The same on one device and on several.
 
@@ -140,15 +141,18 @@ def _keep_in_fp32(peft_model: Any, dtype: Any) -> None:
     """
     from peft.tuners.lora import LoraLayer
 
-    if dtype not in (torch.bfloat16, torch.float16):
+    if dtype not in (torch.bfloat16, torch.float16, torch.float64):
         return
+    kept = at_least_fp32(dtype)
     for layer in peft_model.modules():
         if not isinstance(layer, LoraLayer):
             continue
         # PEFT makes some in fp32: of packed weights, and on the meta device.
         for name, parameter in layer.named_parameters():
             if "lora_" in name:
-                parameter.data = parameter.data.float()
+                parameter.data = parameter.data.to(kept)
+        if kept == dtype:
+            continue
         layer.cast_input_dtype_enabled = False
         for part in (*layer.lora_A.values(), *layer.lora_B.values()):
             part.__class__ = _FromFP32

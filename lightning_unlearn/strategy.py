@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.precision import HalfPrecision, Precision
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, Precision
 from lightning.pytorch.strategies import (
     DDPStrategy,
     ModelParallelStrategy,
@@ -153,13 +153,19 @@ class HalfBase(HalfPrecision):
 def with_precision(precision: str | int, plugins: Any) -> tuple[Any, Any]:
     """Precision and plugins as Lightning's Trainer takes them; 16 bits are `HalfBase`.
 
+    Lightning refuses float64 with FSDP2 where it is asked for by name, and takes it as a plugin.
+
     Args:
         precision: asked for.
         plugins: given by the user, which may bring a precision of their own.
     """
     given = _as_list(plugins)
     own = any(isinstance(plugin, Precision) for plugin in given)
-    if precision not in HALF or own:
+    if own:
+        return precision, plugins
+    if precision in ("64-true", "64", 64):
+        return None, [*given, DoublePrecision()]
+    if precision not in HALF:
         return precision, plugins
     return None, [*given, HalfBase(precision)]  # type: ignore[arg-type]
 

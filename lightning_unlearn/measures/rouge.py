@@ -57,7 +57,7 @@ def rouge_l(answers: Sequence[str], written: Sequence[str], stemmer: bool = True
         if not any(row) and answer.strip() == text.strip():
             row = (1.0, 1.0, 1.0)
         rows.append(row)
-    return RougeScores(*torch.tensor(rows, dtype=torch.float32).reshape(-1, 3).unbind(-1))
+    return RougeScores(*torch.tensor(rows, dtype=torch.float64).reshape(-1, 3).unbind(-1))
 
 
 class RougeL(ByExample):

@@ -248,13 +248,13 @@ class Measurement:
             count: rows of all processes.
 
         Returns:
-            ``[count]``, the same on every process.
+            ``[count]``, float64, the same on every process.
         """
-        device, dtype = self.module.device, self.module.kept_dtype
+        device = self.module.device
         table = ByExample(count).to(device)
         table.update(
             torch.tensor(sorted(values), dtype=torch.long, device=device),
-            torch.tensor([values[i] for i in sorted(values)], dtype=dtype, device=device),
+            torch.tensor([values[i] for i in sorted(values)], dtype=torch.float64, device=device),
         )
         return table.compute()
 

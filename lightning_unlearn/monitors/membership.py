@@ -112,11 +112,12 @@ class Membership(Monitor):
             if not torch.isfinite(torch.cat([own, others])).all():
                 continue  # a model that has diverged, which is told where it is trained
             area = auc(own, others)
-            measures[f"auc/{score}"] = torch.tensor(area)
+            measures[f"auc/{score}"] = torch.tensor(area, dtype=torch.float64)
             if view.oracle is not None:
                 retrained = auc(*self._both(view.oracle, score, view.base))
                 if retrained > 0:
-                    measures[f"privleak/{score}"] = torch.tensor(privleak(area, retrained))
+                    relative = privleak(area, retrained)
+                    measures[f"privleak/{score}"] = torch.tensor(relative, dtype=torch.float64)
         return measures
 
     def _both(

@@ -122,7 +122,8 @@ class TOFU(Monitor):
         if not all(torch.isfinite(values).all() for values in measures.values()):
             return measures  # a model that has diverged, which is told where it is trained
         means = [part.double().mean().item() for part in parts]
-        measures["tofu/model_utility"] = torch.tensor(model_utility(means))
+        utility = model_utility(means)
+        measures["tofu/model_utility"] = torch.tensor(utility, dtype=torch.float64)
         if view.oracle is not None:
             _, retrained = self._answers(view.oracle, "forget", self.forget)
             quality = forget_quality(measures["tofu_truth_ratio/forget"], retrained)
