@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from tiny import keep_float64
 
 from lightning_unlearn import CausalLM, LoRA, Recipe, Stage, StagedDataModule, StagedTrainer
 from lightning_unlearn.demo import resolve
@@ -71,6 +72,8 @@ class Tiny:
 
     def module(self, **changes: Any) -> CausalLM:
         """A module with LoRA of rank 4."""
+        for family in ("llama", "qwen2"):
+            keep_float64(family)
         return CausalLM(**{"base": str(self.base), "lora": LoRA(rank=4, alpha=8), **changes})
 
     def datamodule(self, **changes: Any) -> StagedDataModule:
@@ -214,6 +217,68 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 Start = Callable[..., BaseProcess]
+
+
+def count_changes(folder: Path, found: Callable[[int, str], None]) -> None:
+    """From now on, call ``found(number, path)`` before each change in a folder.
+
+    A change is a file opened for writing, or a file or folder that is made, moved or removed. So
+    a process can be killed at each state that its files go through, on slow machines and fast ones.
+    Notes of progress do not count: how many there are depends on the clock.
+
+    Args:
+        folder: it and all below it.
+        found: gets the number of the change from 1, and what is changed.
+    """
+    writing, number = os.O_WRONLY | os.O_RDWR, 0
+
+    def hook(event: str, given: tuple[Any, ...]) -> None:
+        nonlocal number
+        if event not in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"):
+            return
+        if event == "open" and not (given[2] or 0) & writing:
+            return
+        path = given[1 if event == "os.rename" else 0]
+        if not isinstance(path, (str, os.PathLike)) or "/notes/" in str(path):
+            return
+        if str(path).startswith(str(folder)):
+            number += 1
+            found(number, str(path))
+
+    sys.addaudithook(hook)
+
+
+def dies_at(change: int | str, folder: Path, target: Callable[..., Any], *args: Any) -> None:
+    """For a child process: call ``target(*args)``, and be killed before a change in a folder.
+
+    Args:
+        change: its number from 1, or how the path of what is changed ends.
+        folder: it and all below it.
+        target: what the process does.
+        args: its arguments.
+    """
+
+    def found(number: int, path: str) -> None:
+        if number == change or (isinstance(change, str) and path.endswith(change)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    count_changes(folder, found)
+    target(*args)
+
+
+def told_changes(told: Path, folder: Path, target: Callable[..., Any], *args: Any) -> None:
+    """For a child process: call ``target(*args)``, and write into a file how many changes it made.
+
+    Args:
+        told: the file.
+        folder: where changes count.
+        target: what the process does.
+        args: its arguments.
+    """
+    last = [0]
+    count_changes(folder, lambda number, path: last.__setitem__(0, number))
+    target(*args)
+    told.write_text(str(last[0]))
 
 
 @pytest.fixture(scope="session")

@@ -495,17 +495,19 @@ def test_sweeps_that_cannot_be_made(place: Workplace, values: str, key: str, mes
         return
     place.write("study.yaml", f"{STUDY}sweep:\n  {key}: {values}\n")
     assert place.study() == f"sweep.{key}: {message} (study.yaml, line 9)"
-    # Nested keys are the same.
+
+
+@pytest.mark.parametrize(("values", "key", "message"), SWEEPS[3::6])
+def test_sweeps_in_other_places(place: Workplace, values: str, key: str, message: str) -> None:
+    """Nested keys have a line of their own, and those of the command line have none."""
+    assert "\n" not in values
     *outer, last = key.split(".")
-    if "\n" not in values:
-        nested = "".join(f"{'  ' * (depth + 1)}{part}:\n" for depth, part in enumerate(outer))
-        end = f"{'  ' * (len(outer) + 1)}{last}: {values}\n"
-        place.write("study.yaml", f"{STUDY}sweep:\n{nested}{end}")
-        assert place.study() == f"sweep.{key}: {message} (study.yaml, line {9 + len(outer)})"
-    # And those of the command line, which have no line.
+    nested = "".join(f"{'  ' * (depth + 1)}{part}:\n" for depth, part in enumerate(outer))
+    end = f"{'  ' * (len(outer) + 1)}{last}: {values}\n"
+    place.write("study.yaml", f"{STUDY}sweep:\n{nested}{end}")
+    assert place.study() == f"sweep.{key}: {message} (study.yaml, line {9 + len(outer)})"
     place.write("study.yaml", STUDY)
-    if "\n" not in values:
-        assert place.study(f"--sweep.{key}", values) == f"sweep.{key}: {message}"
+    assert place.study(f"--sweep.{key}", values) == f"sweep.{key}: {message}"
 
 
 def test_a_swept_file_that_is_missing(place: Workplace) -> None:
@@ -600,9 +602,10 @@ def test_mistakes_of_a_study_command_line(
     ("arguments", "expected"),
     [
         (["fit"], "error: fit: found no configuration"),
-        (
+        pytest.param(
             ["fit", "--config", "config.yaml", "--data.unlearn.lr", "abc"],
             "error: data.unlearn.lr: ",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -249,7 +249,9 @@ METHODS: dict[str, Unlearning | None] = {
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
-    return tiny_module(tmp_path_factory.mktemp("tiny"), initializer_range=0.1)
+    # In fp32 the sums of two cuts differ by what a processor makes of them.
+    folder = tmp_path_factory.mktemp("tiny")
+    return tiny_module(folder, dtype=torch.float64, initializer_range=0.1)
 
 
 @pytest.fixture
@@ -273,7 +275,7 @@ def swap_objective(module: CausalLM, name: str, references: Tensor) -> None:
 def optimizer_step(module: CausalLM, step: int, micro: int, world: int) -> tuple[Tensor, Tensor]:
     """Loss and gradient of one step, its processes played one after the other."""
     module.zero_grad()
-    total = torch.zeros(())
+    total = torch.zeros((), dtype=torch.float64)
     for rank in range(world):
         share = plan(EXAMPLES, RECIPE, micro_batch_size=micro, rank=rank, world_size=world)[step]
         for batch in share.micro:
@@ -293,8 +295,8 @@ def test_loss_and_gradient_do_not_depend_on_how_the_step_is_cut(
     assert gradient.norm() > 0
     for micro, world in [(1, 1), (2, 1), (4, 1), (8, 1), (2, 2), (4, 3), (8, 3), (1, 3)]:
         other_loss, other_gradient = optimizer_step(module, step, micro, world)
-        assert other_loss.item() == pytest.approx(loss.item(), rel=1e-6), (micro, world)
-        assert (other_gradient - gradient).norm() <= 1e-6 * gradient.norm(), (micro, world)
+        assert other_loss.item() == pytest.approx(loss.item(), rel=1e-12), (micro, world)
+        assert (other_gradient - gradient).norm() <= 1e-12 * gradient.norm(), (micro, world)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -315,11 +317,11 @@ def test_the_loss_of_a_step_is_the_mean_over_its_own_counts(
         "SimNPO": lambda: simnpo(sums, sizes, 1.0, 5.0).mean(),
         "SimNPO-unnormalised": lambda: simnpo(sums, sizes, 0.05, 0.0, False).mean(),
     }[name]()
-    assert loss.item() == pytest.approx(naive.item(), rel=1e-6)
+    assert loss.item() == pytest.approx(naive.item(), rel=1e-12)
     module.zero_grad()
     naive.backward()  # type: ignore[no-untyped-call]
     twin = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
-    assert (gradient - twin).norm() <= 2e-6 * twin.norm()
+    assert (gradient - twin).norm() <= 1e-12 * twin.norm()
 
 
 def test_an_objective_that_reduces_is_refused(module: CausalLM) -> None:

@@ -29,6 +29,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_on_a_cpu(
     gpu: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,7 @@
 """Checkpoints inside a stage: a stopped stage goes on, and ends as if it had never stopped."""
 
+import random
 import signal
-import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Start, Tiny, results
+from conftest import Start, Tiny, dies_at, results, told_changes
 from lightning.pytorch import Callback
 from torch import Tensor
 
@@ -83,12 +83,25 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("recipe", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("lora", [LoRA(rank=4, dropout=0.1), None], ids=["dropout", "full"])
-@pytest.mark.parametrize(("stage", "step"), [("tofu", 1), ("safety", 3), ("unlearn", 4)])
+DROPOUT = LoRA(rank=4, dropout=0.1)
+
+
+# Each two of stage, weights and optimizer together.
+@pytest.mark.parametrize(
+    ("stage", "step", "lora", "optimizer"),
+    [
+        ("tofu", 1, DROPOUT, "adamw"),
+        ("tofu", 1, None, "sgd"),
+        ("safety", 3, DROPOUT, "sgd"),
+        ("safety", 3, None, "adamw"),
+        ("unlearn", 4, DROPOUT, "adamw"),
+        ("unlearn", 4, None, "sgd"),
+    ],
+)
 def test_an_interrupted_stage_ends_as_if_it_had_not_been(
-    tiny: Tiny, stage: str, step: int, lora: LoRA | None, recipe: dict[str, Any]
+    tiny: Tiny, stage: str, step: int, lora: LoRA | None, optimizer: str
 ) -> None:
+    recipe = SETTINGS[optimizer]
     whole = tiny.below("whole")
     undisturbed = trainer_of(whole, Rising())
     undisturbed.fit(whole.module(lora=lora), datamodule(whole, **recipe))
@@ -289,21 +302,21 @@ def long_walk(tiny: Tiny) -> None:
 def test_kills_inside_stages_lose_nothing(tiny: Tiny, start: Start) -> None:
     """With a checkpoint at every step, most kills fall on one that is being written."""
     whole, killed = tiny.below("whole"), tiny.below("killed")
-    began = time.monotonic()
-    child = start(long_walk, whole)
-    child.join(120)
+    told = tiny.root / "changes"
+    child = start(told_changes, told, whole.root, long_walk, whole)
+    child.join(300)
     assert child.exitcode == 0, (tiny.root / "output").read_text()
-    lasted = time.monotonic() - began
-    alive = 0
-    for number in range(6):
-        child = start(long_walk, killed)
-        time.sleep(lasted * (0.5 + 0.08 * number))
-        alive += child.is_alive()
-        child.kill()
-        child.join(30)
-    assert alive > 0
+    changes, moments = int(told.read_text()), random.Random(2)
+    died = 0
+    for _ in range(6):
+        at = moments.randint(changes // 20, changes // 4)
+        child = start(dies_at, at, killed.root, long_walk, killed)
+        child.join(300)
+        assert child.exitcode in (0, -signal.SIGKILL), (tiny.root / "output").read_text()
+        died += child.exitcode != 0
+    assert died >= 4
     child = start(long_walk, killed)
-    child.join(120)
+    child.join(300)
     assert child.exitcode == 0, (tiny.root / "output").read_text()
     (run,), (other,) = ((t.root / "runs" / "Rising").iterdir() for t in (killed, whole))
     assert results(run) == results(other)

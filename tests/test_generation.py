@@ -1,12 +1,12 @@
 """Written answers against a plain argmax loop, and what decides which tokens are drawn."""
 
 import json
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import Start
 from tiny import tiny_checkpoint, tiny_module, tiny_tokenizer
 
 from lightning_unlearn import CausalLM
@@ -216,7 +216,7 @@ def candidates() -> list[list[Ids]]:
 def work(rank: int, folder: Path) -> None:
     """What one of two processes does."""
     torch.set_num_threads(1)
-    module = tiny_module(folder / str(rank), initializer_range=0.05)
+    module = tiny_module(folder / str(rank), dtype=torch.float64, initializer_range=0.05)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
@@ -229,15 +229,12 @@ def work(rank: int, folder: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-def test_two_processes_write_and_score_the_same(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=(rank, tmp_path)) for rank in range(2)]
+def test_two_processes_write_and_score_the_same(tmp_path: Path, start: Start) -> None:
+    processes = [start(work, rank, tmp_path) for rank in range(2)]
     for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=240)
-    assert [process.exitcode for process in processes] == [0, 0]
-    module = tiny_module(tmp_path / "alone", initializer_range=0.05)
+        process.join(300)
+    assert [p.exitcode for p in processes] == [0, 0], (tmp_path / "output").read_text()
+    module = tiny_module(tmp_path / "alone", dtype=torch.float64, initializer_range=0.05)
     shares, scores = zip(
         *(torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)),
         strict=True,
@@ -247,5 +244,5 @@ def test_two_processes_write_and_score_the_same(tmp_path: Path) -> None:
     alone = score_candidates(module, prompts(), candidates(), 32)
     assert torch.equal(scores[0].sum, scores[1].sum)
     for found in scores:
-        torch.testing.assert_close(found.sum, alone.sum, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found.sum, alone.sum, rtol=1e-9, atol=1e-9)
         assert torch.equal(found.length, alone.length) and torch.equal(found.mask, alone.mask)

@@ -23,7 +23,7 @@ def random_statistics(lengths: list[int], seed: int = 0) -> TokenStatistics:
     random = torch.Generator().manual_seed(seed)
     width = max(lengths)
     mask = torch.arange(width) < torch.tensor(lengths)[:, None]
-    logps = (torch.randn(len(lengths), width, 6, generator=random) * 2).log_softmax(-1)
+    logps = (torch.randn(len(lengths), width, 6, generator=random) * 2).double().log_softmax(-1)
     label = torch.randint(0, 3, (len(lengths), width, 1), generator=random)
     log_prob = logps.gather(-1, label).squeeze(-1)
     mean = (logps.exp() * logps).sum(-1)
@@ -32,17 +32,17 @@ def random_statistics(lengths: list[int], seed: int = 0) -> TokenStatistics:
         mean=mean * mask,
         std=((logps.exp() * logps.square()).sum(-1) - mean.square()).sqrt() * mask,
         margin=(log_prob - torch.log1p(-log_prob.exp())) * mask,
-        top=(logps.argmax(-1) == label.squeeze(-1)).float() * mask,
+        top=(logps.argmax(-1) == label.squeeze(-1)).double() * mask,
         mask=mask,
-        kl=torch.rand(mask.shape, generator=random) * mask,
+        kl=torch.rand(mask.shape, generator=random).double() * mask,
     )
 
 
 def of_tops(*rows: list[int]) -> TokenStatistics:
     width = max(len(row) for row in rows)
     mask = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
-    top = torch.tensor([row + [0] * (width - len(row)) for row in rows]).float()
-    nothing = torch.zeros(mask.shape)
+    top = torch.tensor([row + [0] * (width - len(row)) for row in rows]).double()
+    nothing = torch.zeros_like(top)
     return TokenStatistics(nothing, nothing, nothing, nothing, top, mask)
 
 
@@ -56,7 +56,8 @@ LENGTHS = [1, 2, 7, 4, 11, 3, 20, 5]
 
 def assert_equal(found: Tensor, expected: list[float]) -> None:
     wanted = torch.tensor(expected, dtype=torch.float64)
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
+    tolerance = 1e-12 if found.dtype == torch.float64 else 1e-4
+    torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=tolerance)
 
 
 def naive_extraction_strength(tops: list[float]) -> float:
@@ -112,7 +113,7 @@ def test_min_k_is_the_naive_one(percent: int) -> None:
 def test_min_k_plus_plus_of_flat_and_certain_distributions() -> None:
     """Without a deviation, the likeliest label has 0, and any other something finite."""
     s = random_statistics([2, 2])
-    flat = torch.full((2, 2), -math.log(6))
+    flat = torch.full((2, 2), -math.log(6)).double()
     s = replace(s, log_prob=flat, mean=flat, std=torch.zeros(2, 2))
     assert measures.min_k_plus_plus(s).tolist() == [0.0, 0.0]
     certain = replace(s, log_prob=torch.tensor([[0.0, 0.0], [0.0, -200.0]]), mean=torch.zeros(2, 2))
@@ -164,8 +165,8 @@ def naive_truth_ratio(wrong: list[float], right: float, variant: str) -> float:
 @pytest.mark.parametrize("variant", ["arithmetic", "geometric"])
 def test_truth_ratio_is_the_naive_one(variant: Literal["arithmetic", "geometric"]) -> None:
     random = torch.Generator().manual_seed(0)
-    wrong = -torch.rand(6, 5, generator=random) * 4
-    right = -torch.rand(6, generator=random) * 4
+    wrong = -torch.rand(6, 5, generator=random).double() * 4
+    right = -torch.rand(6, generator=random).double() * 4
     counts = [1, 2, 3, 4, 5, 5]
     mask = torch.arange(5) < torch.tensor(counts)[:, None]
     # What is masked may be anything.
@@ -182,7 +183,8 @@ def test_truth_ratio_is_the_naive_one(variant: Literal["arithmetic", "geometric"
 
 def test_truth_ratio_of_very_unlikely_answers() -> None:
     """Probabilities that underflow still have a ratio."""
-    wrong, right = torch.tensor([[-1000.0, -1000.0]]), torch.tensor([-1001.0])
+    wrong = torch.tensor([[-1000.0, -1000.0]]).double()
+    right = torch.tensor([-1001.0]).double()
     assert_equal(measures.truth_ratio(wrong, right), [math.e])
     assert_equal(measures.choice_probability(right, wrong), [1 / (1 + 2 * math.e)])
 
@@ -205,7 +207,8 @@ def test_truth_ratio_utility() -> None:
 
 def test_choice_probability_is_the_naive_one() -> None:
     random = torch.Generator().manual_seed(1)
-    wrong, right = -torch.rand(4, 3, generator=random), -torch.rand(4, generator=random)
+    wrong = -torch.rand(4, 3, generator=random).double()
+    right = -torch.rand(4, generator=random).double()
     mask = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 1], [1, 1, 1]]).bool()
     expected = []
     for row, chosen, real in zip(wrong, right, mask, strict=True):

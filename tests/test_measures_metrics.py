@@ -214,7 +214,7 @@ def in_two(rank: int, root: Path) -> None:
 def test_two_processes_are_one(start: Start, tmp_path: Path) -> None:
     children = [start(in_two, rank, tmp_path, output=f"out{rank}") for rank in (0, 1)]
     for rank, child in enumerate(children):
-        child.join(120)
+        child.join(300)
         assert child.exitcode == 0, (tmp_path / f"out{rank}").read_text()
     (found, errors), (other, errors_) = (
         torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)

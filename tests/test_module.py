@@ -192,23 +192,24 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tiny: Tiny, lora: LoR
     batch = collate([EXAMPLE, Example((3, 4), (5, 6, 7))], [0, 1], pad_id=0)
     found = []
     for checkpointing in (False, True):
-        module = built(tiny, lora=lora, gradient_checkpointing=checkpointing).train()
+        module = built(tiny, lora=lora, gradient_checkpointing=checkpointing).double().train()
         if lora is not None:
             generator = torch.Generator().manual_seed(0)
             for _, parameter in sorted(module.named_parameters()):
                 if parameter.requires_grad:
-                    parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+                    noise = torch.randn(parameter.shape, generator=generator)
+                    parameter.data = noise.double() * 0.1
         loss = supervised(module, batch).sum()
         torch.autograd.backward(loss)
         grads = {n: p.grad for n, p in module.named_parameters() if p.requires_grad}
         assert all(grad is not None and grad.abs().sum() > 0 for grad in grads.values())
         found.append((loss.detach(), grads))
     (loss, grads), (again, regrads) = found
-    assert torch.allclose(loss, again, rtol=1e-6)
+    assert torch.allclose(loss, again, rtol=1e-12)
     for name, grad in grads.items():
         other = regrads[name]
         assert grad is not None and other is not None
-        assert torch.allclose(grad, other, rtol=1e-4, atol=1e-6)
+        assert torch.allclose(grad, other, rtol=1e-12, atol=1e-12)
 
 
 def test_measuring_leaves_everything_as_it_was(tiny: Tiny) -> None:
@@ -255,14 +256,14 @@ def test_full_fine_tuning_trains_stores_and_resumes(tiny: Tiny) -> None:
 
 def test_a_merged_model_is_written_and_is_the_unlearned_one(tiny: Tiny) -> None:
     module = tiny.module(merge=True)
-    trainer = tiny.trainer([GA()])
+    trainer = tiny.trainer([GA()], precision="64-true")
     trainer.fit(module, tiny.datamodule(order=["safety"]))
     assert trainer.run_dir is not None
-    merged = load_causal_lm(str(trainer.run_dir / "merged"), torch.float32, "sdpa", False)
+    merged = load_causal_lm(str(trainer.run_dir / "merged"), torch.float64, "sdpa", False)
     module.eval()
     ids = torch.tensor([EXAMPLE.prompt])
     with torch.no_grad():
-        assert torch.allclose(merged(ids).logits, module.lm(ids).logits, atol=1e-5)
+        assert torch.allclose(merged(ids).logits, module.lm(ids).logits, atol=1e-11)
 
 
 @pytest.mark.parametrize("lora", [LoRA(rank=4), None])

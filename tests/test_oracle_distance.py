@@ -28,6 +28,8 @@ from lightning_unlearn.adapters import LEARN, UNLEARN
 from lightning_unlearn.records import EXAMPLES, STEPS, TRAINING, read_table
 
 PATH = ["safety", "math"]
+# Where two ways of computing one thing are compared, fp32 would be the processor's own.
+EXACT = {"precision": "64-true"}
 KINDS = ("probes", "margin", "distance", "overshoot", "kl")
 ADAPTERS = LoRA(rank=4, alpha=8)
 WATCH = [{"class_path": "OracleDistance", "init_args": {"every": 2, "limit": 5}}]
@@ -41,8 +43,8 @@ def fitted(
     given |= changes
     if oracle:
         data = tiny.datamodule(**given, oracle=True)
-        tiny.trainer(list(monitors)).fit(tiny.module(lora=lora), data)
-    trainer = tiny.trainer([NPO(), *monitors])
+        tiny.trainer(list(monitors), **EXACT).fit(tiny.module(lora=lora), data)
+    trainer = tiny.trainer([NPO(), *monitors], **EXACT)
     trainer.fit(tiny.module(lora=lora), tiny.datamodule(**given))
     return trainer
 
@@ -67,6 +69,7 @@ def test_numbers_are_those_of_two_models(tiny: Tiny) -> None:
     own, oracle = tiny.module(), tiny.module()
     for model in (own, oracle):
         model.configure_model()
+        model.double()
     own.load(LEARN, trainer.run_dir / LEARN)
     own.load(UNLEARN, trainer.run_dir / UNLEARN)
     own.peft.base_model.set_adapter([LEARN, UNLEARN])
@@ -93,7 +96,7 @@ def test_numbers_are_those_of_two_models(tiny: Tiny) -> None:
             }
             for kind, value in wanted.items():
                 seen.add((f"{kind}/{probe}", number))
-                assert last[f"{kind}/{probe}", number] == pytest.approx(value, abs=2e-5)
+                assert last[f"{kind}/{probe}", number] == pytest.approx(value, abs=1e-9)
     assert set(last.index) == seen
 
 
@@ -105,7 +108,7 @@ def test_looking_changes_nothing(tiny: Tiny) -> None:
     same = [name for name in both[0] if "records" not in name and "examples" not in name]
     assert len(same) > 4 and all(both[0][name] == both[1][name] for name in same)
     a, b = (measured(run).set_index(["step", "measure"])["value"] for run in (looked, plain))
-    assert a[b.index].to_numpy() == pytest.approx(b.to_numpy(), abs=1e-6)
+    assert a[b.index].to_numpy() == pytest.approx(b.to_numpy(), abs=1e-9)
 
 
 def test_the_oracle_is_nowhere_further_from_itself(tiny: Tiny) -> None:
@@ -121,7 +124,7 @@ def test_the_oracle_is_nowhere_further_from_itself(tiny: Tiny) -> None:
         if measure.startswith("probes/"):
             probe = measure.removeprefix("probes/")
             gap = examples[0, measure, number] - value
-            assert examples[0, f"distance/{probe}", number] == pytest.approx(gap**2, abs=1e-5)
+            assert examples[0, f"distance/{probe}", number] == pytest.approx(gap**2, abs=1e-9)
 
 
 def test_without_an_oracle_a_sentence_and_no_distance(
@@ -159,12 +162,13 @@ def test_a_path_of_the_forget_stage_alone_has_the_base_as_oracle(tiny: Tiny) -> 
     examples = examples.sort_index()
     base = tiny.module()
     base.configure_model()
+    base.double()
     assert trainer.observations is not None
     rows = trainer.observations.data.row_set("safety")[1]
     with torch.no_grad():
         aim = base.score(rows, 4).mean
     gap = examples[0, "probes/forget"].to_numpy() - aim.numpy()
-    assert examples[0, "distance/forget"].to_numpy() == pytest.approx(gap**2, abs=1e-5)
+    assert examples[0, "distance/forget"].to_numpy() == pytest.approx(gap**2, abs=1e-9)
 
 
 def test_full_fine_tuning_has_distances_and_says_why_no_kl(
@@ -235,7 +239,7 @@ def test_the_stored_oracle_is_missed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch
     from lightning_unlearn.errors import StorageError
 
     fitted(tiny, OracleDistance())
-    trainer = tiny.trainer([GA(), OracleDistance()])
+    trainer = tiny.trainer([GA(), OracleDistance()], **EXACT)
     trainer.expects_oracle = True
     data = tiny.datamodule(order=["safety", "tofu"], unlearn=Recipe(lr=5e-3, steps=3, batch_size=4))
     with pytest.raises(StorageError, match=r"retrained without the forget stage .* is no more in"):
@@ -266,8 +270,8 @@ def test_training_goes_on_from_a_checkpoint_with_the_same_records(tiny: Tiny) ->
 
 def fitted_from_checkpoints(tiny: Tiny, monitor: OracleDistance) -> StagedTrainer:
     given: dict[str, Any] = {"order": PATH, "unlearn": Recipe(lr=5e-3, steps=3, batch_size=4)}
-    tiny.trainer([monitor]).fit(tiny.module(), tiny.datamodule(**given, oracle=True))
-    trainer = tiny.trainer([NPO(), monitor], checkpoint_steps=1)
+    tiny.trainer([monitor], **EXACT).fit(tiny.module(), tiny.datamodule(**given, oracle=True))
+    trainer = tiny.trainer([NPO(), monitor], checkpoint_steps=1, **EXACT)
     trainer.fit(tiny.module(), tiny.datamodule(**given))
     return trainer
 

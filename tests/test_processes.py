@@ -47,12 +47,13 @@ def fitted(
     micro: int | None = None,
     batch: int = 4,
     strategy: str | None = None,
+    precision: str = "64-true",
 ) -> StagedTrainer:
     def trainer_of(*callbacks: Any) -> StagedTrainer:
         if strategy is None:
-            return tiny.trainer([*callbacks])
+            return tiny.trainer([*callbacks], precision=precision)
         several = {"accelerator": "cpu", "devices": 2, "strategy": STRATEGIES[strategy]()}
-        return tiny.trainer([*callbacks], **several)
+        return tiny.trainer([*callbacks], precision=precision, **several)
 
     stages = tiny.stages(batch_size=batch, gradient_clip=1.0)
     stages["tofu"].limit = 2 * batch + 1
@@ -87,7 +88,8 @@ def seen(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return training, examples["value"]
 
 
-def assert_same(run: Path, other: Path, tolerance: float = 1e-6) -> None:
+def assert_same(run: Path, other: Path, tolerance: float) -> None:
+    """Equal losses and measures, but for the last digits."""
     (training, values), (training_, values_) = seen(run), seen(other)
     assert training.index.equals(training_.index) and values.index.equals(values_.index)
     assert training["lr"].equals(training_["lr"])
@@ -98,21 +100,29 @@ def assert_same(run: Path, other: Path, tolerance: float = 1e-6) -> None:
         atol=tolerance,
     )
     torch.testing.assert_close(
-        torch.tensor(values.to_numpy()), torch.tensor(values_.to_numpy()), rtol=0, atol=1e-5
+        torch.tensor(values.to_numpy()), torch.tensor(values_.to_numpy()), rtol=0, atol=tolerance
     )
 
 
-@pytest.mark.parametrize(("method", "sizes"), [(NPO, (8, 4, 2, 1)), (GA, (1, None))])
+@pytest.mark.parametrize(
+    ("method", "sizes", "precision", "tolerance"),
+    # In fp32 it depends on the processor how far they are apart.
+    [(NPO, (8, 2, 1), "64-true", 1e-9), (GA, (4, None), "32-true", 1e-3)],
+)
 def test_micro_batches_change_nothing(
-    tiny: Tiny, method: type[Unlearning], sizes: tuple[int | None, ...]
+    tiny: Tiny,
+    method: type[Unlearning],
+    sizes: tuple[int | None, ...],
+    precision: str,
+    tolerance: float,
 ) -> None:
     runs = []
     for micro in sizes:
-        trainer = fitted(tiny.below(str(micro)), method(), micro, batch=8)
+        trainer = fitted(tiny.below(str(micro)), method(), micro, batch=8, precision=precision)
         assert trainer.trained == ["safety", "unlearn"] and trainer.run_dir is not None
         runs.append(trainer.run_dir)
     for run in runs[1:]:
-        assert_same(runs[0], run)
+        assert_same(runs[0], run, tolerance)
 
 
 SCRIPT = """
@@ -150,7 +160,7 @@ def free_port() -> int:
     return port
 
 
-def run_script(script: Path, *arguments: str, seconds: float = 240) -> str:
+def run_script(script: Path, *arguments: str, seconds: float = 600) -> str:
     """Run a script that Lightning starts once more, and leave none of its processes behind."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MASTER_", "LOCAL_"))}
     environment |= {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1", "NODE_RANK": "0"}
@@ -173,15 +183,21 @@ def run_script(script: Path, *arguments: str, seconds: float = 240) -> str:
 
 
 @pytest.mark.long
-def test_two_processes_are_one(tiny: Tiny) -> None:
+@pytest.mark.parametrize(
+    "strategies",
+    [["ddp", "fsdp2"], pytest.param(["tensor parallel"], marks=pytest.mark.slow)],
+    ids=["data", "tensor"],
+)
+def test_two_processes_are_one(tiny: Tiny, strategies: list[str]) -> None:
     """Losses and measures of two processes are those of one, and both know all of them."""
     script = tiny.root / "script.py"
     tests = str(Path(__file__).parent)
-    script.write_text(SCRIPT.format(tests=tests, strategies=list(STRATEGIES)))
+    script.write_text(SCRIPT.format(tests=tests, strategies=strategies))
     # Started once for all strategies.
     run_script(script, tiny.settings(), seconds=600)
-    one = [fitted(tiny.below("one"), method).run_dir for method in (NPO(), GA())]
-    for strategy in STRATEGIES:
+    methods = (NPO(), GA()) if "ddp" in strategies else (NPO(),)
+    one = [fitted(tiny.below("one"), method).run_dir for method in methods]
+    for strategy in strategies:
         files = [tiny.root / strategy / f"told-{rank}.json" for rank in (0, 1)]
         told = [json.loads(file.read_text()) for file in files]
         assert told[0] == told[1]
@@ -191,6 +207,5 @@ def test_two_processes_are_one(tiny: Tiny) -> None:
         assert {name: value for _, name, value in runs[-1][2]} == measures
         for alone, (_, run, _) in zip(one, runs[:-1], strict=strategy == "ddp"):
             assert alone is not None
-            # Sharded sums are taken in another order.
-            assert_same(alone, Path(run), 1e-6 if strategy == "ddp" else 1e-5)
+            assert_same(alone, Path(run), 1e-9)
             assert set(results(alone)) == set(results(Path(run)))

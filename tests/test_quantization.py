@@ -312,7 +312,7 @@ def test_the_merged_model_is_the_unlearned_one(tiny: Tiny) -> None:
     module.eval()
     ids = torch.tensor([EXAMPLES[0].prompt])
     with torch.no_grad():
-        assert torch.allclose(merged(ids).logits, module.lm(ids).logits, atol=1e-5)
+        assert torch.allclose(merged(ids).logits, module.lm(ids).logits, atol=1e-4)
 
 
 class WhereItLies(Callback):
@@ -362,6 +362,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @needs_bitsandbytes
 def test_two_processes_are_one(tiny: Tiny) -> None:
     script = tiny.root / "script.py"
@@ -373,5 +374,6 @@ def test_two_processes_are_one(tiny: Tiny) -> None:
     (run,) = {(two.root / f"told-{rank}").read_text() for rank in (0, 1)}
     alone = fitted(tiny.below("one"), {}, merge=True)
     assert alone.run_dir is not None
-    assert_same(alone.run_dir, Path(run))
+    # Kernels for four bits compute in fp32.
+    assert_same(alone.run_dir, Path(run), 1e-4)
     assert set(results(alone.run_dir)) == set(results(Path(run)))

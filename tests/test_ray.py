@@ -19,7 +19,7 @@ from lightning_unlearn.study.executors.cluster import RayCluster
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 # Ray leaves files and sockets open.
-pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 HERE = Path(__file__).parent
 LOST = "NODE_IS_LOST"

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 import yaml
@@ -17,7 +16,7 @@ from conftest import Tiny, results
 from lightning.pytorch import Callback, Trainer
 from safetensors.torch import load_file, save_file
 from test_checkpoints import Interrupts
-from test_processes import free_port, run_script, seen
+from test_processes import assert_same, free_port, run_script
 from tiny import tiny_lm
 
 from lightning_unlearn import (
@@ -40,10 +39,9 @@ from lightning_unlearn.records import read_table
 from lightning_unlearn.strategy import FSDP2, check_precision
 
 SMALL = LoRA(rank=3, alpha=6)
-# Of each: model, method, the module's settings, the trainer's. 3, 49 and 1025 rows are not to be
-# shared out evenly.
+# Of each: model, method, the module's settings, the trainer's; in float64 where nothing else is
+# said. 3, 49 and 1025 rows are not to be shared out evenly.
 VARIANTS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
-    "full, tied, recomputed": ("qwen2", NPO, {"lora": None, "gradient_checkpointing": True}, {}),
     "full, untied": ("llama", GA, {"lora": None}, {}),
     "recomputed, offloaded": (
         "llama",
@@ -57,11 +55,12 @@ VARIANTS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
         {"lora": LoRA(rank=3, alpha=6, targets=["q_proj", "embed_tokens", "lm_head"])},
         {},
     ),
-    "bf16": ("qwen2", NPO, {"merge": True}, {"precision": "bf16-true"}),
     "tensor parallel": ("even", NPO, {"gradient_checkpointing": True}, {"tensor": 2}),
 }
-# Of four processes only: two groups of two.
-IN_GROUPS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
+# Of four processes only: the last in two groups of two.
+OF_FOUR: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
+    "full, tied, recomputed": ("qwen2", NPO, {"lora": None, "gradient_checkpointing": True}, {}),
+    "bf16": ("qwen2", NPO, {"merge": True}, {"precision": "bf16-true"}),
     "tensor parallel, bf16": ("even", GA, {}, {"tensor": 2, "precision": "bf16-true"}),
 }
 # Sums of bf16 values are cut in another way, and rounded to 8 bits at every layer.
@@ -69,7 +68,7 @@ TOLERANCE = {"bf16": 5e-3, "tensor parallel, bf16": 5e-3}
 
 
 def variants(devices: int) -> dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]]:
-    return VARIANTS | (IN_GROUPS if devices == 4 else {})
+    return VARIANTS | (OF_FOUR if devices == 4 else {})
 
 
 def make_bases(tiny: Tiny) -> None:
@@ -98,7 +97,7 @@ def walked(
 ) -> StagedTrainer:
     """A walk of two stages and unlearning, two or three steps each."""
     base, method, module, settings = variants(4)[name]
-    settings = {**settings, "devices": devices}
+    settings = {"precision": "64-true", **settings, "devices": devices}
     offload, tensor = settings.pop("offload", False), settings.pop("tensor", 1)
     if devices > 1:
         settings["strategy"] = FSDP2(None, tensor, cpu_offload=offload)
@@ -125,11 +124,12 @@ def walked(
 
 
 class StateTypes(Callback):
-    """What the optimizer remembers is fp32, and a step of 1e-5 moves what is trained."""
+    """What the optimizer remembers is at least fp32."""
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         states = [s for o in trainer.optimizers for s in o.state.values()]
-        assert states and {s["exp_avg"].dtype for s in states} == {torch.float32}
+        wanted = torch.float64 if trainer.precision == "64-true" else torch.float32
+        assert states and {s["exp_avg"].dtype for s in states} == {wanted}
 
 
 class Counts:
@@ -202,21 +202,6 @@ def all_variants(tiny: Tiny, devices: str) -> None:
     (tiny.root / f"told-{trainer.global_rank}.json").write_text(json.dumps(told))
 
 
-def assert_same(run: Path, other: Path, tolerance: float) -> None:
-    """Equal losses and measures, but for the last digits."""
-    for ours, theirs in zip(seen(run), seen(other), strict=True):
-        assert ours.index.equals(theirs.index)
-        if isinstance(ours, pd.DataFrame):
-            assert ours["lr"].equals(theirs["lr"])
-            ours, theirs = ours["loss"], theirs["loss"]
-        torch.testing.assert_close(
-            torch.tensor(ours.to_numpy()),
-            torch.tensor(theirs.to_numpy()),
-            rtol=tolerance,
-            atol=tolerance,
-        )
-
-
 def assert_weights(run: Path, other: Path, tolerance: float) -> None:
     """Equal files, but for the last digits of what is in them."""
     assert set(results(run)) == set(results(other))
@@ -242,9 +227,9 @@ def compared(tiny: Tiny, devices: int) -> dict[str, Any]:
     for name, run in runs.items():
         assert run is not None
         other = Path(told[0][name][0])
-        assert_same(run, other, TOLERANCE.get(name, 1e-5))
+        assert_same(run, other, TOLERANCE.get(name, 1e-9))
         # Adam makes full steps of the smallest difference in sign.
-        assert_weights(run, other, 2e-2 if name in TOLERANCE else 5e-5)
+        assert_weights(run, other, 2e-2 if name in TOLERANCE else 1e-9)
         whole = told[0][name][3]
         for rank in told:
             # No process reads or holds more than its part, but for rows that do not come out even.
@@ -263,24 +248,24 @@ def compared(tiny: Tiny, devices: int) -> dict[str, Any]:
 def test_two_processes_are_one_and_resume_each_other(tiny: Tiny) -> None:
     """Other models and settings; checkpoints inside a stage; every process reads its own part."""
     found = compared(tiny, 2)
-    assert_same(found["runs"][BEGUN["one"]], Path(found["told"]["one"][0]), 1e-5)
+    assert_same(found["runs"][BEGUN["one"]], Path(found["told"]["one"][0]), 1e-9)
     assert (tiny.root / "two" / "store" / "checkpoints").is_dir()
     trainer = walked(tiny, BEGUN["two"], 1, place="two")
     assert trainer.trained == ["safety", "unlearn"] and trainer.run_dir is not None
-    assert_same(found["runs"][BEGUN["two"]], trainer.run_dir, 1e-5)
-    assert_weights(found["runs"][BEGUN["two"]], trainer.run_dir, 5e-5)
+    assert_same(found["runs"][BEGUN["two"]], trainer.run_dir, 1e-9)
+    assert_weights(found["runs"][BEGUN["two"]], trainer.run_dir, 1e-9)
     # What two processes wrote is opened by others.
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    lm = AutoModelForCausalLM.from_pretrained(tiny.root / "llama")
+    lm = AutoModelForCausalLM.from_pretrained(tiny.root / "llama", dtype=torch.float64)
     run = Path(found["told"]["recomputed, offloaded"][0])
     opened = PeftModel.from_pretrained(lm, run / "learn")
     opened.load_adapter(run / "unlearn", "unlearn")
     opened.base_model.set_adapter(["default", "unlearn"])
-    merged = AutoModelForCausalLM.from_pretrained(run / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(run / "merged", dtype=torch.float64)
     ids = torch.arange(10)[None]
-    torch.testing.assert_close(opened(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(opened(ids).logits, merged(ids).logits, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.slow
@@ -302,7 +287,7 @@ def compiled_walk(tiny: Tiny, devices: str, compiles: str) -> StagedTrainer:
         micro_batch_size=2,
     )
     strategy = FSDP2() if devices == "2" else "auto"
-    trainer = own.trainer([NPO()], devices=int(devices), strategy=strategy)
+    trainer = own.trainer([NPO()], devices=int(devices), strategy=strategy, precision="64-true")
     model = own.module(lora=lora, compile=compiles == "yes", gradient_checkpointing=True)
     trainer.fit(model, data)
     (tiny.root / f"compiled-{trainer.global_rank}.json").write_text(str(trainer.run_dir))
@@ -317,8 +302,8 @@ def test_compiled_layers_are_cut_up(tiny: Tiny) -> None:
     assert plain is not None
     losses = [read_table(folder / "training.parquet")["loss"] for folder in (run, plain)]
     assert len(losses[0]) == 4
-    torch.testing.assert_close(*(torch.tensor(v.to_numpy()) for v in losses), rtol=1e-5, atol=1e-5)
-    assert_weights(plain, run, 5e-5)
+    torch.testing.assert_close(*(torch.tensor(v.to_numpy()) for v in losses), rtol=1e-9, atol=1e-9)
+    assert_weights(plain, run, 1e-9)
 
 
 def long_walk(tiny: Tiny) -> StagedTrainer:
@@ -338,7 +323,7 @@ def long_walk(tiny: Tiny) -> StagedTrainer:
     return trainer
 
 
-def wait_for(pattern: str, folder: Path, seconds: float = 120) -> None:
+def wait_for(pattern: str, folder: Path, seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not list(folder.glob(pattern)):
         assert time.monotonic() < until, f"no {pattern}"
@@ -367,7 +352,7 @@ class Group:
     def __enter__(self) -> "Group":
         return self
 
-    def ends(self, seconds: float = 120) -> list[str]:
+    def ends(self, seconds: float = 300) -> list[str]:
         """What each of them wrote until its end."""
         return [process.communicate(timeout=seconds)[0] for process in self.processes]
 
@@ -382,6 +367,7 @@ SCONTROL = "#!/bin/sh\necho $@ >> {}\n"
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_slurm_takes_a_job_back_and_two_nodes_go_on_with_it(tiny: Tiny) -> None:
     """A stand-in for SLURM's commands; then torchrun with two nodes on this machine."""
     asked = tiny.root / "asked"
@@ -431,11 +417,12 @@ def test_slurm_takes_a_job_back_and_two_nodes_go_on_with_it(tiny: Tiny) -> None:
         outputs = g.ends()
         assert all(process.returncode == 0 for process in g.processes), outputs
     assert f"tofu: goes on after step {step} of 24." in outputs[0]
+    # In fp32, as most runs are.
     alone = tiny.below("alone")
     alone.root.mkdir()
     trainer = long_walk(alone)
     assert trainer.run_dir is not None
-    assert_same(trainer.run_dir, tiny.root / trainer.run_dir.relative_to(alone.root), 1e-5)
+    assert_same(trainer.run_dir, tiny.root / trainer.run_dir.relative_to(alone.root), 1e-3)
 
 
 DIES = """
@@ -452,6 +439,7 @@ class Dies(Callback):
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_one_goes_on(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -469,7 +457,7 @@ def test_a_killed_process_ends_the_others_and_one_goes_on(
         wait_for("died", tiny.root)
         began = time.monotonic()
         (output,) = group.ends()
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 60
     assert group.processes[0].returncode == 2
     assert "error: process 1 of 0 to 1 has ended (killed by SIGKILL), so the others" in output
     assert "Traceback" not in output

@@ -214,7 +214,7 @@ def hold(folder: Path, meet: Path) -> None:
         time.sleep(60)
 
 
-def wait_for(file: Path, seconds: float = 60) -> None:
+def wait_for(file: Path, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not file.exists():
         assert time.monotonic() < end, f"{file} did not appear"

@@ -346,6 +346,7 @@ def asked(address: str, question: dict[str, Any] | None = None) -> Any:
         return json.loads(got.read())
 
 
+@pytest.mark.slow
 def test_a_running_tensorboard_shows_charts_and_a_table_of_all_methods(tiny: Tiny) -> None:
     methods = {name: {"callback": {"class_path": name}} for name in ("GA", "NPO")}
     sweep = {"data.unlearn.lr": [1e-3, 2e-3]}

@@ -31,25 +31,26 @@ def naive(logits: torch.Tensor, target: torch.Tensor, aim: torch.Tensor) -> torc
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 60.0])
 def test_of_a_head(scale: float) -> None:
     torch.manual_seed(0)
-    head = nn.Linear(16, 40, bias=False)
+    head = nn.Linear(16, 40, bias=False).double()
     nn.init.normal_(head.weight, std=scale / 4)
-    hidden = torch.randn(50, 16)
+    hidden = torch.randn(50, 16).double()
     oracle, target = hidden + 0.1 * torch.randn(50, 16), torch.randint(0, 40, (50,))
     got = token_statistics(hidden, target, head, LogitTransform(), oracle)
     wanted = naive(head(hidden), target, head(oracle))
-    assert torch.allclose(got.double(), wanted, atol=2e-6 * max(1, scale), rtol=2e-6)
+    assert torch.allclose(got.double(), wanted, atol=1e-12 * max(1, scale), rtol=1e-12)
     assert torch.equal(got[:, :5], token_statistics(hidden, target, head, LogitTransform()))
 
 
 def test_margins_stay_exact_where_the_label_has_all_probability() -> None:
-    head = nn.Linear(3, 3, bias=False)
+    head = nn.Linear(3, 3, bias=False).double()
     nn.init.eye_(head.weight)
-    hidden = torch.tensor([[90.0, 0.0, 0.0], [200.0, 0.0, -5.0], [-200.0, 0.0, 0.0]])
+    hidden = torch.tensor([[90.0, 0.0, 0.0], [200.0, 0.0, -5.0], [-200.0, 0.0, 0.0]]).double()
     got = token_statistics(hidden, torch.tensor([0, 0, 0]), head, LogitTransform())
     margin, log_prob = got[:, COLUMNS.index("margin")], got[:, COLUMNS.index("log_prob")]
-    others = torch.tensor([2.0, 1.0 + torch.e**-5.0, 2.0]).log()
-    assert torch.allclose(margin, torch.tensor([90.0, 200.0, -200.0]) - others, rtol=1e-6)
-    assert torch.allclose(log_prob, torch.tensor([0.0, 0.0, margin[2].item()]))
+    others = torch.tensor([2.0, 1.0 + torch.e**-5.0, 2.0], dtype=torch.float64).log()
+    assert torch.allclose(margin, hidden[:, 0] - others, rtol=1e-14)
+    assert torch.allclose(log_prob, -(-margin).exp().log1p(), rtol=1e-12, atol=0)
+    assert log_prob[0] != 0
     assert torch.isfinite(got).all()
 
 
@@ -63,16 +64,15 @@ def test_the_kl_to_itself_is_nothing() -> None:
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_passes_agree_with_the_models_own_logits(tmp_path: Path, family: str) -> None:
     attention = "eager" if family == "gemma2" else "sdpa"
-    module, examples = tiny_module(tmp_path, family, attention=attention), random_examples(7)
+    module = tiny_module(tmp_path, family, dtype=torch.float64, attention=attention)
+    examples = random_examples(7)
     both = [flat for _, flat in module.passes(examples, 3, "statistics and hidden")]
     aims = [flat[:, len(COLUMNS) :] for flat in both]
     with torch.no_grad():
         for batch, flat in module.passes(examples, 3, "statistics", aims):
             logits = module.lm(input_ids=batch.input_ids, use_cache=False).logits
             logits = logits.reshape(-1, logits.shape[-1])[batch.source]
-            assert torch.allclose(
-                flat.double(), naive(logits, batch.target, logits), atol=1e-5, rtol=1e-5
-            )
+            assert torch.allclose(flat, naive(logits, batch.target, logits), atol=1e-9, rtol=1e-9)
 
 
 def test_statistics_are_laid_out_and_picked(tmp_path: Path) -> None:

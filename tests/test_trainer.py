@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import Start, Tiny, results
+from conftest import Start, Tiny, dies_at, results, told_changes
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
@@ -131,7 +131,7 @@ def test_a_run_resumed_in_a_new_process_is_the_same_run(
         shutil.rmtree(manifests[name][0])
     torch.rand(7)
     child = start(walk, tiny.below("parts"), dropout)
-    child.join(120)
+    child.join(300)
     assert child.exitcode == 0, (tiny.root / "output").read_text()
     (run,) = (tiny.root / "parts" / "runs" / "NPO").iterdir()
     assert results(run) == results(run_of(whole))
@@ -428,25 +428,23 @@ def check_no_half_written_run(tiny: Tiny) -> None:
 
 
 def test_kills_at_random_moments_lose_nothing(tiny: Tiny, start: Start) -> None:
-    began = time.monotonic()
-    child = start(walk, tiny.below("undisturbed"))
-    child.join(120)
-    whole = time.monotonic() - began
+    told, whole = tiny.root / "changes", tiny.below("undisturbed")
+    child = start(told_changes, told, whole.root, walk, whole)
+    child.join(300)
     assert child.exitcode == 0, (tiny.root / "output").read_text()
     (undisturbed,) = (tiny.root / "undisturbed" / "runs" / "NPO").iterdir()
-    moments = random.Random(1)
+    changes, moments = int(told.read_text()), random.Random(1)
     killed = tiny.below("killed")
-    alive = 0
+    died = 0
     for _ in range(4):
-        child = start(walk, killed)
-        time.sleep(moments.uniform(0.2, 0.9) * whole)
-        alive += child.is_alive()
-        child.kill()
-        child.join(30)
+        child = start(dies_at, moments.randint(1, changes // 2), killed.root, walk, killed)
+        child.join(300)
+        assert child.exitcode in (0, -signal.SIGKILL), (tiny.root / "output").read_text()
+        died += child.exitcode != 0
         check_no_half_written_run(killed)
-    assert alive > 0, "no kill came in time"
+    assert died >= 2
     child = start(walk, killed)
-    child.join(120)
+    child.join(300)
     assert child.exitcode == 0, (tiny.root / "output").read_text()
     (run,) = (killed.root / "runs" / "NPO").iterdir()
     assert results(run) == results(undisturbed)
@@ -456,7 +454,7 @@ def test_kills_at_random_moments_lose_nothing(tiny: Tiny, start: Start) -> None:
 def test_two_processes_do_the_same_run_at_once(tiny: Tiny, start: Start) -> None:
     both = [start(walk, tiny) for _ in range(2)]
     for child in both:
-        child.join(120)
+        child.join(300)
     output = (tiny.root / "output").read_text()
     assert [child.exitcode for child in both] == [0, 0], output
     (run,) = (tiny.root / "runs" / "NPO").iterdir()
@@ -522,7 +520,7 @@ def long_stage(tiny: Tiny) -> str:
 
 
 def wait_until_on(tiny: Tiny, child: BaseProcess) -> None:
-    end = time.monotonic() + 90
+    end = time.monotonic() + 300
     while not (tiny.root / "on").exists():
         assert time.monotonic() < end and child.is_alive(), (tiny.root / "output").read_text()
         time.sleep(0.02)
@@ -541,7 +539,7 @@ def test_a_closed_terminal_keeps_the_step(tiny: Tiny, start: Start) -> None:
     assert b"safety" in b"".join(shown)
     os.close(own)
     os.close(terminal)
-    child.join(60)
+    child.join(300)
     assert child.exitcode == 129, (tiny.root / "output").read_text()
     (kept,) = (tiny.root / "store" / "checkpoints").iterdir()
     assert int(kept.name.rpartition("-")[2]) >= 5
@@ -556,7 +554,7 @@ def test_interrupting_says_how_to_go_on(tiny: Tiny, start: Start, number: int, c
     wait_until_on(tiny, child)
     assert child.pid is not None
     os.kill(child.pid, number)
-    child.join(60)
+    child.join(300)
     output = (tiny.root / "output").read_text()
     assert child.exitcode == code, output
     said = " ".join(output.split())

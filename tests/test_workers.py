@@ -93,6 +93,7 @@ def test_workers_give_what_one_process_gives_and_one_may_be_killed(tiny: Tiny) -
     assert Murderous.times == 0
 
 
+@pytest.mark.slow
 def test_a_node_that_takes_every_worker_with_it_fails_alone(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +186,7 @@ def unlearning(tiny: Tiny) -> list[int]:
     ("number", "workers", "code"),
     [
         pytest.param(signal.SIGINT, 0, 130, id="ctrl-c-0"),
-        pytest.param(signal.SIGTERM, 2, 143, id="sigterm-2"),
+        pytest.param(signal.SIGTERM, 2, 143, id="sigterm-2", marks=pytest.mark.slow),
         pytest.param(signal.SIGHUP, 2, 129, id="sighup-2", marks=pytest.mark.slow),
     ],
 )
@@ -196,10 +197,10 @@ def test_a_stop_comes_after_the_step_and_says_how_to_go_on(
     until(lambda: len(unlearning(tiny)) == max(1, workers))
     at_work = unlearning(tiny)
     os.kill(head.pid, number)
-    _, said = head.communicate(timeout=60)
+    _, said = head.communicate(timeout=300)
     assert head.returncode == code, said
     assert "same command goes on from" in said and "Traceback" not in said
-    until(lambda: not any(alive(pid) for pid in at_work), 20)
+    until(lambda: not any(alive(pid) for pid in at_work), 120)
     kept = list((tiny.root / "store" / "checkpoints").iterdir())
     assert len(kept) == max(1, workers)
 
@@ -211,18 +212,20 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_head_that_was_killed(tiny: Tiny) -> None:
     head = started(study_file(tiny, "long"), "--workers", "2")
     until(lambda: len(unlearning(tiny)) == 2)
     at_work = unlearning(tiny)
     os.killpg(head.pid, signal.SIGKILL)
-    head.communicate(timeout=30)
-    until(lambda: not any(alive(pid) for pid in at_work), 30)
+    head.communicate(timeout=300)
+    until(lambda: not any(alive(pid) for pid in at_work), 120)
     # They stopped after a step, and kept it.
     assert len(list((tiny.root / "store" / "checkpoints").iterdir())) == 2
     assert (tiny.root / "study" / FILE).is_file()
 
 
+@pytest.mark.slow
 def test_a_worker_may_have_several_processes(tiny: Tiny) -> None:
     """DDP inside each worker: processes that were started by others follow the same requests."""
     alone, together = tiny.below("alone"), tiny.below("together")
@@ -236,7 +239,7 @@ def test_a_worker_may_have_several_processes(tiny: Tiny) -> None:
             file = place.root / "small.yaml"
             file.write_text(yaml.safe_dump(content, sort_keys=False))
             head = started(file)
-            _, said = head.communicate(timeout=180)
+            _, said = head.communicate(timeout=600)
             assert head.returncode == 0, said
         else:
             result, said = worked(spec, place, LocalWorkers(spec, executor))

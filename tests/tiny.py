@@ -1,14 +1,16 @@
 """Tiny random checkpoints, tokenizers and rows that the tests share."""
 
 import json
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from lightning_unlearn.data.chat import Example
@@ -61,6 +63,45 @@ SHAPE: dict[str, Any] = {
 }
 
 
+class _StaysFloat64(TorchFunctionMode):
+    """Where code asks for fp32, what is float64 stays so."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
+            if func is Tensor.float:
+                return args[0]
+            args = tuple(torch.float64 if value is torch.float32 else value for value in args)
+            if kwargs.get("dtype") is torch.float32:
+                kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
+
+
+def _in_float64(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)
+    def wide(self: nn.Module, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if hidden.dtype != torch.float64:
+            return forward(self, hidden, *args, **kwargs)
+        with _StaysFloat64():
+            return forward(self, hidden, *args, **kwargs)
+
+    return wide
+
+
+@cache
+def keep_float64(family: str) -> None:
+    """Let a family's layers in transformers compute in float64 where the model is in float64.
+
+    They round to fp32 in norms and in eager attention, where a difference in the last digit of
+    float64 would at times become one in the last digit of fp32. In fp32 nothing changes.
+    """
+    for name, part in vars(
+        import_module(f"transformers.models.{family}.modeling_{family}")
+    ).items():
+        if name.endswith(("RMSNorm", "LayerNorm", "DecoderLayer")) and isinstance(part, type):
+            part.forward = _in_float64(part.forward)
+
+
 @cache
 def _trained_tokenizer() -> str:
     """Byte-level BPE as JSON: any text goes in and comes out as it was."""
@@ -90,14 +131,21 @@ def tiny_tokenizer(template: str | None = LLAMA_TEMPLATE, pad: str | None = PAD)
     return tokenizer
 
 
-def tiny_lm(family: str = "llama", *, seed: int = 0, **overrides: Any) -> Any:
-    """A random causal LM of a family, in fp32 and eval mode."""
+def tiny_lm(
+    family: str = "llama",
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **overrides: Any,
+) -> Any:
+    """A random causal LM of a family, of values that fp32 holds, and in eval mode."""
+    keep_float64(family)
     own = {"vocab_size": 320, "tie_word_embeddings": False, **SHAPE, **FAMILIES[family]}
     attention = overrides.pop("attention", "eager" if family == "gemma2" else "sdpa")
     config = AutoConfig.for_model(family, **{**own, **overrides})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    return model.to(torch.float32).eval()
+    return model.to(torch.float32).to(dtype).eval()
 
 
 def tiny_checkpoint(folder: Path, family: str = "llama", **overrides: Any) -> str:
@@ -108,12 +156,14 @@ def tiny_checkpoint(folder: Path, family: str = "llama", **overrides: Any) -> st
     return str(folder)
 
 
-def tiny_module(folder: Path, family: str = "llama", **options: Any) -> CausalLM:
+def tiny_module(
+    folder: Path, family: str = "llama", dtype: torch.dtype = torch.float32, **options: Any
+) -> CausalLM:
     """A `CausalLM` ready to compute, without a Trainer; all weights are trained by default."""
     shape = {name: options.pop(name) for name in list(options) if name in SHAPE | FAMILIES[family]}
     module = CausalLM(tiny_checkpoint(folder, family, **shape), **{"lora": None, **options})
     module.configure_model()
-    return module
+    return module.to(dtype)
 
 
 def row(prompt: str, answer: str, where: str = "rows, row 1") -> Row:
@@ -135,7 +185,7 @@ def random_examples(count: int, seed: int = 0, longest: int = 9) -> list[Example
 def naive_log_probs(lm: Any, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
     """Log-probability of each answer token, one sequence at a time, from the model's own logits."""
     logits = lm(input_ids=torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0]
-    table = torch.log_softmax(logits.float(), dim=-1)
+    table = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
     start = len(prompt) - 1
     return torch.stack([table[start + place, token] for place, token in enumerate(answer)])
 
