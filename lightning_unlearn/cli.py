@@ -5,7 +5,7 @@ import sys
 import traceback
 
 from lightning_unlearn.configuration import compose_files, take_configs, with_place
-from lightning_unlearn.errors import DivergedError, HungUp, InputError, Terminated
+from lightning_unlearn.errors import DivergedError, HungUp, InputError, Terminated, visible
 from lightning_unlearn.failures import (
     shows_traceback,
     told_failure,
@@ -72,7 +72,7 @@ def _tell(error: BaseException, text: str, code: int, always: bool = False) -> i
     if shows_traceback():
         traceback.print_exception(error)
     if text and (always or os.environ.get("LOCAL_RANK", "0") == "0"):
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {visible(text)}", file=sys.stderr)
     return code
 
 

@@ -1,12 +1,39 @@
 """Exceptions: mistakes a user can mend, and ways a run ends."""
 
+import re
+
+# Control characters, line and paragraph ends, marks that turn the direction of text, and halves of
+# surrogate pairs: names of files and values of keys may have them, and a terminal obeys them.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """A text with its control characters written out, so that it is one line that can be printed.
+
+    Args:
+        text: such as a message that names a file.
+
+    Returns:
+        The text with `\\x1b` for an escape, `\\n` for a newline, and so on; anything else stays as
+        it is, so that doing it twice changes nothing.
+    """
+    return _UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
 
 class InputError(ValueError):
     """A wrong input: its message names the place, what was found, what was expected, what to do.
 
     The command line prints the message without a traceback and exits with code 2. Anything else
     that is raised is a defect of the program and keeps its traceback.
+
+    Args:
+        message: the sentence; control characters in it are written out.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(message))
 
 
 class StorageError(InputError):

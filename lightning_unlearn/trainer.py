@@ -19,7 +19,7 @@ from lightning_unlearn.adapters import LEARN
 from lightning_unlearn.checkpoints import Frequency
 from lightning_unlearn.data.batches import StepBatch
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
-from lightning_unlearn.errors import InputError
+from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.identity import changes_training, constructed
 from lightning_unlearn.loading import load_tokenizer
 from lightning_unlearn.module import CausalLM, StageEntry
@@ -205,6 +205,7 @@ class StagedTrainer(Trainer):
 
     def warn(self, text: str) -> None:
         """Print what must not be missed, also where there is no progress display."""
+        text = visible(text)
         if self.tell is not None:
             self.tell(text)
         elif self.stage_progress is not None:
@@ -359,10 +360,10 @@ class StagedTrainer(Trainer):
         Returns:
             Sentences.
         """
-        sentences = datamodule.truncations()
+        sentences = datamodule.remarks()
         for monitor in self.monitors:
             sentences += monitor.remarks(model, datamodule)
-        return sentences
+        return [visible(sentence) for sentence in sentences]
 
     def check(self, model: CausalLM, datamodule: StagedDataModule, train: bool = True) -> None:
         """Find all that can be found wrong without training, before anything is written.

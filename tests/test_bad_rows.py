@@ -153,3 +153,10 @@ def test_all_that_will_be_encoded_is_tried_before(
         monitor.check(data)
     assert str(caught.value).startswith(where)
     assert f"the token '<extra1>' with id {size}, expected ids below {size}" in str(caught.value)
+
+
+def test_a_name_that_a_terminal_would_obey(place: Workplace) -> None:
+    name = "a\x1b[2J\n.jsonl"
+    place.write(name, lines_of(GOOD, {"question": "a"}))
+    message = place.fit(f"--data.stages.math.source={name}")
+    assert message.startswith(r"data.stages.math.source: a\x1b[2J\n.jsonl, row 2, line 2: found")

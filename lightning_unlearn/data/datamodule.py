@@ -81,6 +81,7 @@ class StagedDataModule(LightningDataModule):
         self.heldout_examples: dict[str, list[Example]] = {}
         self.probe_rows: dict[str, list[Row]] = {}
         self.probe_examples: dict[str, list[Example]] = {}
+        self._found: dict[str, list[str]] = {}
         self._fingerprints: dict[str, str] = {}
         self._plan: BatchPlan | None = None
 
@@ -281,7 +282,14 @@ class StagedDataModule(LightningDataModule):
                 messages=stage.messages,
                 subset=stage.subset,
             )
-            rows = read(stage.source, split=stage.split, limit=stage.limit, key=f"{key}.source")
+            found: list[str] = []
+            rows = read(
+                stage.source,
+                split=stage.split,
+                limit=stage.limit,
+                key=f"{key}.source",
+                remark=found.append,
+            )
             examples = [self.format.encode(row) for row in rows]
             if stage.heldout is not None:
                 heldout = read(
@@ -289,13 +297,18 @@ class StagedDataModule(LightningDataModule):
                     split=stage.heldout_split,
                     limit=stage.heldout_limit,
                     key=f"{key}.heldout",
+                    beside=stage.source,
                 )
                 self.heldout_rows[stage_name] = heldout
                 self.heldout_examples[stage_name] = [self.format.encode(row) for row in heldout]
             self.rows[stage_name], self.examples[stage_name] = rows, examples
+            self._found[stage_name] = found
         for name, probe in self.probes.items():
             if name not in self.probe_examples:
-                rows = read_rows(**asdict(probe), key=f"data.probes.{name}.source")
+                found = []
+                rows = read_rows(
+                    **asdict(probe), key=f"data.probes.{name}.source", remark=found.append
+                )
                 examples = [self.format.encode(row) for row in rows]
                 for row in rows:
                     # Encoded when they are measured; what can't be is to be known before.
@@ -303,6 +316,7 @@ class StagedDataModule(LightningDataModule):
                         if text is not None:
                             self.format.encode(Row(row.turns, text, row.where))
                 self.probe_rows[name], self.probe_examples[name] = rows, examples
+                self._found[name] = found
 
     def _read(self) -> tuple[dict[str, Any], ...]:
         """What was read: tables by name of the stage or probe."""
@@ -313,6 +327,7 @@ class StagedDataModule(LightningDataModule):
             self.heldout_examples,
             self.probe_rows,
             self.probe_examples,
+            self._found,
         )
 
     def adopt(self, other: "StagedDataModule") -> None:
@@ -409,6 +424,13 @@ class StagedDataModule(LightningDataModule):
         known = {(e.prompt, e.answer) for e in self.row_set(forgotten)[1]}
         rows = (e for name in names for e in self.row_set(name)[1])
         return sum((e.prompt, e.answer) in known for e in rows)
+
+    def remarks(self) -> list[str]:
+        """What a user should know of the rows: columns not used, answers cut or without an end."""
+        assert self.format is not None, "prepare() comes first"
+        found = [line for name in (*self.path, *self.probes) for line in self._found[name]]
+        endless = self.format.remark(self.rows[self.path[0]][0])
+        return [*found, *([endless] if endless is not None else []), *self.truncations()]
 
     def truncations(self) -> list[str]:
         """One sentence per stage of the path and probe of which answers lost their end."""

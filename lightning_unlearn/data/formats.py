@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ def read_file(path: Path, place: str, wanted: Sequence[str]) -> Table:
     reader = FORMATS.get(path.suffix.lower())
     if reader is None:
         found = f"the suffix '{path.suffix}'" if path.suffix else "a file without suffix"
-        raise InputError(
-            f"{place}: found {found}, expected {', '.join(FORMATS)}; convert or rename the file"
-        )
+        advice = "convert or rename the file"
+        if path.suffix == ".arrow":
+            advice = "name the folder that save_to_disk wrote it in, or convert the file"
+        raise InputError(f"{place}: found {found}, expected {', '.join(FORMATS)}; {advice}")
     return reader(path, place, wanted)
 
 
@@ -101,25 +103,58 @@ def _read_json(path: Path, place: str, wanted: Sequence[str]) -> Table:
     return Table(list(dict.fromkeys(name for row in rows for name in row)), rows, lines)
 
 
+class _RepeatedKeyError(ValueError):
+    """A JSON object that has a key twice, of which a parser keeps one in silence."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedKeyError(next(name for name in names if names.count(name) > 1))
+    return found
+
+
+def _integer(text: str) -> int | str:
+    """A whole number, as text where Python would write another one or none at all."""
+    try:
+        value = int(text)
+        return value if str(value) == text else text
+    except ValueError:  # more digits than Python takes
+        return text
+
+
+def _number(text: str) -> float | str:
+    """A number, as text where a float does not have all its digits."""
+    value = float(text)
+    try:
+        exact = Decimal(text) == Decimal(repr(value))
+    except ArithmeticError:
+        exact = False
+    return value if exact else text
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_number)
+
+
 def _json_lines(text: str, place: str) -> Iterator[tuple[int, Any]]:
     # Not str.splitlines: U+2028 and its like may stand unescaped inside a JSON string.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield number, json.loads(line)
+                yield number, _JSON.decode(line)
             except (ValueError, RecursionError) as error:
                 raise _malformed_json(error, place, number) from error
 
 
 def _json_array(text: str, place: str) -> Iterator[tuple[int, Any]]:
-    decoder = json.JSONDecoder()
     at = _after_space(text, _after_space(text, 0) + 1)
     line, counted = 1, 0
     try:
         closed = text.startswith("]", at)
         while not closed:
             line, counted = line + text.count("\n", counted, at), at
-            value, end = decoder.raw_decode(text, at)
+            value, end = _JSON.raw_decode(text, at)
             yield line, value
             at = _after_space(text, end)
             closed = text.startswith("]", at)
@@ -143,6 +178,11 @@ def _after_space(text: str, position: int) -> int:
 
 
 def _malformed_json(error: Exception, place: str, line: int) -> InputError:
+    if isinstance(error, _RepeatedKeyError):
+        return InputError(
+            f"{place}, line {line}: found the key '{error}' twice in one object, expected it once; "
+            "remove or rename one of them"
+        )
     where, what = f"line {line}", str(error)
     if isinstance(error, json.JSONDecodeError):
         where, what = f"line {line + error.lineno - 1}, column {error.colno}", error.msg
@@ -267,7 +307,37 @@ def _read_parquet(path: Path, place: str, wanted: Sequence[str]) -> Table:
             f"{place}: found no readable Parquet ({error.__cause__ or error}); expected a complete "
             "Parquet file; write or download it again"
         ) from error
-    return Table(columns, list(records))
+    return Table(columns, rows_of(records))
+
+
+def rows_of(records: Any) -> list[dict[str, Any]]:
+    """The rows of a data set, numbers as their column shows them: 0.1 of 32 bits is 0.1."""
+    kinds = records.data.schema
+    short = {
+        name: show for name in records.column_names if (show := _shortest(kinds.field(name).type))
+    }
+    return [
+        {name: short[name](value) if name in short else value for name, value in row.items()}
+        for row in records
+    ]
+
+
+def _shortest(kind: Any) -> Callable[[Any], Any] | None:
+    """What turns values of a type into those with as few digits as it needs; None if nothing."""
+    import numpy
+    from pyarrow import types
+
+    for is_kind, number in (
+        (types.is_float32, numpy.float32),
+        (types.is_float16, numpy.float16),
+    ):
+        if is_kind(kind):
+            return lambda value: None if value is None else float(str(number(value)))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        show = _shortest(kind.value_type)
+        if show is not None:
+            return lambda values: None if values is None else [show(value) for value in values]
+    return None
 
 
 def describe(value: Any) -> str:

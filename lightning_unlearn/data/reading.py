@@ -1,14 +1,14 @@
 """Rows of a source, a file or a data set of the Hugging Face hub, as prompts and answers."""
 
-import difflib
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from decimal import Decimal
 from typing import Any
 
-from lightning_unlearn.data.formats import FORMATS, Table, describe, quiet_datasets, read_file
+from lightning_unlearn.data.formats import Table, describe, read_file
+from lightning_unlearn.data.hub import read_hub, read_saved, refused_option
+from lightning_unlearn.data.places import local_path
 from lightning_unlearn.errors import InputError
 
 _ROLES = ("system", "user", "assistant")
@@ -45,92 +45,169 @@ def read_rows(
     paraphrase: str | None = None,
     alternatives: str | Sequence[str] | None = None,
     key: str = "source",
+    beside: str | None = None,
+    remark: Callable[[str], None] = lambda sentence: None,
 ) -> list[Row]:
     """Read the first `limit` rows of a source, all of them by default, with text as it is written.
 
-    `source` is a .json, .jsonl, .csv or .parquet file, `demo:NAME`, or the name of a data set on
-    the Hugging Face hub, to which alone `split` and `subset` apply. A row is made of the columns
-    `prompt` and `answer`, or of a chat in the column `messages` that ends in user, assistant.
-    Numbers become their text. Rows beyond `limit` must parse but are not checked further.
-    `paraphrase` is a column of text; `alternatives` a column of lists of texts, or columns of text,
-    of which those that repeat the answer are left out.
+    `source` is a .json, .jsonl, .csv or .parquet file, a folder of ``datasets.save_to_disk``,
+    `demo:NAME`, or the name of a data set on the Hugging Face hub; `subset` applies to the latter
+    alone, `split` to a saved folder of several splits too. A row is made of the columns `prompt`
+    and `answer`, or of a chat in the column `messages` that ends in user, assistant. Numbers become
+    their text, as short as their column allows. Rows beyond `limit` must parse but are not checked
+    further. `paraphrase` is a column of text; a row that only repeats its answer there is left out.
+    `alternatives` is a column of lists of texts, or columns of text, of which those that repeat the
+    answer are left out. `beside` names the source that has the same columns, of held-out rows.
+    `remark` is called with what a user should know: columns that are not used, rows left out.
 
     Raises InputError, its message starting with `key`, for everything else that is found.
     """
     place = f"{key}: {source}"
     if limit is not None and limit < 1:
         raise InputError(f"{place}: found limit {limit}, expected 1 or more; drop it for all rows")
-    wanted = [prompt, answer] if messages is None else [messages]
     spread = alternatives is not None and not isinstance(alternatives, str)
     others = [alternatives] if isinstance(alternatives, str) else list(alternatives or [])
-    extra = {name: "alternatives" for name in others}
-    if paraphrase is not None:
-        extra[paraphrase] = "paraphrase"
-    wanted += list(extra)
-    path = _local_path(source, place)
-    if path is None:
-        table = _read_hub(source, place, wanted, split, subset, limit)
-    else:
-        for name, value, only in (("split", split, "train"), ("subset", subset, None)):
-            if value != only:
-                raise InputError(
-                    f"{place}: found {name} '{value}' with a file, which has no {name}s; expected "
-                    f"none; drop {name} and name the file that holds the rows"
-                )
-        table = read_file(path, place, wanted)
+    mapping = _Mapping(prompt, answer, messages, paraphrase, tuple(others), spread, beside)
+    table = _table(source, place, mapping.wanted, split, subset, limit)
     if not table.rows:
         raise InputError(
             f"{place}: found no rows, expected at least one; check how the data were written"
         )
-    for name in wanted:
+    for name in mapping.wanted:
         if name not in table.columns:
             raise InputError(
                 f"{place}: found {_names(table.columns)} in the rows, expected the column "
-                f"'{name}'; {_advice(name, extra, table.columns, wanted, messages)}"
+                f"'{name}'; {mapping.advice(name, table.columns)}"
             )
-    rows = []
+    rows: list[Row] = []
+    repeated = 0
     for index, record in enumerate(table.rows[:limit]):
         where = f", row {index + 1}" + (f", line {table.lines[index]}" if table.lines else "")
-        for name in wanted:
+        row = mapping.row(record, source, place, where)
+        repeated += row is None
+        rows += [row] if row is not None else []
+    if repeated:
+        found = (
+            f"{place}: in {repeated} of {repeated + len(rows)} rows '{paraphrase}' is the answer"
+        )
+        if not rows:
+            raise InputError(
+                f"{found} again, expected it in other words; name another column (paraphrase), or "
+                "leave out what compares paraphrases with it"
+            )
+        remark(f"{found} again; they are left out of what is measured on these rows.")
+    if unused := _unused(table, mapping.wanted, limit):
+        remark(
+            f"{place}: {_names(unused)} {'is' if len(unused) == 1 else 'are'} not used "
+            f"({mapping}). Where a prompt needs it, write its text into the column that is used."
+        )
+    return rows
+
+
+def _table(
+    source: str,
+    place: str,
+    wanted: Sequence[str],
+    split: str,
+    subset: str | None,
+    limit: int | None,
+) -> Table:
+    path = local_path(source, place)
+    if path is None:
+        return read_hub(source, place, wanted, split, subset, limit)
+    if subset is not None:
+        raise refused_option("subset", subset, place)
+    if path.is_dir():
+        return read_saved(path, place, wanted, split, limit)
+    if split != "train":
+        raise refused_option("split", split, place)
+    return read_file(path, place, wanted)
+
+
+def _unused(table: Table, wanted: Sequence[str], limit: int | None) -> list[str]:
+    """Columns that nothing asks for and that hold something, as far as they were loaded."""
+
+    def holds(name: str) -> bool:
+        values = [record[name] for record in table.rows[:limit] if name in record]
+        return not values or any(value not in (None, "", [], {}) for value in values)
+
+    return [name for name in table.columns if name not in wanted and name and holds(name)]
+
+
+@dataclass(frozen=True)
+class _Mapping:
+    """Which columns a row is made of."""
+
+    prompt: str
+    answer: str
+    messages: str | None
+    paraphrase: str | None
+    alternatives: tuple[str, ...]
+    spread: bool  # alternatives are columns of one answer each
+    beside: str | None
+
+    def __str__(self) -> str:
+        if self.messages is not None:
+            return f"messages: {self.messages}"
+        return f"prompt: {self.prompt}, answer: {self.answer}"
+
+    @property
+    def main(self) -> list[str]:
+        return [self.prompt, self.answer] if self.messages is None else [self.messages]
+
+    @property
+    def wanted(self) -> list[str]:
+        return list(
+            dict.fromkeys([*self.main, *self.alternatives])
+            | ({self.paraphrase: None} if self.paraphrase is not None else {})
+        )
+
+    def advice(self, name: str, columns: Sequence[str]) -> str:
+        """What to set where a column is missing."""
+        if name not in self.main:
+            kind = "paraphrase" if name == self.paraphrase else "alternatives"
+            return f"set {kind} to another column, or drop {kind}"
+        if self.beside is not None:
+            return (
+                f"the rows of a stage and its held-out rows have the same columns, here those of "
+                f"{self.beside}; set heldout to a source with these columns, or to null"
+            )
+        return _proposal(columns, self.main, self.messages)
+
+    def row(self, record: dict[str, Any], source: str, place: str, where: str) -> Row | None:
+        """A row; None if its paraphrase is its answer."""
+        for name in self.wanted:
             if name not in record:
                 raise InputError(
                     f"{place}{where}: found {_names(list(record))}, expected the column '{name}'; "
-                    "add it to this row, or "
-                    f"{_advice(name, extra, list(record), wanted, messages)}"
+                    f"add it to this row, or {self.advice(name, list(record))}"
                 )
-        if messages is None:
-            turns = [("user", _content(record[prompt], f"{place}{where}, column '{prompt}'"))]
-            reply = _content(record[answer], f"{place}{where}, column '{answer}'")
+
+        def spot(name: str) -> str:
+            return f"{place}{where}, column '{name}'"
+
+        if self.messages is None:
+            turns = [("user", _content(record[self.prompt], spot(self.prompt)))]
+            reply = _content(record[self.answer], spot(self.answer))
         else:
-            *turns, (_, reply) = _chat(record[messages], f"{place}{where}, column '{messages}'")
+            *turns, (_, reply) = _chat(record[self.messages], spot(self.messages))
         other_words = None
-        if paraphrase is not None:
-            other_words = _content(record[paraphrase], f"{place}{where}, column '{paraphrase}'")
+        if self.paraphrase is not None:
+            other_words = _content(record[self.paraphrase], spot(self.paraphrase))
             if other_words.strip() == reply.strip():
-                raise InputError(
-                    f"{place}{where}, column '{paraphrase}': found the answer again, expected it "
-                    "in other words; correct or remove the row, or drop paraphrase"
-                )
+                return None
         wrong: list[str] = []
-        for name in others:
-            spot = f"{place}{where}, column '{name}'"
-            values = [record[name]] if spread else _list(record[name], spot)
-            wrong += [_content(value, spot) for value in values]
-        if others and not (wrong := [text for text in wrong if text.strip() != reply.strip()]):
+        for name in self.alternatives:
+            values = [record[name]] if self.spread else _list(record[name], spot(name))
+            wrong += [_content(value, spot(name)) for value in values]
+        wrong = [text for text in wrong if text.strip() != reply.strip()]
+        if self.alternatives and not wrong:
             raise InputError(
                 f"{place}{where}: found no alternative to the answer, expected at least one wrong "
                 "answer; remove the row or name the columns that hold them (alternatives)"
             )
-        rows.append(
-            Row(
-                tuple({"role": role, "content": content} for role, content in turns),
-                reply,
-                source + where,
-                other_words,
-                tuple(wrong),
-            )
-        )
-    return rows
+        chat = tuple({"role": role, "content": content} for role, content in turns)
+        return Row(chat, reply, source + where, other_words, tuple(wrong))
 
 
 def _list(value: Any, place: str) -> list[Any]:
@@ -145,6 +222,8 @@ def _list(value: Any, place: str) -> list[Any]:
 def _content(value: Any, place: str) -> str:
     if type(value) is int or (type(value) is float and math.isfinite(value)):
         return repr(value)
+    if isinstance(value, Decimal) and value.is_finite():
+        return f"{value:f}"
     if not isinstance(value, str):
         raise InputError(
             f"{place}: found {describe(value)}, expected text; fill in text or remove the row"
@@ -196,19 +275,6 @@ def _names(columns: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in columns) or "no columns"
 
 
-def _advice(
-    name: str,
-    extra: dict[str, str],
-    columns: Sequence[str],
-    wanted: Sequence[str],
-    messages: str | None,
-) -> str:
-    """What to set where a column is missing."""
-    if name in extra and name not in wanted[: 2 if messages is None else 1]:
-        return f"set {extra[name]} to another column, or drop {extra[name]}"
-    return _proposal(columns, wanted, messages)
-
-
 def _proposal(columns: Sequence[str], wanted: Sequence[str], messages: str | None) -> str:
     """What to set in place of a mapping that does not fit these columns."""
 
@@ -225,84 +291,13 @@ def _proposal(columns: Sequence[str], wanted: Sequence[str], messages: str | Non
         return f"set messages: {chat}"
     if prompt and answer:
         drop = "" if messages is None else "drop messages and "
-        return f"{drop}set prompt: {prompt}, answer: {answer}"
-    return "set prompt and answer to two of the columns, or messages to one that holds chats"
-
-
-def _local_path(source: str, place: str) -> Path | None:
-    """The file a source names, or None if it is written like a data set of the hub."""
-    if source.startswith("demo:"):
-        from lightning_unlearn.demo import resolve
-
-        try:
-            path = resolve(source)
-        except ValueError as error:
-            raise InputError(f"{place}: {error}") from error
-    else:
-        path = Path(source).expanduser()
-    if path.is_dir():
-        held = ", ".join(_readable_files(path)[:5]) or f"no {', '.join(FORMATS)}"
-        raise InputError(
-            f"{place}: found a directory, which holds {held}; expected a file; name one in it"
+        # Alpaca's context of an instruction, without which it asks something else.
+        lost = "input" in columns and "input" not in (prompt, answer)
+        more = "; 'input' is not used then, so write it into that prompt first" if lost else ""
+        return f"{drop}set prompt: {prompt}, answer: {answer}{more}"
+    if len(columns) == 1:
+        return (
+            "these rows have one column, and a stage learns answers to prompts: write the rows "
+            "with a column for each, then set prompt and answer to them"
         )
-    if path.exists():
-        return path
-    # A suffix begins with a letter, or else wikitext-2.0 would be taken for a file.
-    if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) and not re.search(r"\.[A-Za-z]\w*$", source):
-        return None
-    raise InputError(
-        f"{place}: found no such file ({path.absolute()}), expected {', '.join(FORMATS)}, "
-        "demo:NAME or the name of a data set on the Hugging Face hub; check the path"
-        + _close_names(path)
-    )
-
-
-def _readable_files(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir() if file.suffix.lower() in FORMATS)
-
-
-def _close_names(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"; the folder '{path.parent}' does not exist either"
-    close = difflib.get_close_matches(path.name, _readable_files(path.parent))
-    return f"; did you mean {' or '.join(close)}?" if close else ""
-
-
-def _read_hub(
-    name: str,
-    place: str,
-    wanted: Sequence[str],
-    split: str,
-    subset: str | None,
-    limit: int | None,
-) -> Table:
-    import datasets
-
-    advice = f"or download the rows and name the file ({', '.join(FORMATS)})"
-    if Path(name).parent.is_dir():
-        advice += _close_names(Path(name))
-    try:
-        with quiet_datasets():
-            records = datasets.load_dataset(name, subset, split=split)
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise InputError(
-            f"{place}: found no such file, and no such data set on the Hugging Face hub or one "
-            f"that needs a login ({error}); expected a file or ORG/NAME; check the name, {advice}"
-        ) from error
-    except ConnectionError as error:
-        raise InputError(
-            f"{place}: found no such file, and the Hugging Face hub cannot be reached ({error}); "
-            "expected a file or a data set that can be reached; check name, network and "
-            f"HF_HUB_OFFLINE, {advice}"
-        ) from error
-    # Reading a foreign repository fails in many ways, all of them the source's: an unknown split
-    # or subset (a ValueError that lists those there are), a script, a broken file, a refused login.
-    except Exception as error:
-        what = " ".join(str(error.__cause__ or error).split())
-        raise InputError(
-            f"{place}: found an error on the Hugging Face hub with subset {subset!r} and split "
-            f"'{split}' ({what}); expected a subset and a split that it has; set them, {advice}"
-        ) from error
-    columns = list(records.column_names)
-    records = records.select_columns([c for c in columns if c in wanted] or columns[:1])
-    return Table(columns, list(records.take(min(limit or len(records), len(records)))))
+    return "set prompt and answer to two of the columns, or messages to one that holds chats"

@@ -103,8 +103,9 @@ class Stage(Recipe):
     """A stage: its rows, and how it is trained on them.
 
     Attributes:
-        source: .json, .jsonl, .csv or .parquet file, ``demo:NAME`` for an embedded corpus, or the
-            name of a data set on the Hugging Face hub.
+        source: .json, .jsonl, .csv or .parquet file, a folder that ``save_to_disk`` of `datasets`
+            wrote, ``demo:NAME`` for an embedded corpus, or the name of a data set on the Hugging
+            Face hub.
         heldout: like ``source``: rows that are measured and not trained on. Without it the
             training rows are measured.
         prompt: column of the prompt.
@@ -112,8 +113,8 @@ class Stage(Recipe):
         messages: column of a chat (list of role and content), instead of prompt and answer. Its
             last message is the answer, everything before is the prompt.
         subset: configuration name of a hub data set.
-        split: split of a hub data set.
-        heldout_split: split of a hub data set given as ``heldout``, such as test.
+        split: split of a hub data set, or of a saved folder that holds several.
+        heldout_split: the same of what is given as ``heldout``, such as test.
         limit: use only the first rows of ``source``.
         heldout_limit: use only the first rows of ``heldout``.
     """
@@ -149,7 +150,8 @@ class Probe:
         prompt: column of the prompt.
         answer: column of the right answer.
         messages: column of a chat, instead of prompt and answer; as of a stage.
-        paraphrase: column of the right answer in other words.
+        paraphrase: column of the right answer in other words; rows that repeat the answer there
+            are left out.
         alternatives: column that holds a list of wrong answers; or a list of columns of answers,
             among which the right one may be.
         subset: configuration name of a hub data set.
