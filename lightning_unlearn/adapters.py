@@ -7,6 +7,7 @@ touching the base.
 
 import json
 import math
+import re
 import warnings
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from lightning_unlearn.data.batches import derive_seed
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.logprobs import at_least_fp32
+from lightning_unlearn.lora_targets import ALL, check_rank, special_layers
 from lightning_unlearn.sharding import fill, whole
 
 LEARN, UNLEARN = "learn", "unlearn"
@@ -49,13 +51,24 @@ class LoRA:
             InputError: naming the key.
         """
         if self.rank < 1:
-            raise InputError(f"model.lora.rank: found {self.rank}, expected at least 1.")
-        if self.alpha <= 0:
+            raise InputError(
+                f"model.lora.rank: found {self.rank}, expected at least 1. To train all weights "
+                "instead of adapters, set model.lora: null."
+            )
+        if not 0 < self.alpha < math.inf:
             raise InputError(f"model.lora.alpha: found {self.alpha}, expected a positive number.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.lora.dropout: found {self.dropout}, expected [0, 1).")
         if not self.targets:
             raise InputError("model.lora.targets: found an empty list, expected module names.")
+        if isinstance(self.targets, str) and self.targets != ALL:
+            try:
+                re.compile(self.targets)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise InputError(
+                    f"model.lora.targets: found {self.targets!r}, which is no regular expression "
+                    f"({error}), expected one, {ALL}, or a list of module names."
+                ) from None
 
     def key(self) -> dict[str, Any]:
         """The values that decide what training does, for the stage store's key."""
@@ -96,7 +109,9 @@ def add_adapters(lm: Any, lora: LoRA, base_name: str) -> Any:
                     f"model.lora.targets: found {target!r}, which matches no layer of this "
                     f"model. Its linear layers are {', '.join(linear)}."
                 )
+    check_rank(lm, lora.rank)
     config = LoraConfig(
+        exclude_modules=(special_layers(lm) or None) if lora.targets == ALL else None,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
@@ -110,6 +125,8 @@ def add_adapters(lm: Any, lora: LoRA, base_name: str) -> Any:
         with warnings.catch_warnings(), place:
             # PEFT asks transformers 5 by an older name.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+            # GPT-2 keeps its matrices transposed; PEFT sees it itself.
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
             peft_model = get_peft_model(
                 lm, config, adapter_name=LEARN, autocast_adapter_dtype=False
             )

@@ -28,3 +28,13 @@ def enable_gradient_checkpointing(hf_model: Any) -> None:
     """
     newer = getattr(hf_model, "activation_checkpointing_enable", None)
     (newer or hf_model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def compute_experts_in_fp64(hf_model: Any) -> None:
+    """Have a mixture of experts computed expert by expert.
+
+    The grouped matrix products that transformers takes by default know no fp64.
+    """
+    choose = getattr(hf_model, "set_experts_implementation", None)
+    if choose is not None:
+        choose("eager")

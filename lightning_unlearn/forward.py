@@ -13,6 +13,20 @@ from lightning_unlearn.token_statistics import token_statistics
 Wanted = Literal["log_probs", "statistics", "statistics and hidden"]
 
 
+def decoder_of(lm: Any) -> Any:
+    """The part of a causal LM that gives hidden states.
+
+    Args:
+        lm: a Hugging Face causal LM, with or without PEFT layers injected. Some name themselves or
+            their output projection as their decoder.
+
+    Returns:
+        A module; the model itself if it has none.
+    """
+    found = (lm.get_decoder(), lm.base_model, getattr(lm, "model", None))
+    return next((m for m in found if m is not lm and hasattr(m, "get_input_embeddings")), lm)
+
+
 class LogProbModel(nn.Module):
     """A causal LM whose forward gives what is asked of chosen tokens instead of logits.
 
@@ -22,6 +36,11 @@ class LogProbModel(nn.Module):
     Args:
         lm: a Hugging Face causal LM, with or without PEFT layers injected.
         compiles: its layers are compiled.
+
+    Attributes:
+        takes_own_logits: whether logits come from the model's own forward, all at once, for what it
+            does to them is not known here.
+        is_checked: whether what is computed here was compared with what the model computes.
     """
 
     def __init__(self, lm: Any, compiles: bool = False) -> None:
@@ -29,6 +48,8 @@ class LogProbModel(nn.Module):
         self.lm = lm
         self.compiles = compiles
         self.transform = LogitTransform.of(lm.config)
+        self.takes_own_logits = decoder_of(lm) is lm
+        self.is_checked = False
 
     def forward(
         self,
@@ -64,7 +85,7 @@ class LogProbModel(nn.Module):
             ``[tokens]``, ``[tokens, columns]`` or ``[tokens, columns + width]``, nats; see
             `at_least_fp32`.
         """
-        trunk = self.lm.get_decoder()
+        trunk = self.lm if self.takes_own_logits else decoder_of(self.lm)
         with uncompiled(self.compiles and (past is not None or attention_mask is not None)):
             output = trunk(
                 input_ids=input_ids,
@@ -72,13 +93,15 @@ class LogProbModel(nn.Module):
                 position_ids=position_ids,
                 **cache_arguments(trunk, past),
             )
-        states: Tensor = output.last_hidden_state
+        own = self.takes_own_logits
+        states: Tensor = output.logits if own else output.last_hidden_state
         hidden = states.reshape(-1, states.shape[-1]).index_select(0, source)
-        head = self.lm.get_output_embeddings()
+        head = nn.Identity() if own else self.lm.get_output_embeddings()
+        transform = LogitTransform() if own else self.transform
         if wanted != "log_probs":
-            table = token_statistics(hidden, target, head, self.transform, oracle)
+            table = token_statistics(hidden, target, head, transform, oracle)
             return table if wanted == "statistics" else torch.cat([table, hidden.to(table)], dim=-1)
-        return token_log_probs(hidden, target, head, self.transform)
+        return token_log_probs(hidden, target, head, transform)
 
     def generate(self, **options: Any) -> Tensor:
         """Tokens that the model writes; as of ``generate`` of transformers."""

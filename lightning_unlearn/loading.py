@@ -88,6 +88,20 @@ def _reason(error: Exception) -> str:
     return kind + (lines[0] if len(lines[0]) <= _LONGEST else f"{lines[0][:_LONGEST]} ...")
 
 
+def _refuse_attention(error: Exception, attention: str, name: str) -> None:
+    """Name the way out where a model has no such implementation of attention.
+
+    Raises:
+        InputError: in that case.
+    """
+    text = str(error)
+    if attention != "eager" and "does not support" in text and "attention" in text.lower():
+        raise InputError(
+            f"model.attention: found {attention}, which the model {name} ({text.split()[0]}) does "
+            "not have, expected another. Set model.attention: eager."
+        ) from error
+
+
 def load_config(name: str, trust_remote_code: bool, key: str = "model.base") -> Any:
     """The configuration of a model, without its weights.
 
@@ -261,6 +275,7 @@ def load_causal_lm(
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever wrong values in config.json or the files lead to
+        _refuse_attention(error, attention, name)
         raise InputError(
             f"{key}: found {name!r}, which can't be opened as a causal language model: "
             f"{_reason(error)}"
@@ -300,6 +315,7 @@ def empty_causal_lm(
                 trust_remote_code=trust_remote_code,
             )
     except Exception as error:  # whatever wrong values in config.json lead to
+        _refuse_attention(error, attention, config.name_or_path)
         raise InputError(
             f"model.base, with model.attention {attention}: the model can't be made: "
             f"{_reason(error)}"

@@ -87,12 +87,17 @@ class LogProbs:
         return LogProbs(table.masked_scatter(mask, flat), mask)
 
 
+# Gemma 2 and later, Recurrent Gemma, xLSTM.
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+
+
 @dataclass(frozen=True)
 class LogitTransform:
     """What a causal LM does to its logits after the output projection.
 
     Attributes:
-        scale: factor on the logits (Cohere's ``logit_scale``, Granite's 1 / ``logits_scaling``).
+        scale: factor on the logits (Cohere's ``logit_scale``, Granite's 1 / ``logits_scaling``,
+            Falcon H1's ``lm_head_multiplier``).
         softcap: c in c tanh(logits / c) (Gemma 2's ``final_logit_softcapping``), None for none.
     """
 
@@ -103,10 +108,17 @@ class LogitTransform:
     def of(config: Any) -> "LogitTransform":
         """Read the transform from a Hugging Face model configuration."""
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
-        scale = float(getattr(text, "logit_scale", None) or 1.0)
-        scale /= float(getattr(text, "logits_scaling", None) or 1.0)
-        softcap = getattr(text, "final_logit_softcapping", None)
-        return LogitTransform(scale, float(softcap) if softcap else None)
+
+        def factor(name: str) -> float:
+            return float(getattr(text, name, None) or 1.0)
+
+        scale = factor("logit_scale") * factor("lm_head_multiplier")
+        scaling = factor("logits_scaling")
+        # One name for a divisor (Granite) and for a factor.
+        is_factor = str(getattr(text, "model_type", "")).startswith("hyperclovax")
+        scale *= scaling if is_factor else 1 / scaling
+        caps = (getattr(text, name, None) for name in _CAPS)
+        return LogitTransform(scale, next((float(cap) for cap in caps if cap), None))
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Apply to ``[..., vocabulary]`` logits, at least in fp32."""

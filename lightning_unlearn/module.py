@@ -12,15 +12,16 @@ from torch import Tensor
 
 from lightning_unlearn import adapters, objectives
 from lightning_unlearn.adapters import LEARN, UNLEARN, LoRA
+from lightning_unlearn.base_dropout import switch_off
 from lightning_unlearn.compiling import uncompiled
-from lightning_unlearn.data.batches import Batch, StepBatch, collate, derive_seed
+from lightning_unlearn.data.batches import Batch, StepBatch, derive_seed
 from lightning_unlearn.data.datamodule import ORACLE
 from lightning_unlearn.data.recipe import Recipe
 from lightning_unlearn.errors import DivergedError, InputError
 from lightning_unlearn.forward import LogProbModel
 from lightning_unlearn.loading import load_config
 from lightning_unlearn.measured_lm import MeasuredLM
-from lightning_unlearn.model_check import check_model
+from lightning_unlearn.model_check import check_log_probs, check_model, check_result
 from lightning_unlearn.quantization import Quantization, check_base
 from lightning_unlearn.quiet import quiet_transformers
 from lightning_unlearn.schedules import schedule
@@ -103,6 +104,7 @@ class CausalLM(MeasuredLM):
         self.trust_remote_code = trust_remote_code
         self.automatic_optimization = False
         self.model_config = load_config(base, trust_remote_code)
+        self.dropout = switch_off(self.model_config)
         check_base(quantization, base, self.model_config, lora is not None)
         self.net: LogProbModel | None = None
         self.peft: Any = None
@@ -125,6 +127,7 @@ class CausalLM(MeasuredLM):
         self._identity: str | None = None
         self._fits = False
         self._looked: set[bool] = set()
+        self._left: list[str] = []
         self._stays = False
 
     def configure_model(self) -> None:
@@ -200,30 +203,29 @@ class CausalLM(MeasuredLM):
         elif self._changed:
             self._take_up(self.base)
 
-    def on_train_start(self) -> None:
-        """Check the model on a row."""
-        examples = self.trainer.train_dataloader.dataset.examples  # type: ignore[union-attr]
+    def on_fit_start(self) -> None:
+        """Check the model before callbacks compute with it."""
         # One row is a shape of its own, for which nothing else may be compiled.
+        with uncompiled(self.compiles):
+            check_log_probs(self)
+
+    def on_train_start(self) -> None:
+        """Check gradients on a row."""
+        examples = self.trainer.train_dataloader.dataset.examples  # type: ignore[union-attr]
         with uncompiled(self.compiles):
             check_model(self, examples[0])
 
-    def on_train_end(self) -> None:
-        """Refuse weights that the last step spoiled: a loss is looked at before its step.
+    def on_validation_model_eval(self) -> None:
+        """Check the model that is to be measured, before callbacks compute with it."""
+        super().on_validation_model_eval()
+        with uncompiled(self.compiles):
+            check_log_probs(self)
 
-        Raises:
-            DivergedError: if log-probabilities of a row are not finite.
-        """
-        example = self.trainer.train_dataloader.dataset.examples[0]  # type: ignore[union-attr]
-        with self.measuring(), uncompiled(self.compiles):
-            batch = self.to_device(collate([example], [0], pad_id=0))
-            finite = torch.isfinite(self.log_probs(batch).per_token).all()
-        if not finite:
-            raise DivergedError(
-                f"stage {self.stage}, step {self.step} of {self.total_steps}: after it the "
-                "log-probabilities are not finite. Everything stored before this stage is kept. "
-                f"Lower the learning rate (now {self.recipe.lr:g}) or clip gradients "
-                "(gradient_clip)."
-            )
+    def on_train_end(self) -> None:
+        """Refuse weights that the last step spoiled, as of `check_result`."""
+        examples = self.trainer.train_dataloader.dataset.examples  # type: ignore[union-attr]
+        with uncompiled(self.compiles):
+            check_result(self, examples[0])
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimizer step on a global batch, micro-batch by micro-batch.

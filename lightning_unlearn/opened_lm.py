@@ -8,10 +8,10 @@ import torch
 from lightning.pytorch import LightningModule
 from typing_extensions import Self
 
-from lightning_unlearn import adapters, sharding
+from lightning_unlearn import adapters, base_dropout, lora_targets, sharding
 from lightning_unlearn.adapters import LEARN, LoRA
 from lightning_unlearn.attention import check_attention, fuse_in_fp32
-from lightning_unlearn.compat import enable_gradient_checkpointing
+from lightning_unlearn.compat import compute_experts_in_fp64, enable_gradient_checkpointing
 from lightning_unlearn.compiling import check_compiling, compile_layers
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.forward import LogProbModel
@@ -55,12 +55,14 @@ class OpenedLM(LightningModule):
     compiles: bool
     trust_remote_code: bool
     model_config: Any
+    dropout: base_dropout.Settings
     net: LogProbModel | None
     peft: Any
     _tokenizer: Any
     _identity: str | None
     _fits: bool
     _looked: set[bool]
+    _left: list[str]
     _stays: bool
 
     @contextmanager
@@ -123,13 +125,21 @@ class OpenedLM(LightningModule):
         """Refuse adapters that do not fit the model, without loading its weights.
 
         Raises:
-            InputError: if the targets match nothing.
+            InputError: if the targets match nothing, or the rank is higher than any layer's.
         """
-        if self.lora is None or self.lora.targets == "all-linear" or self._fits:
+        if self.lora is None or self._fits:
             return
         lm = self._empty_lm()
-        adapters.add_adapters(lm, self.lora, lm.name_or_path)
+        if self.lora.targets == lora_targets.ALL:
+            lora_targets.check_rank(lm, self.lora.rank)
+            self._left = lora_targets.remark(lm)
+        else:
+            adapters.add_adapters(lm, self.lora, lm.name_or_path)
         self._fits = True
+
+    def remarks(self) -> list[str]:
+        """What the user should know of the model; see `check_adapters`."""
+        return base_dropout.remark(self.base, self.dropout) + self._left
 
     def check_device(self, precision: str, device: torch.device) -> None:
         """Refuse settings that can't be used on a device.
@@ -194,6 +204,13 @@ class OpenedLM(LightningModule):
     def _build(self) -> None:
         lm = self._empty_lm() if self.is_sharded else self._open()
         lm.config.use_cache = False
+        if layers := base_dropout.silence(lm):
+            self.warn(
+                f"model.base: dropout of {len(layers)} layers ({layers[0]}), which is not in "
+                "config.json, is set to zero."
+            )
+        if self._weight_dtype() == torch.float64:
+            compute_experts_in_fp64(lm)
         if self.attention == "sdpa":
             fuse_in_fp32(lm)
         if self.gradient_checkpointing:
@@ -241,10 +258,13 @@ class OpenedLM(LightningModule):
         """Fill a model that is cut up with the weights of one on disk."""
         # Whole or refused: who reads parts sees no others.
         self._load(name, device_map="meta")
-        warn = getattr(self.trainer, "warn", None) if self.global_rank == 0 else None
-        sharding.load_base(
-            lm, name, lambda: self._load(name).state_dict(), warn or (lambda text: None)
-        )
+        sharding.load_base(lm, name, lambda: self._load(name).state_dict(), self.warn)
+
+    def warn(self, text: str) -> None:
+        """Print what must not be missed, on the first process, if there is a Trainer."""
+        warn = getattr(self._trainer, "warn", None)
+        if warn is not None and self.global_rank == 0:
+            warn(text)
 
     def _load(self, name: str, **options: Any) -> Any:
         """A causal LM as this one is, whole, and not quantised unless options say so."""
@@ -254,7 +274,7 @@ class OpenedLM(LightningModule):
             self.attention,
             self.trust_remote_code,
             "model.base" if name == self.base else "trainer.store",
-            **options,
+            **{"config": self.model_config, **options},
         )
 
     @property

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.forward import decoder_of
 from lightning_unlearn.loading import weight_files
 from lightning_unlearn.logprobs import at_least_fp32
 from lightning_unlearn.tensor_parallel import cut_layers
@@ -106,7 +107,7 @@ def decoder_layers(lm: Any, names: list[str] | None = None) -> list[nn.Module]:
     wanted = set(names or getattr(lm, "_no_split_modules", None) or ())
     layers = [module for module in lm.modules() if type(module).__name__ in wanted]
     if names is None and not layers:
-        lists = [m for m in lm.get_decoder().modules() if isinstance(m, nn.ModuleList)]
+        lists = [m for m in decoder_of(lm).modules() if isinstance(m, nn.ModuleList)]
         layers = max((list(found) for found in lists), key=len, default=[])
     if not layers:
         found = f"found no module of the class {', '.join(names)}" if names else "found no layers"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_unlearn import adapters, sharding
 from lightning_unlearn.adapters import LEARN, UNLEARN
+from lightning_unlearn.base_dropout import as_it_was
 from lightning_unlearn.opened_lm import OpenedLM
 from lightning_unlearn.quantization import unpack_into
 
@@ -61,7 +62,8 @@ class StoredLM(OpenedLM):
         folder.mkdir(parents=True, exist_ok=True)
         weights = self.weights(which) if weights is None else weights
         if self.peft is None:
-            self.lm.save_pretrained(folder, state_dict=weights)
+            with as_it_was(self.lm.config, self.dropout):
+                self.lm.save_pretrained(folder, state_dict=weights)
         else:
             adapters.save_adapter(self.peft, which, folder, weights)
 
@@ -118,7 +120,8 @@ class StoredLM(OpenedLM):
             self.cpu()
             merged = copy.deepcopy(self.peft).merge_and_unload(adapter_names=active)
         use_cache, merged.config.use_cache = merged.config.use_cache, True
-        merged.save_pretrained(folder)
+        with as_it_was(merged.config, self.dropout):
+            merged.save_pretrained(folder)
         merged.config.use_cache = use_cache
         self.tokenizer().save_pretrained(folder)
 

@@ -351,7 +351,7 @@ class StagedTrainer(Trainer):
         return False
 
     def remarks(self, model: CausalLM, datamodule: StagedDataModule) -> list[str]:
-        """What the user should know of the data, and of what is measured on them.
+        """What the user should know of model and data, and of what is measured on them.
 
         Args:
             model: the module.
@@ -360,7 +360,7 @@ class StagedTrainer(Trainer):
         Returns:
             Sentences.
         """
-        sentences = datamodule.remarks()
+        sentences = model.remarks() + datamodule.remarks()
         for monitor in self.monitors:
             sentences += monitor.remarks(model, datamodule)
         return [visible(sentence) for sentence in sentences]

@@ -144,6 +144,9 @@ def _shared(model: CausalLM, data: StagedDataModule, conditions: Conditions) -> 
     if (products := torch.get_float32_matmul_precision()) != "highest":
         # Of a process that lets products of fp32 be computed in fewer bits.
         shared["products"] = products
+    if model.dropout:
+        # A setting that is not followed: what was trained with it is another model.
+        shared["base_dropout"] = 0.0
     if model.lora is not None and model.lora.dropout > 0:
         # Dropout draws its masks forward by forward, so with it the cut does matter; compiled
         # layers draw other ones.

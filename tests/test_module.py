@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import Tiny, results
 from safetensors.torch import load_file, save_file
+from tiny import naive_log_probs
 from torch import Tensor
 
 from lightning_unlearn import GA, NPO, CausalLM, InputError, LoRA, Recipe
@@ -157,20 +158,35 @@ class Doubled(torch.nn.Linear):
         return 2 * super().forward(input)
 
 
-def test_a_head_that_would_be_wrong_is_refused(tiny: Tiny) -> None:
+def test_what_a_model_does_to_its_logits_is_its_own(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it is not known here, logits come from the model's own forward."""
+    said: list[str] = []
+    monkeypatch.setattr(CausalLM, "warn", lambda self, text: said.append(text))
     module = built(tiny, base="demo:tiny-llama")
+    assert module.net is not None
     old = module.lm.lm_head
     own = Doubled(old.in_features, old.out_features, bias=False)
     own.weight = old.weight
     module.lm.lm_head = own
     check_model(module, EXAMPLE)  # called like any other module, so it is right
+    assert not module.net.takes_own_logits
     module.lm.lm_head = old
-    module.lm.forward = _capped(module.lm.forward)
-    with pytest.raises(InputError, match="changes its logits in a way that is not reproduced"):
-        check_model(module, EXAMPLE)
+    module.net.is_checked = False
+    module.lm.forward = _halved(module.lm.forward)
+    check_model(module, EXAMPLE)
+    assert module.net.takes_own_logits
+    assert len(said) == 1 and "changes its logits in a way that is not known here" in said[0]
+    module.eval()
+    batch = collate([EXAMPLE, Example((3, 4), (5, 6, 7))], [0, 1], pad_id=0)
+    values = module.log_probs(batch).per_token
+    for place, row in enumerate((EXAMPLE, Example((3, 4), (5, 6, 7)))):
+        expected = naive_log_probs(module.lm, row.prompt, row.answer)
+        assert torch.allclose(values[place, : len(row.answer)], expected, atol=1e-5)
 
 
-def _capped(forward: Any) -> Any:
+def _halved(forward: Any) -> Any:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
         output.logits = output.logits * 0.5
