@@ -63,16 +63,20 @@ def linear_layers(lm: Any) -> dict[str, tuple[int, int]]:
         lm: a causal LM without adapters.
 
     Returns:
-        Columns and rows of each one's weight, by name.
+        What goes out of and into each one, by name.
     """
     from transformers.pytorch_utils import Conv1D
 
     left, head = set(special_layers(lm)), lm.get_output_embeddings()
     shapes = {}
     for name, layer in lm.named_modules():
-        if name not in left and layer is not head and isinstance(layer, (nn.Linear, Conv1D)):
-            rows, columns = layer.weight.shape
-            shapes[name] = (rows, columns)
+        if name in left or layer is head:
+            continue
+        if isinstance(layer, nn.Linear):
+            # Not of the weight, which may be packed.
+            shapes[name] = (layer.out_features, layer.in_features)
+        elif isinstance(layer, Conv1D):
+            shapes[name] = (layer.weight.shape[1], layer.weight.shape[0])
     return shapes
 
 
