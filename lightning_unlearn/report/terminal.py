@@ -63,8 +63,8 @@ class Block:
         """A line as characters, one for each of so many equal parts of the steps."""
         first = min(own.steps[0] for own in self.lines)
         last = max(own.steps[-1] for own in self.lines)
-        low = self._height(min(own.values.min() for own in self.lines))
-        high = self._height(max(own.values.max() for own in self.lines))
+        every = self._height(np.concatenate([own.values for own in self.lines]))
+        low, high = every.min(), every.max()
         places = np.linspace(first, last, width)
         values = np.interp(places, line.steps, self._height(line.values))
         # A level curve is drawn in the middle.
