@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import CHATML_TEMPLATE, END, LLAMA_TEMPLATE, row, tiny_tokenizer
+from tokenizers.normalizers import Lowercase
 
 from lightning_unlearn.data.batches import collate
 from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
@@ -158,11 +159,21 @@ def test_a_prompt_that_leaves_no_room_is_refused(missing: int) -> None:
         InputError,
         match=re.escape(
             f"chats.jsonl, row 7: the prompt alone has {size} tokens and leaves no room for an "
-            f"answer within {size - missing} (data.max_length or the model's context). Shorten or "
-            "drop the row, or raise data.max_length."
+            f"answer within {size - missing} tokens (data.max_length or the model's context). "
+            "Shorten or drop the row, or raise data.max_length."
         ),
     ):
         chat_format(CHATML_TEMPLATE, size - missing).encode(CHAT)
+
+
+def test_texts_of_absurd_length_are_not_cut_into_tokens() -> None:
+    form = chat_format(CHATML_TEMPLATE, 16)
+    with pytest.raises(
+        InputError, match=r"^rows, row 1: the prompt alone has \d{6} characters and"
+    ):
+        form.encode(row("What is this? " * 10_000, "A letter."))
+    long, shorter = (form.encode(row("I", "Two and two is " * n)) for n in (10_000, 100))
+    assert (long.answer, long.truncated) == (shorter.answer, True)
 
 
 @pytest.mark.parametrize("template", [None, ""])
@@ -249,6 +260,13 @@ def test_fingerprint_is_that_of_vocabulary_and_template() -> None:
     larger = tiny_tokenizer(LLAMA_TEMPLATE)
     larger.add_tokens(["unheard-of"])
     assert first != ChatFormat(larger, 512).fingerprint
+    # The same vocabulary, cut by other rules; another end of text.
+    other = tiny_tokenizer(LLAMA_TEMPLATE)
+    other.backend_tokenizer.normalizer = Lowercase()
+    assert first != ChatFormat(other, 512).fingerprint
+    ends = tiny_tokenizer(LLAMA_TEMPLATE)
+    ends.eos_token = "<|user|>"
+    assert first != ChatFormat(ends, 512).fingerprint
 
 
 def test_data_fingerprint_sees_every_token_its_place_and_the_order() -> None:

@@ -8,7 +8,6 @@ end-of-turn token with it), and is counted. A prompt that leaves no room for an 
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,12 @@ from typing import Any
 from lightning_unlearn.data.reading import Row
 from lightning_unlearn.data.template import ChatTemplate
 from lightning_unlearn.errors import InputError
+
+# Text that tokenizers of one vocabulary cut differently if their rules differ.
+_SPECIMEN = (
+    " It's 1234567.89 o'clock -- don't GO\tback,\r\n\n   I said: \u00c9t\u00e9 e\u0301 "
+    "\uff21\u4e2d\u6587 \u0394\u03b4 x_y=f(a)[0]; https://a.b/c?d=e&f  "
+)
 
 
 @dataclass(frozen=True)
@@ -75,19 +80,10 @@ class ChatFormat:
     def fingerprint(self) -> str:
         """Hash of tokenizer and template."""
         vocabulary = sorted(self.tokenizer.get_vocab().items())
-        ends = self.tokenizer.eos_token_id
-        rules = self._rules()
-        values = (vocabulary, self.template.source, ends, rules)
+        # How text is cut is in no table that stays the same from version to version.
+        rules = self._tokens(_SPECIMEN)
+        values = (vocabulary, rules, self.tokenizer.eos_token_id, self.template.source)
         return hashlib.sha256(repr(values).encode()).hexdigest()
-
-    def _rules(self) -> str:
-        """How the tokenizer cuts text, beyond its vocabulary, as far as it can say."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            return type(self.tokenizer).__name__
-        written = json.loads(backend.to_str())
-        # Calls leave traces in these two, and neither is used.
-        return repr({k: v for k, v in written.items() if k not in ("truncation", "padding")})
 
     def same(self, other: "ChatFormat") -> bool:
         """Whether both encode every row alike, and refuse the same rows."""
@@ -124,17 +120,31 @@ class ChatFormat:
         """
         turn = self.template.turn(row)
         content = self.template.content(row)
+        if len(turn.prompt) > self._most_characters:
+            raise self._no_room(row, f"{len(turn.prompt)} characters")
         prompt_ids = self._prompt(row)
         room = self.max_length - len(prompt_ids)
         if room < 1:
-            raise InputError(
-                f"{row.where}: the prompt alone has {len(prompt_ids)} tokens and leaves no room "
-                f"for an answer within {self.max_length} (data.max_length or the model's "
-                "context). Shorten or drop the row, or raise data.max_length."
-            )
-        answer_ids = self._after(turn.prompt, prompt_ids, turn.lead + content + turn.end)
+            raise self._no_room(row, f"{len(prompt_ids)} tokens")
+        text = turn.lead + content + turn.end
+        answer_ids = self._after(turn.prompt, prompt_ids, text[: self._most_characters])
         self._check_ids(answer_ids, row.where, "answer")
-        return Example(tuple(prompt_ids), tuple(answer_ids[:room]), len(answer_ids) > room)
+        cut = len(answer_ids) > room or len(text) > self._most_characters
+        return Example(tuple(prompt_ids), tuple(answer_ids[:room]), cut)
+
+    @cached_property
+    def _most_characters(self) -> int:
+        """More characters than any text of ``max_length`` tokens has: what is longer is not cut
+        into tokens, which of a gigabyte would take hours."""
+        longest = max(map(len, self.tokenizer.get_vocab()), default=0)
+        return self.max_length * 4 * max(256, longest)
+
+    def _no_room(self, row: Row, size: str) -> InputError:
+        return InputError(
+            f"{row.where}: the prompt alone has {size} and leaves no room for an answer within "
+            f"{self.max_length} tokens (data.max_length or the model's context). Shorten or drop "
+            "the row, or raise data.max_length."
+        )
 
     def _check_ids(self, ids: Sequence[int], where: str, part: str) -> None:
         """Refuse tokens that the model has no embedding for, and text that has no token."""
