@@ -16,7 +16,7 @@ from lightning_unlearn.report.naming import listing, setting_name, short_number
 from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.report.sections import Section, csv_of, with_ends, with_half
 from lightning_unlearn.statistics import Cause, Growth
-from lightning_unlearn.statistics.divergence import LEAST_FACTOR
+from lightning_unlearn.statistics.growth import EVIDENCE, LEAST_FACTOR
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,16 +27,17 @@ NOTE = (
     "Mean squared difference between two paths' log-likelihoods of each {what}, (nats per "
     "token)^2, at the first and last step, mean over pairs; and between two seeds of one path. "
     "Grow, shrink: of how many pairs and seeds the distance does so exponentially, over the "
-    "longest range of steps where its logarithm is a line, by a factor of {factor:g} or more, and "
-    "clearly better than as a straight line. Of these alone: rate, the mean slope of the "
-    "logarithm, ±: half the 95 % interval over seeds; doubling, in steps, negative for halving, "
-    "n/a where some grow and others shrink or the rate can't be told from 0; range, median first "
-    "and last step."
+    "latest range of steps where its logarithm is a line, by a factor of {factor:g} or more, and "
+    "where it is {evidence:g} times as likely under an exponential as under a straight line, a "
+    "parabola, a power of the step or a curve that levels off. Of these alone: rate, the slope of "
+    "the logarithm over the range, mean over pairs, ±: half the 95 % interval over seeds; "
+    "doubling, in steps, negative for halving, n/a where some grow and others shrink or the rate "
+    "can't be told from 0; range, median first and last step."
 )
 CAUSES: dict[Cause, str] = {
-    "straight": "an exponential fits not clearly better than a straight line",
+    "other": "an exponential is not clearly more likely than another curve",
     "level": f"it changes by less than a factor of {LEAST_FACTOR:g}",
-    "curved": "its logarithm is no line",
+    "curved": "its logarithm is no line, or has no steady rate",
     "few": "there are too few distances",
 }
 
@@ -46,9 +47,10 @@ def divergence_section(examples: StudyRecords, measure: str) -> Section:
 
     divergence.csv has a row per method, setting, pair of paths and seed, and pair of seeds and
     path, and step: its distance; what is not finite has no row. divergence_growth.csv has the
-    exponential fit of each pair of paths and seed, with R^2 of log d (`r_squared`), that of a
-    straight line of d over the same steps (`line_r_squared`) and the factor by which the fit
-    changes over them, or the reason why there is none.
+    exponential fit of each pair of paths and seed: `rate` over its range with its standard `error`,
+    the 95 % interval `low` to `high` of the rate at the last step of the range, R^2 of log d
+    (`r_squared`), how many times as likely the distances are as under the best `other` curve
+    (`evidence`) and the factor by which the fit changes; or the reason why there is none.
 
     Args:
         examples: the examples.
@@ -63,7 +65,7 @@ def divergence_section(examples: StudyRecords, measure: str) -> Section:
         "divergence_growth": csv_of([row for own in found for row in _fits(own)]),
     }
     what = "forget example" if measure.startswith("probes/") else "answer of the forget stage"
-    note = NOTE.format(what=what, factor=LEAST_FACTOR)
+    note = NOTE.format(what=what, factor=LEAST_FACTOR, evidence=EVIDENCE)
     rows = [_row(own) for own in found]
     layout = Layout(bool(examples.sweep), HEADINGS, rows, [note], seeds="", by_path=False)
     findings = [f"{own.curves.name}: {_finding(own)}." for own in found]
@@ -133,7 +135,8 @@ def _fits(own: Divergence) -> list[dict[str, Any]]:
                     "last_step": known and int(known.last),
                     "points": known and known.points,
                     "r_squared": known and known.r_squared,
-                    "line_r_squared": known and known.line_r_squared,
+                    "evidence": known and known.evidence,
+                    "other": known and known.other,
                     "factor": known and known.factor,
                     "reason": "" if isinstance(fit, Growth) else fit.reason,
                 }

@@ -1,13 +1,7 @@
 """Statistics of runs, paths, seeds and oracles: pure functions on arrays, numpy and scipy only."""
 
-from lightning_unlearn.statistics.divergence import (
-    Cause,
-    Growth,
-    NoGrowth,
-    exponential_growth,
-    pairwise_distance,
-    squared_distance,
-)
+from lightning_unlearn.statistics.divergence import pairwise_distance, squared_distance
+from lightning_unlearn.statistics.growth import Cause, Growth, NoGrowth, exponential_growth
 from lightning_unlearn.statistics.intervals import (
     Interval,
     half_width,

@@ -40,7 +40,8 @@ DISTANCE = (
 APART = (
     "Mean squared difference between the log-likelihoods that two paths give to the forget "
     "examples, same seed, mean over seeds with 95 % interval. A straight line is exponential "
-    "growth; dotted: the exponential fitted to the longest straight part."
+    "growth; dotted: an exponential, fitted to the latest straight part that no other curve "
+    "explains as well."
 )
 EXAMPLES = "Single forget examples, mean over seeds. "
 TO_ORACLE = (
