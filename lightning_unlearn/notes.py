@@ -9,13 +9,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from lightning_unlearn import records
+from lightning_unlearn.seals import Damage, read_json
 
 BEAT = 2.0
 # A note that was not renewed for so many seconds is of a process that is gone.
 STALE = 30.0
+# No step, process or second since 1970 is later.
+LARGEST = 1e11
 State = Literal["running", "stopped", "failed"]
 
 
@@ -59,14 +62,27 @@ def read_note(store: Path, key: str) -> Note | None:
     """
     file = note_file(store, key)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file)
         age = time.time() - file.stat().st_mtime
         note = Note(**{f.name: values[f.name] for f in fields(Note)})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, Damage, KeyError):
+        return None
+    if not _is_sound(note):
         return None
     if note.state == "running" and (age > STALE or not _lives(note)):
         note.state = "stopped"
     return note
+
+
+def _is_sound(note: Note) -> bool:
+    """Whether a note has values that a process would have written."""
+    texts = (note.host, note.error)
+    numbers = (note.pid, note.began, note.step, note.total)
+    return (
+        note.state in get_args(State)
+        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(n, (int, float)) and 0 <= n < LARGEST for n in numbers)
+    )
 
 
 def _lives(note: Note) -> bool:
@@ -74,8 +90,8 @@ def _lives(note: Note) -> bool:
     if note.host != socket.gethostname():
         return True
     try:
-        os.kill(note.pid, 0)
-    except ProcessLookupError:
+        os.kill(int(note.pid), 0)
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

@@ -27,6 +27,7 @@ from lightning_unlearn.events import (
 )
 from lightning_unlearn.notes import read_note
 from lightning_unlearn.runs import ABOUT, MANIFEST, sizes
+from lightning_unlearn.seals import seal_values
 
 # Where in a run's folder its row of the HParams tab is.
 FINAL = "final"
@@ -297,4 +298,4 @@ def _given_up(about: dict[str, Any]) -> bool:
 
 
 def _json(values: dict[str, Any]) -> str:
-    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+    return json.dumps(seal_values(values), indent=2, sort_keys=True) + "\n"

@@ -1,8 +1,9 @@
 """The folders of runs, as they are found again; needs neither torch nor lightning."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from lightning_unlearn.seals import Damage, read_values
 
 ABOUT = "run.json"
 # What an entry of the stage store says of itself.
@@ -30,12 +31,11 @@ def find_run(folder: Path, key: str) -> Path | None:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What a run's folder says it is; empty if it can't be read."""
+    """What a run's folder says it is; empty if it can't be read, or is not as it was written."""
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_values(folder / ABOUT)
+    except Damage:
         return {}
-    return about if isinstance(about, dict) else {}
 
 
 def sizes(folder: Path, parts: list[str]) -> dict[str, int]:

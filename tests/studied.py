@@ -1,20 +1,47 @@
 """Small synthetic studies, as they lie on disk: plans, records, examples and a store's entries."""
 
+import hashlib
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from lightning_unlearn import records
 from lightning_unlearn.study.plan import Cell, Node, StudyPlan
 
 ORDERS = ["safety-inst-math", "inst-safety-math", "inst-math-safety"]
 STEPS = [0, 5, 10]
+
+
+TABLES = (records.STEPS, records.EXAMPLES)
+
+
+def write_frame(table: pd.DataFrame, file: Path, runs: Sequence[str] | None = None) -> None:
+    """A table as a study writes it, of the runs with these keys; None for a table of one run."""
+    made = pa.Table.from_pandas(table, preserve_index=False)
+    with records.table_writer(file, made.schema, runs) as writer:
+        writer.write_table(made)
+
+
+def write_entry(entry: Path, tables: Mapping[str, pd.DataFrame], **values: Any) -> None:
+    """Tables of a run, by file, and what its entry in the store says of itself.
+
+    Args:
+        entry: made where it is missing.
+        tables: by the names of their files.
+        values: of entry.json, besides the checksums.
+    """
+    entry.mkdir(parents=True, exist_ok=True)
+    for file, table in tables.items():
+        write_frame(table, entry / file)
+    files = {file: hashlib.sha256((entry / file).read_bytes()).hexdigest() for file in tables}
+    (entry / "entry.json").write_text(json.dumps({"details": {}, **values, "files": files}))
 
 
 @dataclass
@@ -146,14 +173,13 @@ class Synthetic:
             tables: in place of its records and examples.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        steps, examples = tables or self.tables()
-        steps.to_parquet(folder / records.STEPS)
-        examples.to_parquet(folder / records.EXAMPLES)
         plan = self.plan(folder)
+        runs = [cell.walk[-1] for cell in plan.runs()]
+        for table, file in zip(tables or self.tables(), TABLES, strict=True):
+            write_frame(table, folder / file, runs)
         plan.write(folder)
         for node in plan.nodes:
             entry = folder / "store" / node.key
-            entry.mkdir(parents=True)
             content = {
                 "base": "b" * 64,
                 "precision": "32-true",
@@ -161,8 +187,7 @@ class Synthetic:
                 "method": {"class": "GA", "sources": ["0.1.0"]},
             }
             details = {"seconds": 2.5, "stage": node.stage}
-            text = json.dumps({"content": content, "details": details, "files": {}})
-            (entry / "entry.json").write_text(text)
+            write_entry(entry, {}, content=content, details=details)
         run = folder / plan.cells[-1].run
         run.mkdir(parents=True)
         (run / "config.yaml").write_text("# lightning.pytorch==2.6.6\nseed_everything: 0\n")

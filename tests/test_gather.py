@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from plans import hand_plan
+from studied import write_entry
 
 from lightning_unlearn import records
 from lightning_unlearn.records import EXAMPLES, STEPS, write_table
@@ -20,11 +21,10 @@ RATE = "data.unlearn.lr"
 def fill(plan: StudyPlan, cell: Cell, value: float) -> Path:
     """What a run leaves in the store, with two steps of one measure."""
     entry = Path(plan.store) / cell.walk[-1]
-    entry.mkdir(parents=True)
     shared = {"step": [0, 3], "measure": ["forget/label"] * 2}
-    write_table(entry / STEPS, {**shared, "value": [value, value + 0.5]})
-    write_table(entry / EXAMPLES, {**shared, "example": [4, 5], "value": [value, value + 0.25]})
-    (entry / "entry.json").write_text("{}")
+    steps = {**shared, "value": [value, value + 0.5]}
+    examples = {**shared, "example": [4, 5], "value": [value, value + 0.25]}
+    write_entry(entry, {STEPS: pd.DataFrame(steps), EXAMPLES: pd.DataFrame(examples)})
     return entry
 
 

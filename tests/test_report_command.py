@@ -1,5 +1,6 @@
 """The report command: what it reads and writes, and what it says of what it cannot use."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -8,13 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from studied import ORDERS, Synthetic
+from studied import ORDERS, Synthetic, write_entry, write_frame
 
 from lightning_unlearn.cli import main
-from lightning_unlearn.records import EXAMPLES, STEPS, read_table
+from lightning_unlearn.records import EXAMPLES, STEPS, read_table, runs_of
 from lightning_unlearn.report.command import source_of
 from lightning_unlearn.report.page import document
-from lightning_unlearn.study.plan import FILE
+from lightning_unlearn.seals import seal_values
+from lightning_unlearn.study.plan import StudyPlan
 
 pytest.importorskip("plotly")
 
@@ -23,6 +25,20 @@ pytest.importorskip("plotly")
 def study(tmp_path: Path) -> Path:
     """A small finished study."""
     return Synthetic(methods=["GA"], seeds=(0,), oracle=False).write(tmp_path / "study")
+
+
+def store_runs(study: Path) -> StudyPlan:
+    """Give the entries of the store the runs of `study`."""
+    steps, examples = Synthetic(methods=["GA"], seeds=(0,), oracle=False).tables()
+    plan = StudyPlan.load(study)
+    for cell in plan.cells:
+        tables = {}
+        for table, file in ((steps, STEPS), (examples, EXAMPLES)):
+            own = table[table["path"] == "-".join(cell.path)]
+            columns = ["step", "measure", "example", "value"]
+            tables[file] = own[[name for name in columns if name in own]]
+        write_entry(Path(plan.store) / cell.walk[-1], tables)
+    return plan
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -66,14 +82,14 @@ def test_several_studies_have_one_page_and_a_folder_each(
 def test_a_single_run_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = Synthetic(methods=["GA"], paths=ORDERS[:1], seeds=(0,), oracle=False)
     steps, examples = one.tables()
-    steps.drop(columns="study").to_parquet(tmp_path / STEPS)
-    examples.drop(columns="study").to_parquet(tmp_path / EXAMPLES)
+    write_frame(steps.drop(columns="study"), tmp_path / STEPS)
+    write_frame(examples.drop(columns="study"), tmp_path / EXAMPLES)
     about = {"method": "GA", "path": ORDERS[0], "seed": 0, "finished": True, "stages": []}
-    (tmp_path / "run.json").write_text(json.dumps(about))
+    (tmp_path / "run.json").write_text(json.dumps(seal_values(about)))
     assert main(["report", str(tmp_path)]) == 0
     page = (tmp_path / "report" / "index.html").read_text()
     assert f"GA {ORDERS[0]} seed 0" in page and "There is one path" in page
-    (tmp_path / "run.json").write_text(json.dumps({**about, "finished": False}))
+    (tmp_path / "run.json").write_text(json.dumps(seal_values({**about, "finished": False})))
     assert main(["report", str(tmp_path)]) == 0
     assert "The run is not finished." in (tmp_path / "report" / "index.html").read_text()
 
@@ -85,8 +101,10 @@ def test_an_unfinished_study_says_what_is_missing(
     for node in study.glob("store/*safety*"):
         if node.name.startswith("s0~inst~safety"):
             shutil.rmtree(node)
-    steps[steps["path"] != ORDERS[1]].to_parquet(study / STEPS)
-    examples[examples["path"] != ORDERS[1]].to_parquet(study / EXAMPLES)
+    plan = StudyPlan.load(study)
+    runs = [cell.walk[-1] for cell in plan.runs() if "-".join(cell.path) != ORDERS[1]]
+    write_frame(steps[steps["path"] != ORDERS[1]], study / STEPS, runs)
+    write_frame(examples[examples["path"] != ORDERS[1]], study / EXAMPLES, runs)
     assert main(["report", str(study)]) == 0
     assert "small: 1 of 3 runs are missing." in capsys.readouterr().out
     page = (study / "report" / "index.html").read_text()
@@ -95,34 +113,13 @@ def test_an_unfinished_study_says_what_is_missing(
 
 
 def test_a_study_that_has_not_come_to_its_records_is_read_from_its_store(study: Path) -> None:
-    steps, examples = Synthetic(methods=["GA"], seeds=(0,), oracle=False).tables()
-    plan = Synthetic(methods=["GA"], seeds=(0,), oracle=False).plan(study)
-    for cell in plan.cells[:2]:
-        for table, file in ((steps, STEPS), (examples, EXAMPLES)):
-            own = table[table["path"] == "-".join(cell.path)]
-            columns = ["step", "measure", "example", "value"]
-            kept = [name for name in columns if name in own]
-            own[kept].to_parquet(Path(plan.store) / cell.walk[-1] / file, index=False)
+    plan = store_runs(study)
     shutil.rmtree(Path(plan.store) / plan.cells[2].walk[-1])
     (study / STEPS).unlink()
     source = source_of(study)
     assert set(source.records["path"]) == set(ORDERS[:2])
     assert source.remarks == ["1 of 3 runs are missing."]
     assert not (study / STEPS).exists()
-
-
-def test_swept_values_of_any_kind_are_found_again(tmp_path: Path) -> None:
-    for number, values in enumerate([[1e-4, 1], [True, False], [None, "x"], [3, "3e-5"]]):
-        study = Synthetic(methods=["GA"], seeds=(0,), oracle=False, sweep={"a.b": values})
-        steps, examples = study.tables()
-        # As they are gathered: a column has values of one kind, and pandas has no null in it.
-        for table in (steps, examples) if number > 1 else ():
-            table["a.b"] = [
-                "null" if v != v else v if isinstance(v, str) else json.dumps(v)
-                for v in table["a.b"].astype(object)
-            ]
-        folder = study.write(tmp_path / str(number), (steps, examples))
-        assert source_of(folder).remarks == []
 
 
 def test_torch_and_lightning_are_not_imported(study: Path) -> None:
@@ -156,7 +153,11 @@ def test_a_study_without_a_finished_run_is_refused(
 ) -> None:
     (study / STEPS).unlink()
     # What the store should hold is not there.
-    assert "can't be read" in refused(capsys, str(study))
+    message = refused(capsys, str(study))
+    for path in ORDERS:
+        entry = study / "store" / "s0~"
+        assert f"GA/{path}_s0 is left out: its entry in the stage store, {entry}" in message
+    assert "is damaged (entry.json does not name records.parquet); run the whole study" in message
     shutil.rmtree(study / "store")
     assert refused(capsys, str(study)) == (
         f"{study}: found no finished run, expected one or more of the 3 of the study; "
@@ -168,25 +169,77 @@ def test_a_study_without_a_finished_run_is_refused(
 def test_files_of_another_version_are_refused(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.rmtree(study / "store")
+    runs = runs_of(study / STEPS)
     steps = read_table(study / STEPS)
-    steps.drop(columns=["value", "measure"]).to_parquet(study / STEPS)
+    write_frame(steps.drop(columns=["value", "measure"]), study / STEPS, runs)
     message = refused(capsys, str(study))
     assert (
         "found the columns study, path, " in message and "expected also measure, value" in message
     )
     assert "another version" in message
-    steps[:0].to_parquet(study / STEPS)
-    (study / STEPS).write_bytes(b"PAR1 but not quite")
-    assert f"{study / STEPS} can't be read" in refused(capsys, str(study))
-    plan = json.loads((study / FILE).read_text())
-    (study / FILE).write_text(json.dumps({**plan, "format": 99}))
-    assert "found format 99, expected 1" in refused(capsys, str(study))
-    (study / FILE).write_text("{")
-    assert f"{study / FILE} can't be read" in refused(capsys, str(study))
+    write_frame(steps[:0], study / STEPS, runs)
+    assert "found no rows, expected what monitors measured" in refused(capsys, str(study))
+    write_frame(steps, study / STEPS)
+    assert "does not say whose rows it holds" in refused(capsys, str(study))
+    write_frame(steps, study / STEPS, runs[1:])
+    assert f"{study / EXAMPLES} holds other runs than {STEPS}" in refused(capsys, str(study))
+    steps.to_parquet(study / STEPS)
+    assert f"{study / STEPS} can't be read: it has no checksum: " in refused(capsys, str(study))
+
+
+@pytest.mark.parametrize("file", [STEPS, EXAMPLES])
+def test_a_damaged_table_is_named_or_read_from_the_store(
+    study: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    data = bytearray((study / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    (study / file).write_bytes(data)
+    # The store's entries hold no tables, so nothing else is there to be read.
+    message = refused(capsys, str(study))
+    assert f"{study / file} can't be read: its content does not match its checksum" in message
+    plan = store_runs(study)
+    source = source_of(study)
+    assert set(source.records["path"]) == set(ORDERS) and source.examples is not None
+    (said,) = source.remarks
+    assert said.startswith(f"{study}: the stage store was read, because {study / file} can't be")
+    # An entry that is damaged as well: its run is left out, and named.
+    entry = Path(plan.store) / plan.cells[1].walk[-1]
+    data = bytearray((entry / file).read_bytes())
+    data[-20] ^= 1
+    (entry / file).write_bytes(data)
+    source = source_of(study)
+    assert set(source.records["path"]) == {ORDERS[0], ORDERS[2]}
+    (left_out,) = [line for line in source.remarks if "left out" in line]
+    assert left_out.startswith(f"GA/{ORDERS[1]}_s0 is left out: its entry in the stage store, ")
+    assert f"{entry}, is damaged" in left_out and left_out.endswith(
+        "run the whole study again to have it made anew."
+    )
+    assert "1 of 3 runs are missing." in source.remarks
+
+
+def test_records_of_an_earlier_study_in_the_folder_are_not_read(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The plan is written when a study begins, the records when it ends."""
+    stale = dataclasses.replace(Synthetic(methods=["GA"], seeds=(0,), oracle=False), name="next")
+    plan = stale.plan(study)
+    cells = [dataclasses.replace(c, walk=(*c.walk[:-1], f"{c.walk[-1]}-lr2")) for c in plan.cells]
+    keys = {old.walk[-1]: new.walk[-1] for old, new in zip(plan.cells, cells, strict=True)}
+    nodes = [dataclasses.replace(n, key=keys.get(n.key, n.key)) for n in plan.nodes]
+    dataclasses.replace(plan, cells=tuple(cells), nodes=tuple(nodes)).write(study)
+    assert "holds runs that are not of the study in study.json" in refused(capsys, str(study))
+    entry = Path(plan.store) / cells[0].walk[-1]
+    columns = {"step": [0, 9], "measure": ["forget/mean"] * 2, "value": [-1.0, -4.5]}
+    examples = {**columns, "example": [0, 0]}
+    write_entry(entry, {STEPS: pd.DataFrame(columns), EXAMPLES: pd.DataFrame(examples)})
+    source = source_of(study)
+    assert source.records["value"].tolist() == [-1.0, -4.5]
+    assert "2 of 3 runs are missing." in source.remarks
 
 
 def test_records_of_one_study_and_examples_of_none(study: Path) -> None:
-    read_table(study / EXAMPLES)[:0].to_parquet(study / EXAMPLES)
+    write_frame(read_table(study / EXAMPLES)[:0], study / EXAMPLES, runs_of(study / STEPS))
     assert source_of(study).examples is None
     (study / EXAMPLES).unlink()
     assert main(["report", str(study)]) == 0

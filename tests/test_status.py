@@ -15,6 +15,7 @@ from plans import hand_plan
 
 from lightning_unlearn.cli import main
 from lightning_unlearn.notes import STALE, note_file
+from lightning_unlearn.seals import seal_values
 from lightning_unlearn.study.plan import StudyPlan
 
 
@@ -38,8 +39,8 @@ def store(plan: StudyPlan, key: str, seconds: float | None = None) -> None:
 
 
 def write_run(run: Path, **about: Any) -> None:
-    run.mkdir(parents=True)
-    (run / "run.json").write_text(json.dumps({"files": {}, **about}))
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "run.json").write_text(json.dumps(seal_values({"files": {}, **about})))
 
 
 def note(plan: StudyPlan, key: str, age: float = 0, **changes: Any) -> None:
@@ -213,12 +214,12 @@ def test_a_run_and_its_stages(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert lines[0] == "NPO a-b seed 3: not finished"
     assert lines[1].startswith("▶ running b 2 min step 5 of 20, ")
     assert lines[2:] == ["✓ done a 7 s", "· left unlearn"]
-    (folder / "run.json").write_text(json.dumps({**about, "finished": True, "files": {}}))
+    write_run(folder, **about, finished=True)
     assert told(capsys, folder)[0] == "NPO a-b seed 3: finished"
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["status", *arguments]) == 2
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str, command: str = "status") -> str:
+    assert main([command, *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     return printed.err
@@ -246,37 +247,100 @@ def test_a_folder_that_is_neither(folder: Path, capsys: pytest.CaptureFixture[st
         )
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"cells": 3}', '{"cells": [{}]}'])
+DEEP = '{"cells": ' + "[" * 100_000 + "]" * 100_000 + "}"
+NO_DOCUMENTS = ["", "{", "[]", "3", "{}", '{"cells": 3}', '{"checksum": "0"}', DEEP, "\ufeff{}"]
+
+
+@pytest.mark.parametrize("text", NO_DOCUMENTS, ids=lambda text: text[:20])
+@pytest.mark.parametrize("command", ["status", "report"])
 def test_a_study_file_that_is_none(
-    folder: Path, capsys: pytest.CaptureFixture[str], text: str
+    folder: Path, capsys: pytest.CaptureFixture[str], text: str, command: str
 ) -> None:
     folder.mkdir()
     (folder / "study.json").write_text(text)
-    message = refused(capsys, "study")
-    assert message.startswith("error: status: study/study.json can't be read (")
-    assert message.endswith("); run the study again to have it written anew.\n")
+    message = refused(capsys, "study", command=command)
+    assert message.startswith(f"error: {command}: study/study.json can't be read: ")
+    assert message.endswith("; run the study again to have it written anew.\n")
+    assert message.count("\n") == 1
 
 
-def test_a_study_of_another_version(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"format": 99}, "found format 99, expected 1; it is of another version"),
+        ({"cells": 3}, "'int' object is not iterable"),
+        ({"cells": [{"path": 3}]}, "'int' object is not iterable"),
+        ({"nodes": [{}]}, "missing 6 required positional arguments"),
+        ({"cells": []}, "found no cells"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_study_of_another_version(
+    folder: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], found: str
+) -> None:
     hand_plan(folder).write(folder)
-    values = {**json.loads((folder / "study.json").read_text()), "format": 99}
-    (folder / "study.json").write_text(json.dumps(values))
-    assert refused(capsys, "study") == (
-        "error: study.json: found format 99, expected 1; it is of another version of "
-        "lightning-unlearn.\n"
-    )
+    values = {**json.loads((folder / "study.json").read_text()), **change}
+    (folder / "study.json").write_text(json.dumps(seal_values(values)))
+    for command in ("status", "report"):
+        message = refused(capsys, "study", command=command)
+        assert message.startswith(f"error: {command}: study/study.json") and found in message
+        assert message.endswith("run the study again to have it written anew.\n")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"store": "s", "stages": [3]}'])
+def test_a_study_file_with_another_number_in_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hand_plan(folder).write(folder)
+    text = (folder / "study.json").read_text()
+    assert '"position": 1' in text
+    (folder / "study.json").write_text(text.replace('"position": 1', '"position": 2'))
+    for command in ("status", "report"):
+        assert "does not match its checksum" in refused(capsys, "study", command=command)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"store": "s", "stages": [3]}', DEEP])
+@pytest.mark.parametrize("command", ["status", "report"])
 def test_a_run_file_that_is_none(
-    folder: Path, capsys: pytest.CaptureFixture[str], text: str
+    folder: Path, capsys: pytest.CaptureFixture[str], text: str, command: str
 ) -> None:
     folder.mkdir()
     (folder / "run.json").write_text(text)
-    assert refused(capsys, "study") == (
-        "error: status: study/run.json is not that of a run, or of another version; run the same "
-        "command again to have it written anew.\n"
-    )
+    message = refused(capsys, "study", command=command)
+    assert message.startswith(f"error: {command}: study/run.json can't be read: ")
+    assert message.endswith("; remove it and run the same command again to have it written anew.\n")
+
+
+@pytest.mark.parametrize("about", [{}, {"store": "s"}, {"store": 3}, {"stages": 3, "store": "s"}])
+def test_a_run_of_another_version(
+    folder: Path, capsys: pytest.CaptureFixture[str], about: dict[str, Any]
+) -> None:
+    write_run(folder, **about)
+    assert "study/run.json can't be read: " in refused(capsys, "study")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"began": "x"}, {"began": 1e300}, {"began": -1}, {"pid": "x"}, {"step": None}, {"host": 3},
+     {"error": ["x"]}, {"state": "made"}, {"total": float("nan")}],
+    ids=str,
+)  # fmt: skip
+def test_a_note_of_other_values_is_none(
+    folder: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
+) -> None:
+    plan = hand_plan(folder, paths=[("a", "b")])
+    plan.write(folder)
+    note(plan, "s0_a", **change)
+    assert told(capsys, folder)[1] == "3 parts: 3 left"
+
+
+@pytest.mark.parametrize("seconds", ["x", float("nan"), float("inf"), -1, True, None, [1]])
+def test_seconds_that_are_none_are_left_out(
+    folder: Path, capsys: pytest.CaptureFixture[str], seconds: Any
+) -> None:
+    plan = hand_plan(folder, paths=[("a", "b")])
+    plan.write(folder)
+    store(plan, "s0_a", seconds)
+    assert told(capsys, folder)[1] == "3 parts: 1 done, 2 left"
 
 
 def test_it_imports_nothing_heavy(folder: Path) -> None:

@@ -346,7 +346,8 @@ def test_a_plan_of_another_version_is_refused(tmp_path: Path) -> None:
     GRID.write(tmp_path)
     values = {**json.loads((tmp_path / FILE).read_text()), "format": 0}
     message = (
-        "study.json: found format 0, expected 1; it is of another version of lightning-unlearn."
+        "found format 0, expected 1; it is of another version of lightning-unlearn: run the study "
+        "again to have it written anew."
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         StudyPlan.read(values)

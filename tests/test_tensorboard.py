@@ -31,6 +31,7 @@ from lightning_unlearn.records import read_table
 from lightning_unlearn.report import scores
 from lightning_unlearn.report.divergence import divergences
 from lightning_unlearn.report.reading import read_records
+from lightning_unlearn.seals import seal_values
 from lightning_unlearn.study.engine import Study, StudyResult
 from lightning_unlearn.study.file import StudySpec
 from lightning_unlearn.study.live import PairCurves
@@ -162,7 +163,7 @@ def test_an_interrupted_run_is_drawn_once(tiny: Tiny) -> None:
     about = json.loads((first.run_dir / "run.json").read_text())
     entry = first.store.folder / about["stages"][-1]["key"]
     entry.rename(entry.with_name("gone"))
-    (first.run_dir / "run.json").write_text(json.dumps({**about, "finished": False}))
+    (first.run_dir / "run.json").write_text(json.dumps(seal_values({**about, "finished": False})))
     second = fitted(tiny)
     assert second.trained == ["unlearn"]
     check(second)

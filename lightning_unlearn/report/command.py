@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_unlearn import records
 from lightning_unlearn.errors import InputError, StorageError
@@ -16,7 +15,8 @@ from lightning_unlearn.report.page import Source, write_report
 from lightning_unlearn.report.page.document import plotly_script
 from lightning_unlearn.report.page.recorded import provenance_of_run, provenance_of_study
 from lightning_unlearn.report.reading import COLUMNS
-from lightning_unlearn.runs import ABOUT, read_about
+from lightning_unlearn.runs import ABOUT
+from lightning_unlearn.seals import Damage, read_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,6 @@ PLAN = "study.json"
 FOLDER = "report"
 COMPARED = "report-compared"
 PAPER = "paper"
-IDENTITY = ["method", "path", "position", "seed"]
 
 
 def report(arguments: list[str]) -> int:
@@ -131,95 +130,116 @@ def source_of(folder: Path, remarks: Sequence[str] = ()) -> Source:
 
 def _study(folder: Path, remarks: Sequence[str]) -> Source:
     plan = _plan(folder)
+    tables = _tables_of_study(plan, folder)
     runs = plan.runs()
-    table, examples = _tables_of_study(plan, folder)
-    count = len(runs) - _runs_in(plan, table)
+    count = len(runs) - len(tables.runs)
     missing = [f"{count} of {len(runs)} runs are missing."] if count > 0 else []
-    said = list(dict.fromkeys([*remarks, *missing]))
-    return Source(plan.name, table, examples, said, provenance_of_study(plan, folder))
+    said = list(dict.fromkeys([*remarks, *tables.remarks, *missing]))
+    provenance = provenance_of_study(plan, folder)
+    return Source(plan.name, tables.records, tables.examples, said, provenance)
 
 
 def _plan(folder: Path) -> StudyPlan:
     from lightning_unlearn.study.plan import StudyPlan
 
-    file = folder / PLAN
     try:
-        return StudyPlan.read(json.loads(file.read_text(encoding="utf-8")))
+        return StudyPlan.load(folder)
     except InputError as error:
-        raise InputError(f"report: {file}: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"report: {file} can't be read ({error}); run the study again to have it written anew."
-        ) from error
+        raise InputError(f"report: {error}") from error
 
 
-def _tables_of_study(plan: StudyPlan, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+@dataclass(frozen=True)
+class _Tables:
+    """What was measured in a study.
+
+    Attributes:
+        records: steps.
+        examples: None where there are none.
+        runs: keys of the runs that they are of.
+        remarks: sentences on what is left out, or read from elsewhere.
+    """
+
+    records: pd.DataFrame
+    examples: pd.DataFrame | None
+    runs: set[str]
+    remarks: list[str]
+
+
+def _tables_of_study(plan: StudyPlan, folder: Path) -> _Tables:
     """Records and examples; gathered from the store where the study has not come to that yet."""
-    from lightning_unlearn.study.gather import finished, gather
+    from lightning_unlearn.study.gather import finished, whole
 
+    keys = {cell.walk[-1] for cell in plan.runs()}
     entries = finished(plan)
-    written = _table(folder / records.STEPS) if (folder / records.STEPS).is_file() else None
-    if written is not None and _runs_in(plan, written) >= len(entries):
-        return written, _optional(folder / records.EXAMPLES)
+    written: _Tables | InputError | None = None
+    if (folder / records.STEPS).is_file():
+        try:
+            written = _written(folder)
+            # An earlier study in this folder, whose runs were others.
+            if not written.runs <= keys:
+                written = InputError(
+                    f"report: {folder / records.STEPS} holds runs that are not of the study in "
+                    f"{PLAN}; run the study again to have it written anew."
+                )
+            elif written.runs >= entries.keys():
+                return written
+        except records.DamagedTable as error:
+            written = InputError(f"report: {error}")
+    entries, damaged = whole(entries, plan)
+    # What has been gathered may be more than what is whole.
+    if isinstance(written, _Tables) and not written.runs <= entries.keys():
+        return dataclasses.replace(written, remarks=[*written.remarks, *damaged])
     if not entries:
+        if isinstance(written, InputError):
+            raise written
         raise InputError(
             f"report: {folder}: found no finished run, expected one or more of the "
-            f"{len(plan.runs())} of the study; lightning-unlearn status {folder} tells how far "
-            "it is."
+            f"{len(plan.runs())} of the study; "
+            + (" ".join(damaged) or f"lightning-unlearn status {folder} tells how far it is.")
         )
-    # The study's own files are left alone: it may be at work.
+    if isinstance(written, InputError):
+        damaged.insert(0, f"{folder}: the stage store was read, because {_reason(written)}")
+    return _gathered(plan, entries, damaged)
+
+
+def _reason(error: InputError) -> str:
+    return str(error).removeprefix("report: ")
+
+
+def _written(folder: Path) -> _Tables:
+    """The tables that a study has gathered.
+
+    Raises:
+        DamagedTable: one of them is damaged, or they are not of the same runs.
+    """
+    runs, examples = set(records.runs_of(folder / records.STEPS)), folder / records.EXAMPLES
+    if examples.is_file() and set(records.runs_of(examples)) != runs:
+        raise records.DamagedTable(
+            f"{examples} holds other runs than {records.STEPS}; run the study again to have them "
+            "written anew."
+        )
+    return _Tables(_table(folder / records.STEPS), _optional(examples), runs, [])
+
+
+def _gathered(plan: StudyPlan, entries: dict[str, Path], remarks: list[str]) -> _Tables:
+    """The tables as a study would gather them; its own files are left alone: it may be at work."""
+    from lightning_unlearn.study.gather import gather
+
     with tempfile.TemporaryDirectory() as draft:
-        try:
-            gather(dataclasses.replace(plan, folder=draft), entries)
-        except OSError as error:
-            raise InputError(
-                f"report: {plan.store} can't be read ({error}); run the study again to have what "
-                "is damaged made anew."
-            ) from error
-        return _table(Path(draft) / records.STEPS), _optional(Path(draft) / records.EXAMPLES)
-
-
-def _runs_in(plan: StudyPlan, table: pd.DataFrame) -> int:
-    """How many runs of the study have rows."""
-    swept = [key for key, _ in plan.cells[0].sweep] if plan.cells else []
-    rows = table[[*IDENTITY, *(key for key in swept if key in table)]].drop_duplicates()
-    found = {tuple(map(_alike, row)) for row in rows.itertuples(index=False, name=None)}
-    runs = {
-        cell.walk[-1]
-        for cell in plan.cells
-        if (
-            _alike(cell.method),
-            _alike("-".join(cell.path)),
-            _alike(cell.position),
-            _alike(cell.seed),
-            *(_alike(value) for _, value in cell.sweep),
-        )
-        in found
-    }
-    return len(runs)
-
-
-def _alike(value: Any) -> str:
-    """A value as text, alike for those that a table may have turned into each other."""
-    value = getattr(value, "item", lambda: value)()
-    if not isinstance(value, (str, bool)) and value is not None:
-        with contextlib.suppress(TypeError, ValueError):
-            return repr(float(value))
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return repr(float(value))
-        return value
-    return json.dumps(value)
+        gather(dataclasses.replace(plan, folder=draft), entries)
+        steps = _table(Path(draft) / records.STEPS)
+        return _Tables(steps, _optional(Path(draft) / records.EXAMPLES), set(entries), remarks)
 
 
 def _run(folder: Path, remarks: Sequence[str]) -> Source:
     file = folder / records.STEPS
-    about = read_about(folder)
-    if not about:
+    try:
+        about = read_values(folder / ABOUT)
+    except Damage as error:
         raise InputError(
-            f"report: {folder / ABOUT} can't be read; run the same command again to have it "
-            "written anew."
-        )
+            f"report: {folder / ABOUT} can't be read: {error}; remove it and run the same command "
+            "again to have it written anew."
+        ) from error
     if not file.is_file():
         raise InputError(
             f"report: {folder}: found no {records.STEPS}, expected that of a finished run; "
@@ -227,26 +247,16 @@ def _run(folder: Path, remarks: Sequence[str]) -> Source:
         )
     unfinished = [] if about.get("finished") is True else ["The run is not finished."]
     name = f"{about.get('method', 'run')} {about.get('path', '')} seed {about.get('seed', '')}"
-    examples = _optional(folder / records.EXAMPLES)
     said = [*remarks, *unfinished]
-    return Source(name.strip(), _table(file), examples, said, provenance_of_run(folder))
+    try:
+        steps, examples = _table(file), _optional(folder / records.EXAMPLES)
+    except records.DamagedTable as error:
+        raise InputError(f"report: {error}") from error
+    return Source(name.strip(), steps, examples, said, provenance_of_run(folder))
 
 
 def _table(file: Path) -> pd.DataFrame:
-    try:
-        table = records.read_table(file)
-    except Exception as error:  # Whatever a damaged file makes the reader raise.
-        raise InputError(
-            f"report: {file} can't be read ({error}); run the same command again to have it "
-            "written anew."
-        ) from error
-    missing = [name for name in COLUMNS if name not in table.columns]
-    if missing:
-        raise InputError(
-            f"report: {file}: found the columns {', '.join(map(str, table.columns)) or '(none)'}, "
-            f"expected also {', '.join(missing)}; it is of another version of lightning-unlearn: "
-            "run the same command again to have it written anew."
-        )
+    table = records.read_table(file, COLUMNS)
     if not len(table):
         raise InputError(
             f"report: {file}: found no rows, expected what monitors measured; add a monitor to "
@@ -256,13 +266,11 @@ def _table(file: Path) -> pd.DataFrame:
 
 
 def _optional(file: Path) -> pd.DataFrame | None:
-    return _table_or_none(file) if file.is_file() else None
-
-
-def _table_or_none(file: Path) -> pd.DataFrame | None:
-    import pyarrow.parquet as pq
-
-    return _table(file) if pq.read_metadata(file).num_rows else None
+    """The values per example, where there are any."""
+    if not file.is_file():
+        return None
+    table = records.read_table(file, [*COLUMNS, "example"])
+    return table if len(table) else None
 
 
 def _named_apart(sources: Sequence[Source], folders: Sequence[Path]) -> list[Source]:

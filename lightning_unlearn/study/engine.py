@@ -17,11 +17,13 @@ from lightning_unlearn.study.executors.base import Executor
 from lightning_unlearn.study.executors.here import InProcess
 from lightning_unlearn.study.file import StudySpec
 from lightning_unlearn.study.frontier import Outcome
-from lightning_unlearn.study.gather import finished, gather
+from lightning_unlearn.study.gather import finished, gather, whole
 from lightning_unlearn.study.live import PairCurves
 from lightning_unlearn.study.plan import Node, StudyPlan
 from lightning_unlearn.study.tree import draw
 from lightning_unlearn.study.workbench import Workbench
+
+NOTHING = "There is no table, for nothing was measured: trainer.callbacks has no monitor."
 
 
 @dataclass
@@ -233,13 +235,13 @@ class Study:
         # The report command draws vectors too, which takes as long again.
         formats = ("png",) if self.figures else ()
         try:
+            entries, damaged = whole(entries, plan)
             if not gather(plan, entries):
-                self._say(
-                    "There is no table, for nothing was measured: trainer.callbacks has no monitor."
-                )
+                for sentence in damaged or [NOTHING]:
+                    self._say(sentence)
                 return
             remarks = [f"{label} failed: {reason}" for label, reason in result.failed.items()]
-            source = source_of(folder, remarks)
+            source = source_of(folder, [*remarks, *damaged])
             report = write_report([source], folder / FOLDER, page, formats)
         except OSError as error:
             raise StorageError(

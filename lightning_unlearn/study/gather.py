@@ -1,5 +1,6 @@
 """The records of a whole study: two tidy tables, written run by run."""
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_unlearn import records
+from lightning_unlearn.errors import InputError
 from lightning_unlearn.runs import MANIFEST
+from lightning_unlearn.seals import Damage, read_json
 from lightning_unlearn.study.plan import Cell, StudyPlan
 
 if TYPE_CHECKING:
@@ -36,6 +39,44 @@ def finished(plan: StudyPlan) -> dict[str, Path]:
     return {key: entry for key, entry in entries.items() if (entry / MANIFEST).is_file()}
 
 
+def whole(entries: dict[str, Path], plan: StudyPlan) -> tuple[dict[str, Path], list[str]]:
+    """Those of some entries whose tables are as they were stored.
+
+    Args:
+        entries: folders by key, from `finished`.
+        plan: the study.
+
+    Returns:
+        The entries, and a sentence on each of the others.
+    """
+    kept, damaged = {}, []
+    for key, entry in entries.items():
+        try:
+            _check(entry)
+        except (OSError, InputError, Damage) as error:
+            reason = str(getattr(error, "strerror", None) or error).partition("; run the same")[0]
+            label = plan.label(plan.node[key])
+            damaged.append(
+                f"{label} is left out: its entry in the stage store, {entry}, is damaged "
+                f"({reason}); run the whole study again to have it made anew."
+            )
+        else:
+            kept[key] = entry
+    return kept, damaged
+
+
+def _check(entry: Path) -> None:
+    """Refuse an entry whose tables are not those that it was stored with."""
+    files = read_json(entry / MANIFEST).get("files")
+    for name in VALUES:
+        checksum = files.get(name) if isinstance(files, dict) else None
+        if checksum is None:
+            raise Damage(f"{MANIFEST} does not name {name}")
+        data = records.checked_bytes(entry / name)
+        if hashlib.sha256(data).hexdigest() != checksum:
+            raise Damage(f"{name} does not match its checksum")
+
+
 def gather(plan: StudyPlan, entries: dict[str, Path]) -> int:
     """Write records.parquet and examples.parquet of a study, from what its runs saw.
 
@@ -49,6 +90,10 @@ def gather(plan: StudyPlan, entries: dict[str, Path]) -> int:
 
     Returns:
         Rows of records.parquet.
+
+    Raises:
+        DamagedTable: a table of an entry is not as it was written; `whole` tells which are.
+        OSError: the tables can't be written.
     """
     folder = Path(plan.folder)
     for draft in folder.glob(".*.parquet"):
@@ -65,7 +110,6 @@ def _write(
 ) -> int:
     """One of the tables; as many rows at a time as one run has."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     swept = [key for key, _ in plan.cells[0].sweep]
     kinds = {key: _kind([dict(cell.sweep)[key] for cell in plan.cells]) for key in swept}
@@ -88,9 +132,9 @@ def _write(
 
     def write(draft: Path) -> None:
         nonlocal rows
-        with pq.ParquetWriter(draft, schema) as writer:
+        with records.table_writer(draft, schema, list(entries)) as writer:
             for cell in cells:
-                table = pq.read_table(entries[cell.walk[-1]] / file)
+                table = records.read_arrow(entries[cell.walk[-1]] / file, VALUES[file][1:])
                 if len(table):
                     rows += len(table)
                     writer.write_table(_of_cell(table, plan, cell, schema))

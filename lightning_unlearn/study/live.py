@@ -196,10 +196,9 @@ def distances(one: _Seen, other: _Seen) -> list[tuple[int, float]]:
 
 def _read(file: Path, measures: list[str]) -> _Seen | None:
     """The first of some measures that a run has."""
-    import pyarrow.parquet as pq
-
     columns = ["step", "measure", "example", "value"]
-    table = pq.read_table(file, columns=columns, filters=[("measure", "in", measures)])
+    wanted = [("measure", "in", measures)]
+    table = records.read_arrow(file, columns, columns=columns, filters=wanted)
     names = table["measure"].to_numpy()
     for measure in measures:
         rows = names == measure

@@ -17,6 +17,7 @@ from lightning_unlearn.configuration import read_value
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.report.naming import setting_name, short_value
 from lightning_unlearn.runs import find_run
+from lightning_unlearn.seals import Damage, read_values, seal_values
 
 FILE = "study.json"
 FORMAT = 1
@@ -215,8 +216,25 @@ class StudyPlan:
 
     def write(self, folder: Path) -> None:
         """Keep the plan as study.json, for ``lightning-unlearn status``."""
-        values = {"format": FORMAT, **asdict(self)}
+        values = seal_values({"format": FORMAT, **asdict(self)})
         records.write_text(folder / FILE, json.dumps(values, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "StudyPlan":
+        """The plan that `write` left in a folder.
+
+        Raises:
+            InputError: it can't be read, is not as it was written, or is of another version.
+        """
+        file = folder / FILE
+        try:
+            return cls.read(read_values(file))
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
+        except (Damage, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(
+                f"{file} can't be read: {error}; run the study again to have it written anew."
+            ) from error
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "StudyPlan":
@@ -227,8 +245,8 @@ class StudyPlan:
         """
         if values.get("format", FORMAT) != FORMAT:
             raise InputError(
-                f"{FILE}: found format {values['format']}, expected {FORMAT}; it is of another "
-                "version of lightning-unlearn."
+                f"found format {values['format']}, expected {FORMAT}; it is of another version of "
+                "lightning-unlearn: run the study again to have it written anew."
             )
         cells = [
             Cell(
@@ -242,6 +260,8 @@ class StudyPlan:
             for cell in values["cells"]
         ]
         nodes = [Node(**node) for node in values["nodes"]]
+        if not cells or not nodes:
+            raise ValueError("found no cells, expected some")
         return cls(
             values["name"],
             values["folder"],

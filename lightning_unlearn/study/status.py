@@ -1,10 +1,8 @@
 """The status command: what of a study or a run is done, running, failed and left."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +10,8 @@ from rich.table import Table
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.notes import Note, read_note
-from lightning_unlearn.runs import ABOUT, MANIFEST, read_about
+from lightning_unlearn.runs import ABOUT, MANIFEST
+from lightning_unlearn.seals import Damage, number_of, read_json, read_values
 from lightning_unlearn.study.display import duration
 from lightning_unlearn.study.plan import FILE, Estimate, StudyPlan
 
@@ -75,31 +74,31 @@ def status(arguments: list[str]) -> int:
 
 
 def _plan_of(folder: Path) -> StudyPlan:
-    file = folder / FILE
     try:
-        return StudyPlan.read(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"status: {file} can't be read ({error}); run the study again to have it written anew."
-        ) from error
+        return StudyPlan.load(folder)
+    except InputError as error:
+        raise InputError(f"status: {error}") from error
 
 
 def _part(store: Path, key: str, label: str) -> Part:
     """What has become of an entry of the store."""
     manifest = store / key / MANIFEST
     if manifest.is_file():
-        try:
-            details: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))["details"]
-        except (OSError, ValueError, KeyError, TypeError):
-            details = {}
-        return Part(label, "done", details.get("seconds"))
+        return Part(label, "done", _seconds(manifest))
     note = read_note(store, key)
     if note is None:
         return Part(label, "left")
     seconds = time.time() - note.began if note.state == "running" else None
     return Part(label, note.state, seconds, note)
+
+
+def _seconds(manifest: Path) -> float | None:
+    """How long an entry took, where it says so."""
+    try:
+        details = read_json(manifest).get("details")
+    except Damage:
+        return None
+    return number_of(details, "seconds")
 
 
 def _show_study(plan: StudyPlan, folder: Path, out: Console) -> None:
@@ -129,16 +128,16 @@ def _show_study(plan: StudyPlan, folder: Path, out: Console) -> None:
 
 
 def _show_run(folder: Path, out: Console) -> None:
-    about = read_about(folder)
     try:
+        about = read_values(folder / ABOUT)
         store = Path(about["store"])
         parts = [_part(store, stage["key"], stage["name"]) for stage in about["stages"]]
         title = f"[bold]{escape(about['method'])}[/] {escape(about['path'])} seed {about['seed']}"
-    except (KeyError, TypeError):
+    except (Damage, KeyError, TypeError) as error:
         raise InputError(
-            f"status: {folder / ABOUT} is not that of a run, or of another version; run the same "
-            "command again to have it written anew."
-        ) from None
+            f"status: {folder / ABOUT} can't be read: {error}; remove it and run the same command "
+            "again to have it written anew."
+        ) from error
     finished = "finished" if about.get("finished") is True else "not finished"
     out.print(f"{title}: {finished}", highlight=False)
     _show_parts(parts, out)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_unlearn.report.page.source import Branch, Cost, Provenance
 from lightning_unlearn.runs import MANIFEST, read_about
+from lightning_unlearn.seals import Damage, number_of, read_json
 
 if TYPE_CHECKING:
     from lightning_unlearn.study.plan import Node, StudyPlan
@@ -68,10 +69,9 @@ def provenance_of_run(folder: Path) -> Provenance:
 def read_entry(store: Path, key: str) -> dict[str, Any] | None:
     """What an entry of the store says of itself; None where there is none that can be read."""
     try:
-        entry = json.loads((store / key / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(store / key / MANIFEST)
+    except Damage:
         return None
-    return entry if isinstance(entry, dict) else None
 
 
 def _trees(
@@ -207,9 +207,7 @@ def _said(value: object) -> str:
 
 
 def _number(entry: Mapping[str, Any], name: str) -> float | None:
-    details = entry.get("details")
-    value = details.get(name) if isinstance(details, dict) else None
-    return float(value) if isinstance(value, (int, float)) else None
+    return number_of(entry.get("details"), name)
 
 
 def _text(file: Path) -> str:
