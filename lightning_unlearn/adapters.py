@@ -305,3 +305,26 @@ def fill_adapter(
     # PEFT's own loading takes no tensors that are cut up; these are the parameters themselves.
     for name, values in weights.items():
         fill(own[name], values)
+
+
+def merge(peft_model: Any, active: list[str]) -> Any:
+    """Add adapters to the weights of the base, and take them off.
+
+    Args:
+        peft_model: the PEFT model; not to be used afterwards.
+        active: adapters to add.
+
+    Returns:
+        The Hugging Face model. If one of embedding and output projection has an adapter, they are
+        tied no more, in the configuration too: what is added to one is no part of the other.
+    """
+    lm = peft_model.get_base_model()
+    embedding, head = lm.get_input_embeddings(), lm.get_output_embeddings()
+    adapted = any("lora_" in n for part in (embedding, head) for n, _ in part.named_parameters())
+    embedding, head = (getattr(part, "base_layer", part) for part in (embedding, head))
+    if adapted and head.weight is embedding.weight:
+        head.weight = nn.Parameter(head.weight.detach().clone(), head.weight.requires_grad)
+        for config in {id(c): c for c in (lm.config, lm.config.get_text_config())}.values():
+            config.tie_word_embeddings = False
+    merged: Any = peft_model.merge_and_unload(adapter_names=active)
+    return merged

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,19 @@ from lightning_unlearn.adapters import LEARN, UNLEARN
 from lightning_unlearn.base_dropout import as_it_was
 from lightning_unlearn.opened_lm import OpenedLM
 from lightning_unlearn.quantization import unpack_into
+
+
+def _fill_whole(lm: Any, weights: dict[str, Tensor]) -> None:
+    """Give a model weights that may be without the second name of tied ones."""
+    left = lm.load_state_dict(weights, strict=False)
+    shared = {id(p) for name, p in lm.named_parameters() if name in weights}
+    lost = [n for n in left.missing_keys if id(dict(_all_named(lm))[n]) not in shared]
+    assert not lost and not left.unexpected_keys, (lost, left.unexpected_keys)
+
+
+def _all_named(lm: Any) -> Iterator[tuple[str, Tensor]]:
+    yield from lm.named_parameters(remove_duplicate=False)
+    yield from lm.named_buffers(remove_duplicate=False)
 
 
 class StoredLM(OpenedLM):
@@ -83,15 +97,17 @@ class StoredLM(OpenedLM):
         self._changed = True
         self._take_up(str(folder))
 
-    def save_merged(self, folder: Path) -> None:
+    def save_merged(self, folder: Path, template: str | None = None) -> None:
         """Write the present model as a plain Hugging Face folder with its tokenizer.
 
         Every process must ask; the first one writes, and puts the whole model into its memory. Of a
         quantised base the weights it computes with are written, adapters added, in the Trainer's
-        precision: packed into 4 bits again they would be another model.
+        precision: packed into 4 bits again they would be another model. Where adapters change the
+        embedding or the output projection alone, the two are no longer tied.
 
         Args:
             folder: made if missing; ``AutoModelForCausalLM.from_pretrained`` opens it.
+            template: the chat template that it was trained with; None for the tokenizer's own.
         """
         parts = (LEARN, UNLEARN) if self.peft is not None else (LEARN,)
         anew = self.is_sharded or self.quantization is not None
@@ -105,25 +121,27 @@ class StoredLM(OpenedLM):
             if self.quantization is not None:
                 unpack_into(merged, self.lm)
             if self.peft is None:
-                # Without the second name of tied weights.
-                merged.load_state_dict(own[LEARN], strict=False)
+                _fill_whole(merged, own[LEARN])
             else:
                 assert self.lora is not None
                 peft = adapters.add_adapters(merged, self.lora, self.base)
                 for which, weights in own.items():
                     adapters.fill_adapter(peft, which, weights)
-                merged = peft.merge_and_unload(adapter_names=active)
+                merged = adapters.merge(peft, active)
         elif self.peft is None:
             merged = self.lm
         else:
             # On its device there may be no room for a second one.
             self.cpu()
-            merged = copy.deepcopy(self.peft).merge_and_unload(adapter_names=active)
+            merged = adapters.merge(copy.deepcopy(self.peft), active)
         use_cache, merged.config.use_cache = merged.config.use_cache, True
         with as_it_was(merged.config, self.dropout):
             merged.save_pretrained(folder)
         merged.config.use_cache = use_cache
-        self.tokenizer().save_pretrained(folder)
+        tokenizer = copy.deepcopy(self.tokenizer())
+        if template is not None:
+            tokenizer.chat_template = template
+        tokenizer.save_pretrained(folder)
 
     @property
     def shares_head(self) -> bool:

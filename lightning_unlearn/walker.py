@@ -377,7 +377,8 @@ class Walker:
             self.take_up()
         if merges:
             # A model that is cut up is put together by all processes.
-            self.model.save_merged(directory.folder / "merged")
+            template = self.data.format.template.source if self.data.format is not None else None
+            self.model.save_merged(directory.folder / "merged", template)
         if self.trainer.is_global_zero:
             stages = [(s.name, self.trainer.store.folder / s.key) for s in self.plan]
             # Two processes may do the same run; they must not fill its folder at the same time.
