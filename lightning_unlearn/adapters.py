@@ -185,7 +185,8 @@ def start_adapter(model: nn.Module, adapter: str, seed: int) -> None:
     """Give an adapter fresh weights: no effect yet, A random.
 
     Drawn on the CPU from a generator of its own, tensor by tensor in the order of names, so the
-    weights depend on the seed alone: not on the device, nor on what was drawn before.
+    weights depend on the seed alone: not on the device or the precision, nor on what was drawn
+    before.
 
     Args:
         model: the PEFT model.
@@ -195,7 +196,7 @@ def start_adapter(model: nn.Module, adapter: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(derive_seed(seed, "adapter", adapter))
     for name, parameter in sorted(adapter_parameters(model, adapter).items()):
         # Lightning configures a model where tensors are made on its device.
-        fresh = torch.zeros(parameter.shape, device="cpu")
+        fresh = torch.zeros(parameter.shape, dtype=torch.float32, device="cpu")
         if "lora_A" in name:
             # The uniform distribution of torch.nn.Linear, which PEFT uses too.
             bound = 1 / math.sqrt(parameter.shape[1])

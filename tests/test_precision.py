@@ -16,6 +16,7 @@ from lightning_unlearn import (
     LabelLikelihood,
     Membership,
     OracleDistance,
+    adapters,
 )
 from lightning_unlearn.records import read_table
 
@@ -83,3 +84,20 @@ def test_checkpoints_keep_float64(tiny: Tiny) -> None:
         module.named_parameters(), again.named_parameters(), strict=True
     ):
         assert own.dtype == torch.float64 and torch.equal(own, found), name
+
+
+def test_fresh_adapters_are_the_same_in_every_precision(tiny: Tiny) -> None:
+    """Also where Lightning has made another type the one that tensors get by default."""
+    module = tiny.module()
+    module.configure_model()
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            adapters.start_adapter(module.peft, "learn", seed=3)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        found.append(
+            [p.clone() for p in adapters.adapter_parameters(module.peft, "learn").values()]
+        )
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
