@@ -100,13 +100,16 @@ def test_the_script_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # A change that moves these numbers changes every result of the demo: say so in the changelog.
 GOLDEN = {
-    "tofu": [7.004013, 7.221184, 6.903064],
-    "safety": [6.085338, 5.793378, 5.320837],
-    "unlearn": [2.772589, 1.193827, 0.1895255],
+    "tofu": [7.004013624, 7.221183903, 6.903064728],
+    "safety": [6.085338013, 5.793378773, 5.320836876],
+    "unlearn": [2.772588722, 1.193826732, 0.1895253419],
 }
 
 
-def test_golden_losses(tmp_path: Path) -> None:
+# In float64 too transformers computes norms and rotary angles of a Llama in fp32: processors differ
+# by 3e-7 after nine steps, and by 4e-6 in fp32.
+@pytest.mark.parametrize(("precision", "tolerance"), [("64-true", 2e-6), ("32-true", 1e-4)])
+def test_golden_losses(tmp_path: Path, precision: str, tolerance: float) -> None:
     recipe = {"lr": 1e-3, "batch_size": 8, "steps": 3}
     stages = {
         "tofu": Stage(source="demo:tofu", **recipe),
@@ -119,6 +122,7 @@ def test_golden_losses(tmp_path: Path) -> None:
         store=str(tmp_path / "store"),
         default_root_dir=str(tmp_path),
         accelerator="cpu",
+        precision=precision,
         callbacks=[NPO(beta=0.5)],
         enable_progress_bar=False,
         logger=False,
@@ -128,4 +132,4 @@ def test_golden_losses(tmp_path: Path) -> None:
     history = read_table(trainer.run_dir / "training.parquet")
     for stage, losses in GOLDEN.items():
         measured = history[history["stage"] == stage]["loss"].tolist()
-        assert measured == pytest.approx(losses, rel=1e-5)
+        assert measured == pytest.approx(losses, rel=tolerance)
