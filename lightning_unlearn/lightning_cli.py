@@ -20,7 +20,7 @@ import lightning_unlearn.monitors
 import lightning_unlearn.unlearning  # noqa: F401
 from lightning_unlearn.configuration import change, read_arguments, read_value
 from lightning_unlearn.data.datamodule import StagedDataModule
-from lightning_unlearn.errors import InputError
+from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.failures import own_place
 from lightning_unlearn.mistakes import find_mistake
 from lightning_unlearn.module import CausalLM
@@ -182,9 +182,12 @@ class StagedCLI(LightningCLI):
                 _print_means({name: last for name, (_, last) in ends.items()})
             else:
                 self._print_ends(ends)
-        print(f"Written to {self.trainer.run_dir}")
-        print(f"Page: lightning-unlearn report {self.trainer.run_dir}")
-        print(f"Curves: tensorboard --logdir {self.trainer.default_root_dir}")
+        for line in (
+            f"Written to {self.trainer.run_dir}",
+            f"Page: lightning-unlearn report {self.trainer.run_dir}",
+            f"Curves: tensorboard --logdir {self.trainer.default_root_dir}",
+        ):
+            print(visible(line))
 
     def _print_ends(self, ends: dict[str, tuple[float, float]]) -> None:
         """Curves of the run, and how it was before and after."""

@@ -18,6 +18,7 @@ from lightning_unlearn import (
     Stage,
     StagedDataModule,
 )
+from lightning_unlearn.cli import main
 from lightning_unlearn.demo import resolve
 
 PLAIN = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
@@ -160,3 +161,15 @@ def test_a_name_that_a_terminal_would_obey(place: Workplace) -> None:
     place.write(name, lines_of(GOOD, {"question": "a"}))
     message = place.fit(f"--data.stages.math.source={name}")
     assert message.startswith(r"data.stages.math.source: a\x1b[2J\n.jsonl, row 2, line 2: found")
+
+
+@pytest.mark.slow
+def test_a_folder_of_such_a_name_is_printed_in_a_line(place: Workplace) -> None:
+    folder = "runs\x1b[2J\n"
+    arguments = [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
+    assert main(["fit", "--config", "config.yaml", *arguments]) == 0
+    printed = place.capsys.readouterr()
+    assert "\x1b" not in printed.out + printed.err
+    lines = [line for line in printed.out.splitlines() if r"runs\x1b[2J\n" in line]
+    assert [line.split()[0] for line in lines] == ["Written", "Page:", "Curves:"]
+    assert (Path(folder) / "store").is_dir() or list(Path(folder).iterdir())

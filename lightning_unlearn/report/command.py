@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_unlearn import records
-from lightning_unlearn.errors import InputError, StorageError
+from lightning_unlearn.errors import InputError, StorageError, visible
 from lightning_unlearn.report.page import Source, write_report
 from lightning_unlearn.report.page.document import plotly_script
 from lightning_unlearn.report.page.recorded import provenance_of_run, provenance_of_study
@@ -63,11 +63,11 @@ def report(arguments: list[str]) -> int:
         ) from error
     for source in sources:
         for remark in source.remarks:
-            print(f"{source.name}: {remark}")
+            print(visible(f"{source.name}: {remark}"))
     for sentence in drawn:
         print(sentence)
-    print(f"Written to {target}: {', '.join(written.files)}")
-    print(f"Open {(target / 'index.html').resolve()} in a browser.")
+    print(visible(f"Written to {target}: {', '.join(written.files)}"))
+    print(visible(f"Open {(target / 'index.html').resolve()} in a browser."))
     return 0
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lightning_unlearn import records
-from lightning_unlearn.errors import StorageError
+from lightning_unlearn.errors import StorageError, visible
 from lightning_unlearn.progress import StageProgress, make_progress
 from lightning_unlearn.store import StageStore
 from lightning_unlearn.study.display import Display
@@ -73,7 +73,7 @@ class Study:
         self._curves: PairCurves | None = None
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(visible(text), highlight=False, markup=False)
 
     @property
     def plan(self) -> StudyPlan:
@@ -264,7 +264,7 @@ class Study:
             for line in part.findings:
                 out.print(line, highlight=False, markup=False, soft_wrap=True)
         text = f"Written to {folder}: {', '.join(written)}"
-        out.print(text, highlight=False, markup=False, soft_wrap=True)
+        out.print(visible(text), highlight=False, markup=False, soft_wrap=True)
         if report.page is not None:
             text = f"Open {report.page} in a browser."
         elif self.figures:
@@ -274,4 +274,4 @@ class Study:
         else:
             older = " anew" if (folder / FOLDER / "index.html").exists() else ""
             text = f"To draw figures and page{older}: lightning-unlearn report {folder}"
-        out.print(text, highlight=False, markup=False, soft_wrap=True)
+        out.print(visible(text), highlight=False, markup=False, soft_wrap=True)
