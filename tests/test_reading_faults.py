@@ -237,6 +237,35 @@ def test_numbers_that_are_none() -> None:
     assert "column 'answer': found nan (float), expected text" in said("rows.jsonl")
 
 
+def test_class_labels_are_their_names() -> None:
+    labels = datasets.ClassLabel(names=["no", "yes"])
+    features = datasets.Features({"question": datasets.Value("string"), "answer": labels})
+    rows = {"question": ["p", "q"], "answer": [1, 0]}
+    datasets.disable_progress_bars()
+    made = datasets.Dataset.from_dict(rows, features=features)
+    made.save_to_disk("saved")
+    made.to_parquet("rows.parquet")
+    datasets.enable_progress_bars()
+    for source in ("saved", "rows.parquet"):
+        assert [row.answer for row in read_rows(source)] == ["yes", "no"]
+
+
+def test_values_that_cannot_be_decoded() -> None:
+    buffers = [
+        None,
+        pyarrow.py_buffer(bytes((0, 0, 0, 0, 2, 0, 0, 0))),
+        pyarrow.py_buffer(b"\xff\xfe"),
+    ]
+    broken = pyarrow.Array.from_buffers(pyarrow.string(), 1, buffers)
+    message = said(table("rows.parquet", question=["q"], answer=broken))
+    assert message.startswith(
+        "rows.parquet: found a value in question, answer that cannot be read ('utf-8' codec can't"
+    )
+    assert "found b'x' (bytes), expected text" in said(
+        table("rows.parquet", question=["q"], answer=[b"x"])
+    )
+
+
 # JSON that says two things
 
 

@@ -307,19 +307,40 @@ def _read_parquet(path: Path, place: str, wanted: Sequence[str]) -> Table:
             f"{place}: found no readable Parquet ({error.__cause__ or error}); expected a complete "
             "Parquet file; write or download it again"
         ) from error
-    return Table(columns, rows_of(records))
+    return Table(columns, rows_of(records, place))
 
 
-def rows_of(records: Any) -> list[dict[str, Any]]:
-    """The rows of a data set, numbers as their column shows them: 0.1 of 32 bits is 0.1."""
+def rows_of(records: Any, place: str) -> list[dict[str, Any]]:
+    """The rows of a data set, as their columns show them.
+
+    0.1 of 32 bits is 0.1, and a class label is its name.
+
+    Raises InputError, its message starting with `place`, for values that can't be decoded.
+    """
+    from datasets import ClassLabel
+
     kinds = records.data.schema
-    short = {
-        name: show for name in records.column_names if (show := _shortest(kinds.field(name).type))
-    }
-    return [
-        {name: short[name](value) if name in short else value for name, value in row.items()}
-        for row in records
-    ]
+    shown = {}
+    for name, feature in records.features.items():
+        if isinstance(feature, ClassLabel):
+            shown[name] = _name_of(feature)
+        elif (show := _shortest(kinds.field(name).type)) is not None:
+            shown[name] = show
+    try:
+        return [
+            {name: shown[name](value) if name in shown else value for name, value in row.items()}
+            for row in records
+        ]
+    # Text that is no UTF-8, an image that is none: whatever decodes a column says so itself.
+    except Exception as error:
+        raise InputError(
+            f"{place}: found a value in {', '.join(records.column_names)} that cannot be read "
+            f"({' '.join(str(error).split())}); expected text; write the rows again as text"
+        ) from error
+
+
+def _name_of(labels: Any) -> Callable[[Any], Any]:
+    return lambda value: None if value is None or value < 0 else labels.int2str(value)
 
 
 def _shortest(kind: Any) -> Callable[[Any], Any] | None:

@@ -60,13 +60,13 @@ def read_hub(
             f"{place}: found an error on the Hugging Face hub with subset {subset!r} and split "
             f"'{split}' ({what}); expected a subset and a split that it has; set them, {advice}"
         ) from error
-    return _table(records, wanted, limit)
+    return _table(records, place, wanted, limit)
 
 
-def _table(records: Any, wanted: Sequence[str], limit: int | None) -> Table:
+def _table(records: Any, place: str, wanted: Sequence[str], limit: int | None) -> Table:
     columns = list(records.column_names)
     records = records.select_columns([c for c in columns if c in wanted] or columns[:1])
-    return Table(columns, rows_of(records.take(min(limit or len(records), len(records)))))
+    return Table(columns, rows_of(records.take(min(limit or len(records), len(records))), place))
 
 
 def read_saved(
@@ -110,7 +110,7 @@ def read_saved(
         records = records[split]
     elif split != "train":
         raise refused_option("split", split, place)
-    return _table(records, wanted, limit)
+    return _table(records, place, wanted, limit)
 
 
 def refused_option(name: str, value: str | None, place: str) -> InputError:
