@@ -119,8 +119,15 @@ def _bytes(tensors: Any) -> int:
     return sum(storages.values())
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
-@pytest.mark.parametrize("lora", [LoRA(8, 16), None], ids=["lora", "full"])
+@pytest.mark.parametrize(
+    ("lora", "precision"),
+    [
+        (LoRA(8, 16), "32-true"),
+        (None, "bf16-true"),
+        pytest.param(LoRA(8, 16), "bf16-true", marks=pytest.mark.slow),
+        pytest.param(None, "32-true", marks=pytest.mark.slow),
+    ],
+)
 def test_parts_that_last_are_those_of_the_real_model(
     simulate: Callable[..., Simulation], lora: LoRA | None, precision: str
 ) -> None:
@@ -246,7 +253,9 @@ def test_every_part_is_sent_as_often_as_it_is_needed(
     assert found.exchanged == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+@pytest.mark.parametrize(
+    "precision", ["32-true", pytest.param("bf16-true", marks=pytest.mark.slow)]
+)
 def test_no_attention_scores_are_held(simulate: Callable[..., Simulation], precision: str) -> None:
     simulation = simulate(precision=precision, on_gpu=True)
     config = simulation.module.model_config
@@ -393,24 +402,32 @@ def test_every_model_is_planned(
     assert not torch.distributed.is_initialized()
 
 
-def test_the_demo_is_planned_and_what_does_not_fit_gets_advice(
+DEMO = ["plan", "--config", str(ROOT / "configs" / "demo.yaml")]
+
+
+@pytest.mark.slow
+def test_the_demo_is_planned(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    demo = ["plan", "--config", str(ROOT / "configs" / "demo.yaml")]
     # A slow processor tries no fewer sizes.
     monkeypatch.setattr(estimate, "PATIENCE", float("inf"))
-    assert main(demo) == 0
+    assert main(DEMO) == 0
     printed = capsys.readouterr().out
     assert (
         "1.00 million parameters" in printed and "512 tokens long (data.max_length not" in printed
     )
     assert "Largest micro-batch that fits in training: 8." in printed
     assert "Time: give --throughput" in printed
+
+
+def test_what_does_not_fit_gets_advice(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         "lightning_unlearn.planning.settings.LIBRARIES", int(1.9 * GIB) - 10 * 2**20
     )
     monkeypatch.setattr(estimate, "PATIENCE", 0.0)
-    assert main([*demo, "--gpu-memory", "2GiB", "--data.max_length", "64"]) == 1
+    assert main([*DEMO, "--gpu-memory", "2GiB", "--data.max_length", "64"]) == 1
     printed = capsys.readouterr().out
     assert "Does not fit: learning and unlearning and evaluation" in printed
     keys = (

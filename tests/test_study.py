@@ -391,7 +391,7 @@ def test_two_studies_on_one_store_share_the_work(
 
 
 @pytest.mark.parametrize(
-    "moment", [pytest.param(n, marks=() if n in (1, 4, 6) else pytest.mark.slow) for n in range(8)]
+    "moment", [pytest.param(n, marks=() if n == 4 else pytest.mark.slow) for n in range(8)]
 )
 def test_a_kill_at_a_random_moment_changes_nothing(
     tiny: Tiny, undisturbed: Undisturbed, start: Start, moment: int
@@ -407,6 +407,7 @@ def test_a_kill_at_a_random_moment_changes_nothing(
     assert outcome(killed) == undisturbed.outcome
 
 
+@pytest.mark.slow
 def test_many_kills_of_one_study_change_nothing(
     tiny: Tiny, undisturbed: Undisturbed, start: Start
 ) -> None:
