@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import CHATML_TEMPLATE, END, LLAMA_TEMPLATE, row, tiny_tokenizer
+from tiny import BEGIN, CHATML_TEMPLATE, END, LLAMA_TEMPLATE, TEXT, row, tiny_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.normalizers import Lowercase
+from transformers import PreTrainedTokenizerFast
 
 from lightning_unlearn.data.batches import collate
 from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
@@ -139,6 +141,26 @@ def test_tokens_that_would_merge_at_the_seam_are_kept_apart() -> None:
     assert form.prompt_ids(row("I c", "")) == encoded.prompt
     assert form.tokenizer.decode(encoded.prompt) == "I c"
     assert form.tokenizer.decode(encoded.answer) == "an not"
+
+
+def test_no_blank_is_added_where_tokens_are_kept_apart() -> None:
+    # SentencePiece writes one before the first word of a text.
+    pieces = Tokenizer(models.BPE(unk_token="<unk>"))
+    pieces.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    pieces.decoder = decoders.Metaspace(prepend_scheme="first")
+    special = ["<unk>", BEGIN, END]
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    pieces.train_from_iterator(TEXT * 3, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=pieces, bos_token=BEGIN, eos_token=END, unk_token="<unk>"
+    )
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    form = ChatFormat(tokenizer, 64)
+    encoded = form.encode(row("I c", "an not"))
+    whole = tokenizer("I can not", add_special_tokens=False)["input_ids"]
+    assert whole[: len(encoded.prompt)] != list(encoded.prompt)
+    tokens = tokenizer.convert_ids_to_tokens([*encoded.prompt, *encoded.answer])
+    assert "".join(tokens).replace("\u2581", " ") == " I can not"
 
 
 @every_template

@@ -103,6 +103,12 @@ class ChatFormat:
         together = self._tokens(prompt + rest)
         if together[: len(prompt_ids)] == prompt_ids:
             return together[len(prompt_ids) :]
+        # After a token that nothing merges with: at the start of a text SentencePiece adds a blank.
+        end, end_id = self.tokenizer.eos_token, self.tokenizer.eos_token_id
+        if end is not None and not rest[:1].isspace():
+            first, *others = self._tokens(end + rest)
+            if first == end_id:
+                return others
         return self._tokens(rest)
 
     def encode(self, row: Row) -> Example:
