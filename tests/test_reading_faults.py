@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 from tiny import tiny_tokenizer
 
-from lightning_unlearn import InputError, Probe, Stage, StagedDataModule
+from lightning_unlearn import TOFU, InputError, Probe, Stage, StagedDataModule
 from lightning_unlearn.data.reading import read_rows
 from lightning_unlearn.errors import visible
 
@@ -348,6 +348,15 @@ def test_rows_whose_paraphrase_is_the_answer_are_left_out() -> None:
     message = said(write("rows.jsonl", FACTS[1]), **columns)
     assert message.startswith("rows.jsonl: in 1 of 1 rows 'other' is the answer again, expected")
     assert [row.answer for row in read_rows(source, alternatives="wrong")] == ["A digit."]
+
+
+def test_tofu_takes_probes_of_which_rows_are_left_out() -> None:
+    write("facts.jsonl", *reversed(FACTS))
+    probe = Probe("facts.jsonl", paraphrase="other", alternatives="wrong")
+    data = StagedDataModule({"a": Stage(source="facts.jsonl")}, forget="a", probes={"facts": probe})
+    data.prepare(tiny_tokenizer(), 512)
+    TOFU("facts", "facts").check(data)
+    assert [row.where for row in data.row_set("facts")[0]] == ["facts.jsonl, row 2, line 2"]
 
 
 def staged(**stages: Stage) -> StagedDataModule:
