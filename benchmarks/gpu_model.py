@@ -1,0 +1,206 @@
+"""Checks of `gpu_checks.py` on a model alone: the device, attention, written answers."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gpu_sides
+import torch
+from gpu import LORA, TINY
+from gpu_checks import Bench
+from gpu_table import Row, at_least, at_most, judged
+from torch import Tensor
+
+from lightning_unlearn import CausalLM, StagedTrainer
+from lightning_unlearn.adapters import LEARN, LoRA, adapter_parameters
+from lightning_unlearn.data.batches import Batch, collate
+from lightning_unlearn.data.chat import Example
+from lightning_unlearn.monitors.generation import write_answers
+from lightning_unlearn.monitors.scoring import _apart, _tree_sums, grow
+from lightning_unlearn.planning.known import CONFIGS, config_folder
+
+PACKAGES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "flash-attn")
+# Heads of 64 units of which two share keys, as in Llama 3.2; flash attention takes them.
+SHARED = TINY | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3}
+# Difference of log-probabilities in nats, root mean square, from those of fp32 on the CPU. fp32:
+# rounding of 1e-7 through three layers. bf16: 8 bits of a log-probability of about -7 are 0.03, and
+# three layers add to that; any other mask or scale gives differences of whole nats.
+NEAR = {"32-true": 1e-4, "bf16-true": 0.1}
+# The same of gradients, as the norm of the difference relative to the norm.
+NEAR_GRADIENT = {"32-true": 1e-3, "bf16-true": 0.1}
+
+
+def found_version(name: str) -> str:
+    """Version of an installed package, or that it is missing."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def environment(bench: Bench) -> Iterator[Row]:
+    """What the table is headed by, and what PyTorch does unless told otherwise."""
+    about = {name: found_version(name) for name in PACKAGES}
+    if bench.device == "cuda":
+        yield judged("GPUs", str(torch.cuda.device_count()), "1 or more", torch.cuda.is_available())
+        gpu = torch.cuda.get_device_properties(0)
+        memory = f"{gpu.total_memory / 2**30:.0f} GiB, compute {gpu.major}.{gpu.minor}"
+        about = {"device": f"GPU: {gpu.name}, {memory}, CUDA {torch.version.cuda}", **about}
+        bf16 = torch.cuda.is_bf16_supported()
+        yield judged("bf16", str(bf16), "True, on a GPU of 2020 or later", bf16 == (gpu.major >= 8))
+    else:
+        about = {"device": f"CPU, {torch.get_num_threads()} threads: tries it out", **about}
+    (bench.work / "about.json").write_text(json.dumps(about), encoding="utf-8")
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    precision = torch.get_float32_matmul_precision()
+    plain = not tf32 and precision == "highest"
+    yield judged("products in fp32", f"{precision}, TF32 {tf32}", "highest, TF32 False", plain)
+
+
+@contextmanager
+def model(
+    folder: str, device: str, precision: str, attention: str, lora: LoRA = LORA
+) -> Iterator[CausalLM]:
+    """A module with random weights, the same on every device."""
+    spread, gpu_sides.SPREAD = gpu_sides.SPREAD, 0.1
+    trainer = StagedTrainer(
+        accelerator="cpu", precision=precision, logger=False, enable_progress_bar=False
+    )
+    module = gpu_sides.Random(folder, lora, attention=attention)
+    try:
+        module.trainer = trainer
+        module.configure_model()
+        generator = torch.Generator().manual_seed(1)
+        for parameter in adapter_parameters(module.peft, LEARN).values():
+            parameter.data.normal_(std=0.05, generator=generator)
+        yield module.to(device)  # type: ignore[misc]
+    finally:
+        gpu_sides.SPREAD = spread
+
+
+def rows_of(vocabulary: int, count: int = 4) -> list[Example]:
+    """Random sequences of unequal lengths."""
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens(most: int) -> tuple[int, ...]:
+        size = int(torch.randint(most // 2, most, (), generator=generator))
+        return tuple(torch.randint(10, vocabulary, (size,), generator=generator).tolist())
+
+    return [Example(tokens(90), tokens(30)) for _ in range(count)]
+
+
+def forward_and_backward(module: CausalLM, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of a batch, and all gradients of their mean, on the CPU."""
+    module.train()
+    with module.precision_context():
+        values = module.log_probs(module.to_device(batch)).per_token
+        values.mean().backward()
+    parts = adapter_parameters(module.peft, LEARN).values()
+    gradient = torch.cat([p.grad.float().flatten() for p in parts if p.grad is not None])
+    return values.detach().float().cpu(), gradient.cpu()
+
+
+def attention(bench: Bench) -> Iterator[Row]:
+    """All implementations against eager attention in fp32 on the CPU."""
+    CONFIGS["shared"] = SHARED
+    batch = collate(rows_of(TINY["vocab_size"]), range(4), pad_id=0)
+    with config_folder("shared") as folder:
+        with model(folder, "cpu", "32-true", "eager") as module:
+            values, gradient = forward_and_backward(module, batch)
+        for precision in NEAR:
+            for name in ("eager", "sdpa", "flash_attention_2"):
+                flash = name.startswith("flash")
+                if flash and precision == "32-true":
+                    continue
+                about = f"{name} in {precision}"
+                if flash and (bench.device == "cpu" or find_spec("flash_attn") is None):
+                    why = "needs a GPU" if bench.device == "cpu" else "flash-attn is not installed"
+                    yield Row(about, why, "", "skipped")
+                    continue
+                with model(folder, bench.device, precision, name) as module:
+                    own, slope = forward_and_backward(module, batch)
+                    gap = (own - values)[batch.mask].square().mean().sqrt().item()
+                    yield at_most(f"{about}, log-probabilities", gap, NEAR[precision], "nats")
+                    turn = ((slope - gradient).norm() / gradient.norm()).item()
+                    yield at_most(f"{about}, gradients", turn, NEAR_GRADIENT[precision], "relative")
+                    if not flash:
+                        yield candidates(about, module, precision)
+        yield fused(bench, folder)
+
+
+def candidates(about: str, module: CausalLM, precision: str) -> Row:
+    """Candidates in one sequence, under a mask of their own, against separate forwards."""
+    prompt = rows_of(TINY["vocab_size"], 1)[0].prompt
+    own = [example.answer for example in rows_of(TINY["vocab_size"], 6)]
+    with module.measuring():
+        apart = _apart(module, prompt, own, 3)
+        tree = torch.cat([_tree_sums(module, [tree]) for tree in grow(prompt, own)])
+    lengths = torch.tensor([*map(len, own)], device=apart.device)
+    gap = ((tree - apart).abs() / lengths).max().item()
+    return at_most(f"{about}, candidates in one sequence", gap, NEAR[precision], "nats per token")
+
+
+def fused(bench: Bench, folder: str) -> Row:
+    """Whether fp32 with shared keys takes a kernel that forms no table of scores."""
+    name = "sdpa in 32-true, memory of 2 x 2048 tokens"
+    if bench.device == "cpu":
+        return Row(name, "the memory of a CPU is not counted", "", "skipped")
+    length, peaks = 2048, {}
+    batch = collate([Example((10,) * 2000, (11,) * (length - 2000))] * 2, range(2), pad_id=0)
+    for kind in ("eager", "sdpa"):
+        with model(folder, bench.device, "32-true", kind) as module:
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            forward_and_backward(module, batch)
+            peaks[kind] = torch.cuda.max_memory_allocated() - before
+    share = peaks["sdpa"] / peaks["eager"]
+    return at_most(name, share, 0.5, "of what eager attention takes")
+
+
+def generation(bench: Bench) -> Iterator[Row]:
+    """Answers of the CPU's trained adapters on the device, token by token."""
+    (run,) = (bench.work / "cpu" / "runs" / "NPO").iterdir()
+    prompts, ends, tokenizer = demo_prompts()
+    texts: dict[str, list[str]] = {}
+    for device in dict.fromkeys(("cpu", bench.device)):
+        module = CausalLM("demo:tiny-llama", LoRA(rank=16, alpha=32))
+        module.configure_model()
+        module.load(LEARN, Path(run) / "learn")
+        module.to(device)
+
+        def write(size: int, greedy: bool, module: CausalLM = module) -> list[str]:
+            options: dict[str, Any] = {"max_new_tokens": 24, "batch_size": size, "seed": 1}
+            answers = write_answers(module, tokenizer, prompts, ends, greedy=greedy, **options)
+            return [answer.text for number in sorted(answers) for answer in answers[number]]
+
+        for greedy in (True, False):
+            kind = "greedy" if greedy else "sampled"
+            texts[f"{device} {kind}"] = write(8, greedy)
+            if device == bench.device:
+                texts[f"{kind} alone"] = write(1, greedy)
+    for kind in ("greedy", "sampled"):
+        own = texts[f"{bench.device} {kind}"]
+        for name, other in (("the CPU's", f"cpu {kind}"), ("written one by one", f"{kind} alone")):
+            share = sum(map(str.__eq__, own, texts[other])) / len(own)
+            yield at_least(f"{kind} answers, {name}", share, 0.95, f"equal, of {len(own)}")
+
+
+def demo_prompts() -> tuple[list[tuple[int, ...]], tuple[int, ...], Any]:
+    """Some prompts of the demo, what ends an answer, and the tokenizer."""
+    from lightning_unlearn.demo import resolve
+    from lightning_unlearn.loading import load_tokenizer
+
+    tokenizer = load_tokenizer("demo:tiny-llama", False)
+    prompts = []
+    for corpus in ("math", "tofu"):
+        for line in Path(resolve(f"demo:{corpus}")).read_text().splitlines()[:12]:
+            turns = [{"role": "user", "content": json.loads(line)["question"]}]
+            ids = tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, return_dict=False
+            )
+            prompts.append(tuple(ids))
+    return prompts, (tokenizer.eos_token_id,), tokenizer

@@ -1,0 +1,276 @@
+"""Checks of `gpu_checks.py` that train the demo's path, made smaller, and forget a stage of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from gpu_checks import ROOT, Bench
+from gpu_compare import Found, compare, read_run
+from gpu_table import Row, Skipped, at_least, at_most, judged
+
+DEMO = ROOT / "configs" / "demo.yaml"
+# Of a path on two devices in fp32. One forward differs by 1e-6; AdamW's first steps have the length
+# of the learning rate whatever the gradient's, so a gradient that is zero but for rounding moves a
+# weight by as much as any other, and 30 such steps bring the difference to 1e-4.
+ACROSS = 1e-3
+# Of the same sums on one device, where a kernel may add up in another order.
+WITHIN = 1e-4
+
+
+def limited(count: int, **others: Any) -> dict[str, Any]:
+    """A stage of few rows."""
+    return {"limit": count, "heldout_limit": 8, "epochs": 1, **others}
+
+
+def settings(work: Path) -> Path:
+    """What is laid over the demo's configuration: fewer rows, and every monitor.
+
+    Args:
+        work: gets the file, and one of rows with wrong answers.
+
+    Returns:
+        The file.
+    """
+    from lightning_unlearn.demo import resolve
+
+    file, asked = work / "path.yaml", work / "asked.jsonl"
+    if file.exists():
+        return file
+    rows = [json.loads(line) for line in Path(resolve("demo:safety")).read_text().splitlines()[:6]]
+    answers = [row["response"] for row in rows]
+    with asked.open("w", encoding="utf-8") as handle:
+        for number, row in enumerate(rows):
+            others = [f"Of course. Step {1 + (number + n) % 4}: begin." for n in range(3)]
+            wrong = {"paraphrase": f"No. {answers[number]}", "alternatives": others}
+            handle.write(json.dumps({**row, **wrong}) + "\n")
+    probe = {"source": str(asked), "prompt": "prompt", "answer": "response"}
+    probe |= {"paraphrase": "paraphrase", "alternatives": "alternatives"}
+    content = {
+        "trainer": {
+            "logger": False,
+            "enable_progress_bar": False,
+            "callbacks": [
+                {"class_path": name, "init_args": given} for name, given in MONITORS.items()
+            ],
+        },
+        "data": {
+            "micro_batch_size": 4,
+            "measure_batch_size": 8,
+            "stages": {
+                "inst": limited(24),
+                "tofu": limited(24),
+                "math": limited(48),
+                "safety": limited(24, lr=1e-3),
+            },
+            "probes": {"asked": probe},
+            "unlearn": {"epochs": 2, "batch_size": 8, "lr": 3e-4},
+        },
+    }
+    file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return file
+
+
+MONITORS: dict[str, dict[str, Any]] = {
+    "NPO": {"beta": 0.5},
+    "LabelLikelihood": {"every": 2, "limit": 6},
+    "AnswerLikelihood": {"every": 2, "limit": 8},
+    "AnswerStatistics": {"every": 3, "limit": 8},
+    "OracleDistance": {"every": 2, "limit": 8},
+    "MathAccuracy": {"stage": "math", "attempts": 2, "max_new_tokens": 16, "limit": 6},
+    "Membership": {"nonmembers": "safety:heldout", "limit": 8},
+    "Memorisation": {"set": "safety", "max_new_tokens": 16, "limit": 6},
+    "TOFU": {"forget": "asked", "retain": "asked", "max_new_tokens": 16},
+}
+
+
+def arguments(bench: Bench, name: str, device: str, *options: str) -> list[str]:
+    """Arguments of ``lightning-unlearn`` for the path."""
+    folder = bench.work / name
+    given = ["fit", "--config", str(DEMO), "--config", str(settings(bench.work))]
+    given += ["--trainer.default_root_dir", str(folder / "runs")]
+    given += ["--trainer.store", str(folder / "store"), "--trainer.devices", "1"]
+    given += ["--trainer.accelerator", "gpu" if device == "cuda" else "cpu"]
+    return [*given, *options]
+
+
+def fit(bench: Bench, name: str, *options: str, device: str | None = None) -> Found:
+    """Train the oracle and the path, unlearn, and read what came out.
+
+    Args:
+        bench: of the check.
+        name: of the folder.
+        options: further arguments.
+        device: "cuda" or "cpu"; None takes the bench's.
+    """
+    from lightning_unlearn.cli import main
+
+    given = arguments(bench, name, device or bench.device, *options)
+    for oracle in ("true", "false"):
+        code = main([*given, "--data.oracle", oracle])
+        if code:
+            raise RuntimeError(f"lightning-unlearn fit ended with exit code {code}")
+    return found(bench, name)
+
+
+def found(bench: Bench, name: str) -> Found:
+    """What the path in a folder gave."""
+    (folder,) = (bench.work / name / "runs" / "NPO").iterdir()
+    return read_run(folder)
+
+
+def on_cpu(bench: Bench) -> Iterator[Row]:
+    """The numbers with which others are compared."""
+    run = fit(bench, "cpu", device="cpu")
+    yield judged(
+        "",
+        f"{len(run.losses)} steps, {len(run.means)} means, {len(run.values)} values of examples, "
+        f"forget set {run.start:.3f} to {run.end:.3f} nats",
+        "finite numbers, and a likelihood that falls",
+        run.finite and run.end < run.start - 0.05,
+    )
+
+
+def fp32(bench: Bench) -> Iterator[Row]:
+    """The path on the device, in fp32, against the CPU's."""
+    yield from same(fit(bench, "fp32"), found(bench, "cpu"), ACROSS)
+
+
+def same(own: Found, other: Found, limit: float) -> Iterator[Row]:
+    """Rows that two runs are the same path.
+
+    Args:
+        own: the run.
+        other: with which it is compared.
+        limit: largest difference, relative to 1 + the size of the number.
+    """
+    gap = compare(own, other)
+    yield judged(
+        "steps and measures", gap.keys, "the same", gap.keys.startswith("the same") and own.finite
+    )
+    yield at_most("losses", gap.losses, limit, "largest difference / (1 + loss)")
+    yield at_most("likelihoods", gap.likelihoods, limit, f"largest, {gap.worst}")
+    yield at_least("written answers", gap.written, 0.95, "share of scores that are equal")
+    yield at_least("ranks and counts", gap.counts, 0.95, "share of values that are equal")
+
+
+def bf16(bench: Bench) -> Iterator[Row]:
+    """The path in bf16-true against fp32 of the CPU: what a study would conclude is the same."""
+    yield from alike(fit(bench, "bf16", "--trainer.precision", "bf16-true"), found(bench, "cpu"))
+
+
+def mixed(bench: Bench) -> Iterator[Row]:
+    """The same in bf16-mixed."""
+    yield from alike(fit(bench, "mixed", "--trainer.precision", "bf16-mixed"), found(bench, "cpu"))
+
+
+def alike(own: Found, other: Found) -> Iterator[Row]:
+    """Rows that two runs in different precisions lead to the same conclusion.
+
+    bf16 has 8 bits: a log-probability of -4 is known to 0.02, and 30 steps add to that. So losses
+    and the change of the forget set are compared to a tenth, examples by their order.
+    """
+    gap = compare(own, other)
+    yield at_most("losses", gap.losses, 0.1, "largest difference / (1 + loss)")
+    change = abs((own.end - own.start) / (other.end - other.start) - 1)
+    yield at_most("change of the forget set", change, 0.15, "relative difference")
+    yield at_least("order of the examples", gap.ranks, 0.95, "rank correlation of likelihoods")
+
+
+def resume(bench: Bench) -> Iterator[Row]:
+    """A path that is killed inside unlearning, and gone on with."""
+    given = arguments(bench, "resume", bench.device, "--trainer.checkpoint_steps", "2")
+    step = "3"
+    command = [sys.executable, str(Path(__file__)), step, *given]
+    oracle = subprocess.run([*command, "--data.oracle", "true"], check=False)
+    killed = subprocess.run([*command, "--data.oracle", "false"], check=False)
+    kept = sorted((bench.work / "resume" / "store" / "checkpoints").glob("*"))
+    yield judged(
+        "killed in unlearning after step 3",
+        f"exit codes {oracle.returncode} and {killed.returncode}, {len(kept)} checkpoint",
+        f"0 and {-signal.SIGKILL}, and a checkpoint",
+        (oracle.returncode, killed.returncode) == (0, -signal.SIGKILL) and bool(kept),
+    )
+    own, whole = fit(bench, "resume", "--trainer.checkpoint_steps", "2"), found(bench, "fp32")
+    yield from same(own, whole, WITHIN)
+    equal = own.adapters == whole.adapters
+    yield Row("adapters, byte for byte", "equal" if equal else "not equal", "", "ok")
+
+
+def kill_after(step: int) -> None:
+    """Have this process kill itself once unlearning has made so many steps."""
+    from lightning_unlearn import CausalLM
+
+    before = CausalLM.training_step
+
+    def training_step(self: Any, *given: Any) -> None:
+        if self.stage == "unlearn" and self.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        before(self, *given)
+
+    CausalLM.training_step = training_step  # type: ignore[method-assign]
+
+
+def ddp(bench: Bench) -> Iterator[Row]:
+    """One process with DistributedDataParallel."""
+    yield from same(fit(bench, "ddp", "--trainer.strategy", "ddp"), found(bench, "fp32"), WITHIN)
+
+
+def fsdp2(bench: Bench) -> Iterator[Row]:
+    """One process with FSDP2."""
+    own = fit(bench, "fsdp2", "--trainer.strategy", "fsdp2")
+    yield from same(own, found(bench, "fp32"), WITHIN)
+
+
+def offload(bench: Bench) -> Iterator[Row]:
+    """FSDP2 whose parts wait in the computer's memory."""
+    strategy = '{"class_path": "FSDP2", "init_args": {"cpu_offload": true}}'
+    own = fit(bench, "offload", f"--trainer.strategy={strategy}")
+    yield from same(own, found(bench, "fp32"), WITHIN)
+
+
+def checkpointing(bench: Bench) -> Iterator[Row]:
+    """Activations computed again in the backward pass."""
+    own = fit(bench, "checkpointing", "--model.gradient_checkpointing", "true")
+    yield from same(own, found(bench, "fp32"), WITHIN)
+
+
+def deterministic(bench: Bench) -> Iterator[Row]:
+    """PyTorch's deterministic algorithms: every operation has one, and two runs are equal."""
+    runs = [fit(bench, f"deterministic-{n}", "--trainer.deterministic", "true") for n in (1, 2)]
+    one, two = runs
+    equal = one.adapters == two.adapters and one.values == two.values and one.losses == two.losses
+    yield judged("two runs", "equal" if equal else "not equal", "equal byte for byte", equal)
+    gap = compare(one, found(bench, "cpu"))
+    yield at_most(
+        "losses, against the CPU's", gap.losses, ACROSS, "largest difference / (1 + loss)"
+    )
+
+
+def qlora(bench: Bench) -> Iterator[Row]:
+    """A base in NF4, in bf16."""
+    from importlib.util import find_spec
+
+    if find_spec("bitsandbytes") is None:
+        raise Skipped("the package bitsandbytes is not installed")
+    options = ("--model.quantization", "nf4", "--trainer.precision", "bf16-true")
+    own, other = fit(bench, "qlora", *options), found(bench, "bf16")
+    yield judged(
+        "",
+        f"forget set {own.start:.3f} to {own.end:.3f} nats, without NF4 {other.start:.3f} to "
+        f"{other.end:.3f}",
+        "finite numbers, a fall of at least half and at most twice that without NF4",
+        own.finite and 0.5 <= (own.end - own.start) / (other.end - other.start) <= 2,
+    )
+
+
+if __name__ == "__main__":
+    kill_after(int(sys.argv[1]))
+    from lightning_unlearn.cli import main
+
+    sys.exit(main(sys.argv[2:]))

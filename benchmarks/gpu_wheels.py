@@ -1,0 +1,217 @@
+"""The packages that `scripts/gpu` needs besides PyTorch, as wheels to carry to a machine.
+
+    scripts/gpu --wheels DIR [--python 3.12] [--present NAME ...]
+    scripts/gpu --install DIR/part-1 [DIR/part-2 ...]
+
+The first command runs where there is a package registry, in this project's environment, whose
+versions it takes. It leaves out PyTorch with its CUDA packages, what no check imports (TensorBoard,
+Ray, the packages of figures), and what the other machine has already (--present). The wheels are
+spread over folders of at most 60 MiB, so that each can travel in one call. The second command runs
+on the machine with the GPU, and installs into .gpu/site what is missing there or too old.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+try:
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+    from packaging.utils import canonicalize_name
+except ImportError:
+    from pip._vendor.packaging.requirements import Requirement
+    from pip._vendor.packaging.specifiers import SpecifierSet
+    from pip._vendor.packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / ".gpu" / "site"
+MANIFEST = "wheels.json"
+MOST = 60 * 2**20
+# There already, or imported by no check.
+LEFT_OUT = ("torch", "tensorboard", "hf-xet")
+EXTRAS = ("", "bitsandbytes")
+
+
+def closure(python: str, present: set[str]) -> dict[str, dict[str, str]]:
+    """Packages that are needed, with version and accepted range, from what is installed here.
+
+    Args:
+        python: version of Python of the other machine, such as "3.12".
+        present: names that it has.
+
+    Returns:
+        By name: "version" and "range".
+
+    Raises:
+        SystemExit: naming a package that is not installed here.
+    """
+    target = {"python_version": python, "python_full_version": f"{python}.0"}
+    target |= {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
+    target |= {"platform_machine": "x86_64", "implementation_name": "cpython"}
+    target |= {"platform_python_implementation": "CPython"}
+    found: dict[str, dict[str, str]] = {}
+    open_: list[tuple[str, tuple[str, ...]]] = [("lightning-unlearn", EXTRAS)]
+    seen = set(open_)
+    while open_:
+        name, extras = open_.pop()
+        for text in metadata.requires(name) or []:
+            needed = Requirement(text)
+            marker = needed.marker
+            if marker and not any(marker.evaluate({**target, "extra": e}) for e in (*extras, "")):
+                continue
+            own = canonicalize_name(needed.name)
+            if own in LEFT_OUT or own in present:
+                continue
+            try:
+                version = metadata.version(own)
+            except metadata.PackageNotFoundError:
+                raise SystemExit(
+                    f"error: {own}, which {name} needs, is not installed here; run this in the "
+                    'environment of scripts/test, with pip install -e ".[bitsandbytes]"'
+                ) from None
+            known = found.setdefault(own, {"version": version, "range": ""})
+            known["range"] = ",".join(filter(None, (known["range"], str(needed.specifier))))
+            following = (own, ("", *sorted(needed.extras)))
+            if following not in seen:
+                seen.add(following)
+                open_.append(following)
+    return found
+
+
+def download(folder: Path, packages: dict[str, dict[str, str]], python: str) -> None:
+    """Fetch wheels for another machine; what is only there as source is built, if it is Python.
+
+    Args:
+        folder: an empty one.
+        packages: from `closure`.
+        python: version of Python of the other machine.
+    """
+    platforms = [f"--platform=manylinux_2_{n}_x86_64" for n in range(39, 4, -1)]
+    platforms += [f"--platform=manylinux{name}_x86_64" for name in ("2014", "2010", "1")]
+    tags = ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}", *platforms]
+    for number, (name, known) in enumerate(sorted(packages.items()), start=1):
+        wanted = f"{name}=={known['version']}"
+        print(f"\r{number}/{len(packages)} {wanted:<50}", end="", flush=True)
+        common = ["--quiet", "--no-deps", "--disable-pip-version-check", wanted]
+        if pip("download", *common, *tags, "--dest", str(folder)):
+            if pip("wheel", *common, "--wheel-dir", str(folder)):
+                raise SystemExit(f"\nerror: no wheel of {wanted} for Python {python} on x86-64")
+        (wheel,) = (f for f in folder.glob("*.whl") if _name_of(f) == name)
+        if wheel.stem.split("-")[-2:] == ["none", "any"] or "manylinux" in wheel.stem:
+            continue
+        raise SystemExit(f"\nerror: {wheel.name} fits this machine only")
+    print("\r" + " " * 70 + "\r", end="")
+
+
+def pip(*arguments: str) -> int:
+    """Exit code of pip of this environment, or of the Python that it was made with."""
+    for python in (sys.executable, getattr(sys, "_base_executable", sys.executable)):
+        command = [python, "-m", "pip"]
+        if not subprocess.run([*command, "--version"], capture_output=True, check=False).returncode:
+            done = subprocess.run([*command, *arguments], capture_output=True, check=False)
+            return done.returncode
+    raise SystemExit("error: found no pip; install it in this environment")
+
+
+def spread(folder: Path, packages: dict[str, dict[str, str]]) -> list[tuple[Path, int]]:
+    """Move wheels into folders of at most 60 MiB each, small ones first, with a list of all.
+
+    Returns:
+        The folders, with their bytes.
+    """
+    parts: list[tuple[Path, int]] = []
+    for wheel in sorted(folder.glob("*.whl"), key=lambda file: (file.stat().st_size, file.name)):
+        size = wheel.stat().st_size
+        if not parts or parts[-1][1] + size > MOST:
+            parts.append((folder / f"part-{len(parts) + 1}", 0))
+            parts[-1][0].mkdir()
+        part, before = parts[-1]
+        parts[-1] = (part, before + size)
+        wheel.rename(part / wheel.name)
+        packages[_name_of(wheel)] |= {"part": part.name, "wheel": wheel.name}
+    for part, _ in parts:
+        (part / MANIFEST).write_text(json.dumps(packages, indent=1) + "\n", encoding="utf-8")
+    return parts
+
+
+def _name_of(wheel: Path) -> str:
+    return canonicalize_name(wheel.name.split("-")[0])
+
+
+def install(parts: list[Path]) -> None:
+    """Install what is missing here or too old, and say what is still missing."""
+    sys.path.insert(0, str(SITE))
+    known: dict[str, Any] = {}
+    wheels: list[str] = []
+    for part in parts:
+        if not (part / MANIFEST).is_file():
+            raise SystemExit(f"error: found no {MANIFEST} in {part}, expected a part of --wheels")
+        known = json.loads((part / MANIFEST).read_text(encoding="utf-8"))
+        named = {each["wheel"]: name for name, each in known.items()}
+        for wheel in sorted(part.glob("*.whl")):
+            if lacking(named[wheel.name], known[named[wheel.name]]["range"]):
+                wheels.append(str(wheel))
+    if wheels:
+        SITE.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+        command += ["--no-compile", "--disable-pip-version-check", "--no-cache-dir"]
+        environment = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
+        command += ["--upgrade", "--target", str(SITE), *wheels]
+        subprocess.run(command, check=True, env=environment)
+    missing = {n: each["part"] for n, each in known.items() if lacking(n, each["range"])}
+    print(f"Installed {len(wheels)} packages into {SITE.relative_to(ROOT)}.")
+    if missing:
+        names = ", ".join(f"{name} ({part})" for name, part in sorted(missing.items()))
+        print(f"Still missing, or too old: {names}.")
+
+
+def lacking(name: str, accepted: str) -> bool:
+    """Whether a package is not installed here, or in a version that is not accepted."""
+    try:
+        found = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return True
+    return not SpecifierSet(accepted).contains(found, prereleases=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make the folders, or install from them."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/gpu", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--wheels", type=Path, metavar="DIR", help="make the folders below DIR")
+    what.add_argument("--install", type=Path, metavar="PART", nargs="+")
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    parser.add_argument("--python", default=here, help="version of Python of the other machine")
+    parser.add_argument(
+        "--present",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="packages that the other machine has: left out",
+    )
+    options = parser.parse_args(arguments)
+    if options.install:
+        install(options.install)
+        return 0
+    folder: Path = options.wheels
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        parser.error(f"--wheels: found files in {folder}, expected an empty folder")
+    packages = closure(options.python, {str(canonicalize_name(name)) for name in options.present})
+    download(folder, packages, options.python)
+    for part, size in spread(folder, packages):
+        files = sorted(part.glob("*.whl"), key=lambda file: -file.stat().st_size)
+        largest = ", ".join(f"{_name_of(f)} {f.stat().st_size / 2**20:.1f}" for f in files[:4])
+        print(f"{part}: {len(files)} wheels, {size / 2**20:.1f} MiB (largest: {largest})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
