@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,14 +173,21 @@ def mixed(bench: Bench) -> Iterator[Row]:
 def alike(own: Found, other: Found) -> Iterator[Row]:
     """Rows that two runs in different precisions lead to the same conclusion.
 
-    bf16 has 8 bits: a log-probability of -4 is known to 0.02, and 30 steps add to that. So losses
-    and the change of the forget set are compared to a tenth, examples by their order.
+    bf16 has 8 bits: a log-probability of -4 is known to 0.02, and of an answer of 25 tokens, which
+    NPO's loss depends on, to 0.1 or more. So losses are compared where they are means per token,
+    and what unlearning does by its change and by the order of the examples.
     """
-    gap = compare(own, other)
-    yield at_most("losses", gap.losses, 0.1, "largest difference / (1 + loss)")
+    gap = compare(learning(own), learning(other))
+    yield at_most("losses of learning", gap.losses, 0.02, "largest difference / (1 + loss)")
     change = abs((own.end - own.start) / (other.end - other.start) - 1)
     yield at_most("change of the forget set", change, 0.15, "relative difference")
-    yield at_least("order of the examples", gap.ranks, 0.95, "rank correlation of likelihoods")
+    order = compare(own, other).ranks
+    yield at_least("order of the examples", order, 0.9, "rank correlation of likelihoods")
+
+
+def learning(run: Found) -> Found:
+    """A run without the losses of unlearning."""
+    return replace(run, losses={k: v for k, v in run.losses.items() if k[0] != "unlearn"})
 
 
 def resume(bench: Bench) -> Iterator[Row]:

@@ -98,9 +98,9 @@ def download(folder: Path, packages: dict[str, dict[str, str]], python: str) -> 
         wanted = f"{name}=={known['version']}"
         print(f"\r{number}/{len(packages)} {wanted:<50}", end="", flush=True)
         common = ["--quiet", "--no-deps", "--disable-pip-version-check", wanted]
-        if pip("download", *common, *tags, "--dest", str(folder)):
-            if pip("wheel", *common, "--wheel-dir", str(folder)):
-                raise SystemExit(f"\nerror: no wheel of {wanted} for Python {python} on x86-64")
+        absent = pip("download", *common, *tags, "--dest", str(folder))
+        if absent and pip("wheel", *common, "--wheel-dir", str(folder)):
+            raise SystemExit(f"\nerror: no wheel of {wanted} for Python {python} on x86-64")
         (wheel,) = (f for f in folder.glob("*.whl") if _name_of(f) == name)
         if wheel.stem.split("-")[-2:] == ["none", "any"] or "manylinux" in wheel.stem:
             continue

@@ -191,6 +191,15 @@ class MeasuredLM(StoredLM):
         """The Trainer's precision, for a forward outside its steps."""
         return self._trainer.precision_plugin.forward_context() if self._trainer else nullcontext()
 
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """What matrix products are rounded to: in `precision_context`, the type of autocast."""
+        device = self.device.type
+        if torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
+        dtype: torch.dtype = self.lm.dtype
+        return dtype
+
     def to_device(self, batch: Any) -> Any:
         """A batch on this module's device."""
         return self.transfer_batch_to_device(batch, self.device, 0)

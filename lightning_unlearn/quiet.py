@@ -57,6 +57,8 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         # Lightning 2.6 asks torch 2.13 by an older name.
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.. is deprecated.*")
+        # Who writes accelerator: cpu on a machine with a GPU means it.
+        warnings.filterwarnings("ignore", "GPU available but not used")
         # Measuring during fit is what the monitors do, at their own steps.
         warnings.filterwarnings("ignore", "You defined a `validation_step` but have no.*")
         try:

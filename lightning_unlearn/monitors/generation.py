@@ -56,12 +56,26 @@ class _Draw:
         chunk = max(1, CHUNK_ELEMENTS // scores.shape[-1])
         for start in range(0, len(scores), chunk):
             rows = slice(start, start + chunk)
-            reached = torch.softmax(scores[rows].double() / self.temperature, dim=-1).cumsum(-1)
+            reached = _running_sums(torch.softmax(scores[rows].double() / self.temperature, dim=-1))
             # The last sum is 1 but for rounding; a number above it would find no token.
             chosen[rows] = torch.searchsorted(reached, drawn[rows] * reached[:, -1:], right=True)
         # Weights that diverged give nan, of which any token is as good as another.
         chosen.clamp_(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
+
+
+def _running_sums(values: Tensor) -> Tensor:
+    """Sums over the last axis up to each place.
+
+    A GPU has no such sums among PyTorch's deterministic algorithms (``trainer.deterministic``), so
+    these are formed on the CPU.
+
+    Args:
+        values: ``[rows, columns]``.
+    """
+    if values.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return values.cpu().cumsum(-1).to(values.device)
+    return values.cumsum(-1)
 
 
 @contextmanager

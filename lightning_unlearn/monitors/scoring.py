@@ -162,10 +162,7 @@ def _choose(
             return False
         # Relative to their size: the answer must be about the model, not its present weights.
         gap = (shared - apart).abs() / (lengths + apart.abs())
-        device = module.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else module.lm.dtype
-        return gap.max().item() <= AGREEMENT.get(dtype, 1e-3)
+        return gap.max().item() <= AGREEMENT.get(module.product_dtype, 1e-3)
 
     def tree() -> Tensor:
         return torch.cat([_tree_sums(module, [tree]) for tree in grow(prompt, candidates)])
