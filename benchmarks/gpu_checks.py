@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -39,12 +38,14 @@ class Check:
         seconds: its time limit.
         about: what it checks.
         needs: checks that must have ended before.
+        alone: nothing else runs beside it.
     """
 
     function: str
     seconds: int
     about: str
     needs: tuple[str, ...] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ CHECKS = {
     "ddp": Check("gpu_paths:ddp", 90, "ddp of one process is one device", ("fp32",)),
     "fsdp2": Check("gpu_paths:fsdp2", 90, "fsdp2 of one process is one device", ("fp32",)),
     "plan": Check("gpu_speed:plan", 150, "the plan against the real peak of memory"),
-    "step": Check("gpu_speed:step", 150, "time of a training step of the 1B shape"),
-    "compile": Check("gpu_speed:compiled", 150, "model.compile gives the same losses"),
+    "step": Check("gpu_speed:step", 150, "time of a training step of the 1B shape", alone=True),
+    "compile": Check("gpu_speed:compiled", 150, "model.compile gives the same losses", alone=True),
     "qlora": Check("gpu_paths:qlora", 120, "a base in NF4 learns and forgets", ("bf16",)),
     "mixed": Check("gpu_paths:mixed", 90, "the path in bf16-mixed", ("cpu",)),
     "checkpointing": Check("gpu_paths:checkpointing", 90, "recomputed activations", ("fp32",)),
@@ -97,62 +98,129 @@ def run_check(name: str, device: str, work: Path) -> None:
     (work / f"{name}.done").touch()
 
 
+@dataclass
+class Started:
+    """A check that is being made.
+
+    Attributes:
+        name: of the check.
+        process: leads a group.
+        began: when, on the monotonic clock.
+        limit: seconds it may take.
+        whole: whether that is its own limit, and not what was left of the total.
+    """
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    began: float
+    limit: float
+    whole: bool
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self.began
+
+
 class Runner:
-    """Makes checks one after the other.
+    """Makes checks in the order given, some at the same time.
 
     Args:
         device: "cuda" or "cpu".
         output: folder for the tables and the log.
         work: folder for what checks leave to each other.
         seconds: total time limit.
+        jobs: checks at the same time; those that measure time are alone.
     """
 
-    def __init__(self, device: str, output: Path, work: Path, seconds: float) -> None:
-        self.device, self.output, self.work = device, output, work
+    def __init__(
+        self, device: str, output: Path, work: Path, seconds: float, jobs: int = 1
+    ) -> None:
+        self.device, self.output, self.work, self.jobs = device, output, work, jobs
         self.ends = time.monotonic() + seconds
         self.limit = seconds
-        self.rows: list[Row] = []
-        self.about: dict[str, str] = {}
+        self.rows: dict[str, list[Row]] = {}
+        self.started: list[Started] = []
 
     def run(self, names: list[str]) -> bool:
         """Make the checks; returns whether none failed."""
         self.output.mkdir(parents=True, exist_ok=True)
         (self.output / "log.txt").write_text("", encoding="utf-8")
-        for name in names:
-            began = time.monotonic()
-            rows = list(self._check(name))
-            self._keep(name, rows, time.monotonic() - began)
-        return all(row.result != "FAILED" for row in self.rows)
+        waiting, self.rows = list(names), {name: [] for name in names}
+        try:
+            while waiting or self.started:
+                for each in [s for s in self.started if self._ended(s)]:
+                    self.started.remove(each)
+                    self._keep(each.name, self._rows_of(each), each.seconds)
+                if (name := self._next(waiting)) is None:
+                    time.sleep(0.05)
+                    continue
+                waiting.remove(name)
+                if (why := self._against(name)) is not None:
+                    self._keep(name, [Row(name, why, "", "skipped")], 0)
+                else:
+                    self.started.append(self._start(name))
+        finally:
+            for each in self.started:
+                end_group(each.process)
+        return all(row.result != "FAILED" for rows in self.rows.values() for row in rows)
 
-    def _keep(self, name: str, rows: list[Row], seconds: float) -> None:
-        self.rows += rows
-        about = self.work / "about.json"
-        if about.is_file():
-            self.about = json.loads(about.read_text(encoding="utf-8"))
-        write_tables(self.output, self.about, self.rows)
-        for row in rows:
-            expected = f"; expected {row.expected}" if row.expected else ""
-            print(f"{row.result:<8}{row.check}: {row.value}{expected}")
-        print(f"        {name} took {seconds:.0f} s", flush=True)
+    def _ended(self, each: Started) -> bool:
+        return each.process.poll() is not None or each.seconds > each.limit
 
-    def _check(self, name: str) -> list[Row]:
-        """Rows of a check, made in a process of its own."""
-        check, left = CHECKS[name], self.ends - time.monotonic()
-        if left < LEAST:
-            return [Row(name, f"the time limit of {self.limit / 60:g} minutes", "", "skipped")]
-        for needed in check.needs:
+    def _next(self, waiting: list[str]) -> str | None:
+        """The first that can begin now; nothing overtakes one that is to be alone."""
+        running = [each.name for each in self.started]
+        if len(running) >= self.jobs or any(CHECKS[name].alone for name in running):
+            return None
+        for name in waiting:
+            if not set(CHECKS[name].needs) & {*running, *waiting}:
+                return None if CHECKS[name].alone and running else name
+            if CHECKS[name].alone:
+                return None
+        return None
+
+    def _against(self, name: str) -> str | None:
+        """Why a check is not made; None if it is."""
+        if self.ends - time.monotonic() < LEAST:
+            return f"the time limit of {self.limit / 60:g} minutes"
+        for needed in CHECKS[name].needs:
             if not (self.work / f"{needed}.done").exists():
-                return [Row(name, f"it compares with {needed}, which was not made", "", "skipped")]
-        own = check.seconds * (SLOWER if self.device == "cpu" else 1)
-        limit = min(own, left)
-        code, text = self._process(name, limit)
+                return f"it compares with {needed}, which was not made"
+        return None
+
+    def _start(self, name: str) -> Started:
+        """Begin a check in a process of its own."""
+        left = self.ends - time.monotonic()
+        own = CHECKS[name].seconds * (SLOWER if self.device == "cpu" else 1)
+        command = [sys.executable, str(Path(__file__)), "--run", name]
+        command += ["--device", self.device, "--work", str(self.work)]
+        with (self.work / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A group, to end it with all that it started; no session, to be ended with this.
+                preexec_fn=os.setpgrp,
+            )
+        return Started(name, process, time.monotonic(), min(own, left), own <= left)
+
+    def _rows_of(self, each: Started) -> list[Row]:
+        """Rows that a check has left, and one for an end that is no good one."""
+        code = each.process.poll()
+        end_group(each.process)
+        name, text = each.name, (self.work / f"{each.name}.log").read_text(errors="replace")
+        with (self.output / "log.txt").open("a", encoding="utf-8") as log:
+            log.write(f"=== {name}\n{text}\n")
         rows = list(read_rows(self.work / f"{name}.rows"))
         if code is None:
-            whose = "its" if limit == own else "what was left of the"
-            found = f"not done after {limit:.0f} s, {whose} time limit"
+            whose = "its" if each.whole else "what was left of the"
+            found = f"not done after {each.limit:.0f} s, {whose} time limit"
             # The total limit says nothing about the check.
-            result: Any = "FAILED" if limit == own else "skipped"
-            rows.append(Row(name, found, "an end", result))
+            rows.append(Row(name, found, "an end", "FAILED" if each.whole else "skipped"))
         elif code:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
@@ -161,34 +229,16 @@ class Runner:
             rows.append(Row(name, "no row", "a row at least", "FAILED"))
         return rows
 
-    def _process(self, name: str, limit: float) -> tuple[int | None, str]:
-        """Exit code, None for one that had to be ended, and what was printed."""
-        command = [sys.executable, "-P", str(Path(__file__)), "--run", name]
-        command = [part for part in command if part != "-P" or sys.version_info >= (3, 11)]
-        command += ["--device", self.device, "--work", str(self.work)]
-        log = self.work / f"{name}.log"
-        with log.open("wb") as handle:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=handle,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            code: int | None
-            try:
-                code = process.wait(limit)
-            except subprocess.TimeoutExpired:
-                code = None
-            finally:
-                # It, and what it started.
-                end_group(process)
-        text = log.read_text(encoding="utf-8", errors="replace")
-        with (self.output / "log.txt").open("a", encoding="utf-8") as handle:
-            handle.write(f"=== {name}\n{text}\n")
-        return code, text
+    def _keep(self, name: str, rows: list[Row], seconds: float) -> None:
+        """Write the tables with the rows of one more check."""
+        self.rows[name] = rows
+        file = self.work / "about.json"
+        about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        write_tables(self.output, about, [row for rows in self.rows.values() for row in rows])
+        for row in rows:
+            expected = f"; expected {row.expected}" if row.expected else ""
+            print(f"{row.result:<8}{row.check}: {row.value}{expected}")
+        print(f"        {name} took {seconds:.0f} s", flush=True)
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
@@ -229,6 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--without", nargs="+", metavar="NAME", choices=CHECKS, default=[], help="all but these")
     add("--list", action="store_true", help="print the checks and end")
     add("--minutes", type=float, default=8.0, help="time limit of all checks together")
+    add("--jobs", type=int, help="checks at the same time; three on a GPU, one on a CPU")
     add("--output", type=Path, default=Path("runs/gpu"), help="gets checks.md, .json and log.txt")
     add("--work", type=Path, help="folder for what checks leave; temporary if not given")
     add("--run", choices=CHECKS, help=argparse.SUPPRESS)
@@ -240,13 +291,16 @@ def main(arguments: list[str] | None = None) -> int:
     if options.run:
         run_check(options.run, options.device, options.work)
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen = [name for name in options.only or CHECKS if name not in options.without]
     with tempfile.TemporaryDirectory(prefix="gpu-checks-") as temporary:
         work = (options.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         if any(work.iterdir()):
             parser.error(f"--work: found files in {work}, expected an empty folder")
-        runner = Runner(options.device, options.output.resolve(), work, 60 * options.minutes)
+        jobs = options.jobs or (3 if options.device == "cuda" else 1)
+        output, seconds = options.output.resolve(), 60 * options.minutes
+        runner = Runner(options.device, output, work, seconds, jobs)
         fine = runner.run(with_needs(chosen))
     print(f"\nWritten to {options.output}: checks.md, checks.json, log.txt")
     return 0 if fine else 1
