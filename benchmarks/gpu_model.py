@@ -16,7 +16,7 @@ from gpu_table import Row, at_least, at_most, judged
 from torch import Tensor
 
 from lightning_unlearn import CausalLM, StagedTrainer
-from lightning_unlearn.adapters import LEARN, LoRA, adapter_parameters
+from lightning_unlearn.adapters import LEARN, UNLEARN, LoRA, adapter_parameters
 from lightning_unlearn.data.batches import Batch, collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.monitors.generation import write_answers
@@ -26,12 +26,12 @@ from lightning_unlearn.planning.known import CONFIGS, config_folder
 PACKAGES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "flash-attn")
 # Heads of 64 units of which two share keys, as in Llama 3.2; flash attention takes them.
 SHARED = TINY | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3}
-# Difference of log-probabilities in nats, root mean square, from those of fp32 on the CPU. fp32:
-# rounding of 1e-7 through three layers. bf16: 8 bits of a log-probability of about -7 are 0.03, and
-# three layers add to that; any other mask or scale gives differences of whole nats.
-NEAR = {"32-true": 1e-4, "bf16-true": 0.1}
-# The same of gradients, as the norm of the difference relative to the norm.
-NEAR_GRADIENT = {"32-true": 1e-3, "bf16-true": 0.1}
+# Differences from fp32 on the CPU: of log-probabilities in nats, root mean square, and of gradients
+# as the norm of the difference relative to the norm. fp32: rounding of 1e-7 through three layers.
+# bf16 has 8 bits, which through three layers make 0.05 and 0.07 on a CPU; a wrong mask or scale
+# makes whole nats, and gradients that have nothing in common.
+NEAR = {"32-true": 1e-4, "bf16-true": 0.15}
+NEAR_GRADIENT = {"32-true": 1e-3, "bf16-true": 0.2}
 
 
 def found_version(name: str) -> str:
@@ -65,21 +65,21 @@ def environment(bench: Bench) -> Iterator[Row]:
 def model(
     folder: str, device: str, precision: str, attention: str, lora: LoRA = LORA
 ) -> Iterator[CausalLM]:
-    """A module with random weights, the same on every device."""
-    spread, gpu_sides.SPREAD = gpu_sides.SPREAD, 0.1
+    """A module with random weights, the same on every device and in every precision."""
     trainer = StagedTrainer(
         accelerator="cpu", precision=precision, logger=False, enable_progress_bar=False
     )
     module = gpu_sides.Random(folder, lora, attention=attention)
-    try:
-        module.trainer = trainer
-        module.configure_model()
-        generator = torch.Generator().manual_seed(1)
-        for parameter in adapter_parameters(module.peft, LEARN).values():
-            parameter.data.normal_(std=0.05, generator=generator)
-        yield module.to(device)  # type: ignore[misc]
-    finally:
-        gpu_sides.SPREAD = spread
+    module.trainer = trainer
+    module.configure_model()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in sorted(module.lm.named_parameters()):
+            spread = 0.05 if "lora_" in name else 0.1
+            if parameter.dim() > 1 and f".{UNLEARN}." not in name:
+                drawn = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(spread * drawn)
+    yield module.to(device)  # type: ignore[misc]
 
 
 def rows_of(vocabulary: int, count: int = 4) -> list[Example]:
