@@ -10,7 +10,6 @@ from conftest import Tiny
 from lightning.pytorch import Callback
 from lightning.pytorch.accelerators import CUDAAccelerator
 from pretend_gpu import DIFFERENT, GENERATOR, GPU, OnGPU, gpu
-from tiny import random_examples
 
 from lightning_unlearn import (
     NPO,
@@ -25,7 +24,7 @@ from lightning_unlearn import (
     StagedTrainer,
 )
 from lightning_unlearn.forward import LogProbModel
-from lightning_unlearn.model_check import check_model
+from lightning_unlearn.model_check import check_log_probs
 from lightning_unlearn.monitors import generation
 from lightning_unlearn.records import read_table
 
@@ -182,18 +181,20 @@ def test_answers_are_drawn_with_deterministic_algorithms(tiny: Tiny) -> None:
     assert ("accuracy/math", 3) in {(m, s) for s, m, _ in trainer.observations.steps}
 
 
-@pytest.mark.parametrize(("precision", "refused"), [("32-true", True), ("bf16-mixed", False)])
+@pytest.mark.parametrize(("precision", "known"), [("32-true", False), ("bf16-mixed", True)])
 def test_a_check_allows_for_what_products_are_rounded_to(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, precision: str, refused: bool
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, precision: str, known: bool
 ) -> None:
     """A GPU multiplies all rows of a matrix and some of them by different kernels."""
     module = tiny.module()
     module.trainer = tiny.trainer(precision=precision)
     module.configure_model()
+    assert module.net is not None
     own = LogProbModel.own_log_probs
     monkeypatch.setattr(LogProbModel, "own_log_probs", lambda *given: own(*given) * 1.005)
-    with pytest.raises(InputError, match="logits") if refused else nullcontext():
-        check_model(module, random_examples(1)[0])
+    with nullcontext() if known else pytest.raises(InputError, match="other log-probabilities"):
+        check_log_probs(module)
+    assert module.net.takes_own_logits != known
 
 
 def test_nothing_is_said_of_a_gpu_that_is_not_to_be_used(
