@@ -96,7 +96,8 @@ def download(folder: Path, packages: dict[str, dict[str, str]], python: str) -> 
     tags = ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}", *platforms]
     for number, (name, known) in enumerate(sorted(packages.items()), start=1):
         wanted = f"{name}=={known['version']}"
-        print(f"\r{number}/{len(packages)} {wanted:<50}", end="", flush=True)
+        if sys.stdout.isatty():
+            print(f"\r{number}/{len(packages)} {wanted:<50}", end="", flush=True)
         common = ["--quiet", "--no-deps", "--disable-pip-version-check", wanted]
         absent = pip("download", *common, *tags, "--dest", str(folder))
         if absent and pip("wheel", *common, "--wheel-dir", str(folder)):
@@ -105,7 +106,8 @@ def download(folder: Path, packages: dict[str, dict[str, str]], python: str) -> 
         if wheel.stem.split("-")[-2:] == ["none", "any"] or "manylinux" in wheel.stem:
             continue
         raise SystemExit(f"\nerror: {wheel.name} fits this machine only")
-    print("\r" + " " * 70 + "\r", end="")
+    if sys.stdout.isatty():
+        print("\r" + " " * 70 + "\r", end="")
 
 
 def pip(*arguments: str) -> int:
