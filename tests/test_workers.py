@@ -35,7 +35,7 @@ HEADS: list["subprocess.Popen[str]"] = []
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Workers find the methods of the tests, use as many threads, and end with them."""
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield
     while HEADS:
