@@ -67,6 +67,22 @@ class StageStopped(Exception):
         self.kept = kept
 
 
+def _none() -> None:
+    return None
+
+
+class StageCut(Exception):
+    """A stage ended before its last step, by no rule that finishes it.
+
+    Attributes:
+        kept: whether a checkpoint holds the step that was made last.
+    """
+
+    def __init__(self, kept: bool) -> None:
+        super().__init__(kept)
+        self.kept = kept
+
+
 class MidStage(Callback):
     """Writes checkpoints, and stops the stage after an optimizer step when a signal asks for it.
 
@@ -80,6 +96,12 @@ class MidStage(Callback):
         callbacks: whose state is in checkpoints.
         checkpoint: what the stage goes on from; None for its beginning.
         requeue: a further signal that asks for a stop; None for none.
+        rule: gives the rule that ends the stage after the present step, or None; called on all
+            processes.
+        close: called where a rule ends the stage.
+
+    Attributes:
+        ended: the rule that has ended the stage before its last step; None for none.
     """
 
     def __init__(
@@ -91,6 +113,8 @@ class MidStage(Callback):
         callbacks: Sequence[Callback] = (),
         checkpoint: Path | None = None,
         requeue: int | None = None,
+        rule: Callable[[], str | None] = _none,
+        close: Callable[[], None] = _none,
     ) -> None:
         self.frequency = frequency
         self._collect = collect
@@ -98,6 +122,9 @@ class MidStage(Callback):
         self._say = say
         self._callbacks = callbacks
         self._checkpoint_read = checkpoint
+        self._rule = rule
+        self._close = close
+        self.ended: str | None = None
         # What this process got; the others do not know of it before they have voted.
         self._got = 0
         self._voted = 0
@@ -168,15 +195,31 @@ class MidStage(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Write if it is time, stop if it was asked for."""
+        """Write if it is time, stop if it was asked for or a rule says so."""
         assert isinstance(pl_module, CausalLM)
         due = self._vote(trainer, pl_module)
         if pl_module.step == pl_module.total_steps:
             return  # The stage itself is stored now; a stop waits until that is done.
+        self.ended = self._rule()
+        if self.ended is not None:
+            # No checkpoint: who goes on from one would make the next step.
+            trainer.should_stop = True
+            self._close()
+            return
         if self.asked or due:
             kept = self._checkpoint(trainer)
             if self.asked:
                 raise StageStopped(self.asked, kept)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the last step of a stage that something else has ended.
+
+        Raises:
+            StageCut: if no rule finishes it.
+        """
+        assert isinstance(pl_module, CausalLM)
+        if pl_module.step < pl_module.total_steps and self.ended is None:
+            raise StageCut(self._checkpoint(trainer))
 
     def _vote(self, trainer: Trainer, module: CausalLM) -> bool:
         """Whether a checkpoint is due, and which signal some process got; alike on all of them."""
@@ -186,9 +229,12 @@ class MidStage(Callback):
         if self._alone:
             return due
         asked = [self._got == number for number in self._signals]
-        votes = torch.tensor([*asked, due and trainer.is_global_zero], dtype=torch.float32)
+        wanted = [*asked, trainer.should_stop, due and trainer.is_global_zero]
+        votes = torch.tensor(wanted, dtype=torch.float32)
         votes = trainer.strategy.reduce(votes.to(module.device), reduce_op="sum")
-        *asked, due = (vote > 0 for vote in votes.tolist())
+        *asked, stop, due = (vote > 0 for vote in votes.tolist())
+        # One process that leaves its loop alone would leave the others waiting.
+        trainer.should_stop = stop
         number = max((n for n, one in enumerate(asked) if one), default=None)
         self._voted = 0 if number is None else self._signals[number]
         return bool(due)

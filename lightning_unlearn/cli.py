@@ -5,7 +5,14 @@ import sys
 import traceback
 
 from lightning_unlearn.configuration import compose_files, take_configs, with_place
-from lightning_unlearn.errors import DivergedError, HungUp, InputError, Terminated, visible
+from lightning_unlearn.errors import (
+    DivergedError,
+    HungUp,
+    InputError,
+    Terminated,
+    Unfinished,
+    visible,
+)
 from lightning_unlearn.failures import (
     shows_traceback,
     told_failure,
@@ -29,9 +36,10 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments without the program's name; None takes the process's.
 
     Returns:
-        Exit code: 0 done, 1 some run of a study failed, a plan does not fit, or something went
-        wrong that nothing foresaw, 2 a mistake in the input, a file that can't be read or written,
-        or a loss that is not finite, 129 terminal closed, 130 interrupted, 143 terminated.
+        Exit code: 0 done, 1 some run of a study failed, a stage is not finished, a plan does not
+        fit, or something went wrong that nothing foresaw, 2 a mistake in the input, a file that
+        can't be read or written, or a loss that is not finite, 129 terminal closed, 130
+        interrupted, 143 terminated.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with lasting_output() as (out, _):
@@ -51,6 +59,8 @@ def _run(arguments: list[str]) -> int:
             return _dispatch(arguments)
     except (InputError, DivergedError) as error:
         return _tell(error, str(error), 2)
+    except Unfinished as error:
+        return _tell(error, str(error), 1)
     except KeyboardInterrupt as stop:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             told = str(stop) or "stopped; the same command goes on from here."

@@ -44,6 +44,10 @@ class DivergedError(RuntimeError):
     """The loss of a training step was not a finite number; names the stage and the step."""
 
 
+class Unfinished(RuntimeError):
+    """A stage was ended before its last step by nothing that is in its key, such as a clock."""
+
+
 class Terminated(KeyboardInterrupt):
     """Stopped by SIGTERM, as a job scheduler does; everything stored is kept."""
 

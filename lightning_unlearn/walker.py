@@ -13,13 +13,15 @@ from lightning.pytorch import Callback
 from lightning_unlearn.adapters import LEARN
 from lightning_unlearn.checkpoints import (
     MidStage,
+    StageCut,
     StageStopped,
     collect_checkpoint,
     read_optimizer,
     write_checkpoint,
 )
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
-from lightning_unlearn.errors import StorageError
+from lightning_unlearn.endings import cause_of_stop, measure_the_end, rule_that_ends
+from lightning_unlearn.errors import StorageError, Unfinished
 from lightning_unlearn.history import (
     TrainingHistory,
     read_observations,
@@ -170,7 +172,12 @@ class Walker:
         model = self.model
         # Until the stage is begun the module still counts the steps of the one before.
         model.step, model.total_steps = 0, 0
-        pulse = Pulse(self.trainer.store.folder, key, lambda: (model.step, model.total_steps))
+        pulse = Pulse(
+            self.trainer.store.folder,
+            key,
+            lambda: (model.step, model.total_steps),
+            stops=(KeyboardInterrupt, SystemExit, Unfinished),
+        )
         with pulse if self.trainer.is_global_zero else nullcontext():
             yield
 
@@ -239,7 +246,13 @@ class Walker:
         self.trainer.trained.append(stage.name)
         try:
             if self.trainer.is_global_zero:
-                details = {"stage": stage.name, "seconds": round(time.monotonic() - began, 3)}
+                details: dict[str, Any] = {
+                    "stage": stage.name,
+                    "seconds": round(time.monotonic() - began, 3),
+                }
+                if keeper is not None:
+                    details |= {"steps": self.model.step, "of": self.model.total_steps}
+                    details["ended"] = keeper.ended
                 self.trainer.store.put(stage.key, stage.content, write, details)
             self.trainer.strategy.barrier("stored")
         finally:
@@ -287,7 +300,14 @@ class Walker:
         finished = False
         try:
             trainer.fit_once(model, batches.loader(entry.done))
+            if model.step < model.total_steps and keeper.ended is None:
+                raise StageCut(kept=False)  # before its first step
             finished = True
+        except StageCut as cut:
+            kept = f"step {model.step} is kept" if cut.kept else "its steps are lost"
+            raise Unfinished(
+                _told(f"{self._where(number, kept, cause_of_stop(trainer))}")
+            ) from None
         except StageStopped as stop:
             kept = f"step {model.step} is kept" if stop.kept else "its steps are lost"
             raise _stopped(stop.signal, self._where(number, kept)) from None
@@ -354,14 +374,17 @@ class Walker:
             stateful,
             checkpoint,
             requeue_signal(trainer),
+            partial(rule_that_ends, trainer, self.model),
+            partial(measure_the_end, trainer, self.model),
         )
 
-    def _where(self, number: int, kept: str) -> str:
+    def _where(self, number: int, kept: str, cause: str = "") -> str:
         """Where a walk was stopped, in words."""
         done = ", ".join(stage.name for stage in self.plan[:number]) or "none"
         return (
             f"in stage {self.plan[number].name} at step {self.model.step} of "
-            f"{self.model.total_steps}; {kept}. Stored stages of this path: {done}."
+            f"{self.model.total_steps}{cause and f', {cause}'}; {kept}. "
+            f"Stored stages of this path: {done}."
         )
 
     def _close_logs(self) -> None:
@@ -390,4 +413,8 @@ class Walker:
 def _stopped(number: int, where: str) -> KeyboardInterrupt:
     """What ends the command, with a message of how to go on."""
     kind = ENDS.get(number, Requeued)
-    return kind(f"stopped {where} The same command goes on from there.")
+    return kind(_told(where))
+
+
+def _told(where: str) -> str:
+    return f"stopped {where} The same command goes on from there."

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lightning_unlearn.errors import DivergedError, InputError
+from lightning_unlearn.errors import DivergedError, InputError, Unfinished
 from lightning_unlearn.study.plan import Node
 
 State = Literal["done", "failed", "skipped"]
@@ -41,7 +41,7 @@ class Outcome:
 
 def failure(key: str, error: BaseException, seconds: float = 0.0) -> Outcome:
     """The outcome of a node in whose making an exception was raised."""
-    known = isinstance(error, (InputError, DivergedError))
+    known = isinstance(error, (InputError, DivergedError, Unfinished))
     text = str(error) or type(error).__name__
     trace = "" if known else "".join(traceback.format_exception(error))
     return Outcome(key, "failed", seconds, error=text, trace=trace)

@@ -92,6 +92,25 @@ class Unlearning(Callback):
             reference = LogProbs(self._reference.per_token[batch.index, :width], batch.mask)
         return self.loss(policy, reference)
 
+    def stop(self, module: CausalLM) -> str | None:
+        """A rule that ends unlearning before its last step; asked after every optimizer step.
+
+        It must depend on nothing but the model, the data and the method's parameters, because the
+        result is stored as that of every run with the same settings.
+
+        Args:
+            module: after its step ``module.step`` of ``module.total_steps``.
+
+        Returns:
+            Why unlearning ends here, or None.
+        """
+        return None
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the class has a rule that ends unlearning."""
+        return type(self).stop is not Unlearning.stop
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the reference once, and swap the objective, if this is the unlearning stage.
 
