@@ -25,8 +25,9 @@ from lightning_unlearn.events import (
     session,
     write_events,
 )
+from lightning_unlearn.integrity import describe_files
 from lightning_unlearn.notes import read_note
-from lightning_unlearn.runs import ABOUT, MANIFEST, sizes
+from lightning_unlearn.runs import ABOUT, MANIFEST
 from lightning_unlearn.seals import seal_values
 
 # Where in a run's folder its row of the HParams tab is.
@@ -237,7 +238,7 @@ class RunDirectory:
         """
         with _writing(self.folder):
             parts = self._fill(stages)
-            about = {**self.about, "finished": True, "files": sizes(self.folder, parts)}
+            about = {**self.about, "finished": True, "files": describe_files(self.folder, parts)}
             records.write_text(self.folder / ABOUT, _json(about))
 
     def _fill(self, stages: list[tuple[str, Path]]) -> list[str]:

@@ -1,8 +1,10 @@
 """The folders of runs, as they are found again; needs neither torch nor lightning."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning_unlearn.integrity import damage_of
 from lightning_unlearn.seals import Damage, read_values
 
 ABOUT = "run.json"
@@ -10,21 +12,33 @@ ABOUT = "run.json"
 MANIFEST = "entry.json"
 
 
-def find_run(folder: Path, key: str) -> Path | None:
+def find_run(
+    folder: Path,
+    key: str,
+    sizes_only: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> Path | None:
     """The folder of a finished run.
 
     Args:
         folder: wanted place; a number may have been added to it.
         key: of the run's last step.
+        sizes_only: compare sizes of files, and do not read them.
+        report: called with one sentence if the run was finished and its files have changed.
 
     Returns:
-        The folder, or None; also if a file of it is missing or of another size.
+        The folder, or None; also if a file of it is missing or is not what was written.
     """
     found, number = folder, 1
     while (found / ABOUT).is_file():
         about = read_about(found)
         if about.get("key") == key:
-            return found if about.get("finished") is True and _is_whole(found, about) else None
+            if about.get("finished") is not True:
+                return None
+            damage = damage_of(found, about.get("files"), sizes_only)
+            if damage is not None and report is not None:
+                report(f"{found} is damaged ({damage}); it is filled again from the store.")
+            return found if damage is None else None
         number += 1
         found = folder.with_name(f"{folder.name}_{number}")
     return None
@@ -36,18 +50,3 @@ def read_about(folder: Path) -> dict[str, Any]:
         return read_values(folder / ABOUT)
     except Damage:
         return {}
-
-
-def sizes(folder: Path, parts: list[str]) -> dict[str, int]:
-    """Bytes of every file in some parts of a folder, by path."""
-    files = [file for part in parts for file in [folder / part, *(folder / part).rglob("*")]]
-    return {
-        file.relative_to(folder).as_posix(): file.stat().st_size
-        for file in sorted(files)
-        if file.is_file()
-    }
-
-
-def _is_whole(folder: Path, about: dict[str, Any]) -> bool:
-    files = about.get("files")
-    return isinstance(files, dict) and sizes(folder, list(files)) == files

@@ -7,9 +7,9 @@ in the same way; its entry takes their place.
 """
 
 import errno
-import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -20,24 +20,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from lightning_unlearn.entries import FORMAT, content_key, damage_of_entry, format_of
 from lightning_unlearn.errors import InputError, StorageError
+from lightning_unlearn.integrity import describe_files
 from lightning_unlearn.runs import MANIFEST
 
-# Raised when the meaning of a key or the layout of an entry changes: old entries are then unknown.
-FORMAT = 1
-
-
-def content_key(content: dict[str, Any]) -> str:
-    """The name of an entry: 32 hexadecimal digits of the hash of its canonical JSON.
-
-    Args:
-        content: everything that decides the entry's weights.
-
-    Returns:
-        The key.
-    """
-    text = json.dumps({"format": FORMAT, **content}, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+FOLDERS = ("checkpoints", "damaged", "drafts", "locks", "notes")
+_KEY = re.compile(r"[0-9a-f]{32}")
+_CHECKPOINT = re.compile(r"([0-9a-f]{32})-([0-9]{1,18})")
+# So many names are told.
+_NAMED = 5
 
 
 class StageStore:
@@ -54,12 +46,58 @@ class StageStore:
     def __init__(self, folder: str | Path, report: Callable[[str], None] = print) -> None:
         self.folder = Path(folder).expanduser()
         self.report = report
-        self._whole: set[str] = set()
-        if self.folder.exists() and not self.folder.is_dir():
+        with self._using("read"):
+            is_file = self.folder.exists() and not self.folder.is_dir()
+        if is_file:
             raise InputError(f"trainer.store: found {self.folder}, which is a file; name a folder.")
 
+    def look_over(self) -> None:
+        """Tell of what lies in the folder and is never used: foreign files and old entries."""
+        with self._using("read"):
+            foreign, old = self._unused()
+        if foreign:
+            self.report(
+                f"Stage store: {self.folder} holds what is not its own ({_listed(foreign)}); it is "
+                "left alone."
+            )
+        if old:
+            self.report(
+                f"Stage store: {self.folder} holds {len(old)} entries of an older format "
+                f"({_listed(old)}), which are of no use any more; their folders may be removed."
+            )
+
+    def _unused(self) -> tuple[list[str], list[str]]:
+        """Names of what is foreign, and of entries of another format."""
+        foreign, old = [], []
+        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
+            if path.is_dir() and (path.name in FOLDERS or re.fullmatch(r"damaged-\d+", path.name)):
+                continue
+            if not _KEY.fullmatch(path.name):
+                foreign.append(path.name)
+            elif format_of(path) not in (None, FORMAT):
+                old.append(path.name)
+        for path in sorted((self.folder / "checkpoints").glob("*")):
+            if not _CHECKPOINT.fullmatch(path.name):
+                foreign.append(f"checkpoints/{path.name}")
+        return foreign, old
+
+    def try_writing(self) -> None:
+        """Make the folder, and see whether it can be written.
+
+        Raises:
+            StorageError: if it can't.
+        """
+        trial = self.folder / "drafts" / f"trial-{uuid.uuid4().hex[:8]}"
+        with self._using("written"):
+            trial.mkdir(parents=True)
+            try:
+                (trial / "file").write_bytes(b"0" * 1024)
+                _flush(trial / "file")
+            finally:
+                shutil.rmtree(trial, ignore_errors=True)
+
     def get(self, key: str) -> Path | None:
-        """The entry of a key, checked the first time it is asked for.
+        """The entry of a key, checked file by file.
 
         A damaged entry is reported and set aside, so that it is built anew.
 
@@ -68,19 +106,20 @@ class StageStore:
 
         Returns:
             Its folder, or None.
+
+        Raises:
+            StorageError: if the folder can't be read, or a damaged entry can't be set aside.
         """
         entry = self.folder / key
-        if not entry.is_dir():
-            return None
-        if key in self._whole:
-            return entry
-        damage = _damage(entry, key)
-        if damage is None:
-            self._whole.add(key)
-            # A kill may have come between the entry and the end of its checkpoints.
-            self._drop_checkpoints(key)
-            return entry
-        aside = self._set_aside(entry)
+        with self._using("read"):
+            if not _is_there(entry):
+                return None
+            damage = damage_of_entry(entry, key)
+            if damage is None:
+                # A kill may have come between the entry and the end of its checkpoints.
+                self._drop_checkpoints(key)
+                return entry
+            aside = self._set_aside(entry)
         if aside is None:
             return self.get(key)  # another process set it aside first, and may have rebuilt it
         self.report(f"Stage store: {entry} is damaged ({damage}); moved to {aside}, rebuilding.")
@@ -88,18 +127,40 @@ class StageStore:
 
     def has(self, key: str) -> bool:
         """Whether there is a whole entry of a key; only looks, whatever it finds."""
-        entry = self.folder / key
-        return entry.is_dir() and (key in self._whole or _damage(entry, key) is None)
+        with self._using("read"):
+            entry = self.folder / key
+            return _is_there(entry) and damage_of_entry(entry, key) is None
 
     def _set_aside(self, entry: Path) -> Path | None:
         """Move a damaged folder away; None if it is gone already."""
-        aside = self.folder / "damaged" / f"{entry.name}-{uuid.uuid4().hex[:8]}"
-        aside.parent.mkdir(exist_ok=True)
+        number, place = 1, self.folder / "damaged"
+        while place.exists() and not place.is_dir():
+            number += 1
+            place = self.folder / f"damaged-{number}"
+        aside = place / f"{entry.name}-{uuid.uuid4().hex[:8]}"
+        place.mkdir(exist_ok=True)
         try:
             entry.rename(aside)
         except FileNotFoundError:
             return None
         return aside
+
+    @contextmanager
+    def _using(self, how: str) -> Iterator[None]:
+        """Tell of a folder that can't be used in one sentence.
+
+        Raises:
+            StorageError: in place of what the system says.
+        """
+        try:
+            yield
+        # Of a lock that the file system does not know, filelock says it is not implemented.
+        except (OSError, SafetensorError, NotImplementedError) as error:
+            raise StorageError(
+                f"trainer.store: {self.folder} can't be {how}: {_reason(error)}. What was stored "
+                "before is intact; make room, see to its permissions, or name another folder, and "
+                "run the same command again."
+            ) from error
 
     def find(self, content: dict[str, Any], ignoring: Sequence[str]) -> Path | None:
         """An entry whose content is this one but for some keys, checked as in `get`.
@@ -118,12 +179,16 @@ class StageStore:
         def core(values: dict[str, Any]) -> str:
             return content_key({k: v for k, v in values.items() if k not in ignoring})
 
+        wanted = core(content)
         for file in sorted(self.folder.glob(f"*/{MANIFEST}")):
+            if not _KEY.fullmatch(file.parent.name):
+                continue  # a copy that somebody made
             try:
-                found = json.loads(file.read_text(encoding="utf-8"))["content"]
-            except (OSError, ValueError, KeyError, TypeError):
+                manifest = json.loads(file.read_text(encoding="utf-8"))
+                found, number = manifest["content"], manifest["format"]
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 continue  # get() tells of damage when the entry itself is asked for
-            if isinstance(found, dict) and core(found) == core(content):
+            if number == FORMAT and isinstance(found, dict) and core(found) == wanted:
                 return self.get(file.parent.name)
         return None
 
@@ -191,7 +256,13 @@ class StageStore:
             StorageError: as of `put`; the checkpoint before is then still there.
         """
         folder = self.folder / "checkpoints" / f"{key}-{step}"
-        if not folder.is_dir():
+        with self._using("written"):
+            there = _is_there(folder)
+            if there and (damage := damage_of_entry(folder, key)) is not None:
+                there = False
+                aside = self._set_aside(folder)
+                self.report(f"Stage store: {folder} is damaged ({damage}); moved to {aside}.")
+        if not there:
             self._write(folder, key, content, write, {"step": step})
         self._drop_checkpoints(key, keep=step)
         return folder
@@ -207,17 +278,22 @@ class StageStore:
         Returns:
             Optimizer steps made, and the folder; None if there is none.
         """
-        for step, folder in sorted(self._checkpoints(key), reverse=True):
-            damage = _damage(folder, key)
-            if damage is None:
-                return step, folder
-            aside = self._set_aside(folder)
-            self.report(f"Stage store: {folder} is damaged ({damage}); moved to {aside}.")
+        with self._using("read"):
+            for step, folder in sorted(self._checkpoints(key), reverse=True):
+                damage = damage_of_entry(folder, key)
+                if damage is None:
+                    return step, folder
+                aside = self._set_aside(folder)
+                self.report(f"Stage store: {folder} is damaged ({damage}); moved to {aside}.")
         return None
 
     def _checkpoints(self, key: str) -> list[tuple[int, Path]]:
-        folders = self.folder.glob(f"checkpoints/{key}-*")
-        return [(int(folder.name.rpartition("-")[2]), folder) for folder in folders]
+        found = []
+        for folder in self.folder.glob(f"checkpoints/{key}-*"):
+            name = _CHECKPOINT.fullmatch(folder.name)
+            if name is not None:
+                found.append((int(name[2]), folder))
+        return found
 
     def _drop_checkpoints(self, key: str, keep: int | None = None) -> None:
         for step, folder in self._checkpoints(key):
@@ -234,38 +310,30 @@ class StageStore:
     ) -> None:
         """Make a folder with a manifest, whole or not at all."""
         draft = self.folder / "drafts" / f"{key}-{uuid.uuid4().hex[:8]}"
-        try:
-            draft.mkdir(parents=True)
-            target.parent.mkdir(exist_ok=True)
-            write(draft)
-            files = {
-                file.relative_to(draft).as_posix(): _checksum(file)
-                for file in sorted(draft.rglob("*"))
-                if file.is_file()
-            }
-            manifest = {"key": key, "files": files, "content": content, "details": details}
-            text = json.dumps(manifest, indent=2, sort_keys=True)
-            (draft / MANIFEST).write_text(text + "\n", encoding="utf-8")
-            for path in sorted(draft.rglob("*")):
-                _flush(path)
-            _flush(draft)
+        with self._using("written"):
             try:
-                draft.rename(target)
-            except OSError as error:
-                # Another process finished the same entry first; equal keys mean equal weights.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-                shutil.rmtree(draft)
-            _flush(target.parent)
-        except BaseException as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            if not isinstance(error, (OSError, SafetensorError)):
+                draft.mkdir(parents=True)
+                target.parent.mkdir(exist_ok=True)
+                write(draft)
+                files = describe_files(draft)
+                assert files, "an entry holds something"
+                manifest = {"format": FORMAT, "key": key, "files": files, "content": content}
+                text = json.dumps({**manifest, "details": details}, indent=2, sort_keys=True)
+                (draft / MANIFEST).write_text(text + "\n", encoding="utf-8")
+                for path in sorted(draft.rglob("*")):
+                    _flush(path)
+                _flush(draft)
+                try:
+                    draft.rename(target)
+                except OSError as error:
+                    # Another process finished the same entry first; equal keys mean equal weights.
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    shutil.rmtree(draft)
+                _flush(target.parent)
+            except BaseException:
+                shutil.rmtree(draft, ignore_errors=True)
                 raise
-            raise StorageError(
-                f"trainer.store: {self.folder} can't be written: {_reason(error)}. "
-                "What was stored before is intact; make room or name another folder, and run the "
-                "same command again."
-            ) from error
 
     @contextmanager
     def claim(self, key: str) -> Iterator[None]:
@@ -278,17 +346,13 @@ class StageStore:
         """
         locks = self.folder / "locks"
         lock = FileLock(locks / f"{key}.lock")
-        try:
+        with self._using("written"):
             locks.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 self.report(f"Stage store: another process is making {key[:8]}; waiting for it.")
                 lock.acquire()
-        except OSError as error:
-            raise StorageError(
-                f"trainer.store: {self.folder} can't be written: {_reason(error)}."
-            ) from error
         try:
             # Who holds the key finds only what killed processes had begun.
             for draft in self.folder.glob(f"drafts/{key}-*"):
@@ -304,33 +368,20 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _checksum(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while block := handle.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _damage(entry: Path, key: str) -> str | None:
-    """What is wrong with an entry; None if it is whole."""
+def _is_there(path: Path) -> bool:
+    """Whether there is anything of that name; what can't be known is raised."""
     try:
-        manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
-        files: dict[str, str] = manifest["files"]
-        if manifest["key"] != key:
-            return f"it says it is {manifest['key']}"
-        if content_key(manifest["content"]) != key:
-            return "its content is not that of its name"
-        checksums = dict(files)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{MANIFEST} can't be read: {error}"
-    for name, checksum in checksums.items():
-        file = entry / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if _checksum(file) != checksum:
-            return f"{name} does not match its checksum"
-    return None
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    # A name may hold bytes that are no text, or what a terminal would obey.
+    told = (name if name.isprintable() else ascii(name) for name in names[:_NAMED])
+    return ", ".join(told) + more
 
 
 def _flush(path: Path) -> None:

@@ -461,6 +461,8 @@ class StagedTrainer(Trainer):
             raise InputError(f"stage: found {wanted!r}, expected one of {', '.join(names)}.")
         done = plan[: names.index(wanted)]
         self.open_processes(model)
+        if self.is_global_zero:
+            self.store.look_over()
         needed = done[-2:] if wanted == UNLEARN else done[-1:]
         load = {}
         for planned in needed:

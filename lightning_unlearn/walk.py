@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch import Callback
 
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
+from lightning_unlearn.entries import content_key
 from lightning_unlearn.identity import callback_identity
 from lightning_unlearn.module import CausalLM
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.measurement import BASE
-from lightning_unlearn.store import content_key
 from lightning_unlearn.unlearning.base import Unlearning
 
 

@@ -73,6 +73,11 @@ class Walker:
         """
         agree = self.trainer.strategy.broadcast
         directory: RunDirectory | None = None
+        if self.trainer.is_global_zero:
+            # Before a folder is made for the run.
+            self.trainer.store.try_writing()
+            if self.trainer.announces:
+                self.trainer.store.look_over()
         if until is None:
             directory = self._open_run()
         else:

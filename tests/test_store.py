@@ -17,7 +17,10 @@ from conftest import Start
 from safetensors.torch import save_file
 
 from lightning_unlearn import InputError
-from lightning_unlearn.store import MANIFEST, StageStore, content_key
+from lightning_unlearn.entries import FORMAT, content_key
+from lightning_unlearn.errors import StorageError
+from lightning_unlearn.runs import MANIFEST
+from lightning_unlearn.store import StageStore
 
 CONTENT = {"base": "b", "seed": 0, "stages": [{"name": "inst"}]}
 KEY = content_key(CONTENT)
@@ -121,6 +124,8 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         below.put(KEY, CONTENT, write)
     with pytest.raises(InputError, match="can't be written: Not a directory"), below.claim(KEY):
         pass
+    with pytest.raises(InputError, match="can't be written: Not a directory"):
+        below.try_writing()
     assert file.read_text() == "x"
 
 
@@ -154,6 +159,21 @@ def edit(**changes: Any) -> Callable[[Path], None]:
     return damage
 
 
+def drop(name: str) -> Callable[[Path], None]:
+    def damage(entry: Path) -> None:
+        values = json.loads((entry / MANIFEST).read_text())
+        del values[name]
+        (entry / MANIFEST).write_text(json.dumps(values))
+
+    return damage
+
+
+def swap_folder(entry: Path) -> None:
+    file = entry / "learn" / "adapter_model.safetensors"
+    file.unlink()
+    file.mkdir()
+
+
 def cut_manifest(entry: Path) -> None:
     (entry / MANIFEST).write_text((entry / MANIFEST).read_text()[:40])
 
@@ -161,13 +181,23 @@ def cut_manifest(entry: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "found"),
     [
-        (cut, r"learn/adapter_model\.safetensors does not match its checksum"),
+        (cut, r"learn/adapter_model\.safetensors has \d+ bytes, expected \d+"),
         (flip, r"learn/adapter_model\.safetensors does not match its checksum"),
         (remove, r"training\.parquet is missing"),
         (edit(content={**CONTENT, "seed": 7}), "its content is not that of its name"),
         (edit(content=None), r"entry\.json can't be read"),
-        (edit(files=["learn"]), r"entry\.json can't be read"),
-        (edit(files=None), r"entry\.json can't be read"),
+        (edit(files=["learn"]), r"entry\.json: it names no files"),
+        (edit(files=None), r"entry\.json: it names no files"),
+        (edit(files={}), r"entry\.json: it names no files"),
+        (edit(files={"training.parquet": 5}), r"what it says of 'training\.parquet' can't be read"),
+        (edit(files={"../x": {}}), r"what it says of '\.\./x' can't be read"),
+        (edit(files={"/etc/hostname": {}}), r"what it says of '/etc/hostname' can't be read"),
+        (edit(format=1), "it is of format 1, expected 2"),
+        (drop("format"), r"entry\.json can't be read: it has no 'format'"),
+        (drop("files"), r"entry\.json can't be read: it has no 'files'"),
+        (lambda entry: (entry / MANIFEST).write_text("[" * 100_000), "can't be read"),
+        (lambda entry: (entry / MANIFEST).write_bytes(b"\xff"), "can't be read"),
+        (swap_folder, r"learn/adapter_model\.safetensors is missing"),
         (cut_manifest, r"entry\.json can't be read"),
         (lambda entry: (entry / MANIFEST).unlink(), r"entry\.json can't be read"),
         (lambda entry: (entry / MANIFEST).write_text("[]"), r"entry\.json can't be read"),
@@ -269,8 +299,188 @@ def test_who_waits_for_a_claim_says_so(store: StageStore, tmp_path: Path, start:
 def test_checkpoints_that_a_kill_left_beside_their_entry_go(tmp_path: Path) -> None:
     content = {"stage": "tofu"}
     key = content_key(content)
-    StageStore(tmp_path).put(key, content, lambda folder: None)
+    StageStore(tmp_path).put(key, content, write)
     left = tmp_path / "checkpoints" / f"{key}-5"
     left.mkdir(parents=True)
     assert StageStore(tmp_path).get(key) is not None
     assert not left.exists()
+
+
+def reports_of(store: StageStore) -> list[str]:
+    reports: list[str] = store.reports  # type: ignore[attr-defined]
+    return reports
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_an_entry_that_is_no_folder_is_named_and_rebuilt(store: StageStore, kind: str) -> None:
+    store.folder.mkdir(parents=True)
+    if kind == "file":
+        (store.folder / KEY).write_text("x")
+    else:
+        (store.folder / KEY).symlink_to("nowhere")
+    assert not store.has(KEY)
+    assert store.get(KEY) is None
+    (report,) = reports_of(store)
+    what = {"file": "it is a file", "link": "it is a link to nothing"}[kind]
+    assert report.startswith(f"Stage store: {store.folder / KEY} is damaged ({what}); moved to ")
+    assert store.put(KEY, CONTENT, write) == store.get(KEY)
+
+
+def foreign(store: StageStore) -> list[str]:
+    """Everything that people, editors and other programs may leave in a store."""
+    folder = store.folder
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints" / f"{KEY}-2.bak").mkdir()
+    (folder / "checkpoints" / f"{KEY}-").mkdir()
+    (folder / "checkpoints" / f"{KEY}-two").write_text("x")
+    (folder / "checkpoints" / f"{KEY}-{'9' * 30}").mkdir()
+    (folder / "notes.txt").write_text("x")
+    (folder / "damaged").write_text("x")
+    (folder / f"{KEY}-copy").mkdir()
+    (folder / f"{KEY}-copy" / MANIFEST).write_text("{}")
+    (folder / KEY.upper()).mkdir()
+    (folder / ".DS_Store").write_bytes(b"\0")
+    (folder / "a\n\x1b[31mb").mkdir()
+    os.mkdir(os.fsencode(folder) + b"/\xff\xfe")
+    (folder / "loop").symlink_to("loop")
+    (folder / "pipe").parent.mkdir(exist_ok=True)
+    os.mkfifo(folder / "pipe")
+    return files(folder)
+
+
+def test_what_is_foreign_never_stops_anything_and_is_told_once(store: StageStore) -> None:
+    store.put(KEY, CONTENT, write)
+    before = foreign(store)
+    store.look_over()
+    (report,) = reports_of(store)
+    assert report.startswith(f"Stage store: {store.folder} holds what is not its own (.DS_Store, ")
+    assert report.endswith(" and 8 more); it is left alone.")
+    assert report.isprintable()
+    # The whole life of two entries goes on between them.
+    assert store.get(KEY) == store.folder / KEY and store.has(KEY)
+    assert store.find({**CONTENT, "base": "c"}, ignoring=["base"]) == store.folder / KEY
+    other = {**CONTENT, "seed": 1}
+    key = content_key(other)
+    with store.claim(key):
+        for step in (2, 3):
+            store.put_checkpoint(key, step, other, write)
+        found = store.checkpoint(key)
+        assert found is not None and found[0] == 3
+        cut(found[1])
+        assert store.checkpoint(key) is None
+        store.put(key, other, write)
+    cut(store.folder / key)
+    assert store.get(key) is None
+    # "damaged" is a file of somebody's.
+    assert len(list((store.folder / "damaged-2").iterdir())) == 2
+    assert set(before) <= set(files(store.folder))
+    StageStore(store.folder, report=reports_of(store).append).look_over()
+    assert len(reports_of(store)) == 4 and "damaged-2" not in reports_of(store)[-1]
+
+
+def test_entries_of_an_older_format_are_named_and_not_used(store: StageStore) -> None:
+    entry = store.put(KEY, CONTENT, write)
+    old = {"key": "0" * 32, "files": {"training.parquet": "0"}, "content": CONTENT, "details": {}}
+    for number in range(7):
+        folder = store.folder / (str(number) * 32)
+        folder.mkdir()
+        (folder / MANIFEST).write_text(json.dumps({**old, "key": folder.name}))
+    store.look_over()
+    (report,) = reports_of(store)
+    assert f"holds 7 entries of an older format ({'0' * 32}, " in report
+    assert report.endswith(
+        "and 2 more), which are of no use any more; their folders may be removed."
+    )
+    # Not even where another entry would do.
+    assert store.find({**CONTENT, "base": "c"}, ignoring=["base"]) == entry
+    assert json.loads((entry / MANIFEST).read_text())["format"] == FORMAT
+
+
+def test_a_damaged_checkpoint_does_not_stand_for_a_new_one(store: StageStore) -> None:
+    kept = store.put_checkpoint(KEY, 2, CONTENT, write)
+    cut(kept)
+    store.put_checkpoint(KEY, 2, CONTENT, write)
+    assert store.checkpoint(KEY) == (2, kept)
+    (report,) = reports_of(store)
+    assert "is damaged" in report
+
+
+OPERATIONS: dict[str, Callable[[StageStore], Any]] = {
+    "put": lambda store: store.put(OTHER, OTHERS, write),
+    "put_checkpoint": lambda store: store.put_checkpoint(OTHER, 5, OTHERS, write),
+    "claim": lambda store: store.claim(OTHER).__enter__(),
+    "try_writing": lambda store: store.try_writing(),
+    "get damaged": lambda store: store.get(BROKEN),
+    "checkpoint damaged": lambda store: store.checkpoint(BROKEN),
+}
+READING: dict[str, Callable[[StageStore], Any]] = {
+    "get": lambda store: store.get(KEY),
+    "has": lambda store: store.has(KEY),
+    "checkpoint": lambda store: store.checkpoint(KEY),
+    "look_over": lambda store: store.look_over(),
+    "open": lambda store: StageStore(store.folder),
+}
+OTHERS, BROKENS = {**CONTENT, "seed": 1}, {**CONTENT, "seed": 2}
+OTHER, BROKEN = content_key(OTHERS), content_key(BROKENS)
+READS = ("stat", "lstat", "scandir", "listdir", "open")
+
+
+def failing(names: tuple[str, ...], folder: Path, number: int, patch: Any) -> None:
+    """Have these calls fail for everything in a folder, as a full or a foreign disk has them."""
+    for name in names:
+        real = getattr(os, name)
+
+        def call(place: Any, *args: Any, real: Any = real, **options: Any) -> Any:
+            path = f"/proc/self/fd/{place}" if isinstance(place, int) else place
+            where = os.readlink(path) if isinstance(place, int) else os.fspath(path)
+            if str(where).startswith(str(folder)):
+                raise OSError(number, os.strerror(number), str(where))
+            return real(place, *args, **options)
+
+        patch.setattr(os, name, call)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(
+    store: StageStore, operation: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put(KEY, CONTENT, write)
+    cut(store.put(BROKEN, BROKENS, write))
+    cut(store.put_checkpoint(BROKEN, 3, BROKENS, write))
+    before = {name: (store.folder / name).read_bytes() for name in files(store.folder)}
+    for name in ("mkdir", "rename", "fsync"):
+        with monkeypatch.context() as patch:
+            failing((name,), store.folder, number, patch)
+            message = ""
+            try:
+                OPERATIONS[operation](store)
+            except StorageError as error:
+                message = str(error)
+        if not message:
+            continue  # an operation that does not rest on it
+        assert message.startswith(f"trainer.store: {store.folder} can't be ")
+        assert os.strerror(number) in message and "\n" not in message and "make room" in message
+        after = {name: (store.folder / name).read_bytes() for name in files(store.folder)}
+        assert {k: v for k, v in after.items() if not k.startswith("locks/")} == before
+        assert not list(store.folder.glob("drafts/*"))
+        break
+    else:
+        pytest.fail("nothing failed")
+    # Afterwards all goes on.
+    OPERATIONS[operation](StageStore(store.folder, report=reports_of(store).append))
+
+
+@pytest.mark.parametrize("operation", READING)
+def test_what_cannot_be_read_is_one_sentence(
+    store: StageStore, operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put(KEY, CONTENT, write)
+    store.put_checkpoint(KEY, 3, CONTENT, write)
+    before = files(store.folder)
+    with monkeypatch.context() as patch:
+        failing(READS, store.folder, errno.EACCES, patch)
+        with pytest.raises(StorageError, match=r"^trainer\.store: .* can't be read: Permission"):
+            READING[operation](store)
+    assert files(store.folder) == before
+    READING[operation](store)

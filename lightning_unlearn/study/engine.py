@@ -94,7 +94,8 @@ class Study:
         """
         cells = self.plan.select(only)
         nodes = self.plan.needed(cells)
-        store = StageStore(self.plan.store)
+        store = StageStore(self.plan.store, report=self._say)
+        store.look_over()
         made = {node.key for node in nodes if store.has(node.key)}
         out = Console()
         out.print(draw(self.plan, cells, made), highlight=False)
@@ -130,6 +131,9 @@ class Study:
             folder = Path(plan.folder)
             result = StudyResult(folder)
             if self.executor.is_first_process:
+                if left:
+                    # Before anything else is written.
+                    StageStore(plan.store).try_writing()
                 self._announce(plan, nodes, left)
                 self._write_plan(plan, folder)
                 self._curves = PairCurves(plan, self._say)
@@ -142,7 +146,9 @@ class Study:
         order = {plan.label(node): number for number, node in enumerate(plan.nodes)}
         result.failed = dict(sorted(result.failed.items(), key=lambda item: order[item[0]]))
         if self.executor.is_first_process:
-            result.runs = [run for cell in plan.runs() if (run := cell.find(folder)) is not None]
+            result.runs = [
+                run for cell in plan.runs() if (run := cell.find(folder, True)) is not None
+            ]
             entries = finished(plan)
             if entries:
                 self._report(plan, entries, result)
@@ -151,12 +157,13 @@ class Study:
     def _left(self, nodes: list[Node]) -> list[Node]:
         """What is still to be made; entries of the store are looked through."""
         store = StageStore(self.plan.store, report=self._say)
+        store.look_over()
         cells, folder = self.plan.cells, Path(self.plan.folder)
         return [
             node
             for node in nodes
             if store.get(node.key) is None
-            or (node.is_run and cells[node.cell].find(folder) is None)
+            or (node.is_run and cells[node.cell].find(folder, report=self._say) is None)
         ]
 
     def _announce(self, plan: StudyPlan, nodes: list[Node], left: list[Node]) -> None:

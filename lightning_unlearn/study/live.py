@@ -142,7 +142,7 @@ class PairCurves:
         """Whether a run is finished, and with curves: TensorBoard may be switched off."""
         key = cell.walk[-1]
         if key not in self._drawn and (self._entry(cell) / MANIFEST).is_file():
-            run = cell.find(self._folder)
+            run = cell.find(self._folder, sizes_only=True)
             if run is not None and any(run.glob(f"{EVENTS}.*")):
                 self._drawn.add(key)
         return key in self._drawn

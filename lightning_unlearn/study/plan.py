@@ -49,9 +49,20 @@ class Cell:
     walk: tuple[str, ...]
     run: str
 
-    def find(self, folder: Path) -> Path | None:
-        """The folder of its finished run in that of the study; None if there is none."""
-        return find_run(folder / self.run, self.walk[-1])
+    def find(
+        self,
+        folder: Path,
+        sizes_only: bool = False,
+        report: Callable[[str], None] | None = None,
+    ) -> Path | None:
+        """The folder of its finished run in that of the study; None if there is none.
+
+        Args:
+            folder: of the study.
+            sizes_only: as of `find_run`.
+            report: as of `find_run`.
+        """
+        return find_run(folder / self.run, self.walk[-1], sizes_only, report)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def _show_study(plan: StudyPlan, folder: Path, out: Console) -> None:
     out.print(f"[bold]{escape(plan.name)}[/]: {plan}", highlight=False)
     _show_counts(list(parts.values()), out)
     _show_parts([p for p in parts.values() if p.state in ("running", "failed", "stopped")], out)
-    runs = [cell for cell in plan.runs() if cell.find(folder)]
+    runs = [cell for cell in plan.runs() if cell.find(folder, sizes_only=True)]
     out.print(f"{len(runs)} of {len(plan.runs())} runs are finished, in {folder}.", highlight=False)
     if runs and not store.is_dir():
         out.print(f"The stage store is gone: {store} is no folder.", highlight=False)
