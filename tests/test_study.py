@@ -292,19 +292,24 @@ def test_a_damaged_entry_is_named_and_rebuilt(tiny: Tiny) -> None:
     foreign.write_text(foreign.read_text().replace('"key": "', '"key": "f'))
     result, said = studied(spec_of(tiny), tiny)
     assert said.count("is damaged (") == 4 and said.count("rebuilding.") == 4
-    assert "does not match its checksum" in said and "it says it is" in said
+    assert "bytes, expected" in said and "it says it is" in said
     assert result.failed == {} and outcome(tiny) == before
 
 
 def test_a_folder_of_a_run_that_lost_a_file_is_filled_again(tiny: Tiny) -> None:
     result, _ = studied(spec_of(tiny), tiny)
     before = outcome(tiny)
-    first, second, third, _ = result.runs
+    first, second, third, fourth = result.runs
     (first / STEPS).unlink()
     (second / EXAMPLES).write_text("not a table")
     shutil.rmtree(third / "unlearn")
+    weights = bytearray((fourth / "learn" / "adapter_model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (fourth / "learn" / "adapter_model.safetensors").write_bytes(weights)
     result, said = studied(spec_of(tiny), tiny)
-    assert result.failed == {} and "[3/3]" in said and "[4/" not in said
+    assert result.failed == {} and "[4/4]" in said and "[5/" not in said
+    assert said.count("is filled again from the store") == 4
+    assert f"{fourth} is damaged (learn/adapter_model.safetensors does not match" in said
     assert outcome(tiny) == before
 
 
