@@ -238,7 +238,12 @@ class RunDirectory:
         """
         with _writing(self.folder):
             parts = self._fill(stages)
-            about = {**self.about, "finished": True, "files": describe_files(self.folder, parts)}
+            told = [
+                {**stage, **_made(entry)}
+                for stage, (_, entry) in zip(self.about["stages"], stages, strict=True)
+            ]
+            files = describe_files(self.folder, parts)
+            about = {**self.about, "stages": told, "finished": True, "files": files}
             records.write_text(self.folder / ABOUT, _json(about))
 
     def _fill(self, stages: list[tuple[str, Path]]) -> list[str]:
@@ -288,6 +293,13 @@ def _writing(folder: Path) -> Iterator[None]:
             f"trainer.default_root_dir: {folder} can't be written: {reason}. What is in the store "
             "is intact; make room, or name another folder or another trainer.name."
         ) from error
+
+
+def _made(entry: Path) -> dict[str, Any]:
+    """How an entry of the store was made: steps, what ended it, and on which machine."""
+    details = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))["details"]
+    names = ("steps", "of", "ended", "machine")
+    return {name: details[name] for name in names if details.get(name) is not None}
 
 
 def _given_up(about: dict[str, Any]) -> bool:

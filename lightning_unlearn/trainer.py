@@ -22,6 +22,7 @@ from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.identity import changes_training, constructed
 from lightning_unlearn.loading import load_tokenizer
+from lightning_unlearn.machine import describe_machine
 from lightning_unlearn.module import CausalLM, StageEntry
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.measurement import BASE
@@ -187,6 +188,11 @@ class StagedTrainer(Trainer):
         # Lightning's handlers broadcast from wherever a signal finds them, and requeue with a
         # pickled checkpoint. `MidStage` sees to signals in a stage, `requeueing` outside.
         self._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """Where and with what numbers are computed; see `describe_machine`."""
+        return describe_machine(self.strategy.root_device, self.world_size)
 
     @property
     def keyed(self) -> list[Callback]:

@@ -254,6 +254,7 @@ class Walker:
                 details: dict[str, Any] = {
                     "stage": stage.name,
                     "seconds": round(time.monotonic() - began, 3),
+                    "machine": self.trainer.machine,
                 }
                 if keeper is not None:
                     details |= {"steps": self.model.step, "of": self.model.total_steps}

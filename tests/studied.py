@@ -184,9 +184,11 @@ class Synthetic:
                 "base": "b" * 64,
                 "precision": "32-true",
                 "stages": [{"name": "inst", "data": "d" * 64}],
-                "method": {"class": "GA", "sources": ["0.1.0"]},
+                "method": {"class": "GA"},
             }
-            details = {"seconds": 2.5, "stage": node.stage}
+            versions = {"python": "3.11.7", "lightning-unlearn": "0.1.0"}
+            machine = {"processor": "Some CPU", "threads": 2, "versions": versions}
+            details = {"seconds": 2.5, "stage": node.stage, "machine": machine}
             write_entry(entry, {}, content=content, details=details)
         run = folder / plan.cells[-1].run
         run.mkdir(parents=True)

@@ -3,10 +3,12 @@
 import json
 import random
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Tiny, results
 
 from lightning_unlearn import GA, AnswerLikelihood, InputError
@@ -112,3 +114,20 @@ def test_no_folder_is_made_for_a_run_whose_store_cannot_be_written(tiny: Tiny) -
     with pytest.raises(InputError, match=r"^trainer\.store: .* can't be written: Not a directory"):
         trainer.fit(tiny.module(), tiny.datamodule(order=["safety"]))
     assert [file.name for file in tiny.root.iterdir()] == ["file"]
+
+
+def test_a_run_says_how_each_stage_was_made(tiny: Tiny) -> None:
+    trainer = tiny.trainer([GA()])
+    trainer.fit(tiny.module(), tiny.datamodule(order=["tofu", "safety"]))
+    assert trainer.run_dir is not None
+    about = json.loads((trainer.run_dir / ABOUT).read_text())
+    assert [stage["name"] for stage in about["stages"]] == ["tofu", "safety", "unlearn"]
+    for stage in about["stages"]:
+        assert (stage["steps"], stage["of"]) == (3, 3) and "ended" not in stage
+        assert stage["machine"] == trainer.machine
+    machine = trainer.machine
+    assert machine["threads"] == torch.get_num_threads() and machine["device"] == "cpu"
+    assert machine["processor"] and machine["instructions"] and machine["processes"] == 1
+    names = ["python", "lightning-unlearn", "torch", "transformers", "peft", "lightning"]
+    assert list(machine["versions"]) == names
+    assert machine["versions"]["torch"] == version("torch")

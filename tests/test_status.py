@@ -14,6 +14,7 @@ import pytest
 from plans import hand_plan
 
 from lightning_unlearn.cli import main
+from lightning_unlearn.integrity import describe_files
 from lightning_unlearn.notes import STALE, note_file
 from lightning_unlearn.seals import seal_values
 from lightning_unlearn.study.plan import StudyPlan
@@ -40,7 +41,9 @@ def store(plan: StudyPlan, key: str, seconds: float | None = None) -> None:
 
 def write_run(run: Path, **about: Any) -> None:
     run.mkdir(parents=True, exist_ok=True)
-    (run / "run.json").write_text(json.dumps(seal_values({"files": {}, **about})))
+    (run / "records.parquet").write_bytes(b"rows")
+    files = describe_files(run, ["records.parquet"])
+    (run / "run.json").write_text(json.dumps(seal_values({"files": files, **about})))
 
 
 def note(plan: StudyPlan, key: str, age: float = 0, **changes: Any) -> None:

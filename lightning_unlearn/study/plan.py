@@ -110,6 +110,7 @@ class StudyPlan:
         cells: the grid; those that share a prefix are neighbours.
         nodes: what is to be made, parents before children, in the order of the cells.
         remarks: what the user should know before it starts.
+        machine: where and with what numbers are computed, as far as the process that plans knows.
     """
 
     name: str
@@ -118,6 +119,7 @@ class StudyPlan:
     cells: tuple[Cell, ...]
     nodes: tuple[Node, ...]
     remarks: tuple[str, ...] = ()
+    machine: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def node(self) -> dict[str, Node]:
@@ -280,6 +282,7 @@ class StudyPlan:
             tuple(cells),
             tuple(nodes),
             tuple(values["remarks"]),
+            dict(values.get("machine") or {}),
         )
 
 

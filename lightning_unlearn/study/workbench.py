@@ -106,6 +106,7 @@ class Workbench:
             tuple(self._cells(points, walks)),
             tuple(nodes.values()),
             tuple(remarks),
+            self._first.trainer.machine,
         )
         return self._plan
 

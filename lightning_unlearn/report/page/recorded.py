@@ -39,7 +39,7 @@ def provenance_of_study(plan: StudyPlan, folder: Path) -> Provenance:
     return Provenance(
         plan=f"{plan}.",
         trees=_trees(plan, entries),
-        facts=_facts(plan, ends[0] if ends else {}, configured),
+        facts=_facts(plan, ends[0] if ends else {}),
         costs=_costs(plan, entries),
         configuration=_text(configured[0] / CONFIGURATION) if configured else "",
         whose=configured[0].relative_to(folder).as_posix() if configured else "",
@@ -56,8 +56,7 @@ def provenance_of_run(folder: Path) -> Provenance:
         entry = read_entry(store, str(stage.get("key"))) or {}
         costs.append(_cost(str(stage.get("name")), [entry] if entry else [], None))
     file = folder / CONFIGURATION
-    facts = [("seeds", str(about.get("seed", ""))), *_made_with(entry)]
-    facts += _versions([folder] if file.is_file() else [], entry)
+    facts = [("seeds", str(about.get("seed", ""))), *_made_with(entry), *_computed_with(entry)]
     return Provenance(
         facts=facts,
         costs=costs,
@@ -151,9 +150,7 @@ def _cost(part: str, entries: Sequence[Mapping[str, Any]], tokens: int | None) -
     return Cost(part, len(entries), seconds, tokens, memory)
 
 
-def _facts(
-    plan: StudyPlan, entry: Mapping[str, Any], configured: Sequence[Path]
-) -> list[tuple[str, str]]:
+def _facts(plan: StudyPlan, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     seeds = sorted({cell.seed for cell in plan.cells})
     facts = [("seeds", ", ".join(map(str, seeds)))]
     swept: dict[str, list[str]] = {}
@@ -161,7 +158,7 @@ def _facts(
         for key, value in cell.sweep:
             swept.setdefault(key, []).append(str(value))
     facts += [(f"swept: {key}", ", ".join(dict.fromkeys(own))) for key, own in swept.items()]
-    return [*facts, *_made_with(entry), *_versions(configured, entry), ("stage store", plan.store)]
+    return [*facts, *_made_with(entry), *_computed_with(entry), ("stage store", plan.store)]
 
 
 def _made_with(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -188,18 +185,22 @@ def _made_with(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def _versions(configured: Sequence[Path], entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a run says of the software that made it."""
-    found = []
-    content = entry.get("content")
-    method = content.get("method") if isinstance(content, dict) else None
-    sources = method.get("sources") if isinstance(method, dict) else None
-    if isinstance(sources, list) and sources:
-        found.append(f"lightning-unlearn {sources[0]}")
-    for run in configured[:1]:
-        first = _text(run / CONFIGURATION).partition("\n")[0]
-        found += [first.removeprefix("# ")] if first.startswith("# ") else []
-    return [("versions", ", ".join(found) or "not recorded")]
+def _computed_with(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What an entry says of the software and the machine that made it."""
+    details = entry.get("details")
+    machine = details.get("machine") if isinstance(details, dict) else None
+    machine = machine if isinstance(machine, dict) else {}
+    versions = machine.get("versions")
+    named = versions.items() if isinstance(versions, dict) else ()
+    told = ", ".join(f"{name} {number}" for name, number in named)
+    where = [str(machine[name]) for name in ("processor", "instructions") if name in machine]
+    where += [f"{machine['threads']} threads"] if "threads" in machine else []
+    if (device := machine.get("device")) not in (None, "cpu"):
+        where.append(str(device))
+    return [
+        ("versions", told or "not recorded"),
+        ("machine", ", ".join(where) or "not recorded"),
+    ]
 
 
 def _said(value: object) -> str:
