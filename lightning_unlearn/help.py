@@ -44,7 +44,7 @@ most used keys (each is also a YAML key; the command line wins):
   --data.oracle true           train the path without it, and measure: what unlearning should give
   --data.stages.STAGE.source FILE    .lr .epochs .steps .batch_size .schedule .prompt .answer ...
   --data.unlearn.lr LR         .epochs .steps .batch_size .schedule ...
-  --data.micro_batch_size N    sequences of one forward; changes speed and memory, not results"""
+  --data.micro_batch_size N    sequences of one forward; changes speed, memory and rounding"""
 
 HELP = {
     "fit": f"""\
@@ -99,11 +99,15 @@ keys of a study file:
   --folder DIR                 where results go; trainer.default_root_dir if not given
   --figures false              only tables at the end; the report command draws figures and page
 
-where the work is done (no effect on results):
+where the work is done:
   --workers N                  N processes of this machine, each with its own GPUs
   --gpus_per_worker N          GPUs of each worker, or of each task on Ray
   --ray ADDRESS                a Ray cluster, or auto; its machines share the study's folders
   --cpus_per_worker N          CPU cores of each task on Ray
+
+  On a CPU, the same machine, versions and number of threads give the same bytes; all else is equal
+  to rounding. Workers share the cores, so their number decides that of the threads of each:
+  OMP_NUM_THREADS=1 in the environment gives the same bytes with any number of workers.
 
 examples:
   lightning-unlearn study --config configs/demo-study.yaml

@@ -47,6 +47,23 @@ def code_of(value: Any) -> str:
     file = _file_of(value)
     if file is None:
         return _digest(repr(sorted(_compiled(value))))
+    known = _known.get((module, file))
+    if known is not None and all(_state(path) == state for path, state in known[0].items()):
+        return known[1]
+    found = _closure(module, file)
+    states = {path: _state(path) for path in found.values()}
+    parts = sorted((name, _hash(path)) for name, path in found.items())
+    digest = _digest(repr((__version__ if package == PACKAGE else "", parts)))
+    _known[module, file] = (states, digest)
+    return digest
+
+
+# Digests of modules with all that they import, as long as none of the files changes.
+_known: dict[tuple[str, Path], tuple[dict[Path, Any], str]] = {}
+
+
+def _closure(module: str, file: Path) -> dict[str, Path]:
+    """A module and what it imports, by name."""
     found = {module: file, **_parents(module)}
     waiting = list(found)
     while waiting:
@@ -55,9 +72,16 @@ def code_of(value: Any) -> str:
             if imported not in found and (path := _project_file(imported)) is not None:
                 found[imported] = path
                 waiting.append(imported)
-    parts = sorted((name, _hash(path)) for name, path in found.items())
-    version = __version__ if package == PACKAGE else ""
-    return _digest(repr((version, parts)))
+    return found
+
+
+def _state(file: Path) -> tuple[int, int, int] | None:
+    """Changes whenever a file does."""
+    try:
+        about = file.stat()
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_size, about.st_ino
 
 
 def _file_of(value: Any) -> Path | None:
@@ -98,24 +122,34 @@ def _project_file(module: str) -> Path | None:
     package, _, inner = module.partition(".")
     if package in sys.stdlib_module_names or package in LIBRARIES:
         return None
-    if package == PACKAGE and inner.partition(".")[0] not in FORMULAS:
+    if package == PACKAGE:
+        return _find(module) if inner.partition(".")[0] in FORMULAS else None
+    # Of an installed package no part is looked for, which would import it.
+    if inner and (above := _find(package)) is not None and _is_installed(above):
         return None
+    path = _find(module)
+    return path if path is not None and not _is_installed(path) else None
+
+
+def _find(module: str) -> Path | None:
+    """The file of a module, wherever it is."""
     try:
         loaded = sys.modules.get(module)
         file = getattr(loaded, "__file__", None)
         if loaded is None:
             spec = importlib.util.find_spec(module)
             file = spec.origin if spec is not None and spec.has_location else None
-    # A package above it may fail to be imported, or be none; the import itself would tell.
-    except (ImportError, AttributeError, ValueError):
+    # A package above it may be none, or fail in any way when it is imported; who needs it is told.
+    except Exception:
         return None
-    if file is None or not Path(file).is_file():
-        return None
-    path = Path(file).resolve()
-    installed = any(path.is_relative_to(root) for root in _installed()) or not (
+    return Path(file).resolve() if file is not None and Path(file).is_file() else None
+
+
+@cache
+def _is_installed(path: Path) -> bool:
+    return any(path.is_relative_to(root) for root in _installed()) or not (
         {"site-packages", "dist-packages"}.isdisjoint(path.parts)
     )
-    return None if installed and package != PACKAGE else path
 
 
 @cache

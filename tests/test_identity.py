@@ -216,14 +216,17 @@ def test_our_own_formulas_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
     before = [callback_identity(one()) for one in (NPO, AnswerLikelihood)]
     real = sources._hash
+    monkeypatch.setattr(sources, "_known", {})
     for edited in ("objectives.py", "npo.py"):
         monkeypatch.setattr(
             sources, "_hash", lambda f, name=edited: real(f) + ("x" if f.name == name else "")
         )
+        sources._known.clear()
         after = [callback_identity(one()) for one in (NPO, AnswerLikelihood)]
         assert after[0] != before[0], edited
     assert after[1] == before[1]
     monkeypatch.setattr(sources, "__version__", "9.9")
+    sources._known.clear()
     assert callback_identity(AnswerLikelihood()) != before[1]
 
 

@@ -1,6 +1,6 @@
 """The batch plan: which rows make which optimizer step, a function of (seed, stage, epoch) alone.
 
-How a step is then cut into micro-batches and spread over processes changes nothing but speed:
+How a step is then cut into micro-batches and spread over processes changes speed and rounding only:
 every loss is divided by the counts of the whole global batch.
 """
 

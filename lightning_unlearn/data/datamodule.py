@@ -40,7 +40,7 @@ class StagedDataModule(LightningDataModule):
         max_length: longest sequence in tokens; null for the model's context.
         template: model whose chat template is used, for a base model that has none.
         micro_batch_size: sequences of one forward in training, per process; null chooses. Changes
-            speed and memory, not results.
+            speed, memory and rounding.
         measure_batch_size: sequences of one forward in measuring, per process.
 
     Raises:
