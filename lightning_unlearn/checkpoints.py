@@ -221,6 +221,20 @@ class MidStage(Callback):
         if pl_module.step < pl_module.total_steps and self.ended is None:
             raise StageCut(self._checkpoint(trainer))
 
+    def close_early(self, module: CausalLM) -> None:
+        """See why a stage made no step, of which nothing else would tell.
+
+        Args:
+            module: after the fit.
+
+        Raises:
+            StageCut: if no rule finished the stage.
+        """
+        if module.step < module.total_steps and self.ended is None:
+            self.ended = self._rule()
+            if self.ended is None:
+                raise StageCut(kept=False)
+
     def _vote(self, trainer: Trainer, module: CausalLM) -> bool:
         """Whether a checkpoint is due, and which signal some process got; alike on all of them."""
         steps, minutes = self.frequency.steps, self.frequency.minutes

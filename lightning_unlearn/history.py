@@ -43,7 +43,8 @@ class TrainingHistory(Callback):
 
     def columns(self) -> dict[str, list[Any]]:
         """The history as a table."""
-        steps, losses, rates = (list(column) for column in zip(*self._rows, strict=True))
+        # A rule may end a stage before its first step.
+        steps, losses, rates = ([row[place] for row in self._rows] for place in range(3))
         stages = [self.stage] * len(steps)
         return {"stage": stages, "step": steps, "loss": losses, "lr": rates}
 

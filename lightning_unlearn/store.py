@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -87,14 +88,14 @@ class StageStore:
         Raises:
             StorageError: if it can't.
         """
-        trial = self.folder / "drafts" / f"trial-{uuid.uuid4().hex[:8]}"
+        drafts = self.folder / "drafts"
         with self._using("written"):
-            trial.mkdir(parents=True)
-            try:
-                (trial / "file").write_bytes(b"0" * 1024)
-                _flush(trial / "file")
-            finally:
-                shutil.rmtree(trial, ignore_errors=True)
+            drafts.mkdir(parents=True, exist_ok=True)
+            # Without a name, so that a kill leaves nothing.
+            with tempfile.TemporaryFile(dir=drafts) as trial:
+                trial.write(b"0" * 1024)
+                trial.flush()
+                os.fsync(trial.fileno())
 
     def get(self, key: str) -> Path | None:
         """The entry of a key, checked file by file.

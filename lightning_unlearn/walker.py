@@ -306,8 +306,7 @@ class Walker:
         finished = False
         try:
             trainer.fit_once(model, batches.loader(entry.done))
-            if model.step < model.total_steps and keeper.ended is None:
-                raise StageCut(kept=False)  # before its first step
+            keeper.close_early(model)
             finished = True
         except StageCut as cut:
             kept = f"step {model.step} is kept" if cut.kept else "its steps are lost"

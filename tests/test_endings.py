@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Tiny, results
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, Timer
@@ -137,6 +138,24 @@ def test_early_stopping_finishes_a_stage(tiny: Tiny, stage: str) -> None:
         assert (stage in entries(place)) == (step == 4)
         resumed = fit(place, GA(), early(), AnswerLikelihood())
         assert results(run_of(resumed)) == results(run_of(first))
+
+
+class StopsAtOnce(EarlyStopping):
+    """Is content with what it finds."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if pl_module.stage == "unlearn":
+            trainer.callback_metrics["found"] = torch.tensor(1.0)
+            self._run_early_stopping_check(trainer)
+
+
+def test_a_rule_may_end_unlearning_before_its_first_step(tiny: Tiny) -> None:
+    early = lambda: StopsAtOnce("found", stopping_threshold=2.0, check_on_train_epoch_end=False)  # noqa: E731
+    trainer = fit(tiny, GA(), early(), AnswerLikelihood())
+    found = entries(tiny)["unlearn"]
+    assert (found["steps"], found["of"]) == (0, 6) and found["ended"].startswith("EarlyStopping: ")
+    assert set(read_table(run_of(trainer) / "records.parquet")["step"]) == {0}
+    assert fit(tiny, GA(), early(), AnswerLikelihood()).trained == []
 
 
 class Enough(GA):
