@@ -1,6 +1,5 @@
 """Small synthetic studies, as they lie on disk: plans, records, examples and a store's entries."""
 
-import hashlib
 import itertools
 import json
 import math
@@ -13,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from lightning_unlearn import records
+from lightning_unlearn.integrity import describe_files
 from lightning_unlearn.study.plan import Cell, Node, StudyPlan
 
 ORDERS = ["safety-inst-math", "inst-safety-math", "inst-math-safety"]
@@ -40,7 +40,7 @@ def write_entry(entry: Path, tables: Mapping[str, pd.DataFrame], **values: Any) 
     entry.mkdir(parents=True, exist_ok=True)
     for file, table in tables.items():
         write_frame(table, entry / file)
-    files = {file: hashlib.sha256((entry / file).read_bytes()).hexdigest() for file in tables}
+    files = describe_files(entry, tables)
     (entry / "entry.json").write_text(json.dumps({"details": {}, **values, "files": files}))
 
 

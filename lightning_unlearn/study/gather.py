@@ -69,11 +69,11 @@ def _check(entry: Path) -> None:
     """Refuse an entry whose tables are not those that it was stored with."""
     files = read_json(entry / MANIFEST).get("files")
     for name in VALUES:
-        checksum = files.get(name) if isinstance(files, dict) else None
-        if checksum is None:
+        about = files.get(name) if isinstance(files, dict) else None
+        if not isinstance(about, dict):
             raise Damage(f"{MANIFEST} does not name {name}")
         data = records.checked_bytes(entry / name)
-        if hashlib.sha256(data).hexdigest() != checksum:
+        if hashlib.sha256(data).hexdigest() != about.get("sha256"):
             raise Damage(f"{name} does not match its checksum")
 
 
