@@ -14,6 +14,7 @@ from conftest import Tiny, results
 from lightning_unlearn import GA, AnswerLikelihood, InputError
 from lightning_unlearn.integrity import damage_of, describe_files, sha256_of
 from lightning_unlearn.runs import ABOUT, find_run
+from lightning_unlearn.seals import seal_values
 
 
 def finished_run(folder: Path, **about: Any) -> Path:
@@ -22,8 +23,12 @@ def finished_run(folder: Path, **about: Any) -> Path:
     (folder / "records.parquet").write_bytes(b"rows")
     files = describe_files(folder, ["learn", "records.parquet"])
     values = {"key": "k", "finished": True, "files": files, **about}
-    (folder / ABOUT).write_text(json.dumps(values))
+    write_about(folder, values)
     return folder
+
+
+def write_about(folder: Path, values: dict[str, Any]) -> None:
+    (folder / ABOUT).write_text(json.dumps(seal_values(values)))
 
 
 def flip(file: Path, place: int) -> None:
@@ -65,10 +70,10 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "missing": lambda run: (run / "records.parquet").unlink(),
     "longer": lambda run: (run / "records.parquet").write_bytes(b"rows more"),
     "folder": lambda run: ((run / "records.parquet").unlink(), (run / "records.parquet").mkdir()),
-    "no files": lambda run: (run / ABOUT).write_text('{"key": "k", "finished": true}'),
-    "empty files": lambda run: (run / ABOUT).write_text('{"key":"k","finished":true,"files":{}}'),
-    "sizes": lambda run: (run / ABOUT).write_text(
-        '{"key": "k", "finished": true, "files": {"records.parquet": 4}}'
+    "no files": lambda run: write_about(run, {"key": "k", "finished": True}),
+    "empty files": lambda run: write_about(run, {"key": "k", "finished": True, "files": {}}),
+    "sizes": lambda run: write_about(
+        run, {"key": "k", "finished": True, "files": {"records.parquet": 4}}
     ),
 }
 
