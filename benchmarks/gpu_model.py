@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_unlearn import CausalLM, StagedTrainer
 from lightning_unlearn.adapters import LEARN, UNLEARN, LoRA, adapter_parameters
+from lightning_unlearn.compat import reduced_fp32_products
 from lightning_unlearn.data.batches import Batch, collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.monitors.generation import write_answers
@@ -55,10 +56,9 @@ def environment(bench: Bench) -> Iterator[Row]:
     else:
         about = {"device": f"CPU, {torch.get_num_threads()} threads: tries it out", **about}
     (bench.work / "about.json").write_text(json.dumps(about), encoding="utf-8")
-    tf32 = torch.backends.cuda.matmul.allow_tf32
-    precision = torch.get_float32_matmul_precision()
-    plain = not tf32 and precision == "highest"
-    yield judged("products in fp32", f"{precision}, TF32 {tf32}", "highest, TF32 False", plain)
+    reduced = reduced_fp32_products()
+    found = ", ".join(f"{place} {how}" for place, how in reduced.items()) or "fp32"
+    yield judged("products in fp32", found, "fp32", not reduced)
 
 
 @contextmanager

@@ -1,7 +1,9 @@
-"""Names that differ between the supported versions of transformers: the one place that knows."""
+"""Names that differ between supported versions of libraries: the one place that knows them."""
 
 import inspect
 from typing import Any
+
+import torch
 
 
 def cache_arguments(module: Any, cache: Any) -> dict[str, Any]:
@@ -38,3 +40,21 @@ def compute_experts_in_fp64(hf_model: Any) -> None:
     choose = getattr(hf_model, "set_experts_implementation", None)
     if choose is not None:
         choose("eager")
+
+
+def reduced_fp32_products() -> dict[str, str]:
+    """Return where this process computes products of fp32 matrices in fewer bits, and how.
+
+    PyTorch 2.9 replaced ``get_float32_matmul_precision`` and ``allow_tf32`` by these settings and
+    warns about the older names.
+
+    Returns:
+        Such as ``{"cuda": "tf32"}``; empty where all products are computed in fp32.
+    """
+    backends: Any = torch.backends
+    settings = {
+        "all": backends.fp32_precision,
+        "cuda": backends.cuda.matmul.fp32_precision,
+        "mkldnn": backends.mkldnn.matmul.fp32_precision,
+    }
+    return {name: value for name, value in settings.items() if value not in ("none", "ieee")}

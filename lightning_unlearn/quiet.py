@@ -7,14 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# A user can do nothing about a library's use of another library's older names.
 DEPRECATIONS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+
+
+def is_deprecation(message: Warning | str, category: type[Warning]) -> bool:
+    """Whether a warning is about older names, of which PyTorch tells in plain warnings too."""
+    return issubclass(category, DEPRECATIONS) or "deprecated" in str(message)
 
 
 @contextmanager
 def quiet_deprecations() -> Iterator[None]:
     """Print no deprecations of libraries, whatever filters those libraries install.
 
+    A user can do nothing about a library's use of another library's older names.
     Filters that turn warnings into errors still do. With ``python -W`` or PYTHONWARNINGS, which
     ask for warnings, everything is printed.
     """
@@ -24,7 +29,7 @@ def quiet_deprecations() -> Iterator[None]:
     show = warnings.showwarning
 
     def show_others(message: Warning | str, category: type[Warning], *rest: Any) -> None:
-        if not issubclass(category, DEPRECATIONS):
+        if not is_deprecation(message, category):
             show(message, category, *rest)
 
     warnings.showwarning = show_others  # type: ignore[assignment]

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback
 
+from lightning_unlearn.compat import reduced_fp32_products
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.entries import content_key
 from lightning_unlearn.identity import callback_identity
@@ -141,7 +141,7 @@ def _shared(model: CausalLM, data: StagedDataModule, conditions: Conditions) -> 
         shared["quantization"] = model.quantization
     if conditions.plugin is not None:
         shared["plugin"] = conditions.plugin
-    if (products := torch.get_float32_matmul_precision()) != "highest":
+    if products := reduced_fp32_products():
         # Of a process that lets products of fp32 be computed in fewer bits.
         shared["products"] = products
     if model.dropout:

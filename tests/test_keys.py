@@ -45,11 +45,12 @@ def flags(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Trainers set some for the whole process. Whether a compiler is at hand is no matter here."""
     monkeypatch.setattr(CausalLM, "check_device", lambda *_: None)
     deterministic = torch.are_deterministic_algorithms_enabled()
-    benchmark, products = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    benchmark, matmul = torch.backends.cudnn.benchmark, torch.backends.cuda.matmul
+    products = matmul.fp32_precision
     yield
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = benchmark
-    torch.set_float32_matmul_precision(products)
+    matmul.fp32_precision = products
 
 
 class Plans:
@@ -367,7 +368,7 @@ def test_an_oracle_is_trained_without_the_forget_stage(plans: Plans) -> None:
 
 def test_products_in_fewer_bits_are_other_numbers(plans: Plans) -> None:
     plain = plans.keys()
-    torch.set_float32_matmul_precision("medium")
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
     assert not set(plans.keys()) & set(plain)
 
 

@@ -16,6 +16,7 @@ def test_no_deprecation_is_printed_whatever_a_library_filters(category: type[War
             # What Lightning does when it is imported: after every filter of ours.
             warnings.simplefilter("default", category)
             warnings.warn("an older name", category, stacklevel=1)
+            warnings.warn("Old settings will be deprecated", UserWarning, stacklevel=1)
             warnings.warn("about the data", UserWarning, stacklevel=1)
         warnings.warn("afterwards", category, stacklevel=1)
     assert [str(warning.message) for warning in seen] == ["about the data", "afterwards"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lightning_unlearn.errors import InputError, StorageError
-from lightning_unlearn.quiet import DEPRECATIONS
+from lightning_unlearn.quiet import is_deprecation
 from lightning_unlearn.stopping import terminable
 
 # Another process of the same model must hear something before its patience ends.
@@ -91,7 +91,7 @@ class _Worker:
         warnings.showwarning = self._warn  # type: ignore[assignment]
 
     def _warn(self, message: Warning | str, category: type[Warning], *_: Any) -> None:
-        if not issubclass(category, DEPRECATIONS):
+        if not is_deprecation(message, category):
             self.say(str(message))
 
     def say(self, text: str) -> None:
