@@ -100,7 +100,7 @@ def test_scores_equal_the_numbers_worked_out_by_hand(example):
         "forget_score",
         "tofu utility",
         "math utility",
-        "math accuracy",
+        "math accuracy change",
     ]
     assert found.iloc[0].tolist() == ["NPO", "safety-tofu-math", 1, 0, 7.75, 0.75, 0.5, -0.25]
     assert found.iloc[1].drop("math utility").tolist() == [

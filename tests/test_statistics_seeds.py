@@ -122,8 +122,15 @@ def test_no_index_without_two_groups_and_a_spread(groups):
 def test_groups_without_a_spread_of_their_own():
     found = icc1([[0.1, 0.1, 0.1], [0.7, 0.7, math.nan]])
     assert found is not None
-    assert (found.index, found.low, found.high, found.p) == (1, 1, 1, 0)
-    assert found.f == math.inf and found.within == 3
+    # Chance can't be judged: no p of 0, and no interval of no width.
+    assert found.index == 1 and found.f == math.inf and found.within == 3
+    assert all(math.isnan(value) for value in (found.low, found.high, found.p))
+
+
+def test_a_share_is_not_negative():
+    found = icc1([[1.0, 3.0], [3.0, 1.0]])
+    assert found is not None and found.index == pytest.approx(-1)
+    assert found.share == (0, 0, pytest.approx(max(0, found.high)))
 
 
 def test_the_recency_effect_is_paired_by_seed():

@@ -108,7 +108,7 @@ def table_one(records: pd.DataFrame) -> ScoreTable | None:
     kept = [n for n in names if n == "tofu utility"] or [n for n in names if n.endswith(" utility")]
     positions = sorted(int(position) for position in table["position"].unique())
     groups, most = [], 1
-    for name in ["forget_score", *kept, *(n for n in names if n.endswith(" accuracy"))]:
+    for name in ["forget_score", *kept, *(n for n in names if n.endswith(" accuracy change"))]:
         found = [[_mean(part, name, p) for _, _, part in columns] for p in positions]
         most = max([most, *(interval.count for row in found for interval in row)])
         lowest = [
@@ -148,8 +148,4 @@ def _title(name: str) -> str:
     if name == "forget_score":
         return "Forget score \u2191"
     stage, _, what = name.rpartition(" ")
-    return (
-        f"Utility score ({stage}) \u2191"
-        if what == "utility"
-        else f"{stage} accuracy change \u2191"
-    )
+    return f"Utility score ({stage}) \u2191" if what == "utility" else f"{name} \u2191"

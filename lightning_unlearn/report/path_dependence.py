@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,8 @@ NAMES = {
 }
 NOTE = (
     "Share of an outcome's variance over runs that lies between paths, ICC(1), with its 95 % "
-    "interval: 1 = the path decides, 0 = seeds differ as much."
+    "interval: 1 = the path decides, 0 = seeds differ as much. Estimates below 0 are written as 0; "
+    "n/a: the seeds of every path are alike, or there is no path of two."
 )
 
 
@@ -32,7 +34,7 @@ def path_dependence(scores: pd.DataFrame, study: StudyRecords) -> Section:
 
     Outcomes are the forget score, the drop of the label's log-likelihood (forget/label), utilities
     and accuracies as in the scores, and the RE distance to the oracle at the run's last step
-    (distance/forget). path_dependence.csv has a row per method, setting and outcome, with the
+    (distance/forget). path_dependence.csv, in which negative estimates stay, has a row per method, setting and outcome, with the
     recency effect beside it: the last position less the mean of the others, paired by seed.
 
     Args:
@@ -118,19 +120,27 @@ def _record(runs: pd.DataFrame, name: str, index: IntraclassCorrelation | None) 
 def _cell(index: IntraclassCorrelation | None) -> str:
     if index is None:
         return "n/a"
+    share, low, high = (_written(value) for value in index.share)
     # Without a space in it, so that the interval stays on one line.
-    return f"{index.index:.2f} ({index.low:.2f},{index.high:.2f})"
+    return f"{share} ({low},{high})" if low != "n/a" else f"{share} (n/a)"
+
+
+def _written(share: float) -> str:
+    return "n/a" if math.isnan(share) else f"{share:.2f}"
 
 
 def _finding(found: dict[str, IntraclassCorrelation]) -> str:
     """What the path explains of every outcome, the first of them with its F test."""
     parts: list[str] = []
     for name, index in found.items():
-        part = f"{index.index:.2f} for the {NAMES.get(name, name)}"
-        if not parts:
+        share, low, high = (_written(value) for value in index.share)
+        part = f"{share} for the {NAMES.get(name, name)}"
+        if not parts and low == "n/a":
+            part += " (no interval and no test: the seeds of every path are alike)"
+        elif not parts:
             p = "p < 0.001" if index.p < 0.001 else f"p = {index.p:.3f}"
             test = f"F({index.between}, {index.within}) = {short_number(index.f)}, {p}"
-            part += f" (95 % {index.low:.2f} to {index.high:.2f}; {test})"
+            part += f" (95 % {low} to {high}; {test})"
         parts.append(part)
     return f"share of the variance over runs that lies between paths: {listing(parts)}"
 

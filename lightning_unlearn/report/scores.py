@@ -23,7 +23,7 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
       matches any value. The column is there if an oracle's forget/mean was measured.
     - "<stage> utility" = 1 - |answers/<stage> at the last step minus at the first|, for every
       stage but the run's forget stage; the paper defines it so for TOFU; 1 = nothing changed.
-    - "<stage> accuracy" = accuracy/<stage> at the last step minus at the first, as a fraction
+    - "<stage> accuracy change" = accuracy/<stage> at the last step minus at the first, as a fraction
       (-0.05 = five points lost), for every stage with an accuracy.
 
     A value that was not measured at both ends is NaN; so are all changes of a run with records of
@@ -35,7 +35,7 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per method, path, position, seed and sweep values, in order of first appearance:
-        these columns, `forget_score`, `oracle_gap`, the utilities, the accuracies. Oracles have no
+        these columns, `forget_score`, `oracle_gap`, the utilities, the changes of accuracy. Oracles have no
         row.
 
     Raises:
@@ -69,7 +69,7 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
         utility = 1 - _column(changes, f"answers/{stage}", table.index).abs()
         table[f"{stage} utility"] = utility.where(found["forget"] != stage)
     for stage in of_stage[kind == "accuracy"].unique():
-        table[f"{stage} accuracy"] = _column(changes, f"accuracy/{stage}", table.index)
+        table[f"{stage} accuracy change"] = _column(changes, f"accuracy/{stage}", table.index)
     return table.reset_index(drop=True)
 
 

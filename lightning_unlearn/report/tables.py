@@ -51,7 +51,7 @@ def scores_layout(scores: pd.DataFrame) -> Layout:
     names = names_of_values(scores, sweep)
 
     def cells(runs: pd.DataFrame) -> list[str]:
-        return [spread(runs[name], name.endswith((" accuracy", "_gap"))) for name in names]
+        return [spread(runs[name], name.endswith((" accuracy change", "_gap"))) for name in names]
 
     rows = rows_of(scores, sweep, cells, _slowest)
     notes = []
@@ -74,6 +74,4 @@ def _slowest(paths: list[pd.DataFrame]) -> list[int | None]:
 
 
 def _heading(name: str) -> str:
-    if name.endswith(" accuracy"):
-        return f"{name} change"
     return {"forget_score": "forget score", "oracle_gap": "oracle gap"}.get(name, name)

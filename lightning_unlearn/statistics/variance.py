@@ -21,12 +21,14 @@ class IntraclassCorrelation:
     """The share of the variance that lies between groups.
 
     Attributes:
-        index: ICC(1), at most 1; negative where groups are more alike than chance would make them.
-        low: lower end of its 95 % interval.
-        high: upper end.
+        index: ICC(1), at most 1; negative where groups are more alike than chance would make them,
+            though a share is not: it is then an estimate of 0 (see `share`).
+        low: lower end of its 95 % interval; NaN where nothing varies within groups, which leaves
+            nothing to judge chance by.
+        high: upper end; likewise.
         f: mean square between over mean square within groups; infinite where nothing varies
             within.
-        p: of that F where groups do not differ.
+        p: of that F where groups do not differ; NaN where nothing varies within.
         between: degrees of freedom between groups.
         within: degrees of freedom within groups.
         size: values per group; where groups differ in size, the n0 that takes its place.
@@ -42,6 +44,16 @@ class IntraclassCorrelation:
     within: int
     size: float
     balanced: bool
+
+    @property
+    def share(self) -> tuple[float, float, float]:
+        """Index and ends of the interval as a share, none below 0; NaN stays."""
+        return (clipped(self.index), clipped(self.low), clipped(self.high))
+
+
+def clipped(value: float) -> float:
+    """A share of a variance: 0 where its estimate is negative; NaN stays."""
+    return value if math.isnan(value) else max(0.0, value)
 
 
 def icc1(groups: Sequence[ArrayLike]) -> IntraclassCorrelation | None:
@@ -88,7 +100,7 @@ def icc1(groups: Sequence[ArrayLike]) -> IntraclassCorrelation | None:
     balanced = bool((sizes == sizes[0]).all())
     if within == 0:
         return IntraclassCorrelation(
-            1.0, 1.0, 1.0, math.inf, 0.0, df_between, df_within, n0, balanced
+            1.0, math.nan, math.nan, math.inf, math.nan, df_between, df_within, n0, balanced
         )
     f = between / within
     upper = (1 + LEVEL) / 2

@@ -46,7 +46,7 @@ APART = (
 EXAMPLES = "Single forget examples, mean over seeds. "
 TO_ORACLE = (
     "From each, what the oracle of the path gives it is subtracted: 0 is retrained, below 0 is "
-    "overshoot. Examples cross 0 at different steps, so no step suits all. Grey: the oracles of "
+    "overshoot. Where examples cross 0 at different steps, no step suits all. Grey: the oracles of "
     "other seeds."
 )
 WITHOUT_ORACLE = "There is no oracle to compare them with."

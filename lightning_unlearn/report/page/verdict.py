@@ -13,6 +13,7 @@ from lightning_unlearn.report.naming import listing, run_name, setting_name, sho
 from lightning_unlearn.report.page.source import Told
 from lightning_unlearn.report.recency import recency
 from lightning_unlearn.statistics import mean_interval
+from lightning_unlearn.statistics.variance import clipped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,6 +143,8 @@ def _explained(shares: list[_Share]) -> str:
     parts = [
         f"{_percent(share.index)} % under {share.name} (95 % interval {_percent(share.low)} to "
         f"{_percent(share.high)} %)"
+        if np.isfinite(share.low)
+        else f"{_percent(share.index)} % under {share.name} (no interval: seeds are alike)"
         for share in shares
     ]
     return f"The path explains {listing(parts)} {what}; the rest is seeds."
@@ -153,13 +156,15 @@ def _least(shares: list[_Share]) -> list[str]:
         return []
     least = min(shares, key=lambda share: share.index)
     text = f"The share of the path is least under {least.name}, {_percent(least.index)} %"
-    if any(other.low < least.high for other in shares if other is not least):
-        text += ", though its interval overlaps those of others"
+    # An end that is not known tells nothing apart.
+    if not all(other.low >= least.high for other in shares if other is not least):
+        text += ", though its interval is not apart from those of others"
     return [f"{text}."]
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f}"
+    """A share of a variance in percent; an estimate below 0 is one of 0."""
+    return f"{100 * clipped(share):.0f}"
 
 
 def _spread(told: Told) -> list[str]:
@@ -238,7 +243,7 @@ def _oracle(told: Told) -> list[str]:
         )
         more = f" and {len(late) - FEW} more" if len(late) > FEW else ""
         said.append(
-            f"No step suits all paths under {names}{more}: their best steps range from "
+            f"The best steps of paths differ under {names}{more}: they range from "
             f"{min(min(own.steps) for own in late)} to {max(max(own.steps) for own in late)}."
         )
     return said
