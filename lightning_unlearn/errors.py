@@ -2,24 +2,31 @@
 
 import re
 
-# Control characters, line and paragraph ends, marks that turn the direction of text, and halves of
-# surrogate pairs: names of files and values of keys may have them, and a terminal obeys them.
+# Control characters, line and paragraph ends, blanks without a width, marks that turn the direction
+# of text, and halves of surrogate pairs: names of files and values of keys may have them, and a
+# terminal obeys them.
 _UNSEEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
 
 
-def visible(text: str) -> str:
+def visible(text: str, lines: bool = False) -> str:
     """A text with its control characters written out, so that it is one line that can be printed.
 
     Args:
         text: such as a message that names a file.
+        lines: whether newlines and tabs are left as they are.
 
     Returns:
         The text with `\\x1b` for an escape, `\\n` for a newline, and so on; anything else stays as
         it is, so that doing it twice changes nothing.
     """
-    return _UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+    def written(found: re.Match[str]) -> str:
+        sign = found.group()
+        return sign if lines and sign in "\n\t" else sign.encode("unicode_escape").decode()
+
+    return _UNSEEN.sub(written, text)
 
 
 class InputError(ValueError):

@@ -65,7 +65,7 @@ def report(arguments: list[str]) -> int:
         for remark in source.remarks:
             print(visible(f"{source.name}: {remark}"))
     for sentence in drawn:
-        print(sentence)
+        print(visible(sentence))
     print(visible(f"Written to {target}: {', '.join(written.files)}"))
     print(visible(f"Open {(target / 'index.html').resolve()} in a browser."))
     return 0
@@ -225,10 +225,16 @@ def _gathered(plan: StudyPlan, entries: dict[str, Path], remarks: list[str]) -> 
     """The tables as a study would gather them; its own files are left alone: it may be at work."""
     from lightning_unlearn.study.gather import gather
 
-    with tempfile.TemporaryDirectory() as draft:
-        gather(dataclasses.replace(plan, folder=draft), entries)
-        steps = _table(Path(draft) / records.STEPS)
-        return _Tables(steps, _optional(Path(draft) / records.EXAMPLES), set(entries), remarks)
+    try:
+        with tempfile.TemporaryDirectory() as draft:
+            gather(dataclasses.replace(plan, folder=draft), entries)
+            steps = _table(Path(draft) / records.STEPS)
+            return _Tables(steps, _optional(Path(draft) / records.EXAMPLES), set(entries), remarks)
+    except OSError as error:
+        raise StorageError(
+            f"report: the folder for temporary files, {tempfile.gettempdir()}, can't be written: "
+            f"{error.strerror or error}; make room, or name another in TMPDIR."
+        ) from error
 
 
 def _run(folder: Path, remarks: Sequence[str]) -> Source:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.records import write_text
 from lightning_unlearn.report.arrangement import cells_of
 from lightning_unlearn.report.bands import band_of
 from lightning_unlearn.report.curve_figures import titled_once
@@ -128,7 +129,7 @@ def save_paper(
     else:
         for suffix, text in (("md", table.markdown()), ("tex", table.latex())):
             path = folder / f"table-1.{suffix}"
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
             written.append(path)
     return Paper(written, missing)
 

@@ -34,8 +34,9 @@ def path_dependence(scores: pd.DataFrame, study: StudyRecords) -> Section:
 
     Outcomes are the forget score, the drop of the label's log-likelihood (forget/label), utilities
     and accuracies as in the scores, and the RE distance to the oracle at the run's last step
-    (distance/forget). path_dependence.csv, in which negative estimates stay, has a row per method, setting and outcome, with the
-    recency effect beside it: the last position less the mean of the others, paired by seed.
+    (distance/forget). path_dependence.csv, in which negative estimates stay, has a row per method,
+    setting and outcome, with the recency effect beside it: the last position less the mean of the
+    others, paired by seed.
 
     Args:
         scores: what `lightning_unlearn.report.scores` returns for `study`.

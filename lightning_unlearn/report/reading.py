@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.errors import InputError
+from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.report.naming import setting_name
 from lightning_unlearn.report.oracles import Oracles, Setting
 
@@ -58,6 +58,23 @@ class StudyRecords:
         return table
 
 
+def shown(records: pd.DataFrame) -> pd.DataFrame:
+    """A table with the control characters of its names, values and headings written out.
+
+    Names come from files, and a terminal, a browser or TeX would obey what they hold.
+    """
+    from pandas.api.types import is_numeric_dtype
+
+    table = records.rename(columns={n: v for n in records.columns if (v := visible(str(n))) != n})
+    for name in table.columns:
+        if not is_numeric_dtype(table[name]):
+            texts = [text for text in table[name].unique() if isinstance(text, str)]
+            changed = {text: clean for text in texts if (clean := visible(text)) != text}
+            if changed:
+                table = table.assign(**{name: table[name].replace(changed)})
+    return table
+
+
 def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
     """Take from a table of a study what reports read.
 
@@ -73,6 +90,7 @@ def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
         InputError: a column is missing, a number cannot be read, a position lies outside its
             path, or two rows give different values for the same run, step and measure.
     """
+    records = shown(records)
     example = ["example"] if kind == "examples" else []
     columns = [*COLUMNS, *example]
     missing = [name for name in columns if name not in records.columns]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_unlearn import records
 from lightning_unlearn.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,22 +65,28 @@ def write_figure(figure: Figure, folder: Path, name: str, formats: tuple[str, ..
 
     `Figure.savefig` would draw every figure once more to find out how large it is.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    return [write_as(figure, folder / f"{name}.{suffix}") for suffix in formats]
 
-    written = []
-    for suffix in formats:
-        path, dpi = folder / f"{name}.{suffix}", figure.dpi
-        if suffix == "png":
-            # Level 6 takes three times as long for a tenth less.
-            quick = {"compress_level": 3}
-            canvas: Any = FigureCanvasAgg(figure)
-            canvas.print_png(path, metadata={"Software": None}, pil_kwargs=quick)
-        else:
-            from matplotlib.backends.backend_pdf import FigureCanvasPdf
 
-            nothing = dict.fromkeys(("Creator", "Producer", "CreationDate"))
-            canvas = FigureCanvasPdf(figure)
-            canvas.print_pdf(path, metadata=nothing)
-            figure.dpi = dpi
-        written.append(path)
-    return written
+def write_as(figure: Figure, file: Path) -> Path:
+    """Write a figure in the format that the file's name ends in: whole, or not at all."""
+
+    def png(draft: Path) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        # Level 6 takes three times as long for a tenth less.
+        quick = {"compress_level": 3}
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.print_png(draft, metadata={"Software": None}, pil_kwargs=quick)
+
+    def pdf(draft: Path) -> None:
+        from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
+        dpi = figure.dpi
+        canvas: Any = FigureCanvasPdf(figure)
+        nothing = dict.fromkeys(("Creator", "Producer", "CreationDate"))
+        canvas.print_pdf(draft, metadata=nothing)
+        figure.dpi = dpi
+
+    records.replace(file, png if file.suffix == ".png" else pdf)
+    return file

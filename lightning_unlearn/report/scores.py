@@ -23,8 +23,8 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
       matches any value. The column is there if an oracle's forget/mean was measured.
     - "<stage> utility" = 1 - |answers/<stage> at the last step minus at the first|, for every
       stage but the run's forget stage; the paper defines it so for TOFU; 1 = nothing changed.
-    - "<stage> accuracy change" = accuracy/<stage> at the last step minus at the first, as a fraction
-      (-0.05 = five points lost), for every stage with an accuracy.
+    - "<stage> accuracy change" = accuracy/<stage> at the last step minus at the first, as a
+      fraction (-0.05 = five points lost), for every stage with an accuracy.
 
     A value that was not measured at both ends is NaN; so are all changes of a run with records of
     a single step, which shows no change. A measure that occurs in no run has no column.
@@ -35,8 +35,8 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per method, path, position, seed and sweep values, in order of first appearance:
-        these columns, `forget_score`, `oracle_gap`, the utilities, the changes of accuracy. Oracles have no
-        row.
+        these columns, `forget_score`, `oracle_gap`, the utilities, the changes of accuracy.
+        Oracles have no row.
 
     Raises:
         InputError: a column is missing, a number cannot be read, a position lies outside its

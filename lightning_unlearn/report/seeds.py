@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.reading import sweep_keys
+from lightning_unlearn.report.reading import shown, sweep_keys
 from lightning_unlearn.report.sections import Section
 from lightning_unlearn.statistics import half_width
 
@@ -27,6 +27,7 @@ def seed_section(records: pd.DataFrame) -> Section:
     """
     import pandas as pd
 
+    records = shown(records)
     sweep = sweep_keys(records, "stage")
     keys = ["method", *sweep, "path", "position", "stage", "step", "measure"]
     rows = records[records["stage"].isin(["unlearn", "oracle"])]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.errors import visible
 from lightning_unlearn.report.depth import depth
 from lightning_unlearn.report.depth_tables import depth_layout, findings_of
 from lightning_unlearn.report.layout import bullets
@@ -75,6 +76,7 @@ def summarise(
 
     from lightning_unlearn.report.further import further_sections
 
+    notes = [visible(note) for note in notes]
     study = read_records(records) if len(records) else None
     if study is None or study.runs.empty:
         sentence = _nothing(study)

@@ -225,9 +225,11 @@ class Study:
             return
         result.failed[label] = outcome.error
         why = "not made, for something it needs failed: " if outcome.state == "skipped" else ""
-        self.console.print(f"[red]✗[/] {place}{escape(label)}: {why}{escape(outcome.error)}")
+        self.console.print(
+            f"[red]✗[/] {place}{escape(label)}: {why}{escape(visible(outcome.error))}"
+        )
         if outcome.trace:
-            self.console.print(escape(outcome.trace), highlight=False)
+            self.console.print(escape(visible(outcome.trace, lines=True)), highlight=False)
 
     def _report(self, plan: StudyPlan, entries: dict[str, Path], result: StudyResult) -> None:
         """Tables, figures and page of all finished runs, and what can be read off them."""
@@ -273,7 +275,7 @@ class Study:
         text = f"Written to {folder}: {', '.join(written)}"
         out.print(visible(text), highlight=False, markup=False, soft_wrap=True)
         if report.page is not None:
-            text = f"Open {report.page} in a browser."
+            text = f"Open {visible(str(report.page))} in a browser."
         elif self.figures:
             text = (
                 'The page is left out: it needs plotly (pip install "lightning-unlearn[figures]").'

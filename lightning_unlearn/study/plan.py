@@ -14,7 +14,7 @@ from typing import Any
 
 from lightning_unlearn import records
 from lightning_unlearn.configuration import read_value
-from lightning_unlearn.errors import InputError
+from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.report.naming import setting_name, short_value
 from lightning_unlearn.runs import find_run
 from lightning_unlearn.seals import Damage, read_values, seal_values
@@ -157,10 +157,10 @@ class StudyPlan:
         """A node in words: of a run its folder, of a stage the prefix that ends with it."""
         cell = self.cells[node.cell]
         if node.is_run:
-            return cell.run
+            return visible(cell.run)
         names = [self.node[key].stage for key in cell.walk[: node.number + 1]]
         setting = common_setting([cell.sweep for cell in self.through[node.key]])
-        return f"{'-'.join(names)} (seed {cell.seed}{', ' if setting else ''}{setting})"
+        return visible(f"{'-'.join(names)} (seed {cell.seed}{', ' if setting else ''}{setting})")
 
     def needed(self, cells: Iterable[Cell]) -> list[Node]:
         """The nodes that some cells need, in order."""

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lightning_unlearn.errors import InputError
+from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.notes import Note, read_note
 from lightning_unlearn.runs import ABOUT, MANIFEST
 from lightning_unlearn.seals import Damage, number_of, read_json, read_values
@@ -104,7 +104,7 @@ def _seconds(manifest: Path) -> float | None:
 def _show_study(plan: StudyPlan, folder: Path, out: Console) -> None:
     store = Path(plan.store)
     parts = {node.key: _part(store, node.key, plan.label(node)) for node in plan.nodes}
-    out.print(f"[bold]{escape(plan.name)}[/]: {plan}", highlight=False)
+    out.print(f"[bold]{escape(visible(plan.name))}[/]: {plan}", highlight=False)
     _show_counts(list(parts.values()), out)
     _show_parts([p for p in parts.values() if p.state in ("running", "failed", "stopped")], out)
     runs = [cell for cell in plan.runs() if cell.find(folder, sizes_only=True)]
@@ -132,7 +132,8 @@ def _show_run(folder: Path, out: Console) -> None:
         about = read_values(folder / ABOUT)
         store = Path(about["store"])
         parts = [_part(store, stage["key"], stage["name"]) for stage in about["stages"]]
-        title = f"[bold]{escape(about['method'])}[/] {escape(about['path'])} seed {about['seed']}"
+        method, path = (escape(visible(str(about[key]))) for key in ("method", "path"))
+        title = f"[bold]{method}[/] {path} seed {visible(str(about['seed']))}"
     except (Damage, KeyError, TypeError) as error:
         raise InputError(
             f"status: {folder / ABOUT} can't be read: {error}; remove it and run the same command "
@@ -157,7 +158,9 @@ def _show_parts(parts: list[Part], out: Console) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for part in sorted(parts, key=lambda part: ORDER.index(part.state)):
         took = duration(part.seconds) if part.seconds is not None else ""
-        table.add_row(MARKS[part.state], part.state, escape(part.label), took, _where(part.note))
+        table.add_row(
+            MARKS[part.state], part.state, escape(visible(part.label)), took, _where(part.note)
+        )
     out.print(table, highlight=False)
 
 
@@ -166,6 +169,6 @@ def _where(note: Note | None) -> str:
         return ""
     step = f"step {note.step} of {note.total}, " if note.total else ""
     if note.state == "failed":
-        return f"[red]{escape(note.error)}[/]"
+        return f"[red]{escape(visible(note.error))}[/]"
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(note.began))
-    return escape(f"{step}{note.host} process {note.pid}, since {began}")
+    return escape(f"{step}{visible(note.host)} process {note.pid}, since {began}")

@@ -5,6 +5,7 @@ from collections import Counter
 from rich.markup import escape
 from rich.tree import Tree
 
+from lightning_unlearn.errors import visible
 from lightning_unlearn.study.plan import Cell, Node, StudyPlan, common_setting
 
 
@@ -19,7 +20,7 @@ def draw(plan: StudyPlan, cells: list[Cell], made: set[str]) -> Tree:
     Returns:
         The tree, for `rich.console.Console.print`. Seeds with the same tree are drawn once.
     """
-    root = Tree(f"[bold]{escape(plan.name)}[/]: {plan}")
+    root = Tree(f"[bold]{escape(visible(plan.name))}[/]: {plan}")
     nodes = plan.needed(cells)
     by_seed = {
         seed: [node for node in nodes if plan.cells[node.cell].seed == seed]
@@ -60,7 +61,7 @@ def _lines(plan: StudyPlan, nodes: list[Node], made: set[str]) -> list[str]:
                 if alike[node.stage] > 1
                 else ""
             )
-            text = f"{escape(node.stage)}{f' ({escape(setting)})' if setting else ''}"
+            text = escape(visible(f"{node.stage} ({setting})" if setting else node.stage))
             lines.append("\t" * depth + text + _mark(node.key in made))
             add(node.key, depth + 1)
 
@@ -74,7 +75,7 @@ def _runs(plan: StudyPlan, leaves: list[Node], made: set[str]) -> str:
     parts = [f"{m} x {count} settings" if count > 1 else m for m, count in methods.items()]
     done = sum(node.key in made for node in leaves)
     share = "" if done == len(leaves) or not done else f" [green]({done} of {len(leaves)} done)[/]"
-    return f"[dim]→[/] [cyan]{escape(', '.join(parts))}[/]{share or _mark(done > 0)}"
+    return f"[dim]→[/] [cyan]{escape(visible(', '.join(parts)))}[/]{share or _mark(done > 0)}"
 
 
 def _mark(done: bool) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_unlearn.errors import visible
 from lightning_unlearn.report.naming import short_number
-from lightning_unlearn.report.page.markup import visible
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

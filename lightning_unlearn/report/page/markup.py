@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import html
 import json
-import re
 from collections.abc import Iterable
 from typing import Any
 
-# Characters that turn the reading direction of what follows, or that are not shown at all: a name
-# must not change how the rest of the page reads.
-_UNSEEN = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e"
-                     "\u2060-\u206f\ufeff\ud800-\udfff]")  # fmt: skip
+from lightning_unlearn.errors import visible
 
 
 class Markup(str):
@@ -20,16 +16,11 @@ class Markup(str):
     __slots__ = ()
 
 
-def visible(text: object) -> str:
-    """A text with characters that cannot be seen written as their numbers, such as "[U+202E]"."""
-    return _UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", str(text))
-
-
 def escape(text: object) -> Markup:
     """A text as HTML, for content and for attributes; markup stays as it is."""
     if isinstance(text, Markup):
         return text
-    return Markup(html.escape(visible(text), quote=True))
+    return Markup(html.escape(visible(str(text), lines=True), quote=True))
 
 
 def join(parts: Iterable[object], between: str = "") -> Markup:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_unlearn.errors import visible
 from lightning_unlearn.report.curves import Place
 from lightning_unlearn.report.depth import depth
 from lightning_unlearn.report.depth_tables import depth_layout
@@ -117,7 +118,7 @@ class Told:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.name = source.name
+        self.name = visible(source.name)
         self.summary: Summary = summarise(source.records, source.examples, source.remarks)
         read = read_records(source.records)
         finite = np.isfinite(read.runs["value"].to_numpy(float))
