@@ -119,7 +119,10 @@ def test_the_verdict_repeats_the_numbers_of_the_tables() -> None:
         assert found and f"{100 * float(found[1]):.0f} % under {method}" in text
     means = told.scores.groupby(["method", "path"])["forget_score"].mean()["GA"]
     assert f"{means.min():.3g} to {means.max():.3g} under GA" in text
-    assert "two oracles are to each other" in text and "their best steps range from" in text
+    assert (
+        "two oracles are to each other" in text
+        and "best steps of paths differ under GA: they range from" in text
+    )
 
 
 def test_what_cannot_be_told_is_said() -> None:
