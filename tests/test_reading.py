@@ -438,7 +438,7 @@ def test_chat_column_missing(write: Write) -> None:
     source = write("rows.jsonl", lines_of({"conversations": [], "id": 1}))
     refused(source, "expected the column 'messages'", "set messages: conv", messages="messages")
     source = write("rows.jsonl", lines_of(pair("a", "b")))
-    advice = "drop messages and set prompt: question, answer: answer"
+    advice = "set messages: null, prompt: question, answer: answer"
     refused(source, advice, messages="messages")
 
 

@@ -83,7 +83,7 @@ def test_what_never_ends_is_not_read(make: Callable[[], None], kind: str) -> Non
         ("a" * 256 + ".jsonl", "found a name of 262 bytes, which the file system does not take"),
         ("a" * 300, "found a name of 300 bytes, which the file system does not take"),
         ("é" * 130, "found a name of 260 bytes, which the file system does not take"),
-        ("rows\0.jsonl", "found a path that no file can have (embedded null byte)"),
+        ("rows\0.jsonl", "found a path that no file can have ("),
         ("~nobody-of-that-name/rows.jsonl", "found a home folder that is not there ("),
         ("loop.jsonl", "found a path that cannot be followed (Too many levels of symbolic links)"),
         ("dangling.jsonl", "found no such file ("),

@@ -1,5 +1,6 @@
 """Every value of every shipped file, as YAML reads it, against what is intended."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning_unlearn.configuration import compose_files, read_yaml
 from lightning_unlearn.lightning_cli import StagedCLI
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+DOCS = CONFIGS.parent / "docs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 
 
@@ -313,6 +315,13 @@ def cut_by_comments(text: str) -> list[str]:
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_no_text_is_cut_where_a_comment_begins(file: Path) -> None:
     assert cut_by_comments(file.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("file", ["README.md", *sorted(p.name for p in DOCS.glob("*.md"))])
+def test_no_text_of_an_example_is_cut(file: str) -> None:
+    text = (DOCS if (DOCS / file).exists() else DOCS.parent).joinpath(file).read_text("utf-8")
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
+        assert cut_by_comments(block) == []
 
 
 def test_a_text_that_is_cut_is_found() -> None:

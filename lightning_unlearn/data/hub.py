@@ -122,6 +122,6 @@ def refused_option(name: str, value: str | None, place: str) -> InputError:
         place: starts the message.
     """
     return InputError(
-        f"{place}: found {name} '{value}' with a file, which has no {name}s; expected none; drop "
-        f"{name} and name the file that holds the rows"
+        f"{place}: found {name} '{value}' with a file, which has no {name}s; expected none; set "
+        f"{name} to {'train' if name == 'split' else 'null'} and name the file that holds the rows"
     )

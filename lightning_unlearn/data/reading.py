@@ -64,7 +64,9 @@ def read_rows(
     """
     place = f"{key}: {source}"
     if limit is not None and limit < 1:
-        raise InputError(f"{place}: found limit {limit}, expected 1 or more; drop it for all rows")
+        raise InputError(
+            f"{place}: found limit {limit}, expected 1 or more; set it to null for all rows"
+        )
     spread = alternatives is not None and not isinstance(alternatives, str)
     others = [alternatives] if isinstance(alternatives, str) else list(alternatives or [])
     mapping = _Mapping(prompt, answer, messages, paraphrase, tuple(others), spread, beside)
@@ -166,7 +168,7 @@ class _Mapping:
         """What to set where a column is missing."""
         if name not in self.main:
             kind = "paraphrase" if name == self.paraphrase else "alternatives"
-            return f"set {kind} to another column, or drop {kind}"
+            return f"set {kind} to another column, or to null"
         if self.beside is not None:
             return (
                 f"the rows of a stage and its held-out rows have the same columns, here those of "
@@ -290,11 +292,12 @@ def _proposal(columns: Sequence[str], wanted: Sequence[str], messages: str | Non
     if chat and (messages is not None or not (prompt and answer)):
         return f"set messages: {chat}"
     if prompt and answer:
-        drop = "" if messages is None else "drop messages and "
+        # In a file on top of another nothing can be left out, only set.
+        none = "" if messages is None else "messages: null, "
         # Alpaca's context of an instruction, without which it asks something else.
         lost = "input" in columns and "input" not in (prompt, answer)
         more = "; 'input' is not used then, so write it into that prompt first" if lost else ""
-        return f"{drop}set prompt: {prompt}, answer: {answer}{more}"
+        return f"set {none}prompt: {prompt}, answer: {answer}{more}"
     if len(columns) == 1:
         return (
             "these rows have one column, and a stage learns answers to prompts: write the rows "
