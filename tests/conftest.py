@@ -1,5 +1,7 @@
 """A tiny model and tiny stages, on which a whole path trains in a second, and real processes."""
 
+import surroundings  # noqa: F401  # isort: skip
+
 import copy
 import hashlib
 import json
@@ -7,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -286,9 +289,16 @@ def children() -> Iterator[multiprocessing.context.ForkServerContext]:
     """A server that forks real processes with everything imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTS)
-    first = context.Process(target=os.getpid)
-    first.start()
-    first.join(60)
+    # Its socket lies among temporary files, and the path of a socket has at most 107 characters.
+    usual = tempfile.tempdir
+    if len(tempfile.gettempdir()) > 60:
+        tempfile.tempdir = "/tmp"
+    try:
+        first = context.Process(target=os.getpid)
+        first.start()
+        first.join(300)
+    finally:
+        tempfile.tempdir = usual
     yield context
 
 
