@@ -127,6 +127,8 @@ def add_adapters(lm: Any, lora: LoRA, base_name: str) -> Any:
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
             # GPT-2 keeps its matrices transposed; PEFT sees it itself.
             warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
+            # Of experts in one tensor, which have no adapter.
+            warnings.filterwarnings("ignore", ".*_pattern keys did not match any targeted")
             peft_model = get_peft_model(
                 lm, config, adapter_name=LEARN, autocast_adapter_dtype=False
             )

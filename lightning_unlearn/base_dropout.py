@@ -7,6 +7,7 @@ of the adapters is a setting of its own (``model.lora.dropout``).
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -17,6 +18,9 @@ _NOISE = re.compile(r"dropout|pdrop|layerdrop|drop_path|drop_rate|drop_prob|jitt
 # Of heads that a causal LM does not have.
 _ELSEWHERE = re.compile(r"classifier|summary|pooler")
 _MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+
+# Samples experts in training.
+_SAMPLES = "phimoe"
 
 Settings = dict[tuple[str, ...], float]
 
@@ -34,10 +38,17 @@ def switch_off(config: Any) -> Settings:
     for name, value in list(vars(config).items()):
         if hasattr(value, "to_dict") and hasattr(value, "model_type"):
             found |= {(name, *place): rate for place, rate in switch_off(value).items()}
-        elif _NOISE.search(name) and not _ELSEWHERE.search(name) and _is_rate(value):
+        elif _is_noise(config, name) and _is_rate(value):
             setattr(config, name, type(value)(0))
             found[name,] = value
     return found
+
+
+def _is_noise(config: Any, name: str) -> bool:
+    if name == "router_jitter_noise" and config.model_type == _SAMPLES:
+        # Its routers use the number in evaluation too.
+        return False
+    return bool(_NOISE.search(name)) and not _ELSEWHERE.search(name)
 
 
 def _is_rate(value: Any) -> bool:
@@ -56,7 +67,16 @@ def silence(lm: nn.Module) -> list[str]:
     found = [(n, m) for n, m in lm.named_modules() if isinstance(m, _MODULES) and m.p > 0]
     for _, layer in found:
         layer.p = 0.0
+    for module in lm.modules():
+        if "router_jitter_noise" in vars(module) and _SAMPLES in type(module).__name__.lower():
+            module.eval()
+            module.train = MethodType(_stay, module)  # type: ignore[method-assign]
     return [name for name, _ in found]
+
+
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
+    """In place of ``train`` of a module that draws random numbers there: stay in eval mode."""
+    return module
 
 
 @contextmanager

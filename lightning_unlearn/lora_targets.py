@@ -99,30 +99,32 @@ def check_rank(lm: Any, rank: int) -> None:
 
 
 def untrained(lm: Any) -> list[str]:
-    """Matrices that "all-linear" leaves as they are, besides embedding and output projection.
+    """Matrices that adapters leave as they are, besides embedding and output projection.
 
-    Experts that are kept in one tensor, routers, and what else is no linear layer.
+    Such as experts that are kept in one tensor, and routers.
 
     Args:
-        lm: a causal LM without adapters.
+        lm: a causal LM with adapters.
 
     Returns:
         Names without the numbers of layers, each once.
     """
-    adapted = linear_layers(lm)
-    ends = {
-        id(p)
-        for part in (lm.get_input_embeddings(), lm.get_output_embeddings())
-        for p in part.parameters()
-    }
+    from peft.tuners.lora import LoraLayer
+
+    ends = lm.get_input_embeddings(), lm.get_output_embeddings()
+    done = {id(parameter) for part in ends for parameter in part.parameters()}
+    for layer in lm.modules():
+        if isinstance(layer, LoraLayer):
+            # Of a layer whose parameter is no weight of its own, such as experts, that one.
+            own = getattr(layer, "parameter_name", "weight")
+            done.add(id(getattr(layer.get_base_layer(), own)))
     names: dict[str, None] = {}
     for name, layer in lm.named_modules():
-        if name in adapted or isinstance(layer, _OTHERS):
+        if isinstance(layer, _OTHERS) or "lora_" in name:
             continue
         for own, parameter in layer.named_parameters(recurse=False):
-            if parameter.ndim > 1 and id(parameter) not in ends:
-                short = re.sub(r"^.*\.\d+\.", "", f"{name}.{own}")
-                names[short] = None
+            if parameter.ndim > 1 and id(parameter) not in done and "lora_" not in own:
+                names[re.sub(r"^.*\.\d+\.|base_layer\.", "", f"{name}.{own}")] = None
     return list(names)
 
 
@@ -130,18 +132,25 @@ def remark(lm: Any) -> list[str]:
     """What is said of a model of which "all-linear" does not train all matrices.
 
     Args:
-        lm: a causal LM without adapters.
+        lm: a causal LM with adapters.
 
     Returns:
         One sentence, or none.
     """
+    from peft.tuners.lora import LoraLayer
+
     left = untrained(lm)
     if not left:
         return []
-    trained = sorted({name.rpartition(".")[2] for name in linear_layers(lm)})
+    trained: dict[str, None] = {}
+    for name, layer in lm.named_modules():
+        if isinstance(layer, LoraLayer):
+            own = getattr(layer, "parameter_name", None)
+            last = name.replace(".base_layer", "").rpartition(".")[2]
+            trained[f"{last}.{own}" if own else last] = None
     return [
-        f"model.lora.targets: all-linear trains {', '.join(trained)}; it does not train "
-        f"{', '.join(left)}, which are no linear layers of their own."
+        f"model.lora.targets: all-linear trains {', '.join(sorted(trained))}, and not "
+        f"{', '.join(left)}."
     ]
 
 

@@ -130,11 +130,9 @@ class OpenedLM(LightningModule):
         if self.lora is None or self._fits:
             return
         lm = self._empty_lm()
+        adapters.add_adapters(lm, self.lora, lm.name_or_path)
         if self.lora.targets == lora_targets.ALL:
-            lora_targets.check_rank(lm, self.lora.rank)
             self._left = lora_targets.remark(lm)
-        else:
-            adapters.add_adapters(lm, self.lora, lm.name_or_path)
         self._fits = True
 
     def remarks(self) -> list[str]:

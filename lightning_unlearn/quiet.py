@@ -66,6 +66,8 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", "GPU available but not used")
         # Measuring during fit is what the monitors do, at their own steps.
         warnings.filterwarnings("ignore", "You defined a `validation_step` but have no.*")
+        # Routers that would draw experts at random in training mode.
+        warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")
         try:
             yield
         finally:

@@ -92,7 +92,7 @@ def test_what_is_written_has_the_dropout_that_the_base_has(tiny: Tiny) -> None:
         (GPT2Config(summary_first_dropout=0.3), {"resid_pdrop", "embd_pdrop", "attn_pdrop"}),
         (OPTConfig(layerdrop=0.2), {"dropout", "layerdrop"}),
         (MixtralConfig(router_jitter_noise=0.1), {"router_jitter_noise"}),
-        (PhimoeConfig(input_jitter_noise=0.1), {"router_jitter_noise", "input_jitter_noise"}),
+        (PhimoeConfig(input_jitter_noise=0.1), {"input_jitter_noise"}),
         (MptConfig(emb_pdrop=0.2, resid_pdrop=0.1), {"emb_pdrop", "resid_pdrop"}),
         (DbrxConfig(resid_pdrop=0.2, attn_config={"attn_pdrop": 0.1}), {"attn_pdrop"}),
     ],
