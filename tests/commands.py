@@ -113,7 +113,7 @@ def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "100"}
     environment.pop("PYTHONWARNINGS", None)
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env=environment, **options
+        command, capture_output=True, text=True, timeout=900, env=environment, **options
     )
 
 
