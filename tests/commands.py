@@ -110,7 +110,7 @@ class Workplace:
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command of its own process in the current directory."""
     command = [sys.executable, "-m", "lightning_unlearn", *arguments]
-    environment = {**os.environ, "COLUMNS": "100"}
+    environment = {**os.environ, "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONWARNINGS", None)
     return subprocess.run(
         command, capture_output=True, text=True, timeout=900, env=environment, **options

@@ -62,7 +62,17 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
+# The larger plans of one kind take seconds.
+LARGE = ("demo-orders.yaml", "demo-sweep.yaml")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, id=file.name, marks=[pytest.mark.slow] if file.name in LARGE else [])
+        for file in CONFIGS
+    ],
+)
 def test_every_shipped_configuration_is_taken(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
