@@ -156,6 +156,49 @@ def test_all_that_will_be_encoded_is_tried_before(
     assert f"the token '<extra1>' with id {size}, expected ids below {size}" in str(caught.value)
 
 
+def test_phrases_that_do_not_fit_after_a_prompt(place: Workplace) -> None:
+    rows = [GOOD, {"question": "Where? " * 20, "answer": "A"}]
+    place.write("rows.jsonl", lines_of(*rows))
+    data = StagedDataModule({"a": Stage(source="rows.jsonl")}, forget="a")
+    phrase = "I must decline this"
+
+    def check(room: int, **options: Any) -> None:
+        data.prepare(tiny_tokenizer(), room)
+        LabelLikelihood(label="No", paraphrases=[phrase], **options).check(data)
+
+    check(512)
+    assert data.format is not None
+    prompt = len(data.examples["a"][1].prompt)
+    tokens = len(data.format.phrase_ids(data.rows["a"][0], phrase))
+    check(prompt + tokens)
+    check(prompt + tokens - 1, limit=1)
+    with pytest.raises(
+        InputError,
+        match=rf"^LabelLikelihood: rows\.jsonl, row 2, line 2: found a prompt of {prompt} tokens "
+        rf"and a phrase of {tokens}, expected both within the {prompt + tokens - 1} that the model",
+    ):
+        check(prompt + tokens - 1)
+
+
+def test_every_answer_that_is_cut_is_counted(place: Workplace) -> None:
+    long = " and so on" * 30
+    probe = [GOOD | {"other": "It's a letter." + long, "wrong": ["No.", "No" + long]}, GOOD | WRONG]
+    place.write("probe.jsonl", lines_of(*({"other": "It", **row} for row in probe)))
+    place.write("held.jsonl", lines_of(GOOD, GOOD | {"answer": long}))
+    data = StagedDataModule(
+        {"a": Stage(source="math.jsonl", heldout="held.jsonl")},
+        max_length=64,
+        probes={"facts": Probe("probe.jsonl", paraphrase="other", alternatives="wrong")},
+    )
+    data.prepare(tiny_tokenizer(), 512)
+    found = [line for line in data.remarks() if "lost their end" in line]
+    end = "lost their end at 64 tokens (data.max_length)."
+    assert found == [
+        f"facts, paraphrases and alternatives: 2 of 6 answers {end}",
+        f"a:heldout: 1 of 2 answers {end}",
+    ]
+
+
 def test_a_name_that_a_terminal_would_obey(place: Workplace) -> None:
     name = "a\x1b[2J\n.jsonl"
     place.write(name, lines_of(GOOD, {"question": "a"}))

@@ -75,6 +75,7 @@ class StagedDataModule(LightningDataModule):
         self._check()
         self._path = self._resolve(order, position, permutation)
         self.format: ChatFormat | None = None
+        self.context: int | None = None
         self.rows: dict[str, list[Row]] = {}
         self.examples: dict[str, list[Example]] = {}
         self.heldout_rows: dict[str, list[Row]] = {}
@@ -250,6 +251,7 @@ class StagedDataModule(LightningDataModule):
         Raises:
             InputError: for files and rows that can't be used.
         """
+        self.context = context
         if not self.encodes_with(tokenizer):
             if self.max_length is not None and self.max_length > context:
                 raise InputError(
@@ -310,11 +312,14 @@ class StagedDataModule(LightningDataModule):
                     **asdict(probe), key=f"data.probes.{name}.source", remark=found.append
                 )
                 examples = [self.format.encode(row) for row in rows]
-                for row in rows:
-                    # Encoded when they are measured; what can't be is to be known before.
-                    for text in (row.paraphrase, *row.alternatives):
-                        if text is not None:
-                            self.format.encode(Row(row.turns, text, row.where))
+                # Encoded when they are measured; what can't be is to be known before.
+                others = [
+                    self.format.encode(Row(row.turns, text, row.where))
+                    for row in rows
+                    for text in (row.paraphrase, *row.alternatives)
+                    if text is not None
+                ]
+                found += self._truncated(f"{name}, paraphrases and alternatives", others)
                 self.probe_rows[name], self.probe_examples[name] = rows, examples
                 self._found[name] = found
 
@@ -433,17 +438,21 @@ class StagedDataModule(LightningDataModule):
         return [*found, *([endless] if endless is not None else []), *self.truncations()]
 
     def truncations(self) -> list[str]:
-        """One sentence per stage of the path and probe of which answers lost their end."""
+        """One sentence per row set of the path and probe of which answers lost their end."""
+        sets = {stage: self.examples[stage] for stage in self.path}
+        for stage in self.path:
+            if stage in self.heldout_examples:
+                sets[f"{stage}:{HELDOUT}"] = self.heldout_examples[stage]
+        sets |= self.probe_examples
+        return [line for name, rows in sets.items() for line in self._truncated(name, rows)]
+
+    def _truncated(self, name: str, examples: Sequence[Example]) -> list[str]:
+        """A sentence if some answers of a row set lost their end."""
         assert self.format is not None, "prepare() comes first"
-        sets = {stage: self.examples[stage] for stage in self.path} | self.probe_examples
-        sentences = []
-        for name, examples in sets.items():
-            if cut := sum(example.truncated for example in examples):
-                sentences.append(
-                    f"{name}: {cut} of {len(examples)} answers lost their end at "
-                    f"{self.format.max_length} tokens (data.max_length)."
-                )
-        return sentences
+        cut = sum(example.truncated for example in examples)
+        size = f"{cut} of {len(examples)} answers"
+        end = f"{self.format.max_length} tokens (data.max_length)"
+        return [f"{name}: {size} lost their end at {end}."] if cut else []
 
     def recipe(self, stage: str) -> Recipe:
         """The recipe of a stage of the path, or of "unlearn"."""

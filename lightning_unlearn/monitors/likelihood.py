@@ -72,9 +72,17 @@ class LabelLikelihood(Monitor):
             raise InputError(
                 "LabelLikelihood: it looks at the forget prompts, and data.forget is null."
             )
-        (first, *_), _ = data.measured(data.forget)
-        for phrase in (self.label, *self.paraphrases):
-            data.format.phrase_ids(first, phrase)
+        rows, examples = data.measured(data.forget)
+        phrases = (self.label, *self.paraphrases)
+        longest = max((data.format.phrase_ids(rows[0], phrase) for phrase in phrases), key=len)
+        for row, example in zip(rows[: self.limit], examples, strict=False):
+            if data.context is not None and len(example.prompt) + len(longest) > data.context:
+                raise InputError(
+                    f"LabelLikelihood: {row.where}: found a prompt of {len(example.prompt)} tokens "
+                    f"and a phrase of {len(longest)}, expected both within the {data.context} that "
+                    "the model takes; shorten or remove the row, or set shorter ones as label and "
+                    "paraphrases of LabelLikelihood."
+                )
 
     def measure(self, view: Measurement) -> Mapping[str, Tensor]:
         """The three measures, one value per forget prompt."""
