@@ -65,7 +65,7 @@ class Bench:
 
 # The cheapest and most telling first.
 CHECKS = {
-    "environment": Check("gpu_model:environment", 60, "device, versions, defaults of PyTorch"),
+    "environment": Check("gpu_device:environment", 60, "device, versions, defaults of PyTorch"),
     "attention": Check("gpu_model:attention", 60, "sdpa, eager and flash attention are equal"),
     "cpu": Check("gpu_paths:on_cpu", 150, "the path on the CPU, with which others compare"),
     "fp32": Check("gpu_paths:fp32", 90, "the path in 32-true is that of the CPU", ("cpu",)),
@@ -174,7 +174,7 @@ class Runner:
         if len(running) >= self.jobs or any(CHECKS[name].alone for name in running):
             return None
         for name in waiting:
-            if not set(CHECKS[name].needs) & {*running, *waiting}:
+            if not needs(name, self.device) & {*running, *waiting}:
                 return None if CHECKS[name].alone and running else name
             if CHECKS[name].alone:
                 return None
@@ -184,9 +184,9 @@ class Runner:
         """Why a check is not made; None if it is."""
         if self.ends - time.monotonic() < LEAST:
             return f"the time limit of {self.limit / 60:g} minutes"
-        for needed in CHECKS[name].needs:
+        for needed in needs(name, self.device):
             if not (self.work / f"{needed}.done").exists():
-                return f"it compares with {needed}, which was not made"
+                return f"it needs {needed}, which was not made"
         return None
 
     def _start(self, name: str) -> Started:
@@ -261,12 +261,18 @@ def environment() -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(min(4, os.cpu_count() or 1)), **os.environ, **own}
 
 
-def with_needs(names: list[str]) -> list[str]:
-    """Names with those of the checks that they compare with, in the order of `CHECKS`."""
+def needs(name: str, device: str) -> set[str]:
+    """Checks that must have ended well before another; on a GPU, that there is one."""
+    first = {"environment"} if device == "cuda" and name != "environment" else set()
+    return {*CHECKS[name].needs, *first}
+
+
+def with_needs(names: list[str], device: str) -> list[str]:
+    """Names with those of the checks that they need, in the order of `CHECKS`."""
     wanted = set(names)
     for name in reversed(CHECKS):
         if name in wanted:
-            wanted |= set(CHECKS[name].needs)
+            wanted |= needs(name, device)
     return [name for name in CHECKS if name in wanted]
 
 
@@ -301,7 +307,7 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = options.jobs or (3 if options.device == "cuda" else 1)
         output, seconds = options.output.resolve(), 60 * options.minutes
         runner = Runner(options.device, output, work, seconds, jobs)
-        fine = runner.run(with_needs(chosen))
+        fine = runner.run(with_needs(chosen, options.device))
     print(f"\nWritten to {options.output}: checks.md, checks.json, log.txt")
     return 0 if fine else 1
 

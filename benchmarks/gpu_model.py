@@ -1,9 +1,8 @@
-"""Checks of `gpu_checks.py` on a model alone: the device, attention, written answers."""
+"""Checks of `gpu_checks.py` on a model alone: attention, written answers."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,17 @@ import gpu_sides
 import torch
 from gpu import LORA, TINY
 from gpu_checks import Bench
-from gpu_table import Row, at_least, at_most, judged
+from gpu_table import Row, at_least, at_most
 from torch import Tensor
 
 from lightning_unlearn import CausalLM, StagedTrainer
 from lightning_unlearn.adapters import LEARN, UNLEARN, LoRA, adapter_parameters
-from lightning_unlearn.compat import reduced_fp32_products
 from lightning_unlearn.data.batches import Batch, collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.monitors.generation import write_answers
 from lightning_unlearn.monitors.scoring import _apart, _tree_sums, grow
 from lightning_unlearn.planning.known import CONFIGS, config_folder
 
-PACKAGES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "flash-attn")
 # Heads of 64 units of which two share keys, as in Llama 3.2; flash attention takes them.
 SHARED = TINY | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3}
 # Differences from fp32 on the CPU: of log-probabilities in nats, root mean square, and of gradients
@@ -33,32 +30,6 @@ SHARED = TINY | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layer
 # makes whole nats, and gradients that have nothing in common.
 NEAR = {"32-true": 1e-4, "bf16-true": 0.15}
 NEAR_GRADIENT = {"32-true": 1e-3, "bf16-true": 0.2}
-
-
-def found_version(name: str) -> str:
-    """Version of an installed package, or that it is missing."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "missing"
-
-
-def environment(bench: Bench) -> Iterator[Row]:
-    """What the table is headed by, and what PyTorch does unless told otherwise."""
-    about = {name: found_version(name) for name in PACKAGES}
-    if bench.device == "cuda":
-        yield judged("GPUs", str(torch.cuda.device_count()), "1 or more", torch.cuda.is_available())
-        gpu = torch.cuda.get_device_properties(0)
-        memory = f"{gpu.total_memory / 2**30:.0f} GiB, compute {gpu.major}.{gpu.minor}"
-        about = {"device": f"GPU: {gpu.name}, {memory}, CUDA {torch.version.cuda}", **about}
-        bf16 = torch.cuda.is_bf16_supported()
-        yield judged("bf16", str(bf16), "True, on a GPU of 2020 or later", bf16 == (gpu.major >= 8))
-    else:
-        about = {"device": f"CPU, {torch.get_num_threads()} threads: tries it out", **about}
-    (bench.work / "about.json").write_text(json.dumps(about), encoding="utf-8")
-    reduced = reduced_fp32_products()
-    found = ", ".join(f"{place} {how}" for place, how in reduced.items()) or "fp32"
-    yield judged("products in fp32", found, "fp32", not reduced)
 
 
 @contextmanager

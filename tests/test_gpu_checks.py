@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from lightning_unlearn import monitors, records
@@ -114,7 +115,7 @@ def test_a_check_that_hangs_or_crashes_costs_only_itself(own: Any, tmp_path: Pat
     assert found["crashes"].value == "exit code 1: RuntimeError: no such thing"
     assert found["dies"].value.startswith("killed by SIGSEGV")
     assert found["hangs"].value == "not done after 1 s, its time limit"
-    assert found["after"].value == "it compares with crashes, which was not made"
+    assert found["after"].value == "it needs crashes, which was not made"
     table = (tmp_path / "out" / "checks.md").read_text()
     assert table.startswith("device: none") and "| dies | killed by SIGSEGV" in table
     written = json.loads((tmp_path / "out" / "checks.json").read_text())
@@ -134,8 +135,9 @@ def test_what_the_time_limit_cuts_is_skipped_and_the_rest_kept(own: Any, tmp_pat
 
 
 def test_what_a_check_needs_is_made_before_it(checks: Any) -> None:
-    assert checks.with_needs(["resume", "environment"]) == ["environment", "cpu", "fp32", "resume"]
-    assert checks.with_needs(list(checks.CHECKS)) == list(checks.CHECKS)
+    assert checks.with_needs(["resume"], "cpu") == ["cpu", "fp32", "resume"]
+    assert checks.with_needs(["resume"], "cuda") == ["environment", "cpu", "fp32", "resume"]
+    assert checks.with_needs(list(checks.CHECKS), "cuda") == list(checks.CHECKS)
     for name, check in checks.CHECKS.items():
         module, _, function = check.function.partition(":")
         source = (BENCHMARKS / f"{module}.py").read_text()
@@ -235,6 +237,16 @@ def wheel(folder: Path, name: str, size: int) -> None:
             f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         file.writestr(f"{about}/RECORD", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_tried_on_one(checks: Any, tmp_path: Path) -> None:
+    options = ["--output", str(tmp_path / "out"), "--minutes", "5"]
+    assert checks.main([*options, "--only", "fp32", "step"]) == 1
+    rows = json.loads((tmp_path / "out" / "checks.json").read_text())["rows"]
+    assert "finds no GPU" in rows[0]["value"] and rows[0]["result"] == "FAILED"
+    assert {row["result"] for row in rows[1:]} == {"skipped"} and len(rows) == 4
 
 
 @pytest.mark.slow
