@@ -15,7 +15,7 @@ from studied import ORDERS, Synthetic, write_entry, write_frame
 from lightning_unlearn.cli import main
 from lightning_unlearn.records import EXAMPLES, STEPS, read_table, runs_of
 from lightning_unlearn.report.command import source_of
-from lightning_unlearn.report.page import document
+from lightning_unlearn.report.page import document, writing
 from lightning_unlearn.seals import seal_values
 from lightning_unlearn.study.plan import StudyPlan
 
@@ -26,6 +26,12 @@ pytest.importorskip("plotly")
 def study(tmp_path: Path) -> Path:
     """A small finished study."""
     return Synthetic(methods=["GA"], seeds=(0,), oracle=False).write(tmp_path / "study")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out, which take most of the time: `save_figures` has tests of its own."""
+    monkeypatch.setattr(writing, "save_figures", lambda *_: [])
 
 
 def store_runs(study: Path) -> StudyPlan:
@@ -66,6 +72,7 @@ def test_a_report_lies_in_the_folder_of_its_study(
     assert (study / "report" / "index.html").read_bytes() == again
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_studies_have_one_page_and_a_folder_each(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,6 +87,7 @@ def test_several_studies_have_one_page_and_a_folder_each(
     assert not (study / "report").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_single_run_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = Synthetic(methods=["GA"], paths=ORDERS[:1], seeds=(0,), oracle=False)
     steps, examples = one.tables()
@@ -95,6 +103,7 @@ def test_a_single_run_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "The run is not finished." in (tmp_path / "report" / "index.html").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unfinished_study_says_what_is_missing(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,6 +248,7 @@ def test_records_of_an_earlier_study_in_the_folder_are_not_read(
     assert "2 of 3 runs are missing." in source.remarks
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_records_of_one_study_and_examples_of_none(study: Path) -> None:
     write_frame(read_table(study / EXAMPLES)[:0], study / EXAMPLES, runs_of(study / STEPS))
     assert source_of(study).examples is None
@@ -275,6 +285,7 @@ def test_help_and_overview_name_the_command(capsys: pytest.CaptureFixture[str]) 
     assert "  report " in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_papers_figures_that_the_study_has_the_runs_for(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
