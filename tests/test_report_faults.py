@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import Tiny
 from studied import Synthetic, write_entry
 
+from lightning_unlearn import NPO, LabelLikelihood, StagedTrainer
 from lightning_unlearn.cli import main
 from lightning_unlearn.errors import InputError, StorageError
 from lightning_unlearn.records import EXAMPLES, STEPS
@@ -226,3 +228,28 @@ def test_runs_that_are_written_alike_are_not_mixed(study: Path) -> None:
     steps.loc[steps["method"] == "A\x1b", "value"] -= 0.1
     with pytest.raises(InputError, match="found different values"):
         scores(steps)
+
+
+def test_what_is_refused_is_mended_as_it_says(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fitted() -> StagedTrainer:
+        trainer = tiny.trainer([NPO(), LabelLikelihood()])
+        trainer.fit(tiny.module(), tiny.datamodule())
+        return trainer
+
+    run = fitted().run_dir
+    assert run is not None
+    for name in (STEPS, EXAMPLES, "run.json"):
+        whole = (run / name).read_bytes()
+        data = bytearray(whole)
+        data[len(data) // 2] ^= 4
+        (run / name).write_bytes(data)
+        message = refused(capsys, "report", str(run))
+        assert f"report: {run / name} can't be read: " in message
+        assert "the same command again to have it written anew" in message
+        if "remove it and" in message:
+            (run / name).unlink()
+        again = fitted()
+        assert again.trained == [] and again.run_dir == run
+        assert (run / name).read_bytes() == whole
