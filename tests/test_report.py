@@ -161,7 +161,8 @@ def test_recency_when_the_last_position_is_slowest():
     found = recency(scores(table(forgetting("GA", {1: 7.89, 2: 3.5, 3: 1.25, 4: 0.18}))))
     assert found == [
         "GA: position 4 forgot slowest, with forget scores of 7.890 (p = 1), 3.500 (p = 2), "
-        "1.250 (p = 3) and 0.180 (p = 4) nats per token; this is the last position (p = n = 4)."
+        "1.250 (p = 3) and 0.180 (p = 4) nats per token; this is the last position (p = n = 4); "
+        "of one seed, so chance is not excluded."
     ]
 
 
@@ -169,9 +170,11 @@ def test_recency_when_another_position_is_slowest():
     rows = forgetting("NPO", {4: 1.0, 2: -0.5}) + forgetting("GA", {1: 1, 2: 2})
     assert recency(scores(table(rows))) == [
         "NPO: position 2 forgot slowest, with forget scores of -0.500 (p = 2) and 1.000 (p = 4) "
-        "nats per token; this is not the last position (p = n = 4).",
+        "nats per token; this is not the last position (p = n = 4); of one seed, so chance is not "
+        "excluded.",
         "GA: position 1 forgot slowest, with forget scores of 1.000 (p = 1) and 2.000 (p = 2) "
-        "nats per token; the last position (p = n = 4) has no forget score.",
+        "nats per token; the last position (p = n = 4) has no forget score; of one seed, so chance "
+        "is not excluded.",
     ]
 
 
@@ -206,6 +209,12 @@ def test_recency_over_seeds_counts_the_seeds_that_agree():
     ]
 
 
+def test_recency_over_seeds_without_two_that_are_complete():
+    rows = [*forgetting("GA", {1: 2, 4: 1}, seed=0), *forgetting("GA", {1: 4}, seed=1)]
+    (sentence, *_) = recency(scores(table(rows)))
+    assert "; no two seeds have a score at every position, so chance is not excluded" in sentence
+
+
 def test_recency_averages_paths_that_share_a_position():
     rows = []
     drops = [("f-a-b", 1, 1), ("f-b-a", 1, 2), ("a-b-f", 3, 4), ("b-a-f", 3, 1)]
@@ -213,8 +222,8 @@ def test_recency_averages_paths_that_share_a_position():
         rows += run("GA", path, position, {"forget/mean": (0, 0, -drop)})
     assert recency(scores(table(rows))) == [
         "GA: position 1 forgot slowest, with forget scores of 1.500 (p = 1) and 2.500 (p = 3) nats "
-        "per token; this is not the last position (p = n = 3); scores are means over 2 paths per "
-        "position."
+        "per token; this is not the last position (p = n = 3); of one seed, so chance is not "
+        "excluded; scores are means over 2 paths per position."
     ]
 
 

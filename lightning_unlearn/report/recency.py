@@ -20,9 +20,10 @@ def recency(scores: pd.DataFrame) -> list[str]:
     mean over its paths. Positions whose scores print alike count as tied. With several seeds the
     sentence also counts the seeds in which the same position alone is slowest, and gives the last
     position less the mean of the others, paired by seed, with Student's 95 % interval over seeds.
-    Where a method has several settings, a sentence before theirs counts those in which the last
-    position alone is slowest. A sentence at the end counts the cells, each of one method, setting
-    and seed, in which it is; where there are several.
+    With one seed it says that chance is not excluded. Where a method has several settings, a
+    sentence before theirs counts those in which the last position alone is slowest. A sentence at
+    the end counts the cells, each of one method, setting and seed, in which it is; where there are
+    several.
 
     Args:
         scores: what `lightning_unlearn.report.scores` returns.
@@ -158,15 +159,19 @@ def _last(known: pd.DataFrame, means: dict[int, float], slowest: list[int]) -> s
 
 
 def _seeds(known: pd.DataFrame, slowest: list[int]) -> list[str]:
-    """In how many seeds the slowest position is so by itself; nothing for a tie or one seed."""
+    """In how many seeds the slowest position is so by itself; nothing for a tie."""
     positions = set(known["position"])
     each = [
         _by_position(rows)
         for _, rows in known.groupby("seed")
         if set(rows["position"]) == positions
     ]
-    if len(slowest) > 1 or len(each) < 2:
+    if len(slowest) > 1:
         return []
+    if known["seed"].nunique() < 2:
+        return ["of one seed, so chance is not excluded"]
+    if len(each) < 2:
+        return ["no two seeds have a score at every position, so chance is not excluded"]
     agreeing = sum(_slowest(means) == slowest for means in each)
     return [f"it is the slowest in {agreeing} of {len(each)} seeds"]
 
