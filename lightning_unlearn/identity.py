@@ -64,6 +64,8 @@ class Constructed:
 
     def __init__(self, callback: Callback) -> None:
         self._kind = type(callback).__qualname__
+        # Taken down now: what is edited later does not run.
+        sources(type(callback))
         self._values: dict[str, Any] = {}
         self._copies: dict[str, Any] = {}
         self.parameters: dict[str, Any] = {}

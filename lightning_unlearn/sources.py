@@ -9,7 +9,9 @@ import sys
 import sysconfig
 import types
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +50,60 @@ def code_of(value: Any) -> str:
     if file is None:
         return _digest(repr(sorted(_compiled(value))))
     known = _known.get((module, file))
-    if known is not None and all(_state(path) == state for path, state in known[0].items()):
+    if known is not None and all(_token(*place) == token for place, token in known[0].items()):
         return known[1]
     found = _closure(module, file)
-    states = {path: _state(path) for path in found.values()}
-    parts = sorted((name, _hash(path)) for name, path in found.items())
+    parts = sorted((name, _source(name, path).digest) for name, path in found.items())
     digest = _digest(repr((__version__ if package == PACKAGE else "", parts)))
-    _known[module, file] = (states, digest)
+    _known[module, file] = ({place: _token(*place) for place in found.items()}, digest)
     return digest
 
 
-# Digests of modules with all that they import, as long as none of the files changes.
-_known: dict[tuple[str, Path], tuple[dict[Path, Any], str]] = {}
+def remember_code(cls: type) -> None:
+    """Take down the code of a class where it is defined: what is edited later does not run.
+
+    Args:
+        cls: of somebody's own; classes of this package are taken down when they are first used.
+    """
+    if cls.__module__.partition(".")[0] != PACKAGE:
+        code_of(cls)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file of code: hash of its text, and names of the modules it imports."""
+
+    digest: str
+    imports: frozenset[str]
+
+
+# Of modules that are loaded, their text as it was then; a reload gives a module another spec.
+_loaded: dict[str, tuple[Any, Path, _Source]] = {}
+# Digests of modules with all that they import, as long as none of them changes.
+_known: dict[tuple[str, Path], tuple[dict[tuple[str, Path], Any], str]] = {}
+
+
+def _source(name: str, path: Path) -> _Source:
+    module = sys.modules.get(name)
+    spec = getattr(module, "__spec__", None)
+    known = _loaded.get(name)
+    if module is not None and known is not None and known[0] is spec and known[1] == path:
+        return known[2]
+    package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    source = _read(path, package, _state(path))
+    if module is not None:
+        _loaded[name] = (spec, path, source)
+    return source
+
+
+def _token(name: str, path: Path) -> Any:
+    """Changes whenever what runs, or will run, of a module does."""
+    module = sys.modules.get(name)
+    if module is None:
+        return _state(path)
+    known = _loaded.get(name)
+    # Equal specs are not the same one, and one that is kept has its address to itself.
+    return known is not None and (id(known[0]), known[0] is getattr(module, "__spec__", None))
 
 
 def _closure(module: str, file: Path) -> dict[str, Path]:
@@ -68,7 +112,7 @@ def _closure(module: str, file: Path) -> dict[str, Path]:
     waiting = list(found)
     while waiting:
         name = waiting.pop()
-        for imported in _imports(found[name], name):
+        for imported in _source(name, found[name]).imports:
             if imported not in found and (path := _project_file(imported)) is not None:
                 found[imported] = path
                 waiting.append(imported)
@@ -132,17 +176,27 @@ def _project_file(module: str) -> Path | None:
 
 
 def _find(module: str) -> Path | None:
-    """The file of a module, wherever it is."""
-    try:
-        loaded = sys.modules.get(module)
-        file = getattr(loaded, "__file__", None)
-        if loaded is None:
-            spec = importlib.util.find_spec(module)
-            file = spec.origin if spec is not None and spec.has_location else None
-    # A package above it may be none, or fail in any way when it is imported; who needs it is told.
-    except Exception:
-        return None
+    """The file of a module, wherever it is; nothing is imported to find it."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        try:
+            spec = _spec(module)
+        # Of a module in the making, or a finder of somebody's own.
+        except (ImportError, AttributeError, ValueError):
+            return None
+        file = spec.origin if spec is not None and spec.has_location else None
     return Path(file).resolve() if file is not None and Path(file).is_file() else None
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    loaded: ModuleSpec | None = getattr(sys.modules.get(module), "__spec__", None)
+    above = module.rpartition(".")[0]
+    if loaded is not None or not above:
+        return loaded or importlib.util.find_spec(module)
+    parent = _spec(above)
+    if parent is None or parent.submodule_search_locations is None:
+        return None
+    return PathFinder.find_spec(module, parent.submodule_search_locations)
 
 
 @cache
@@ -161,21 +215,19 @@ def _installed() -> tuple[Path, ...]:
     return tuple(Path(name).resolve() for name in names)
 
 
-def _imports(file: Path, module: str) -> frozenset[str]:
-    """Names of all modules that a file imports, and of the packages they are in."""
-    about = file.stat()
-    is_package = file.stem == "__init__"
-    own = module if is_package else module.rpartition(".")[0]
-    return _read_imports(file, own, about.st_mtime_ns, about.st_size)
-
-
 @cache
-def _read_imports(file: Path, package: str, modified: int, size: int) -> frozenset[str]:
+def _read(file: Path, package: str, state: Any) -> _Source:
+    content = file.read_bytes()
+    return _Source(_hash(content, file), _imports(content, package, file))
+
+
+def _imports(content: bytes, package: str, file: Path) -> frozenset[str]:
+    """Names of all modules that a file imports, and of the packages they are in."""
     if file.suffix != ".py":
         return frozenset()
     names: set[str] = set()
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(content)
     except (SyntaxError, ValueError):
         return frozenset()
     for node in ast.walk(tree):
@@ -197,8 +249,8 @@ def _read_imports(file: Path, package: str, modified: int, size: int) -> frozens
     return frozenset(".".join(p[:size]) for p in parts for size in range(1, len(p) + 1) if all(p))
 
 
-def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _hash(content: bytes, file: Path) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _digest(text: str) -> str:

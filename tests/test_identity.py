@@ -198,16 +198,38 @@ def project(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
+def imported_afresh() -> dict[str, Any]:
+    """The identity of the project's method as another process would see it."""
+    for name in [n for n in sys.modules if n.startswith(("own_", "tools"))]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    return callback_identity(importlib.import_module("own_helped").Helped())
+
+
 def test_every_file_of_the_project_that_a_method_imports_counts(project: Path) -> None:
-    helped = importlib.import_module("own_helped").Helped
-    first = callback_identity(helped())
+    first = imported_afresh()
     for file in sorted(project.rglob("*.py")):
         text = file.read_text()
         file.write_text(text + "# edited\n")
-        changed = callback_identity(helped()) != first
-        assert changed == (file.name != "own_unrelated.py"), file
+        assert (imported_afresh() != first) == (file.name != "own_unrelated.py"), file
         file.write_text(text)
-    assert callback_identity(helped()) == first
+    assert imported_afresh() == first
+
+
+def test_the_code_that_counts_is_the_code_that_runs(project: Path) -> None:
+    """A file that is edited after it was imported, as in a notebook, does not run."""
+    helped = importlib.import_module("own_helped")
+    first = callback_identity(helped.Helped())
+    for name in ("own_helped.py", "own_sixth.py", "tools/second.py"):
+        file = project / name
+        file.write_text(file.read_text() + "import own_unrelated\n# edited\n")
+        assert callback_identity(helped.Helped()) == first, name
+    # What is imported only when it is needed is read when it is needed.
+    (project / "tools" / "fifth.py").write_text("five = 6.0\n")
+    later = callback_identity(helped.Helped())
+    assert later != first
+    again = importlib.reload(helped)
+    assert callback_identity(again.Helped()) not in (first, later)
 
 
 def test_our_own_formulas_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,18 +238,22 @@ def test_our_own_formulas_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
     before = [callback_identity(one()) for one in (NPO, AnswerLikelihood)]
     real = sources._hash
-    monkeypatch.setattr(sources, "_known", {})
-    for edited in ("objectives.py", "npo.py"):
-        monkeypatch.setattr(
-            sources, "_hash", lambda f, name=edited: real(f) + ("x" if f.name == name else "")
-        )
-        sources._known.clear()
-        after = [callback_identity(one()) for one in (NPO, AnswerLikelihood)]
-        assert after[0] != before[0], edited
-    assert after[1] == before[1]
+
+    def edited(name: str) -> list[dict[str, Any]]:
+        def hashed(content: bytes, file: Path) -> str:
+            return real(content, file) + ("x" if file.name == name else "")
+
+        monkeypatch.setattr(sources, "_hash", hashed)
+        for table in (sources._known, sources._loaded, sources._read.cache_clear):
+            table() if callable(table) else table.clear()  # type: ignore[operator]
+        return [callback_identity(one()) for one in (NPO, AnswerLikelihood)]
+
+    assert edited("objectives.py")[0] != before[0]
+    after = edited("npo.py")
+    assert after[0] != before[0] and after[1] == before[1]
+    assert edited("nothing.py") == before
     monkeypatch.setattr(sources, "__version__", "9.9")
-    sources._known.clear()
-    assert callback_identity(AnswerLikelihood()) != before[1]
+    assert edited("nothing.py")[1] != before[1]
 
 
 def test_code_that_has_no_file_is_told_apart() -> None:

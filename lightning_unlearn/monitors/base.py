@@ -11,6 +11,7 @@ from lightning_unlearn.errors import InputError
 from lightning_unlearn.module import CausalLM
 from lightning_unlearn.monitors.measurement import Ask, Measurement
 from lightning_unlearn.monitors.observations import Observations
+from lightning_unlearn.sources import remember_code
 from lightning_unlearn.states import attributes
 
 
@@ -45,6 +46,7 @@ class Monitor(Callback):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        remember_code(cls)
         if cls.measure is Monitor.measure:
             raise TypeError(f"{cls.__name__} is a monitor without measure(self, view): define it.")
 

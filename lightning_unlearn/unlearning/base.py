@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_unlearn.data.batches import Batch
 from lightning_unlearn.logprobs import LogProbs
 from lightning_unlearn.module import CausalLM, supervised
+from lightning_unlearn.sources import remember_code
 from lightning_unlearn.states import attributes
 
 
@@ -35,6 +36,7 @@ class Unlearning(Callback):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        remember_code(cls)
         if cls.loss is Unlearning.loss and cls.objective is Unlearning.objective:
             raise TypeError(
                 f"{cls.__name__} is an unlearning method without a loss: define "
