@@ -331,6 +331,23 @@ def test_rows_of_one_column() -> None:
     )
 
 
+def test_one_column_as_prompt_and_answer() -> None:
+    source = write("rows.jsonl", GOOD)
+    assert said(source, prompt="answer").startswith("rows.jsonl: found 'answer' as column of the")
+    assert (
+        remarks(
+            write(
+                "chat.jsonl",
+                {"a": [{"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]},
+            ),
+            prompt="x",
+            answer="x",
+            messages="a",
+        )
+        == []
+    )
+
+
 FACTS = [
     GOOD | {"other": "It's a letter.", "wrong": ["A number."]},
     {"question": "What is 1?", "answer": "A digit.", "other": " A digit.\n", "wrong": ["A sign."]},

@@ -67,10 +67,26 @@ def read_rows(
         raise InputError(
             f"{place}: found limit {limit}, expected 1 or more; set it to null for all rows"
         )
+    if messages is None and prompt == answer:
+        raise InputError(
+            f"{place}: found '{prompt}' as column of the prompt and of the answer, expected two; "
+            "set prompt or answer to another column"
+        )
     spread = alternatives is not None and not isinstance(alternatives, str)
     others = [alternatives] if isinstance(alternatives, str) else list(alternatives or [])
     mapping = _Mapping(prompt, answer, messages, paraphrase, tuple(others), spread, beside)
     table = _table(source, place, mapping.wanted, split, subset, limit)
+    _check_columns(table, mapping, place)
+    rows = _rows(table, mapping, source, place, limit, remark)
+    if unused := _unused(table, mapping.wanted, limit):
+        remark(
+            f"{place}: {_names(unused)} {'is' if len(unused) == 1 else 'are'} not used "
+            f"({mapping}). Where a prompt needs it, write its text into the column that is used."
+        )
+    return rows
+
+
+def _check_columns(table: Table, mapping: "_Mapping", place: str) -> None:
     if not table.rows:
         raise InputError(
             f"{place}: found no rows, expected at least one; check how the data were written"
@@ -81,28 +97,31 @@ def read_rows(
                 f"{place}: found {_names(table.columns)} in the rows, expected the column "
                 f"'{name}'; {mapping.advice(name, table.columns)}"
             )
-    rows: list[Row] = []
-    repeated = 0
+
+
+def _rows(
+    table: Table,
+    mapping: "_Mapping",
+    source: str,
+    place: str,
+    limit: int | None,
+    remark: Callable[[str], None],
+) -> list[Row]:
+    """The rows, but for those of which the paraphrase is the answer."""
+    made = []
     for index, record in enumerate(table.rows[:limit]):
         where = f", row {index + 1}" + (f", line {table.lines[index]}" if table.lines else "")
-        row = mapping.row(record, source, place, where)
-        repeated += row is None
-        rows += [row] if row is not None else []
-    if repeated:
-        found = (
-            f"{place}: in {repeated} of {repeated + len(rows)} rows '{paraphrase}' is the answer"
-        )
+        made.append(mapping.row(record, source, place, where))
+    rows = [row for row in made if row is not None]
+    if repeated := len(made) - len(rows):
+        column = mapping.paraphrase
+        found = f"{place}: in {repeated} of {len(made)} rows '{column}' is the answer again"
         if not rows:
             raise InputError(
-                f"{found} again, expected it in other words; name another column (paraphrase), or "
-                "leave out what compares paraphrases with it"
+                f"{found}, expected it in other words; name another column (paraphrase), or leave "
+                "out what compares paraphrases with it"
             )
-        remark(f"{found} again; they are left out of what is measured on these rows.")
-    if unused := _unused(table, mapping.wanted, limit):
-        remark(
-            f"{place}: {_names(unused)} {'is' if len(unused) == 1 else 'are'} not used "
-            f"({mapping}). Where a prompt needs it, write its text into the column that is used."
-        )
+        remark(f"{found}; they are left out of what is measured on these rows.")
     return rows
 
 
