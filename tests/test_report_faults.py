@@ -123,6 +123,15 @@ def test_entries_that_are_pipes_or_unreadable_do_not_stop_the_commands(
     assert "found no finished run" in message and "nested too deeply" in message
 
 
+@pytest.mark.parametrize("file", [STEPS, EXAMPLES])
+def test_a_table_that_is_a_pipe_is_not_waited_for(
+    study: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    (study / file).unlink()
+    os.mkfifo(study / file)
+    assert f"{study / file} can't be read: it is no file" in refused(capsys, "report", str(study))
+
+
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="no users")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_may_not_be_read_is_named(

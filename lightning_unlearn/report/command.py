@@ -172,7 +172,7 @@ def _tables_of_study(plan: StudyPlan, folder: Path) -> _Tables:
     keys = {cell.walk[-1] for cell in plan.runs()}
     entries = finished(plan)
     written: _Tables | InputError | None = None
-    if (folder / records.STEPS).is_file():
+    if (folder / records.STEPS).exists():
         try:
             written = _written(folder)
             # An earlier study in this folder, whose runs were others.
@@ -213,7 +213,7 @@ def _written(folder: Path) -> _Tables:
         DamagedTable: one of them is damaged, or they are not of the same runs.
     """
     runs, examples = set(records.runs_of(folder / records.STEPS)), folder / records.EXAMPLES
-    if examples.is_file() and set(records.runs_of(examples)) != runs:
+    if examples.exists() and set(records.runs_of(examples)) != runs:
         raise records.DamagedTable(
             f"{examples} holds other runs than {records.STEPS}; run the study again to have them "
             "written anew."
@@ -273,7 +273,7 @@ def _table(file: Path) -> pd.DataFrame:
 
 def _optional(file: Path) -> pd.DataFrame | None:
     """The values per example, where there are any."""
-    if not file.is_file():
+    if not file.exists():
         return None
     table = records.read_table(file, [*COLUMNS, "example"])
     return table if len(table) else None
