@@ -218,6 +218,7 @@ def gpu() -> Iterator[None]:
             patch.object(torch.cuda, "get_rng_state", lambda device=None: state),
             patch.object(torch.cuda, "set_rng_state", lambda state, device=None: None),
             patch.object(torch.cuda, "get_device_capability", lambda device=None: (9, 0)),
+            patch.object(torch.cuda, "get_device_name", lambda device=None: "pretended"),
             # It asks the driver how much memory is free.
             patch.object(transformers.modeling_utils, "caching_allocator_warmup", lambda *_: None),
             patch.dict("os.environ", {"HF_DEACTIVATE_ASYNC_LOAD": "1"}),
