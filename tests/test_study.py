@@ -343,7 +343,8 @@ class Random(Unlearning):
 
 def test_a_method_that_could_not_be_found_again_is_refused(tiny: Tiny) -> None:
     message = (
-        r"^trainer\.callbacks: Random\.draws is of the type object, which has no text that tells"
+        r"^methods\.Random: trainer\.callbacks: Random\.draws is of the type object, which has no "
+        "text that tells"
     )
     methods = {"Random": method("test_study.Random")}
     with pytest.raises(InputError, match=message):
