@@ -333,7 +333,9 @@ def test_rows_of_one_column() -> None:
 
 def test_one_column_as_prompt_and_answer() -> None:
     source = write("rows.jsonl", GOOD)
-    assert said(source, prompt="answer").startswith("rows.jsonl: found 'answer' as column of the")
+    assert remarks(source, prompt="answer")[0] == (
+        f"{KEY}: rows.jsonl: the column 'answer' is both prompt and answer: they are the same text."
+    )
     assert (
         remarks(
             write(

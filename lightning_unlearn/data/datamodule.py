@@ -273,55 +273,58 @@ class StagedDataModule(LightningDataModule):
                 self._fingerprints.clear()
             self.format = form
         assert self.format is not None, "made above, or before"
-        for stage_name in self.path:
-            if stage_name in self.examples:
-                continue
-            stage, key = self.stages[stage_name], f"data.stages.{stage_name}"
-            read = partial(
-                read_rows,
-                prompt=stage.prompt,
-                answer=stage.answer,
-                messages=stage.messages,
-                subset=stage.subset,
+        for stage in self.path:
+            if stage not in self.examples:
+                self._read_stage(stage, self.format)
+        for probe in self.probes:
+            if probe not in self.probe_examples:
+                self._read_probe(probe, self.format)
+
+    def _read_stage(self, name: str, form: ChatFormat) -> None:
+        stage, key = self.stages[name], f"data.stages.{name}"
+        read = partial(
+            read_rows,
+            prompt=stage.prompt,
+            answer=stage.answer,
+            messages=stage.messages,
+            subset=stage.subset,
+        )
+        found: list[str] = []
+        rows = read(
+            stage.source,
+            split=stage.split,
+            limit=stage.limit,
+            key=f"{key}.source",
+            remark=found.append,
+        )
+        examples = [form.encode(row) for row in rows]
+        if stage.heldout is not None:
+            heldout = read(
+                stage.heldout,
+                split=stage.heldout_split,
+                limit=stage.heldout_limit,
+                key=f"{key}.heldout",
+                beside=stage.source,
             )
-            found: list[str] = []
-            rows = read(
-                stage.source,
-                split=stage.split,
-                limit=stage.limit,
-                key=f"{key}.source",
-                remark=found.append,
-            )
-            examples = [self.format.encode(row) for row in rows]
-            if stage.heldout is not None:
-                heldout = read(
-                    stage.heldout,
-                    split=stage.heldout_split,
-                    limit=stage.heldout_limit,
-                    key=f"{key}.heldout",
-                    beside=stage.source,
-                )
-                self.heldout_rows[stage_name] = heldout
-                self.heldout_examples[stage_name] = [self.format.encode(row) for row in heldout]
-            self.rows[stage_name], self.examples[stage_name] = rows, examples
-            self._found[stage_name] = found
-        for name, probe in self.probes.items():
-            if name not in self.probe_examples:
-                found = []
-                rows = read_rows(
-                    **asdict(probe), key=f"data.probes.{name}.source", remark=found.append
-                )
-                examples = [self.format.encode(row) for row in rows]
-                # Encoded when they are measured; what can't be is to be known before.
-                others = [
-                    self.format.encode(Row(row.turns, text, row.where))
-                    for row in rows
-                    for text in (row.paraphrase, *row.alternatives)
-                    if text is not None
-                ]
-                found += self._truncated(f"{name}, paraphrases and alternatives", others)
-                self.probe_rows[name], self.probe_examples[name] = rows, examples
-                self._found[name] = found
+            self.heldout_rows[name] = heldout
+            self.heldout_examples[name] = [form.encode(row) for row in heldout]
+        self.rows[name], self.examples[name], self._found[name] = rows, examples, found
+
+    def _read_probe(self, name: str, form: ChatFormat) -> None:
+        found: list[str] = []
+        key = f"data.probes.{name}.source"
+        rows = read_rows(**asdict(self.probes[name]), key=key, remark=found.append)
+        examples = [form.encode(row) for row in rows]
+        # Encoded when they are measured; what can't be is to be known before.
+        others = [
+            form.encode(Row(row.turns, text, row.where))
+            for row in rows
+            for text in (row.paraphrase, *row.alternatives)
+            if text is not None
+        ]
+        found += self._truncated(f"{name}, paraphrases and alternatives", others)
+        self.probe_rows[name], self.probe_examples[name] = rows, examples
+        self._found[name] = found
 
     def _read(self) -> tuple[dict[str, Any], ...]:
         """What was read: tables by name of the stage or probe."""

@@ -67,17 +67,14 @@ def read_rows(
         raise InputError(
             f"{place}: found limit {limit}, expected 1 or more; set it to null for all rows"
         )
-    if messages is None and prompt == answer:
-        raise InputError(
-            f"{place}: found '{prompt}' as column of the prompt and of the answer, expected two; "
-            "set prompt or answer to another column"
-        )
     spread = alternatives is not None and not isinstance(alternatives, str)
     others = [alternatives] if isinstance(alternatives, str) else list(alternatives or [])
     mapping = _Mapping(prompt, answer, messages, paraphrase, tuple(others), spread, beside)
     table = _table(source, place, mapping.wanted, split, subset, limit)
     _check_columns(table, mapping, place)
     rows = _rows(table, mapping, source, place, limit, remark)
+    if messages is None and prompt == answer:
+        remark(f"{place}: the column '{prompt}' is both prompt and answer: they are the same text.")
     if unused := _unused(table, mapping.wanted, limit):
         remark(
             f"{place}: {_names(unused)} {'is' if len(unused) == 1 else 'are'} not used "
