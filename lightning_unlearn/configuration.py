@@ -14,9 +14,59 @@ from lightning_unlearn.errors import InputError
 Path = tuple[str | int, ...]
 
 
+# More than a configuration has, and less than what Python's stack holds.
+MOST_LEVELS, MOST_VALUES = 100, 100_000
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses duplicate keys and the word None; as in YAML 1.2, 1e-5 is a number
-    and 2024-01-01 is text."""
+    """Refuses duplicate keys, keys that are no text and the word None; as in YAML 1.2, 1e-5 is a
+    number and 2024-01-01 is text. What is deeper or larger than any configuration, aliases written
+    out, is refused before it is made."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._level = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._level += 1
+        if self._level > MOST_LEVELS:
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise InputError(
+                f"{self.name}, line {line}: found more than {MOST_LEVELS} levels, one in another."
+            )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._level -= 1
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            self._count(node, {})
+        return node
+
+    def _count(self, node: yaml.Node, counted: dict[int, int | None]) -> int:
+        """How many values a node has, aliases written out."""
+        number = counted.get(id(node), 0)
+        if number is None:
+            line = node.start_mark.line + 1
+            raise InputError(f"{self.name}, line {line}: found an alias of what it is in.")
+        if number:
+            return number
+        counted[id(node)] = None
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        number = 1 + sum(self._count(part, counted) for part in parts)
+        if number > MOST_VALUES:
+            line = node.start_mark.line + 1
+            raise InputError(
+                f"{self.name}, line {line}: found more than {MOST_VALUES} values, aliases written "
+                "out."
+            )
+        counted[id(node)] = number
+        return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
@@ -27,6 +77,11 @@ class _StrictLoader(yaml.SafeLoader):
             line = key_node.start_mark.line + 1
             if isinstance(key, (list, dict)):
                 raise InputError(f"{self.name}, line {line}: found a key that is no single word.")
+            if not isinstance(key, str):
+                raise InputError(
+                    f"{self.name}, line {line}: found the key {key_node.value or 'null'}, which "
+                    "YAML does not take for text; put it in quotes."
+                )
             if key in seen:
                 raise InputError(
                     f"{self.name}, line {line}: found the key {key!r} again (first in line "
@@ -70,9 +125,17 @@ def read_yaml(file: str | pathlib.Path, key: str = "--config") -> dict[str, Any]
         InputError: if it can't be read, is no YAML, repeats a key, or holds no mapping.
     """
     try:
-        text = pathlib.Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        path = pathlib.Path(file)
+        # A pipe or a terminal may never end, or be read but once.
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(f"{key}: found {str(file)!r}, which is no ordinary file.")
+        text = path.read_text(encoding="utf-8")
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        if isinstance(error, ValueError) and "\0" in str(file):
+            reason = "no name of a file has a null character"
         raise InputError(f"{key}: found {str(file)!r}, which can't be read: {reason}.") from None
     try:
         content = _load(text, str(file))
@@ -100,6 +163,15 @@ def read_value(text: str) -> Any:
         return _load(text, "")
     except (yaml.YAMLError, InputError):
         return text
+
+
+def read_argument(text: str) -> Any:
+    """A value of the command line, for `change`.
+
+    What is no null, list or mapping stays text: which number or word it is follows from its key.
+    """
+    value = read_value(text)
+    return value if isinstance(value, list | dict) or (value is None and text.strip()) else text
 
 
 def _load(text: str, name: str) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 from rich.table import Table
@@ -18,11 +18,11 @@ from rich.table import Table
 # Imported so that short names such as NPO are known as class_path.
 import lightning_unlearn.monitors
 import lightning_unlearn.unlearning  # noqa: F401
-from lightning_unlearn.configuration import change, read_arguments, read_value
+from lightning_unlearn.configuration import change, read_argument, read_arguments
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.failures import own_place
-from lightning_unlearn.mistakes import find_mistake
+from lightning_unlearn.mistakes import find_class, find_mistake
 from lightning_unlearn.module import CausalLM
 from lightning_unlearn.records import STEPS, read_table
 from lightning_unlearn.trainer import StagedTrainer
@@ -73,10 +73,12 @@ class StagedCLI(LightningCLI):
 
     def __init__(self, command: str | None, content: dict[str, Any], arguments: list[str]) -> None:
         self._command = command
-        self._from_files = content
-        self._arguments = arguments
-        list(read_arguments(arguments))
-        config = ["--config", json.dumps(content)] if content else []
+        self._content, options = _with_arguments(content, arguments)
+        keys = ValidateFile if command == "validate" else FitFile
+        # First, for the parser takes null for anything, and is slow.
+        if "--help" not in options and (mistake := find_mistake(self._content, keys, ADVICE)):
+            raise mistake
+        config = ["--config", json.dumps(self._content)] if self._content else []
         with warnings.catch_warnings():
             # LightningCLI 2.6 calls parsers of jsonargparse 4.49 and later by older names.
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
@@ -88,7 +90,7 @@ class StagedCLI(LightningCLI):
                 save_config_callback=None,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
-                args=[*([command] if command else []), *config, *arguments],
+                args=[*([command] if command else []), *config, *options],
                 run=command is not None,
                 parser_kwargs={
                     "prog": "lightning-unlearn",
@@ -119,40 +121,11 @@ class StagedCLI(LightningCLI):
         parser.link_arguments("seed_everything", "trainer.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; a mistake is an InputError."""
+        """Parse; a mistake that `find_mistake` does not see is an InputError too."""
         try:
             self.config = parser.parse_args(args)
         except (argparse.ArgumentError, TypeError, ValueError) as error:
-            raise self._refused(error) from None
-        # The parser drops what a link sets anyway; the seed that was asked for must not get lost.
-        trainer = self._from_files.get("trainer")
-        if isinstance(trainer, dict) and "seed" in trainer:
-            raise self._refused(ValueError("trainer.seed"))
-
-    def _refused(self, error: Exception) -> InputError:
-        """What the parser did not take, in our words where we see it."""
-        content: Any = self._from_files
-        for key, value in read_arguments(self._arguments):
-            if value is not None:
-                content = change(content, key.split("."), read_value(value))
-        keys = ValidateFile if self._command == "validate" else FitFile
-        return find_mistake(content, keys, advice=ADVICE) or InputError(
-            " ".join(str(error).split())
-        )
-
-    def before_instantiate_classes(self) -> None:
-        """An unlearning method named on the command line takes the place of the files'."""
-        config = self.config.get(str(self.subcommand), self.config)
-        callbacks = config.get("trainer.callbacks")
-        appended = any(a.startswith("--trainer.callbacks+") for a in self._arguments)
-        if not appended or not isinstance(callbacks, list):
-            return
-        from_files = self._from_files.get("trainer", {}).get("callbacks") or []
-        head = len(from_files) if isinstance(from_files, list) else 1
-        if any(is_method(spec) for spec in callbacks[head:]):
-            config["trainer.callbacks"] = [
-                spec for i, spec in enumerate(callbacks) if i >= head or not is_method(spec)
-            ]
+            raise InputError(" ".join(str(error).split())) from None
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer."""
@@ -208,6 +181,53 @@ class StagedCLI(LightningCLI):
         measures = self.trainer.validate(**kwargs)
         if self.trainer.is_global_zero:
             _print_means(measures)
+
+
+def _with_arguments(
+    content: dict[str, Any], arguments: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """A configuration as the command line changes it.
+
+    An unlearning method that the command line adds takes the place of the files'.
+
+    Args:
+        content: composed from files.
+        arguments: of the command line.
+
+    Returns:
+        The configuration, and the arguments that change none, such as --print_config.
+    """
+    options: list[str] = []
+    changed: Any = content
+    from_files = len(_callbacks(content))
+    for key, value in read_arguments(arguments):
+        if value is None or key.split("=")[0] == "print_config":
+            options.append(f"--{key}" if value is None else f"--{key}={value}")
+            continue
+        changed = change(changed, key.split("."), read_argument(value))
+        if key == "trainer.callbacks":
+            from_files = 0
+        if key == "trainer.callbacks+":
+            specs = _callbacks(changed)
+            if any(map(_is_method, specs[from_files:])):
+                kept = [spec for spec in specs[:from_files] if not _is_method(spec)]
+                specs, from_files = [*kept, *specs[from_files:]], len(kept)
+                changed = change(changed, ["trainer", "callbacks"], specs)
+    return changed, options
+
+
+def _callbacks(content: Any) -> list[Any]:
+    """The callbacks that a configuration names."""
+    trainer = content.get("trainer") if isinstance(content, dict) else None
+    found = trainer.get("callbacks") if isinstance(trainer, dict) else None
+    return found if isinstance(found, list) else [] if found is None else [found]
+
+
+def _is_method(spec: Any) -> bool:
+    """Whether a callback as written in a configuration is an unlearning method."""
+    name = spec.get("class_path") if isinstance(spec, dict) else spec
+    found = find_class(name, Callback) if isinstance(name, str) else None
+    return isinstance(found, type) and issubclass(found, Unlearning)
 
 
 def _print_means(measures: dict[str, float]) -> None:

@@ -10,7 +10,10 @@ from dataclasses import dataclass, is_dataclass
 from importlib import import_module
 from typing import Any, Literal, Union
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
 
 from lightning_unlearn.configuration import Path, read_value
 from lightning_unlearn.errors import InputError
@@ -22,6 +25,10 @@ WORDS: dict[Any, str] = {
     str: "text",
     type(None): "null",
 }
+
+
+# Classes of which the configuration names one, such as a callback.
+CHOSEN = (Callback, Logger, Profiler, Strategy)
 
 
 class Refused(InputError):
@@ -72,11 +79,12 @@ class _Search:
             return self._dict(value, hint, path, name)
         if hint in WORDS:
             return None if _is_a(value, hint) else _mismatch(value, hint, path, name)
-        if not inspect.isclass(hint):
-            return None
         if _is_group(hint):
             return self._keys(value, hint, path, name)
-        return self._instance(value, hint, path, name)
+        if _is_chosen(hint):
+            return self._instance(value, hint, path, name)
+        # Of other types the parser knows what they take.
+        return None
 
     def _union(self, value: Any, hint: Any, path: Path, name: str) -> Refused | None:
         found = [self.look(value, member, path, name) for member in typing.get_args(hint)]
@@ -139,6 +147,7 @@ class _Search:
     def _instance(self, value: Any, hint: type, path: Path, name: str) -> Refused | None:
         """A class by name, alone or with init_args."""
         arguments: Any = {}
+        value = _loaded(value)
         if isinstance(value, dict):
             for key in value:
                 if key not in ("class_path", "init_args", "dict_kwargs"):
@@ -149,7 +158,7 @@ class _Search:
             value = value.get("class_path")
         if not isinstance(value, str):
             return _mismatch(value, hint, path, name)
-        found = _class(value, hint)
+        found = find_class(value, hint)
         if isinstance(found, str):
             return Refused(path, f"{name}: found {value!r}, {found}.")
         if path and path[-1] == "class_path":
@@ -178,8 +187,13 @@ def _parameters(made: type) -> tuple[dict[str, Any], list[str], bool]:
     return named, required, is_open
 
 
-def _class(name: str, base: type) -> type | str:
-    """A class by its short name or import path, or what is wrong with that name."""
+def find_class(name: str, base: type) -> type | str:
+    """A class by its short name or import path, or what is wrong with that name.
+
+    Args:
+        name: as in a configuration.
+        base: of which it must be a subclass.
+    """
     known = {c.__name__: c for c in _subclasses(base)}
     if name in known:
         return known[name]
@@ -222,6 +236,11 @@ def _is_group(hint: Any) -> bool:
     return inspect.isclass(hint) and (is_dataclass(hint) or issubclass(hint, rooms))
 
 
+def _is_chosen(hint: Any) -> bool:
+    """Whether a class is written as the name of one of its kind, with or without arguments."""
+    return inspect.isclass(hint) and issubclass(hint, CHOSEN)
+
+
 def _loaded(value: Any) -> Any:
     """A text as YAML: the parser takes '1e-3' in quotes, or typed, for a number."""
     return read_value(value) if isinstance(value, str) else value
@@ -238,6 +257,12 @@ def _is_a(value: Any, hint: type) -> bool:
 
 
 def _mismatch(value: Any, hint: Any, path: Path, name: str) -> Refused:
+    # Numbers and words of the command line are text until here.
+    value = value if (loaded := _loaded(value)) is None else loaded
+    if hint in (float, float | None) and isinstance(value, float):
+        # Of the right type: it is NaN, or endless.
+        expected = "a finite number" if hint is float else "a finite number or null"
+        return Refused(path, f"{name}: found {value}, expected {expected}.", True)
     return Refused(path, f"{name}: found {show(value)}, expected {_describe(hint)}.", True)
 
 

@@ -152,7 +152,7 @@ def test_arguments_that_a_recipe_replaces(place: Workplace, name: str, advice: s
 TYPES = [
     ("data.stages.math.lr", "abc", "found 'abc', expected a number"),
     ("data.stages.math.lr", "-1", "found -1.0, expected a positive number"),
-    ("data.stages.math.lr", ".nan", "found nan, expected a positive number"),
+    ("data.stages.math.lr", ".nan", "found nan, expected a finite number"),
     ("data.stages.math.batch_size", "1.5", "found 1.5, expected an integer"),
     ("data.stages.math.batch_size", "true", "found true, expected an integer"),
     ("data.stages.math.epochs", "0", "found 0, expected at least 1"),

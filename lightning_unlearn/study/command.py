@@ -10,6 +10,7 @@ from lightning_unlearn.configuration import (
     change,
     compose,
     compose_files,
+    read_argument,
     read_arguments,
     read_value,
     read_yaml,
@@ -22,6 +23,9 @@ from lightning_unlearn.study.executors.base import Executor
 from lightning_unlearn.study.executors.cluster import RayCluster
 from lightning_unlearn.study.executors.workers import LocalWorkers
 from lightning_unlearn.study.file import StudySpec, flat, parse_study
+
+# Keys of a study file that hold a mapping of anything.
+DEEP = ("fit", "methods", "sweep", "change")
 
 
 def study(arguments: list[str]) -> int:
@@ -145,5 +149,7 @@ def _changed(content: Any, arguments: list[str]) -> Any:
             sweep = flat(content.get("sweep") or {})
             content = {**content, "sweep": {**sweep, key.removeprefix("sweep."): read_value(value)}}
         else:
-            content = change(content, key.split("."), read_value(value))
+            # Below these keys anything may stand; that of others shows which type is meant.
+            read = read_value if "." in key or key in DEEP else read_argument
+            content = change(content, key.split("."), read(value))
     return content

@@ -191,18 +191,19 @@ def parse_study(content: dict[str, Any]) -> Namespace:
     Raises:
         InputError: for a key or value that does not fit.
     """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(StudyFile)
     # Dotted keys of a sweep are kept from the parser, which would take them for nested ones.
     sweep = content.get("sweep", {})
     rest = {key: value for key, value in content.items() if key != "sweep"}
+    # First, for the parser takes null for anything.
+    if mistake := find_mistake(rest, StudyFile):
+        raise mistake
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(StudyFile)
     try:
         found = parser.parse_args(["--config", json.dumps(rest)])
     except (argparse.ArgumentError, TypeError, ValueError) as error:
-        raise find_mistake(content, StudyFile) or InputError(
-            f"study: {' '.join(str(error).split())}"
-        ) from None
+        raise InputError(f"study: {' '.join(str(error).split())}") from None
     found.sweep = flat(sweep)
     for key, values in found.sweep.items():
         if not isinstance(values, list):
