@@ -1,5 +1,6 @@
 """Checkpoints inside a stage: a long one that is stopped goes on from the last of them."""
 
+import math
 import os
 import signal
 import threading
@@ -47,7 +48,7 @@ class Frequency:
             raise InputError(
                 f"trainer.checkpoint_steps: found {self.steps}, expected at least 1, or null."
             )
-        if self.minutes is not None and not self.minutes >= 0:
+        if self.minutes is not None and not 0 <= self.minutes < math.inf:
             raise InputError(
                 f"trainer.checkpoint_minutes: found {self.minutes}, expected 0 or more, or null."
             )

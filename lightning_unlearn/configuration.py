@@ -183,6 +183,18 @@ def _load(text: str, name: str) -> Any:
         loader.dispose()
 
 
+class MissingValue(InputError):
+    """An argument without a value.
+
+    Args:
+        key: the argument without its dashes.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"--{key}: found nothing after it, expected a value.")
+        self.key = key
+
+
 def read_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
     """Keys and values of a command line.
 
@@ -194,6 +206,7 @@ def read_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]
 
     Raises:
         InputError: for an argument that is no --KEY VALUE.
+        MissingValue: for one that lacks it.
     """
     rest = iter(arguments)
     following = next(rest, None)
@@ -207,7 +220,7 @@ def read_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]
         elif key in ("print_config", "help") or key.endswith(".help"):
             yield key, None
         elif following is None or following.startswith("--"):
-            raise InputError(f"{argument}: found nothing after it, expected a value.")
+            raise MissingValue(key)
         else:
             yield key, following
             following = next(rest, None)
@@ -331,11 +344,12 @@ def with_place(error: InputError, files: list[str], arguments: list[str]) -> str
     path: Path = getattr(error, "path", tuple(leading[1].split(".")) if leading else ())
     # What a study changes in a fit configuration wins over the configuration, which may be in it.
     for wanted in (("change", *path), path, ("fit", *path)) if path else ():
+        text = f"change.{error}" if wanted[0] == "change" != path[0] else str(error)
         for key, _ in read_arguments(arguments):
             given = tuple(key.rstrip("+").split("."))
             if all(a == b for a, b in zip(wanted, given, strict=False)):
-                return str(error)
+                return text
         for file in reversed(files):
             if line := line_of(file, wanted):
-                return f"{error} ({file}, line {line})"
+                return f"{text} ({file}, line {line})"
     return str(error)

@@ -18,7 +18,7 @@ from rich.table import Table
 # Imported so that short names such as NPO are known as class_path.
 import lightning_unlearn.monitors
 import lightning_unlearn.unlearning  # noqa: F401
-from lightning_unlearn.configuration import change, read_argument, read_arguments
+from lightning_unlearn.configuration import MissingValue, change, read_argument, read_arguments
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.failures import own_place
@@ -73,8 +73,13 @@ class StagedCLI(LightningCLI):
 
     def __init__(self, command: str | None, content: dict[str, Any], arguments: list[str]) -> None:
         self._command = command
-        self._content, options = _with_arguments(content, arguments)
         keys = ValidateFile if command == "validate" else FitFile
+        try:
+            self._content, options = _with_arguments(content, arguments)
+        except MissingValue as error:
+            # What is no key at all takes no value either.
+            unknown = find_mistake(change({}, error.key.split("."), None), keys, ADVICE)
+            raise unknown if unknown and "unknown key" in str(unknown) else error from None
         # First, for the parser takes null for anything, and is slow.
         if "--help" not in options and (mistake := find_mistake(self._content, keys, ADVICE)):
             raise mistake

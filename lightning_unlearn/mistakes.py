@@ -27,6 +27,8 @@ WORDS: dict[Any, str] = {
 }
 
 
+# Of integers, as torch and file formats hold them.
+LARGEST = 2**63
 # Classes of which the configuration names one, such as a callback.
 CHOSEN = (Callback, Logger, Profiler, Strategy)
 
@@ -252,13 +254,17 @@ def _is_a(value: Any, hint: type) -> bool:
     value = _loaded(value)
     if hint is float:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number and math.isfinite(value)
-    return isinstance(value, hint) and (hint is not int or not isinstance(value, bool))
+        return is_number and abs(value) < math.inf
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    return isinstance(value, hint)
 
 
 def _mismatch(value: Any, hint: Any, path: Path, name: str) -> Refused:
     # Numbers and words of the command line are text until here.
     value = value if (loaded := _loaded(value)) is None else loaded
+    if hint in (int, int | None) and isinstance(value, int) and not isinstance(value, bool):
+        return Refused(path, f"{name}: found {value}, which is too large.", True)
     if hint in (float, float | None) and isinstance(value, float):
         # Of the right type: it is NaN, or endless.
         expected = "a finite number" if hint is float else "a finite number or null"

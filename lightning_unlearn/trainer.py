@@ -1,9 +1,11 @@
 """StagedTrainer: walks a path of stages, then unlearns one of them."""
 
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from lightning_unlearn.module import CausalLM, StageEntry
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.measurement import BASE
 from lightning_unlearn.monitors.observations import Observations
+from lightning_unlearn.names import check_folder
 from lightning_unlearn.processes import connected, open_processes, requeueing
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.quiet import quiet_lightning
@@ -143,7 +146,12 @@ class StagedTrainer(Trainer):
             self.stage_progress = StageProgress()
             # First, so that its bar is there when monitors start to look.
             given.insert(0, self.stage_progress)
+        for key, folder in (("store", store), ("default_root_dir", default_root_dir)):
+            check_folder(folder, f"trainer.{key}")
+        if name is not None:
+            check_folder(name, "trainer.name")
         for callback in self.keyed:
+            _check_numbers(callback)
             constructed(callback)
         self.frequency = Frequency(checkpoint_steps, checkpoint_minutes)
         self.frequency.check()
@@ -203,6 +211,27 @@ class StagedTrainer(Trainer):
     def method(self) -> Unlearning | None:
         """The unlearning method among the callbacks."""
         return self.methods[0] if self.methods else None
+
+    def run_folder(self, datamodule: StagedDataModule) -> Path:
+        """Where the results of a run go, if no other run is there.
+
+        Args:
+            datamodule: stages and path.
+        """
+        place = f"p{datamodule.position}_" if datamodule.position is not None else ""
+        path = "-".join(datamodule.trained) or "base"
+        name = self.run_name or f"{self.label(datamodule)}/{place}{path}_s{self.seed}"
+        return Path(self.default_root_dir) / name
+
+    def label(self, datamodule: StagedDataModule) -> str:
+        """What a run is called by in folders, curves and records.
+
+        Args:
+            datamodule: stages and path.
+        """
+        if datamodule.oracle:
+            return ORACLE
+        return self.method.name if self.method is not None else "trained"
 
     def say(self, text: str) -> None:
         """Print a line above the progress display, on the first process."""
@@ -403,6 +432,7 @@ class StagedTrainer(Trainer):
                 f"data.forget: found null, but {self.method.name} is among trainer.callbacks. "
                 f"Name the stage to unlearn: one of {', '.join(datamodule.stages)}."
             )
+        check_folder(str(self.run_folder(datamodule)), "data.stages")
         check_strategy(self.strategy)
         model.check_weights(str(self.precision))
         if isinstance(self.strategy, FSDP2):
@@ -494,6 +524,20 @@ class StagedTrainer(Trainer):
             self.look(model)
         model.cpu()
         return {measure: value for _, measure, value in self.observations.steps}
+
+
+def _check_numbers(callback: Callback) -> None:
+    """Refuse NaN among what a callback was made with: it would spoil every weight.
+
+    Other callbacks than methods may keep one for what they have not seen yet.
+    """
+    own = {n for n in vars(callback) if isinstance(callback, Unlearning) and n[:1] != "_"}
+    for name in sorted(own | (set(signature(type(callback)).parameters) & set(vars(callback)))):
+        value = vars(callback)[name]
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and math.isnan(number):
+                kind = type(callback).__name__
+                raise InputError(f"{kind}.{name}: found nan, expected a number.")
 
 
 def _nothing() -> None:

@@ -119,15 +119,11 @@ class Walker:
     @property
     def _label(self) -> str:
         """What the run is called by in folders, curves and records."""
-        if self.data.oracle:
-            return ORACLE
-        return self.trainer.method.name if self.trainer.method is not None else "trained"
+        return self.trainer.label(self.data)
 
     def _open_run(self) -> RunDirectory:
         trainer, data, plan = self.trainer, self.data, self.plan
         path = "-".join(data.trained)
-        place = f"p{data.position}_" if data.position is not None else ""
-        name = trainer.run_name or f"{self._label}/{place}{path or 'base'}_s{trainer.seed}"
         about = {
             "path": path,
             "position": data.position,
@@ -138,7 +134,7 @@ class Walker:
             "store": str(trainer.store.folder.absolute()),
             "stages": [{"name": stage.name, "key": stage.key} for stage in plan],
         }
-        directory = RunDirectory(Path(trainer.default_root_dir) / name, about)
+        directory = RunDirectory(trainer.run_folder(data), about)
         if trainer.is_global_zero:
             directory.open(trainer.config_text)
         directory.folder = trainer.strategy.broadcast(directory.folder)

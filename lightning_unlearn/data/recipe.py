@@ -1,5 +1,6 @@
 """What a stage trains on and how: plain dataclasses, filled from YAML or Python."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -7,6 +8,9 @@ from lightning_unlearn.errors import InputError
 from lightning_unlearn.schedules import ScheduleName
 
 Optimizer = Literal["adamw", "sgd"]
+
+# More is a slip of the pen: a plan of so many steps or rows would take days and all memory.
+LARGEST = {"epochs": 10**6, "steps": 10**9, "batch_size": 10**6}
 
 
 @dataclass
@@ -59,26 +63,30 @@ class Recipe:
         for name, kind in (("schedule", ScheduleName), ("optimizer", Optimizer)):
             if getattr(self, name) not in get_args(kind):
                 refuse(name, f"one of {', '.join(get_args(kind))}")
-        if not 0 < self.lr < float("inf"):
+        if not 0 < self.lr < math.inf:
             refuse("lr", "a positive number")
-        if self.epochs < 1 and self.steps is None:
-            refuse("epochs", "at least 1: a stage of 0 steps trains nothing; leave it out instead")
-        if self.steps is not None and self.steps < 1:
-            refuse("steps", "at least 1: a stage of 0 steps trains nothing; leave it out instead")
-        if self.batch_size < 1:
-            refuse("batch_size", "at least 1 sequence")
+        for name, largest in LARGEST.items():
+            value = getattr(self, name)
+            if value is None or (name == "epochs" and self.steps is not None):
+                continue
+            if value < 1 and name == "batch_size":
+                refuse(name, "at least 1 sequence")
+            if value < 1:
+                refuse(name, "at least 1: a stage of 0 steps trains nothing; leave it out instead")
+            if value > largest:
+                refuse(name, f"at most {largest}")
         for name in ("warmup", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 refuse(name, "a share between 0 and 1")
         if self.schedule == "wsd" and self.warmup + self.decay > 1:
             refuse("warmup", f"warmup + decay (here {self.decay}) of at most 1")
-        if self.weight_decay < 0:
-            refuse("weight_decay", "0 or more")
+        if not 0 <= self.weight_decay < math.inf:
+            refuse("weight_decay", "a finite number, 0 or more")
         if not all(0 <= beta < 1 for beta in self.betas):
             refuse("betas", "two numbers in [0, 1)")
         if not 0 <= self.momentum < 1:
             refuse("momentum", "a number in [0, 1)")
-        if self.gradient_clip is not None and self.gradient_clip <= 0:
+        if self.gradient_clip is not None and not 0 < self.gradient_clip < math.inf:
             refuse("gradient_clip", "a positive norm, or null")
 
     def key(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Accuracy of written answers that end in a number."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +55,7 @@ class MathAccuracy(Monitor):
         for name, value in (("attempts", attempts), ("max_new_tokens", max_new_tokens)):
             if value < 1:
                 raise InputError(f"MathAccuracy.{name}: found {value}, expected at least 1.")
-        if temperature <= 0:
+        if not 0 < temperature < math.inf:
             raise InputError(
                 f"MathAccuracy.temperature: found {temperature}, expected > 0, or greedy: true for "
                 "the likeliest answer."

@@ -1,12 +1,16 @@
 """The study command: a study file to a `Study`."""
 
+import difflib
 import json
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 from lightning_unlearn.configuration import (
+    MissingValue,
     change,
     compose,
     compose_files,
@@ -22,10 +26,12 @@ from lightning_unlearn.study.engine import Study
 from lightning_unlearn.study.executors.base import Executor
 from lightning_unlearn.study.executors.cluster import RayCluster
 from lightning_unlearn.study.executors.workers import LocalWorkers
-from lightning_unlearn.study.file import StudySpec, flat, parse_study
+from lightning_unlearn.study.file import StudyFile, StudySpec, flat, parse_study
 
 # Keys of a study file that hold a mapping of anything.
 DEEP = ("fit", "methods", "sweep", "change")
+# What is said on the command line alone.
+OPTIONS = ("dry-run", "only")
 
 
 def study(arguments: list[str]) -> int:
@@ -139,9 +145,30 @@ def _take_own(arguments: list[str]) -> tuple[list[str], str | None, bool]:
     return others, only, dry
 
 
+def _arguments_of_study(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
+    """Keys and values, as of `read_arguments`; a misspelt option is told by what it is close to."""
+
+    def check(key: str) -> None:
+        known = [*OPTIONS, *(own.name for own in fields(StudyFile))]
+        name = key.replace("_", "-")
+        close = difflib.get_close_matches(name, known, n=1)
+        if "." not in key and close and close[0] in OPTIONS:
+            exact = key == close[0]
+            what = "a value, expected none." if exact else "an unknown option, did you mean "
+            raise InputError(f"--{key}: found {what}{'' if exact else f'--{close[0]}?'}")
+
+    try:
+        for key, value in read_arguments(arguments):
+            check(key)
+            yield key, value
+    except MissingValue as error:
+        check(error.key)
+        raise
+
+
 def _changed(content: Any, arguments: list[str]) -> Any:
     """A study file's content, changed by the command line."""
-    for key, value in read_arguments(arguments):
+    for key, value in _arguments_of_study(arguments):
         if value is None:
             raise InputError(f"--{key}: not an option of study.")
         if key.startswith("sweep."):

@@ -9,14 +9,22 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from lightning_unlearn.configuration import read_value
 from lightning_unlearn.data.datamodule import ORACLE
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.lightning_cli import LARGEST_SEED
 from lightning_unlearn.mistakes import find_mistake, show
+from lightning_unlearn.names import check_folder
+from lightning_unlearn.records import EXAMPLES, STEPS, TRAINING
 from lightning_unlearn.unlearning.base import Unlearning
 
 # What else is in the folder of a study, beside those of its methods.
-FOLDERS = ("logs", "stages", "store")
+FOLDERS = (
+    *("logs", "stages", "store", "report", "divergence"),
+    *("study.json", STEPS, EXAMPLES, TRAINING),
+)
+# More processes or GPUs for one worker are a slip of the pen.
+MOST_WORKERS = 4096
 # Swept keys that something else of a study decides.
 ELSEWHERE = {
     "seed_everything": "seeds",
@@ -123,12 +131,14 @@ class StudySpec:
                     f"methods: found the label {label!r}, expected letters, digits and _ . +, not "
                     "beginning with a dot: labels make up folders and curves."
                 )
-            if label in FOLDERS:
+            check_folder(label, "methods")
+            # Some file systems do not tell capitals from small letters.
+            if label.lower() in FOLDERS:
                 raise InputError(
-                    f"methods: found the label {label!r}, which is a folder of every study; choose "
-                    "another."
+                    f"methods: found the label {label!r}, which is a folder or file of every "
+                    "study; choose another."
                 )
-            if label == ORACLE:
+            if label.lower() == ORACLE:
                 raise InputError(
                     f"methods: found the label {label!r}, which is that of models retrained "
                     "without the forget stage; choose another."
@@ -154,9 +164,11 @@ class StudySpec:
     def _check_swept(self, key: str, values: list[Any]) -> None:
         if not values:
             raise InputError(f"sweep.{key}: found an empty list, expected at least one value.")
-        written = [json.dumps(value) for value in values]
-        if twice := [text for place, text in enumerate(written) if text in written[:place]]:
-            raise InputError(f"sweep.{key}: found {twice[0]} twice; a value is swept once.")
+        alike = [json.dumps(_alike(value)) for value in values]
+        for place, text in enumerate(alike):
+            if text in alike[:place]:
+                found = json.dumps(values[place])
+                raise InputError(f"sweep.{key}: found {found} twice; a value is swept once.")
         for decided, instead in ELSEWHERE.items():
             if key == decided or key.startswith(f"{decided}."):
                 raise InputError(f"sweep.{key}: {decided} can't be swept: use {instead} instead.")
@@ -204,6 +216,10 @@ def parse_study(content: dict[str, Any]) -> Namespace:
         found = parser.parse_args(["--config", json.dumps(rest)])
     except (argparse.ArgumentError, TypeError, ValueError) as error:
         raise InputError(f"study: {' '.join(str(error).split())}") from None
+    # The parser would take NaN and the like for text.
+    found.change = rest.get("change", {})
+    if isinstance(rest["fit"], dict):
+        found.fit = rest["fit"]
     found.sweep = flat(sweep)
     for key, values in found.sweep.items():
         if not isinstance(values, list):
@@ -212,9 +228,25 @@ def parse_study(content: dict[str, Any]) -> Namespace:
         value = found[key]
         if value is not None and value < least:
             raise InputError(f"{key}: found {value}, expected {least} or more.")
+        if value is not None and value > MOST_WORKERS:
+            raise InputError(f"{key}: found {value}, expected at most {MOST_WORKERS}.")
+    if found.name is not None and not found.name.strip():
+        raise InputError(f"name: found {found.name!r}, expected a name, or null for the file's.")
+    if found.folder is not None:
+        check_folder(found.folder, "folder")
     if found.workers and found.ray is not None:
         raise InputError("workers: ray does the work already; keep one of the two.")
     return found
+
+
+def _alike(value: Any) -> Any:
+    """A value as all that are written otherwise and mean the same: 1, 1.0 and '1'."""
+    if isinstance(value, list):
+        return [_alike(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _alike(value[key]) for key in sorted(value)}
+    value = read_value(value) if isinstance(value, str) else value
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def flat(sweep: Any, prefix: str = "") -> dict[str, Any]:
@@ -227,6 +259,8 @@ def flat(sweep: Any, prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in sweep.items():
         name = f"{prefix}{key}"
+        if value == {}:
+            raise InputError(f"sweep.{name}: found keys and values without any, expected a list.")
         found = flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
         if twice := set(found) & set(values):
             raise InputError(

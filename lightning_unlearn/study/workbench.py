@@ -17,6 +17,7 @@ from lightning_unlearn.errors import InputError
 from lightning_unlearn.lightning_cli import StagedCLI, is_method
 from lightning_unlearn.module import CausalLM
 from lightning_unlearn.monitors.measurement import BASE
+from lightning_unlearn.names import check_folder
 from lightning_unlearn.progress import StageProgress
 from lightning_unlearn.report.naming import setting_name
 from lightning_unlearn.store import StageStore
@@ -192,6 +193,8 @@ class Workbench:
             alike.setdefault(walk[-1], []).append(point)
         forget = self._first.datamodule.forget
         for point, walk in zip(points, walks, strict=True):
+            run = _folder(alike[walk[-1]], forget)
+            check_folder(str(self.folder / run), "sweep" if point.setting else "data.stages")
             yield Cell(
                 point.path,
                 point.place,
@@ -200,7 +203,7 @@ class Workbench:
                 point.seed,
                 point.setting,
                 walk,
-                _folder(alike[walk[-1]], forget),
+                run,
             )
 
     def _cli(self, label: str, setting: dict[str, Any]) -> StagedCLI:
@@ -262,7 +265,7 @@ class Workbench:
         cli = self._cli(point.method, dict(point.setting))
         config = cli.config.clone()
         config["seed_everything"] = config["trainer.seed"] = point.seed
-        config["trainer.default_root_dir"], config["trainer.name"] = str(self.folder), run
+        config["trainer.default_root_dir"], config["trainer.name"] = str(self.folder), run or None
         config["data.order"], config["data.oracle"] = list(point.path), point.method == ORACLE
         config["data.position"] = config["data.permutation"] = None
         settings = cli.parser.instantiate(config).trainer

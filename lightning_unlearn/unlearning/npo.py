@@ -1,5 +1,7 @@
 """Negative preference optimisation."""
 
+import math
+
 from torch import Tensor
 
 from lightning_unlearn.errors import InputError
@@ -17,7 +19,7 @@ class NPO(Unlearning):
 
     def __init__(self, beta: float = 0.5) -> None:
         super().__init__()
-        if beta <= 0:
+        if not 0 < beta < math.inf:
             raise InputError(f"NPO.beta: found {beta}, expected a positive number.")
         self.beta = beta
 

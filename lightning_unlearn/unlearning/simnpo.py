@@ -1,5 +1,6 @@
 """SimNPO."""
 
+import math
 import warnings
 
 from torch import Tensor
@@ -30,8 +31,10 @@ class SimNPO(Unlearning):
 
     def __init__(self, beta: float = 4.5, gamma: float = 0.0, normalize: bool = True) -> None:
         super().__init__()
-        if beta <= 0:
+        if not 0 < beta < math.inf:
             raise InputError(f"SimNPO.beta: found {beta}, expected a positive number.")
+        if not math.isfinite(gamma):
+            raise InputError(f"SimNPO.gamma: found {gamma}, expected a finite number.")
         self.beta = beta
         self.gamma = gamma
         self.normalize = normalize
