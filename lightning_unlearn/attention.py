@@ -32,7 +32,7 @@ def check_attention(
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    found = f"model.attention: found {name}"
+    found = f"model.attention: found {name or repr(name)}"
     if "/" in name:
         if not trust_remote_code:
             raise InputError(

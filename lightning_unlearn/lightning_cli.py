@@ -7,8 +7,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -80,6 +82,9 @@ class StagedCLI(LightningCLI):
             # What is no key at all takes no value either.
             unknown = find_mistake(change({}, error.key.split("."), None), keys, ADVICE)
             raise unknown if unknown and "unknown key" in str(unknown) else error from None
+        # Not by the parser, which can't write down every default.
+        self._prints = "--print_config" in options
+        options = [option for option in options if option != "--print_config"]
         # First, for the parser takes null for anything, and is slow.
         if "--help" not in options and (mistake := find_mistake(self._content, keys, ADVICE)):
             raise mistake
@@ -132,6 +137,12 @@ class StagedCLI(LightningCLI):
         except (argparse.ArgumentError, TypeError, ValueError) as error:
             raise InputError(" ".join(str(error).split())) from None
 
+    def before_instantiate_classes(self) -> None:
+        """Print the configuration, if that is all that is asked for."""
+        if self._prints:
+            print(self.config_text(), end="")
+            raise SystemExit(0)
+
     def instantiate_classes(self) -> None:
         """Make model, data and trainer."""
         with told():
@@ -144,7 +155,7 @@ class StagedCLI(LightningCLI):
         """A whole configuration as YAML; None takes the one that was parsed."""
         if config is None:
             config = self.config.get(str(self.subcommand), self.config)
-        text: str = self._parser(self.subcommand).dump(config, skip_unset=False)
+        text: str = self._parser(self.subcommand).dump(_plain(config.clone()), skip_unset=False)
         return text
 
     def fit(self, **kwargs: Any) -> None:
@@ -235,6 +246,18 @@ def _is_method(spec: Any) -> bool:
     return isinstance(found, type) and issubclass(found, Unlearning)
 
 
+def _plain(value: Any) -> Any:
+    """A configuration in which members of an enumeration are what YAML calls them."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Namespace):
+        for key, item in vars(value).items():
+            setattr(value, key, _plain(item))
+    return value
+
+
 def _print_means(measures: dict[str, float]) -> None:
     table = Table("measure", "mean")
     for name, value in measures.items():
@@ -244,8 +267,6 @@ def _print_means(measures: dict[str, float]) -> None:
 
 def is_method(spec: Any) -> bool:
     """Whether a parsed callback is an unlearning method."""
-    from jsonargparse import Namespace
-
     if not isinstance(spec, Namespace):
         return isinstance(spec, Unlearning)
     module, _, name = spec.class_path.rpartition(".")
@@ -276,7 +297,7 @@ def told() -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, ValueError, MisconfigurationException) as error:
+    except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
         cause: BaseException = error
         while not isinstance(cause, InputError) and cause.__cause__ is not None:
             cause = cause.__cause__
@@ -286,8 +307,24 @@ def told() -> Iterator[None]:
         if (own := own_place(cause)) is not None:
             told_type = f"{type(cause).__name__}: {text}".rstrip(": ")
             raise InputError(f"trainer.callbacks: {own}: {told_type}.") from error
-        about = re.search(r"(?:^|invalid |`)(accelerator|strategy|devices|precision)", text, re.I)
-        if about is None and isinstance(error, TypeError):
+        key = _key_of(text)
+        if key is None and isinstance(error, TypeError):
             raise
-        key = f"trainer.{about[1].lower()}" if about else "trainer"
-        raise InputError(f"{key}: {text}") from error
+        raise InputError(f"{key or 'trainer'}: {text}") from error
+
+
+# What Lightning's messages speak of, by the key that it is about.
+_ABOUT = {
+    r"(?:^|invalid |`)(accelerator|strategy|devices|precision)": None,
+    r"\(?(devices|num_nodes|profiler|plugin)\b": None,
+    r"gpu backend|torch_xla": "accelerator",
+    r"transformer_engine": "precision",
+}
+
+
+def _key_of(text: str) -> str | None:
+    """The key of the trainer that a message of Lightning's is about; None if that is not known."""
+    for pattern, name in _ABOUT.items():
+        if found := re.search(pattern, text, re.IGNORECASE):
+            return f"trainer.{(name or found[1]).lower()}".replace("plugin", "plugins")
+    return None

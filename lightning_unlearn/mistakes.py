@@ -8,6 +8,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Literal, Union
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -29,6 +30,8 @@ WORDS: dict[Any, str] = {
 
 # Of integers, as torch and file formats hold them.
 LARGEST = 2**63
+# What Lightning's loggers import when they are made.
+PACKAGES = {"WandbLogger": "wandb", "CometLogger": "comet_ml", "MLFlowLogger": "mlflow"}
 # Classes of which the configuration names one, such as a callback.
 CHOSEN = (Callback, Logger, Profiler, Strategy)
 
@@ -163,6 +166,10 @@ class _Search:
         found = find_class(value, hint)
         if isinstance(found, str):
             return Refused(path, f"{name}: found {value!r}, {found}.")
+        package = PACKAGES.get(found.__name__, "")
+        if found.__module__.startswith("lightning.") and package and find_spec(package) is None:
+            text = f"{name}: {found.__name__} needs the package {package} (pip install {package})."
+            return Refused(path, text.replace("comet_ml)", "comet-ml)"))
         if path and path[-1] == "class_path":
             path = (*path[:-1], "init_args")
         return self._keys(arguments, found, path, found.__name__)

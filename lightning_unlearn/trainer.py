@@ -9,8 +9,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -23,8 +24,10 @@ from lightning_unlearn.data.batches import StepBatch
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.identity import changes_training, constructed
+from lightning_unlearn.lightning_callbacks import StopRules, check_callbacks, choose_bar
 from lightning_unlearn.loading import load_tokenizer
 from lightning_unlearn.machine import describe_machine
+from lightning_unlearn.mistakes import show
 from lightning_unlearn.module import CausalLM, StageEntry
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.measurement import BASE
@@ -115,9 +118,7 @@ class StagedTrainer(Trainer):
         detect_anomaly: bool = False,
     ) -> None:
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        if not enable_progress_bar:
-            # Lightning refuses the two together; a study gives its display to every trainer.
-            given = [c for c in given if not isinstance(c, StageProgress)]
+        given = choose_bar(given, enable_progress_bar, StageProgress)
         self.methods = [c for c in given if isinstance(c, Unlearning)]
         self.monitors = [c for c in given if isinstance(c, Monitor)]
         own = (Unlearning, Monitor, ProgressBar)
@@ -142,7 +143,7 @@ class StagedTrainer(Trainer):
                 "expected one. To compare methods, use lightning-unlearn study."
             )
         self.stage_progress = next((c for c in given if isinstance(c, StageProgress)), None)
-        if enable_progress_bar and self.stage_progress is None:
+        if enable_progress_bar and not any(isinstance(c, ProgressBar) for c in given):
             self.stage_progress = StageProgress()
             # First, so that its bar is there when monitors start to look.
             given.insert(0, self.stage_progress)
@@ -152,7 +153,13 @@ class StagedTrainer(Trainer):
             check_folder(name, "trainer.name")
         for callback in self.keyed:
             _check_numbers(callback)
+        if rules := [c for c in given if isinstance(c, EarlyStopping)]:
+            # Last, so that all monitors have looked.
+            given.append(StopRules(rules))
+        for callback in self.keyed:
             constructed(callback)
+        idle = accelerator == "auto" and not torch.cuda.is_available()
+        check_callbacks(given, bool(logger), accelerator == "cpu" or idle)
         self.frequency = Frequency(checkpoint_steps, checkpoint_minutes)
         self.frequency.check()
         self.seed = seed
@@ -166,6 +173,10 @@ class StagedTrainer(Trainer):
         self.expects_oracle: bool | None = None
         self.tell: Callable[[str], None] | None = None
         self.tensorboard = logger is True
+        if isinstance(plugins, str | dict):
+            raise InputError(
+                f"trainer.plugins: found {show(plugins)}, expected null, or plugins made in Python."
+            )
         self._plugin = plugin_identity(plugins)
         precision, plugins = with_precision(precision, plugins)
         with quiet_lightning():
@@ -434,12 +445,12 @@ class StagedTrainer(Trainer):
             )
         check_folder(str(self.run_folder(datamodule)), "data.stages")
         check_strategy(self.strategy)
+        check_precision(str(self.precision), self.strategy.root_device)
+        model.check_device(str(self.precision), self.strategy.root_device)
         model.check_weights(str(self.precision))
         if isinstance(self.strategy, FSDP2):
             self.strategy.check_processes()
             model.check_layers(self.strategy.layers, self.strategy.tensor_parallel_size)
-        check_precision(str(self.precision), self.strategy.root_device)
-        model.check_device(str(self.precision), self.strategy.root_device)
         model.check_quantization(self)
         if train:
             datamodule.check_batches(data_share(self)[1])

@@ -147,6 +147,8 @@ class Stage(Recipe):
         """Refuse values that cannot train, and a stage without rows; see `Recipe.check`."""
         super().check(key)
         _check_source(self.source, key)
+        _check_limit(self.limit, f"{key}.limit")
+        _check_limit(self.heldout_limit, f"{key}.heldout_limit")
 
 
 @dataclass
@@ -187,6 +189,17 @@ class Probe:
             InputError: naming the key.
         """
         _check_source(self.source, key)
+        _check_limit(self.limit, f"{key}.limit")
+        if self.alternatives is not None and not self.alternatives:
+            raise InputError(
+                f"{key}.alternatives: found {self.alternatives!r}, expected a column, a list of "
+                "columns, or null."
+            )
+
+
+def _check_limit(limit: int | None, key: str) -> None:
+    if limit is not None and limit < 1:
+        raise InputError(f"{key}: found {limit}, expected 1 or more, or null for all rows.")
 
 
 def _check_source(source: str, key: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -109,7 +110,13 @@ class Monitor(Callback):
         observations: Observations | None = getattr(trainer, "observations", None)
         wanted = module.stage == "unlearn" and self.due(module.step, module.total_steps)
         if observations is not None and wanted:
+            seen = len(observations.steps)
             self.look(observations, module, module.step)
+            # For callbacks that watch a measure, such as EarlyStopping.
+            means = {measure: mean for _, measure, mean in observations.steps[seen:]}
+            trainer.callback_metrics.update(
+                {name: torch.tensor(mean, dtype=torch.float64) for name, mean in means.items()}
+            )
 
     @property
     def state_key(self) -> str:

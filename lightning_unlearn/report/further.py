@@ -86,8 +86,9 @@ def _lacking(study: StudyRecords, read: StudyRecords | None) -> list[str]:
         return []
     text = f"{listing(lacking)} {'are' if len(lacking) > 1 else 'is'} left out"
     return [
-        f"{text[0].upper()}{text[1:]}; to have {'them' if len(lacking) > 1 else 'it'}, add the "
-        "monitor OracleDistance and set oracle: true in the study."
+        f"{text[0].upper()}{text[1:]}; {'they take' if len(lacking) > 1 else 'it takes'} the "
+        "monitor OracleDistance, and oracle: true in the study with its oracles made (--only may "
+        "leave them out)."
     ]
 
 
