@@ -30,6 +30,8 @@ WORDS: dict[Any, str] = {
 
 # Of integers, as torch and file formats hold them.
 LARGEST = 2**63
+# Of a text that a message quotes whole.
+LONGEST = 100
 # What Lightning's loggers import when they are made.
 PACKAGES = {"WandbLogger": "wandb", "CometLogger": "comet_ml", "MLFlowLogger": "mlflow"}
 # Classes of which the configuration names one, such as a callback.
@@ -286,6 +288,8 @@ def show(value: Any) -> str:
     words = {True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return words.get(value, "null")  # type: ignore[arg-type]
+    if isinstance(value, str) and len(value) > LONGEST:
+        return f"{value[:LONGEST]!r}..."
     return repr(value)
 
 

@@ -1,6 +1,7 @@
 """Every mistake a user can make ends in one clear message, code 2, and nothing written."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,11 @@ def place(
     return make_workplace(tmp_path, monkeypatch, capsys)
 
 
+# Nine times the line before, six times over.
+BOMB = b"".join(
+    b"%c: &%c [%s]\n" % (97 + n, 97 + n, b", ".join([b"*%c" % (96 + n) if n else b"x"] * 9))
+    for n in range(8)
+)
 SOURCE = "data.stages.math.source: math.jsonl"
 
 
@@ -264,6 +270,12 @@ def test_a_misspelt_class_path(place: Workplace) -> None:
         (b"a: b: c\n", "bad.yaml, line 1: found no valid YAML"),
         (b"a: *nope\n", "bad.yaml, line 1: found no valid YAML: found undefined alias 'nope'"),
         (b"? [a]\n: b\n", "bad.yaml, line 1: found a key that is no single word"),
+        (b"a: 1\n2: b\n", "bad.yaml, line 2: found the key 2, which YAML does not take for text;"),
+        (b"a:\n  null: b\n", "bad.yaml, line 2: found the key null, which YAML does not take for"),
+        (b"a: &b [*b]\n", "bad.yaml, line 1: found an alias of what it is in."),
+        (b"a: " + b"[" * 10000, "bad.yaml, line 1: found more than 100 levels, one in another."),
+        (b"{a: " * 10000, "bad.yaml, line 1: found more than 100 levels, one in another."),
+        (BOMB, "bad.yaml, line 6: found more than 100000 values, aliases written out."),
         (b"a: !!binary aGk=\n", "bad.yaml: found a value that is no text, number, list or mapping"),
         (b"a: \xff\n", "--config: found 'bad.yaml', which can't be read: not UTF-8 text"),
         (b"- a\n- b\n", "bad.yaml: found a list, expected keys and values"),
@@ -279,6 +291,10 @@ def test_files_that_are_no_configuration(place: Workplace, text: bytes, expected
 
 
 def test_files_that_cannot_be_opened(place: Workplace) -> None:
+    os.mkfifo("pipe")
+    assert place.fit("--config", "pipe") == "--config: found 'pipe', which is no ordinary file."
+    assert place.fit("--config", "a\0b").endswith("no name of a file has a null character.")
+    assert place.fit("--config", "x" * 300).endswith("which can't be read: File name too long.")
     reason = "which can't be read: No such file or directory."
     assert place.fit("--config", "no.yaml") == f"--config: found 'no.yaml', {reason}"
     assert place.fit("--config=.") == "--config: found '.', which can't be read: Is a directory."
@@ -383,8 +399,25 @@ STUDIES = [
     ("paths: positions", "nope: 3", "nope: found an unknown key, expected one of fit, methods"),
     ("config.yaml", "no.yaml", "fit: found 'no.yaml', which can't be read"),
     ("config.yaml", "3", "fit: found 3, expected text or a list or keys and values."),
-    ("paths:", "change: {data: {nope: 3}}\npaths:", "data.nope: found an unknown key"),
-    ("paths:", "change: {trainer: {max_steps: 3}}\npaths:", "trainer.max_steps is not taken"),
+    ("paths:", "change: {data: {nope: 3}}\npaths:", "change.data.nope: found an unknown key"),
+    ("paths:", "change: {data: null}\npaths:", "change.data: found null, expected keys and values"),
+    (
+        "paths:",
+        "change: {data: {stages: {math: {lr: -1}}}}\npaths:",
+        "change.data.stages.math.lr: ",
+    ),
+    ("paths:", "change: {trainer: {max_steps: 3}}\npaths:", "change.trainer.max_steps is not take"),
+    ("paths: positions", "paths: null", "paths: found null, expected one of positions, permutat"),
+    ("paths:", "change: null\npaths:", "change: found null, expected keys and values"),
+    ("beta: 0.5", "beta: .nan", "NPO.beta: found nan, expected a finite number"),
+    (
+        "GA:",
+        "Report:",
+        "methods: found the label 'Report', which is a folder or file of every study",
+    ),
+    ("GA:", "records.parquet:", "methods: found the label 'records.parquet', which is a folder or"),
+    ("GA:", "divergence:", "methods: found the label 'divergence', which is a folder or file of"),
+    ("GA:", f"{'G' * 300}:", "methods: found a name of 300 bytes (GGGGGG"),
 ]
 
 
@@ -454,6 +487,8 @@ SWEEPS = [
     ("null", "data.unlearn.lr", "found null, expected a list of values."),
     ("abc", "data.unlearn.lr", "found 'abc', expected a list of values."),
     ("[0.1, 0.2, 1e-1]", "data.unlearn.lr", "found 0.1 twice; a value is swept once."),
+    ("[1, 1.0]", "data.unlearn.lr", "found 1.0 twice; a value is swept once."),
+    ("[null]", "data.unlearn.lr", "found null, expected a number."),
     ("[0.1, abc]", "data.unlearn.lr", "found 'abc', expected a number."),
     ("[0.1, -1]", "data.unlearn.lr", "found -1.0, expected a positive number."),
     ("[[1]]", "data.unlearn.lr", "found a list, expected a number."),
@@ -584,7 +619,25 @@ def test_mistakes_of_the_fit_configuration_of_a_study(place: Workplace) -> None:
         ),
         (["--methods.GA.callback", "Nope"], "methods.GA.callback: found 'Nope', expected GA"),
         (["--methods.NPO.callback.beta", "-1"], "methods.NPO: NPO.beta: found -1.0"),
-        (["--change.data.unlearn.lr", "abc"], "data.unlearn.lr: found 'abc', expected a number"),
+        (
+            ["--change.data.unlearn.lr", "abc"],
+            "change.data.unlearn.lr: found 'abc', expected a num",
+        ),
+        (["--dryrun"], "--dryrun: found an unknown option, did you mean --dry-run?"),
+        (
+            ["--dry_run", "--oracle", "true"],
+            "--dry_run: found an unknown option, did you mean --dry",
+        ),
+        (["--dry-run=1"], "--dry-run: found a value, expected none."),
+        (["--workers", "1e20"], "workers: found 1e+20, expected an integer."),
+        (
+            ["--workers", f"1{'0' * 20}"],
+            "workers: found 100000000000000000000, which is too large.",
+        ),
+        (["--workers", "100000"], "workers: found 100000, expected at most 4096."),
+        (["--folder", ""], "folder: found '', expected the name of a folder."),
+        (["--name", " "], "name: found ' ', expected a name, or null for the file's."),
+        (["--paths", "[" * 10000], f"paths: found '{'[' * 100}'..., expected"),
         (["--change.data.forget", "null"], "paths: positions: it moves the forget stage"),
         (["--change", "3"], "change: found 3, expected keys and values"),
         (["--data.position", "1"], "data: found an unknown key, expected one of fit, methods"),

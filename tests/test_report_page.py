@@ -133,7 +133,10 @@ def test_what_cannot_be_told_is_said() -> None:
     assert "neither a difference nor a divergence between paths can be shown" in one_path.text
     assert "divergence" not in one_path.sections
     without = page_of(Synthetic(oracle=False))
-    assert "oracle" not in without.sections and "set oracle: true in the study" in without.text
+    assert (
+        "oracle" not in without.sections
+        and "oracle: true in the study with its oracles" in without.text
+    )
 
 
 def test_a_study_of_depths_has_panels_of_stages() -> None:

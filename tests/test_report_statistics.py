@@ -282,8 +282,9 @@ def test_answers_stand_in_where_no_probe_was_measured():
     assert "of each answer of the forget stage" in found.page
     assert found.findings[-1] == (
         "The distance to the oracle (found no measure distance/PROBE) and KLoM (found no "
-        "margin/PROBE per example of runs and their oracles) are left out; to have them, add the "
-        "monitor OracleDistance and set oracle: true in the study."
+        "margin/PROBE per example of runs and their oracles) are left out; they take the "
+        "monitor OracleDistance, and oracle: true in the study with its oracles made (--only may "
+        "leave them out)."
     )
     table = pd.read_csv(io.StringIO(found.tables["divergence.csv"]))
     own = examples[(examples["measure"] == "answers/safety") & (examples["step"] == 5)]
