@@ -111,6 +111,33 @@ _StrictLoader.add_implicit_resolver("!none", re.compile(r"^None$"), ["N"])
 _StrictLoader.add_constructor("!none", _refuse_none)
 
 
+class _StrictDumper(yaml.SafeDumper):
+    """Puts into quotes what the loader above would not take for text."""
+
+
+_StrictDumper.yaml_implicit_resolvers = {
+    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *resolvers]
+    for first, resolvers in _StrictLoader.yaml_implicit_resolvers.items()
+}
+
+
+def requoted(text: str) -> str:
+    """A configuration as other libraries write it, such that `read_yaml` reads the same values.
+
+    Args:
+        text: YAML 1.1, in which 1e5 and None are text.
+    """
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    content = yaml.dump(
+        yaml.safe_load(text),
+        Dumper=_StrictDumper,
+        sort_keys=False,
+        default_flow_style=False,
+        allow_unicode=True,
+    )
+    return "\n".join([*comments, content])
+
+
 def read_yaml(file: str | pathlib.Path, key: str = "--config") -> dict[str, Any]:
     """Read a configuration file.
 

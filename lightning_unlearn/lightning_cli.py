@@ -20,7 +20,13 @@ from rich.table import Table
 # Imported so that short names such as NPO are known as class_path.
 import lightning_unlearn.monitors
 import lightning_unlearn.unlearning  # noqa: F401
-from lightning_unlearn.configuration import MissingValue, change, read_argument, read_arguments
+from lightning_unlearn.configuration import (
+    MissingValue,
+    change,
+    read_argument,
+    read_arguments,
+    requoted,
+)
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.failures import own_place
@@ -156,7 +162,7 @@ class StagedCLI(LightningCLI):
         if config is None:
             config = self.config.get(str(self.subcommand), self.config)
         text: str = self._parser(self.subcommand).dump(_plain(config.clone()), skip_unset=False)
-        return text
+        return requoted(text)
 
     def fit(self, **kwargs: Any) -> None:
         """Train and unlearn; the configuration is kept with the run."""

@@ -495,7 +495,8 @@ SWEEPS = [
     (
         "[0]",
         "model.lora.rank",
-        "found 0, expected at least 1.",
+        "found 0, expected at least 1. To train all weights instead of adapters, set model.lora: "
+        "null.",
     ),
     ("[1]", "data.unlearn.lrr", "found an unknown key, did you mean lr?"),
     ("[1]", "data.unlern.lr", "data.unlern: found an unknown key, did you mean unlearn?"),

@@ -7,6 +7,7 @@ import pytest
 from commands import CONFIG, Workplace, make_workplace
 
 from lightning_unlearn import GA, NPO, InputError, SimNPO
+from lightning_unlearn.cli import main
 from lightning_unlearn.configuration import change, compose, line_of, read_arguments, read_yaml
 from lightning_unlearn.monitors import AnswerLikelihood, LabelLikelihood
 from lightning_unlearn.study.command import read_study, to_spec
@@ -202,3 +203,33 @@ def test_swept_keys_may_be_nested_or_dotted(place: Workplace) -> None:
             ["study.yaml"], ["--sweep.data.unlearn.lr", "[3]", "--sweep.data.max_length=[64]"]
         )
         assert wanted.sweep == {**values, "data.unlearn.lr": [3], "data.max_length": [64]}
+
+
+PRINTED = [
+    [],
+    ["--trainer.callbacks+=SimNPO"],
+    ["--trainer.callbacks+=SimNPO", "--trainer.callbacks.beta", "2"],
+    ["--trainer.callbacks+=GA", "--trainer.callbacks+={class_path: LabelLikelihood}"],
+    ["--trainer.callbacks+=[LabelLikelihood, lightning.pytorch.callbacks.Timer]"],
+    ["--trainer.callbacks", "GA", "--model.lora", "null", "--trainer.name", "3"],
+    ["--trainer.logger={class_path: CSVLogger, init_args: {save_dir: logs}}"],
+    ["--trainer.strategy", "{class_path: FSDP2, init_args: {cpu_offload: true}}"],
+    ["--data.probes", "{facts: {source: math.jsonl, alternatives: [a, b]}}"],
+    ["--data.unlearn.betas", "[0.5, 0.75]", "--data.stages.math.prompt", "1e5"],
+    ["--model.lora.targets", "[q_proj]", "--data.order", "[safety, math]"],
+]
+
+
+@pytest.mark.parametrize("arguments", PRINTED)
+def test_the_printed_configuration_parses_to_itself(place: Workplace, arguments: list[str]) -> None:
+    given = ["fit", "--config", "config.yaml", *arguments, "--print_config"]
+    assert main(given) == 0
+    printed = place.capsys.readouterr()
+    assert printed.err == ""
+    place.write("printed.yaml", printed.out)
+    assert main(["fit", "--config", "printed.yaml", "--print_config"]) == 0
+    assert place.capsys.readouterr().out == printed.out
+    names = [
+        name for name in ("SimNPO", "GA", "NPO") if f"lightning_unlearn.{name}\n" in printed.out
+    ]
+    assert len(names) == 1
