@@ -121,21 +121,21 @@ _StrictDumper.yaml_implicit_resolvers = {
 }
 
 
-def requoted(text: str) -> str:
-    """A configuration as other libraries write it, such that `read_yaml` reads the same values.
+def write_yaml(content: dict[str, Any], comments: Sequence[str] = ()) -> str:
+    """A configuration as text from which `read_yaml` reads the same values.
 
     Args:
-        text: YAML 1.1, in which 1e5 and None are text.
+        content: its keys and values.
+        comments: lines that come first.
     """
-    comments = [line for line in text.splitlines() if line.startswith("#")]
-    content = yaml.dump(
-        yaml.safe_load(text),
+    text = yaml.dump(
+        content,
         Dumper=_StrictDumper,
         sort_keys=False,
         default_flow_style=False,
         allow_unicode=True,
     )
-    return "\n".join([*comments, content])
+    return "\n".join([*(f"# {line}" for line in comments), text])
 
 
 def read_yaml(file: str | pathlib.Path, key: str = "--config") -> dict[str, Any]:

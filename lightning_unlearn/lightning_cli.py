@@ -25,7 +25,7 @@ from lightning_unlearn.configuration import (
     change,
     read_argument,
     read_arguments,
-    requoted,
+    write_yaml,
 )
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError, visible
@@ -161,8 +161,10 @@ class StagedCLI(LightningCLI):
         """A whole configuration as YAML; None takes the one that was parsed."""
         if config is None:
             config = self.config.get(str(self.subcommand), self.config)
-        text: str = self._parser(self.subcommand).dump(_plain(config.clone()), skip_unset=False)
-        return requoted(text)
+        parser = self._parser(self.subcommand)
+        # Through JSON, which tells text from numbers: the parser's YAML is of another version.
+        text = parser.dump(_plain(config.clone()), skip_unset=False, format="json")
+        return write_yaml(json.loads(text), parser.dump_header or [])
 
     def fit(self, **kwargs: Any) -> None:
         """Train and unlearn; the configuration is kept with the run."""
