@@ -198,7 +198,11 @@ class RunDirectory:
         parts = {
             "data.unlearn": {} if data.oracle else data.unlearn.key(),
             "model.lora": content.get("lora") or {},
-            "trainer.callbacks": content.get("method", {}).get("parameters", {}),
+            "trainer.callbacks": {
+                name: value
+                for name, value in content.get("method", {}).get("parameters", {}).items()
+                if not name.startswith("_")
+            },
             "trainer": {"precision": content.get("precision")},
             "model": {"base": self._base()},
         }
