@@ -100,7 +100,7 @@ def naive_left(function, x, d, starts):
     def loss(parameters):
         return float(((1 - function(x, *parameters) / d) ** 2).sum())
 
-    options = {"maxiter": 20_000, "maxfev": 20_000, "xatol": 1e-12, "fatol": 1e-16}
+    options = {"maxiter": 20_000, "maxfev": 20_000, "xatol": 1e-9, "fatol": 1e-12}
     return min(optimize.minimize(loss, s, method="Nelder-Mead", options=options).fun
                for s in starts)  # fmt: skip
 
@@ -125,18 +125,18 @@ def test_other_curves_are_fitted_as_well_as_they_can_be():
         }  # fmt: skip
         for name, wanted in naive.items():
             assert left[name] == pytest.approx(wanted, rel=1e-4)
-        # Grids over what is not linear: near enough the least.
+        # Over the same k; the power by a grid of its own.
         level = min(
             naive_left(lambda x, a, b, k=s * k: a + b * np.exp(-k * (x - 5) / 30), x, d, starts)
-            for k in np.linspace(0.5, 8, 12)
+            for k in np.geomspace(0.5, 8, 5)
         )
-        assert level <= left["a curve that levels off"] <= 1.01 * level
+        assert left["a curve that levels off"] == pytest.approx(level, rel=1e-4)
         power = min(
             ((np.log(d) - p * z - (np.log(d) - p * z).mean()) ** 2).sum()
-            for z in (np.log(x - 5 + 30 * shift) for shift in np.geomspace(1e-3, 30, 200))
-            for p in np.linspace(-3, 3, 301)
+            for z in (np.log(x - 5 + 30 * shift) for shift in np.geomspace(1e-3, 30, 60))
+            for p in np.linspace(-3, 3, 121)
         )
-        assert left["a power of the step"] == pytest.approx(power, rel=0.02)
+        assert 0.9 * power <= left["a power of the step"] <= 1.001 * power
 
 
 def draws(curve, error, trials):
@@ -160,7 +160,7 @@ def test_noise_is_hardly_ever_growth(points):
         assert share_with_growth(np.ones(points), error) <= 0.02
 
 
-@pytest.mark.parametrize(("points", "factor"), [(7, 4), (7, 10), (7, 30), (13, 10), (31, 30)])
+@pytest.mark.parametrize(("points", "factor"), [(7, 4), (7, 10), (7, 30), (13, 10), (31, 10)])
 def test_other_curves_are_hardly_ever_exponential(points, factor):
     u, rise = np.linspace(0, 1, points), factor - 1
     for curve in (
@@ -173,7 +173,7 @@ def test_other_curves_are_hardly_ever_exponential(points, factor):
         1 / (1 + (factor**0.5 - 1) * u) ** 2,
     ):
         for error in (0.02, 0.1):
-            assert share_with_growth(curve, error, 30) <= 0.04
+            assert share_with_growth(curve, error, 20) <= 0.05
 
 
 @pytest.mark.parametrize("points", [7, 13])
