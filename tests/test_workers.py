@@ -82,12 +82,12 @@ class Murderous(LocalWorkers):
 
 def test_workers_give_what_one_process_gives_and_one_may_be_killed(tiny: Tiny) -> None:
     alone, together = tiny.below("alone"), tiny.below("together")
-    options: dict[str, Any] = {"seeds": [0, 1], "oracle": True}
+    options: dict[str, Any] = {"oracle": True}
     studied(spec_of(alone, "GA", "Breaks", **options), alone)
     spec = spec_of(together, "GA", "Breaks", **options)
     result, said = worked(spec, together, Murderous(spec, 2))
     assert outcome(together) == outcome(alone)
-    assert [label.split("/")[0] for label in result.failed] == ["Breaks"] * 4
+    assert [label.split("/")[0] for label in result.failed] == ["Breaks"] * 2
     assert "Breaks/p2_tofu-safety_s0: out of [memory]" in said
     assert 'raise RuntimeError("out of [memory]")' in said
     assert Murderous.times == 0
