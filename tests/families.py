@@ -227,11 +227,20 @@ def family_config(family: str) -> Any:
     return kind(**{name: value for name, value in shape.items() if value is not None})
 
 
+def attention_of(family: str) -> str:
+    """What the family's attention is computed with; older versions have "sdpa" of fewer."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[family]]
+    return "sdpa" if family not in EAGER and kind._supports_sdpa else "eager"
+
+
 def family_lm(family: str, seed: int = 0) -> Any:
     """A random model whose weights are large enough for every layer to matter."""
     torch.manual_seed(seed)
-    attention = "eager" if family in EAGER else "sdpa"
-    lm = AutoModelForCausalLM.from_config(family_config(family), attn_implementation=attention)
+    lm = AutoModelForCausalLM.from_config(
+        family_config(family), attn_implementation=attention_of(family)
+    )
     generator = torch.Generator().manual_seed(seed)
     embeddings = {id(m) for m in (lm.get_input_embeddings(), lm.get_output_embeddings())}
     with torch.no_grad():
