@@ -30,7 +30,6 @@ INSTEAD = {
     "StochasticWeightAveraging": _AVERAGE,
     "WeightAveraging": _AVERAGE,
     "BasePredictionWriter": "monitors and report write what is measured",
-    "ThroughputMonitor": "status tells how long each part took",
 }
 # These write to a logger.
 LOGGED = ("LearningRateMonitor", "DeviceStatsMonitor")

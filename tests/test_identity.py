@@ -119,7 +119,8 @@ def test_a_list_that_others_hold_too_stays_the_same_list(tiny: Tiny) -> None:
 
 
 def keys(tiny: Tiny, *callbacks: Callback) -> list[str]:
-    trainer, module = tiny.trainer(list(callbacks)), tiny.module()
+    # Some of them write to a logger.
+    trainer, module = tiny.trainer(list(callbacks), logger=True), tiny.module()
     data = tiny.datamodule(order=PATH)
     trainer.check(module, data)
     return [stage.key for stage in trainer.plan(module, data)]
