@@ -155,8 +155,6 @@ def test_who_only_watches_is_in_no_key(tiny: Tiny) -> None:
     others: list[Callback] = [
         known.EarlyStopping("loss"),
         known.EarlyStopping("loss", patience=4),
-        known.StochasticWeightAveraging(1e-3),
-        known.GradientAccumulationScheduler({0: 2}),
         Watches(),
         Grows(),
     ]
