@@ -181,6 +181,8 @@ def shared_tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """The checkpoint and the stage files, made once."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+    # Before any model is made, by whichever way a test makes it.
+    keep_float64("llama")
     root = tmp_path_factory.mktemp("tiny")
     tokenizer = AutoTokenizer.from_pretrained(resolve("demo:tiny-llama"))
     config = LlamaConfig(
