@@ -113,7 +113,7 @@ class StopRules(Callback):
             return
         measured = self._new(trainer)
         for rule in self.rules:
-            if rule.monitor not in measured and rule.strict:
+            if rule.monitor not in measured and rule.strict and not _asks_itself(rule):
                 known = ", ".join(sorted(measured)) or "none: there is no monitor"
                 raise InputError(
                     f"EarlyStopping.monitor: found {rule.monitor!r}, expected what a monitor "
@@ -139,3 +139,9 @@ class StopRules(Callback):
         for rule in self.rules:
             if rule.monitor in measured:
                 rule._run_early_stopping_check(trainer)
+
+
+def _asks_itself(rule: EarlyStopping) -> bool:
+    """Whether a class of the user's own decides when it is asked, and so what it watches."""
+    hooks = [name for name in vars(Callback) if name.startswith("on_")]
+    return any(getattr(type(rule), name) is not getattr(EarlyStopping, name) for name in hooks)

@@ -1,6 +1,8 @@
 """The folder of one run: adapters, records, curves, and what the run was."""
 
+import errno
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -130,6 +132,19 @@ class RunDirectory:
         self.folder = folder
         self.about = about
         self._config: str | None = None
+
+    def check(self) -> None:
+        """Refuse a place where the folder can't be made; nothing is written.
+
+        Raises:
+            InputError: if a part of the path is a file.
+            StorageError: if it can't be written.
+        """
+        with _writing(self.folder):
+            self._free(self.folder)
+            place = next(place for place in self.folder.absolute().parents if place.exists())
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
 
     def open(self, config: str | None) -> None:
         """Make the folder.
@@ -292,7 +307,9 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+        # Copying a folder gives a list of what failed: source, target and reason.
+        of_copy = error.args[0][0][-1] if isinstance(error, shutil.Error) else None
+        reason = of_copy or getattr(error, "strerror", None) or error
         raise StorageError(
             f"trainer.default_root_dir: {folder} can't be written: {reason}. What is in the store "
             "is intact; make room, or name another folder or another trainer.name."

@@ -72,15 +72,17 @@ class Walker:
             until: only the first so many steps; None for all, which fills the folder of the run.
         """
         agree = self.trainer.strategy.broadcast
-        directory: RunDirectory | None = None
+        directory = self._run_directory() if until is None else None
         if self.trainer.is_global_zero:
-            # Before a folder is made for the run.
+            # Both before either is written.
+            if directory is not None:
+                directory.check()
             self.trainer.store.try_writing()
             if self.trainer.announces:
                 self.trainer.store.look_over()
-        if until is None:
-            directory = self._open_run()
-        else:
+        if directory is not None:
+            self._open_run(directory)
+        elif until is not None:
             self._open_stage(until)
         bar = self.trainer.stage_progress
         self.observations = self.trainer.observations = Observations(
@@ -121,7 +123,7 @@ class Walker:
         """What the run is called by in folders, curves and records."""
         return self.trainer.label(self.data)
 
-    def _open_run(self) -> RunDirectory:
+    def _run_directory(self) -> RunDirectory:
         trainer, data, plan = self.trainer, self.data, self.plan
         path = "-".join(data.trained)
         about = {
@@ -134,14 +136,16 @@ class Walker:
             "store": str(trainer.store.folder.absolute()),
             "stages": [{"name": stage.name, "key": stage.key} for stage in plan],
         }
-        directory = RunDirectory(trainer.run_folder(data), about)
+        return RunDirectory(trainer.run_folder(data), about)
+
+    def _open_run(self, directory: RunDirectory) -> None:
+        trainer = self.trainer
         if trainer.is_global_zero:
             directory.open(trainer.config_text)
         directory.folder = trainer.strategy.broadcast(directory.folder)
         trainer.run_dir = directory.folder
         if trainer.tensorboard:
-            trainer.loggers = [directory.tensorboard(data)]
-        return directory
+            trainer.loggers = [directory.tensorboard(self.data)]
 
     def _open_stage(self, number: int) -> None:
         """The curves of a stage that is trained for whichever runs need it."""

@@ -322,9 +322,9 @@ def test_commands_without_what_they_need(place: Workplace) -> None:
     [
         (None, "found './model', which is no folder, expected a Hugging Face model folder"),
         ({}, "found the folder ./model without config.json"),
-        ({"config.json": "{"}, "which is no model that can be opened"),
+        ({"config.json": "{"}, "model/config.json: found no JSON"),
         ({"config.json": "{}"}, "which is no model that can be opened: Unrecognized model"),
-        ({"config.json": '{"model_type": "llama"}'}, "which has no tokenizer that can be opened"),
+        ({"config.json": '{"model_type": "llama"}'}, "without model.safetensors and without"),
     ],
 )
 def test_models_that_are_none(
@@ -533,10 +533,12 @@ def test_sweeps_that_cannot_be_made(place: Workplace, values: str, key: str, mes
     assert place.study() == f"sweep.{key}: {message} (study.yaml, line 9)"
 
 
-@pytest.mark.parametrize(("values", "key", "message"), SWEEPS[3::6])
+IN_OTHER_PLACES = [case for case in SWEEPS if "\n" not in case[0]][3::6]
+
+
+@pytest.mark.parametrize(("values", "key", "message"), IN_OTHER_PLACES)
 def test_sweeps_in_other_places(place: Workplace, values: str, key: str, message: str) -> None:
     """Nested keys have a line of their own, and those of the command line have none."""
-    assert "\n" not in values
     *outer, last = key.split(".")
     nested = "".join(f"{'  ' * (depth + 1)}{part}:\n" for depth, part in enumerate(outer))
     end = f"{'  ' * (len(outer) + 1)}{last}: {values}\n"

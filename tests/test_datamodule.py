@@ -187,7 +187,7 @@ def test_names_of_stages_must_make_folders_and_curves(name: str) -> None:
             {"warmup": 0.6, "decay": 0.5},
             "warmup: found 0.6, expected warmup + decay (here 0.5) of at most 1.",
         ),
-        ({"weight_decay": -1}, "weight_decay: found -1, expected 0 or more."),
+        ({"weight_decay": -1}, "weight_decay: found -1, expected a finite number, 0 or more."),
         ({"betas": (0.9, 1.0)}, "betas: found (0.9, 1.0), expected two numbers in [0, 1)."),
         ({"momentum": 1}, "momentum: found 1, expected a number in [0, 1)."),
         (

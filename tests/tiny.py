@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.reading import Row
@@ -95,11 +96,17 @@ def keep_float64(family: str) -> None:
     They round to fp32 in norms and in eager attention, where a difference in the last digit of
     float64 would at times become one in the last digit of fp32. In fp32 nothing changes.
     """
-    for name, part in vars(
-        import_module(f"transformers.models.{family}.modeling_{family}")
-    ).items():
-        if name.endswith(("RMSNorm", "LayerNorm", "DecoderLayer")) and isinstance(part, type):
+    modeling = import_module(f"transformers.models.{family}.modeling_{family}")
+    for name, part in vars(modeling).items():
+        if not (name.endswith(("RMSNorm", "LayerNorm", "DecoderLayer")) and isinstance(part, type)):
+            continue
+        wrap = vars(GradientCheckpointingLayer).get("__init_subclass__")
+        if wrap is None or not issubclass(part, GradientCheckpointingLayer):
             part.forward = _in_float64(part.forward)
+            continue
+        # A layer recomputes its activations only where that wrapper is its outermost one.
+        part.forward = _in_float64(part.forward.__wrapped__)
+        wrap.__func__(part)
 
 
 @cache
