@@ -201,6 +201,7 @@ def content(folder: Path) -> dict[str, str]:
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())}
 
 
+@pytest.mark.slow
 def test_equal_weights_are_equal_bytes_in_any_process(tiny: Tiny) -> None:
     module = built(tiny, torch.float32, lora=LoRA(rank=4, alpha=8, targets=TARGETS))
     adapters.start_adapter(module.peft, LEARN, 7)

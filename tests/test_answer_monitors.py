@@ -368,6 +368,7 @@ EVERYTHING: list[Any] = [
 ]
 
 
+@pytest.mark.slow
 def test_limits_and_distances_of_looks_may_differ(tiny: Tiny) -> None:
     """What monitors see together is what each sees alone."""
     together = final(fitted(tiny.below("all"), *(make() for make in EVERYTHING)), STEPS)

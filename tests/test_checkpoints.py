@@ -299,6 +299,7 @@ def long_walk(tiny: Tiny) -> None:
     trainer_of(tiny, Rising(), checkpoint_steps=1).fit(tiny.module(), datamodule(tiny))
 
 
+@pytest.mark.slow
 def test_kills_inside_stages_lose_nothing(tiny: Tiny, start: Start) -> None:
     """With a checkpoint at every step, most kills fall on one that is being written."""
     whole, killed = tiny.below("whole"), tiny.below("killed")

@@ -73,7 +73,7 @@ study: 4 stage trainings, 4 unlearnings
 """
 
 
-@pytest.mark.parametrize("more", [[], ["--workers", "2"]])
+@pytest.mark.parametrize("more", [[], pytest.param(["--workers", "2"], marks=pytest.mark.slow)])
 def test_a_dry_run_prints_the_tree_and_writes_nothing(place: Workplace, more: list[str]) -> None:
     before = snapshot()
     assert main(["study", "--config", "study.yaml", *more, "--dry-run"]) == 0

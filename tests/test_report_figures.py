@@ -203,6 +203,7 @@ def test_forget_draws_the_means_over_seeds():
             assert line.get_ydata() == pytest.approx(wanted)
 
 
+@pytest.mark.slow
 def test_names_are_not_read_as_formulas(tmp_path):
     records, examples = study(("a$b", "NPO_$"), (0, 1))
     for table in (records, examples):

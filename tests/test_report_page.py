@@ -305,6 +305,7 @@ def test_values_that_are_not_numbers_are_gaps_and_are_counted() -> None:
     assert series["name"] == "p = 2: inst-safety-math" and series["y"][1] is None
 
 
+@pytest.mark.slow
 def test_many_examples_and_steps_leave_the_page_small() -> None:
     many = Synthetic(methods=["GA"], seeds=(0,), examples=1500, steps=range(0, 300, 3))
     text = build([told_of(many)], [])

@@ -245,6 +245,7 @@ def compared(tiny: Tiny, devices: int) -> dict[str, Any]:
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_two_processes_are_one_and_resume_each_other(tiny: Tiny) -> None:
     """Other models and settings; checkpoints inside a stage; every process reads its own part."""
     found = compared(tiny, 2)

@@ -374,6 +374,7 @@ def test_a_full_disk_ends_the_study_and_leaves_the_store_whole(
     assert outcome(tiny) == undisturbed.outcome
 
 
+@pytest.mark.slow
 def test_two_studies_on_one_store_share_the_work(
     tiny: Tiny, undisturbed: Undisturbed, start: Start
 ) -> None:
@@ -396,9 +397,8 @@ def test_two_studies_on_one_store_share_the_work(
     assert outcome(one) == undisturbed.outcome
 
 
-@pytest.mark.parametrize(
-    "moment", [pytest.param(n, marks=() if n == 4 else pytest.mark.slow) for n in range(8)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(8))
 def test_a_kill_at_a_random_moment_changes_nothing(
     tiny: Tiny, undisturbed: Undisturbed, start: Start, moment: int
 ) -> None:

@@ -249,7 +249,13 @@ def written(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-@pytest.mark.parametrize("monitors", [WATCHED, PROBED], ids=["answers", "probes"])
+@pytest.mark.parametrize(
+    "monitors",
+    [
+        pytest.param(WATCHED, id="answers"),
+        pytest.param(PROBED, id="probes", marks=pytest.mark.slow),
+    ],
+)
 def test_the_divergence_of_a_study_is_that_of_its_report(tiny: Tiny, monitors: list[Any]) -> None:
     result, _ = studied(tiny, monitors=monitors, seeds=[0, 7])
     examples = read_records(read_table(result.folder / "examples.parquet"), "examples")
@@ -269,6 +275,7 @@ def test_the_divergence_of_a_study_is_that_of_its_report(tiny: Tiny, monitors: l
     assert [pattern for pattern in chart.multiline.tag] == ["GA/divergence/.*$"]
 
 
+@pytest.mark.slow
 def test_a_study_that_goes_on_leaves_the_curves_of_one_that_was_left_alone(tiny: Tiny) -> None:
     result, _ = studied(tiny, only="path=1")
     assert written(result.folder) == {}

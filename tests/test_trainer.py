@@ -427,6 +427,7 @@ def check_no_half_written_run(tiny: Tiny) -> None:
     assert damage == []
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing(tiny: Tiny, start: Start) -> None:
     told, whole = tiny.root / "changes", tiny.below("undisturbed")
     child = start(told_changes, told, whole.root, walk, whole)

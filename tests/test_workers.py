@@ -80,6 +80,7 @@ class Murderous(LocalWorkers):
         return process
 
 
+@pytest.mark.slow
 def test_workers_give_what_one_process_gives_and_one_may_be_killed(tiny: Tiny) -> None:
     alone, together = tiny.below("alone"), tiny.below("together")
     options: dict[str, Any] = {"oracle": True}
@@ -107,6 +108,7 @@ def test_a_node_that_takes_every_worker_with_it_fails_alone(
     assert "✓ [6/6] GA/p1_safety-tofu_s0" in said
 
 
+@pytest.mark.slow
 def test_what_a_plan_refuses_comes_from_the_worker_in_the_same_words(tiny: Tiny) -> None:
     fit = tiny.fit()
     fit["data"]["stages"]["tofu"]["batch_size"] = 7
@@ -185,7 +187,7 @@ def unlearning(tiny: Tiny) -> list[int]:
 @pytest.mark.parametrize(
     ("number", "workers", "code"),
     [
-        pytest.param(signal.SIGINT, 0, 130, id="ctrl-c-0"),
+        pytest.param(signal.SIGINT, 0, 130, id="ctrl-c-0", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 2, 143, id="sigterm-2", marks=pytest.mark.slow),
         pytest.param(signal.SIGHUP, 2, 129, id="sighup-2", marks=pytest.mark.slow),
     ],
