@@ -60,6 +60,7 @@ VALID: dict[str, tuple[str, ...]] = {
     "name": (*ANY_TEXT, "control character"),
     # Numbers so large that training fails: of its loss, not of the configuration.
     ".lr": HUGE,
+    ".lr[]": HUGE,
     ".weight_decay": (*HUGE, "zero"),
     ".gradient_clip": HUGE,
     ".alpha": HUGE,
@@ -75,6 +76,7 @@ VALID: dict[str, tuple[str, ...]] = {
     ".begun": ("zero",),
     ".every": ("zero",),
     "seed_everything": ("zero",),
+    "seeds[]": ("zero",),
     "workers": ("zero",),
     "gpus_per_worker": ("zero",),
     # All values left as they are.
@@ -84,6 +86,7 @@ VALID: dict[str, tuple[str, ...]] = {
     "methods.GA.unlearn": ("empty mapping",),
     "init_args": ("null", "empty mapping"),
     "change": ("empty mapping",),
+    "change.data": ("empty mapping",),
     "sweep": ("empty mapping",),
     "trainer.logger": ("empty list",),
     "trainer.plugins": ("empty list",),

@@ -37,7 +37,7 @@ def test_the_demo_of_a_fresh_clone_in_a_fresh_environment(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
     for word in ("Warning", "warning", "deprecated", "Traceback"):
         assert word not in done.stdout + done.stderr, done.stdout + done.stderr
-    for name in ("report/index.html", "report/forget.png", "report/oracle.png", "records.parquet"):
+    for name in ("report/index.html", "report/forget.png", "records.parquet"):
         assert (clone / "runs/demo" / name).stat().st_size > 100
     assert "Where to look" in done.stdout
     status = subprocess.run(
