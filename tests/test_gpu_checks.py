@@ -201,11 +201,11 @@ def test_wheels_of_what_is_missing_are_spread_and_installed(
 ) -> None:
     import gpu_wheels
 
-    packages = gpu_wheels.closure("3.12", {"pandas"})
+    packages = gpu_wheels.closure("3.12", {"pandas", "bitsandbytes"})
     assert {"transformers", "peft", "jsonargparse", "typeshed-client", "rouge-score"} <= set(
         packages
     )
-    assert not {"torch", "pandas", "tensorboard", "ray", "exceptiongroup"} & set(packages)
+    assert not {"torch", "pandas", "bitsandbytes", "tensorboard", "ray", "exceptiongroup"} & set(packages)
     assert packages["peft"]["range"].startswith(">=0.2")
     for name in ("gpu-first", "gpu-second"):
         wheel(tmp_path / "wheels", name, 600)
