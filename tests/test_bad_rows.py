@@ -18,7 +18,6 @@ from lightning_unlearn import (
     Stage,
     StagedDataModule,
 )
-from lightning_unlearn.cli import main
 from lightning_unlearn.demo import resolve
 
 PLAIN = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
