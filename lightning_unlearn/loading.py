@@ -21,6 +21,7 @@ from lightning_unlearn.weights_check import (
     check_json,
     check_loaded,
     check_numbers,
+    find_file,
     opened,
     read_index,
     without_masks,
@@ -140,28 +141,6 @@ def load_tokenizer(name: str, trust_remote_code: bool, key: str = "model.base") 
         raise InputError(
             f"{key}: found {name!r}, which has no tokenizer that can be opened: {_reason(error)}"
         ) from error
-
-
-def find_file(located: str, file: str) -> Path | None:
-    """A file of a model, fetched if it is on the hub.
-
-    Args:
-        located: from `locate`.
-        file: its name.
-
-    Returns:
-        None if there is no such file.
-    """
-    from transformers.utils import cached_file
-
-    found = cached_file(
-        located,
-        file,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
-    return Path(found) if found is not None else None
 
 
 def weight_files(name: str, key: str = "model.base") -> dict[str, Path]:

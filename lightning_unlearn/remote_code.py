@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lightning_unlearn.weights_check import find_file
+
 # What is opened of a model: its configuration, its weights, its tokenizer.
 OPENED = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
 CONFIGURATIONS = ("config.json", "tokenizer_config.json")
@@ -24,13 +26,14 @@ def remote_code_identity(located: str) -> str:
     Returns:
         Hexadecimal digest; empty for a model without code.
     """
-    waiting = [place for name in CONFIGURATIONS for place in _named(_file(located, name), located)]
+    named = (find_file(located, name) for name in CONFIGURATIONS)
+    waiting = [place for configuration in named for place in _named(configuration, located)]
     found: dict[tuple[str, str], str] = {}
     while waiting:
         repository, module = place = waiting.pop()
         if place in found:
             continue
-        path = _file(repository, module)
+        path = find_file(repository, module)
         if path is None:
             continue  # opening the model tells what is missing
         content = path.read_bytes()
@@ -42,19 +45,6 @@ def remote_code_identity(located: str) -> str:
         for (repository, module), digest in found.items()
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest() if parts else ""
-
-
-def _file(repository: str, name: str) -> Path | None:
-    from transformers.utils import cached_file
-
-    found = cached_file(
-        repository,
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
-    return Path(found) if found is not None else None
 
 
 def _named(configuration: Path | None, located: str) -> Iterator[tuple[str, str]]:

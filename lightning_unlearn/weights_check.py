@@ -23,6 +23,28 @@ _NAMED = 3
 _MASK = re.compile(r"\b(attn|attention)\.(masked_)?bias$")
 
 
+def find_file(located: str, file: str) -> Path | None:
+    """A file of a model, fetched if it is on the hub.
+
+    Args:
+        located: folder, or hub name.
+        file: its name.
+
+    Returns:
+        None if there is no such file.
+    """
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        located,
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return Path(found) if found is not None else None
+
+
 def describe_content(file: Path) -> str | None:
     """What a file holds in place of a model's weights or settings, where that can be told.
 
