@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import Start
 from tiny import tiny_checkpoint, tiny_module, tiny_tokenizer
+from transformers import PreTrainedModel
 
 from lightning_unlearn import CausalLM
 from lightning_unlearn.monitors import generation
@@ -201,6 +202,19 @@ def test_generating_leaves_training_alone(tmp_path: Path) -> None:
     sampled(module)
     assert module.training and torch.equal(torch.get_rng_state(), state)
     assert module.lm.config.use_cache is False
+
+
+def test_parameters_may_lie_elsewhere_than_the_model_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FSDP2 with cpu_offload; transformers moves tokens to where the parameters seem to lie."""
+    module = tiny_module(tmp_path)
+    expected = greedy(module, (END,))
+    elsewhere = property(lambda _: torch.device("cuda"))
+    monkeypatch.setattr(PreTrainedModel, "device", elsewhere)
+    own = type(module.lm)
+    assert greedy(module, (END,)) == expected
+    assert type(module.lm) is own and module.lm.device.type == "cuda"
 
 
 def test_more_processes_than_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

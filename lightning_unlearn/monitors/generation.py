@@ -93,6 +93,22 @@ def _plain_settings(lm: Any) -> Iterator[None]:
         lm.generation_config = own
 
 
+@contextmanager
+def _computing_on(lm: Any, device: torch.device) -> Iterator[None]:
+    """With a device that is where the model computes, wherever its parameters lie.
+
+    transformers takes the first parameter's device as that of the model and moves tokens there.
+    FSDP2 with ``cpu_offload`` keeps parameters on the CPU and computes on a GPU.
+    """
+    own = type(lm)
+    own_device = property(lambda _: device, doc="Where the model computes.")
+    lm.__class__ = type(own.__name__, (own,), {"__module__": own.__module__, "device": own_device})
+    try:
+        yield
+    finally:
+        lm.__class__ = own
+
+
 def _uniform(seed: int, rows: list[int], attempts: int, steps: int) -> Tensor:
     """Uniform numbers of prompts and attempts, ``[prompts x attempts, steps]``."""
     return torch.stack(
@@ -157,7 +173,8 @@ def write_answers(
             answers |= {i: [Written("", ended=False)] * attempts for i in alike}
             continue
         batches += [(steps, alike[i : i + batch_size]) for i in range(0, len(alike), batch_size)]
-    with module.measuring(), _plain_settings(module.lm):
+    settings, device = _plain_settings(module.lm), _computing_on(module.lm, module.device)
+    with module.measuring(), settings, device:
         for steps, rows in batches:
             draw = None if greedy else (_uniform(seed, rows, attempts, steps), temperature)
             batch = [prompts[i] for i in rows for _ in range(attempts)]
