@@ -99,8 +99,8 @@ def download(folder: Path, packages: dict[str, dict[str, str]], python: str) -> 
         if sys.stdout.isatty():
             print(f"\r{number}/{len(packages)} {wanted:<50}", end="", flush=True)
         common = ["--quiet", "--no-deps", "--disable-pip-version-check", wanted]
-        absent = pip("download", *common, *tags, "--dest", str(folder))
-        if absent and pip("wheel", *common, "--wheel-dir", str(folder)):
+        absent = pip("download", *common, *tags, "--dest", str(folder)).returncode
+        if absent and pip("wheel", *common, "--wheel-dir", str(folder)).returncode:
             raise SystemExit(f"\nerror: no wheel of {wanted} for Python {python} on x86-64")
         (wheel,) = (f for f in folder.glob("*.whl") if _name_of(f) == name)
         if wheel.stem.split("-")[-2:] == ["none", "any"] or "manylinux" in wheel.stem:
@@ -110,13 +110,14 @@ def download(folder: Path, packages: dict[str, dict[str, str]], python: str) -> 
         print("\r" + " " * 70 + "\r", end="")
 
 
-def pip(*arguments: str) -> int:
-    """Exit code of pip of this environment, or of the Python that it was made with."""
+def pip(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """What pip of this environment did, or of the Python that it was made with."""
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
+    options["env"] = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
     for python in (sys.executable, getattr(sys, "_base_executable", sys.executable)):
         command = [python, "-m", "pip"]
-        if not subprocess.run([*command, "--version"], capture_output=True, check=False).returncode:
-            done = subprocess.run([*command, *arguments], capture_output=True, check=False)
-            return done.returncode
+        if not subprocess.run([*command, "--version"], **options).returncode:
+            return subprocess.run([*command, *arguments], **options)
     raise SystemExit("error: found no pip; install it in this environment")
 
 
@@ -160,11 +161,11 @@ def install(parts: list[Path]) -> None:
                 wheels.append(str(wheel))
     if wheels:
         SITE.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-        command += ["--no-compile", "--disable-pip-version-check", "--no-cache-dir"]
-        environment = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
-        command += ["--upgrade", "--target", str(SITE), *wheels]
-        subprocess.run(command, check=True, env=environment)
+        how = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--upgrade"]
+        how += ["--disable-pip-version-check", "--target", str(SITE)]
+        done = pip("install", *how, *wheels)
+        if done.returncode:
+            raise SystemExit(f"error: pip could not install: {done.stderr.strip()}")
     missing = {n: each["part"] for n, each in known.items() if lacking(n, each["range"])}
     print(f"Installed {len(wheels)} packages into {SITE.relative_to(ROOT)}.")
     if missing:

@@ -1,9 +1,12 @@
 """Names that differ between supported versions of libraries: the one place that knows them."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 
 def cache_arguments(module: Any, cache: Any) -> dict[str, Any]:
@@ -40,6 +43,25 @@ def compute_experts_in_fp64(hf_model: Any) -> None:
     choose = getattr(hf_model, "set_experts_implementation", None)
     if choose is not None:
         choose("eager")
+
+
+def clip_gradients(parameters: Iterable[Tensor], most: float) -> None:
+    """Scale gradients in place so that the norm of all of them together is at most so large.
+
+    As `torch.nn.utils.clip_grad_norm_`, which in PyTorch 2.9 rounds the factor of gradients that
+    are shared out over processes to fp32, whatever their type.
+
+    Args:
+        parameters: may be without a gradient.
+        most: the largest norm.
+    """
+    from torch.distributed.tensor import DTensor
+
+    parameters = list(parameters)
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    clip_grads_with_norm_(parameters, most, norm)
 
 
 def reduced_fp32_products() -> dict[str, str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_unlearn import adapters, objectives
 from lightning_unlearn.adapters import LEARN, UNLEARN, LoRA
 from lightning_unlearn.base_dropout import switch_off
+from lightning_unlearn.compat import clip_gradients
 from lightning_unlearn.compiling import uncompiled
 from lightning_unlearn.data.batches import Batch, StepBatch, derive_seed
 from lightning_unlearn.data.datamodule import ORACLE
@@ -263,11 +264,8 @@ class CausalLM(MeasuredLM):
                 f"rate (now {self.recipe.lr:g}) or clip gradients (gradient_clip)."
             )
         if self.recipe.gradient_clip is not None:
-            self.clip_gradients(
-                optimizer,  # type: ignore[arg-type]  # Lightning's own wrapper
-                gradient_clip_val=self.recipe.gradient_clip,
-                gradient_clip_algorithm="norm",
-            )
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            clip_gradients(parameters, self.recipe.gradient_clip)
         rate = optimizer.param_groups[0]["lr"]
         optimizer.step()
         optimizer.zero_grad()

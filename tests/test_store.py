@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pathlib
 import re
 import resource
 import time
@@ -438,6 +439,10 @@ def failing(names: tuple[str, ...], folder: Path, number: int, patch: Any) -> No
             return real(place, *args, **options)
 
         patch.setattr(os, name, call)
+        # Paths of Python 3.10 keep these functions.
+        kept = getattr(pathlib, "_NormalAccessor", None)
+        if getattr(kept, name, None) is real:
+            patch.setattr(kept, name, staticmethod(call))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])

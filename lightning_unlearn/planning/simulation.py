@@ -91,9 +91,6 @@ class _Simulated(CausalLM):
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
 
-    def clip_gradients(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], 1.0)
-
     def log(self, *args: Any, **kwargs: Any) -> None:
         pass
 
