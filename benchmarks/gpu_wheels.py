@@ -114,7 +114,8 @@ def pip(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """What pip of this environment did, or of the Python that it was made with."""
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
     options["env"] = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
-    base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    base = Path(sys.base_prefix) / "bin" / f"python{version}"
     for python in (sys.executable, *([base] if base.is_file() else [])):
         command = [str(python), "-m", "pip"]
         if not subprocess.run([*command, "--version"], **options).returncode:
