@@ -17,6 +17,7 @@ from lightning_unlearn.failures import (
     shows_traceback,
     told_failure,
     told_memory,
+    told_missing,
     told_os_error,
 )
 from lightning_unlearn.help import HELP, OVERVIEW
@@ -70,7 +71,7 @@ def _run(arguments: list[str]) -> int:
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     # Whatever it is: a user gets a line, and a file to hand on.
     except Exception as error:
-        if (text := told_memory(error)) is not None:
+        if (text := told_memory(error) or told_missing(error)) is not None:
             return _tell(error, text, 1)
         if isinstance(error, OSError) and (text := told_os_error(error)) is not None:
             return _tell(error, text, 2)

@@ -376,7 +376,40 @@ def with_place(error: InputError, files: list[str], arguments: list[str]) -> str
             given = tuple(key.rstrip("+").split("."))
             if all(a == b for a, b in zip(wanted, given, strict=False)):
                 return text
-        for file in reversed(files):
-            if line := line_of(file, wanted):
+        for number, file in reversed(list(enumerate(files))):
+            if line := line_of(file, wanted) or _line_that_removes(files[: number + 1], wanted):
                 return f"{text} ({file}, line {line})"
     return str(error)
+
+
+def _line_that_removes(files: list[str], path: Path) -> int | None:
+    """The line of the last file that takes away what the ones before it held.
+
+    Args:
+        files: in order.
+        path: of a value.
+
+    Returns:
+        Line number of the nearest key above the value; None if the file takes nothing away.
+    """
+    before, after = compose_files(files[:-1]), compose_files(files)
+    if not _holds(before, list(path)) or _holds(after, list(path)):
+        return None
+    lines = (line_of(files[-1], path[:count]) for count in range(len(path) - 1, 0, -1))
+    return next(filter(None, lines), None)
+
+
+def _holds(content: Any, keys: list[str | int]) -> bool:
+    """Whether a configuration has a value at a path, of which a key may be cut at its dots."""
+    if not keys:
+        return True
+    if isinstance(content, list):
+        place = int(keys[0]) if str(keys[0]).isdigit() else len(content)
+        return place < len(content) and _holds(content[place], keys[1:])
+    if not isinstance(content, dict):
+        return False
+    joined = (".".join(map(str, keys[:count])) for count in range(1, len(keys) + 1))
+    return any(
+        key in content and _holds(content[key], keys[count:])
+        for count, key in enumerate(joined, start=1)
+    )

@@ -89,6 +89,19 @@ def told_failure(error: BaseException, arguments: list[str]) -> str:
     )
 
 
+def told_missing(error: BaseException) -> str | None:
+    """A package that is not installed, in a sentence; None for other exceptions."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name or own_place(error):
+        return None
+    package = error.name.partition(".")[0]
+    if package == __name__.partition(".")[0]:
+        return None
+    return (
+        f"the package {package}, which is needed here, is not installed in {sys.prefix}; install "
+        "lightning-unlearn again, which brings it: pip install lightning-unlearn."
+    )
+
+
 def told_memory(error: BaseException) -> str | None:
     """A lack of memory in a sentence; None for other exceptions."""
     if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):

@@ -80,6 +80,16 @@ def test_paths_that_cannot_be_walked(place: Workplace, expected: str, arguments:
     assert place.fit(*arguments).startswith(expected)
 
 
+def test_what_a_later_file_takes_away_is_missed_at_its_line(place: Workplace) -> None:
+    place.write("empty.yaml", "data:\n  stages:\n    math:\n")
+    place.write("other.yaml", "data: {stages: {math: {batch_size: 2}}}")
+    message = place.fit("--config", "empty.yaml", "--config", "other.yaml")
+    assert message.startswith("data.stages.math.source: found nothing, expected a file")
+    assert message.endswith("(empty.yaml, line 3)")
+    place.write("method.yaml", "trainer:\n  callbacks:\n  - {class_path: NPO}\n  - 3\n")
+    assert place.fit("--config", "method.yaml").endswith("(method.yaml, line 4)")
+
+
 def test_methods_and_forget_stage_go_together(place: Workplace) -> None:
     two = place.fit("--trainer.callbacks+=SimNPO", "--trainer.callbacks+=GA")
     assert "found 2 unlearning methods (SimNPO and GA)" in two

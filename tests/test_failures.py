@@ -1,6 +1,7 @@
 """Exceptions that nothing foresaw: a line, and a file that holds the traceback."""
 
 import errno
+import functools
 import importlib
 import os
 import re
@@ -97,6 +98,19 @@ def test_the_environment_asks_for_the_traceback(
     text = place.capsys.readouterr().err
     assert text.startswith("Traceback") and text.endswith("AssertionError: reason\n")
     monkeypatch.undo()
+
+
+def test_a_package_that_is_not_installed_is_named(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The list of arguments is taken for a package, which an absolute name does without.
+    missing = functools.partial(importlib.import_module, "surely_missing.part")
+    monkeypatch.setattr(cli, "_dispatch", missing)
+    assert main(["fit"]) == 1
+    text = place.capsys.readouterr().err
+    assert text.startswith("error: the package surely_missing, which is needed here, is")
+    assert text.endswith("pip install lightning-unlearn.\n") and text.count("\n") == 1
+    assert not list(Path(tempfile.gettempdir()).iterdir())
 
 
 def test_code_of_ones_own_that_fails_is_told_by_its_line(
