@@ -183,10 +183,9 @@ def run_script(script: Path, *arguments: str, seconds: float = 600) -> str:
 
 
 @pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "strategies",
-    [["ddp", "fsdp2"], pytest.param(["tensor parallel"], marks=pytest.mark.slow)],
-    ids=["data", "tensor"],
+    "strategies", [["ddp", "fsdp2"], ["tensor parallel"]], ids=["data", "tensor"]
 )
 def test_two_processes_are_one(tiny: Tiny, strategies: list[str]) -> None:
     """Losses and measures of two processes are those of one, and both know all of them."""

@@ -202,6 +202,7 @@ def test_text_from_outside_is_text(field: str, tmp_path: Path) -> None:
     assert read.charts
 
 
+@pytest.mark.slow
 def test_hostile_names_do_nothing_in_a_browser(tab: Tab, tmp_path: Path) -> None:
     study = Synthetic(name=HOSTILE, methods=[HOSTILE, "%{x}<b>GA</b>"], seeds=(0, 1))
     folder = study.write(tmp_path / "study")
@@ -228,6 +229,7 @@ def test_the_policy_names_the_scripts_and_forbids_the_rest(full: Path) -> None:
     assert all(not re.match(r"(https?:)?//", str(source)) for source in sources)
 
 
+@pytest.mark.slow
 def test_a_script_that_got_into_the_page_would_not_run(
     full: Path, tab: Tab, tmp_path: Path
 ) -> None:
@@ -241,6 +243,7 @@ def test_a_script_that_got_into_the_page_would_not_run(
     tab.requests.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1400, 390])
 def test_a_browser_draws_the_curves(full: Path, tab: Tab, width: int, dark: bool) -> None:
@@ -262,6 +265,7 @@ def test_a_browser_draws_the_curves(full: Path, tab: Tab, width: int, dark: bool
     assert tab.mistakes == [] and tab.requests == []
 
 
+@pytest.mark.slow
 def test_toggles_slider_theme_and_tables_act(full: Path, tab: Tab) -> None:
     tab.mistakes.clear()
     tab.open(full / "index.html", 1400, 12000)
