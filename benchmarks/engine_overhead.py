@@ -14,9 +14,9 @@ from typing import Any
 from rich.console import Console
 from study_sharing import fit_configuration
 
-from lightning_unlearn.study import engine
-from lightning_unlearn.study.file import StudySpec
-from lightning_unlearn.trainer import StagedTrainer
+from lightning_unlearn.study import runner
+from lightning_unlearn.study.spec import StudySpec
+from lightning_unlearn.training.trainer import StagedTrainer
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
             fit = fit_configuration(folder, steps=5)
             spec = StudySpec("bench", fit, methods, "positions", seeds=[0, 1], oracle=True)
             began = time.perf_counter()
-            study = engine.Study(spec, console=Console(quiet=True))
+            study = runner.Study(spec, console=Console(quiet=True))
             result = study.run()
             whole = time.perf_counter() - began
             assert not result.failed and Path(folder, "table.md").is_file()

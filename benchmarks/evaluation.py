@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lightning_unlearn.cli import main as command
+from lightning_unlearn.cli.main import main as command
 from lightning_unlearn.monitors import Monitor
 
 ROOT = Path(__file__).parent.parent

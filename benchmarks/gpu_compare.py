@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_unlearn.records import EXAMPLES, STEPS, TRAINING, read_table
+from lightning_unlearn.storage.records import EXAMPLES, STEPS, TRAINING, read_table
 
 # Measures of texts that are written: a likelihood that is as good as another may end in another
 # token.

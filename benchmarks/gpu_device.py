@@ -8,7 +8,7 @@ import torch
 from gpu_checks import Bench
 from gpu_table import Row, judged
 
-from lightning_unlearn.compat import reduced_fp32_products
+from lightning_unlearn.model.compat import reduced_fp32_products
 
 PACKAGES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "flash-attn")
 

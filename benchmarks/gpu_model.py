@@ -15,12 +15,12 @@ from gpu_table import Row, at_least, at_most
 from torch import Tensor
 
 from lightning_unlearn import CausalLM, StagedTrainer
-from lightning_unlearn.adapters import LEARN, UNLEARN, LoRA, adapter_parameters
 from lightning_unlearn.data.batches import Batch, collate
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.monitors.generation import write_answers
-from lightning_unlearn.monitors.scoring import _apart, _tree_sums, grow
-from lightning_unlearn.planning.known import CONFIGS, config_folder
+from lightning_unlearn.model.adapters import LEARN, UNLEARN, LoRA, adapter_parameters
+from lightning_unlearn.model.candidates import _apart, _tree_sums, grow
+from lightning_unlearn.model.generation import write_answers
+from lightning_unlearn.planning.model_shapes import CONFIGS, config_folder
 
 # Heads of 64 units of which two share keys, as in Llama 3.2; flash attention takes them.
 SHARED = TINY | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3}
@@ -163,7 +163,7 @@ def generation(bench: Bench) -> Iterator[Row]:
 def demo_prompts() -> tuple[list[tuple[int, ...]], tuple[int, ...], Any]:
     """Some prompts of the demo, what ends an answer, and the tokenizer."""
     from lightning_unlearn.demo import resolve
-    from lightning_unlearn.loading import load_tokenizer
+    from lightning_unlearn.model.pretrained import load_tokenizer
 
     tokenizer = load_tokenizer("demo:tiny-llama", False)
     prompts = []

@@ -109,7 +109,7 @@ def fit(bench: Bench, name: str, *options: str, device: str | None = None) -> Fo
         options: further arguments.
         device: "cuda" or "cpu"; None takes the bench's.
     """
-    from lightning_unlearn.cli import main
+    from lightning_unlearn.cli.main import main
 
     given = arguments(bench, name, device or bench.device, *options)
     for oracle in ("true", "false"):
@@ -311,6 +311,6 @@ def padded(work: Path) -> str:
 
 if __name__ == "__main__":
     kill_after(int(sys.argv[1]))
-    from lightning_unlearn.cli import main
+    from lightning_unlearn.cli.main import main
 
     sys.exit(main(sys.argv[2:]))

@@ -17,12 +17,13 @@ import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
-from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, StagedTrainer, sharding
-from lightning_unlearn.compat import enable_gradient_checkpointing
+from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, StagedTrainer
 from lightning_unlearn.data.batches import BatchPlan
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.loading import empty_causal_lm, load_config
-from lightning_unlearn.module import StageEntry
+from lightning_unlearn.distributed import sharding
+from lightning_unlearn.model.causal_lm import StageEntry
+from lightning_unlearn.model.compat import enable_gradient_checkpointing
+from lightning_unlearn.model.pretrained import empty_causal_lm, load_config
 
 # Of random weights: that with which models begin.
 SPREAD = 0.02

@@ -18,8 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_unlearn.data.batches import collate
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.forward import LogProbModel
-from lightning_unlearn.token_statistics import TokenStatistics
+from lightning_unlearn.model.network import LogProbModel
+from lightning_unlearn.model.token_statistics import TokenStatistics
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lightning_unlearn import GA, NPO, CausalLM, LogProbs, Recipe
 from lightning_unlearn.data.batches import StepBatch, collate
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.module import StageEntry
+from lightning_unlearn.model.causal_lm import StageEntry
 
 SEQUENCES, LENGTH, LABELS = 8, 128, 32
 

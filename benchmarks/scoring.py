@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_unlearn import CausalLM
+from lightning_unlearn.model.candidates import score_candidates
 from lightning_unlearn.monitors.phrases import LABEL, PARAPHRASES
-from lightning_unlearn.monitors.scoring import score_candidates
 
 PROMPT, VOCABULARY = 120, 32_000
 # The paper says 20 paraphrases and prints 19.

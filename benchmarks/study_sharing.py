@@ -16,9 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
-from lightning_unlearn.configuration import compose, compose_files
-from lightning_unlearn.study.engine import Study
-from lightning_unlearn.study.file import StudySpec
+from lightning_unlearn.settings.configuration import compose, compose_files
+from lightning_unlearn.study.runner import Study
+from lightning_unlearn.study.spec import StudySpec
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("inst", "tofu", "math", "safety")

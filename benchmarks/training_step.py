@@ -20,8 +20,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_unlearn.data.batches import Batch, collate
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.forward import LogProbModel
-from lightning_unlearn.logprobs import LogProbs
+from lightning_unlearn.model.log_probs import LogProbs
+from lightning_unlearn.model.network import LogProbModel
 from lightning_unlearn.objectives import nll
 
 SEQUENCES, LENGTH, LABELS, VOCABULARY = 4, 512, 128, 128_256

@@ -7,11 +7,12 @@ from lightning_unlearn.errors import DivergedError, InputError
 from lightning_unlearn.version import __version__
 
 if TYPE_CHECKING:
-    from lightning_unlearn.adapters import LoRA
     from lightning_unlearn.data.datamodule import StagedDataModule
-    from lightning_unlearn.data.recipe import Probe, Recipe, Stage
-    from lightning_unlearn.logprobs import LogProbs
-    from lightning_unlearn.module import CausalLM
+    from lightning_unlearn.data.recipes import Probe, Recipe, Stage
+    from lightning_unlearn.model.adapters import LoRA
+    from lightning_unlearn.model.causal_lm import CausalLM
+    from lightning_unlearn.model.log_probs import LogProbs
+    from lightning_unlearn.model.token_statistics import TokenStatistics
     from lightning_unlearn.monitors import (
         TOFU,
         AnswerLikelihood,
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
         Monitor,
         OracleDistance,
     )
-    from lightning_unlearn.study.engine import Study
-    from lightning_unlearn.study.file import StudySpec
-    from lightning_unlearn.token_statistics import TokenStatistics
-    from lightning_unlearn.trainer import StagedTrainer
+    from lightning_unlearn.study.runner import Study
+    from lightning_unlearn.study.spec import StudySpec
+    from lightning_unlearn.training.trainer import StagedTrainer
     from lightning_unlearn.unlearning import GA, NPO, SimNPO, Unlearning
 
 __all__ = [
@@ -65,13 +65,13 @@ __all__ = [
 
 # torch, transformers and Lightning take seconds to import: only what is named is loaded.
 _HOMES = {
-    "LoRA": "adapters",
+    "LoRA": "model.adapters",
     "StagedDataModule": "data.datamodule",
-    "Probe": "data.recipe",
-    "Recipe": "data.recipe",
-    "Stage": "data.recipe",
-    "LogProbs": "logprobs",
-    "CausalLM": "module",
+    "Probe": "data.recipes",
+    "Recipe": "data.recipes",
+    "Stage": "data.recipes",
+    "LogProbs": "model.log_probs",
+    "CausalLM": "model.causal_lm",
     "TOFU": "monitors",
     "AnswerLikelihood": "monitors",
     "AnswerStatistics": "monitors",
@@ -83,10 +83,10 @@ _HOMES = {
     "Memorisation": "monitors",
     "Monitor": "monitors",
     "OracleDistance": "monitors",
-    "Study": "study.engine",
-    "StudySpec": "study.file",
-    "TokenStatistics": "token_statistics",
-    "StagedTrainer": "trainer",
+    "Study": "study.runner",
+    "StudySpec": "study.spec",
+    "TokenStatistics": "model.token_statistics",
+    "StagedTrainer": "training.trainer",
     "GA": "unlearning",
     "NPO": "unlearning",
     "SimNPO": "unlearning",

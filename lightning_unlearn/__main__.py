@@ -2,6 +2,6 @@
 
 import sys
 
-from lightning_unlearn.cli import main
+from lightning_unlearn.cli.main import main
 
 sys.exit(main())

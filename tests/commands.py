@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from lightning_unlearn.cli import main
-from lightning_unlearn.configuration import compose_files, take_configs
-from lightning_unlearn.lightning_cli import StagedCLI
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.settings.configuration import compose_files, take_configs
+from lightning_unlearn.training.from_config import StagedCLI
 
 CONFIG = """\
 seed_everything: 0

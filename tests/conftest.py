@@ -27,8 +27,8 @@ from lightning_unlearn.demo import resolve
 
 # Children are forked from a process that has imported this and computed nothing.
 IMPORTS = [
-    "lightning_unlearn.trainer",
-    "lightning_unlearn.study.command",
+    "lightning_unlearn.training.trainer",
+    "lightning_unlearn.cli.study",
     "lightning_unlearn.report.command",
     "lightning_unlearn.report.terminal",
     "pandas",

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from lightning_unlearn import records
-from lightning_unlearn.integrity import describe_files
+from lightning_unlearn.storage import records
+from lightning_unlearn.storage.integrity import describe_files
 from lightning_unlearn.study.plan import Cell, Node, StudyPlan
 
 ORDERS = ["safety-inst-math", "inst-safety-math", "inst-math-safety"]

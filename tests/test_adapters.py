@@ -13,8 +13,9 @@ import torch
 from conftest import Tiny
 from torch import Tensor, nn
 
-from lightning_unlearn import CausalLM, InputError, LoRA, adapters
-from lightning_unlearn.adapters import LEARN, UNLEARN, adapter_parameters
+from lightning_unlearn import CausalLM, InputError, LoRA
+from lightning_unlearn.model import adapters
+from lightning_unlearn.model.adapters import LEARN, UNLEARN, adapter_parameters
 
 IDS = torch.arange(3, 43).reshape(2, 20)
 TARGETS = ["q_proj", "v_proj", "down_proj"]

@@ -11,10 +11,11 @@ from conftest import Tiny
 from lightning.pytorch.plugins import Precision
 from tiny import random_examples, tiny_checkpoint, tiny_lm, tiny_module
 
-from lightning_unlearn import CausalLM, InputError, LoRA, sharding
-from lightning_unlearn.attention import _attend, check_attention, fuse_as_gpu, fuse_in_fp32
+from lightning_unlearn import CausalLM, InputError, LoRA
 from lightning_unlearn.data.batches import collate
-from lightning_unlearn.loading import empty_causal_lm, load_causal_lm, load_config
+from lightning_unlearn.distributed import sharding
+from lightning_unlearn.model.attention import _attend, check_attention, fuse_as_gpu, fuse_in_fp32
+from lightning_unlearn.model.pretrained import empty_causal_lm, load_causal_lm, load_config
 from lightning_unlearn.planning.simulation import Simulation
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)

@@ -19,7 +19,8 @@ from transformers import (
     PhimoeConfig,
 )
 
-from lightning_unlearn import NPO, AnswerLikelihood, CausalLM, LoRA, Recipe, base_dropout
+from lightning_unlearn import NPO, AnswerLikelihood, CausalLM, LoRA, Recipe
+from lightning_unlearn.model import base_dropout
 
 SMALL: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 256},

@@ -21,9 +21,9 @@ from lightning_unlearn.data.batches import (
     micro_batch,
 )
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.data.recipe import Recipe
+from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.module import supervised
+from lightning_unlearn.model.causal_lm import supervised
 from lightning_unlearn.objectives import gradient_ascent, nll, npo, simnpo
 
 law = settings(deadline=None, derandomize=True, max_examples=60)

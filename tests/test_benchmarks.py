@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch.plugins import Precision
 
 from lightning_unlearn import CausalLM, Recipe
-from lightning_unlearn.planning.known import config_folder
+from lightning_unlearn.planning.model_shapes import config_folder
 from lightning_unlearn.planning.simulation import Simulation
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

@@ -8,8 +8,8 @@ import torch
 
 from callbacks.wga import WGA
 from lightning_unlearn import InputError, LogProbs
-from lightning_unlearn.cli import main
-from lightning_unlearn.records import read_table
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.storage.records import read_table
 
 ROOT = Path(__file__).parent.parent
 

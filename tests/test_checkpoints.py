@@ -27,7 +27,7 @@ from lightning_unlearn import (
     Unlearning,
 )
 from lightning_unlearn.errors import HungUp, Terminated
-from lightning_unlearn.stopping import ENDS, terminable
+from lightning_unlearn.signals import ENDS, terminable
 
 
 class Interrupts(Callback):
@@ -159,7 +159,7 @@ def test_a_signal_in_the_last_step_waits_until_the_stage_is_stored(tiny: Tiny) -
 
 def kept_steps(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[int]:
     """Steps at which a walk of two stages and unlearning, 6 steps each, wrote checkpoints."""
-    from lightning_unlearn.store import StageStore
+    from lightning_unlearn.storage.stage_store import StageStore
 
     steps = []
     put = StageStore.put_checkpoint

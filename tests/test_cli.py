@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from commands import CONFIG, STUDY, Workplace, make_workplace, run, snapshot
 
-from lightning_unlearn.cli import main
+from lightning_unlearn.cli.main import main
 
 MINE = """\
 from torch import Tensor

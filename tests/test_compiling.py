@@ -9,10 +9,11 @@ import torch
 from conftest import Tiny
 from tiny import random_examples, tiny_module
 
-from lightning_unlearn import CausalLM, InputError, LoRA, Recipe, compiling
+from lightning_unlearn import CausalLM, InputError, LoRA, Recipe
 from lightning_unlearn.data.batches import collate
-from lightning_unlearn.module import StageEntry
-from lightning_unlearn.monitors.scoring import score_candidates
+from lightning_unlearn.model import compiling
+from lightning_unlearn.model.candidates import score_candidates
+from lightning_unlearn.model.causal_lm import StageEntry
 
 # torch.compile looks at the gradients of all tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -82,9 +83,9 @@ def both(
     settings = {"lora": LoRA(rank=4, alpha=8), "num_hidden_layers": 2, **options}
     plain, compiled = (
         numbers(
-            tiny_module(folder, family, torch.float64, compile=compile, **settings), all_of_them
+            tiny_module(folder, family, torch.float64, compile=compiling, **settings), all_of_them
         )
-        for compile in (False, True)
+        for compiling in (False, True)
     )
     return plain, compiled
 

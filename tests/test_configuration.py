@@ -7,10 +7,16 @@ import pytest
 from commands import CONFIG, Workplace, make_workplace
 
 from lightning_unlearn import GA, NPO, InputError, SimNPO
-from lightning_unlearn.cli import main
-from lightning_unlearn.configuration import change, compose, line_of, read_arguments, read_yaml
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.cli.study import read_study, to_spec
 from lightning_unlearn.monitors import AnswerLikelihood, LabelLikelihood
-from lightning_unlearn.study.command import read_study, to_spec
+from lightning_unlearn.settings.configuration import (
+    change,
+    compose,
+    line_of,
+    read_arguments,
+    read_yaml,
+)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tiny import LLAMA_TEMPLATE, tiny_tokenizer, write_rows
 
 from lightning_unlearn.data.chat import ChatFormat, data_fingerprint
 from lightning_unlearn.data.datamodule import StagedDataModule
-from lightning_unlearn.data.recipe import Recipe, Stage
+from lightning_unlearn.data.recipes import Recipe, Stage
 from lightning_unlearn.errors import InputError
 
 NAMES = ("inst", "tofu", "math", "safety")

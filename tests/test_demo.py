@@ -10,10 +10,10 @@ from transformers import AutoTokenizer
 
 from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, Stage, StagedDataModule, StagedTrainer
 from lightning_unlearn.data.chat import ChatFormat
-from lightning_unlearn.data.reading import read_rows
+from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.demo import resolve
 from lightning_unlearn.demo.corpora import corpora, embedded
-from lightning_unlearn.records import read_table
+from lightning_unlearn.storage.records import read_table
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("inst", "tofu", "math", "safety")

@@ -21,10 +21,10 @@ from lightning_unlearn import (
     StagedTrainer,
     Unlearning,
 )
-from lightning_unlearn.cli import main
+from lightning_unlearn.cli.main import main
 from lightning_unlearn.errors import Unfinished
-from lightning_unlearn.notes import read_note
-from lightning_unlearn.records import read_table
+from lightning_unlearn.storage.entry_status import read_note
+from lightning_unlearn.storage.records import read_table
 
 SIX = {"lr": 2e-3, "epochs": 2, "batch_size": 4}
 
@@ -208,6 +208,6 @@ def test_the_command_line_says_what_is_not_finished(
     def cut(*_: Any) -> None:
         raise Unfinished("stopped in stage safety at step 1 of 3")
 
-    monkeypatch.setattr("lightning_unlearn.cli._lightning", cut)
+    monkeypatch.setattr("lightning_unlearn.cli.main._lightning", cut)
     assert main(["fit", "--config", "some.yaml"]) == 1
     assert capsys.readouterr().err == "error: stopped in stage safety at step 1 of 3\n"

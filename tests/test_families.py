@@ -11,10 +11,11 @@ from tiny import tiny_tokenizer
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, Stage, adapters
-from lightning_unlearn.adapters import LEARN, UNLEARN
-from lightning_unlearn.compat import compute_experts_in_fp64
+from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, Stage
 from lightning_unlearn.data.chat import Example
+from lightning_unlearn.model import adapters
+from lightning_unlearn.model.adapters import LEARN, UNLEARN
+from lightning_unlearn.model.compat import compute_experts_in_fp64
 
 # One of each kind: heads, caps, dropout, experts, state spaces, hybrids, recurrent layers, logits
 # of its own.

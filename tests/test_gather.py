@@ -10,10 +10,10 @@ import pytest
 from plans import hand_plan
 from studied import write_entry
 
-from lightning_unlearn import records
-from lightning_unlearn.records import EXAMPLES, STEPS, write_table
-from lightning_unlearn.study.gather import finished, gather
+from lightning_unlearn.storage import records
+from lightning_unlearn.storage.records import EXAMPLES, STEPS, write_table
 from lightning_unlearn.study.plan import Cell, StudyPlan
+from lightning_unlearn.study.results import finished, gather
 
 RATE = "data.unlearn.lr"
 

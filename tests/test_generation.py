@@ -11,9 +11,9 @@ from tiny import tiny_checkpoint, tiny_module, tiny_tokenizer
 from transformers import PreTrainedModel
 
 from lightning_unlearn import CausalLM
-from lightning_unlearn.monitors import generation
-from lightning_unlearn.monitors.generation import Written, write_answers
-from lightning_unlearn.monitors.scoring import score_candidates
+from lightning_unlearn.model import generation
+from lightning_unlearn.model.candidates import score_candidates
+from lightning_unlearn.model.generation import Written, write_answers
 
 Ids = tuple[int, ...]
 END = 1

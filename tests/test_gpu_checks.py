@@ -14,9 +14,10 @@ import pytest
 import torch
 import yaml
 
-from lightning_unlearn import monitors, records
-from lightning_unlearn.configuration import compose_files, read_yaml
-from lightning_unlearn.lightning_cli import run as run_cli
+from lightning_unlearn import monitors
+from lightning_unlearn.settings.configuration import compose_files, read_yaml
+from lightning_unlearn.storage import records
+from lightning_unlearn.training.from_config import run as run_cli
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # What a check of these tests does, by its name.

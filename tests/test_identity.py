@@ -28,7 +28,11 @@ from lightning_unlearn import (
     StagedTrainer,
     Unlearning,
 )
-from lightning_unlearn.identity import callback_identity, changes_training, constructed
+from lightning_unlearn.storage.callback_identity import (
+    callback_identity,
+    changes_training,
+    constructed,
+)
 
 PATH = ["tofu", "safety"]
 
@@ -233,17 +237,17 @@ def test_the_code_that_counts_is_the_code_that_runs(project: Path) -> None:
 
 def test_our_own_formulas_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who works on this package must not be given the results of the version before."""
-    from lightning_unlearn import sources
+    from lightning_unlearn.storage import code_files
 
     before = [callback_identity(one()) for one in (NPO, AnswerLikelihood)]
-    real = sources._hash
+    real = code_files._hash
 
     def edited(name: str) -> list[dict[str, Any]]:
         def hashed(content: bytes, file: Path) -> str:
             return real(content, file) + ("x" if file.name == name else "")
 
-        monkeypatch.setattr(sources, "_hash", hashed)
-        for table in (sources._known, sources._loaded, sources._read.cache_clear):
+        monkeypatch.setattr(code_files, "_hash", hashed)
+        for table in (code_files._known, code_files._loaded, code_files._read.cache_clear):
             table() if callable(table) else table.clear()  # type: ignore[operator]
         return [callback_identity(one()) for one in (NPO, AnswerLikelihood)]
 
@@ -251,7 +255,7 @@ def test_our_own_formulas_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
     after = edited("npo.py")
     assert after[0] != before[0] and after[1] == before[1]
     assert edited("nothing.py") == before
-    monkeypatch.setattr(sources, "__version__", "9.9")
+    monkeypatch.setattr(code_files, "__version__", "9.9")
     assert edited("nothing.py")[1] != before[1]
 
 
@@ -394,11 +398,11 @@ def test_what_nothing_tells_apart_is_refused() -> None:
 
 
 def test_a_callback_that_is_gone_is_forgotten() -> None:
-    from lightning_unlearn import identity
+    from lightning_unlearn.storage import callback_identity
 
     method = SimNPO()
     constructed(method)
     number = id(method)
-    assert number in identity._KNOWN
+    assert number in callback_identity._KNOWN
     del method
-    assert number not in identity._KNOWN
+    assert number not in callback_identity._KNOWN

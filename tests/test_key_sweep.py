@@ -20,12 +20,14 @@ import pytest
 import yaml
 from commands import CONFIG, STUDY, Workplace, make_workplace
 
-from lightning_unlearn import lightning_cli, mistakes, monitors, unlearning
-from lightning_unlearn.cli import main
-from lightning_unlearn.lightning_cli import ValidateFile
+from lightning_unlearn import monitors, unlearning
+from lightning_unlearn.cli.main import main
 from lightning_unlearn.monitors.base import Monitor
-from lightning_unlearn.study.file import StudyFile
-from lightning_unlearn.trainer import StagedTrainer
+from lightning_unlearn.settings import diagnosis
+from lightning_unlearn.study.spec import StudyFile
+from lightning_unlearn.training import from_config
+from lightning_unlearn.training.from_config import ValidateFile
+from lightning_unlearn.training.trainer import StagedTrainer
 
 SECONDS = 30
 VALUES: dict[str, Any] = {
@@ -128,10 +130,10 @@ def leaves(hint: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
     parts = members if origin in (typing.Union, types.UnionType) else [hint]
     for part in parts:
         inner = typing.get_args(part)
-        if mistakes._is_group(part):
-            for key, below in mistakes._parameters(part)[0].items():
+        if diagnosis._is_group(part):
+            for key, below in diagnosis._parameters(part)[0].items():
                 yield from leaves(below, (*prefix, key))
-        elif typing.get_origin(part) is dict and mistakes._is_group(inner[1]):
+        elif typing.get_origin(part) is dict and diagnosis._is_group(inner[1]):
             yield from leaves(inner[1], (*prefix, "NAME"))
 
 
@@ -164,7 +166,7 @@ def cases_of_fit() -> Iterator[tuple[Case, Any]]:
             continue
         if not issubclass(kind, Monitor | unlearning.Unlearning):
             continue
-        for key, hint in mistakes._parameters(kind)[0].items():
+        for key, hint in diagnosis._parameters(kind)[0].items():
             for name, value in VALUES.items():
                 spec = {"class_path": kind.__name__, "init_args": {key: value}}
                 callbacks = ["NPO", spec] if issubclass(kind, Monitor) else [spec]
@@ -299,8 +301,8 @@ def test_what_shows_before_parsing(
     def parsed(*arguments: Any, **options: Any) -> None:
         raise Reached
 
-    monkeypatch.setattr(lightning_cli.LightningCLI, "__init__", parsed)
-    monkeypatch.setattr("lightning_unlearn.study.file.ArgumentParser.parse_args", parsed)
+    monkeypatch.setattr(from_config.LightningCLI, "__init__", parsed)
+    monkeypatch.setattr("lightning_unlearn.study.spec.ArgumentParser.parse_args", parsed)
     refused = ("null", "nan")
     chosen = [(case, hint) for case, hint in cases() if case.value in refused]
     # What a class or the study refuses itself.

@@ -33,7 +33,7 @@ from lightning_unlearn import (
     StagedTrainer,
 )
 from lightning_unlearn.data.batches import derive_seed
-from lightning_unlearn.strategy import FSDP2
+from lightning_unlearn.distributed.strategy import FSDP2
 
 PATH = ["tofu", "math", "safety"]
 # Steps of the plan: three stages and unlearning. Which of them have another key.

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, TQDMProgressBar
 
 from lightning_unlearn import GA, NPO, InputError, LabelLikelihood, StagedTrainer
-from lightning_unlearn.progress import StageProgress
+from lightning_unlearn.training.progress import StageProgress
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from tiny import naive_log_probs, random_examples, tiny_lm, tiny_module
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_unlearn import logprobs
 from lightning_unlearn.data.batches import Batch, collate
-from lightning_unlearn.forward import LogProbModel
-from lightning_unlearn.logprobs import LogitTransform, LogProbs, token_log_probs
+from lightning_unlearn.model import log_probs
+from lightning_unlearn.model.log_probs import LogitTransform, LogProbs, token_log_probs
+from lightning_unlearn.model.network import LogProbModel
 
 # The smallest chunk there is, in rows: with it a few sequences make several chunks.
 SMALLEST_CHUNK = 16
@@ -23,7 +23,7 @@ FAMILIES = ["llama", "qwen2", "gemma2", "granite", "cohere"]
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(log_probs, "CHUNK_ELEMENTS", 1)
 
 
 def a_batch(count: int = 10, seed: int = 0, pad_id: int = 2) -> Batch:
@@ -180,7 +180,7 @@ def test_chunk_boundaries(tokens: int, head: bool) -> None:
 
 
 def test_chunks_are_as_large_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 23 * 20 + 22)
+    monkeypatch.setattr(log_probs, "CHUNK_ELEMENTS", 23 * 20 + 22)
     projection = nn.Linear(8, 23)
     with counted_projections(projection) as rows, torch.no_grad():
         token_log_probs(

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy.stats import hmean, ks_2samp
 from torch import Tensor
 
-from lightning_unlearn import measures
+from lightning_unlearn import metrics
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.token_statistics import TokenStatistics
+from lightning_unlearn.model.token_statistics import TokenStatistics
 
 
 def random_statistics(lengths: list[int], seed: int = 0) -> TokenStatistics:
@@ -76,12 +76,12 @@ def test_means_over_label_tokens() -> None:
     s = random_statistics(LENGTHS)
     logps, tops, margins = lists(s.log_prob, s), lists(s.top, s), lists(s.margin, s)
     expected = [math.prod(math.exp(x) for x in row) ** (1 / len(row)) for row in logps]
-    assert_equal(measures.probability(s), expected)
-    assert_equal(measures.exact_memorisation(s), [sum(row) / len(row) for row in tops])
-    assert_equal(measures.margin(s), [sum(row) / len(row) for row in margins])
+    assert_equal(metrics.probability(s), expected)
+    assert_equal(metrics.exact_memorisation(s), [sum(row) / len(row) for row in tops])
+    assert_equal(metrics.margin(s), [sum(row) / len(row) for row in margins])
     assert s.kl is not None
-    assert_equal(measures.kl_to_oracle(s), [sum(row) / len(row) for row in lists(s.kl, s)])
-    assert_equal(measures.loss_score(s.log_probs), [sum(row) / len(row) for row in logps])
+    assert_equal(metrics.kl_to_oracle(s), [sum(row) / len(row) for row in lists(s.kl, s)])
+    assert_equal(metrics.loss_score(s.log_probs), [sum(row) / len(row) for row in logps])
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_means_over_label_tokens() -> None:
 )
 def test_extraction_strength_in_closed_form(row: list[int], strength: float) -> None:
     # The other row is longer: what is masked at the end must not count.
-    found = measures.extraction_strength(of_tops(row, [1, 0, 0, 1, 1, 1]))
+    found = metrics.extraction_strength(of_tops(row, [1, 0, 0, 1, 1, 1]))
     assert_equal(found, [strength, 0.5])
 
 
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), min_size=1, max_size=5))
 def test_extraction_strength_is_the_naive_one(rows: list[list[int]]) -> None:
-    found = measures.extraction_strength(of_tops(*rows))
+    found = metrics.extraction_strength(of_tops(*rows))
     assert_equal(found, [naive_extraction_strength([float(x) for x in row]) for row in rows])
 
 
@@ -104,10 +104,10 @@ def test_extraction_strength_is_the_naive_one(rows: list[list[int]]) -> None:
 def test_min_k_is_the_naive_one(percent: int) -> None:
     s = random_statistics([*LENGTHS, 100])
     expected = [naive_lowest(row, percent) for row in lists(s.log_prob, s)]
-    assert_equal(measures.min_k(s, percent / 100), expected)
+    assert_equal(metrics.min_k(s, percent / 100), expected)
     standard = lists((s.log_prob - s.mean) / s.std, s)
     expected = [naive_lowest(row, percent) for row in standard]
-    assert_equal(measures.min_k_plus_plus(s, percent / 100), expected)
+    assert_equal(metrics.min_k_plus_plus(s, percent / 100), expected)
 
 
 def test_min_k_plus_plus_of_flat_and_certain_distributions() -> None:
@@ -115,18 +115,18 @@ def test_min_k_plus_plus_of_flat_and_certain_distributions() -> None:
     s = random_statistics([2, 2])
     flat = torch.full((2, 2), -math.log(6)).double()
     s = replace(s, log_prob=flat, mean=flat, std=torch.zeros(2, 2))
-    assert measures.min_k_plus_plus(s).tolist() == [0.0, 0.0]
+    assert metrics.min_k_plus_plus(s).tolist() == [0.0, 0.0]
     certain = replace(s, log_prob=torch.tensor([[0.0, 0.0], [0.0, -200.0]]), mean=torch.zeros(2, 2))
-    found = measures.min_k_plus_plus(certain)
+    found = metrics.min_k_plus_plus(certain)
     assert found[0] == 0 and -1e10 < found[1] < -1e6
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5, math.nan])
 def test_min_k_refuses_no_share(share: float) -> None:
     with pytest.raises(InputError, match=r"found a share of .*more than 0 and at most 1"):
-        measures.min_k(random_statistics([2]), share)
+        metrics.min_k(random_statistics([2]), share)
     with pytest.raises(InputError, match="found a share"):
-        measures.MinKPlusPlus(share=share)
+        metrics.MinKPlusPlus(share=share)
 
 
 @pytest.mark.parametrize("width", [0, 3])
@@ -134,25 +134,25 @@ def test_a_sequence_without_label_tokens_has_no_value(width: int) -> None:
     nothing = torch.zeros(2, width)
     s = TokenStatistics(nothing, nothing, nothing, nothing, nothing, nothing.bool(), nothing)
     for measure in (
-        measures.probability,
-        measures.exact_memorisation,
-        measures.extraction_strength,
-        measures.margin,
-        measures.min_k,
-        measures.min_k_plus_plus,
-        measures.kl_to_oracle,
+        metrics.probability,
+        metrics.exact_memorisation,
+        metrics.extraction_strength,
+        metrics.margin,
+        metrics.min_k,
+        metrics.min_k_plus_plus,
+        metrics.kl_to_oracle,
     ):
         assert measure(s).shape == (2,) and measure(s).isnan().all(), measure
 
 
 def test_distance_to_the_oracle() -> None:
     policy, oracle = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([-1.5, -2.0, -1.0])
-    assert measures.re_distance(policy, oracle).tolist() == [0.25, 0.0, 4.0]
-    assert measures.overshoot(policy, oracle).tolist() == [0.0, 0.0, 1.0]
+    assert metrics.re_distance(policy, oracle).tolist() == [0.25, 0.0, 4.0]
+    assert metrics.overshoot(policy, oracle).tolist() == [0.0, 0.0, 1.0]
     with pytest.raises(InputError, match=r"found values \[3\] and \[3, 1\]"):
-        measures.re_distance(policy, oracle[:, None])
+        metrics.re_distance(policy, oracle[:, None])
     with pytest.raises(InputError, match="expected some that an oracle was looked at for"):
-        measures.kl_to_oracle(replace(random_statistics([2]), kl=None))
+        metrics.kl_to_oracle(replace(random_statistics([2]), kl=None))
 
 
 def naive_truth_ratio(wrong: list[float], right: float, variant: str) -> float:
@@ -171,13 +171,13 @@ def test_truth_ratio_is_the_naive_one(variant: Literal["arithmetic", "geometric"
     mask = torch.arange(5) < torch.tensor(counts)[:, None]
     # What is masked may be anything.
     wrong[~mask] = torch.nan
-    found = measures.truth_ratio(wrong, right, mask, variant)
+    found = metrics.truth_ratio(wrong, right, mask, variant)
     expected = [
         naive_truth_ratio(wrong[i, :n].tolist(), right[i].item(), variant)
         for i, n in enumerate(counts)
     ]
     assert_equal(found, expected)
-    full = measures.truth_ratio(wrong[4:], right[4:], variant=variant)
+    full = metrics.truth_ratio(wrong[4:], right[4:], variant=variant)
     assert_equal(full, expected[4:])
 
 
@@ -185,24 +185,24 @@ def test_truth_ratio_of_very_unlikely_answers() -> None:
     """Probabilities that underflow still have a ratio."""
     wrong = torch.tensor([[-1000.0, -1000.0]]).double()
     right = torch.tensor([-1001.0]).double()
-    assert_equal(measures.truth_ratio(wrong, right), [math.e])
-    assert_equal(measures.choice_probability(right, wrong), [1 / (1 + 2 * math.e)])
+    assert_equal(metrics.truth_ratio(wrong, right), [math.e])
+    assert_equal(metrics.choice_probability(right, wrong), [1 / (1 + 2 * math.e)])
 
 
 def test_truth_ratio_refuses() -> None:
     wrong, right = torch.zeros(2, 3), torch.zeros(2)
     with pytest.raises(InputError, match="found variant 'mean', expected one of arithmetic, geom"):
-        measures.truth_ratio(wrong, right, variant="mean")  # type: ignore[arg-type]
+        metrics.truth_ratio(wrong, right, variant="mean")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="found variant 'x'"):
-        measures.TruthRatio(variant="x")  # type: ignore[arg-type]
+        metrics.TruthRatio(variant="x")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="row 1 has no wrong answer"):
-        measures.truth_ratio(wrong, right, torch.tensor([[True] * 3, [False] * 3]))
+        metrics.truth_ratio(wrong, right, torch.tensor([[True] * 3, [False] * 3]))
     with pytest.raises(InputError, match=r"wrong ones \[2, 3\].*right ones \[2, 1\]"):
-        measures.truth_ratio(wrong, right[:, None])
+        metrics.truth_ratio(wrong, right[:, None])
 
 
 def test_truth_ratio_utility() -> None:
-    assert_equal(measures.truth_ratio_utility(torch.tensor([0.0, 0.25, 1.0, 3.0])), [1, 0.75, 0, 0])
+    assert_equal(metrics.truth_ratio_utility(torch.tensor([0.0, 0.25, 1.0, 3.0])), [1, 0.75, 0, 0])
 
 
 def test_choice_probability_is_the_naive_one() -> None:
@@ -214,32 +214,32 @@ def test_choice_probability_is_the_naive_one() -> None:
     for row, chosen, real in zip(wrong, right, mask, strict=True):
         own = math.exp(chosen.item())
         expected.append(own / (own + sum(math.exp(x) for x in row[real].tolist())))
-    assert_equal(measures.choice_probability(right, wrong, mask), expected)
+    assert_equal(metrics.choice_probability(right, wrong, mask), expected)
 
 
 def test_forget_quality_is_scipys() -> None:
     random = np.random.default_rng(0)
     one, two = random.normal(size=30), random.normal(0.7, 1, size=40)
-    found = measures.forget_quality(torch.from_numpy(one), torch.from_numpy(two))
+    found = metrics.forget_quality(torch.from_numpy(one), torch.from_numpy(two))
     assert found == ks_2samp(one, two).pvalue
-    assert measures.forget_quality(torch.from_numpy(one), torch.from_numpy(one)) == 1.0
+    assert metrics.forget_quality(torch.from_numpy(one), torch.from_numpy(one)) == 1.0
     # Apart altogether: 2 of the 70! / (30! 40!) orders are as extreme.
-    apart = measures.forget_quality(torch.from_numpy(one), torch.from_numpy(two + 100))
+    apart = metrics.forget_quality(torch.from_numpy(one), torch.from_numpy(two + 100))
     assert apart == pytest.approx(2 / math.comb(70, 30))
     with pytest.raises(InputError, match="found 0 truth ratios of the unlearned and 3"):
-        measures.forget_quality(torch.zeros(0), torch.zeros(3))
+        metrics.forget_quality(torch.zeros(0), torch.zeros(3))
     with pytest.raises(InputError, match="no NaN"):
-        measures.forget_quality(torch.tensor([math.nan]), torch.zeros(3))
+        metrics.forget_quality(torch.tensor([math.nan]), torch.zeros(3))
 
 
 def test_model_utility() -> None:
     parts = [0.2, 0.9, 0.55, 1.0]
-    assert measures.model_utility(parts) == pytest.approx(hmean(parts))
-    assert measures.model_utility(torch.tensor([0.5, 0.5])) == pytest.approx(0.5)
-    assert measures.model_utility([0.0, 0.9]) == 0.0
+    assert metrics.model_utility(parts) == pytest.approx(hmean(parts))
+    assert metrics.model_utility(torch.tensor([0.5, 0.5])) == pytest.approx(0.5)
+    assert metrics.model_utility([0.0, 0.9]) == 0.0
     for wrong in ([], [0.5, -0.1], [0.5, math.nan]):
         with pytest.raises(InputError, match="model utility: found parts"):
-            measures.model_utility(wrong)
+            metrics.model_utility(wrong)
 
 
 def naive_rouge(answer: str, written: str) -> tuple[float, float]:
@@ -261,37 +261,37 @@ words = st.lists(st.sampled_from(["sea", "Port", "river", "7", "ox"]), min_size=
 @settings(max_examples=50, deadline=None)
 @given(words, words)
 def test_rouge_is_the_naive_one(answer: list[str], written: list[str]) -> None:
-    found = measures.rouge_l([" ".join(answer)], [" ".join(written)], stemmer=False)
+    found = metrics.rouge_l([" ".join(answer)], [" ".join(written)], stemmer=False)
     recall, f1 = naive_rouge(" ".join(answer), " ".join(written))
     assert_equal(found.recall, [recall])
     assert_equal(found.f1, [f1])
 
 
 def test_rouge_of_stems_and_of_texts_without_words() -> None:
-    found = measures.rouge_l(["she runs rivers"], ["running river"])
+    found = metrics.rouge_l(["she runs rivers"], ["running river"])
     assert_equal(found.recall, [2 / 3])
     assert_equal(found.precision, [1.0])
-    assert measures.rouge_l(["she runs"], ["running"], stemmer=False).f1.tolist() == [0.0]
+    assert metrics.rouge_l(["she runs"], ["running"], stemmer=False).f1.tolist() == [0.0]
     answers = ["", "", "a", "東京", "東京", "..."]
     written = ["", "a", "", "東京 ", "京都", ""]
-    for scores in measures.rouge_l(answers, written):
+    for scores in metrics.rouge_l(answers, written):
         assert scores.tolist() == [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
-    assert [len(scores) for scores in measures.rouge_l([], [])] == [0, 0, 0]
+    assert [len(scores) for scores in metrics.rouge_l([], [])] == [0, 0, 0]
     with pytest.raises(InputError, match="found 2 answers and 1 written texts"):
-        measures.rouge_l(["a", "b"], ["a"])
+        metrics.rouge_l(["a", "b"], ["a"])
     with pytest.raises(InputError, match="found score 'f2', expected one of recall, precision, f1"):
-        measures.RougeL(score="f2")  # type: ignore[arg-type]
+        metrics.RougeL(score="f2")  # type: ignore[arg-type]
 
 
 def test_memorisation() -> None:
     text = "the ships of the town"
-    assert measures.verbatim_memorisation([text], ["the ship of the town"]).item() == pytest.approx(
+    assert metrics.verbatim_memorisation([text], ["the ship of the town"]).item() == pytest.approx(
         0.8
     )
     written = ["Port Melon\nQuestion: where?", "Port Melon\n\nand", "Port Question: Melon"]
-    found = measures.knowledge_memorisation(["Port Melon"] * 3, written)
+    found = metrics.knowledge_memorisation(["Port Melon"] * 3, written)
     assert_equal(found, [1.0, 1.0, 2 / 3])
-    whole = measures.knowledge_memorisation(["Port Melon"], ["Port Melon\n\nand so"], ends=())
+    whole = metrics.knowledge_memorisation(["Port Melon"], ["Port Melon\n\nand so"], ends=())
     assert_equal(whole, [2 / 3])
 
 
@@ -301,29 +301,29 @@ def test_membership_scores() -> None:
     sums = [sum(row) for row in lists(s.log_prob, s)]
     sizes = [len(zlib.compress(text.encode())) for text in texts]
     assert_equal(
-        measures.zlib_score(s.log_probs, texts), [a / b for a, b in zip(sums, sizes, strict=True)]
+        metrics.zlib_score(s.log_probs, texts), [a / b for a, b in zip(sums, sizes, strict=True)]
     )
     means = [a / n / b for a, n, b in zip(sums, [2, 5, 3], sizes, strict=True)]
-    assert_equal(measures.zlib_score(s.log_probs, texts, mean=True), means)
+    assert_equal(metrics.zlib_score(s.log_probs, texts, mean=True), means)
     others = [sum(row) for row in lists(reference.log_prob, reference)]
     expected = [(a - b) / n for a, b, n in zip(sums, others, [2, 5, 3], strict=True)]
-    assert_equal(measures.reference_score(s.log_probs, reference.log_probs), expected)
-    assert measures.gradient_norm_score(torch.tensor([1.0, 3.0])).tolist() == [-1.0, -3.0]
+    assert_equal(metrics.reference_score(s.log_probs, reference.log_probs), expected)
+    assert metrics.gradient_norm_score(torch.tensor([1.0, 3.0])).tolist() == [-1.0, -3.0]
     with pytest.raises(InputError, match="found 1 texts for 3 sequences"):
-        measures.zlib_score(s.log_probs, ["a"])
+        metrics.zlib_score(s.log_probs, ["a"])
     with pytest.raises(InputError, match="found other label tokens"):
-        measures.reference_score(s.log_probs, random_statistics([2, 5, 4]).log_probs)
+        metrics.reference_score(s.log_probs, random_statistics([2, 5, 4]).log_probs)
 
 
 def test_scores_are_higher_for_what_is_known() -> None:
     s = random_statistics([4])
     known = replace(s, log_prob=s.log_prob / 2)
     for score in (
-        lambda x: measures.loss_score(x.log_probs),
-        measures.min_k,
-        measures.min_k_plus_plus,
-        lambda x: measures.zlib_score(x.log_probs, ["abcd"]),
-        lambda x: measures.reference_score(x.log_probs, s.log_probs),
+        lambda x: metrics.loss_score(x.log_probs),
+        metrics.min_k,
+        metrics.min_k_plus_plus,
+        lambda x: metrics.zlib_score(x.log_probs, ["abcd"]),
+        lambda x: metrics.reference_score(x.log_probs, s.log_probs),
     ):
         assert score(known).item() > score(s).item()
 
@@ -338,21 +338,21 @@ scores = st.lists(st.integers(-3, 3).map(float) | st.just(-math.inf), min_size=1
 
 @given(scores, scores)
 def test_auc_counts_all_pairs(members: list[float], others: list[float]) -> None:
-    found = measures.auc(torch.tensor(members), torch.tensor(others))
+    found = metrics.auc(torch.tensor(members), torch.tensor(others))
     assert found == pytest.approx(naive_auc(members, others), abs=1e-15)
-    turned = measures.auc(torch.tensor(others), torch.tensor(members))
+    turned = metrics.auc(torch.tensor(others), torch.tensor(members))
     assert found + turned == pytest.approx(1)
 
 
 def test_auc_and_privleak() -> None:
-    assert measures.auc(torch.tensor([2.0, 3.0]), torch.tensor([1.0])) == 1.0
-    assert measures.auc(torch.zeros(4), torch.zeros(7)) == 0.5
+    assert metrics.auc(torch.tensor([2.0, 3.0]), torch.tensor([1.0])) == 1.0
+    assert metrics.auc(torch.zeros(4), torch.zeros(7)) == 0.5
     with pytest.raises(InputError, match="scores of 0 members and 1 others"):
-        measures.auc(torch.zeros(0), torch.zeros(1))
+        metrics.auc(torch.zeros(0), torch.zeros(1))
     with pytest.raises(InputError, match="of which 1 are NaN"):
-        measures.auc(torch.tensor([math.nan]), torch.zeros(1))
-    assert measures.privleak(0.6, 0.5) == pytest.approx(0.2)
-    assert measures.privleak(0.5, 0.5) == 0.0
+        metrics.auc(torch.tensor([math.nan]), torch.zeros(1))
+    assert metrics.privleak(0.6, 0.5) == pytest.approx(0.2)
+    assert metrics.privleak(0.5, 0.5) == 0.0
     for auc, retrained in ((0.5, 0.0), (1.2, 0.5), (0.5, math.nan)):
         with pytest.raises(InputError, match="PrivLeak: found an AUC"):
-            measures.privleak(auc, retrained)
+            metrics.privleak(auc, retrained)

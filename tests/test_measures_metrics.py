@@ -13,11 +13,11 @@ from conftest import Start
 from test_measures import random_statistics
 from torch import Tensor
 
-from lightning_unlearn import measures
+from lightning_unlearn import metrics
+from lightning_unlearn.distributed.gather import ByExample, TwoSamples
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.gathering import ByExample, TwoSamples
+from lightning_unlearn.model.token_statistics import TokenStatistics
 from lightning_unlearn.statistics.klom import klom, noise_floor
-from lightning_unlearn.token_statistics import TokenStatistics
 
 COUNT = 7
 LENGTHS = [3, 1, 8, 5, 2, 6, 4]
@@ -48,58 +48,58 @@ def of_texts(metric: ByExample, index: Tensor) -> None:
 
 PER_EXAMPLE: dict[str, tuple[Callable[[int | None], ByExample], Give, Callable[[], Tensor]]] = {
     "probability": (
-        measures.Probability,
+        metrics.Probability,
         of_statistics,
-        lambda: measures.probability(STATISTICS),
+        lambda: metrics.probability(STATISTICS),
     ),
     "exact memorisation": (
-        measures.ExactMemorisation,
+        metrics.ExactMemorisation,
         of_statistics,
-        lambda: measures.exact_memorisation(STATISTICS),
+        lambda: metrics.exact_memorisation(STATISTICS),
     ),
     "extraction strength": (
-        measures.ExtractionStrength,
+        metrics.ExtractionStrength,
         of_statistics,
-        lambda: measures.extraction_strength(STATISTICS),
+        lambda: metrics.extraction_strength(STATISTICS),
     ),
-    "margin": (measures.Margin, of_statistics, lambda: measures.margin(STATISTICS)),
+    "margin": (metrics.Margin, of_statistics, lambda: metrics.margin(STATISTICS)),
     "min-k": (
-        lambda count: measures.MinK(count, share=0.5),
+        lambda count: metrics.MinK(count, share=0.5),
         of_statistics,
-        lambda: measures.min_k(STATISTICS, 0.5),
+        lambda: metrics.min_k(STATISTICS, 0.5),
     ),
     "min-k++": (
-        measures.MinKPlusPlus,
+        metrics.MinKPlusPlus,
         of_statistics,
-        lambda: measures.min_k_plus_plus(STATISTICS),
+        lambda: metrics.min_k_plus_plus(STATISTICS),
     ),
-    "KL": (measures.KLToOracle, of_statistics, lambda: measures.kl_to_oracle(STATISTICS)),
-    "RE distance": (measures.REDistance, of_two, lambda: measures.re_distance(POLICY, ORACLE)),
-    "overshoot": (measures.Overshoot, of_two, lambda: measures.overshoot(POLICY, ORACLE)),
+    "KL": (metrics.KLToOracle, of_statistics, lambda: metrics.kl_to_oracle(STATISTICS)),
+    "RE distance": (metrics.REDistance, of_two, lambda: metrics.re_distance(POLICY, ORACLE)),
+    "overshoot": (metrics.Overshoot, of_two, lambda: metrics.overshoot(POLICY, ORACLE)),
     "truth ratio": (
-        lambda count: measures.TruthRatio(count, variant="geometric"),
+        lambda count: metrics.TruthRatio(count, variant="geometric"),
         lambda metric, index: metric.update(index, WRONG[index], paraphrase=POLICY[index]),
-        lambda: measures.truth_ratio(WRONG, POLICY, variant="geometric"),
+        lambda: metrics.truth_ratio(WRONG, POLICY, variant="geometric"),
     ),
     "choice": (
-        measures.ChoiceProbability,
+        metrics.ChoiceProbability,
         lambda metric, index: metric.update(index, POLICY[index], WRONG[index]),
-        lambda: measures.choice_probability(POLICY, WRONG),
+        lambda: metrics.choice_probability(POLICY, WRONG),
     ),
     "ROUGE": (
-        lambda count: measures.RougeL(count, score="f1"),
+        lambda count: metrics.RougeL(count, score="f1"),
         of_texts,
-        lambda: measures.rouge_l(ANSWERS, WRITTEN).f1,
+        lambda: metrics.rouge_l(ANSWERS, WRITTEN).f1,
     ),
     "verbatim": (
-        measures.VerbatimMemorisation,
+        metrics.VerbatimMemorisation,
         of_texts,
-        lambda: measures.verbatim_memorisation(ANSWERS, WRITTEN),
+        lambda: metrics.verbatim_memorisation(ANSWERS, WRITTEN),
     ),
     "knowledge": (
-        measures.KnowledgeMemorisation,
+        metrics.KnowledgeMemorisation,
         of_texts,
-        lambda: measures.knowledge_memorisation(ANSWERS, WRITTEN),
+        lambda: metrics.knowledge_memorisation(ANSWERS, WRITTEN),
     ),
 }
 
@@ -109,12 +109,12 @@ def of_samples(metric: Any, index: Tensor) -> None:
     metric.update(index, ORACLE[index], torch.zeros(len(index), dtype=torch.bool))
 
 
-def of_parts(metric: measures.ModelUtility, index: Tensor) -> None:
+def of_parts(metric: metrics.ModelUtility, index: Tensor) -> None:
     metric.update("probability", index, POLICY[index].abs())
     metric.update("ROUGE", index, ORACLE[index].abs())
 
 
-def of_models(metric: measures.KLoM, index: Tensor) -> None:
+def of_models(metric: metrics.KLoM, index: Tensor) -> None:
     """The first six models by their own numbers, the others by the last one."""
     for i in range(MODELS):
         if i in index.tolist() or (i >= COUNT and COUNT - 1 in index.tolist()):
@@ -123,16 +123,16 @@ def of_models(metric: measures.KLoM, index: Tensor) -> None:
 
 
 SCALARS: dict[str, tuple[Callable[[], Any], Give, Callable[[], float]]] = {
-    "AUC": (measures.MembershipAUC, of_samples, lambda: measures.auc(POLICY, ORACLE)),
+    "AUC": (metrics.MembershipAUC, of_samples, lambda: metrics.auc(POLICY, ORACLE)),
     "forget quality": (
-        lambda: measures.ForgetQuality(counts=(COUNT, COUNT)),
+        lambda: metrics.ForgetQuality(counts=(COUNT, COUNT)),
         of_samples,
-        lambda: measures.forget_quality(POLICY, ORACLE),
+        lambda: metrics.forget_quality(POLICY, ORACLE),
     ),
     "utility": (
-        lambda: measures.ModelUtility(["probability", "ROUGE"]),
+        lambda: metrics.ModelUtility(["probability", "ROUGE"]),
         of_parts,
-        lambda: measures.model_utility([POLICY.abs().mean().item(), ORACLE.abs().mean().item()]),
+        lambda: metrics.model_utility([POLICY.abs().mean().item(), ORACLE.abs().mean().item()]),
     ),
 }
 
@@ -142,7 +142,7 @@ def all_of(shares: list[Tensor]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     metrics = {name: (make(COUNT), give) for name, (make, give, _) in PER_EXAMPLE.items()}
     metrics |= {name: (make(), give) for name, (make, give, _) in SCALARS.items()}
-    metrics["KLoM"] = (measures.KLoM(), of_models)
+    metrics["KLoM"] = (metrics.KLoM(), of_models)
     for name, (metric, give) in metrics.items():
         for share in shares:
             give(metric, share)
@@ -220,7 +220,7 @@ def test_two_processes_are_one(start: Start, tmp_path: Path) -> None:
         torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)
     )
     assert equal(found, other) and errors == errors_
-    assert torch.equal(found.pop("second idle"), measures.min_k(STATISTICS, 0.5))
+    assert torch.equal(found.pop("second idle"), metrics.min_k(STATISTICS, 0.5))
     assert found.pop("flags").tolist() == [[False, True], [True, True]]
     assert_right(found)
     assert equal(found, all_of([torch.arange(COUNT)])), "to the last digit"
@@ -247,7 +247,7 @@ def test_by_example_refuses_gaps() -> None:
     table.update(torch.tensor([3, 0]), torch.zeros(2))
     with pytest.raises(InputError, match="examples 1, 2 not measured, expected each of the 4 exam"):
         table.compute()
-    table = measures.Probability(2)
+    table = metrics.Probability(2)
     table.update(torch.tensor([0, 5]), random_statistics([2, 3]))
     with pytest.raises(
         InputError, match="Probability: found example 1 not measured and example 5 not among them"
@@ -264,14 +264,14 @@ def test_nothing_to_measure() -> None:
 
 
 def test_samples_that_are_not_whole() -> None:
-    metric = measures.MembershipAUC(counts=(2, 3))
+    metric = metrics.MembershipAUC(counts=(2, 3))
     metric.update(torch.tensor([0, 1]), torch.ones(2), True)
     metric.update(torch.tensor([0, 1]), torch.zeros(2), False)
     with pytest.raises(InputError, match="found samples of 2 and 2, expected 2 and 3"):
         metric.compute()
     metric.update(torch.tensor([2]), torch.zeros(1), False)
     assert isinstance(metric, TwoSamples) and metric.compute().item() == 1.0
-    few = measures.KLoM()
+    few = metrics.KLoM()
     for i in range(9):
         few.update(i, torch.zeros(3), is_oracle=True)
         few.update(i, torch.zeros(3), is_oracle=False)
@@ -280,19 +280,19 @@ def test_samples_that_are_not_whole() -> None:
 
 
 def test_model_utility_needs_its_parts() -> None:
-    metric = measures.ModelUtility(["a", "b", "c"])
+    metric = metrics.ModelUtility(["a", "b", "c"])
     metric.update("a", torch.tensor([0]), torch.ones(1))
     with pytest.raises(InputError, match="found no values of b, c"):
         metric.compute()
     with pytest.raises(InputError, match="found part 'd', expected one of a, b, c"):
         metric.update("d", torch.tensor([0]), torch.ones(1))
     with pytest.raises(InputError, match="found no parts"):
-        measures.ModelUtility([])
+        metrics.ModelUtility([])
 
 
 def test_statistics_of_rows_are_given_by_number() -> None:
     """Rows in any order, of a table as wide as any."""
-    metric = measures.MinK(3)
+    metric = metrics.MinK(3)
     wide: TokenStatistics = STATISTICS.rows(torch.tensor([2, 0, 1]))
     metric.update(torch.tensor([2, 0, 1]), wide)
-    assert torch.equal(metric.compute(), measures.min_k(STATISTICS)[:3])
+    assert torch.equal(metric.compute(), metrics.min_k(STATISTICS)[:3])

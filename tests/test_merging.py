@@ -14,8 +14,9 @@ from tiny import tiny_lm, tiny_tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from lightning_unlearn import GA, CausalLM, LoRA, adapters
-from lightning_unlearn.adapters import LEARN, UNLEARN, adapter_parameters
+from lightning_unlearn import GA, CausalLM, LoRA
+from lightning_unlearn.model import adapters
+from lightning_unlearn.model.adapters import LEARN, UNLEARN, adapter_parameters
 
 IDS = torch.arange(3, 43).reshape(2, 20)
 TARGETS: list[str | list[str]] = [

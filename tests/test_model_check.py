@@ -13,7 +13,7 @@ from tiny import tiny_tokenizer
 from lightning_unlearn import GA, AnswerLikelihood, CausalLM, InputError, LoRA, Recipe
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.errors import DivergedError
-from lightning_unlearn.model_check import check_log_probs, check_model
+from lightning_unlearn.model.verify import check_log_probs, check_model
 
 ROW = Example((5, 7, 9), tuple(range(20, 60)))
 
@@ -99,7 +99,7 @@ def test_weights_that_a_step_spoiled(tiny: Tiny, lora: LoRA | None, precision: s
 
 def test_a_constant_model_is_told_from_a_forgetful_one(tiny: Tiny) -> None:
     """Zero hidden states: every log-probability is that of chance."""
-    from lightning_unlearn.model_check import check_result, ignores_input
+    from lightning_unlearn.model.verify import check_result, ignores_input
 
     module = tiny.module()
     module.configure_model()

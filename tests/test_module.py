@@ -15,9 +15,9 @@ from torch import Tensor
 from lightning_unlearn import GA, NPO, CausalLM, InputError, LoRA, Recipe
 from lightning_unlearn.data.batches import collate
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.loading import base_identity, load_causal_lm
-from lightning_unlearn.model_check import check_model
-from lightning_unlearn.module import StageEntry, supervised
+from lightning_unlearn.model.causal_lm import StageEntry, supervised
+from lightning_unlearn.model.pretrained import base_identity, load_causal_lm
+from lightning_unlearn.model.verify import check_model
 
 EXAMPLE = Example(tuple(range(3, 20)), tuple(range(30, 45)))
 

@@ -24,12 +24,12 @@ from lightning_unlearn import (
     StagedDataModule,
     StagedTrainer,
 )
-from lightning_unlearn.adapters import LEARN, UNLEARN, choose_adapters
-from lightning_unlearn.data.reading import Row
-from lightning_unlearn.monitors import accuracy
-from lightning_unlearn.monitors.generation import write_answers
+from lightning_unlearn.data.rows import Row
+from lightning_unlearn.model.adapters import LEARN, UNLEARN, choose_adapters
+from lightning_unlearn.model.generation import write_answers
+from lightning_unlearn.monitors import math_accuracy
 from lightning_unlearn.monitors.phrases import LABEL, PARAPHRASES
-from lightning_unlearn.records import EXAMPLES, STEPS, read_table
+from lightning_unlearn.storage.records import EXAMPLES, STEPS, read_table
 
 PATH = ["math", "safety"]
 
@@ -261,7 +261,7 @@ def test_math_accuracy_judges_written_answers(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, attempts: int, greedy: bool
 ) -> None:
     """Half of all texts count as right, so that accuracies are neither 0 nor 1."""
-    monkeypatch.setattr(accuracy, "right_number", even)
+    monkeypatch.setattr(math_accuracy, "right_number", even)
     monitor = MathAccuracy(attempts=attempts, greedy=greedy, max_new_tokens=7)
     trainer, module, data = fitted(tiny, [monitor], measure_batch_size=2)
     seen = table(trainer, EXAMPLES)
@@ -285,8 +285,10 @@ def test_math_accuracy_judges_written_answers(
 
 def test_math_accuracy_compares_numbers_not_texts() -> None:
     row = Row(({"role": "user", "content": "?"},), "So it is 1,250.\n#### 1,250", "rows, row 1")
-    assert accuracy.right_number("#### $1250.00", row)
-    assert not accuracy.right_number("1250", row) and not accuracy.right_number("#### 125", row)
+    assert math_accuracy.right_number("#### $1250.00", row)
+    assert not math_accuracy.right_number("1250", row) and not math_accuracy.right_number(
+        "#### 125", row
+    )
 
 
 def test_monitors_leave_no_trace_in_the_key_of_training(tiny: Tiny) -> None:

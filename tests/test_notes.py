@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from lightning_unlearn import notes
 from lightning_unlearn.errors import Terminated
-from lightning_unlearn.notes import STALE, Note, Pulse, note_file, read_note
+from lightning_unlearn.storage import entry_status
+from lightning_unlearn.storage.entry_status import STALE, Note, Pulse, note_file, read_note
 
 
 def three() -> tuple[int, int]:
@@ -73,7 +73,7 @@ def test_what_means_stopped_can_be_chosen(tmp_path: Path) -> None:
 
 
 def test_steps_are_kept_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notes, "BEAT", 0.01)
+    monkeypatch.setattr(entry_status, "BEAT", 0.01)
     asked = threading.Semaphore(0)
     steps = [0]
 

@@ -23,10 +23,10 @@ from lightning_unlearn import (
     OracleDistance,
     StagedTrainer,
 )
-from lightning_unlearn.forward import LogProbModel
-from lightning_unlearn.model_check import check_log_probs
-from lightning_unlearn.monitors import generation
-from lightning_unlearn.records import read_table
+from lightning_unlearn.model import generation
+from lightning_unlearn.model.network import LogProbModel
+from lightning_unlearn.model.verify import check_log_probs
+from lightning_unlearn.storage.records import read_table
 
 PATH = ["math", "safety"]
 # Measures that jump where a likelihood passes another.

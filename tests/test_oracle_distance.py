@@ -24,8 +24,8 @@ from lightning_unlearn import (
     Recipe,
     StagedTrainer,
 )
-from lightning_unlearn.adapters import LEARN, UNLEARN
-from lightning_unlearn.records import EXAMPLES, STEPS, TRAINING, read_table
+from lightning_unlearn.model.adapters import LEARN, UNLEARN
+from lightning_unlearn.storage.records import EXAMPLES, STEPS, TRAINING, read_table
 
 PATH = ["safety", "math"]
 # Where two ways of computing one thing are compared, fp32 would be the processor's own.

@@ -11,8 +11,8 @@ import pytest
 from commands import Workplace, make_workplace
 from rich.console import Console
 
-from lightning_unlearn.cli import main
-from lightning_unlearn.output import lasting_output
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.cli.output import lasting_output
 from lightning_unlearn.report import terminal
 from lightning_unlearn.version import __version__
 

@@ -11,18 +11,18 @@ import torch
 from lightning.pytorch.plugins import Precision
 
 from lightning_unlearn import NPO, CausalLM, LoRA, Recipe
-from lightning_unlearn.adapters import LEARN
-from lightning_unlearn.cli import main
-from lightning_unlearn.configuration import compose_files
+from lightning_unlearn.cli.main import main
 from lightning_unlearn.demo import resolve
+from lightning_unlearn.distributed.strategy import HalfBase
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.lightning_cli import StagedCLI
-from lightning_unlearn.planning import estimate, known
-from lightning_unlearn.planning.known import CONFIGS, INSTRUCTED, config_folder
-from lightning_unlearn.planning.largest import find_largest
+from lightning_unlearn.model.adapters import LEARN
+from lightning_unlearn.planning import estimate, model_shapes
+from lightning_unlearn.planning.micro_batch_search import find_largest
+from lightning_unlearn.planning.model_shapes import CONFIGS, INSTRUCTED, config_folder
 from lightning_unlearn.planning.settings import GIB, on_cpu, sharing, take_settings
 from lightning_unlearn.planning.simulation import Measured, Simulation, _batch
-from lightning_unlearn.strategy import HalfBase
+from lightning_unlearn.settings.configuration import compose_files
+from lightning_unlearn.training.from_config import StagedCLI
 
 ROOT = Path(__file__).parents[1]
 TINY = "demo:tiny-llama"
@@ -56,7 +56,9 @@ def files(model: str) -> list[str]:
 
 
 def strategy(**options: Any) -> str:
-    return json.dumps({"class_path": "lightning_unlearn.strategy.FSDP2", "init_args": options})
+    return json.dumps(
+        {"class_path": "lightning_unlearn.distributed.strategy.FSDP2", "init_args": options}
+    )
 
 
 @pytest.fixture
@@ -380,7 +382,7 @@ def test_every_model_is_planned(
     monkeypatch.setattr(estimate, "PATIENCE", 0.0)
     base = PAPER[model][0]
     shallow = {**CONFIGS[base], "num_hidden_layers": 2}
-    monkeypatch.setitem(known.CONFIGS, base, shallow)
+    monkeypatch.setitem(model_shapes.CONFIGS, base, shallow)
     configs = [part for file in files(model) for part in ("--config", file)]
     if base == "Qwen/Qwen2.5-14B":
         more = tmp_path.with_suffix(".yaml")

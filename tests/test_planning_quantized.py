@@ -7,8 +7,9 @@ import torch
 from lightning.pytorch.plugins import Precision
 from test_quantization import SMALL, needs_bitsandbytes, opened
 
-from lightning_unlearn import CausalLM, InputError, Recipe, quantization
-from lightning_unlearn.planning.known import CONFIGS, config_folder
+from lightning_unlearn import CausalLM, InputError, Recipe
+from lightning_unlearn.model import quantization
+from lightning_unlearn.planning.model_shapes import CONFIGS, config_folder
 from lightning_unlearn.planning.settings import sharing
 from lightning_unlearn.planning.simulation import Simulation, _batch
 

@@ -16,9 +16,9 @@ from lightning_unlearn import (
     LabelLikelihood,
     Membership,
     OracleDistance,
-    adapters,
 )
-from lightning_unlearn.records import read_table
+from lightning_unlearn.model import adapters
+from lightning_unlearn.storage.records import read_table
 
 
 class Types(Callback):

@@ -8,8 +8,8 @@ import pytest
 from tiny import tiny_tokenizer, write_rows
 
 from lightning_unlearn.data.datamodule import StagedDataModule
-from lightning_unlearn.data.reading import read_rows
-from lightning_unlearn.data.recipe import Probe, Stage
+from lightning_unlearn.data.recipes import Probe, Stage
+from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.errors import InputError
 
 ROW = {

@@ -29,8 +29,8 @@ from lightning_unlearn import (
     StagedTrainer,
     Unlearning,
 )
-from lightning_unlearn.records import read_table
-from lightning_unlearn.strategy import FSDP2
+from lightning_unlearn.distributed.strategy import FSDP2
+from lightning_unlearn.storage.records import read_table
 
 # tofu leaves one row over at the end, so that the second process has none; math leaves two.
 PATH = ["tofu", "math", "safety"]

@@ -29,15 +29,15 @@ from lightning_unlearn import (
     OracleDistance,
     Recipe,
     StagedTrainer,
-    quantization,
 )
-from lightning_unlearn.adapters import LEARN, UNLEARN, adapter_parameters
 from lightning_unlearn.data.batches import collate
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.loading import load_causal_lm
-from lightning_unlearn.module import StageEntry
-from lightning_unlearn.quantization import quantised_layers, unpack_into
-from lightning_unlearn.records import read_table
+from lightning_unlearn.model import quantization
+from lightning_unlearn.model.adapters import LEARN, UNLEARN, adapter_parameters
+from lightning_unlearn.model.causal_lm import StageEntry
+from lightning_unlearn.model.pretrained import load_causal_lm
+from lightning_unlearn.model.quantization import quantised_layers, unpack_into
+from lightning_unlearn.storage.records import read_table
 
 SMALL = LoRA(rank=4, alpha=8)
 PATH = ["tofu", "safety"]

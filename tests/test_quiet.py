@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from lightning_unlearn.quiet import DEPRECATIONS, quiet_deprecations
+from lightning_unlearn.training.quiet import DEPRECATIONS, quiet_deprecations
 
 
 @pytest.mark.parametrize("category", DEPRECATIONS)

@@ -13,9 +13,9 @@ from rich.console import Console
 from test_study import METHODS, outcome, spec_of, studied
 
 from lightning_unlearn import GA, InputError
-from lightning_unlearn.notes import read_note
-from lightning_unlearn.study.engine import Study
-from lightning_unlearn.study.executors.cluster import RayCluster
+from lightning_unlearn.storage.entry_status import read_note
+from lightning_unlearn.study.executors.ray import RayCluster
+from lightning_unlearn.study.runner import Study
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 # Ray leaves files and sockets open.

@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lightning_unlearn.data.reading import Row, read_rows
+from lightning_unlearn.data.rows import Row, read_rows
 from lightning_unlearn.errors import InputError
 
 KEY = "data.stages.tofu.source"

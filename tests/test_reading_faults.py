@@ -17,7 +17,7 @@ import pytest
 from tiny import tiny_tokenizer
 
 from lightning_unlearn import TOFU, InputError, Probe, Stage, StagedDataModule
-from lightning_unlearn.data.reading import read_rows
+from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.errors import visible
 
 KEY = "data.stages.tofu.source"

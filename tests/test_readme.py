@@ -10,7 +10,7 @@ import torch
 
 from callbacks.wga import WGA
 from lightning_unlearn import LogProbs
-from lightning_unlearn.cli import main
+from lightning_unlearn.cli.main import main
 from lightning_unlearn.demo import resolve
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ import pytest
 from plans import hand_plan
 from studied import Synthetic, write_entry, write_frame
 
-from lightning_unlearn.records import (
+from lightning_unlearn.storage.records import (
     EXAMPLES,
     STEPS,
     DamagedTable,
@@ -19,8 +19,8 @@ from lightning_unlearn.records import (
     runs_of,
     write_table,
 )
-from lightning_unlearn.seals import TABLE_KEY, Damage, check_table, read_values, seal_values
-from lightning_unlearn.study.gather import finished, gather, whole
+from lightning_unlearn.storage.seals import TABLE_KEY, Damage, check_table, read_values, seal_values
+from lightning_unlearn.study.results import finished, gather, whole
 
 COLUMNS = {"step": [0, 5, 5], "measure": ["a", "b", TABLE_KEY + "\x18\x40"], "value": [0.5, -1, 2]}
 

@@ -11,8 +11,8 @@ import transformers.dynamic_module_utils
 import transformers.utils.hub
 from conftest import Tiny
 
-from lightning_unlearn.records import read_table
-from lightning_unlearn.remote_code import remote_code_identity
+from lightning_unlearn.model.remote_code import remote_code_identity
+from lightning_unlearn.storage.records import read_table
 
 FILES = {
     "modeling_own.py": (

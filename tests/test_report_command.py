@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from studied import ORDERS, Synthetic, write_entry, write_frame
 
-from lightning_unlearn.cli import main
-from lightning_unlearn.records import EXAMPLES, STEPS, read_table, runs_of
+from lightning_unlearn.cli.main import main
 from lightning_unlearn.report.command import source_of
 from lightning_unlearn.report.page import document, writing
-from lightning_unlearn.seals import seal_values
+from lightning_unlearn.storage.records import EXAMPLES, STEPS, read_table, runs_of
+from lightning_unlearn.storage.seals import seal_values
 from lightning_unlearn.study.plan import StudyPlan
 
 pytest.importorskip("plotly")
@@ -134,7 +134,7 @@ def test_a_study_that_has_not_come_to_its_records_is_read_from_its_store(study: 
 
 def test_torch_and_lightning_are_not_imported(study: Path) -> None:
     code = (
-        "import sys; from lightning_unlearn.cli import main; "
+        "import sys; from lightning_unlearn.cli.main import main; "
         f"assert main(['report', {str(study)!r}]) == 0; "
         "print([name for name in ('torch', 'lightning', 'transformers') if name in sys.modules])"
     )

@@ -12,9 +12,9 @@ import torch
 from conftest import Tiny, results
 
 from lightning_unlearn import GA, AnswerLikelihood, InputError
-from lightning_unlearn.integrity import damage_of, describe_files, sha256_of
-from lightning_unlearn.runs import ABOUT, find_run
-from lightning_unlearn.seals import seal_values
+from lightning_unlearn.storage.integrity import damage_of, describe_files, sha256_of
+from lightning_unlearn.storage.run_folders import ABOUT, find_run
+from lightning_unlearn.storage.seals import seal_values
 
 
 def finished_run(folder: Path, **about: Any) -> Path:

@@ -13,10 +13,10 @@ from tiny import tiny_module as in_fp32
 from torch import Tensor
 
 from lightning_unlearn import CausalLM, InputError, LoRA
-from lightning_unlearn.adapters import LEARN, UNLEARN, choose_adapters
-from lightning_unlearn.monitors import candidate_tree, scoring
+from lightning_unlearn.model import candidate_tree, candidates
+from lightning_unlearn.model.adapters import LEARN, UNLEARN, choose_adapters
+from lightning_unlearn.model.candidates import CandidateScores, score_candidates
 from lightning_unlearn.monitors.phrases import LABEL, PARAPHRASES
-from lightning_unlearn.monitors.scoring import CandidateScores, score_candidates
 
 Ids = tuple[int, ...]
 # In fp32 the last digits of two ways differ from processor to processor.
@@ -84,13 +84,13 @@ def with_adapters(module: CausalLM) -> CausalLM:
 def count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sequences of each forward."""
     seen: list[int] = []
-    forward = scoring._forward
+    forward = candidates._forward
 
     def counting(module: CausalLM, *inputs: Tensor, **options: Any) -> Tensor:
         seen.append(len(inputs[0]))
         return forward(module, *inputs, **options)
 
-    monkeypatch.setattr(scoring, "_forward", counting)
+    monkeypatch.setattr(candidates, "_forward", counting)
     return seen
 
 
@@ -181,13 +181,13 @@ def test_masks_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eleme
     module.prompt_sharing, module.prompt_sharing_tried = "tree", 512
     monkeypatch.setattr(candidate_tree, "MASK_ELEMENTS", elements)
     sizes: list[int] = []
-    forward = scoring._forward
+    forward = candidates._forward
 
     def looking(module: CausalLM, *inputs: Tensor, **options: Any) -> Tensor:
         sizes.append(options["attention_mask"].numel())
         return forward(module, *inputs, **options)
 
-    monkeypatch.setattr(scoring, "_forward", looking)
+    monkeypatch.setattr(candidates, "_forward", looking)
     assert_naive(module, score_candidates(module, *questions(), 32))
     longest = max(len(p) + max(map(len, own)) - 1 for p, own in zip(*questions(), strict=True))
     # A prompt with one candidate can't be cut.
@@ -225,14 +225,14 @@ def test_a_model_that_takes_no_tree_repeats_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str], error: str
 ) -> None:
     module = with_trainer(tiny_module(tmp_path), told)
-    tree = scoring._tree_sums
+    tree = candidates._tree_sums
 
     def wrong(*arguments: Any) -> Tensor:
         if error == "raised":
             raise ValueError("no such mask")
         return tree(*arguments) + (0.1 if error == "shifted" else float("nan"))
 
-    monkeypatch.setattr(scoring, "_tree_sums", wrong)
+    monkeypatch.setattr(candidates, "_tree_sums", wrong)
     for _ in range(2):
         assert_naive(module, score_candidates(module, *questions(), 3))
     assert module.prompt_sharing == "cache"
@@ -323,14 +323,14 @@ def test_processes_share_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     module, seen = tiny_module(tmp_path), []
     module.prompt_sharing, module.prompt_sharing_tried = "tree", 512
 
-    class Kept(scoring.ByExample):
+    class Kept(candidates.ByExample):
         def update(self, index: Tensor, values: Tensor) -> None:
             seen.append((index, values))
 
         def compute(self) -> Tensor:
             return torch.zeros(7, 7)
 
-    monkeypatch.setattr(scoring, "ByExample", Kept)
+    monkeypatch.setattr(candidates, "ByExample", Kept)
     for rank in range(9):
         monkeypatch.setattr(CausalLM, "data_share", (rank, 9))
         score_candidates(module, *questions(), 2)

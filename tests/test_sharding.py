@@ -29,14 +29,13 @@ from lightning_unlearn import (
     Recipe,
     SimNPO,
     StagedTrainer,
-    adapters,
-    compiling,
-    sharding,
 )
-from lightning_unlearn.adapters import LEARN
-from lightning_unlearn.cli import main
-from lightning_unlearn.records import read_table
-from lightning_unlearn.strategy import FSDP2, check_precision
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.distributed import sharding
+from lightning_unlearn.distributed.strategy import FSDP2, check_precision
+from lightning_unlearn.model import adapters, compiling
+from lightning_unlearn.model.adapters import LEARN
+from lightning_unlearn.storage.records import read_table
 
 SMALL = LoRA(rank=3, alpha=6)
 # Of each: model, method, the module's settings, the trainer's; in float64 where nothing else is

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from lightning_unlearn import MathAccuracy, SimNPO
-from lightning_unlearn.configuration import compose_files, read_yaml
-from lightning_unlearn.lightning_cli import StagedCLI
+from lightning_unlearn.settings.configuration import compose_files, read_yaml
+from lightning_unlearn.training.from_config import StagedCLI
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DOCS = CONFIGS.parent / "docs"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.states import (
+from lightning_unlearn.distributed.state_files import (
     attributes,
     optimizer_state,
     read_state,

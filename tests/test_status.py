@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from plans import hand_plan
 
-from lightning_unlearn.cli import main
-from lightning_unlearn.integrity import describe_files
-from lightning_unlearn.notes import STALE, note_file
-from lightning_unlearn.seals import seal_values
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.storage.entry_status import STALE, note_file
+from lightning_unlearn.storage.integrity import describe_files
+from lightning_unlearn.storage.seals import seal_values
 from lightning_unlearn.study.plan import StudyPlan
 
 
@@ -352,8 +352,8 @@ def test_it_imports_nothing_heavy(folder: Path) -> None:
     store(plan, "s0_a", 5)
     note(plan, "s0_b")
     code = (
-        "import sys; from lightning_unlearn.cli import main; code = main(['status', 'study']); "
-        "heavy = {'torch', 'lightning', 'transformers', 'pandas', 'numpy', 'pyarrow', "
+        "import sys; from lightning_unlearn.cli.main import main; "
+        "code = main(['status', 'study']); heavy = {'torch', 'lightning', 'transformers', 'pandas', 'numpy', 'pyarrow', "
         "'jsonargparse'}; print(*(heavy & set(sys.modules)), file=sys.stderr); sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -18,10 +18,10 @@ from conftest import Start
 from safetensors.torch import save_file
 
 from lightning_unlearn import InputError
-from lightning_unlearn.entries import FORMAT, content_key
 from lightning_unlearn.errors import StorageError
-from lightning_unlearn.runs import MANIFEST
-from lightning_unlearn.store import StageStore
+from lightning_unlearn.storage.entries import FORMAT, content_key
+from lightning_unlearn.storage.run_folders import MANIFEST
+from lightning_unlearn.storage.stage_store import StageStore
 
 CONTENT = {"base": "b", "seed": 0, "stages": [{"name": "inst"}]}
 KEY = content_key(CONTENT)

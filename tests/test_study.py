@@ -17,12 +17,12 @@ from rich.console import Console
 from torch import Tensor
 
 from lightning_unlearn import InputError, LogProbs, Unlearning
-from lightning_unlearn.cli import main
+from lightning_unlearn.cli.main import main
 from lightning_unlearn.errors import StorageError
-from lightning_unlearn.records import EXAMPLES, STEPS, read_table
-from lightning_unlearn.runs import ABOUT
-from lightning_unlearn.study.engine import Study, StudyResult
-from lightning_unlearn.study.file import StudySpec
+from lightning_unlearn.storage.records import EXAMPLES, STEPS, read_table
+from lightning_unlearn.storage.run_folders import ABOUT
+from lightning_unlearn.study.runner import Study, StudyResult
+from lightning_unlearn.study.spec import StudySpec
 
 PATHS = [["tofu", "safety"], ["safety", "tofu"]]
 pytestmark = pytest.mark.long
@@ -355,7 +355,7 @@ def test_a_full_disk_ends_the_study_and_leaves_the_store_whole(
     tiny: Tiny, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every other cell would train for nothing; what is stored is not touched."""
-    from lightning_unlearn.store import StageStore
+    from lightning_unlearn.storage.stage_store import StageStore
 
     put, made = StageStore.put, []
 

@@ -16,11 +16,11 @@ from plans import hand_plan
 from rich.console import Console
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.study.file import StudySpec
-from lightning_unlearn.study.frontier import Frontier, Outcome
 from lightning_unlearn.study.plan import FILE, Estimate, Node, StudyPlan
-from lightning_unlearn.study.tree import draw
-from lightning_unlearn.study.workbench import Workbench
+from lightning_unlearn.study.spec import StudySpec
+from lightning_unlearn.study.task_queue import Frontier, Outcome
+from lightning_unlearn.study.task_runner import Workbench
+from lightning_unlearn.study.tree_view import draw
 
 GA = {"callback": {"class_path": "GA"}, "unlearn": {}}
 NPO = {"callback": {"class_path": "NPO", "init_args": {"beta": 0.5}}, "unlearn": {}}

@@ -17,14 +17,14 @@ import pytest
 from commands import Workplace, make_workplace, run
 
 import lightning_unlearn
-from lightning_unlearn.cli import main
-from lightning_unlearn.configuration import compose, compose_files
-from lightning_unlearn.data.recipe import Stage
-from lightning_unlearn.help import HELP, OVERVIEW
-from lightning_unlearn.lightning_cli import StagedCLI
-from lightning_unlearn.study.command import read_study, study, to_spec
-from lightning_unlearn.study.file import StudyFile
-from lightning_unlearn.study.workbench import Workbench
+from lightning_unlearn.cli.help import HELP, OVERVIEW
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.cli.study import read_study, study, to_spec
+from lightning_unlearn.data.recipes import Stage
+from lightning_unlearn.settings.configuration import compose, compose_files
+from lightning_unlearn.study.spec import StudyFile
+from lightning_unlearn.study.task_runner import Workbench
+from lightning_unlearn.training.from_config import StagedCLI
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -108,7 +108,7 @@ def test_help_is_printed(arguments: list[str], capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([c, "--help"] for c in HELP)])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys; from lightning_unlearn.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from lightning_unlearn.cli.main import main; code = main(sys.argv[1:]); "
         "heavy = {'torch', 'lightning', 'transformers', 'jsonargparse', 'pandas', 'rich'}; "
         "print(*(heavy & set(sys.modules)), file=sys.stderr); sys.exit(code)"
     )

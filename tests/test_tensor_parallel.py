@@ -13,9 +13,10 @@ from tiny import tiny_checkpoint
 from torch.distributed.tensor import Replicate, Shard
 from transformers import AutoConfig
 
-from lightning_unlearn import GA, CausalLM, InputError, LoRA, sharding
-from lightning_unlearn.strategy import FSDP2
-from lightning_unlearn.tensor_parallel import check_tensor_parallel, cuts_of
+from lightning_unlearn import GA, CausalLM, InputError, LoRA
+from lightning_unlearn.distributed import sharding
+from lightning_unlearn.distributed.strategy import FSDP2
+from lightning_unlearn.distributed.tensor_parallel import check_tensor_parallel, cuts_of
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])

@@ -25,17 +25,17 @@ from tensorboard.plugins.hparams.metadata import (  # type: ignore[import-untype
 )
 
 from lightning_unlearn import NPO, AnswerLikelihood, LabelLikelihood, MathAccuracy, StagedTrainer
-from lightning_unlearn.events import charts_of, final_values, scalar, write_events
 from lightning_unlearn.monitors import OracleDistance
-from lightning_unlearn.records import read_table
 from lightning_unlearn.report import scores
 from lightning_unlearn.report.divergence import divergences
 from lightning_unlearn.report.reading import read_records
-from lightning_unlearn.seals import seal_values
-from lightning_unlearn.study.engine import Study, StudyResult
-from lightning_unlearn.study.file import StudySpec
-from lightning_unlearn.study.live import PairCurves
+from lightning_unlearn.storage.event_files import charts_of, final_values, scalar, write_events
+from lightning_unlearn.storage.records import read_table
+from lightning_unlearn.storage.seals import seal_values
+from lightning_unlearn.study.live_curves import PairCurves
 from lightning_unlearn.study.plan import StudyPlan
+from lightning_unlearn.study.runner import Study, StudyResult
+from lightning_unlearn.study.spec import StudySpec
 
 PATH = ["math", "safety"]
 

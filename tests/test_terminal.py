@@ -9,7 +9,7 @@ import pytest
 from conftest import Tiny
 from rich.console import Console, RenderableType
 
-from lightning_unlearn.cli import main
+from lightning_unlearn.cli.main import main
 from lightning_unlearn.report import terminal
 
 Run = tuple[str, str, int, int]

@@ -8,9 +8,9 @@ from tiny import FAMILIES, random_examples, tiny_module
 from torch import nn
 
 from lightning_unlearn import LoRA
-from lightning_unlearn.adapters import LEARN, UNLEARN, choose_adapters
-from lightning_unlearn.logprobs import LogitTransform
-from lightning_unlearn.token_statistics import COLUMNS, TokenStatistics, token_statistics
+from lightning_unlearn.model.adapters import LEARN, UNLEARN, choose_adapters
+from lightning_unlearn.model.log_probs import LogitTransform
+from lightning_unlearn.model.token_statistics import COLUMNS, TokenStatistics, token_statistics
 
 
 def naive(logits: torch.Tensor, target: torch.Tensor, aim: torch.Tensor) -> torch.Tensor:

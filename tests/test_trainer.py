@@ -39,12 +39,12 @@ from lightning_unlearn import (
     StagedTrainer,
     Unlearning,
 )
-from lightning_unlearn.cli import main
-from lightning_unlearn.identity import callback_identity
-from lightning_unlearn.module import supervised
-from lightning_unlearn.records import read_table
-from lightning_unlearn.store import MANIFEST, StageStore
-from lightning_unlearn.walk import PlannedStage
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.model.causal_lm import supervised
+from lightning_unlearn.storage.callback_identity import callback_identity
+from lightning_unlearn.storage.records import read_table
+from lightning_unlearn.storage.stage_store import MANIFEST, StageStore
+from lightning_unlearn.training.path_plan import PlannedStage
 
 PATH = ["tofu", "math", "safety"]
 
@@ -575,7 +575,7 @@ def test_interrupting_between_stages_says_so_too(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lightning_unlearn.cli._lightning", interrupted)
+    monkeypatch.setattr("lightning_unlearn.cli.main._lightning", interrupted)
     assert main(["fit", "--config", "some.yaml"]) == 130
     assert "stopped; the same command goes on from here." in capsys.readouterr().err
 

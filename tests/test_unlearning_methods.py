@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lightning_unlearn import GA, NPO, CausalLM, SimNPO, Unlearning
 from lightning_unlearn.data.batches import Batch, BatchPlan, collate
-from lightning_unlearn.data.recipe import Recipe
+from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.logprobs import LogProbs
-from lightning_unlearn.module import supervised
+from lightning_unlearn.model.causal_lm import supervised
+from lightning_unlearn.model.log_probs import LogProbs
 from lightning_unlearn.objectives import npo
 
 EXAMPLES = random_examples(11, seed=1)

@@ -15,8 +15,13 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lightning_unlearn import GA, InputError, Study, StudySpec
-from lightning_unlearn.loading import check_weights, load_causal_lm, load_config, weight_files
-from lightning_unlearn.weights_check import INDEX, WEIGHTS
+from lightning_unlearn.model.pretrained import (
+    check_weights,
+    load_causal_lm,
+    load_config,
+    weight_files,
+)
+from lightning_unlearn.model.weights_check import INDEX, WEIGHTS
 
 Weights = dict[str, Tensor]
 

@@ -18,11 +18,11 @@ from rich.console import Console
 from test_study import outcome, spec_of, studied
 
 from lightning_unlearn import InputError
-from lightning_unlearn.notes import read_note
-from lightning_unlearn.study.engine import Study, StudyResult
-from lightning_unlearn.study.executors.workers import LocalWorkers, share_gpus
-from lightning_unlearn.study.file import StudySpec
+from lightning_unlearn.storage.entry_status import read_note
+from lightning_unlearn.study.executors.local import LocalWorkers, share_gpus
 from lightning_unlearn.study.plan import FILE
+from lightning_unlearn.study.runner import Study, StudyResult
+from lightning_unlearn.study.spec import StudySpec
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.long

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_unlearn.monitors.written_numbers import final_number
+from lightning_unlearn.monitors.numbers import final_number
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.data.reading import Row
-from lightning_unlearn.module import CausalLM
+from lightning_unlearn.data.rows import Row
+from lightning_unlearn.model.causal_lm import CausalLM
 
 TEXT = (
     "What is two and two? Two and two is four.",

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.data.recipe import Recipe
+from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.errors import InputError
 
 # Micro-batch size where none is asked for: at most this many sequences at a time.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lightning_unlearn.data.reading import Row
-from lightning_unlearn.data.template import ChatTemplate
+from lightning_unlearn.data.chat_template import ChatTemplate
+from lightning_unlearn.data.rows import Row
 from lightning_unlearn.errors import InputError
 
 # Text that tokenizers of one vocabulary cut differently if their rules differ.

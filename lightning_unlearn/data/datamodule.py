@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from lightning_unlearn.data.batches import BatchPlan, StepBatch, derive_seed, micro_batch
 from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
-from lightning_unlearn.data.reading import Row, read_rows
-from lightning_unlearn.data.recipe import Probe, Recipe, Stage
+from lightning_unlearn.data.recipes import Probe, Recipe, Stage
+from lightning_unlearn.data.rows import Row, read_rows
 from lightning_unlearn.errors import InputError
 
 UNLEARN, ORACLE = "unlearn", "oracle"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_unlearn.data.formats import FORMATS, Table, quiet_datasets, rows_of
+from lightning_unlearn.data.file_formats import FORMATS, Table, quiet_datasets, rows_of
 from lightning_unlearn.data.places import close_names
 from lightning_unlearn.errors import InputError
 

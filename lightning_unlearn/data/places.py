@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from lightning_unlearn.data.formats import FORMATS
+from lightning_unlearn.data.file_formats import FORMATS
 from lightning_unlearn.errors import InputError
 
 # What a path may name beside files and folders; reading one of these would wait or never end.
@@ -24,7 +24,7 @@ def local_path(source: str, place: str) -> Path | None:
     """The file or folder that a source names.
 
     Args:
-        source: as of `lightning_unlearn.data.reading.read_rows`.
+        source: as of `lightning_unlearn.data.rows.read_rows`.
         place: starts every message.
 
     Returns:

@@ -1,14 +1,14 @@
 """What is measured during and after unlearning."""
 
-from lightning_unlearn.monitors.accuracy import MathAccuracy
-from lightning_unlearn.monitors.answers import AnswerStatistics
+from lightning_unlearn.monitors.answer_statistics import AnswerStatistics
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import AnswerLikelihood, LabelLikelihood
-from lightning_unlearn.monitors.measurement import Ask, Measurement
+from lightning_unlearn.monitors.math_accuracy import MathAccuracy
 from lightning_unlearn.monitors.membership import Membership
-from lightning_unlearn.monitors.memorisation import Memorisation
-from lightning_unlearn.monitors.oracle import OracleDistance
+from lightning_unlearn.monitors.memorization import Memorisation
+from lightning_unlearn.monitors.oracle_distance import OracleDistance
 from lightning_unlearn.monitors.tofu import TOFU
+from lightning_unlearn.monitors.view import Ask, Measurement
 
 __all__ = [
     "TOFU",

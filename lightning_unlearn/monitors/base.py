@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_unlearn.distributed.state_files import attributes
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.module import CausalLM
-from lightning_unlearn.monitors.measurement import Ask, Measurement
-from lightning_unlearn.monitors.observations import Observations
-from lightning_unlearn.sources import remember_code
-from lightning_unlearn.states import attributes
+from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.monitors.results import Observations
+from lightning_unlearn.monitors.view import Ask, Measurement
+from lightning_unlearn.storage.code_files import remember_code
 
 
 class Monitor(Callback):

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.monitors.base import Monitor
-from lightning_unlearn.monitors.measurement import Measurement
 from lightning_unlearn.monitors.phrases import LABEL, PARAPHRASES
+from lightning_unlearn.monitors.view import Measurement
 
 
 def check_limit(monitor: Monitor, limit: int | None) -> None:

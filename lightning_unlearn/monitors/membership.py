@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.measures import (
+from lightning_unlearn.metrics import (
     MinK,
     MinKPlusPlus,
     auc,
@@ -17,10 +17,10 @@ from lightning_unlearn.measures import (
     reference_score,
     zlib_score,
 )
-from lightning_unlearn.monitors.answers import check_sets
+from lightning_unlearn.monitors.answer_statistics import check_sets
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
-from lightning_unlearn.monitors.measurement import Ask, Measurement
+from lightning_unlearn.monitors.view import Ask, Measurement
 
 SCORES = ("loss", "zlib", "reference", "min_k", "min_k_plus_plus", "gradient_norm")
 
@@ -31,7 +31,7 @@ class Membership(Monitor):
     Measures, for every score, ``SCORE/members`` and ``SCORE/nonmembers``, one value per row,
     higher where a row looks more like one that was trained on; ``auc/SCORE``, how often a member
     scores higher than another; and where there is an oracle ``privleak/SCORE``, the relative
-    distance of that from the oracle's. See `lightning_unlearn.measures.membership` for sources.
+    distance of that from the oracle's. See `lightning_unlearn.metrics.membership` for sources.
 
     Args:
         nonmembers: row set that was never trained on, such as "safety:heldout" or a probe.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.measures import (
+from lightning_unlearn.metrics import (
     choice_probability,
     forget_quality,
     model_utility,
@@ -15,10 +15,10 @@ from lightning_unlearn.measures import (
     truth_ratio,
     truth_ratio_utility,
 )
-from lightning_unlearn.monitors.answers import check_sets
+from lightning_unlearn.monitors.answer_statistics import check_sets
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
-from lightning_unlearn.monitors.measurement import Measurement
+from lightning_unlearn.monitors.view import Measurement
 
 # Where there is no paraphrase the right answer stands for it, and probabilities are of a choice.
 CHOICES = ("real_authors", "world_facts")

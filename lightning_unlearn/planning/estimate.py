@@ -8,19 +8,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lightning_unlearn.adapters import LEARN
 from lightning_unlearn.data.batches import micro_batch
 from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
-from lightning_unlearn.data.reading import read_rows
-from lightning_unlearn.data.recipe import Recipe, Stage
+from lightning_unlearn.data.recipes import Recipe, Stage
+from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.module import CausalLM
+from lightning_unlearn.model.adapters import LEARN
+from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.model.quantization import check_precision
 from lightning_unlearn.monitors.membership import SCORES, Membership
-from lightning_unlearn.planning.largest import Largest, find_largest
+from lightning_unlearn.planning.micro_batch_search import Largest, find_largest
 from lightning_unlearn.planning.settings import Machine, Sharing
 from lightning_unlearn.planning.simulation import Measured, Phase, Simulation
-from lightning_unlearn.quantization import check_precision
-from lightning_unlearn.trainer import StagedTrainer
+from lightning_unlearn.training.trainer import StagedTrainer
 
 LONGEST = 1024
 # Processor seconds of simulation after which no further micro-batch is tried.

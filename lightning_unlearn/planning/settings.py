@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_unlearn.configuration import change, compose, read_arguments, read_value
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.settings.configuration import change, compose, read_arguments, read_value
 
 GIB = 2**30
 # Of a GPU's memory: libraries, their workspaces and buffers for sending; and what lies between
@@ -139,7 +139,7 @@ class Sharing:
     Attributes:
         name: "one GPU", "FSDP2" or "DDP".
         chosen: by whom: the configuration, or the plan.
-        cpu_offload: as of `lightning_unlearn.strategy.FSDP2`.
+        cpu_offload: as of `lightning_unlearn.distributed.strategy.FSDP2`.
         layers: the same.
     """
 
@@ -178,7 +178,7 @@ def sharing(content: dict[str, Any], gpus: int) -> Sharing:
     packed = isinstance(model, dict) and model.get("quantization") is not None
     if packed and short == "fsdp2":
         # Imports torch, which is slow.
-        from lightning_unlearn.quantization import of_strategy
+        from lightning_unlearn.model.quantization import of_strategy
 
         raise of_strategy(name)
     if short == "fsdp2":

@@ -13,19 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lightning_unlearn import adapters, sharding
-from lightning_unlearn.adapters import LEARN, UNLEARN
-from lightning_unlearn.attention import FLASH, fuse_as_gpu
 from lightning_unlearn.data.batches import Batch, StepBatch, collate
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.data.recipe import Recipe
-from lightning_unlearn.forward import LogProbModel
-from lightning_unlearn.logprobs import LogProbs, chunks_of_accelerator
-from lightning_unlearn.module import CausalLM, supervised
-from lightning_unlearn.planning.meter import Meter, Part, local_part
-from lightning_unlearn.planning.packed import PackedLinear, pack
-from lightning_unlearn.quantization import COMPUTE
-from lightning_unlearn.strategy import FSDP2
+from lightning_unlearn.data.recipes import Recipe
+from lightning_unlearn.distributed import sharding
+from lightning_unlearn.distributed.strategy import FSDP2
+from lightning_unlearn.model import adapters
+from lightning_unlearn.model.adapters import LEARN, UNLEARN
+from lightning_unlearn.model.attention import FLASH, fuse_as_gpu
+from lightning_unlearn.model.causal_lm import CausalLM, supervised
+from lightning_unlearn.model.log_probs import LogProbs, chunks_of_accelerator
+from lightning_unlearn.model.network import LogProbModel
+from lightning_unlearn.model.quantization import COMPUTE
+from lightning_unlearn.planning.memory_meter import Meter, Part, local_part
+from lightning_unlearn.planning.nf4_layers import PackedLinear, pack
 from lightning_unlearn.unlearning.base import Unlearning
 
 Phase = Literal["learning", "unlearning", "evaluation"]

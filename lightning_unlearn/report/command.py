@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_unlearn import records
 from lightning_unlearn.errors import InputError, StorageError, visible
 from lightning_unlearn.report.page import Source, write_report
 from lightning_unlearn.report.page.document import plotly_script
 from lightning_unlearn.report.page.recorded import provenance_of_run, provenance_of_study
 from lightning_unlearn.report.reading import COLUMNS
-from lightning_unlearn.runs import ABOUT
-from lightning_unlearn.seals import Damage, read_values
+from lightning_unlearn.storage import records
+from lightning_unlearn.storage.run_folders import ABOUT
+from lightning_unlearn.storage.seals import Damage, read_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,7 +167,7 @@ class _Tables:
 
 def _tables_of_study(plan: StudyPlan, folder: Path) -> _Tables:
     """Records and examples; gathered from the store where the study has not come to that yet."""
-    from lightning_unlearn.study.gather import finished, whole
+    from lightning_unlearn.study.results import finished, whole
 
     keys = {cell.walk[-1] for cell in plan.runs()}
     entries = finished(plan)
@@ -223,7 +223,7 @@ def _written(folder: Path) -> _Tables:
 
 def _gathered(plan: StudyPlan, entries: dict[str, Path], remarks: list[str]) -> _Tables:
     """The tables as a study would gather them; its own files are left alone: it may be at work."""
-    from lightning_unlearn.study.gather import gather
+    from lightning_unlearn.study.results import gather
 
     try:
         with tempfile.TemporaryDirectory() as draft:

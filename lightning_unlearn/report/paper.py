@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.records import write_text
 from lightning_unlearn.report.arrangement import cells_of
 from lightning_unlearn.report.bands import band_of
 from lightning_unlearn.report.curve_figures import titled_once
@@ -36,6 +35,7 @@ from lightning_unlearn.report.saving import (
     need_matplotlib,
     write_figure,
 )
+from lightning_unlearn.storage.records import write_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_unlearn import records
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.storage import records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,7 +1,14 @@
 """Statistics of runs, paths, seeds and oracles: pure functions on arrays, numpy and scipy only."""
 
+from lightning_unlearn.statistics.best_steps import (
+    BestSteps,
+    best_steps,
+    complete_seeds,
+    mean_over_seeds,
+)
 from lightning_unlearn.statistics.divergence import pairwise_distance, squared_distance
 from lightning_unlearn.statistics.growth import Cause, Growth, NoGrowth, exponential_growth
+from lightning_unlearn.statistics.icc import IntraclassCorrelation, icc1
 from lightning_unlearn.statistics.intervals import (
     Interval,
     half_width,
@@ -18,13 +25,6 @@ from lightning_unlearn.statistics.klom import (
     wasserstein,
 )
 from lightning_unlearn.statistics.recency import recency_effect
-from lightning_unlearn.statistics.stopping import (
-    BestSteps,
-    best_steps,
-    complete_seeds,
-    mean_over_seeds,
-)
-from lightning_unlearn.statistics.variance import IntraclassCorrelation, icc1
 
 __all__ = [
     "BestSteps",

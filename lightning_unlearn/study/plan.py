@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lightning_unlearn import records
-from lightning_unlearn.configuration import read_value
 from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.report.naming import setting_name, short_value
-from lightning_unlearn.runs import find_run
-from lightning_unlearn.seals import Damage, read_values, seal_values
+from lightning_unlearn.settings.configuration import read_value
+from lightning_unlearn.storage import records
+from lightning_unlearn.storage.run_folders import find_run
+from lightning_unlearn.storage.seals import Damage, read_values, seal_values
 
 FILE = "study.json"
 FORMAT = 1

@@ -9,11 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from lightning_unlearn.errors import InputError, visible
-from lightning_unlearn.notes import Note, read_note
-from lightning_unlearn.runs import ABOUT, MANIFEST
-from lightning_unlearn.seals import Damage, number_of, read_json, read_values
-from lightning_unlearn.study.display import duration
+from lightning_unlearn.storage.entry_status import Note, read_note
+from lightning_unlearn.storage.run_folders import ABOUT, MANIFEST
+from lightning_unlearn.storage.seals import Damage, number_of, read_json, read_values
 from lightning_unlearn.study.plan import FILE, Estimate, StudyPlan
+from lightning_unlearn.study.progress import duration
 
 ORDER = ("running", "failed", "stopped", "done", "left")
 MARKS = {

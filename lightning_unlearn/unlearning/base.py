@@ -9,10 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_unlearn.data.batches import Batch
-from lightning_unlearn.logprobs import LogProbs
-from lightning_unlearn.module import CausalLM, supervised
-from lightning_unlearn.sources import remember_code
-from lightning_unlearn.states import attributes
+from lightning_unlearn.distributed.state_files import attributes
+from lightning_unlearn.model.causal_lm import CausalLM, supervised
+from lightning_unlearn.model.log_probs import LogProbs
+from lightning_unlearn.storage.code_files import remember_code
 
 
 class Unlearning(Callback):

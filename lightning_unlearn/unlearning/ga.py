@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lightning_unlearn.logprobs import LogProbs
+from lightning_unlearn.model.log_probs import LogProbs
 from lightning_unlearn.objectives import gradient_ascent
 from lightning_unlearn.unlearning.base import Unlearning
 

@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.logprobs import LogProbs
+from lightning_unlearn.model.log_probs import LogProbs
 from lightning_unlearn.objectives import npo
 from lightning_unlearn.unlearning.base import Unlearning
 

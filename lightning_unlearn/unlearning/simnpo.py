@@ -6,7 +6,7 @@ import warnings
 from torch import Tensor
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.logprobs import LogProbs
+from lightning_unlearn.model.log_probs import LogProbs
 from lightning_unlearn.objectives import simnpo, simnpo_weights
 from lightning_unlearn.unlearning.base import Unlearning
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_unlearn.report.page.source import Branch, Cost, Provenance
-from lightning_unlearn.runs import MANIFEST, read_about
-from lightning_unlearn.seals import Damage, number_of, read_json
+from lightning_unlearn.storage.run_folders import MANIFEST, read_about
+from lightning_unlearn.storage.seals import Damage, number_of, read_json
 
 if TYPE_CHECKING:
     from lightning_unlearn.study.plan import Node, StudyPlan

@@ -13,7 +13,7 @@ from lightning_unlearn.report.naming import listing, run_name, setting_name, sho
 from lightning_unlearn.report.page.source import Told
 from lightning_unlearn.report.recency import recency
 from lightning_unlearn.statistics import mean_interval
-from lightning_unlearn.statistics.variance import clipped
+from lightning_unlearn.statistics.icc import clipped
 
 if TYPE_CHECKING:
     import pandas as pd

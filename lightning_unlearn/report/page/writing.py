@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_unlearn import records
 from lightning_unlearn.report.figures import save_figures
 from lightning_unlearn.report.page.document import build
 from lightning_unlearn.report.page.source import Source, Told
 from lightning_unlearn.report.summary import Summary
+from lightning_unlearn.storage import records
 
 PAGE = "index.html"
 

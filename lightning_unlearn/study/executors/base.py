@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from lightning_unlearn.study.frontier import Outcome
 from lightning_unlearn.study.plan import Node, StudyPlan
+from lightning_unlearn.study.task_queue import Outcome
 
 Report = Callable[[Outcome], None]
 

@@ -1,0 +1,161 @@
+"""The command line: LightningCLI for fit and validate, and the commands of studies."""
+
+import os
+import sys
+import traceback
+
+from lightning_unlearn.cli.failures import (
+    shows_traceback,
+    told_failure,
+    told_memory,
+    told_missing,
+    told_os_error,
+)
+from lightning_unlearn.cli.help import HELP, OVERVIEW
+from lightning_unlearn.cli.output import lasting_output
+from lightning_unlearn.errors import (
+    DivergedError,
+    HungUp,
+    InputError,
+    Terminated,
+    Unfinished,
+    visible,
+)
+from lightning_unlearn.settings.configuration import compose_files, take_configs, with_place
+from lightning_unlearn.signals import terminable
+from lightning_unlearn.training.quiet import quiet_deprecations
+from lightning_unlearn.version import __version__
+
+COMMANDS = ("fit", "validate", "study", "status", "report", "plan")
+INTERRUPTED, TERMINATED, HUNG_UP = 130, 143, 129
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: arguments without the program's name; None takes the process's.
+
+    Returns:
+        Exit code: 0 done, 1 some run of a study failed, a stage is not finished, a plan does not
+        fit, or something went wrong that nothing foresaw, 2 a mistake in the input, a file that
+        can't be read or written, or a loss that is not finite, 129 terminal closed, 130
+        interrupted, 143 terminated.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with lasting_output() as (out, _):
+        code = _run(arguments)
+        out.flush()
+        if out.failure is not None:
+            reason = out.failure.strerror or out.failure
+            print(f"error: the output can't be written: {reason}.", file=sys.stderr)
+            code = code or 2
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    """Dispatch, and tell of what is raised."""
+    try:
+        with terminable(), quiet_deprecations():
+            return _dispatch(arguments)
+    except (InputError, DivergedError) as error:
+        return _tell(error, str(error), 2)
+    except Unfinished as error:
+        return _tell(error, str(error), 1)
+    except KeyboardInterrupt as stop:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            told = str(stop) or "stopped; the same command goes on from here."
+            print(f"\n{told}", file=sys.stderr)
+        if isinstance(stop, HungUp):
+            return HUNG_UP
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    # Whatever it is: a user gets a line, and a file to hand on.
+    except Exception as error:
+        if (text := told_memory(error) or told_missing(error)) is not None:
+            return _tell(error, text, 1)
+        if isinstance(error, OSError) and (text := told_os_error(error)) is not None:
+            return _tell(error, text, 2)
+        return _tell(error, "" if shows_traceback() else told_failure(error, arguments), 1, True)
+
+
+def _tell(error: BaseException, text: str, code: int, always: bool = False) -> int:
+    """Print what went wrong, on the first process unless only this one may know; the exit code."""
+    if shows_traceback():
+        traceback.print_exception(error)
+    if text and (always or os.environ.get("LOCAL_RANK", "0") == "0"):
+        print(f"error: {visible(text)}", file=sys.stderr)
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(OVERVIEW)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"lightning-unlearn {__version__}")
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        raise InputError(
+            f"found the command {command!r}, expected one of {', '.join(COMMANDS)}; "
+            "lightning-unlearn --help tells what they do."
+        )
+    if "-h" in rest or "--help" in rest:
+        print(HELP[command])
+        return 0
+    _join_current_directory()
+    if command == "status":
+        from lightning_unlearn.study.status import status
+
+        return status(rest)
+    if command == "report":
+        from lightning_unlearn.report.command import report
+
+        return report(rest)
+    if not rest:
+        example = "configs/demo-study.yaml" if command == "study" else "configs/demo.yaml"
+        raise InputError(
+            f"{command}: found no configuration, expected --config FILE, such as --config {example}"
+        )
+    if command == "plan":
+        from lightning_unlearn.cli.plan import plan
+
+        return plan(rest)
+    if command == "study":
+        from lightning_unlearn.cli.study import study
+
+        return study(rest)
+    return _lightning(command, rest)
+
+
+def _join_current_directory() -> None:
+    """Let methods and monitors of one's own be found in the current directory, as by `python -m`.
+
+    Raises:
+        InputError: if that directory was removed.
+    """
+    try:
+        here = os.getcwd()
+    except OSError:
+        raise InputError(
+            "the current directory was removed or can't be entered; change to another one."
+        ) from None
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def _lightning(command: str, arguments: list[str]) -> int:
+    from lightning_unlearn.training.from_config import run
+
+    files, others = take_configs(arguments)
+    content = compose_files(files)
+    others = ["--help" if a == "--help-all" else a for a in others]
+    try:
+        run(command, content, others)
+    except InputError as error:
+        raise InputError(with_place(error, files, others)) from error
+    except SystemExit as stop:
+        # The parser has printed the configuration, or all keys.
+        if stop.code:
+            raise
+    return 0

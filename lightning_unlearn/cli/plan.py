@@ -1,0 +1,50 @@
+"""The plan command."""
+
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.planning.settings import on_cpu, sharing, take_settings
+from lightning_unlearn.settings.configuration import (
+    compose,
+    compose_files,
+    take_configs,
+    with_place,
+)
+
+
+def plan(arguments: list[str]) -> int:
+    """Tell what a fit configuration needs, without GPU and weights.
+
+    Args:
+        arguments: of the command.
+
+    Returns:
+        0, or 1 if it does not fit.
+
+    Raises:
+        InputError: for a mistake in the configuration or the options.
+    """
+    files, others = take_configs(arguments)
+    content = compose_files(files)
+    if "methods" in content:
+        raise InputError(
+            "plan: found a study file, expected a fit configuration, such as that in its key fit."
+        )
+    machine, content, changes = take_settings(others, content)
+    # Slow to import.
+    from lightning_unlearn.planning.estimate import estimate
+    from lightning_unlearn.planning.model_shapes import config_folder
+    from lightning_unlearn.planning.render import text
+    from lightning_unlearn.training.from_config import StagedCLI
+
+    try:
+        shared = sharing(content, machine.gpus)
+        model = content.get("model")
+        base = str(model.get("base", "")) if isinstance(model, dict) else ""
+        with config_folder(base) as folder:
+            if folder != base:
+                content = compose(content, {"model": {"base": folder}})
+            made = StagedCLI(None, on_cpu(content), [])
+            found = estimate(made.trainer, made.model, made.datamodule, machine, shared)
+            print(text(found, base))
+    except InputError as error:
+        raise InputError(with_place(error, files, changes)) from error
+    return 0 if found.fits else 1

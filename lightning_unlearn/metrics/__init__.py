@@ -1,0 +1,102 @@
+"""What unlearning is measured by: pure functions, and torchmetrics shells over them.
+
+A function gives one value per example. A shell is a `torchmetrics.Metric`: ``update`` takes the
+numbers of some examples and what the function takes, on any process; ``compute`` gives the values
+of all examples in their order, each counted once, or the one number that is the point of it.
+"""
+
+from lightning_unlearn.metrics.answers import (
+    ExactMemorisation,
+    ExtractionStrength,
+    Margin,
+    MinK,
+    MinKPlusPlus,
+    Probability,
+    exact_memorisation,
+    extraction_strength,
+    margin,
+    min_k,
+    min_k_plus_plus,
+    probability,
+)
+from lightning_unlearn.metrics.distance import (
+    KLToOracle,
+    Overshoot,
+    REDistance,
+    kl_to_oracle,
+    overshoot,
+    re_distance,
+)
+from lightning_unlearn.metrics.klom import KLoM
+from lightning_unlearn.metrics.membership import (
+    MembershipAUC,
+    auc,
+    gradient_norm_score,
+    loss_score,
+    privleak,
+    reference_score,
+    zlib_score,
+)
+from lightning_unlearn.metrics.memorization import (
+    KnowledgeMemorisation,
+    VerbatimMemorisation,
+    knowledge_memorisation,
+    verbatim_memorisation,
+)
+from lightning_unlearn.metrics.rouge import RougeL, RougeScores, rouge_l
+from lightning_unlearn.metrics.truth_ratio import (
+    ChoiceProbability,
+    ForgetQuality,
+    ModelUtility,
+    TruthRatio,
+    choice_probability,
+    forget_quality,
+    model_utility,
+    truth_ratio,
+    truth_ratio_utility,
+)
+
+__all__ = [
+    "ChoiceProbability",
+    "ExactMemorisation",
+    "ExtractionStrength",
+    "ForgetQuality",
+    "KLToOracle",
+    "KLoM",
+    "KnowledgeMemorisation",
+    "Margin",
+    "MembershipAUC",
+    "MinK",
+    "MinKPlusPlus",
+    "ModelUtility",
+    "Overshoot",
+    "Probability",
+    "REDistance",
+    "RougeL",
+    "RougeScores",
+    "TruthRatio",
+    "VerbatimMemorisation",
+    "auc",
+    "choice_probability",
+    "exact_memorisation",
+    "extraction_strength",
+    "forget_quality",
+    "gradient_norm_score",
+    "kl_to_oracle",
+    "knowledge_memorisation",
+    "loss_score",
+    "margin",
+    "min_k",
+    "min_k_plus_plus",
+    "model_utility",
+    "overshoot",
+    "privleak",
+    "probability",
+    "re_distance",
+    "reference_score",
+    "rouge_l",
+    "truth_ratio",
+    "truth_ratio_utility",
+    "verbatim_memorisation",
+    "zlib_score",
+]

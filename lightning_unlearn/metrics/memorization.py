@@ -1,0 +1,64 @@
+"""Verbatim and knowledge memorisation as MUSE measures them, from written texts.
+
+Source: Shi et al. 2024 (MUSE), arXiv 2407.06460; that ROUGE-L is the F1 without a
+stemmer, and where knowledge answers end, is from its published evaluation.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lightning_unlearn.distributed.gather import ByExample
+from lightning_unlearn.metrics.rouge import rouge_l
+
+# A model that is shown questions and answers goes on with questions of its own.
+ENDS = ("\n\n", "\nQuestion", "Question:")
+
+
+def verbatim_memorisation(continuations: Sequence[str], written: Sequence[str]) -> Tensor:
+    """How much of a text's true continuation a model writes, given its beginning: ROUGE-L F1.
+
+    Args:
+        continuations: the true ones; of MUSE, cut to the tokens the model may write, 128.
+        written: the model's greedy ones.
+
+    Returns:
+        Between 0 and 1, ``[texts]``.
+    """
+    return rouge_l(continuations, written, stemmer=False).f1
+
+
+def knowledge_memorisation(
+    answers: Sequence[str], written: Sequence[str], ends: Sequence[str] = ENDS
+) -> Tensor:
+    """How well a model answers questions about a text: ROUGE-L F1 of its first answer.
+
+    Args:
+        answers: the right answers.
+        written: the model's greedy ones.
+        ends: what a written answer is cut at.
+
+    Returns:
+        Between 0 and 1, ``[questions]``.
+    """
+    return rouge_l(answers, [_cut(text, ends) for text in written], stemmer=False).f1
+
+
+class VerbatimMemorisation(ByExample):
+    """`verbatim_memorisation` of all examples, ``[examples]``."""
+
+    def measure(self, continuations: Sequence[str], written: Sequence[str]) -> Tensor:
+        return verbatim_memorisation(continuations, written)
+
+
+class KnowledgeMemorisation(ByExample):
+    """`knowledge_memorisation` of all examples, ``[examples]``."""
+
+    def measure(self, answers: Sequence[str], written: Sequence[str]) -> Tensor:
+        return knowledge_memorisation(answers, written)
+
+
+def _cut(text: str, ends: Sequence[str]) -> str:
+    for end in ends:
+        text = text.split(end, 1)[0]
+    return text

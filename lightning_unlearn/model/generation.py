@@ -1,0 +1,231 @@
+"""Answers written by the model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.data.batches import derive_seed
+from lightning_unlearn.model.causal_lm import CausalLM
+
+Ids = tuple[int, ...]
+
+# Probabilities in float64 that are formed at a time: 128 MiB.
+CHUNK_ELEMENTS = 2**24
+
+
+@dataclass(frozen=True)
+class Written:
+    """An answer.
+
+    Attributes:
+        text: without the token that ended it, and without special tokens.
+        ended: the model ended it; False where it was cut at the longest length.
+    """
+
+    text: str
+    ended: bool
+
+
+class _Draw:
+    """Leaves of each next-token distribution only the token that was drawn from it.
+
+    A logits processor of transformers. The token is that in which the cumulative probability
+    passes a uniform number, which belongs to prompt, attempt and step alone: what is drawn does not
+    depend on which sequences are written together.
+
+    Args:
+        uniform: numbers in [0, 1), ``[sequences, steps]``, float64.
+        prompt: tokens of the padded prompts.
+        temperature: of the distribution.
+    """
+
+    def __init__(self, uniform: Tensor, prompt: int, temperature: float) -> None:
+        self.uniform = uniform
+        self.prompt = prompt
+        self.temperature = temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Logits that are 0 for the drawn token and -inf for all others."""
+        drawn = self.uniform[:, input_ids.shape[1] - self.prompt, None]
+        chosen = torch.empty_like(drawn, dtype=torch.long)
+        chunk = max(1, CHUNK_ELEMENTS // scores.shape[-1])
+        for start in range(0, len(scores), chunk):
+            rows = slice(start, start + chunk)
+            reached = _running_sums(torch.softmax(scores[rows].double() / self.temperature, dim=-1))
+            # The last sum is 1 but for rounding; a number above it would find no token.
+            chosen[rows] = torch.searchsorted(reached, drawn[rows] * reached[:, -1:], right=True)
+        # Weights that diverged give nan, of which any token is as good as another.
+        chosen.clamp_(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
+
+
+def _running_sums(values: Tensor) -> Tensor:
+    """Sums over the last axis up to each place.
+
+    A GPU has no such sums among PyTorch's deterministic algorithms (``trainer.deterministic``), so
+    these are formed on the CPU.
+
+    Args:
+        values: ``[rows, columns]``.
+    """
+    if values.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return values.cpu().cumsum(-1).to(values.device)
+    return values.cumsum(-1)
+
+
+@contextmanager
+def _plain_settings(lm: Any) -> Iterator[None]:
+    """Without the settings that come with a model, such as Qwen's repetition penalty.
+
+    They would take the place of all that is not given here, and measure something else.
+    """
+    from transformers import GenerationConfig
+
+    own, lm.generation_config = lm.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        lm.generation_config = own
+
+
+@contextmanager
+def _computing_on(lm: Any, device: torch.device) -> Iterator[None]:
+    """With a device that is where the model computes, wherever its parameters lie.
+
+    transformers takes the first parameter's device as that of the model and moves tokens there.
+    FSDP2 with ``cpu_offload`` keeps parameters on the CPU and computes on a GPU.
+    """
+    own = type(lm)
+    own_device = property(lambda _: device, doc="Where the model computes.")
+    lm.__class__ = type(own.__name__, (own,), {"__module__": own.__module__, "device": own_device})
+    try:
+        yield
+    finally:
+        lm.__class__ = own
+
+
+def _uniform(seed: int, rows: list[int], attempts: int, steps: int) -> Tensor:
+    """Uniform numbers of prompts and attempts, ``[prompts x attempts, steps]``."""
+    return torch.stack(
+        [
+            torch.rand(
+                steps,
+                dtype=torch.float64,
+                generator=torch.Generator().manual_seed(derive_seed(seed, "generate", i, attempt)),
+            )
+            for i in rows
+            for attempt in range(attempts)
+        ]
+    )
+
+
+def write_answers(
+    module: CausalLM,
+    tokenizer: Any,
+    prompts: list[Ids],
+    ends: Ids,
+    *,
+    max_new_tokens: int,
+    attempts: int = 1,
+    greedy: bool = False,
+    temperature: float = 1.0,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> dict[int, list[Written]]:
+    """Let the model answer prompts.
+
+    Each token is drawn with a number of its own prompt, attempt and step, so the answers depend
+    neither on the batch size nor on the number of processes, as far as logits themselves do not.
+
+    Args:
+        module: the model.
+        tokenizer: its tokenizer.
+        prompts: token ids up to the assistant header.
+        ends: tokens that end an answer.
+        max_new_tokens: longest answer, in tokens; less where the model's context ends.
+        attempts: sampled answers per prompt.
+        greedy: the one answer of the likeliest tokens instead.
+        temperature: of sampling.
+        batch_size: prompts of one batch.
+        seed: of sampling.
+
+    Returns:
+        The answers by prompt number, for this process's share of the prompts.
+    """
+    answers: dict[int, list[Written]] = {}
+    attempts = 1 if greedy else attempts
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    mine = module.own_share(order)
+
+    def room(i: int) -> int:
+        return max(0, min(max_new_tokens, module.context - len(prompts[i])))
+
+    batches = []
+    # Where the context cuts answers, only equally short ones are written together.
+    for steps, group in groupby(mine, key=room):
+        alike = list(group)
+        if steps == 0:
+            answers |= {i: [Written("", ended=False)] * attempts for i in alike}
+            continue
+        batches += [(steps, alike[i : i + batch_size]) for i in range(0, len(alike), batch_size)]
+    settings, device = _plain_settings(module.lm), _computing_on(module.lm, module.device)
+    with module.measuring(), settings, device:
+        for steps, rows in batches:
+            draw = None if greedy else (_uniform(seed, rows, attempts, steps), temperature)
+            batch = [prompts[i] for i in rows for _ in range(attempts)]
+            written = [
+                _read(tokenizer, ids, ends)
+                for ids in _write(module, tokenizer, batch, ends, steps, draw)
+            ]
+            for r, i in enumerate(rows):
+                answers[i] = written[r * attempts : (r + 1) * attempts]
+        for _ in range(module.most(len(batches)) - len(batches)):
+            # All processes take part in every forward of a model that is cut up.
+            _write(module, tokenizer, [(0,)], ends, 1, None)
+    return answers
+
+
+def _write(
+    module: CausalLM,
+    tokenizer: Any,
+    prompts: list[Ids],
+    ends: Ids,
+    steps: int,
+    draw: tuple[Tensor, float] | None,
+) -> list[list[int]]:
+    """The tokens after each prompt, whatever follows the first end among them."""
+    pad, vocabulary = tokenizer.pad_token_id, module.vocabulary
+    if pad is None or (vocabulary is not None and pad >= vocabulary):
+        # Any of the model's: it is masked before a prompt, and left out after an end.
+        pad = 0
+    width = max(map(len, prompts))
+    input_ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    for r, prompt in enumerate(prompts):
+        input_ids[r, width - len(prompt) :] = torch.tensor(prompt)
+        mask[r, width - len(prompt) :] = 1
+    assert module.net is not None
+    output = module.net.generate(
+        input_ids=input_ids.to(module.device),
+        attention_mask=mask.to(module.device),
+        max_new_tokens=steps,
+        do_sample=False,
+        eos_token_id=list(ends) or None,
+        pad_token_id=pad,
+        use_cache=True,
+        synced_gpus=module.is_sharded,
+        logits_processor=[_Draw(draw[0].to(module.device), width, draw[1])] if draw else None,
+    )
+    ids: list[list[int]] = output[:, width:].tolist()
+    return ids
+
+
+def _read(tokenizer: Any, ids: list[int], ends: Ids) -> Written:
+    stop = next((place for place, token in enumerate(ids) if token in ends), None)
+    text = tokenizer.decode(ids[:stop], skip_special_tokens=True)
+    return Written(text, ended=stop is not None)

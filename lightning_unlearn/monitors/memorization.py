@@ -1,0 +1,89 @@
+"""Verbatim and knowledge memorisation, as MUSE measures them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.metrics import knowledge_memorisation, verbatim_memorisation
+from lightning_unlearn.monitors.answer_statistics import check_sets
+from lightning_unlearn.monitors.base import Monitor
+from lightning_unlearn.monitors.likelihood import check_limit
+from lightning_unlearn.monitors.view import Measurement
+
+
+class Memorisation(Monitor):
+    """What a model still says of the text of a row set, by greedy decoding.
+
+    Measures, one value per row: ``verbatim/SET``, ROUGE-L F1 of how it goes on with the beginning
+    of an answer against how the answer goes on; ``knowledge/SET``, ROUGE-L F1 of what it answers
+    against the answer; ``knowledge_capped/SET``, 1 for an answer that did not end in time.
+
+    Args:
+        set: the row set: a stage, "STAGE:train", "STAGE:heldout" or a probe.
+        every: optimizer steps between looks; 0 looks at the first and last step only.
+        begun: share of an answer's tokens that is its beginning.
+        max_new_tokens: longest text written.
+        limit: only the first so many rows; null for all.
+
+    Source: Shi et al. 2024 (MUSE), arXiv 2407.06460, section 3.1; there the beginnings have a fixed
+    length.
+    """
+
+    def __init__(
+        self,
+        set: str,
+        every: int = 0,
+        begun: float = 0.5,
+        max_new_tokens: int = 128,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(every)
+        check_limit(self, limit)
+        if not 0 <= begun < 1:
+            raise InputError(f"Memorisation.begun: found {begun}, expected a share in [0, 1).")
+        if max_new_tokens < 1:
+            raise InputError(
+                f"Memorisation.max_new_tokens: found {max_new_tokens}, expected at least 1."
+            )
+        self.set = set
+        self.begun = begun
+        self.max_new_tokens = max_new_tokens
+        self.limit = limit
+
+    def check(self, data: Any) -> None:
+        """Refuse a row set that is not there."""
+        check_sets(self, "set", [self.set], data)
+
+    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+        """Three measures, one value per row."""
+        rows = view.rows(self.set, self.limit)
+        examples = view.data.row_set(self.set)[1][: self.limit]
+        # The last token ends the turn.
+        cuts = [int(self.begun * (len(example.answer) - 1)) for example in examples]
+        begun = tuple(example.answer[:cut] for example, cut in zip(examples, cuts, strict=True))
+        rest = [
+            view.format.tokenizer.decode(
+                example.answer[cut : cut + self.max_new_tokens], skip_special_tokens=True
+            )
+            for example, cut in zip(examples, cuts, strict=True)
+        ]
+        most = self.max_new_tokens
+        further = view.written(self.set, self.limit, begun=begun, greedy=True, max_new_tokens=most)
+        answers = view.written(self.set, self.limit, greedy=True, max_new_tokens=most)
+        verbatim = {
+            i: verbatim_memorisation([rest[i]], [texts[0].text]).item()
+            for i, texts in further.items()
+        }
+        knowledge = {
+            i: knowledge_memorisation([rows[i].answer], [texts[0].text]).item()
+            for i, texts in answers.items()
+        }
+        capped = {i: float(not texts[0].ended) for i, texts in answers.items()}
+        name = self.set.replace(":", "-")
+        return {
+            f"verbatim/{name}": view.gather(verbatim, len(rows)),
+            f"knowledge/{name}": view.gather(knowledge, len(rows)),
+            f"knowledge_capped/{name}": view.gather(capped, len(rows)),
+        }

@@ -1,0 +1,319 @@
+"""What is wrong with a configuration, in a sentence: asked once the parser has refused it."""
+
+import difflib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, is_dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal, Union
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
+
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.settings.configuration import Path, read_value
+
+WORDS: dict[Any, str] = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+}
+
+
+# Of integers, as torch and file formats hold them.
+LARGEST = 2**63
+# Of a text that a message quotes whole.
+LONGEST = 100
+# What Lightning's loggers import when they are made.
+PACKAGES = {"WandbLogger": "wandb", "CometLogger": "comet_ml", "MLFlowLogger": "mlflow"}
+# Classes of which the configuration names one, such as a callback.
+CHOSEN = (Callback, Logger, Profiler, Strategy)
+
+
+class Refused(InputError):
+    """A configuration the parser does not take.
+
+    Args:
+        path: keys, and places in lists, that lead to the mistake.
+        text: the message.
+        mismatch: the value is of another type, and nothing more is known.
+    """
+
+    def __init__(self, path: Path, text: str, mismatch: bool = False) -> None:
+        super().__init__(text)
+        self.path = path
+        self.mismatch = mismatch
+
+
+def find_mistake(value: Any, hint: Any, advice: Mapping[str, str] | None = None) -> Refused | None:
+    """The first value that does not fit its type hint.
+
+    Args:
+        value: a configuration.
+        hint: its type; a dataclass stands for its keys.
+        advice: messages for keys that many would expect, by their full names.
+
+    Returns:
+        The mistake, not raised; None if none is seen.
+    """
+    return _Search(advice or {}).look(value, hint, (), "")
+
+
+@dataclass(frozen=True)
+class _Search:
+    advice: Mapping[str, str]
+
+    def look(self, value: Any, hint: Any, path: Path, name: str) -> Refused | None:
+        """See `find_mistake`."""
+        origin, members = typing.get_origin(hint), typing.get_args(hint)
+        if hint is Any or hint is inspect.Parameter.empty:
+            return None
+        if origin in (Union, types.UnionType):
+            return self._union(value, hint, path, name)
+        if origin is Literal:
+            return None if value in members else _mismatch(value, hint, path, name)
+        if origin in (list, tuple) or hint in (list, tuple):
+            return self._list(value, hint, path, name)
+        if origin is dict or hint is dict:
+            return self._dict(value, hint, path, name)
+        if hint in WORDS:
+            return None if _is_a(value, hint) else _mismatch(value, hint, path, name)
+        if _is_group(hint):
+            return self._keys(value, hint, path, name)
+        if _is_chosen(hint):
+            return self._instance(value, hint, path, name)
+        # Of other types the parser knows what they take.
+        return None
+
+    def _union(self, value: Any, hint: Any, path: Path, name: str) -> Refused | None:
+        found = [self.look(value, member, path, name) for member in typing.get_args(hint)]
+        mistakes = [mistake for mistake in found if mistake is not None]
+        if len(mistakes) < len(found):
+            return None
+        telling = [m for m in mistakes if not m.mismatch or len(m.path) > len(path)]
+        return telling[0] if telling else _mismatch(value, hint, path, name)
+
+    def _list(self, value: Any, hint: Any, path: Path, name: str) -> Refused | None:
+        value, members = _loaded(value), typing.get_args(hint)
+        fixed = typing.get_origin(hint) is tuple and ... not in members
+        if not isinstance(value, list) or (fixed and len(value) != len(members)):
+            return _mismatch(value, hint, path, name)
+        hints = members if fixed else [members[0] if members else Any] * len(value)
+        for place, (item, item_hint) in enumerate(zip(value, hints, strict=True)):
+            if mistake := self.look(item, item_hint, (*path, place), name):
+                return mistake
+        return None
+
+    def _dict(self, value: Any, hint: Any, path: Path, name: str) -> Refused | None:
+        value = _loaded(value)
+        if not isinstance(value, dict):
+            return _mismatch(value, hint, path, name)
+        for key, item in value.items():
+            item_hint = (typing.get_args(hint) or (str, Any))[1]
+            if mistake := self.look(item, item_hint, (*path, key), f"{name}.{key}"):
+                return mistake
+        return None
+
+    def _keys(self, value: Any, hint: type, path: Path, name: str) -> Refused | None:
+        """Keys that are the parameters of a constructor."""
+        value = _loaded(value)
+        if not isinstance(value, dict):
+            return _mismatch(value, hint, path, name)
+        hints, required, is_open = _parameters(hint)
+        prefix = f"{name}." if name else ""
+        for key, item in value.items():
+            where, full = (*path, key), f"{prefix}{key}"
+            if full in self.advice:
+                return Refused(where, self.advice[full])
+            if key not in hints:
+                if is_open:
+                    continue
+                known = [k for k in hints if f"{prefix}{k}" not in self.advice]
+                return Refused(where, f"{full}: found an unknown key, {_instead(key, known)}")
+            if mistake := self.look(item, hints[key], where, full):
+                return mistake
+        for key in required:
+            if key in value:
+                continue
+            if not _is_group(hints[key]):
+                wanted = _describe(hints[key])
+                return Refused(path, f"{prefix}{key}: found nothing, expected {wanted}.")
+            # A part that was left out whole is told by what it must hold.
+            if mistake := self.look({}, hints[key], (*path, key), f"{prefix}{key}"):
+                return mistake
+        return None
+
+    def _instance(self, value: Any, hint: type, path: Path, name: str) -> Refused | None:
+        """A class by name, alone or with init_args."""
+        arguments: Any = {}
+        value = _loaded(value)
+        if isinstance(value, dict):
+            for key in value:
+                if key not in ("class_path", "init_args", "dict_kwargs"):
+                    instead = _instead(key, ["class_path", "init_args"])
+                    text = f"{name}: found the unknown key {key!r}, {instead}"
+                    return Refused((*path, key), text)
+            path, arguments = (*path, "class_path"), value.get("init_args") or {}
+            value = value.get("class_path")
+        if not isinstance(value, str):
+            return _mismatch(value, hint, path, name)
+        found = find_class(value, hint)
+        if isinstance(found, str):
+            return Refused(path, f"{name}: found {value!r}, {found}.")
+        package = PACKAGES.get(found.__name__, "")
+        if found.__module__.startswith("lightning.") and package and find_spec(package) is None:
+            text = f"{name}: {found.__name__} needs the package {package} (pip install {package})."
+            return Refused(path, text.replace("comet_ml)", "comet-ml)"))
+        if path and path[-1] == "class_path":
+            path = (*path[:-1], "init_args")
+        return self._keys(arguments, found, path, found.__name__)
+
+
+def _parameters(made: type) -> tuple[dict[str, Any], list[str], bool]:
+    """Type hints of a constructor's parameters, those without default, whether it takes more."""
+    constructor = inspect.unwrap(made.__init__)  # type: ignore[misc]
+    try:
+        hints = typing.get_type_hints(constructor)
+    # Hints of a class of one's own may name what exists only for a type checker.
+    except Exception:
+        hints = {}
+    named: dict[str, Any] = {}
+    required = []
+    is_open = False
+    for parameter in list(inspect.signature(constructor).parameters.values())[1:]:
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            is_open = True
+            continue
+        named[parameter.name] = hints.get(parameter.name, Any)
+        if parameter.default is parameter.empty:
+            required.append(parameter.name)
+    return named, required, is_open
+
+
+def find_class(name: str, base: type) -> type | str:
+    """A class by its short name or import path, or what is wrong with that name.
+
+    Args:
+        name: as in a configuration.
+        base: of which it must be a subclass.
+    """
+    known = {c.__name__: c for c in _subclasses(base)}
+    if name in known:
+        return known[name]
+    module, _, attribute = name.rpartition(".")
+    ours = sorted(n for n, c in known.items() if ".base" not in c.__module__ and _is_ours(c))
+    others = [*ours, "or module.Class of your own"] if ours else ["module.Class of your own"]
+    # Short names of Lightning's, such as fsdp2, have no settings.
+    others = [n for n in known if n.lower() == name.lower()] or others
+    expected = f"expected {', '.join(others)}"
+    if not module:
+        return expected
+    try:
+        found: object = getattr(import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        return f"but there is no module {error.name} here; {expected}"
+    # Importing runs a module of the user's own, which may fail in any way.
+    except Exception as error:
+        return f"but importing {module} fails with {type(error).__name__}: {error}"
+    if found is None:
+        return f"but the module {module} has no {attribute}"
+    if isinstance(found, type) and issubclass(found, base):
+        return found
+    return f"which is no {base.__name__}; {expected}"
+
+
+def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
+    for found in base.__subclasses__():
+        yield found
+        yield from _subclasses(found)
+
+
+def _is_ours(found: type) -> bool:
+    rooms = ("lightning_unlearn.unlearning.", "lightning_unlearn.monitors.")
+    return found.__module__.startswith(rooms)
+
+
+def _is_group(hint: Any) -> bool:
+    """Whether a class is written as the keys and values of its constructor, without its name."""
+    rooms = (Trainer, LightningModule, LightningDataModule)
+    return inspect.isclass(hint) and (is_dataclass(hint) or issubclass(hint, rooms))
+
+
+def _is_chosen(hint: Any) -> bool:
+    """Whether a class is written as the name of one of its kind, with or without arguments."""
+    return inspect.isclass(hint) and issubclass(hint, CHOSEN)
+
+
+def _loaded(value: Any) -> Any:
+    """A text as YAML: the parser takes '1e-3' in quotes, or typed, for a number."""
+    return read_value(value) if isinstance(value, str) else value
+
+
+def _is_a(value: Any, hint: type) -> bool:
+    if hint is str:
+        return isinstance(value, str)
+    value = _loaded(value)
+    if hint is float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and abs(value) < math.inf
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    return isinstance(value, hint)
+
+
+def _mismatch(value: Any, hint: Any, path: Path, name: str) -> Refused:
+    # Numbers and words of the command line are text until here.
+    value = value if (loaded := _loaded(value)) is None else loaded
+    if hint in (int, int | None) and isinstance(value, int) and not isinstance(value, bool):
+        return Refused(path, f"{name}: found {value}, which is too large.", True)
+    if hint in (float, float | None) and isinstance(value, float):
+        # Of the right type: it is NaN, or endless.
+        expected = "a finite number" if hint is float else "a finite number or null"
+        return Refused(path, f"{name}: found {value}, expected {expected}.", True)
+    return Refused(path, f"{name}: found {show(value)}, expected {_describe(hint)}.", True)
+
+
+def show(value: Any) -> str:
+    """A value in a message, as one would write it in YAML."""
+    if isinstance(value, (dict, list)):
+        return "keys and values" if isinstance(value, dict) else "a list"
+    words = {True: "true", False: "false"}
+    if value is None or isinstance(value, bool):
+        return words.get(value, "null")  # type: ignore[arg-type]
+    if isinstance(value, str) and len(value) > LONGEST:
+        return f"{value[:LONGEST]!r}..."
+    return repr(value)
+
+
+def _describe(hint: Any) -> str:
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if hint in WORDS:
+        return WORDS[hint]
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_describe(member) for member in members))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, members)) if len(members) > 1 else str(members[0])
+    if origin is tuple and ... not in members:
+        return f"a list of {len(members)} values"
+    if origin in (list, tuple):
+        return "a list"
+    if origin is dict or _is_group(hint):
+        return "keys and values"
+    named = getattr(hint, "__name__", str(hint))
+    article = "an" if named[0] in "AEIOU" else "a"
+    return f"{article} {named} (its name, or class_path and init_args)"
+
+
+def _instead(key: str, known: Any) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"expected {'one of ' if len(known) > 1 else ''}{', '.join(known) or 'none'}."

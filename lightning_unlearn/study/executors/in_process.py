@@ -1,0 +1,71 @@
+"""The work of a study in this process, node by node."""
+
+import time
+from collections.abc import Sequence
+
+from lightning_unlearn.errors import StorageError
+from lightning_unlearn.study.executors.base import Report
+from lightning_unlearn.study.plan import Node, StudyPlan
+from lightning_unlearn.study.task_queue import Frontier, Outcome, failure
+from lightning_unlearn.study.task_runner import Workbench
+from lightning_unlearn.training.progress import StageProgress
+
+
+class InProcess:
+    """Makes nodes one after the other.
+
+    What another process is making is left for later: two studies on one store share the work.
+
+    Args:
+        bench: makes a node.
+        bar: shows how far it is; None shows nothing.
+    """
+
+    workers = 1
+
+    def __init__(self, bench: Workbench, bar: StageProgress | None = None) -> None:
+        self.bench = bench
+        self.bar = bar
+
+    @property
+    def is_first_process(self) -> bool:
+        """Whether this process is the one that reports and writes."""
+        return self.bench.is_first_process
+
+    def plan(self) -> StudyPlan:
+        """See `Executor`."""
+        return self.bench.plan()
+
+    def run(self, nodes: Sequence[Node], report: Report) -> None:
+        """See `Executor`."""
+        if self.bench.processes > 1:
+            # What another process finished in between, some of ours may have seen and some not.
+            keys = set(self.bench.agree([node.key for node in nodes]))
+            nodes = [node for node in self.plan().nodes if node.key in keys]
+        frontier = Frontier(nodes)
+        while not frontier.is_over:
+            node = self._next(frontier)
+            frontier.take(node.key)
+            outcome = self._make(node)
+            report(outcome)
+            for skipped in frontier.close(outcome):
+                report(skipped)
+
+    def _next(self, frontier: Frontier) -> Node:
+        ready = {node.key: node for node in frontier.ready()}
+        free = (key for key in ready if not self.bench.store.is_claimed(key))
+        return ready[self.bench.agree(next(free, next(iter(ready))))]
+
+    def _make(self, node: Node) -> Outcome:
+        began = time.monotonic()
+        try:
+            made = self.bench.make(node.key, self.bar)
+        except StorageError:
+            raise
+        except Exception as error:
+            # Whatever broke this node, the others are worth having.
+            return failure(node.key, error, time.monotonic() - began)
+        return Outcome(node.key, "done", time.monotonic() - began, made)
+
+    def close(self) -> None:
+        """Nothing to let go of."""

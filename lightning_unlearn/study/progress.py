@@ -1,0 +1,107 @@
+"""Progress of a study: how many parts are made, how long it will take, who is at what."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress, TaskID
+
+from lightning_unlearn.storage.entry_status import read_note
+from lightning_unlearn.study.plan import Estimate, Node, StudyPlan
+from lightning_unlearn.study.task_queue import Outcome
+
+POLL = 1.0
+
+
+class Display:
+    """The bars above which outcomes are printed.
+
+    Args:
+        progress: a running display.
+        plan: the study.
+        left: what is to be made.
+        workers: how many parts are made at a time.
+        polls: whether other processes do the work: their notes in the store tell how far they are.
+    """
+
+    def __init__(
+        self, progress: Progress, plan: StudyPlan, left: Sequence[Node], workers: int, polls: bool
+    ) -> None:
+        self._progress = progress
+        self._plan = plan
+        self._left = {node.key: node for node in left}
+        self._total = len(left)
+        self._workers = workers
+        self._estimate = Estimate(plan)
+        self._overall = progress.add_task("study", total=self._total, note="")
+        self._bars: dict[str, TaskID] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True) if polls else None
+        if self._thread is not None:
+            self._thread.start()
+
+    @property
+    def made(self) -> int:
+        """How many parts are made, or failed."""
+        return self._total - len(self._left)
+
+    @property
+    def place(self) -> str:
+        """Which of all parts the next one is, in brackets."""
+        return f"[{self.made + 1}/{self._total}] "
+
+    def close(self, outcome: Outcome) -> str:
+        """A part is made, or can't be.
+
+        Returns:
+            How long the rest will take, in words; empty as long as nothing tells.
+        """
+        self._left.pop(outcome.key, None)
+        if outcome.state == "done" and outcome.made:
+            self._estimate.seconds[outcome.key] = outcome.seconds
+        seconds = self._estimate.left(list(self._left.values()), workers=self._workers)
+        note = f"about {duration(seconds)} left" if seconds and self._left else ""
+        self._progress.update(self._overall, completed=self.made, note=note)
+        return note
+
+    def _poll(self) -> None:
+        while not self._over.wait(POLL):
+            for key, node in list(self._left.items()):
+                note = read_note(Path(self._plan.store), key)
+                runs = note is not None and note.state == "running"
+                if not runs and key in self._bars:
+                    self._progress.remove_task(self._bars.pop(key))
+                if note is None or not runs:
+                    continue
+                if key not in self._bars:
+                    self._bars[key] = self._progress.add_task(
+                        self._plan.label(node), total=note.total or None, note=note.host
+                    )
+                self._progress.update(
+                    self._bars[key], completed=note.step, total=note.total or None
+                )
+            for key in set(self._bars) - set(self._left):
+                self._progress.remove_task(self._bars.pop(key))
+
+    def stop(self) -> None:
+        """Take the bars away."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        for bar in self._bars.values():
+            self._progress.remove_task(bar)
+        self._progress.remove_task(self._overall)
+
+
+def duration(seconds: float) -> str:
+    """A time as one says it: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"

@@ -1,0 +1,180 @@
+"""The records of a whole study: two tidy tables, written run by run."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.storage import records
+from lightning_unlearn.storage.run_folders import MANIFEST
+from lightning_unlearn.storage.seals import Damage, read_json
+from lightning_unlearn.study.plan import Cell, StudyPlan
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Seconds after which nobody writes a draft any more.
+ABANDONED = 3600.0
+VALUES = {
+    records.STEPS: ("stage", "step", "measure", "value"),
+    records.EXAMPLES: ("stage", "step", "measure", "example", "value"),
+}
+
+
+def finished(plan: StudyPlan) -> dict[str, Path]:
+    """The entries of the stage store that hold what the finished runs of a study saw.
+
+    From there, not from the folders of the runs, which another process may be filling.
+
+    Args:
+        plan: the study.
+
+    Returns:
+        Folders by key of the run, in the order of the cells.
+    """
+    entries = {cell.walk[-1]: Path(plan.store) / cell.walk[-1] for cell in plan.runs()}
+    return {key: entry for key, entry in entries.items() if (entry / MANIFEST).is_file()}
+
+
+def whole(entries: dict[str, Path], plan: StudyPlan) -> tuple[dict[str, Path], list[str]]:
+    """Those of some entries whose tables are as they were stored.
+
+    Args:
+        entries: folders by key, from `finished`.
+        plan: the study.
+
+    Returns:
+        The entries, and a sentence on each of the others.
+    """
+    kept, damaged = {}, []
+    for key, entry in entries.items():
+        try:
+            _check(entry)
+        except (OSError, InputError, Damage) as error:
+            reason = str(getattr(error, "strerror", None) or error).partition("; run the same")[0]
+            label = plan.label(plan.node[key])
+            damaged.append(
+                f"{label} is left out: its entry in the stage store, {entry}, is damaged "
+                f"({reason}); run the whole study again to have it made anew."
+            )
+        else:
+            kept[key] = entry
+    return kept, damaged
+
+
+def _check(entry: Path) -> None:
+    """Refuse an entry whose tables are not those that it was stored with."""
+    files = read_json(entry / MANIFEST).get("files")
+    for name in VALUES:
+        about = files.get(name) if isinstance(files, dict) else None
+        if not isinstance(about, dict):
+            raise Damage(f"{MANIFEST} does not name {name}")
+        data = records.checked_bytes(entry / name)
+        if hashlib.sha256(data).hexdigest() != about.get("sha256"):
+            raise Damage(f"{name} does not match its checksum")
+
+
+def gather(plan: StudyPlan, entries: dict[str, Path]) -> int:
+    """Write records.parquet and examples.parquet of a study, from what its runs saw.
+
+    Columns: study, path, position, method, seed, one per swept key, stage, step, measure, example
+    where there is one, value. An oracle has its rows under every path and setting that it is the
+    oracle of. Equal runs give equal bytes.
+
+    Args:
+        plan: the study.
+        entries: folders by key, from `finished`.
+
+    Returns:
+        Rows of records.parquet.
+
+    Raises:
+        DamagedTable: a table of an entry is not as it was written; `whole` tells which are.
+        OSError: the tables can't be written.
+    """
+    folder = Path(plan.folder)
+    for draft in folder.glob(".*.parquet"):
+        # Left by a process that was killed while it wrote.
+        if time.time() - draft.stat().st_mtime > ABANDONED:
+            draft.unlink(missing_ok=True)
+    cells = [cell for cell in plan.cells if cell.walk[-1] in entries]
+    counts = [_write(folder / file, plan, cells, entries, file) for file in reversed(VALUES)]
+    return counts[-1]
+
+
+def _write(
+    target: Path, plan: StudyPlan, cells: Sequence[Cell], entries: dict[str, Path], file: str
+) -> int:
+    """One of the tables; as many rows at a time as one run has."""
+    import pyarrow as pa
+
+    swept = [key for key, _ in plan.cells[0].sweep]
+    kinds = {key: _kind([dict(cell.sweep)[key] for cell in plan.cells]) for key in swept}
+    kinds = {
+        "study": pa.string(),
+        "path": pa.string(),
+        "position": pa.int64(),
+        "method": pa.string(),
+        "seed": pa.int64(),
+        **kinds,
+        "stage": pa.string(),
+        "step": pa.int64(),
+        "measure": pa.string(),
+        "example": pa.int64(),
+        "value": pa.float64(),
+    }
+    names = ["study", "path", "position", "method", "seed", *swept, *VALUES[file]]
+    schema = pa.schema([(name, kinds[name]) for name in names])
+    rows = 0
+
+    def write(draft: Path) -> None:
+        nonlocal rows
+        with records.table_writer(draft, schema, list(entries)) as writer:
+            for cell in cells:
+                table = records.read_arrow(entries[cell.walk[-1]] / file, VALUES[file][1:])
+                if len(table):
+                    rows += len(table)
+                    writer.write_table(_of_cell(table, plan, cell, schema))
+
+    records.replace(target, write)
+    return rows
+
+
+def _of_cell(table: "pa.Table", plan: StudyPlan, cell: Cell, schema: "pa.Schema") -> "pa.Table":
+    """A run's table with the columns that say which cell it is."""
+    import pyarrow as pa
+
+    own: dict[str, Any] = {
+        "study": plan.name,
+        "path": "-".join(cell.path),
+        "position": cell.position,
+        "method": cell.method,
+        "seed": cell.seed,
+        **dict(cell.sweep),
+        "stage": plan.node[cell.walk[-1]].stage,
+    }
+    columns = []
+    for column in schema:
+        if column.name in own:
+            value = own[column.name]
+            if pa.types.is_string(column.type) and not isinstance(value, str):
+                value = json.dumps(value)
+            columns.append(pa.repeat(pa.scalar(value, column.type), len(table)))
+        else:
+            columns.append(table[column.name].cast(column.type))
+    return pa.table(columns, schema=schema)
+
+
+def _kind(values: Sequence[Any]) -> Any:
+    """The type of a column that holds the values of a swept key."""
+    import pyarrow as pa
+
+    if all(isinstance(value, bool) for value in values):
+        return pa.bool_()
+    # A swept null is the text "null": an empty field would say that nothing was set.
+    if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
+        return pa.string()
+    return pa.float64() if any(isinstance(value, float) for value in values) else pa.int64()

@@ -1,0 +1,69 @@
+"""Why a stage ends before its last step, and whether it is finished then.
+
+Only a rule whose every part is in the stage's key finishes it: another run with the same key ends
+it at the same step. A clock, a signal, or a ``should_stop`` that anything may have set does not.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+
+from lightning_unlearn.data.datamodule import UNLEARN
+from lightning_unlearn.model.causal_lm import CausalLM
+
+if TYPE_CHECKING:
+    from lightning_unlearn.training.trainer import StagedTrainer
+
+
+def rule_that_ends(trainer: "StagedTrainer", module: CausalLM) -> str | None:
+    """The rule that ends the present stage after the step that was just made.
+
+    Args:
+        trainer: of the stage; its method may have a rule, and EarlyStopping may have decided.
+        module: in the stage.
+
+    Returns:
+        The same sentence on all processes, or None.
+    """
+    for callback in trainer.others:
+        if isinstance(callback, EarlyStopping) and _has_decided(callback):
+            why = " ".join(str(callback.stopping_reason_message or "").split())
+            return f"EarlyStopping: {why.removesuffix(' Signaling Trainer to stop.')}"
+    method = trainer.method
+    if module.stage != UNLEARN or method is None or not method.may_stop:
+        return None
+    reason: str | None = trainer.strategy.broadcast(method.stop(module))
+    return f"{method.name}: {reason}" if reason is not None else None
+
+
+def _has_decided(callback: EarlyStopping) -> bool:
+    reason: Any = callback.stopping_reason
+    return reason is not type(reason).NOT_STOPPED
+
+
+def measure_the_end(trainer: "StagedTrainer", module: CausalLM) -> None:
+    """Have monitors evaluate the model where a stage ends that was to go on.
+
+    Args:
+        trainer: of the stage.
+        module: after its last step.
+    """
+    if module.stage != UNLEARN or trainer.observations is None:
+        return
+    for monitor in trainer.monitors:
+        if not monitor.due(module.step, module.total_steps):
+            monitor.look(trainer.observations, module, module.step)
+
+
+def cause_of_stop(trainer: "StagedTrainer") -> str:
+    """What stopped a stage that is not finished, in words."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, Timer):
+            left = callback.time_remaining()
+            if left is not None and left <= 0:
+                return "because the Timer's duration is over"
+    return (
+        "because something set trainer.should_stop; a rule that finishes a stage is EarlyStopping, "
+        "or the method's own `stop`"
+    )

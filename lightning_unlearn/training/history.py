@@ -1,0 +1,104 @@
+"""What a stage leaves in the store: its weights, its losses, and what monitors saw."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from lightning_unlearn.data.datamodule import UNLEARN
+from lightning_unlearn.model.adapters import LEARN
+from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.monitors.results import Observations
+from lightning_unlearn.storage import records
+
+
+class TrainingHistory(Callback):
+    """Loss and learning rate of every optimizer step of a stage.
+
+    Args:
+        stage: the stage's name.
+        log: called with stage, step, loss and learning rate of every step.
+    """
+
+    def __init__(self, stage: str, log: Callable[[str, int, float, float], None]) -> None:
+        self.stage = stage
+        self._log = log
+        self._rows: list[tuple[int, float, float]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        """Keep the step."""
+        loss = float(trainer.callback_metrics["loss"])
+        rate = float(trainer.callback_metrics["lr"])
+        self._rows.append((pl_module.step, loss, rate))
+        self._log(self.stage, pl_module.step, loss, rate)
+
+    def read(self, folder: Path) -> None:
+        """Take over the steps that an entry or a checkpoint holds."""
+        table = records.read_table(folder / records.TRAINING)
+        for step, loss, rate in table[["step", "loss", "lr"]].itertuples(index=False):
+            self._rows.append((int(step), float(loss), float(rate)))
+            self._log(self.stage, *self._rows[-1])
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The history as a table."""
+        # A rule may end a stage before its first step.
+        steps, losses, rates = ([row[place] for row in self._rows] for place in range(3))
+        stages = [self.stage] * len(steps)
+        return {"stage": stages, "step": steps, "loss": losses, "lr": rates}
+
+
+def write_entry(
+    folder: Path,
+    model: CausalLM,
+    weights: dict[str, Tensor],
+    history: TrainingHistory,
+    observations: Observations,
+) -> None:
+    """Write the store entry of a stage that has just been trained, or its part of a checkpoint.
+
+    Args:
+        folder: an existing folder.
+        model: knows the format of its weights.
+        weights: from `CausalLM.weights`, of what the stage trained.
+        history: of the stage.
+        observations: of the run; written for "unlearn".
+    """
+    which = UNLEARN if history.stage == UNLEARN else LEARN
+    model.save(which, folder / which, weights)
+    records.write_table(folder / records.TRAINING, history.columns())
+    if history.stage == UNLEARN:
+        write_observations(folder, observations)
+
+
+def write_observations(folder: Path, observations: Observations) -> None:
+    """Write what monitors saw.
+
+    Args:
+        folder: an existing folder.
+        observations: of the run.
+    """
+    _write_rows(folder / records.STEPS, ("step", "measure", "value"), observations.steps)
+    names = ("step", "measure", "example", "value")
+    _write_rows(folder / records.EXAMPLES, names, observations.examples)
+
+
+def _write_rows(file: Path, names: tuple[str, ...], rows: list[Any]) -> None:
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in names]
+    records.write_table(file, dict(zip(names, columns, strict=True)))
+
+
+def read_observations(folder: Path, observations: Observations) -> None:
+    """Take over from an entry what monitors saw, and log it again.
+
+    Args:
+        folder: the entry.
+        observations: gets the rows.
+    """
+    steps = records.read_table(folder / records.STEPS)
+    examples = records.read_table(folder / records.EXAMPLES)
+    observations.steps = list(steps.itertuples(index=False, name=None))
+    observations.examples = list(examples.itertuples(index=False, name=None))
+    for step, measure, value in observations.steps:
+        observations.log(measure, int(step), value)

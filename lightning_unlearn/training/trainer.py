@@ -1,0 +1,555 @@
+"""StagedTrainer: walks a path of stages, then unlearns one of them."""
+
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import ParallelStrategy, Strategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from rich.markup import escape
+from torch.utils.data import DataLoader
+
+from lightning_unlearn.data.batches import StepBatch
+from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
+from lightning_unlearn.distributed.processes import connected, open_processes, requeueing
+from lightning_unlearn.distributed.strategy import (
+    FSDP2,
+    check_precision,
+    check_strategy,
+    data_share,
+    plugin_identity,
+    with_precision,
+)
+from lightning_unlearn.errors import InputError, visible
+from lightning_unlearn.model.adapters import LEARN
+from lightning_unlearn.model.causal_lm import CausalLM, StageEntry
+from lightning_unlearn.model.pretrained import load_tokenizer
+from lightning_unlearn.monitors.base import Monitor
+from lightning_unlearn.monitors.results import Observations
+from lightning_unlearn.monitors.view import BASE
+from lightning_unlearn.settings.diagnosis import show
+from lightning_unlearn.settings.folder_names import check_folder
+from lightning_unlearn.storage.callback_identity import changes_training, constructed
+from lightning_unlearn.storage.machine import describe_machine
+from lightning_unlearn.storage.stage_store import StageStore
+from lightning_unlearn.training.checkpoints import Frequency
+from lightning_unlearn.training.lightning_callbacks import StopRules, check_callbacks, choose_bar
+from lightning_unlearn.training.path_plan import Conditions, PlannedStage, find_oracle, plan_walk
+from lightning_unlearn.training.path_runner import Walker
+from lightning_unlearn.training.progress import StageProgress
+from lightning_unlearn.training.quiet import quiet_lightning
+from lightning_unlearn.unlearning.base import Unlearning
+
+
+class StagedTrainer(Trainer):
+    """Lightning's Trainer for models that are trained in stages.
+
+    How long a stage trains, its batch and its gradient clipping are in the stage's recipe, so
+    Lightning's arguments for them are not taken here.
+
+    Args:
+        store: folder of the stage store. Runs that share it train no prefix of a path twice.
+        seed: seed of everything random.
+        name: folder of the run inside ``default_root_dir``; null makes it from method and path.
+        default_root_dir: where runs go.
+        accelerator: as of Lightning's Trainer.
+        strategy: as of Lightning's Trainer, such as "ddp"; "fsdp2" shares a model out, see
+            `FSDP2`; those that spawn or fork are refused.
+        devices: as of Lightning's Trainer.
+        num_nodes: as of Lightning's Trainer.
+        precision: as of Lightning's Trainer, such as "32-true" or "bf16-true".
+        logger: true for TensorBoard in the run's folder, false for none, or loggers of your own.
+        callbacks: one unlearning method, monitors, and others.
+        checkpoint_steps: write a checkpoint inside a stage every so many optimizer steps; null for
+            no such rule. Ctrl-C, SIGTERM and SIGHUP always leave one.
+        checkpoint_minutes: write one when so many minutes have gone by since the last; null for no
+            such rule.
+        enable_progress_bar: show progress.
+        deterministic: as of Lightning's Trainer.
+        benchmark: as of Lightning's Trainer.
+        profiler: as of Lightning's Trainer.
+        plugins: as of Lightning's Trainer.
+        detect_anomaly: as of Lightning's Trainer.
+
+    Attributes:
+        observations: what the monitors saw in the last ``fit`` or ``validate``.
+        run_dir: the folder of the last ``fit``.
+        trained: stages that the last ``fit`` trained, as against those found in the store.
+        announces: whether stages found in the store, and what is to be known of the data, are
+            told.
+        expects_oracle: whether the models retrained without the forget stage will be in the store
+            when they are needed; None looks for them.
+        tell: called with sentences that must not be missed; None prints them.
+        others: callbacks that are neither methods nor monitors, and may change what training does.
+        stage_progress: the progress bar, if there is one.
+        tensorboard: whether curves are written to the run's folder.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: str = "runs/store",
+        seed: int = 0,
+        name: str | None = None,
+        default_root_dir: str = "runs",
+        accelerator: str = "auto",
+        strategy: str | Strategy = "auto",
+        devices: list[int] | str | int = "auto",
+        num_nodes: int = 1,
+        precision: str | int = "32-true",
+        logger: bool | Logger | list[Logger] = True,
+        callbacks: list[Callback] | Callback | None = None,
+        checkpoint_steps: int | None = None,
+        checkpoint_minutes: float | None = 10.0,
+        enable_progress_bar: bool = True,
+        deterministic: bool | None = None,
+        benchmark: bool | None = None,
+        profiler: str | None = None,
+        plugins: Any = None,
+        detect_anomaly: bool = False,
+    ) -> None:
+        given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
+        given = choose_bar(given, enable_progress_bar, StageProgress)
+        self.methods = [c for c in given if isinstance(c, Unlearning)]
+        self.monitors = [c for c in given if isinstance(c, Monitor)]
+        own = (Unlearning, Monitor, ProgressBar)
+        self.others = [c for c in given if not isinstance(c, own) and changes_training(c)]
+        if str(precision) in ("16-mixed", "16"):
+            raise InputError(
+                f"trainer.precision: found {precision}, expected bf16-mixed, bf16-true or 32-true: "
+                "the loss scale of 16-mixed would be carried from stage to stage."
+            )
+        # Not inherited: measures of a subclass may have other names.
+        single = {kind for kind in map(type, self.monitors) if vars(kind).get("is_single")}
+        for kind in single:
+            if (count := sum(type(monitor) is kind for monitor in self.monitors)) > 1:
+                raise InputError(
+                    f"trainer.callbacks: found {count} of {kind.__name__}, expected one: their "
+                    "measures would have the same names."
+                )
+        if len(self.methods) > 1:
+            names = " and ".join(type(method).__name__ for method in self.methods)
+            raise InputError(
+                f"trainer.callbacks: found {len(self.methods)} unlearning methods ({names}), "
+                "expected one. To compare methods, use lightning-unlearn study."
+            )
+        self.stage_progress = next((c for c in given if isinstance(c, StageProgress)), None)
+        if enable_progress_bar and not any(isinstance(c, ProgressBar) for c in given):
+            self.stage_progress = StageProgress()
+            # First, so that its bar is there when monitors start to look.
+            given.insert(0, self.stage_progress)
+        for key, folder in (("store", store), ("default_root_dir", default_root_dir)):
+            check_folder(folder, f"trainer.{key}")
+        if name is not None:
+            check_folder(name, "trainer.name")
+        for callback in self.keyed:
+            _check_numbers(callback)
+        if rules := [c for c in given if isinstance(c, EarlyStopping)]:
+            # Last, so that all monitors have looked.
+            given.append(StopRules(rules))
+        for callback in self.keyed:
+            constructed(callback)
+        idle = accelerator == "auto" and not torch.cuda.is_available()
+        check_callbacks(given, bool(logger), accelerator == "cpu" or idle)
+        self.frequency = Frequency(checkpoint_steps, checkpoint_minutes)
+        self.frequency.check()
+        self.seed = seed
+        self.run_name = name
+        self.store = StageStore(store, report=self.warn)
+        self.observations: Observations | None = None
+        self.run_dir: Path | None = None
+        self.trained: list[str] = []
+        self.config_text: str | None = None
+        self.announces = True
+        self.expects_oracle: bool | None = None
+        self.tell: Callable[[str], None] | None = None
+        self.tensorboard = logger is True
+        if isinstance(plugins, str | dict):
+            raise InputError(
+                f"trainer.plugins: found {show(plugins)}, expected null, or plugins made in Python."
+            )
+        self._plugin = plugin_identity(plugins)
+        precision, plugins = with_precision(precision, plugins)
+        with quiet_lightning():
+            super().__init__(
+                accelerator=accelerator,
+                strategy=FSDP2() if strategy == "fsdp2" else strategy,
+                devices=devices,
+                num_nodes=num_nodes,
+                precision=precision,  # type: ignore[arg-type]
+                logger=False if isinstance(logger, bool) else logger,
+                callbacks=given,
+                default_root_dir=default_root_dir,
+                enable_progress_bar=enable_progress_bar,
+                deterministic=deterministic,
+                benchmark=benchmark,
+                profiler=profiler,
+                plugins=plugins,
+                detect_anomaly=detect_anomaly,
+                max_epochs=1,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                # Monitors may ask for gradients; they switch them off where they do not.
+                inference_mode=False,
+                num_sanity_val_steps=0,
+                log_every_n_steps=1,
+            )
+        # Lightning's handlers broadcast from wherever a signal finds them, and requeue with a
+        # pickled checkpoint. `MidStage` sees to signals in a stage, `requeueing` outside.
+        self._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """Where and with what numbers are computed; see `describe_machine`."""
+        return describe_machine(self.strategy.root_device, self.world_size)
+
+    @property
+    def keyed(self) -> list[Callback]:
+        """The callbacks whose identity is in keys: what they were made with, and their code."""
+        return [*self.methods, *self.monitors, *self.others]
+
+    @property
+    def method(self) -> Unlearning | None:
+        """The unlearning method among the callbacks."""
+        return self.methods[0] if self.methods else None
+
+    def run_folder(self, datamodule: StagedDataModule) -> Path:
+        """Where the results of a run go, if no other run is there.
+
+        Args:
+            datamodule: stages and path.
+        """
+        place = f"p{datamodule.position}_" if datamodule.position is not None else ""
+        path = "-".join(datamodule.trained) or "base"
+        name = self.run_name or f"{self.label(datamodule)}/{place}{path}_s{self.seed}"
+        return Path(self.default_root_dir) / name
+
+    def label(self, datamodule: StagedDataModule) -> str:
+        """What a run is called by in folders, curves and records.
+
+        Args:
+            datamodule: stages and path.
+        """
+        if datamodule.oracle:
+            return ORACLE
+        return self.method.name if self.method is not None else "trained"
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress display, on the first process."""
+        if self.stage_progress is not None and getattr(self, "is_global_zero", True):
+            self.stage_progress.print(text)
+
+    def warn(self, text: str) -> None:
+        """Print what must not be missed, also where there is no progress display."""
+        text = visible(text)
+        if self.tell is not None:
+            self.tell(text)
+        elif self.stage_progress is not None:
+            self.say(escape(text))
+        else:
+            print(text, file=sys.stderr)
+
+    def fit(self, model: CausalLM, datamodule: StagedDataModule) -> None:  # type: ignore[override]
+        """Train the stages of the path that are not stored yet, then unlearn the forget stage.
+
+        Args:
+            model: the module.
+            datamodule: stages and path.
+
+        Raises:
+            InputError: for anything a user can mend, before training starts.
+            DivergedError: if a loss is not finite; what was stored stays stored.
+            KeyboardInterrupt: after the optimizer step in which Ctrl-C, SIGTERM or SIGHUP came.
+        """
+        plan = self.walk(model, datamodule)
+        if not model.holds(plan):
+            Walker(self, model, datamodule, plan).take_up()
+        model.cpu()
+
+    def walk(
+        self, model: CausalLM, datamodule: StagedDataModule, until: int | None = None
+    ) -> list[PlannedStage]:
+        """`fit`, or its beginning; weights that are stored are not taken up where none is needed.
+
+        Args:
+            model: the module; of a module that has just walked another path, what the two have in
+                common is not read again.
+            datamodule: stages and path.
+            until: only the first so many steps of the walk, for whichever runs need them; None for
+                all, which fills the folder of the run.
+
+        Returns:
+            The whole walk.
+
+        Raises:
+            InputError: as of `fit`.
+            DivergedError: as of `fit`.
+        """
+        self.check(model, datamodule)
+        plan = self.plan(model, datamodule)
+        self.open_processes(model)
+        # What was found in the store must be the same for all.
+        plan = self.strategy.broadcast(plan)
+        with requeueing(self), connected(), self._using_callbacks():
+            Walker(self, model, datamodule, plan).walk(until)
+        return plan
+
+    def reset_callbacks(self) -> None:
+        """Give callbacks the state in which they were made: a stage depends on its start alone."""
+        for callback in self.keyed:
+            constructed(callback).restore(callback)
+
+    @contextmanager
+    def _using_callbacks(self) -> Iterator[None]:
+        """Tell what callbacks do to themselves in a run from what is set on them outside."""
+        try:
+            yield
+        finally:
+            for callback in self.keyed:
+                constructed(callback).leave(callback)
+
+    def fit_once(self, model: CausalLM, loader: DataLoader[StepBatch]) -> None:
+        """One plain Lightning fit of one epoch.
+
+        Args:
+            model: the module, ready for a stage.
+            loader: optimizer steps.
+        """
+        self.fit_loop.max_epochs = self.current_epoch + 1
+        with quiet_lightning(), model.staying():
+            super().fit(model, train_dataloaders=loader)
+
+    def look(self, model: CausalLM) -> None:
+        """A Lightning validation, in which monitors look at the model.
+
+        Args:
+            model: the module, with the weights to look at.
+        """
+        try:
+            with quiet_lightning(), model.staying():
+                super().validate(model, DataLoader([0]), verbose=False)  # type: ignore[arg-type]
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise stop.__context__ from None
+            raise
+
+    def plan(
+        self, model: CausalLM, datamodule: StagedDataModule, compares: bool = True
+    ) -> list[PlannedStage]:
+        """The walk as store entries: one per trained stage, and "unlearn" or "oracle".
+
+        Args:
+            model: the module.
+            datamodule: prepared stages and path.
+            compares: look for the oracle that unlearning is compared with.
+
+        Returns:
+            The steps in order.
+        """
+        return plan_walk(
+            model,
+            datamodule,
+            self.method,
+            self.monitors,
+            self._conditions,
+            self._has_oracle if compares else lambda retrained: False,
+        )
+
+    @property
+    def _conditions(self) -> Conditions:
+        return Conditions(
+            self.others, self.world_size, str(self.precision), self.seed, self._plugin
+        )
+
+    def _oracle(self, model: CausalLM, datamodule: StagedDataModule) -> str | None:
+        """What a stored model of a path is compared with; see `find_oracle`."""
+        if datamodule.forget is None or not any(m.uses_oracle for m in self.monitors):
+            return None
+        return find_oracle(model, datamodule, self._conditions, self._has_oracle)
+
+    def _has_oracle(self, retrained: PlannedStage) -> bool:
+        """Whether the model retrained without the forget stage is there, or will be."""
+        if self.expects_oracle is not None:
+            return self.expects_oracle
+        if self.store.has(retrained.key):
+            return True
+        if self.announces:
+            names = " and ".join(type(m).__name__ for m in self.monitors if m.uses_oracle)
+            path = "-".join(stage["name"] for stage in retrained.content["stages"])
+            other = self.store.find(retrained.content, ignoring=("base", "template"))
+            of_other = ", only one of another base model" if other is not None else ""
+            self.warn(
+                f"{names}: no distance to the oracle is measured. The model retrained without the "
+                f"forget stage ({path}, seed {self.seed}) is not in {self.store.folder}{of_other}. "
+                "The same command with --data.oracle true makes it."
+            )
+        return False
+
+    def remarks(self, model: CausalLM, datamodule: StagedDataModule) -> list[str]:
+        """What the user should know of model and data, and of what is measured on them.
+
+        Args:
+            model: the module.
+            datamodule: prepared.
+
+        Returns:
+            Sentences.
+        """
+        sentences = model.remarks() + datamodule.remarks()
+        for monitor in self.monitors:
+            sentences += monitor.remarks(model, datamodule)
+        return [visible(sentence) for sentence in sentences]
+
+    def check(self, model: CausalLM, datamodule: StagedDataModule, train: bool = True) -> None:
+        """Find all that can be found wrong without training, before anything is written.
+
+        Reads and tokenises the data if that is not done yet.
+
+        Args:
+            model: the module.
+            datamodule: stages and path.
+            train: whether training is to follow.
+
+        Raises:
+            InputError: for anything a user can mend.
+        """
+        for callback in self.keyed:
+            constructed(callback).notice(callback)
+        if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
+            raise InputError(
+                "trainer.strategy: spawned or forked processes end with each stage and take the "
+                "weights with them; use ddp."
+            )
+        unlearns = datamodule.forget is not None and not datamodule.oracle
+        if train and unlearns and self.method is None:
+            raise InputError(
+                f"trainer.callbacks: the stage {datamodule.forget!r} is to be forgotten "
+                "(data.forget), but no callback unlearns. Add one, such as GA, NPO or SimNPO, or "
+                "set data.forget to null to train only."
+            )
+        if train and datamodule.forget is None and self.method is not None:
+            raise InputError(
+                f"data.forget: found null, but {self.method.name} is among trainer.callbacks. "
+                f"Name the stage to unlearn: one of {', '.join(datamodule.stages)}."
+            )
+        check_folder(str(self.run_folder(datamodule)), "data.stages")
+        check_strategy(self.strategy)
+        check_precision(str(self.precision), self.strategy.root_device)
+        model.check_device(str(self.precision), self.strategy.root_device)
+        model.check_weights(str(self.precision))
+        if isinstance(self.strategy, FSDP2):
+            self.strategy.check_processes()
+            model.check_layers(self.strategy.layers, self.strategy.tensor_parallel_size)
+        model.check_quantization(self)
+        if train:
+            datamodule.check_batches(data_share(self)[1])
+        model.check_adapters()
+        tokenizer, template = model.tokenizer(), None
+        if datamodule.template is not None and not datamodule.encodes_with(tokenizer):
+            template = load_tokenizer(
+                datamodule.template, model.trust_remote_code, key="data.template"
+            )
+        datamodule.prepare(tokenizer, model.context, template, model.base, model.vocabulary)
+        for monitor in self.monitors:
+            monitor.check(datamodule)
+        if self.is_global_zero:
+            # Last, for it takes as long as reading the files.
+            model.check_weights(str(self.precision), numbers=True)
+        if self.announces:
+            for sentence in self.remarks(model, datamodule):
+                self.warn(sentence)
+
+    def open_processes(self, model: CausalLM) -> None:
+        """Start the other processes and connect them, so that all agree on what is stored.
+
+        Args:
+            model: the module.
+        """
+        if isinstance(self.strategy, ParallelStrategy):
+            self.strategy.connect(model)
+            with quiet_lightning():
+                open_processes(self.strategy, self)
+
+    def validate(  # type: ignore[override]
+        self, model: CausalLM, datamodule: StagedDataModule, stage: str | None = None
+    ) -> dict[str, float]:
+        """Ask the monitors about a stored model, without training.
+
+        Args:
+            model: the module.
+            datamodule: stages and path.
+            stage: after which stage: "base" for the untouched base model, a stage of the path, or
+                "unlearn"; null for the last one.
+
+        Returns:
+            Mean of each measure.
+
+        Raises:
+            InputError: if that model is not stored, or there is no monitor.
+        """
+        if not self.monitors:
+            raise InputError("trainer.callbacks: found no monitor, so there is nothing to measure.")
+        self.check(model, datamodule, train=False)
+        plan = [stage for stage in self.plan(model, datamodule, False) if stage.name != ORACLE]
+        names = [BASE, *(planned.name for planned in plan)]
+        wanted = names[-1] if stage is None else stage
+        if wanted not in names:
+            raise InputError(f"stage: found {wanted!r}, expected one of {', '.join(names)}.")
+        done = plan[: names.index(wanted)]
+        self.open_processes(model)
+        if self.is_global_zero:
+            self.store.look_over()
+        needed = done[-2:] if wanted == UNLEARN else done[-1:]
+        load = {}
+        for planned in needed:
+            # Which monitors looked on while the weights were made does not matter here.
+            entry = self.store.find(planned.content, ignoring=("monitors", "measured", "oracle"))
+            if entry is not None:
+                which = UNLEARN if planned.name == UNLEARN else LEARN
+                load[which] = entry / which
+        if self.strategy.broadcast(len(load)) < len(needed):
+            raise InputError(
+                f"nothing is stored of this path after {done[-1].name} (in {self.store.folder}). "
+                "Run lightning-unlearn fit with the same settings first, or measure the untouched "
+                "base model with --stage base."
+            )
+        self.observations = Observations(datamodule, self.monitors)
+        self.observations.oracle = Walker(self, model, datamodule, plan).weights_of(
+            self._oracle(model, datamodule)
+        )
+        last = done[-1].name if done else datamodule.path[0]
+        model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, True, load))
+        with connected(), self._using_callbacks():
+            self.reset_callbacks()
+            self.look(model)
+        model.cpu()
+        return {measure: value for _, measure, value in self.observations.steps}
+
+
+def _check_numbers(callback: Callback) -> None:
+    """Refuse NaN among what a callback was made with: it would spoil every weight.
+
+    Other callbacks than methods may keep one for what they have not seen yet.
+    """
+    own = {n for n in vars(callback) if isinstance(callback, Unlearning) and n[:1] != "_"}
+    for name in sorted(own | (set(signature(type(callback)).parameters) & set(vars(callback)))):
+        value = vars(callback)[name]
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and math.isnan(number):
+                kind = type(callback).__name__
+                raise InputError(f"{kind}.{name}: found nan, expected a number.")
+
+
+def _nothing() -> None:
+    pass
