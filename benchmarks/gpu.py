@@ -29,10 +29,9 @@ from gpu_sides import (
 
 from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, StagedTrainer
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.model.pretrained import load_config
+from lightning_unlearn.model.pretrained import load_config, quiet_transformers
 from lightning_unlearn.planning.model_shapes import CONFIGS, config_folder
 from lightning_unlearn.planning.simulation import Simulation
-from lightning_unlearn.training.quiet import quiet_transformers
 
 SHAPES = {
     "llama3.2-1b": "meta-llama/Llama-3.2-1B",

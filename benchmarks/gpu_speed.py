@@ -9,9 +9,8 @@ from gpu_checks import Bench
 from gpu_sides import DTYPES, Setting, empty_gpu, hugging_face, make_plan, ours
 from gpu_table import Row, at_most, judged
 
-from lightning_unlearn.model.pretrained import load_config
+from lightning_unlearn.model.pretrained import load_config, quiet_transformers
 from lightning_unlearn.planning.model_shapes import CONFIGS, config_folder
-from lightning_unlearn.training.quiet import quiet_transformers
 
 CONFIGS.update(OWN)
 WARMUP = 2

@@ -1,6 +1,10 @@
 """Exceptions: mistakes a user can mend, and ways a run ends."""
 
+import os
 import re
+import sys
+import traceback
+from pathlib import Path
 
 # Control characters, line and paragraph ends, blanks without a width, marks that turn the direction
 # of text, and halves of surrogate pairs: names of files and values of keys may have them, and a
@@ -61,3 +65,28 @@ class Terminated(KeyboardInterrupt):
 
 class HungUp(Terminated):
     """Stopped by SIGHUP, because the terminal was closed; everything stored is kept."""
+
+
+def own_place(error: BaseException) -> str | None:
+    """Where code of the user's own raised an exception: file and line; None if it did not.
+
+    Args:
+        error: as it was caught.
+    """
+    package = str(Path(__file__).parent)
+    libraries = (package, sys.prefix, sys.base_prefix)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = frame.filename
+        if file.startswith(package):
+            return None
+        if file.startswith("<") or file.startswith(libraries) or "site-packages" in file:
+            continue
+        return f"{os.path.relpath(file) if _is_below(file) else file}, line {frame.lineno}"
+    return None
+
+
+def _is_below(file: str) -> bool:
+    try:
+        return Path(file).is_relative_to(Path.cwd())
+    except OSError:
+        return False

@@ -15,9 +15,9 @@ import torch
 import yaml
 
 from lightning_unlearn import monitors
+from lightning_unlearn.cli.fit import run as run_cli
 from lightning_unlearn.settings.configuration import compose_files, read_yaml
 from lightning_unlearn.storage import records
-from lightning_unlearn.training.from_config import run as run_cli
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # What a check of these tests does, by its name.

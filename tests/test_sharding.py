@@ -31,10 +31,10 @@ from lightning_unlearn import (
     StagedTrainer,
 )
 from lightning_unlearn.cli.main import main
-from lightning_unlearn.distributed import sharding
 from lightning_unlearn.distributed.strategy import FSDP2, check_precision
-from lightning_unlearn.model import adapters, compiling
+from lightning_unlearn.model import adapters, compiling, sharded_loading
 from lightning_unlearn.model.adapters import LEARN
+from lightning_unlearn.model.decoder import decoder_layers
 from lightning_unlearn.storage.records import read_table
 
 SMALL = LoRA(rank=3, alpha=6)
@@ -138,7 +138,7 @@ class Counts:
         self.values = 0
 
     def __enter__(self) -> "Counts":
-        self._own, counts = sharding._fill_slice, self
+        self._own, counts = sharded_loading._fill_slice, self
 
         class Source:
             def __init__(self, source: Any) -> None:
@@ -149,11 +149,11 @@ class Counts:
                 counts.values += found.numel()
                 return found
 
-        sharding._fill_slice = lambda target, source: self._own(target, Source(source))
+        sharded_loading._fill_slice = lambda target, source: self._own(target, Source(source))
         return self
 
     def __exit__(self, *_: Any) -> None:
-        sharding._fill_slice = self._own
+        sharded_loading._fill_slice = self._own
 
 
 SCRIPT = """
@@ -476,7 +476,7 @@ def test_layers_that_are_not_there_are_refused(tiny: Tiny) -> None:
     lm = tiny_lm("llama")
     type(lm)._no_split_modules, kept = None, type(lm)._no_split_modules
     try:
-        assert sharding.decoder_layers(lm) == list(lm.model.layers)
+        assert decoder_layers(lm) == list(lm.model.layers)
     finally:
         type(lm)._no_split_modules = kept
 
@@ -498,7 +498,7 @@ def test_weights_under_other_names_are_read_whole_and_told(tiny: Tiny) -> None:
     other = {name.removeprefix("model."): values for name, values in weights.items()}
     save_file(other, folder / "model.safetensors", metadata={"format": "pt"})
     into = tiny_lm("llama", seed=1)
-    sharding.load_base(into, str(folder), lm.state_dict, said.append)
+    sharded_loading.load_base(into, str(folder), lm.state_dict, said.append)
     assert len(said) == 1 and "(model.embed_tokens.weight is not among them)" in said[0]
     for name, values in lm.state_dict().items():
         assert torch.equal(values, into.state_dict()[name])

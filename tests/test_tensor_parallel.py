@@ -14,7 +14,7 @@ from torch.distributed.tensor import Replicate, Shard
 from transformers import AutoConfig
 
 from lightning_unlearn import GA, CausalLM, InputError, LoRA
-from lightning_unlearn.distributed import sharding
+from lightning_unlearn.distributed import tensors
 from lightning_unlearn.distributed.strategy import FSDP2
 from lightning_unlearn.distributed.tensor_parallel import check_tensor_parallel, cuts_of
 
@@ -125,4 +125,4 @@ def test_parts_of_groups_of_two_make_up_the_whole(rows: int, cut: int | None) ->
             placements=(Shard(0), Replicate() if cut is None else Shard(cut)),
             to_local=lambda expected=expected: expected,
         )
-        assert torch.equal(values[sharding.own_part(target)], expected)
+        assert torch.equal(values[tensors.own_part(target)], expected)

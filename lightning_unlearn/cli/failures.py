@@ -10,6 +10,7 @@ import traceback
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from lightning_unlearn.errors import own_place
 from lightning_unlearn.version import __version__
 
 # Set to 1, every failure is shown with its traceback.
@@ -117,31 +118,6 @@ def told_memory(error: BaseException) -> str | None:
 def shows_traceback() -> bool:
     """Whether the environment asks for tracebacks."""
     return os.environ.get(TRACEBACK, "") not in ("", "0")
-
-
-def own_place(error: BaseException) -> str | None:
-    """Where code of the user's own raised an exception: file and line; None if it did not.
-
-    Args:
-        error: as it was caught.
-    """
-    package = str(Path(__file__).parent)
-    libraries = (package, sys.prefix, sys.base_prefix)
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = frame.filename
-        if file.startswith(package):
-            return None
-        if file.startswith("<") or file.startswith(libraries) or "site-packages" in file:
-            continue
-        return f"{os.path.relpath(file) if _is_below(file) else file}, line {frame.lineno}"
-    return None
-
-
-def _is_below(file: str) -> bool:
-    try:
-        return Path(file).is_relative_to(Path.cwd())
-    except OSError:
-        return False
 
 
 def _kept(error: BaseException, arguments: list[str]) -> Path | None:

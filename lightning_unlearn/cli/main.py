@@ -145,7 +145,7 @@ def _join_current_directory() -> None:
 
 
 def _lightning(command: str, arguments: list[str]) -> int:
-    from lightning_unlearn.training.from_config import run
+    from lightning_unlearn.cli.fit import run
 
     files, others = take_configs(arguments)
     content = compose_files(files)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_unlearn.distributed.sharding import cut_like, whole
+from lightning_unlearn.distributed.tensors import cut_like, whole
 
 VALUES, TENSORS = "state.json", "state.safetensors"
 _TENSOR, _TUPLE, _SET, _PAIRS = "tensor", "tuple", "set", "pairs"

@@ -14,7 +14,6 @@ from lightning.pytorch.strategies import (
 from torch import nn
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.storage.value_identity import describe
 
 HALF = ("bf16-true", "16-true")
 
@@ -168,16 +167,6 @@ def with_precision(precision: str | int, plugins: Any) -> tuple[Any, Any]:
     if precision not in HALF:
         return precision, plugins
     return None, [*given, HalfBase(precision)]  # type: ignore[arg-type]
-
-
-def plugin_identity(plugins: Any) -> Any:
-    """A precision plugin of the user's own as values for the stage store's key; None for none.
-
-    Args:
-        plugins: given by the user. Those of other kinds connect processes and write files.
-    """
-    own = [plugin for plugin in _as_list(plugins) if isinstance(plugin, Precision)]
-    return describe(own, "trainer.plugins") if own else None
 
 
 def _as_list(plugins: Any) -> list[Any]:

@@ -15,8 +15,6 @@ from lightning_unlearn.errors import InputError
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-    from lightning_unlearn.model.adapters import LoRA
-
 BY_OUTPUT, BY_INPUT = "colwise", "rowwise"
 KEY = "trainer.strategy.init_args.tensor_parallel_size"
 
@@ -45,12 +43,12 @@ def cuts_of(config: Any) -> dict[str, str]:
     return {name.rpartition(".")[2]: kind for name, kind in plan.items()}
 
 
-def check_tensor_parallel(config: Any, lora: "LoRA | None", size: int) -> None:
+def check_tensor_parallel(config: Any, adapter_dropout: float | None, size: int) -> None:
     """Refuse what can't be cut, before anything is loaded.
 
     Args:
         config: of the model.
-        lora: shape of the adapters.
+        adapter_dropout: None for a model without adapters.
         size: processes that share a layer.
 
     Raises:
@@ -70,9 +68,9 @@ def check_tensor_parallel(config: Any, lora: "LoRA | None", size: int) -> None:
                 f"{KEY}: found {size}, but the model has {name} {count}, which can't be shared "
                 "out evenly."
             )
-    if lora is None:
+    if adapter_dropout is None:
         raise InputError(f"{KEY}: found {size} with model.lora: null, expected adapters, or 1.")
-    if lora.dropout or getattr(text, "attention_dropout", 0.0):
+    if adapter_dropout or getattr(text, "attention_dropout", 0.0):
         raise InputError(
             f"{KEY}: found {size} with dropout, expected none (model.lora.dropout: 0): processes "
             "that share a layer would drop alike."

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.data.batches import derive_seed
-from lightning_unlearn.distributed.sharding import fill, whole
+from lightning_unlearn.distributed.tensors import fill, whole
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.log_probs import at_least_fp32
 from lightning_unlearn.model.lora_targets import ALL, check_rank, special_layers

@@ -23,11 +23,10 @@ from lightning_unlearn.model.compat import clip_gradients
 from lightning_unlearn.model.compiling import uncompiled
 from lightning_unlearn.model.measured_lm import MeasuredLM
 from lightning_unlearn.model.network import LogProbModel
-from lightning_unlearn.model.pretrained import load_config
+from lightning_unlearn.model.pretrained import load_config, quiet_transformers
 from lightning_unlearn.model.quantization import Quantization, check_base
 from lightning_unlearn.model.verify import check_log_probs, check_model, check_result
 from lightning_unlearn.schedules import schedule
-from lightning_unlearn.training.quiet import quiet_transformers
 
 Objective = Callable[["CausalLM", Batch], Tensor]
 

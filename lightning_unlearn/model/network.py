@@ -7,24 +7,11 @@ from torch import Tensor, nn
 
 from lightning_unlearn.model.compat import cache_arguments
 from lightning_unlearn.model.compiling import uncompiled
+from lightning_unlearn.model.decoder import decoder_of
 from lightning_unlearn.model.log_probs import LogitTransform, at_least_fp32, token_log_probs
 from lightning_unlearn.model.token_statistics import token_statistics
 
 Wanted = Literal["log_probs", "statistics", "statistics and hidden"]
-
-
-def decoder_of(lm: Any) -> Any:
-    """The part of a causal LM that gives hidden states.
-
-    Args:
-        lm: a Hugging Face causal LM, with or without PEFT layers injected. Some name themselves or
-            their output projection as their decoder.
-
-    Returns:
-        A module; the model itself if it has none.
-    """
-    found = (lm.get_decoder(), lm.base_model, getattr(lm, "model", None))
-    return next((m for m in found if m is not lm and hasattr(m, "get_input_embeddings")), lm)
 
 
 class LogProbModel(nn.Module):

@@ -16,6 +16,8 @@ from lightning_unlearn.model.adapters import LEARN, LoRA
 from lightning_unlearn.model.attention import check_attention, fuse_in_fp32
 from lightning_unlearn.model.compat import compute_experts_in_fp64, enable_gradient_checkpointing
 from lightning_unlearn.model.compiling import check_compiling, compile_layers
+from lightning_unlearn.model.decoder import decoder_layers
+from lightning_unlearn.model.log_probs import at_least_fp32
 from lightning_unlearn.model.network import LogProbModel
 from lightning_unlearn.model.pretrained import (
     base_identity,
@@ -31,6 +33,7 @@ from lightning_unlearn.model.quantization import (
     loading_options,
     settle,
 )
+from lightning_unlearn.model.sharded_loading import load_base
 
 # Weights are in the Trainer's precision where it is a "true" one, else in fp32.
 _DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
@@ -165,14 +168,15 @@ class OpenedLM(LightningModule):
             InputError: naming what there is.
         """
         lm = self._empty_lm()
-        sharding.decoder_layers(lm, names)
+        decoder_layers(lm, names)
         if tensor_parallel_size > 1:
             if self.compiles:
                 raise InputError(
                     "model.compile: found true with tensor_parallel_size "
                     f"{tensor_parallel_size}, expected false, or 1."
                 )
-            check_tensor_parallel(lm.config, self.lora, tensor_parallel_size)
+            dropout = None if self.lora is None else self.lora.dropout
+            check_tensor_parallel(lm.config, dropout, tensor_parallel_size)
             assert self.lora is not None
             adapters.add_adapters(lm, self.lora, lm.name_or_path)
             check_cut(lm)
@@ -203,9 +207,9 @@ class OpenedLM(LightningModule):
     def _build(self) -> None:
         lm = self._empty_lm() if self.is_sharded else self._open()
         lm.config.use_cache = False
-        if layers := base_dropout.silence(lm):
+        if silenced := base_dropout.silence(lm):
             self.warn(
-                f"model.base: dropout of {len(layers)} layers ({layers[0]}), which is not in "
+                f"model.base: dropout of {len(silenced)} layers ({silenced[0]}), which is not in "
                 "config.json, is set to zero."
             )
         if self._weight_dtype() == torch.float64:
@@ -223,11 +227,13 @@ class OpenedLM(LightningModule):
         net = LogProbModel(lm, self.compiles)
         if self.is_sharded:
             assert self._device_mesh is not None
-            sharding.shard(net, lm, self._device_mesh, self.trainer.strategy)
+            strategy = self.trainer.strategy
+            layers = decoder_layers(lm, getattr(strategy, "layers", None))
+            sharding.shard(net, lm, layers, self._device_mesh, strategy, at_least_fp32(lm.dtype))
             self._fill(net, lm)
         if self.compiles:
             names = getattr(self._strategy, "layers", None)
-            compile_layers(sharding.decoder_layers(lm, names))
+            compile_layers(decoder_layers(lm, names))
         self.net = net
 
     def _fill(self, net: LogProbModel, lm: Any) -> None:
@@ -257,7 +263,7 @@ class OpenedLM(LightningModule):
         """Fill a model that is cut up with the weights of one on disk."""
         # Whole or refused: who reads parts sees no others.
         self._load(name, device_map="meta")
-        sharding.load_base(lm, name, lambda: self._load(name).state_dict(), self.warn)
+        load_base(lm, name, lambda: self._load(name).state_dict(), self.warn)
 
     def warn(self, text: str) -> None:
         """Print what must not be missed, on the first process, if there is a Trainer."""

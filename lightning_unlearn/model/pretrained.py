@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -342,3 +343,14 @@ def _hash_weights(file: Path, digest: Any) -> None:
     with file.open("rb") as handle:
         while block := handle.read(2**22):
             digest.update(block)
+
+
+def quiet_transformers() -> None:
+    """Keep loading bars and notes of transformers and its kin out of the progress display."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # On some CPUs it asks for a package that nothing here needs.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -14,6 +14,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.plugins import Precision
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.storage.value_identity import describe, hash_file, sources
@@ -223,3 +224,14 @@ def _set(callback: Callback, name: str, value: Any, fresh: Any) -> None:
         own.update(fresh)
     else:
         setattr(callback, name, fresh)
+
+
+def plugin_identity(plugins: Any) -> Any:
+    """A precision plugin of the user's own as values for the stage store's key; None for none.
+
+    Args:
+        plugins: given by the user. Those of other kinds connect processes and write files.
+    """
+    given = plugins if isinstance(plugins, list) else [plugins]
+    own = [plugin for plugin in given if isinstance(plugin, Precision)]
+    return describe(own, "trainer.plugins") if own else None

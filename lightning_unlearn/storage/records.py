@@ -21,7 +21,7 @@ STEPS, EXAMPLES, TRAINING = "records.parquet", "examples.parquet", "training.par
 
 
 # In the metadata of a study's tables: keys of the runs whose rows they hold, as JSON.
-RUNS = "lightning_unlearn.storage.run_folders"
+RUNS = "lightning_unlearn.runs"
 
 
 class DamagedTable(InputError):

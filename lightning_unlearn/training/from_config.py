@@ -14,15 +14,12 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from rich.console import Console
-from rich.table import Table
 
 # Imported so that short names such as NPO are known as class_path.
 import lightning_unlearn.monitors
 import lightning_unlearn.unlearning  # noqa: F401
-from lightning_unlearn.cli.failures import own_place
 from lightning_unlearn.data.datamodule import StagedDataModule
-from lightning_unlearn.errors import InputError, visible
+from lightning_unlearn.errors import InputError, own_place
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.settings.configuration import (
     MissingValue,
@@ -32,7 +29,6 @@ from lightning_unlearn.settings.configuration import (
     write_yaml,
 )
 from lightning_unlearn.settings.diagnosis import find_class, find_mistake
-from lightning_unlearn.storage.records import STEPS, read_table
 from lightning_unlearn.training.trainer import StagedTrainer
 from lightning_unlearn.unlearning.base import Unlearning
 
@@ -166,46 +162,6 @@ class StagedCLI(LightningCLI):
         text = parser.dump(_plain(config.clone()), skip_unset=False, format="json")
         return write_yaml(json.loads(text), parser.dump_header or [])
 
-    def fit(self, **kwargs: Any) -> None:
-        """Train and unlearn; the configuration is kept with the run."""
-        self.trainer.config_text = self.config_text()
-        self.trainer.fit(**kwargs)
-        if not self.trainer.is_global_zero:
-            return
-        observations = self.trainer.observations
-        if observations is not None and observations.steps:
-            ends = observations.first_and_last()
-            if self.datamodule.oracle:
-                _print_means({name: last for name, (_, last) in ends.items()})
-            else:
-                self._print_ends(ends)
-        for line in (
-            f"Written to {self.trainer.run_dir}",
-            f"Page: lightning-unlearn report {self.trainer.run_dir}",
-            f"Curves: tensorboard --logdir {self.trainer.default_root_dir}",
-        ):
-            print(visible(line))
-
-    def _print_ends(self, ends: dict[str, tuple[float, float]]) -> None:
-        """Curves of the run, and how it was before and after."""
-        from lightning_unlearn.report import terminal
-
-        out = Console()
-        assert self.trainer.run_dir is not None, "made by fit"
-        seen = read_table(self.trainer.run_dir / STEPS)
-        if (drawn := terminal.curves(seen)) is not None:
-            out.print(drawn)
-        table, left_out = terminal.ends_table(ends)
-        out.print(table)
-        if left_out:
-            out.print(f"{left_out} They are in {STEPS}.", highlight=False)
-
-    def validate(self, **kwargs: Any) -> None:
-        """Measure without training, and print what is measured."""
-        measures = self.trainer.validate(**kwargs)
-        if self.trainer.is_global_zero:
-            _print_means(measures)
-
 
 def _with_arguments(
     content: dict[str, Any], arguments: list[str]
@@ -266,13 +222,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _print_means(measures: dict[str, float]) -> None:
-    table = Table("measure", "mean")
-    for name, value in measures.items():
-        table.add_row(name, f"{value:.4f}")
-    Console().print(table)
-
-
 def is_method(spec: Any) -> bool:
     """Whether a parsed callback is an unlearning method."""
     if not isinstance(spec, Namespace):
@@ -280,20 +229,6 @@ def is_method(spec: Any) -> bool:
     module, _, name = spec.class_path.rpartition(".")
     found = getattr(__import__(module, fromlist=[name]), name)
     return isinstance(found, type) and issubclass(found, Unlearning)
-
-
-def run(command: str, content: dict[str, Any], arguments: list[str]) -> None:
-    """Run ``fit`` or ``validate``.
-
-    Args:
-        command: which.
-        content: configuration composed from files.
-        arguments: command-line arguments.
-
-    Raises:
-        InputError: for a mistake in either.
-    """
-    StagedCLI(command, content, arguments)
 
 
 @contextmanager

@@ -40,17 +40,6 @@ def quiet_deprecations() -> Iterator[None]:
             warnings.showwarning = show
 
 
-def quiet_transformers() -> None:
-    """Keep loading bars and notes of transformers and its kin out of the progress display."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    # On some CPUs it asks for a package that nothing here needs.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-
-
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keep Lightning's advice about single fits, repeated at every stage, off the screen."""

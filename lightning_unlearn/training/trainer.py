@@ -26,7 +26,6 @@ from lightning_unlearn.distributed.strategy import (
     check_precision,
     check_strategy,
     data_share,
-    plugin_identity,
     with_precision,
 )
 from lightning_unlearn.errors import InputError, visible
@@ -38,7 +37,11 @@ from lightning_unlearn.monitors.results import Observations
 from lightning_unlearn.monitors.view import BASE
 from lightning_unlearn.settings.diagnosis import show
 from lightning_unlearn.settings.folder_names import check_folder
-from lightning_unlearn.storage.callback_identity import changes_training, constructed
+from lightning_unlearn.storage.callback_identity import (
+    changes_training,
+    constructed,
+    plugin_identity,
+)
 from lightning_unlearn.storage.machine import describe_machine
 from lightning_unlearn.storage.stage_store import StageStore
 from lightning_unlearn.training.checkpoints import Frequency

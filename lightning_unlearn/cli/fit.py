@@ -1,0 +1,74 @@
+"""``lightning-unlearn fit`` and ``validate``: run, and print what came out."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lightning_unlearn.errors import visible
+from lightning_unlearn.report import terminal
+from lightning_unlearn.storage.records import STEPS, read_table
+from lightning_unlearn.training.from_config import StagedCLI
+
+
+class FitCLI(StagedCLI):
+    """What runs the two commands, of the trainer's methods of the same names."""
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train and unlearn; the configuration is kept with the run."""
+        self.trainer.config_text = self.config_text()
+        self.trainer.fit(**kwargs)
+        if not self.trainer.is_global_zero:
+            return
+        observations = self.trainer.observations
+        if observations is not None and observations.steps:
+            ends = observations.first_and_last()
+            if self.datamodule.oracle:
+                _print_means({name: last for name, (_, last) in ends.items()})
+            else:
+                self._print_ends(ends)
+        for line in (
+            f"Written to {self.trainer.run_dir}",
+            f"Page: lightning-unlearn report {self.trainer.run_dir}",
+            f"Curves: tensorboard --logdir {self.trainer.default_root_dir}",
+        ):
+            print(visible(line))
+
+    def _print_ends(self, ends: dict[str, tuple[float, float]]) -> None:
+        """Curves of the run, and how it was before and after."""
+        out = Console()
+        assert self.trainer.run_dir is not None, "made by fit"
+        seen = read_table(self.trainer.run_dir / STEPS)
+        if (drawn := terminal.curves(seen)) is not None:
+            out.print(drawn)
+        table, left_out = terminal.ends_table(ends)
+        out.print(table)
+        if left_out:
+            out.print(f"{left_out} They are in {STEPS}.", highlight=False)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Measure without training, and print what is measured."""
+        measures = self.trainer.validate(**kwargs)
+        if self.trainer.is_global_zero:
+            _print_means(measures)
+
+
+def _print_means(measures: dict[str, float]) -> None:
+    table = Table("measure", "mean")
+    for name, value in measures.items():
+        table.add_row(name, f"{value:.4f}")
+    Console().print(table)
+
+
+def run(command: str, content: dict[str, Any], arguments: list[str]) -> None:
+    """Run ``fit`` or ``validate``.
+
+    Args:
+        command: which.
+        content: configuration composed from files.
+        arguments: command-line arguments.
+
+    Raises:
+        InputError: for a mistake in either.
+    """
+    FitCLI(command, content, arguments)

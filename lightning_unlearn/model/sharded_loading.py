@@ -1,0 +1,75 @@
+"""Base weights of a model that is cut up: each process reads only its own part."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_unlearn.distributed.tensors import fill, own_part
+from lightning_unlearn.model.pretrained import weight_files
+
+
+def load_base(
+    lm: Any,
+    name: str,
+    read_whole: Callable[[], dict[str, Tensor]],
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Fill the base weights from safetensors, each process reading only its own part.
+
+    Args:
+        lm: the Hugging Face model, with PEFT layers or without.
+        name: folder, ``demo:NAME``, or hub name.
+        read_whole: gives all weights by name; for checkpoints whose names are not the model's.
+        say: told if it comes to that.
+
+    Raises:
+        InputError: if a file is missing.
+    """
+    wanted = {
+        name.replace(".base_layer", ""): p
+        for name, p in lm.named_parameters()
+        if "lora_" not in name
+    }
+    wanted |= {
+        name.replace(".base_layer", ""): b
+        for name, b in lm.named_buffers()
+        if name.rpartition(".")[2] not in _owner(lm, name)._non_persistent_buffers_set
+    }
+    files = weight_files(name)
+    if missing := sorted(set(wanted) - set(files)):
+        say(
+            f"model.base: the files of {name} name their weights in another way than the model "
+            f"({missing[0]} is not among them), so every process reads all of them and needs the "
+            "memory for the whole model."
+        )
+        for key, values in read_whole().items():
+            if key in wanted:
+                fill(wanted[key], values)
+        return
+    from safetensors import safe_open
+
+    by_file: dict[Path, list[str]] = {}
+    for key in wanted:
+        by_file.setdefault(files[key], []).append(key)
+    for file, keys in by_file.items():
+        with safe_open(file, framework="pt") as opened:
+            for key in keys:
+                _fill_slice(wanted[key], opened.get_slice(key))
+
+
+def _owner(lm: nn.Module, name: str) -> nn.Module:
+    return lm.get_submodule(name.rpartition(".")[0])
+
+
+@torch.no_grad()
+def _fill_slice(target: Tensor, source: Any) -> None:
+    """Fill a tensor from a safetensors slice; where rows are cut, only this process's are read."""
+    from torch.distributed.tensor import DTensor
+
+    if not isinstance(target, DTensor):
+        target.copy_(source[:])
+        return
+    target.to_local().copy_(source[own_part(target)])
