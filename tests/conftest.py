@@ -29,7 +29,7 @@ from lightning_unlearn.demo import resolve
 IMPORTS = [
     "lightning_unlearn.training.trainer",
     "lightning_unlearn.cli.study",
-    "lightning_unlearn.report.command",
+    "lightning_unlearn.cli.report",
     "lightning_unlearn.report.terminal",
     "pandas",
     "peft",

@@ -13,11 +13,11 @@ import pytest
 from studied import ORDERS, Synthetic, write_entry, write_frame
 
 from lightning_unlearn.cli.main import main
-from lightning_unlearn.report.command import source_of
 from lightning_unlearn.report.page import document, writing
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, read_table, runs_of
 from lightning_unlearn.storage.seals import seal_values
 from lightning_unlearn.study.plan import StudyPlan
+from lightning_unlearn.study.report_source import source_of
 
 pytest.importorskip("plotly")
 

@@ -16,9 +16,9 @@ from lightning_unlearn import NPO, LabelLikelihood, StagedTrainer
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.errors import InputError, StorageError
 from lightning_unlearn.report import command
-from lightning_unlearn.report.command import source_of
 from lightning_unlearn.report.page.writing import write_report
 from lightning_unlearn.storage.records import EXAMPLES, STEPS
+from lightning_unlearn.study.report_source import source_of
 
 pytest.importorskip("plotly")
 COMMANDS = ("report", "status")

@@ -17,13 +17,13 @@ import pytest
 from chromium import Tab, browser
 from studied import ORDERS, Synthetic
 
-from lightning_unlearn.report.command import source_of
 from lightning_unlearn.report.page import Source, Told, build, write_report
 from lightning_unlearn.report.page.chart import Chart, Series, chart_data, share_axes
 from lightning_unlearn.report.page.lines import spread_over_seeds
 from lightning_unlearn.report.page.looks import DARK_PALETTE, PathLooks
 from lightning_unlearn.report.page.markup import data_block, element, escape
 from lightning_unlearn.report.page.verdict import verdict_of
+from lightning_unlearn.study.report_source import source_of
 
 pytest.importorskip("plotly")
 MOST = 6_000_000

@@ -354,7 +354,8 @@ def test_it_imports_nothing_heavy(folder: Path) -> None:
     code = (
         "import sys; from lightning_unlearn.cli.main import main; "
         "code = main(['status', 'study']); heavy = {'torch', 'lightning', 'transformers', "
-        "'pandas', 'numpy', 'pyarrow', 'jsonargparse'}; print(*(heavy & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+        "'pandas', 'numpy', 'pyarrow', 'jsonargparse'}; "
+        "print(*(heavy & set(sys.modules)), file=sys.stderr); sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "\n")

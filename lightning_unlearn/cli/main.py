@@ -109,7 +109,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         return status(rest)
     if command == "report":
-        from lightning_unlearn.report.command import report
+        from lightning_unlearn.cli.report import report
 
         return report(rest)
     if not rest:

@@ -226,7 +226,8 @@ class CausalLM(MeasuredLM):
         """Refuse weights that the last step spoiled, as of `check_result`."""
         examples = self.trainer.train_dataloader.dataset.examples  # type: ignore[union-attr]
         with uncompiled(self.compiles):
-            check_result(self, examples[0])
+            place = f"stage {self.stage}, step {self.step} of {self.total_steps}"
+            check_result(self, examples[0], place, self.recipe.lr)
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimizer step on a global batch, micro-batch by micro-batch.

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +11,7 @@ from lightning_unlearn.data.batches import Batch, collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.errors import DivergedError, InputError
 from lightning_unlearn.model.lora_targets import advise
-
-if TYPE_CHECKING:
-    from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.model.measured_lm import MeasuredLM
 
 # How far log-probabilities may be from others that should be equal, relative to their size.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -22,7 +19,7 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.1, torc
 LENGTH = 32
 
 
-def check_log_probs(module: "CausalLM") -> None:
+def check_log_probs(module: MeasuredLM) -> None:
     """Refuse a model whose log-probabilities we would get wrong, or that are none of a causal LM.
 
     If what it does to its logits is not known here, they are taken from its own forward from now
@@ -73,7 +70,7 @@ def check_log_probs(module: "CausalLM") -> None:
     module.net.is_checked = True
 
 
-def check_model(module: "CausalLM", example: Example) -> None:
+def check_model(module: MeasuredLM, example: Example) -> None:
     """Refuse a model whose log-probabilities or gradients we would get wrong.
 
     Args:
@@ -104,12 +101,14 @@ def check_model(module: "CausalLM", example: Example) -> None:
         raise InputError(f"{found}. Set model.lora.targets: {advise(rest, idle)}.")
 
 
-def check_result(module: "CausalLM", example: Example) -> None:
+def check_result(module: MeasuredLM, example: Example, place: str, lr: float) -> None:
     """Refuse weights that the last step spoiled: a loss is looked at before its step.
 
     Args:
         module: at the end of a stage.
         example: a row to try on.
+        place: stage and step, for the message.
+        lr: the stage's learning rate.
 
     Raises:
         DivergedError: if log-probabilities of the row are not finite, or are the same whatever the
@@ -127,13 +126,12 @@ def check_result(module: "CausalLM", example: Example) -> None:
         else "the log-probabilities are not finite"
     )
     raise DivergedError(
-        f"stage {module.stage}, step {module.step} of {module.total_steps}: after it {what}. "
-        "Everything stored before this stage is kept. Lower the learning rate (now "
-        f"{module.recipe.lr:g}) or clip gradients (gradient_clip)."
+        f"{place}: after it {what}. Everything stored before this stage is kept. Lower the "
+        f"learning rate (now {lr:g}) or clip gradients (gradient_clip)."
     )
 
 
-def ignores_input(module: "CausalLM", tokens: tuple[int, ...]) -> bool:
+def ignores_input(module: MeasuredLM, tokens: tuple[int, ...]) -> bool:
     """Whether the next token's probabilities are the same wherever one asks.
 
     Args:
@@ -153,7 +151,7 @@ def ignores_input(module: "CausalLM", tokens: tuple[int, ...]) -> bool:
     return True
 
 
-def _check_causal(module: "CausalLM", ids: tuple[int, ...], theirs: Tensor) -> None:
+def _check_causal(module: MeasuredLM, ids: tuple[int, ...], theirs: Tensor) -> None:
     """Refuse a model in which a token changes what is before it."""
     assert module.net is not None
     other = _batch(module, (*ids[:-1], ids[0]))
@@ -166,20 +164,20 @@ def _check_causal(module: "CausalLM", ids: tuple[int, ...], theirs: Tensor) -> N
         )
 
 
-def _batch(module: "CausalLM", tokens: tuple[int, ...]) -> Batch:
+def _batch(module: MeasuredLM, tokens: tuple[int, ...]) -> Batch:
     """One row, of which all tokens but the first are labels."""
     batch: Batch = module.to_device(collate([Example(tokens[:1], tokens[1:])], [0], pad_id=0))
     return batch
 
 
-def _near(module: "CausalLM", ours: Tensor, theirs: Tensor) -> bool:
+def _near(module: MeasuredLM, ours: Tensor, theirs: Tensor) -> bool:
     gap = ((ours - theirs).abs() / (1 + theirs.abs())).max().item()
     # A GPU rounds the same product otherwise where it is cut otherwise.
     return gap <= TOLERANCE.get(module.product_dtype, 1e-3)
 
 
 @contextmanager
-def _training(module: "CausalLM") -> Iterator[None]:
+def _training(module: MeasuredLM) -> Iterator[None]:
     """Training mode but for the adapters' dropout; who measures puts modes back."""
     module.train()
     for name, part in module.named_modules():
@@ -190,7 +188,7 @@ def _training(module: "CausalLM") -> Iterator[None]:
 
 
 def _without_gradient(
-    module: "CausalLM", loss: Tensor, trained: dict[str, nn.Parameter]
+    module: MeasuredLM, loss: Tensor, trained: dict[str, nn.Parameter]
 ) -> list[str]:
     if module.is_sharded:
         # A part's gradient comes from its module's hooks, which autograd.grad does not run.

@@ -1,23 +1,25 @@
 """What monitors saw during a run, kept per step and per example."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.monitors.view import BASE, Measurement
-
-if TYPE_CHECKING:
-    from lightning_unlearn.monitors.base import Monitor
+from lightning_unlearn.monitors.view import BASE, Ask, Measurement
 
 
 def ignore(*values: Any) -> None:
     """Nobody wants to know."""
+
+
+def no_requests(data: StagedDataModule, step: int | None, total: int) -> list[Ask]:
+    """No monitor asks for anything."""
+    return []
 
 
 @dataclass
@@ -26,7 +28,8 @@ class Observations:
 
     Attributes:
         data: the stages.
-        monitors: whoever will look; what they ask of one step shares its forwards.
+        requests: gives the row sets that monitors ask for at a step of so many, or, with None for
+            the step, at any: all requests of one step share their forwards.
         oracle: folder of the weights of the model retrained without the forget stage, `BASE` where
             nothing is left to train without it; None where there is no oracle to compare with.
         log: called with measure, step and value of every new mean.
@@ -36,7 +39,7 @@ class Observations:
     """
 
     data: StagedDataModule
-    monitors: Sequence["Monitor"] = ()
+    requests: Callable[[StagedDataModule, int | None, int], list[Ask]] = no_requests
     oracle: Path | str | None = None
     log: Callable[[str, int, float], None] = ignore
     busy: Callable[[str], None] = ignore
@@ -49,8 +52,7 @@ class Observations:
     def view(self, module: CausalLM, step: int) -> Measurement:
         """The model at a step; monitors of the same step share it."""
         if self._view is None or self._view[0] != step:
-            due = [m for m in self.monitors if m.due(step, module.total_steps)]
-            asks = [ask for monitor in due for ask in monitor.asks(self.data)]
+            asks = self.requests(self.data, step, module.total_steps)
             oracle, base = self._constants(module)
             view = Measurement(module, self.data, self._prompts, asks, oracle, base)
             self._view = (step, view)
@@ -68,7 +70,7 @@ class Observations:
 
     def _stored(self, module: CausalLM, weights: Path | str) -> Measurement:
         # Of the same rows, so that a pass over them computes all that will be asked.
-        asks = tuple(ask for monitor in self.monitors for ask in monitor.asks(self.data))
+        asks = tuple(self.requests(self.data, None, module.total_steps))
         which = BASE if weights == BASE else "oracle"
         known: Measurement | None = module.remembered.get(which)
         if (

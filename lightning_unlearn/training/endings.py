@@ -4,18 +4,16 @@ Only a rule whose every part is in the stage's key finishes it: another run with
 it at the same step. A clock, a signal, or a ``should_stop`` that anything may have set does not.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from lightning_unlearn.data.datamodule import UNLEARN
 from lightning_unlearn.model.causal_lm import CausalLM
-
-if TYPE_CHECKING:
-    from lightning_unlearn.training.trainer import StagedTrainer
+from lightning_unlearn.training.stage_trainer import StageTrainer
 
 
-def rule_that_ends(trainer: "StagedTrainer", module: CausalLM) -> str | None:
+def rule_that_ends(trainer: StageTrainer, module: CausalLM) -> str | None:
     """The rule that ends the present stage after the step that was just made.
 
     Args:
@@ -41,7 +39,7 @@ def _has_decided(callback: EarlyStopping) -> bool:
     return reason is not type(reason).NOT_STOPPED
 
 
-def measure_the_end(trainer: "StagedTrainer", module: CausalLM) -> None:
+def measure_the_end(trainer: StageTrainer, module: CausalLM) -> None:
     """Have monitors evaluate the model where a stage ends that was to go on.
 
     Args:
@@ -55,7 +53,7 @@ def measure_the_end(trainer: "StagedTrainer", module: CausalLM) -> None:
             monitor.look(trainer.observations, module, module.step)
 
 
-def cause_of_stop(trainer: "StagedTrainer") -> str:
+def cause_of_stop(trainer: StageTrainer) -> str:
     """What stopped a stage that is not finished, in words."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import Callback
 
@@ -37,9 +37,7 @@ from lightning_unlearn.training.history import (
 )
 from lightning_unlearn.training.path_plan import PlannedStage
 from lightning_unlearn.training.run_folder import RunDirectory, RunLogger, stage_logger
-
-if TYPE_CHECKING:
-    from lightning_unlearn.training.trainer import StagedTrainer
+from lightning_unlearn.training.stage_trainer import StageTrainer
 
 
 class Walker:
@@ -54,7 +52,7 @@ class Walker:
 
     def __init__(
         self,
-        trainer: "StagedTrainer",
+        trainer: StageTrainer,
         model: CausalLM,
         data: StagedDataModule,
         plan: list[PlannedStage],
@@ -87,7 +85,7 @@ class Walker:
         bar = self.trainer.stage_progress
         self.observations = self.trainer.observations = Observations(
             self.data,
-            self.trainer.monitors,
+            self.trainer.requests,
             log=lambda measure, step, value: self._log(f"{self._label}/{measure}", value, step),
             busy=bar.note if bar is not None else ignore,
         )

@@ -1,24 +1,18 @@
 """StagedTrainer: walks a path of stages, then unlearns one of them."""
 
 import math
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
-from rich.markup import escape
-from torch.utils.data import DataLoader
 
-from lightning_unlearn.data.batches import StepBatch
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.distributed.processes import connected, open_processes, requeueing
 from lightning_unlearn.distributed.strategy import (
@@ -42,7 +36,6 @@ from lightning_unlearn.storage.callback_identity import (
     constructed,
     plugin_identity,
 )
-from lightning_unlearn.storage.machine import describe_machine
 from lightning_unlearn.storage.stage_store import StageStore
 from lightning_unlearn.training.checkpoints import Frequency
 from lightning_unlearn.training.lightning_callbacks import StopRules, check_callbacks, choose_bar
@@ -50,10 +43,11 @@ from lightning_unlearn.training.path_plan import Conditions, PlannedStage, find_
 from lightning_unlearn.training.path_runner import Walker
 from lightning_unlearn.training.progress import StageProgress
 from lightning_unlearn.training.quiet import quiet_lightning
+from lightning_unlearn.training.stage_trainer import StageTrainer
 from lightning_unlearn.unlearning.base import Unlearning
 
 
-class StagedTrainer(Trainer):
+class StagedTrainer(StageTrainer):
     """Lightning's Trainer for models that are trained in stages.
 
     How long a stage trains, its batch and its gradient clipping are in the stage's recipe, so
@@ -211,57 +205,6 @@ class StagedTrainer(Trainer):
         # pickled checkpoint. `MidStage` sees to signals in a stage, `requeueing` outside.
         self._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
 
-    @property
-    def machine(self) -> dict[str, Any]:
-        """Where and with what numbers are computed; see `describe_machine`."""
-        return describe_machine(self.strategy.root_device, self.world_size)
-
-    @property
-    def keyed(self) -> list[Callback]:
-        """The callbacks whose identity is in keys: what they were made with, and their code."""
-        return [*self.methods, *self.monitors, *self.others]
-
-    @property
-    def method(self) -> Unlearning | None:
-        """The unlearning method among the callbacks."""
-        return self.methods[0] if self.methods else None
-
-    def run_folder(self, datamodule: StagedDataModule) -> Path:
-        """Where the results of a run go, if no other run is there.
-
-        Args:
-            datamodule: stages and path.
-        """
-        place = f"p{datamodule.position}_" if datamodule.position is not None else ""
-        path = "-".join(datamodule.trained) or "base"
-        name = self.run_name or f"{self.label(datamodule)}/{place}{path}_s{self.seed}"
-        return Path(self.default_root_dir) / name
-
-    def label(self, datamodule: StagedDataModule) -> str:
-        """What a run is called by in folders, curves and records.
-
-        Args:
-            datamodule: stages and path.
-        """
-        if datamodule.oracle:
-            return ORACLE
-        return self.method.name if self.method is not None else "trained"
-
-    def say(self, text: str) -> None:
-        """Print a line above the progress display, on the first process."""
-        if self.stage_progress is not None and getattr(self, "is_global_zero", True):
-            self.stage_progress.print(text)
-
-    def warn(self, text: str) -> None:
-        """Print what must not be missed, also where there is no progress display."""
-        text = visible(text)
-        if self.tell is not None:
-            self.tell(text)
-        elif self.stage_progress is not None:
-            self.say(escape(text))
-        else:
-            print(text, file=sys.stderr)
-
     def fit(self, model: CausalLM, datamodule: StagedDataModule) -> None:  # type: ignore[override]
         """Train the stages of the path that are not stored yet, then unlearn the forget stage.
 
@@ -303,49 +246,9 @@ class StagedTrainer(Trainer):
         self.open_processes(model)
         # What was found in the store must be the same for all.
         plan = self.strategy.broadcast(plan)
-        with requeueing(self), connected(), self._using_callbacks():
+        with requeueing(self), connected(), self.using_callbacks():
             Walker(self, model, datamodule, plan).walk(until)
         return plan
-
-    def reset_callbacks(self) -> None:
-        """Give callbacks the state in which they were made: a stage depends on its start alone."""
-        for callback in self.keyed:
-            constructed(callback).restore(callback)
-
-    @contextmanager
-    def _using_callbacks(self) -> Iterator[None]:
-        """Tell what callbacks do to themselves in a run from what is set on them outside."""
-        try:
-            yield
-        finally:
-            for callback in self.keyed:
-                constructed(callback).leave(callback)
-
-    def fit_once(self, model: CausalLM, loader: DataLoader[StepBatch]) -> None:
-        """One plain Lightning fit of one epoch.
-
-        Args:
-            model: the module, ready for a stage.
-            loader: optimizer steps.
-        """
-        self.fit_loop.max_epochs = self.current_epoch + 1
-        with quiet_lightning(), model.staying():
-            super().fit(model, train_dataloaders=loader)
-
-    def look(self, model: CausalLM) -> None:
-        """A Lightning validation, in which monitors look at the model.
-
-        Args:
-            model: the module, with the weights to look at.
-        """
-        try:
-            with quiet_lightning(), model.staying():
-                super().validate(model, DataLoader([0]), verbose=False)  # type: ignore[arg-type]
-        except SystemExit as stop:
-            if isinstance(stop.__context__, KeyboardInterrupt):
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                raise stop.__context__ from None
-            raise
 
     def plan(
         self, model: CausalLM, datamodule: StagedDataModule, compares: bool = True
@@ -527,13 +430,13 @@ class StagedTrainer(Trainer):
                 "Run lightning-unlearn fit with the same settings first, or measure the untouched "
                 "base model with --stage base."
             )
-        self.observations = Observations(datamodule, self.monitors)
+        self.observations = Observations(datamodule, self.requests)
         self.observations.oracle = Walker(self, model, datamodule, plan).weights_of(
             self._oracle(model, datamodule)
         )
         last = done[-1].name if done else datamodule.path[0]
         model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, True, load))
-        with connected(), self._using_callbacks():
+        with connected(), self.using_callbacks():
             self.reset_callbacks()
             self.look(model)
         model.cpu()

@@ -13,6 +13,7 @@ from lightning_unlearn.report.page.source import Source, Told
 from lightning_unlearn.report.summary import Summary
 from lightning_unlearn.storage import records
 
+FOLDER = "report"  # below the folder of a study or run
 PAGE = "index.html"
 
 
