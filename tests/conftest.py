@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from tiny import keep_float64
+from tiny_models import keep_float64
 
 from lightning_unlearn import CausalLM, LoRA, Recipe, Stage, StagedDataModule, StagedTrainer
 from lightning_unlearn.demo import resolve

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from commands import Workplace, make_workplace, run
+from cli_runs import Workplace, make_workplace, run
 
 import lightning_unlearn
 from lightning_unlearn.cli.help import HELP, OVERVIEW

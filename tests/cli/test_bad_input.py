@@ -1,0 +1,681 @@
+"""Every mistake a user can make ends in one clear message, code 2, and nothing written."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from cli_runs import CONFIG, STUDY, Workplace, make_workplace, run
+
+from lightning_unlearn.demo import resolve
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Workplace:
+    return make_workplace(tmp_path, monkeypatch, capsys)
+
+
+# Nine times the line before, six times over.
+BOMB = b"".join(
+    b"%c: &%c [%s]\n" % (97 + n, 97 + n, b", ".join([b"*%c" % (96 + n) if n else b"x"] * 9))
+    for n in range(8)
+)
+SOURCE = "data.stages.math.source: math.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", f"{SOURCE}: found an empty file"),
+        (
+            '{"question": "a", "answer": "b"}\n{"question": "a"}\n',
+            f"{SOURCE}, row 2, line 2: found",
+        ),
+        ('{"q": "a", "a": "b"}\n', f"{SOURCE}: found 'q', 'a' in the rows, expected the column"),
+        ('{"question": "a", "answer": " "}\n', f"{SOURCE}, row 1, line 1, column 'answer': found"),
+        ('{"question": "a", "answer": null}\n', f"{SOURCE}, row 1, line 1, column 'answer': found"),
+        ('{"question": "a", "answer": "b"}\n{"q', f"{SOURCE}, line 2, column 2: found malformed"),
+    ],
+)
+def test_rows_that_cannot_be_used(place: Workplace, text: str, expected: str) -> None:
+    place.write("math.jsonl", text)
+    assert place.fit().startswith(expected)
+
+
+def test_a_file_that_is_missing(place: Workplace) -> None:
+    message = place.fit("--data.stages.math.source", "maths.jsonl")
+    assert message.startswith("data.stages.math.source: maths.jsonl: found no such file (")
+    assert "did you mean math.jsonl" in message
+
+
+def test_a_prompt_that_leaves_no_room(place: Workplace) -> None:
+    row = json.dumps({"question": "word " * 900, "answer": "b"})
+    place.write("math.jsonl", '{"question": "a", "answer": "b"}\n' + row)
+    message = place.fit()
+    assert message.startswith("math.jsonl, row 2, line 2: the prompt alone has ")
+    assert "512" in message and "data.max_length" in message
+
+
+PATHS = [
+    ("data.order: found the unknown stage 'nope', expected some of", ["--data.order=[math, nope]"]),
+    ("data.order: found 'math' twice", ["--data.order", "[math, math, safety]"]),
+    ("data.order: found math, which leaves out the forget stage", ["--data.order", "[math]"]),
+    ("data.order: found an empty list", ["--data.order", "[]"]),
+    ("data.forget: found 'nope', expected one of the stages math,", ["--data.forget", "nope"]),
+    ("data.position: found 0, expected 1 to 2", ["--data.position", "0"]),
+    ("data.position: found 3, expected 1 to 2", ["--data.position", "3"]),
+    ("data.permutation: found 3, expected 1 to 2", ["--data.permutation", "3"]),
+    (
+        "data.order and data.position: both choose the path",
+        ["--data.order", "[safety, math]", "--data.position", "1"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("expected", "arguments"), PATHS)
+def test_paths_that_cannot_be_walked(place: Workplace, expected: str, arguments: list[str]) -> None:
+    assert place.fit(*arguments).startswith(expected)
+
+
+def test_what_a_later_file_takes_away_is_missed_at_its_line(place: Workplace) -> None:
+    place.write("empty.yaml", "data:\n  stages:\n    math:\n")
+    place.write("other.yaml", "data: {stages: {math: {batch_size: 2}}}")
+    message = place.fit("--config", "empty.yaml", "--config", "other.yaml")
+    assert message.startswith("data.stages.math.source: found nothing, expected a file")
+    assert message.endswith("(empty.yaml, line 3)")
+    place.write("method.yaml", "trainer:\n  callbacks:\n  - {class_path: NPO}\n  - 3\n")
+    assert place.fit("--config", "method.yaml").endswith("(method.yaml, line 4)")
+
+
+def test_methods_and_forget_stage_go_together(place: Workplace) -> None:
+    two = place.fit("--trainer.callbacks+=SimNPO", "--trainer.callbacks+=GA")
+    assert "found 2 unlearning methods (SimNPO and GA)" in two
+    assert "to be forgotten (data.forget), but no callback unlearns" in place.fit(
+        "--trainer.callbacks", "[AnswerLikelihood]"
+    )
+    assert place.fit("--data.forget", "null").startswith("data.forget: found null, but NPO is")
+    place.edit("    - class_path: AnswerLikelihood", "    - GA\n    - AnswerLikelihood")
+    assert "found 2 unlearning methods (NPO and GA)" in place.fit()
+
+
+UNKNOWN = [
+    (
+        "trainer:",
+        "sed: 1\ntrainer:",
+        "sed",
+        "expected one of trainer, model, data, seed_everything",
+    ),
+    ("trainer:", "trainer:\n  acelerator: 3", "trainer.acelerator", "did you mean accelerator?"),
+    ("model:", "model:\n  bse: 3", "model.bse", "did you mean base?"),
+    ("    rank: 4", "    rnk: 4", "model.lora.rnk", "did you mean rank?"),
+    ("data:", "data:\n  odrer: 3", "data.odrer", "did you mean order?"),
+    ("      lr: 1", "      lrr: 1", "data.stages.math.lrr", "did you mean lr?"),
+    ("    lr: 2", "    rate: 2", "data.unlearn.rate", "expected one of lr, epochs, steps"),
+    ("{beta: 0.5}", "{betta: 0.5}", "NPO.betta", "did you mean beta?"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "key", "advice"), UNKNOWN)
+def test_an_unknown_key_of_a_file(
+    place: Workplace, old: str, new: str, key: str, advice: str
+) -> None:
+    place.edit(old, new)
+    message = place.fit()
+    assert message.startswith(f"{key}: found an unknown key, {advice}")
+    line = place.line(f"{key.rsplit('.')[-1]}:")
+    assert message.endswith(f" ({line})")
+
+
+@pytest.mark.parametrize(
+    ("flag", "advice"),
+    [
+        ("--nope", "expected one of trainer"),
+        ("--trainer.sto", "did you mean store?"),
+        ("--model.lora.rnk", "did you mean rank?"),
+        ("--data.stages.math.lrr", "did you mean lr?"),
+    ],
+)
+def test_an_unknown_key_of_the_command_line(place: Workplace, flag: str, advice: str) -> None:
+    message = place.fit(flag, "1")
+    assert message.startswith(f"{flag[2:]}: found an unknown key, {advice}")
+    assert "line" not in message
+
+
+def test_an_unknown_argument_of_the_class_added_last(place: Workplace) -> None:
+    message = place.fit("--trainer.callbacks+=SimNPO", "--trainer.callbacks.betta", "2")
+    assert message == "SimNPO.betta: found an unknown key, did you mean beta?"
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("max_epochs", "data.stages.STAGE.epochs"),
+        ("accumulate_grad_batches", "data.stages.STAGE.batch_size and data.micro_batch_size"),
+        ("gradient_clip_val", "data.stages.STAGE.gradient_clip"),
+        ("seed", "seed_everything"),
+    ],
+)
+def test_arguments_that_a_recipe_replaces(place: Workplace, name: str, advice: str) -> None:
+    expected = f"trainer.{name} is not taken: set {advice} instead."
+    assert place.fit(f"--trainer.{name}", "3") == expected
+    place.edit("trainer:\n", f"trainer:\n  {name}: 3\n")
+    assert place.fit() == f"{expected} ({place.line(f'  {name}: 3')})"
+
+
+TYPES = [
+    ("data.stages.math.lr", "abc", "found 'abc', expected a number"),
+    ("data.stages.math.lr", "-1", "found -1.0, expected a positive number"),
+    ("data.stages.math.lr", ".nan", "found nan, expected a finite number"),
+    ("data.stages.math.batch_size", "1.5", "found 1.5, expected an integer"),
+    ("data.stages.math.batch_size", "true", "found true, expected an integer"),
+    ("data.stages.math.epochs", "0", "found 0, expected at least 1"),
+    ("data.stages.math.steps", "0", "found 0, expected at least 1"),
+    ("data.stages.math.schedule", "abc", "found 'abc', expected one of wsd, cosine, constant"),
+    ("data.unlearn", "3", "found 3, expected keys and values"),
+    ("data.order", "math", "found 'math', expected a list or null"),
+    ("data.unlearn.betas", "[1]", "found a list, expected a list of 2 values"),
+    ("model.lora", "3", "found 3, expected keys and values or null"),
+    ("model.lora.rank", "many", "found 'many', expected an integer"),
+    ("model.lora.rank", "0", "found 0, expected at least 1"),
+    ("model.quantization", "int8", "found 'int8', expected nf4 or null"),
+    ("model.quantization", "4", "found 4, expected nf4 or null"),
+    ("model.merge", "3", "found 3, expected true or false"),
+    ("trainer.logger", "3", "found 3, expected true or false or a Logger"),
+    ("seed_everything", "true", "found true, expected an integer"),
+    ("seed_everything", "1.5", "found 1.5, expected an integer"),
+    ("seed_everything", "abc", "found 'abc', expected an integer"),
+    ("seed_everything", "-1", "found -1, expected 0 to 4294967295"),
+    ("trainer.accelerator", "abacus", "invalid accelerator name"),
+    ("trainer.precision", "7-bit", "Precision '7-bit' is invalid"),
+    ("trainer.strategy", "wish", "invalid strategy name"),
+    ("trainer.strategy", "ddp_spawn", "use ddp"),
+    ("trainer.devices", "-3", "should be an int > 0"),
+    ("data.max_length", "100000", "found 100000, but demo:tiny-llama takes at most 512 tokens"),
+    ("data.max_length", "1", "found 1, expected at least 2"),
+    ("model.lora.targets", "[nope]", "found 'nope', which matches no layer"),
+    ("model.lora.targets", "nope", "found 'nope'"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), TYPES)
+def test_values_that_do_not_fit(place: Workplace, key: str, value: str, expected: str) -> None:
+    message = place.fit(f"--{key}", value)
+    assert message.startswith(f"{key}: ") and expected in message
+    assert "line" not in message.replace("linear", "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("lr: 1.0e-3", "lr: abc", "data.stages.math.lr"),
+        ("lr: 1.0e-3", "lr: .nan", "data.stages.math.lr"),
+        ("lr: 2.0e-4", "lr: -1", "data.unlearn.lr"),
+        ("beta: 0.5", "beta: big", "NPO.beta"),
+        ("rank: 4", "rank: big", "model.lora.rank"),
+        ("accelerator: cpu", "accelerator: big", "trainer.accelerator"),
+        ("accelerator: cpu", "name: 3", "trainer.name"),
+        ("seed_everything: 0", "seed_everything: 2024-01-01", "seed_everything"),
+    ],
+)
+def test_values_of_a_file_are_named_with_their_line(
+    place: Workplace, old: str, new: str, key: str
+) -> None:
+    place.edit(old, new)
+    message = place.fit()
+    assert message.startswith(f"{key}: ")
+    assert message.endswith(f" ({place.line(new)})")
+
+
+def test_a_line_is_that_of_the_last_file_that_says_it(place: Workplace) -> None:
+    place.write("b.yaml", "data:\n  unlearn:\n    lr: abc\n")
+    message = place.fit("--config", "b.yaml")
+    assert message == "data.unlearn.lr: found 'abc', expected a number. (b.yaml, line 3)"
+
+
+def test_values_that_a_class_refuses(place: Workplace) -> None:
+    message = place.fit("--trainer.callbacks+=NPO", "--trainer.callbacks.beta", "-1")
+    assert message == "NPO.beta: found -1.0, expected a positive number."
+
+
+def test_classes_that_cannot_be_found(place: Workplace) -> None:
+    ours = (
+        "AnswerLikelihood, AnswerStatistics, GA, LabelLikelihood, MathAccuracy, Membership, "
+        "Memorisation, NPO, OracleDistance, SimNPO, TOFU, or module.Class"
+    )
+    assert place.fit("--trainer.callbacks+=Nope").startswith(
+        f"trainer.callbacks: found 'Nope', expected {ours}"
+    )
+    assert "but there is no module nowhere here" in place.fit("--trainer.callbacks+=nowhere.Nope")
+    place.write("mine_broken.py", "1 / 0")
+    place.write("mine_other.py", "class Other: ...")
+    for name, reason in {
+        "mine_broken.A": "but importing mine_broken fails with ZeroDivisionError: division by zero",
+        "mine_other.A": "but the module mine_other has no A",
+        "mine_other.Other": "which is no Callback",
+    }.items():
+        found = f"trainer.callbacks: found '{name}', {reason}"
+        assert place.fit(f"--trainer.callbacks+={name}").startswith(found)
+    place.edit("class_path: NPO", "class_path: Nope")
+    message = place.fit()
+    assert message.startswith("trainer.callbacks: found 'Nope', expected")
+    assert message.endswith(f" ({place.line('class_path: Nope')})")
+
+
+def test_a_misspelt_class_path(place: Workplace) -> None:
+    place.edit("class_path: NPO", "class_pth: NPO")
+    message = place.fit()
+    assert message.startswith("trainer.callbacks: found the unknown key 'class_pth', did you mean")
+    assert message.endswith(f" ({place.line('class_pth')})")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"a: 1\nb: 2\na: 3\n", "bad.yaml, line 3: found the key 'a' again (first in line 1)"),
+        (b"a: 1\nb: None\n", "bad.yaml, line 2: found None, which YAML takes for text; write null"),
+        (b"a: 1\nb: [1\nc: 2\n", "bad.yaml, line 3: found no valid YAML"),
+        (b"a: b: c\n", "bad.yaml, line 1: found no valid YAML"),
+        (b"a: *nope\n", "bad.yaml, line 1: found no valid YAML: found undefined alias 'nope'"),
+        (b"? [a]\n: b\n", "bad.yaml, line 1: found a key that is no single word"),
+        (b"a: 1\n2: b\n", "bad.yaml, line 2: found the key 2, which YAML does not take for text;"),
+        (b"a:\n  null: b\n", "bad.yaml, line 2: found the key null, which YAML does not take for"),
+        (b"a: &b [*b]\n", "bad.yaml, line 1: found an alias of what it is in."),
+        (b"a: " + b"[" * 10000, "bad.yaml, line 1: found more than 100 levels, one in another."),
+        (b"{a: " * 10000, "bad.yaml, line 1: found more than 100 levels, one in another."),
+        (BOMB, "bad.yaml, line 6: found more than 100000 values, aliases written out."),
+        (b"a: !!binary aGk=\n", "bad.yaml: found a value that is no text, number, list or mapping"),
+        (b"a: \xff\n", "--config: found 'bad.yaml', which can't be read: not UTF-8 text"),
+        (b"- a\n- b\n", "bad.yaml: found a list, expected keys and values"),
+        (b"just text\n", "bad.yaml: found a single value, expected keys and values"),
+        (b"", "bad.yaml: found nothing, expected keys and values"),
+    ],
+)
+def test_files_that_are_no_configuration(place: Workplace, text: bytes, expected: str) -> None:
+    place.write("bad.yaml", text)
+    assert place.fit("--config", "bad.yaml").startswith(expected)
+    place.write("study.yaml", text)
+    assert place.study().startswith(expected.replace("bad.yaml", "study.yaml"))
+
+
+def test_files_that_cannot_be_opened(place: Workplace) -> None:
+    os.mkfifo("pipe")
+    assert place.fit("--config", "pipe") == "--config: found 'pipe', which is no ordinary file."
+    assert place.fit("--config", "a\0b").endswith("no name of a file has a null character.")
+    assert place.fit("--config", "x" * 300).endswith("which can't be read: File name too long.")
+    reason = "which can't be read: No such file or directory."
+    assert place.fit("--config", "no.yaml") == f"--config: found 'no.yaml', {reason}"
+    assert place.fit("--config=.") == "--config: found '.', which can't be read: Is a directory."
+    assert place.fit("--config") == "--config: found nothing after it, expected a YAML file."
+
+
+def test_commands_without_what_they_need(place: Workplace) -> None:
+    for command in ("fit", "validate", "study"):
+        message = place.refused(command)
+        assert message.startswith(f"{command}: found no configuration, expected --config FILE")
+    message = place.refused("fti", "--config", "config.yaml")
+    assert message.startswith("found the command 'fti', expected one of fit, validate, study, stat")
+    assert place.fit("stray") == "found the argument 'stray', expected --KEY VALUE."
+    assert place.fit("--data.order") == "--data.order: found nothing after it, expected a value."
+    place.write("empty.yaml", "seed_everything: 1")
+    for command in ("fit", "validate"):
+        message = place.refused(command, "--config", "empty.yaml")
+        assert message == "model.base: found nothing, expected text."
+    message = place.refused("fit", "--model.base", "demo:tiny-llama")
+    assert message == "data.stages: found nothing, expected keys and values."
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "found './model', which is no folder, expected a Hugging Face model folder"),
+        ({}, "found the folder ./model without config.json"),
+        ({"config.json": "{"}, "model/config.json: found no JSON"),
+        ({"config.json": "{}"}, "which is no model that can be opened: Unrecognized model"),
+        ({"config.json": '{"model_type": "llama"}'}, "without model.safetensors and without"),
+    ],
+)
+def test_models_that_are_none(
+    place: Workplace, content: dict[str, str] | None, expected: str
+) -> None:
+    if content is not None:
+        Path("model").mkdir()
+        for name, text in content.items():
+            place.write(f"model/{name}", text)
+    message = place.fit("--model.base", "./model")
+    assert message.startswith("model.base: ") and expected in message
+    assert "no embedded model" in place.fit("--model.base", "demo:nope")
+
+
+def test_a_tokenizer_without_chat_template(place: Workplace) -> None:
+    shutil.copytree(resolve("demo:tiny-llama"), "plain")
+    Path("plain/chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads(Path("plain/tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    place.write("plain/tokenizer_config.json", json.dumps(settings))
+    message = place.fit("--model.base", "./plain")
+    assert message.startswith("./plain has no chat template") and "data.template" in message
+
+
+def test_batches_that_cannot_be_cut(place: Workplace) -> None:
+    message = place.fit("--data.micro_batch_size", "3")
+    assert message.startswith("data.stages.math.batch_size: found 8, which can't be cut into ")
+    assert "data.micro_batch_size 3" in message
+    assert message.endswith(f"({place.line('batch_size: 8').replace('24', '18')})")
+
+
+def test_folders_that_are_files(place: Workplace) -> None:
+    place.write("file", "")
+    store = place.fit("--trainer.store", "file")
+    assert store == "trainer.store: found file, which is a file; name a folder."
+    root = place.fit("--trainer.default_root_dir", "file", "--trainer.store", "store")
+    assert root.startswith("trainer.default_root_dir: file/")
+
+
+def test_validate_needs_a_stored_model_and_monitors(place: Workplace) -> None:
+    assert place.validate().startswith("nothing is stored of this path after unlearn")
+    assert place.validate("--stage", "math").startswith("nothing is stored of this path after math")
+    expected = "stage: found 'nope', expected one of base, math, safety, unlearn."
+    assert place.validate("--stage", "nope") == expected
+    without = place.validate("--trainer.callbacks", "[NPO]")
+    assert without.startswith("trainer.callbacks: found no monitor")
+    assert place.fit("--stage", "math").startswith("stage: found an unknown key")
+
+
+STUDIES = [
+    ("callback: GA", "callback: Nope", "methods.GA.callback: found 'Nope', expected GA, NPO, Sim"),
+    ("callback: GA", "callback: AnswerLikelihood", "methods.GA.callback: found 'AnswerLikelihood'"),
+    ("callback: GA", "callbck: GA", "methods.GA.callbck: found an unknown key, did you mean call"),
+    ("callback: GA", "unlearn: {lr: 1}", "methods.GA.callback: found nothing, expected an Unlearn"),
+    ("beta: 0.5", "betta: 0.5", "NPO.betta: found an unknown key, did you mean beta?"),
+    ("beta: 0.5", "beta: -1", "methods.NPO: NPO.beta: found -1.0, expected a positive number."),
+    ("GA\n", "GA\n    unlearn: {lrr: 1}\n", "methods.GA.unlearn.lrr: found an unknown key, did"),
+    ("GA\n", "GA\n    unlearn: {lr: abc}\n", "methods.GA.unlearn.lr: found 'abc', expected a num"),
+    ("GA\n", "GA\n    unlearn: {lr: -1}\n", "methods.GA.unlearn.lr: found -1.0, expected a posit"),
+    ("GA\n", "GA\n    unlearn: 3\n", "methods.GA.unlearn: found 3, expected keys and values"),
+    ("GA:", "G/A:", "methods: found the label 'G/A', expected letters, digits and"),
+    (
+        "GA:",
+        "oracle:",
+        "methods: found the label 'oracle', which is that of models retrained without the forget "
+        "stage; choose another.",
+    ),
+    ("paths: positions", "paths: sideways", "paths: found 'sideways', expected one of positions"),
+    ("paths: positions", "paths: [[math, nope]]", "paths: found the unknown stage 'nope'"),
+    ("paths: positions", "paths: [[math]]", "paths: found math, which leaves out the forget stage"),
+    ("paths: positions", "paths: []", "paths: found an empty list"),
+    ("paths: positions", "nope: 3", "nope: found an unknown key, expected one of fit, methods"),
+    ("config.yaml", "no.yaml", "fit: found 'no.yaml', which can't be read"),
+    ("config.yaml", "3", "fit: found 3, expected text or a list or keys and values."),
+    ("paths:", "change: {data: {nope: 3}}\npaths:", "change.data.nope: found an unknown key"),
+    ("paths:", "change: {data: null}\npaths:", "change.data: found null, expected keys and values"),
+    (
+        "paths:",
+        "change: {data: {stages: {math: {lr: -1}}}}\npaths:",
+        "change.data.stages.math.lr: ",
+    ),
+    ("paths:", "change: {trainer: {max_steps: 3}}\npaths:", "change.trainer.max_steps is not take"),
+    ("paths: positions", "paths: null", "paths: found null, expected one of positions, permutat"),
+    ("paths:", "change: null\npaths:", "change: found null, expected keys and values"),
+    ("beta: 0.5", "beta: .nan", "NPO.beta: found nan, expected a finite number"),
+    (
+        "GA:",
+        "Report:",
+        "methods: found the label 'Report', which is a folder or file of every study",
+    ),
+    ("GA:", "records.parquet:", "methods: found the label 'records.parquet', which is a folder or"),
+    ("GA:", "divergence:", "methods: found the label 'divergence', which is a folder or file of"),
+    ("GA:", f"{'G' * 300}:", "methods: found a name of 300 bytes (GGGGGG"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), STUDIES)
+def test_mistakes_of_a_study_file(place: Workplace, old: str, new: str, expected: str) -> None:
+    place.edit(old, new, "study.yaml")
+    message = place.study()
+    assert message.startswith(expected)
+    assert "study.yaml, line " in message
+
+
+def test_a_study_without_methods(place: Workplace) -> None:
+    place.write("study.yaml", "fit: config.yaml\nmethods: {}\n")
+    message = "methods: found none, expected at least one unlearning method."
+    assert place.study() == f"{message} (study.yaml, line 2)"
+    place.write("study.yaml", "fit: config.yaml\n")
+    assert place.study() == "methods: found nothing, expected keys and values."
+    place.write("study.yaml", "methods: {GA: {callback: GA}}\n")
+    assert place.study() == "fit: found nothing, expected text or a list or keys and values."
+
+
+TOO_LARGE = "expected 0 to 4294967295."
+KEYS = [
+    ("seeds: []", "seeds: found an empty list, expected at least one seed."),
+    ("seeds: [1, 2, 1]", "seeds: found 1 twice; a seed is run once."),
+    ("seeds: [-1]", f"seeds: found -1, {TOO_LARGE}"),
+    ("seeds: [4294967296]", f"seeds: found 4294967296, {TOO_LARGE}"),
+    ("seeds: [a]", "seeds: found 'a', expected an integer."),
+    ("seeds: [1.5]", "seeds: found 1.5, expected an integer."),
+    ("seeds: [true]", "seeds: found true, expected an integer."),
+    ("seeds: 3", "seeds: found 3, expected a list or null."),
+    ("oracle: 3", "oracle: found 3, expected true or false."),
+    ("workers: -1", "workers: found -1, expected 0 or more."),
+    ("workers: many", "workers: found 'many', expected an integer."),
+    ("gpus_per_worker: -1", "gpus_per_worker: found -1, expected 0 or more."),
+    ("cpus_per_worker: 0", "cpus_per_worker: found 0, expected 1 or more."),
+    ("ray: 3", "ray: found 3, expected text or null."),
+    ("workers: 2\nray: auto", "workers: ray does the work already; keep one of the two."),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), KEYS)
+def test_values_of_a_study_that_do_not_fit(place: Workplace, text: str, message: str) -> None:
+    place.write("study.yaml", f"{STUDY}{text}\n")
+    assert place.study() == f"{message} ({place.line(text.split()[0], 'study.yaml')})"
+
+
+CALLED = "keys of the fit configuration, each with a list of values."
+ADVICE = {
+    "seed_everything": "seeds",
+    "trainer.seed": "seeds",
+    "data.order": "paths",
+    "data.position": "paths",
+    "data.permutation": "paths",
+    "data.oracle": "oracle",
+    "data.forget": "a study of its own for each stage to forget",
+    "trainer.name": "folder",
+    "trainer.default_root_dir": "folder",
+    "trainer.store": "change.trainer.store",
+}
+SWEEPS = [
+    ("null", "", f"found null, expected {CALLED}"),
+    ("3", "", f"found 3, expected {CALLED}"),
+    ("[data.unlearn.lr]", "", f"found a list, expected {CALLED}"),
+    ("[]", "data.unlearn.lr", "found an empty list, expected at least one value."),
+    ("0.1", "data.unlearn.lr", "found 0.1, expected a list of values."),
+    ("null", "data.unlearn.lr", "found null, expected a list of values."),
+    ("abc", "data.unlearn.lr", "found 'abc', expected a list of values."),
+    ("[0.1, 0.2, 1e-1]", "data.unlearn.lr", "found 0.1 twice; a value is swept once."),
+    ("[1, 1.0]", "data.unlearn.lr", "found 1.0 twice; a value is swept once."),
+    ("[null]", "data.unlearn.lr", "found null, expected a number."),
+    ("[0.1, abc]", "data.unlearn.lr", "found 'abc', expected a number."),
+    ("[0.1, -1]", "data.unlearn.lr", "found -1.0, expected a positive number."),
+    ("[[1]]", "data.unlearn.lr", "found a list, expected a number."),
+    (
+        "[0]",
+        "model.lora.rank",
+        "found 0, expected at least 1. To train all weights instead of adapters, set model.lora: "
+        "null.",
+    ),
+    ("[1]", "data.unlearn.lrr", "found an unknown key, did you mean lr?"),
+    ("[1]", "data.unlern.lr", "data.unlern: found an unknown key, did you mean unlearn?"),
+    ("[1]", "dta.unlearn.lr", "dta: found an unknown key, did you mean data?"),
+    ("[1]", "data.unlearn.lr.x", "data.unlearn.lr: found keys and values, expected a number."),
+    ("[{lrr: 1}]", "data.unlearn", "data.unlearn.lrr: found an unknown key, did you mean lr?"),
+    ("[1]", "trainer.callbacks.beta", "GA.beta: found an unknown key, expected none."),
+    (
+        "[1]",
+        "trainer.max_steps",
+        "trainer.max_steps is not taken: set data.stages.STAGE.steps instead.",
+    ),
+    (
+        "[8, 7]\n  data.micro_batch_size: [2]",
+        "data.stages.math.batch_size",
+        "found 7, which can't be cut into 1 process(es) x data.micro_batch_size 2 = 2. Choose a "
+        "multiple of 2, such as 6 or 8, or another micro-batch size.",
+    ),
+    *(
+        ("[1]", key, f"{key} can't be swept: use {instead} instead.")
+        for key, instead in ADVICE.items()
+    ),
+    ("[1]", "data.order.more", "data.order can't be swept: use paths instead."),
+]
+
+
+@pytest.mark.parametrize(("values", "key", "message"), SWEEPS)
+def test_sweeps_that_cannot_be_made(place: Workplace, values: str, key: str, message: str) -> None:
+    if not key:
+        place.write("study.yaml", f"{STUDY}sweep: {values}\n")
+        assert place.study() == f"sweep: {message} (study.yaml, line 8)"
+        return
+    place.write("study.yaml", f"{STUDY}sweep:\n  {key}: {values}\n")
+    assert place.study() == f"sweep.{key}: {message} (study.yaml, line 9)"
+
+
+IN_OTHER_PLACES = [case for case in SWEEPS if "\n" not in case[0]][3::6]
+
+
+@pytest.mark.parametrize(("values", "key", "message"), IN_OTHER_PLACES)
+def test_sweeps_in_other_places(place: Workplace, values: str, key: str, message: str) -> None:
+    """Nested keys have a line of their own, and those of the command line have none."""
+    *outer, last = key.split(".")
+    nested = "".join(f"{'  ' * (depth + 1)}{part}:\n" for depth, part in enumerate(outer))
+    end = f"{'  ' * (len(outer) + 1)}{last}: {values}\n"
+    place.write("study.yaml", f"{STUDY}sweep:\n{nested}{end}")
+    assert place.study() == f"sweep.{key}: {message} (study.yaml, line {9 + len(outer)})"
+    place.write("study.yaml", STUDY)
+    assert place.study(f"--sweep.{key}", values) == f"sweep.{key}: {message}"
+
+
+def test_a_swept_file_that_is_missing(place: Workplace) -> None:
+    message = place.study("--sweep.data.stages.math.source", "[math.jsonl, no.jsonl]")
+    assert message.startswith("sweep.data.stages.math.source: no.jsonl: found no such file (")
+
+
+def test_a_swept_argument_that_the_method_refuses(place: Workplace) -> None:
+    place.write("study.yaml", "fit: config.yaml\nmethods:\n  NPO: {callback: NPO}\n")
+    message = place.study("--sweep.trainer.callbacks.beta", "[1, -1]")
+    expected = "NPO.beta: found -1.0, expected a positive number."
+    assert message == f"sweep.trainer.callbacks.beta: {expected}"
+
+
+def test_swept_values_that_do_not_go_together(place: Workplace) -> None:
+    message = place.study(
+        *("--sweep.data.unlearn.warmup", "[0.1, 0.6]", "--sweep.data.unlearn.decay", "[0.1, 0.6]")
+    )
+    assert message == (
+        "sweep: warmup = 0.6, decay = 0.6: data.unlearn.warmup: found 0.6, expected warmup + decay "
+        "(here 0.6) of at most 1."
+    )
+
+
+@pytest.mark.parametrize(("key", "values"), [("data.unlearn.lr", "[1]"), ("data.unlearn", "[{}]")])
+def test_a_swept_key_is_not_also_a_methods(place: Workplace, key: str, values: str) -> None:
+    place.edit("callback: GA\n", "callback: GA\n    unlearn: {lr: 1}\n", "study.yaml")
+    message = place.study(f"--sweep.{key}", values)
+    assert message == f"sweep.{key}: methods.GA.unlearn.lr sets it too; keep one."
+
+
+def test_a_methods_own_mistake_is_not_the_sweeps(place: Workplace) -> None:
+    place.edit("callback: GA\n", "callback: GA\n    unlearn: {epochs: 0}\n", "study.yaml")
+    message = place.study("--sweep.data.unlearn.lr", "[1]")
+    assert message.startswith("methods.GA.unlearn.epochs: found 0, expected at least 1: a stage of")
+    assert message.endswith("(study.yaml, line 6)")
+
+
+def test_mistakes_of_a_fit_configuration_inside_the_study_file(place: Workplace) -> None:
+    inside = "".join(f"  {line}\n" for line in CONFIG.splitlines())
+    place.write("study.yaml", f"fit:\n{inside}{STUDY.partition(chr(10))[2]}")
+    place.edit("lr: 2.0e-4", "lr: abc", "study.yaml")
+    expected = "data.unlearn.lr: found 'abc', expected a number."
+    assert place.study() == f"{expected} ({place.line('lr: abc', 'study.yaml')})"
+
+
+@pytest.mark.parametrize("arguments", [["--only"], ["--only="], ["--dry-run", "--only"]])
+def test_only_without_conditions(place: Workplace, arguments: list[str]) -> None:
+    assert place.study(*arguments) == "--only: found nothing after it, expected KEY=VALUE,..."
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_part_of_the_study_that_is_not_there(place: Workplace, dry: list[str]) -> None:
+    assert place.study(*dry, "--only", "path=9") == (
+        "--only: found path=9, expected one of 1, 2, math-safety, safety-math."
+    )
+    assert place.study(*dry, "--only=lr=1") == (
+        "--only: found 'lr=1', expected KEY=VALUE with a key of path, position, method, seed."
+    )
+
+
+def test_mistakes_of_the_fit_configuration_of_a_study(place: Workplace) -> None:
+    place.edit("lr: 2.0e-4", "lr: abc")
+    message = "data.unlearn.lr: found 'abc', expected a number."
+    assert place.study() == f"{message} ({place.line('lr: abc')})"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["--methods.GA.unlearn.lrr", "1"],
+            "methods.GA.unlearn.lrr: found an unknown key, did you",
+        ),
+        (["--methods.GA.callback", "Nope"], "methods.GA.callback: found 'Nope', expected GA"),
+        (["--methods.NPO.callback.beta", "-1"], "methods.NPO: NPO.beta: found -1.0"),
+        (
+            ["--change.data.unlearn.lr", "abc"],
+            "change.data.unlearn.lr: found 'abc', expected a num",
+        ),
+        (["--dryrun"], "--dryrun: found an unknown option, did you mean --dry-run?"),
+        (
+            ["--dry_run", "--oracle", "true"],
+            "--dry_run: found an unknown option, did you mean --dry",
+        ),
+        (["--dry-run=1"], "--dry-run: found a value, expected none."),
+        (["--workers", "1e20"], "workers: found 1e+20, expected an integer."),
+        (
+            ["--workers", f"1{'0' * 20}"],
+            "workers: found 100000000000000000000, which is too large.",
+        ),
+        (["--workers", "100000"], "workers: found 100000, expected at most 4096."),
+        (["--folder", ""], "folder: found '', expected the name of a folder."),
+        (["--name", " "], "name: found ' ', expected a name, or null for the file's."),
+        (["--paths", "[" * 10000], f"paths: found '{'[' * 100}'..., expected"),
+        (["--change.data.forget", "null"], "paths: positions: it moves the forget stage"),
+        (["--change", "3"], "change: found 3, expected keys and values"),
+        (["--data.position", "1"], "data: found an unknown key, expected one of fit, methods"),
+        (["--print_config"], "--print_config: not an option of study."),
+        (["stray"], "found the argument 'stray', expected --KEY VALUE."),
+    ],
+)
+def test_mistakes_of_a_study_command_line(
+    place: Workplace, arguments: list[str], expected: str
+) -> None:
+    assert place.study(*arguments).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fit"], "error: fit: found no configuration"),
+        pytest.param(
+            ["fit", "--config", "config.yaml", "--data.unlearn.lr", "abc"],
+            "error: data.unlearn.lr: ",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_process_says_it_too(place: Workplace, arguments: list[str], expected: str) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(expected) and done.stderr.count("\n") == 1

@@ -1,0 +1,128 @@
+"""What can't be shared out by tensor parallelism; test_sharding.py has what can."""
+
+import itertools
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny
+from tiny_models import tiny_checkpoint
+from torch.distributed.tensor import Replicate, Shard
+from transformers import AutoConfig
+
+from lightning_unlearn import GA, CausalLM, InputError, LoRA
+from lightning_unlearn.distributed import tensors
+from lightning_unlearn.distributed.strategy import FSDP2
+from lightning_unlearn.distributed.tensor_parallel import check_tensor_parallel, cuts_of
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+def test_cuts_are_those_of_the_model_class(family: str) -> None:
+    by_output = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+    wanted = dict.fromkeys(by_output, "colwise") | dict.fromkeys(("o_proj", "down_proj"), "rowwise")
+    assert cuts_of(AutoConfig.for_model(family)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("gpt2", "gpt2 models name no cuts in transformers, expected only colwise and rowwise"),
+        ("phi3", "phi3 models name cuts of the kind colwise_gather_output, rowwise_split_input"),
+    ],
+)
+def test_other_models_are_refused(family: str, message: str) -> None:
+    with pytest.raises(InputError, match=rf"tensor_parallel_size: {message}"):
+        cuts_of(AutoConfig.for_model(family))
+
+
+def refused(size: int, lora: LoRA | None, **shape: Any) -> str:
+    given = {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 48, **shape}
+    with pytest.raises(InputError) as refusal:
+        check_tensor_parallel(AutoConfig.for_model("llama", **given), lora, size)
+    return str(refusal.value)
+
+
+def test_what_does_not_come_out_even_is_refused() -> None:
+    ending = "which can't be shared out evenly."
+    assert refused(3, LoRA()).endswith(
+        f"found 3, but the model has num_attention_heads 8, {ending}"
+    )
+    assert refused(8, LoRA()).endswith(
+        f"found 8, but the model has num_key_value_heads 4, {ending}"
+    )
+    text = refused(4, LoRA(), intermediate_size=50)
+    assert text.endswith(f"found 4, but the model has intermediate_size 50, {ending}")
+
+
+def test_full_fine_tuning_and_dropout_are_refused() -> None:
+    assert "found 2 with model.lora: null, expected adapters, or 1." in refused(2, None)
+    dropout = "found 2 with dropout, expected none (model.lora.dropout: 0)"
+    assert dropout in refused(2, LoRA(dropout=0.1))
+    assert dropout in refused(2, LoRA(), attention_dropout=0.1)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], r".*(q_proj|lm_head)"])
+def test_adapters_elsewhere_are_refused(tmp_path: Path, targets: Any) -> None:
+    module = CausalLM(tiny_checkpoint(tmp_path), LoRA(rank=2, alpha=4, targets=targets))
+    message = r"found adapters on lm_head \(model.lora.targets\), expected them only on layers"
+    with pytest.raises(InputError, match=message):
+        module.check_layers(None, 2)
+    CausalLM(module.base, LoRA(rank=2, alpha=4)).check_layers(None, 2)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (
+            FSDP2(2, 2),
+            "found 2 processes (trainer.devices x trainer.num_nodes) with data_parallel_size 2 x "
+            "tensor_parallel_size 2, expected 4, or null as the former.",
+        ),
+        (
+            FSDP2(None, 3),
+            "found 2 processes (trainer.devices x trainer.num_nodes) with tensor_parallel_size 3, "
+            "expected a multiple.",
+        ),
+        (
+            FSDP2(3),
+            "found 2 processes (trainer.devices x trainer.num_nodes) with data_parallel_size 3 x "
+            "tensor_parallel_size 1, expected 3, or null as the former.",
+        ),
+        (FSDP2(0, None), "found data_parallel_size 0, expected at least 1."),
+        (FSDP2(None, 0), "found tensor_parallel_size 0, expected at least 1."),
+    ],
+)
+def test_sizes_are_those_of_the_processes(tiny: Tiny, strategy: FSDP2, message: str) -> None:
+    trainer = tiny.trainer([GA()], accelerator="cpu", devices=2, strategy=strategy)
+    with pytest.raises(InputError, match=re.escape(f"trainer.strategy: {message}")):
+        trainer.check(tiny.module(), tiny.datamodule())
+    assert not tiny.root.exists() or not any(tiny.root.iterdir())
+
+
+def test_compiled_layers_are_refused(tmp_path: Path) -> None:
+    module = CausalLM(tiny_checkpoint(tmp_path), LoRA(rank=2, alpha=4), compile=True)
+    with pytest.raises(InputError, match=r"^model.compile: found true with tensor_parallel_size 2"):
+        module.check_layers(None, 2)
+
+
+@pytest.mark.parametrize("rows", [8, 6])
+@pytest.mark.parametrize("cut", [None, 0, 1])
+def test_parts_of_groups_of_two_make_up_the_whole(rows: int, cut: int | None) -> None:
+    """Each process's part, by how PyTorch cuts: first over the layer's group, then by rows."""
+    values = torch.arange(float(rows * 4)).view(rows, 4)
+    for group, place in itertools.product(range(2), range(2)):
+        of_layer = values if cut is None else values.chunk(2, cut)[place]
+        expected = of_layer.chunk(2, 0)[group]
+        mesh = SimpleNamespace(
+            ndim=2, size=lambda axis: 2, get_local_rank=lambda axis, at=(group, place): at[axis]
+        )
+        target = SimpleNamespace(
+            device_mesh=mesh,
+            shape=values.shape,
+            placements=(Shard(0), Replicate() if cut is None else Shard(cut)),
+            to_local=lambda expected=expected: expected,
+        )
+        assert torch.equal(values[tensors.own_part(target)], expected)

@@ -1,0 +1,349 @@
+"""The module: what it opens, what it refuses, and how it trains."""
+
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny, results
+from safetensors.torch import load_file, save_file
+from tiny_models import naive_log_probs
+from torch import Tensor
+
+from lightning_unlearn import GA, NPO, CausalLM, InputError, LoRA, Recipe
+from lightning_unlearn.data.batches import collate
+from lightning_unlearn.data.chat import Example
+from lightning_unlearn.model.causal_lm import StageEntry, supervised
+from lightning_unlearn.model.pretrained import base_identity, load_causal_lm
+from lightning_unlearn.model.verify import check_model
+
+EXAMPLE = Example(tuple(range(3, 20)), tuple(range(30, 45)))
+
+
+def built(tiny: Tiny, **changes: Any) -> CausalLM:
+    module = tiny.module(**changes)
+    module.configure_model()
+    return module
+
+
+def copied(tiny: Tiny, name: str) -> Path:
+    return Path(shutil.copytree(tiny.base, tiny.root / name))
+
+
+def test_a_folder_that_does_not_exist(tiny: Tiny) -> None:
+    with pytest.raises(InputError, match=r"model\.base: found '.*/nothing', which is no folder"):
+        tiny.module(base=str(tiny.root / "nothing"))
+
+
+def test_a_folder_without_configuration(tiny: Tiny) -> None:
+    with pytest.raises(InputError, match=r"model\.base: found the folder .* without config\.json"):
+        tiny.module(base=str(tiny.root))
+
+
+def test_a_folder_with_an_unreadable_configuration(tiny: Tiny) -> None:
+    (tiny.root / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"model\.base: .*config\.json: found no JSON \("):
+        tiny.module(base=str(tiny.root))
+
+
+def test_an_unknown_embedded_model(tiny: Tiny) -> None:
+    with pytest.raises(InputError, match=r"'demo:huge-llama'; there are: .*demo:tiny-llama"):
+        tiny.module(base="demo:huge-llama")
+
+
+def test_a_folder_without_weights(tiny: Tiny) -> None:
+    folder = copied(tiny, "weightless")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="can't be opened as a causal language model"):
+        tiny.module(base=str(folder)).configure_model()
+    with pytest.raises(InputError, match=r"without model\.safetensors and without model\.safe"):
+        tiny.module(base=str(folder)).identity()
+
+
+def test_weights_that_are_damaged(tiny: Tiny) -> None:
+    folder = copied(tiny, "damaged")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:1000])
+    with pytest.raises(InputError, match="can't be opened as a causal language model"):
+        tiny.module(base=str(folder)).configure_model()
+
+
+def test_weights_of_another_shape(tiny: Tiny) -> None:
+    folder = copied(tiny, "wide")
+    config = (folder / "config.json").read_text()
+    wide = config.replace('"intermediate_size": 48', '"intermediate_size": 64')
+    (folder / "config.json").write_text(wide)
+    with pytest.raises(InputError, match=r"6 of another shape \(model\.layers\.0\.mlp"):
+        tiny.module(base=str(folder)).configure_model()
+
+
+def test_pickled_weights_are_not_opened(tiny: Tiny) -> None:
+    folder = copied(tiny, "pickled")
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="can't be opened as a causal language model"):
+        tiny.module(base=str(folder)).configure_model()
+
+
+def test_a_folder_without_tokenizer(tiny: Tiny) -> None:
+    folder = copied(tiny, "mute")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(InputError, match="has no tokenizer that can be opened"):
+        tiny.module(base=str(folder)).tokenizer()
+
+
+def test_a_tokenizer_without_chat_template(tiny: Tiny) -> None:
+    tokenizer = tiny.module().tokenizer()
+    tokenizer.chat_template = None
+    folder = copied(tiny, "plain")
+    for file in [*folder.glob("tokenizer*"), *folder.glob("*.jinja")]:
+        file.unlink()
+    tokenizer.save_pretrained(folder)
+    module = tiny.module(base=str(folder))
+    trainer = tiny.trainer([GA()])
+    with pytest.raises(InputError, match=r"plain has no chat template.*data\.template"):
+        trainer.fit(module, tiny.datamodule())
+    assert not (tiny.root / "store").exists() and not (tiny.root / "runs").exists()
+    sibling = tiny.datamodule(template=str(tiny.base), order=["safety"])
+    trainer.fit(module, sibling)
+    assert trainer.trained == ["safety", "unlearn"]
+
+
+def test_context_is_the_longest_sequence(tiny: Tiny) -> None:
+    module = tiny.module()
+    assert module.context == 128
+    data = tiny.datamodule(max_length=129)
+    with pytest.raises(InputError, match=r"data\.max_length: found 129, but .* at most 128 tokens"):
+        tiny.trainer([GA()]).fit(module, data)
+
+
+def test_identity_is_that_of_the_weights(tiny: Tiny) -> None:
+    own = tiny.module().identity()
+    folder = copied(tiny, "copy")
+    assert base_identity(str(folder), False) == own
+    assert tiny.module(lora=None).identity() == own
+    state = load_file(folder / "model.safetensors")
+    name = sorted(state)[0]
+    state[name].view(-1)[0] += 1e-3
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    assert base_identity(str(folder), False) != own
+    other = copied(tiny, "other")
+    config = (other / "config.json").read_text()
+    (other / "config.json").write_text(config.replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1'))
+    assert base_identity(str(other), False) != own
+
+
+@pytest.mark.parametrize("lora", [LoRA(rank=4), LoRA(rank=4, targets=["v_proj"]), None])
+def test_a_good_model_passes(tiny: Tiny, lora: LoRA | None) -> None:
+    module = built(tiny, lora=lora)
+    check_model(module, EXAMPLE)
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_a_tensor_without_gradient_is_refused(tiny: Tiny) -> None:
+    module = built(tiny)
+    module.lm.idle = torch.nn.Parameter(torch.zeros(3))
+    with pytest.raises(InputError, match=r"1 of \d+ trainable tensors .* no gradient.*lm\.idle"):
+        check_model(module, EXAMPLE)
+
+
+class Doubled(torch.nn.Linear):
+    """A head that is more than its weight."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def test_what_a_model_does_to_its_logits_is_its_own(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it is not known here, logits come from the model's own forward."""
+    said: list[str] = []
+    monkeypatch.setattr(CausalLM, "warn", lambda self, text: said.append(text))
+    module = built(tiny, base="demo:tiny-llama")
+    assert module.net is not None
+    old = module.lm.lm_head
+    own = Doubled(old.in_features, old.out_features, bias=False)
+    own.weight = old.weight
+    module.lm.lm_head = own
+    check_model(module, EXAMPLE)  # called like any other module, so it is right
+    assert not module.net.takes_own_logits
+    module.lm.lm_head = old
+    module.net.is_checked = False
+    module.lm.forward = _halved(module.lm.forward)
+    check_model(module, EXAMPLE)
+    assert module.net.takes_own_logits
+    assert len(said) == 1 and "changes its logits in a way that is not known here" in said[0]
+    module.eval()
+    batch = collate([EXAMPLE, Example((3, 4), (5, 6, 7))], [0, 1], pad_id=0)
+    values = module.log_probs(batch).per_token
+    for place, row in enumerate((EXAMPLE, Example((3, 4), (5, 6, 7)))):
+        expected = naive_log_probs(module.lm, row.prompt, row.answer)
+        assert torch.allclose(values[place, : len(row.answer)], expected, atol=1e-5)
+
+
+def _halved(forward: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        output.logits = output.logits * 0.5
+        return output
+
+    return wrapped
+
+
+def test_a_model_that_gives_no_numbers_is_refused(tiny: Tiny) -> None:
+    module = built(tiny)
+    with torch.no_grad():
+        module.lm.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(InputError, match=r"model\.base"):
+        check_model(module, EXAMPLE)
+
+
+@pytest.mark.parametrize("lora", [LoRA(rank=4), None])
+def test_gradient_checkpointing_changes_nothing_but_memory(tiny: Tiny, lora: LoRA | None) -> None:
+    batch = collate([EXAMPLE, Example((3, 4), (5, 6, 7))], [0, 1], pad_id=0)
+    found = []
+    for checkpointing in (False, True):
+        module = built(tiny, lora=lora, gradient_checkpointing=checkpointing).double().train()
+        if lora is not None:
+            generator = torch.Generator().manual_seed(0)
+            for _, parameter in sorted(module.named_parameters()):
+                if parameter.requires_grad:
+                    noise = torch.randn(parameter.shape, generator=generator)
+                    parameter.data = noise.double() * 0.1
+        loss = supervised(module, batch).sum()
+        torch.autograd.backward(loss)
+        grads = {n: p.grad for n, p in module.named_parameters() if p.requires_grad}
+        assert all(grad is not None and grad.abs().sum() > 0 for grad in grads.values())
+        found.append((loss.detach(), grads))
+    (loss, grads), (again, regrads) = found
+    assert torch.allclose(loss, again, rtol=1e-12)
+    for name, grad in grads.items():
+        other = regrads[name]
+        assert grad is not None and other is not None
+        assert torch.allclose(grad, other, rtol=1e-12, atol=1e-12)
+
+
+def test_measuring_leaves_everything_as_it_was(tiny: Tiny) -> None:
+    module = built(tiny, lora=LoRA(rank=4, dropout=0.5)).train()
+    module.lm.model.norm.eval()
+    modes = [m.training for m in module.modules()]
+    state = torch.random.get_rng_state()
+    with module.measuring():
+        assert not any(m.training for m in module.modules())
+        assert not torch.is_grad_enabled()
+        torch.rand(3)
+    assert [m.training for m in module.modules()] == modes
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_full_fine_tuning_trains_stores_and_resumes(tiny: Tiny) -> None:
+    """In one go, in two goes, and out of the store, in one module: the same bytes."""
+    module = tiny.module(lora=None)
+    data = tiny.datamodule(order=["tofu", "safety"], unlearn=Recipe(lr=1e-4, batch_size=4))
+    whole = tiny.trainer([NPO()], name="whole")
+    whole.fit(module, data)
+    assert whole.trained == ["tofu", "safety", "unlearn"]
+    assert whole.run_dir is not None
+    assert (whole.run_dir / "unlearn" / "model.safetensors").is_file()
+    ended = {n: p.detach().clone() for n, p in module.lm.named_parameters()}
+
+    apart = tiny.below("apart")
+    first = apart.trainer()
+    first.fit(module, tiny.datamodule(order=["tofu"], forget=None))
+    assert first.trained == ["tofu"], "starts from the base again, not from where it was"
+    second = apart.trainer([NPO()])
+    second.fit(module, data)
+    assert second.trained == ["safety", "unlearn"]
+    assert second.run_dir is not None
+    assert results(second.run_dir) == results(whole.run_dir)
+
+    fresh = tiny.module(lora=None)
+    third = apart.trainer([NPO()])
+    third.fit(fresh, data)
+    assert third.trained == []
+    for name, parameter in fresh.lm.named_parameters():
+        assert torch.equal(parameter, ended[name]), name
+
+
+def test_a_merged_model_is_written_and_is_the_unlearned_one(tiny: Tiny) -> None:
+    module = tiny.module(merge=True)
+    trainer = tiny.trainer([GA()], precision="64-true")
+    trainer.fit(module, tiny.datamodule(order=["safety"]))
+    assert trainer.run_dir is not None
+    merged = load_causal_lm(str(trainer.run_dir / "merged"), torch.float64, "sdpa", False)
+    module.eval()
+    ids = torch.tensor([EXAMPLE.prompt])
+    with torch.no_grad():
+        assert torch.allclose(merged(ids).logits, module.lm(ids).logits, atol=1e-11)
+
+
+@pytest.mark.parametrize("lora", [LoRA(rank=4), None])
+def test_bfloat16_runs(tiny: Tiny, lora: LoRA | None) -> None:
+    module = tiny.module(lora=lora)
+    data = tiny.datamodule(order=["tofu", "safety"])
+    trainer = tiny.trainer([NPO()], precision="bf16-true")
+    trainer.fit(module, data)
+    assert trainer.trained == ["tofu", "safety", "unlearn"]
+    adapters = {p.dtype for name, p in module.lm.named_parameters() if "lora_" in name}
+    base = {p.dtype for name, p in module.lm.named_parameters() if "lora_" not in name}
+    # A step of 1e-5 would be lost on adapters in 16 bits.
+    assert adapters == ({torch.float32} if lora is not None else set())
+    assert base == {torch.bfloat16}
+    assert trainer.run_dir is not None
+    before = results(trainer.run_dir)
+    again = tiny.trainer([NPO()], precision="bf16-true")
+    again.fit(tiny.module(lora=lora), data)
+    assert again.trained == []
+    assert again.run_dir is not None and results(again.run_dir) == before
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe(lr=1e-2, batch_size=4, optimizer="sgd", momentum=0.9, gradient_clip=0.1)]
+)
+def test_sgd_with_clipped_gradients_trains(tiny: Tiny, recipe: Recipe) -> None:
+    module = tiny.module()
+    trainer = tiny.trainer([GA()])
+    trainer.fit(module, tiny.datamodule(order=["safety"], unlearn=recipe))
+    moved = {
+        name: parameter.abs().max().item()
+        for name, parameter in module.named_parameters()
+        if "lora_B.unlearn" in name
+    }
+    assert all(change > 0 for change in moved.values())
+    # Three steps, momentum sums to less than 5.7 norms of 0.1 each.
+    assert all(change < 1e-2 * 0.1 * 6 for change in moved.values())
+
+
+def test_a_stage_begins_alike_where_tensors_are_made_on_another_device(tiny: Tiny) -> None:
+    """Lightning configures a model with its device as the place of new tensors."""
+    found = []
+    for context in (nullcontext(), torch.device("meta")):
+        module = tiny.module()
+        module.configure_model()
+        for stage in ("tofu", "unlearn"):
+            module.begin(StageEntry(stage, Recipe(), 1, seed=3, fresh=stage == "tofu"))
+            with context:
+                module.configure_model()
+        found.append({**module.weights("learn"), **module.weights("unlearn")})
+    assert found[0].keys() == found[1].keys()
+    for name, values in found[0].items():
+        assert torch.equal(found[1][name], values)
+
+
+def test_a_fully_trained_model_is_not_opened_twice_on_its_device(tiny: Tiny) -> None:
+    module = tiny.module(lora=None)
+    module.configure_model()
+    before = {name: values.clone() for name, values in module.lm.state_dict().items()}
+    with torch.no_grad():
+        module.lm.get_input_embeddings().weight.zero_()
+    module._changed = True
+    module.begin(StageEntry("tofu", Recipe(), 1, seed=3, fresh=True))
+    with torch.device("meta"):
+        module.configure_model()
+    for name, values in module.lm.state_dict().items():
+        assert torch.equal(values, before[name])

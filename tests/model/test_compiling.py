@@ -1,0 +1,127 @@
+"""Compiled layers give the numbers of plain ones, in all that is asked of a model."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny
+from tiny_models import random_examples, tiny_module
+
+from lightning_unlearn import CausalLM, InputError, LoRA, Recipe
+from lightning_unlearn.data.batches import collate
+from lightning_unlearn.model import compiling
+from lightning_unlearn.model.candidates import score_candidates
+from lightning_unlearn.model.causal_lm import StageEntry
+
+# torch.compile looks at the gradients of all tensors.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """What other tests have compiled is not taken up."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Graphs:
+    """A backend of torch.compile that runs what it is given, and counts."""
+
+    def __init__(self) -> None:
+        self.made = self.run = 0
+
+    def __call__(self, graph: Any, inputs: Any) -> Callable[..., Any]:
+        self.made += 1
+
+        def forward(*values: Any) -> Any:
+            self.run += 1
+            return graph(*values)
+
+        return forward
+
+
+def numbers(module: CausalLM, all_of_them: bool) -> torch.Tensor:
+    """Losses of two stages and written tokens; scores, norms and candidates where all are asked.
+
+    Args:
+        module: without weights yet.
+        all_of_them: each kind of forward is traced anew, which takes seconds.
+    """
+    found: list[float] = []
+    for stage in ("tofu", "unlearn"):
+        module.begin(StageEntry(stage, Recipe(lr=1e-2), 2, seed=0, fresh=stage == "tofu"))
+        module.configure_model()
+        assert module.net is not None
+        optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], 1e-2)
+        for count, seed in ((3, 1), (2, 2)):
+            examples = random_examples(count, seed=seed)
+            loss = -module.log_probs(collate(examples, range(count), 0)).mean.sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+            found.append(loss.item())
+        if all_of_them:
+            found += module.score(random_examples(3), 2).sum.tolist()
+            found += module.gradient_norms(examples).values()
+            scores = score_candidates(module, [(7, 8)], [[(9, 10), (9, 11, 12), (13,)]], 4)
+            found += scores.sum.flatten().tolist()
+        ids = torch.tensor([[7, 8, 9], [10, 11, 12]])
+        written = module.net.generate(
+            input_ids=ids, max_new_tokens=4, do_sample=False, use_cache=True, pad_token_id=0
+        )
+        found += written.flatten().tolist()
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def both(
+    folder: Path, family: str, all_of_them: bool = True, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The numbers without and with compiling."""
+    settings = {"lora": LoRA(rank=4, alpha=8), "num_hidden_layers": 2, **options}
+    plain, compiled = (
+        numbers(
+            tiny_module(folder, family, torch.float64, compile=compiling, **settings), all_of_them
+        )
+        for compiling in (False, True)
+    )
+    return plain, compiled
+
+
+def test_what_is_traced_gives_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = Graphs()
+    monkeypatch.setattr(compiling, "BACKEND", graphs)
+    plain, compiled = both(
+        tmp_path, "llama", all_of_them=False, lora=LoRA(rank=4, alpha=8, targets=["q_proj"])
+    )
+    torch.testing.assert_close(compiled, plain, rtol=1e-9, atol=1e-9)
+    # Each version is there once for all layers, and used again with batches of other shapes.
+    assert 0 < graphs.made < compiling.VERSIONS and graphs.run > graphs.made
+
+
+# PyTorch's compiler warns of parts of PyTorch.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "checkpointing"), [("llama", True), ("qwen2", False)])
+def test_compiled_layers_give_the_same_numbers(
+    tmp_path: Path, family: str, checkpointing: bool
+) -> None:
+    compiling.check_compiling(torch.device("cpu"))
+    plain, compiled = both(tmp_path, family, gradient_checkpointing=checkpointing)
+    torch.testing.assert_close(compiled, plain, rtol=1e-9, atol=1e-9)
+
+
+def test_where_nothing_compiles_it_is_told_before_training(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(compiling, "BACKEND", broken)
+    with pytest.raises(InputError, match=r"model.compile: found true.* on cpu .*No working C\+\+"):
+        tiny.trainer().fit(tiny.module(compile=True), tiny.datamodule(forget=None))
+    assert not (tiny.root / "store").exists()

@@ -1,0 +1,195 @@
+"""What is told of a model that can't be trained, or was spoiled: named, and with a way out."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny
+from families import family_lm
+from tiny_models import tiny_tokenizer
+
+from lightning_unlearn import GA, AnswerLikelihood, CausalLM, InputError, LoRA, Recipe
+from lightning_unlearn.data.chat import Example
+from lightning_unlearn.errors import DivergedError
+from lightning_unlearn.model.verify import check_log_probs, check_model
+
+ROW = Example((5, 7, 9), tuple(range(20, 60)))
+
+
+def written(folder: Path, family: str) -> str:
+    family_lm(family).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def refused(tiny: Tiny, **model: Any) -> str:
+    """What is said before anything is written."""
+    before = sorted(tiny.root.rglob("*"))
+    with pytest.raises(InputError) as raised:
+        tiny.trainer([GA()]).fit(tiny.module(**model), tiny.datamodule())
+    assert sorted(tiny.root.rglob("*")) == before
+    return str(raised.value)
+
+
+def test_a_model_without_sdpa_names_the_key(tiny: Tiny) -> None:
+    base = written(tiny.root / "base", "bloom")
+    assert refused(tiny, base=base) == (
+        f"model.attention: found sdpa, which the model {base} (BloomForCausalLM) does not have, "
+        "expected another. Set model.attention: eager."
+    )
+    # As advised.
+    module = tiny.module(base=base, attention="eager")
+    tiny.trainer([GA()]).check(module, tiny.datamodule())
+
+
+def test_a_model_that_is_not_causal_is_named_so(tiny: Tiny) -> None:
+    lm = family_lm("bert")
+    lm.config.is_decoder = False
+    lm.save_pretrained(tiny.root / "base")
+    module = tiny.module(base=str(tiny.root / "base"))
+    module.configure_model()
+    with pytest.raises(InputError, match=r"\(BertLMHeadModel\) is not causal: a token changes"):
+        check_log_probs(module)
+
+
+def test_a_model_that_draws_random_numbers_is_refused(tiny: Tiny) -> None:
+    module = tiny.module(lora=LoRA(rank=2, dropout=0.5))
+    module.configure_model()
+    check_log_probs(module)
+    layer = module.lm.model.layers[0].mlp
+    forward = layer.forward
+
+    def noisy(x: torch.Tensor) -> Any:
+        return torch.nn.functional.dropout(forward(x), 0.2, layer.training)
+
+    layer.forward = noisy
+    assert module.net is not None
+    module.net.is_checked = False
+    with pytest.raises(InputError, match=r"computes otherwise in training than in evaluation"):
+        check_log_probs(module)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_base_whose_weights_are_all_alike_is_refused(tiny: Tiny, value: float) -> None:
+    module = tiny.module()
+    module.configure_model()
+    with torch.no_grad():
+        for weight in module.lm.parameters():
+            weight.fill_(value)
+    with pytest.raises(InputError, match=r"gives every token the same probability whatever is bef"):
+        check_log_probs(module)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "32-true"])
+@pytest.mark.parametrize("lora", [LoRA(rank=4), None])
+def test_weights_that_a_step_spoiled(tiny: Tiny, lora: LoRA | None, precision: str) -> None:
+    """Finite weights so large that what comes out is the same for every input."""
+    trainer = tiny.trainer([GA(), AnswerLikelihood(every=1)], precision=precision)
+    data = tiny.datamodule(unlearn=Recipe(lr=1e25, steps=3, batch_size=4))
+    with pytest.raises(DivergedError) as raised:
+        trainer.fit(tiny.module(lora=lora), data)
+    assert re.search(
+        r"stage unlearn, step \d of 3: (the loss is|after it (every token has the same probability "
+        r"whatever is before it|the log-probabilities are not finite)).*Lower the learning rate",
+        str(raised.value),
+    )
+
+
+def test_a_constant_model_is_told_from_a_forgetful_one(tiny: Tiny) -> None:
+    """Zero hidden states: every log-probability is that of chance."""
+    from lightning_unlearn.model.verify import check_result, ignores_input
+
+    module = tiny.module()
+    module.configure_model()
+    module.eval()
+    with torch.no_grad():
+        assert not ignores_input(module, ROW.prompt + ROW.answer)
+        module.lm.model.norm.weight.zero_()
+        assert ignores_input(module, ROW.prompt + ROW.answer)
+        # One token over and over tells nothing.
+        assert not ignores_input(module, (5, 5, 5))
+    with pytest.raises(DivergedError, match=r"after it every token has the same probability"):
+        check_result(module, ROW)
+
+
+def test_routers_stay_as_they_are_and_are_named(tiny: Tiny) -> None:
+    """llama4_text: its router gives two tensors, which no adapter can add to."""
+    base = written(tiny.root / "base", "llama4_text")
+    module = tiny.module(base=base)
+    trainer = tiny.trainer([GA()])
+    told: list[str] = []
+    trainer.tell = told.append
+    trainer.check(module, tiny.datamodule())
+    (line,) = [text for text in told if text.startswith("model.lora.targets")]
+    assert line == (
+        "model.lora.targets: all-linear trains down_proj, gate_proj, k_proj, o_proj, q_proj, "
+        "up_proj, v_proj, and not feed_forward.experts.gate_up_proj, "
+        "feed_forward.experts.down_proj, feed_forward.router.weight."
+    )
+    module.configure_model()
+    check_model(module, ROW)
+
+
+def test_experts_that_peft_puts_adapters_on_are_named_so(tiny: Tiny) -> None:
+    module = tiny.module(base=written(tiny.root / "base", "mixtral"))
+    trainer = tiny.trainer([GA()])
+    told: list[str] = []
+    trainer.tell = told.append
+    trainer.check(module, tiny.datamodule())
+    module.configure_model()
+    trained = {n for n, p in module.lm.named_parameters() if p.requires_grad}
+    lines = [text for text in told if text.startswith("model.lora.targets")]
+    # PEFT's versions differ in what they put adapters on.
+    has_experts = any("experts" in name for name in trained)
+    left_out = any("experts" in line.partition(", and not ")[2] for line in lines)
+    assert has_experts is not left_out
+
+
+def test_a_plain_model_needs_no_such_line(tiny: Tiny) -> None:
+    module = tiny.module()
+    module.check_adapters()
+    assert module.remarks() == []
+
+
+def test_layers_without_gradient_name_the_targets_to_take(tiny: Tiny) -> None:
+    module = tiny.module(lora=LoRA(rank=2, targets=["q_proj", "up_proj"]))
+    module.configure_model()
+    # As if the first layer's were passed by.
+    first = module.lm.model.layers[0].self_attn.q_proj
+    other = torch.nn.Linear(32, 32, bias=False).requires_grad_(False)
+    module.lm.model.layers[0].self_attn.q_proj = other
+    module.lm.add_module("q_proj", first)
+    advice = r"2 of 8 trainable .* Set model\.lora\.targets: \[self_attn\.q_proj, up_proj\]\."
+    with pytest.raises(InputError, match=advice):
+        check_model(module, ROW)
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        (LoRA(rank=33), r"model\.lora\.rank: found 33, expected at most 32, the highest rank"),
+        (LoRA(rank=10**6), r"model\.lora\.rank: found 1000000, .*set model\.lora: null"),
+        (LoRA(rank=10**6, targets=["q_proj"]), r"found 1000000, expected at most 32"),
+        (LoRA(targets="c_attn"), r"model\.lora\.targets: found 'c_attn'"),
+    ],
+)
+def test_adapters_that_do_not_fit_the_model(tiny: Tiny, lora: LoRA, message: str) -> None:
+    assert re.search(message, refused(tiny, lora=lora))
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        (LoRA(rank=0), r"found 0, expected at least 1\. To train all weights .*model\.lora: null"),
+        (LoRA(targets=".*("), r"found '\.\*\(', which is no regular expression \(missing \)"),
+        (LoRA(targets="*"), r"found '\*', which is no regular expression"),
+        (LoRA(alpha=float("nan")), r"model\.lora\.alpha: found nan, expected a positive number"),
+        (LoRA(alpha=float("inf")), r"model\.lora\.alpha: found inf, expected a positive number"),
+        (LoRA(dropout=float("nan")), r"model\.lora\.dropout: found nan"),
+    ],
+)
+def test_adapters_that_fit_no_model(lora: LoRA, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CausalLM("demo:tiny-llama", lora)

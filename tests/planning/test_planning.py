@@ -1,0 +1,547 @@
+"""The plan: simulated figures against real tensors, closed forms and PyTorch's own tracker."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.plugins import Precision
+
+from lightning_unlearn import NPO, CausalLM, LoRA, Recipe
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.demo import resolve
+from lightning_unlearn.distributed.strategy import HalfBase
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.model.adapters import LEARN
+from lightning_unlearn.planning import estimate, model_shapes
+from lightning_unlearn.planning.micro_batch_search import find_largest
+from lightning_unlearn.planning.model_shapes import CONFIGS, INSTRUCTED, config_folder
+from lightning_unlearn.planning.settings import GIB, on_cpu, sharing, take_settings
+from lightning_unlearn.planning.simulation import Measured, Simulation, _batch
+from lightning_unlearn.settings.configuration import compose_files
+from lightning_unlearn.training.from_config import StagedCLI
+
+ROOT = Path(__file__).parents[2]
+TINY = "demo:tiny-llama"
+SHAPE = LoRA(8, 16)
+RECIPE = Recipe(lr=1e-3, batch_size=8)
+
+# Of the models' pages on the hub.
+PARAMETERS = {
+    "meta-llama/Llama-3.2-1B": 1_235_814_400,
+    "meta-llama/Llama-3.2-3B": 3_212_749_824,
+    "meta-llama/Llama-3.1-8B": 8_030_261_248,
+    "meta-llama/Llama-2-13b-hf": 13_015_864_320,
+    "Qwen/Qwen2.5-1.5B": 1_543_714_304,
+    "Qwen/Qwen2.5-14B": 14_770_033_664,
+}
+
+# File: (base, stage and unlearning rates, stage and unlearning batches, rank, alpha), as in table 1
+# of arXiv 2510.16629; the last is of its study of depth.
+PAPER = {
+    "llama3.2-1b": ("meta-llama/Llama-3.2-1B", 1e-5, 1e-5, 128, 128, 64, 128),
+    "llama3.1-8b": ("meta-llama/Llama-3.1-8B", 1e-5, 1e-5, 128, 128, 8, 16),
+    "llama2-13b": ("meta-llama/Llama-2-13b-hf", 1e-5, 5e-6, 256, 128, 8, 16),
+    "qwen2.5-1.5b": ("Qwen/Qwen2.5-1.5B", 1e-5, 1e-5, 128, 128, 32, 64),
+    "qwen2.5-14b": ("Qwen/Qwen2.5-14B", 1e-5, 5e-6, 256, 128, 8, 16),
+    "llama3.2-3b": ("meta-llama/Llama-3.2-3B", 1e-5, 1e-5, 128, 128, 16, 32),
+}
+
+
+def files(model: str) -> list[str]:
+    return [str(ROOT / "configs" / name) for name in ("paper.yaml", f"models/{model}.yaml")]
+
+
+def strategy(**options: Any) -> str:
+    return json.dumps(
+        {"class_path": "lightning_unlearn.distributed.strategy.FSDP2", "init_args": options}
+    )
+
+
+@pytest.fixture
+def simulate() -> Iterator[Callable[..., Simulation]]:
+    made: list[Simulation] = []
+
+    def make(
+        processes: int = 1,
+        lora: LoRA | None = SHAPE,
+        precision: str = "32-true",
+        base: str = TINY,
+        on_gpu: bool = False,
+        **options: Any,
+    ) -> Simulation:
+        module = CausalLM(base, lora, **options)
+        plugin = HalfBase("bf16-true") if precision == "bf16-true" else Precision()
+        shared = processes > 1
+        made.append(Simulation(module, precision, plugin, processes, shared, on_gpu=on_gpu))
+        return made[-1]
+
+    yield make
+    for simulation in made:
+        simulation.close()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_known_models_have_their_parameters(name: str) -> None:
+    with config_folder(name) as folder:
+        module = CausalLM(folder)
+        lm = module._empty_lm()
+    assert sum(p.numel() for p in lm.parameters()) == PARAMETERS[INSTRUCTED.get(name, name)]
+    assert not Path(folder).exists()
+    config = module.model_config
+    rope, heads = config.rope_parameters, config.num_attention_heads
+    assert (getattr(config, "head_dim", None) or config.hidden_size // heads) in (64, 128)
+    if "Qwen" in name:
+        assert lm.model.layers[0].self_attn.q_proj.bias is not None
+        assert rope["rope_theta"] == 1e6
+        assert module.context == (32768 if "Instruct" in name else 131072)
+    elif "Llama-3" in name:
+        assert (rope["rope_type"], rope["rope_theta"]) == ("llama3", 5e5)
+        assert rope["factor"] == (8.0 if "3.1" in name else 32.0)
+    else:
+        assert (rope["rope_theta"], module.context) == (1e4, 4096)
+    assert config.rms_norm_eps == (1e-6 if "1.5B" in name else 1e-5)
+
+
+def _real(lora: LoRA | None, precision: str = "32-true") -> CausalLM:
+    module = CausalLM(TINY, lora)
+    vars(module)["_trainer"] = SimpleNamespace(precision=precision)
+    module.configure_model()
+    vars(module)["_trainer"] = None
+    if lora is None:
+        module.lm.requires_grad_(True)
+    return module
+
+
+def _bytes(tensors: Any) -> int:
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize(
+    ("lora", "precision"),
+    [
+        (LoRA(8, 16), "32-true"),
+        (None, "bf16-true"),
+        pytest.param(LoRA(8, 16), "bf16-true", marks=pytest.mark.slow),
+        pytest.param(None, "32-true", marks=pytest.mark.slow),
+    ],
+)
+def test_parts_that_last_are_those_of_the_real_model(
+    simulate: Callable[..., Simulation], lora: LoRA | None, precision: str
+) -> None:
+    simulation = simulate(lora=lora, precision=precision)
+    found = simulation.train("learning", RECIPE, None, 2, 32, accumulates=True)
+    module = _real(lora, precision)
+    (optimizer,), _ = module.configure_optimizers()
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    states = [v for state in optimizer.state.values() for v in state.values()]
+    assert found.memory["parameters"] == _bytes(module.parameters())
+    assert found.memory["gradients"] == _bytes(trained)
+    assert found.memory["optimizer"] == _bytes(states)
+    assert found.memory["other"] == _bytes(module.buffers())
+    assert found.memory["gathered"] == found.exchanged == 0
+    if lora is not None:
+        assert {p.dtype for p in trained} == {state.dtype for state in states} == {torch.float32}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_are_what_a_real_forward_keeps(
+    simulate: Callable[..., Simulation], checkpointing: bool
+) -> None:
+    simulation = simulate(gradient_checkpointing=checkpointing)
+    found = simulation.train("learning", RECIPE, None, 4, 256, accumulates=False)
+    module = CausalLM(TINY, LoRA(8, 16), gradient_checkpointing=checkpointing)
+    module.configure_model()
+    module.train()
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = module.log_probs(_batch(4, 256)).sum.sum()
+    own = {t.untyped_storage()._cdata for t in [*module.parameters(), *module.buffers()]}
+    held = _bytes([t for t in kept if t.untyped_storage()._cdata not in own])
+    activations = found.memory["activations"]
+    assert loss.requires_grad
+    # What is kept is there at the peak, with what the operation at the peak needs besides: the
+    # logits of a chunk, or the layer that is computed again.
+    logits = 4 * 255 * module.model_config.vocab_size * 4
+    assert held <= activations
+    assert activations <= held * 1.1 + 4 * logits
+
+
+def test_all_is_what_the_real_step_takes(simulate: Callable[..., Simulation]) -> None:
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    class Tracker(MemTracker):
+        def _track_module_params_and_buffers(
+            self, module: Any, install_grad_hooks: bool = True
+        ) -> Any:
+            # Hooks are refused by frozen parameters.
+            return super()._track_module_params_and_buffers(module, False)
+
+    simulation = simulate()
+    found = simulation.train("learning", RECIPE, None, 2, 64, accumulates=False)
+    module = _real(LoRA(8, 16))
+    (optimizer,), _ = module.configure_optimizers()
+    for parameter in (p for p in module.parameters() if p.requires_grad):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    module.train()
+    tracker = Tracker()
+    tracker.track_external(module, optimizer)  # type: ignore[arg-type]
+    with tracker:
+        batch = _batch(2, 64)
+        (-module.log_probs(batch).per_token).mean().backward()
+        optimizer.step()
+    (peak,) = tracker.get_tracker_snapshot("peak").values()
+    assert found.peak == pytest.approx(peak["Total"], rel=0.05)
+
+
+def test_sharded_it_is_what_pytorch_tracks(simulate: Callable[..., Simulation]) -> None:
+    from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+
+    simulation = simulate(processes=4)
+    found = simulation.train("learning", RECIPE, None, 2, 64, accumulates=False)
+    module = simulation.module
+    with simulation._prepared():
+        (optimizer,), _ = module.configure_optimizers()
+        for parameter in (p for p in module.parameters() if p.requires_grad):
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert module.net is not None
+        tracker = FSDPMemTracker(module.net, optimizer)  # type: ignore[arg-type]
+        with tracker, torch.enable_grad():
+            (-module.log_probs(_batch(2, 64)).per_token).mean().backward()
+            optimizer.step()
+    (peak,) = tracker.get_tracker_snapshot("peak").values()
+    assert found.peak == pytest.approx(peak["Total"], rel=0.02)
+    alone = simulate().train("learning", RECIPE, None, 2, 64, accumulates=False)
+    quarter = alone.memory["parameters"] / 4
+    assert found.memory["parameters"] == pytest.approx(quarter, rel=0.02)
+    assert found.memory["gathered"] > 0 and found.exchanged > 0
+    assert found.flops == alone.flops
+
+
+def untied(folder: Path) -> str:
+    config = json.loads((resolve(TINY) / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps(config | {"tie_word_embeddings": False})
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    return str(folder)
+
+
+def test_every_part_is_sent_as_often_as_it_is_needed(
+    simulate: Callable[..., Simulation], tmp_path: Path
+) -> None:
+    simulation = simulate(processes=4, base=untied(tmp_path))
+    found = simulation.train("learning", RECIPE, None, 2, 64, accumulates=False)
+    sizes = {n: p.numel() * p.element_size() for n, p in simulation.module.named_parameters()}
+    layers = sum(size for name, size in sizes.items() if ".layers." in name)
+    trained = simulation.parameters(LEARN)
+    # Layers before their forward and their backward; the frozen embedding and the rest, which stays
+    # whole in between, once.
+    expected = 0.75 * (sum(sizes.values()) + layers + trained)
+    assert found.exchanged == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "precision", ["32-true", pytest.param("bf16-true", marks=pytest.mark.slow)]
+)
+def test_no_attention_scores_are_held(simulate: Callable[..., Simulation], precision: str) -> None:
+    simulation = simulate(precision=precision, on_gpu=True)
+    config = simulation.module.model_config
+    assert config.num_key_value_heads < config.num_attention_heads
+    held = [
+        simulation.train("learning", RECIPE, None, 2, length, accumulates=False).memory
+        for length in (256, 512)
+    ]
+    # Scores would grow with the square of the length: by 25 of 33 MB here.
+    assert held[1]["activations"] <= 2.01 * held[0]["activations"]
+
+
+def test_work_of_a_forward_is_its_closed_form(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate(lora=None)
+    found = simulation.evaluate(2, 64)
+    lm, config = simulation.module.lm, simulation.module.model_config
+    layers = [m for m in lm.get_decoder().modules() if isinstance(m, torch.nn.Linear)]
+    width = config.num_attention_heads * config.head_dim
+    expected = 2 * 2 * 64 * sum(m.weight.numel() for m in layers)
+    expected += config.num_hidden_layers * 4 * 2 * 64 * 64 * width
+    expected += 2 * 2 * 63 * lm.get_output_embeddings().weight.numel()
+    # Rotary angles are a small product too.
+    assert expected <= found.flops <= expected * 1.01
+
+
+def test_phases_and_settings_move_the_figures_as_they_should(
+    simulate: Callable[..., Simulation],
+) -> None:
+    def learn(**options: Any) -> Measured:
+        simulation = simulate(**options)
+        return simulation.train("learning", RECIPE, None, 4, 128, accumulates=False)
+
+    simulation = simulate()
+    plain = learn()
+    unlearning = simulation.train("unlearning", RECIPE, NPO(), 4, 128, accumulates=False)
+    assert unlearning.flops > plain.flops
+    assert unlearning.memory["optimizer"] == plain.memory["optimizer"]
+    spared = learn(gradient_checkpointing=True)
+    assert spared.memory["activations"] < plain.memory["activations"]
+    assert spared.flops > plain.flops
+    momentum = Recipe(lr=1e-3, optimizer="sgd", momentum=0.9)
+    sgd = simulation.train("learning", momentum, None, 4, 128, accumulates=False)
+    assert 0 < sgd.memory["optimizer"] < plain.memory["optimizer"]
+
+
+def test_gradient_norms_keep_activations_that_training_computes_again(
+    simulate: Callable[..., Simulation],
+) -> None:
+    simulation = simulate(gradient_checkpointing=True)
+    spared = simulation.train("learning", RECIPE, None, 1, 128, accumulates=False)
+    norms = simulation.gradient_norms(128)
+    assert norms.memory["activations"] > 1.5 * spared.memory["activations"]
+
+
+@pytest.mark.parametrize("lora", [SHAPE, None], ids=["lora", "full"])
+def test_a_look_at_the_oracle_keeps_the_own_weights(
+    simulate: Callable[..., Simulation], lora: LoRA | None
+) -> None:
+    simulation = simulate(lora=lora)
+    whole, adapter = simulation.parameters(), simulation.parameters(LEARN)
+    assert simulation.lent() == (whole if lora is None else 2 * adapter)
+
+
+@pytest.mark.parametrize("patient", [True, False])
+@pytest.mark.parametrize("usable", [5, 40, 100, 333, 2000])
+@pytest.mark.parametrize("first", [1, 4, 32])
+def test_the_largest_micro_batch_fits(usable: int, first: int, patient: bool) -> None:
+    def peak(size: int) -> int:
+        return max(30, 10 + 9 * size, 11 * size - 4)
+
+    sizes = [1, 2, 4, 8, 16, 32]
+    deadline = float("inf") if patient else 0.0
+    found = find_largest(sizes, {first: peak(first)}, peak, usable, deadline)
+    best = max((n for n in sizes if peak(n) <= usable), default=0)
+    assert found.size <= best and (found.size > 0) == (best > 0)
+    if patient:
+        assert (found.size, found.tried) == (best, True)
+
+
+@pytest.mark.parametrize("model", PAPER)
+def test_settings_are_the_papers(model: str) -> None:
+    base, lr, unlearn_lr, batch, unlearn_batch, rank, alpha = PAPER[model]
+    content = compose_files(files(model))
+    assert content["model"]["base"] == base
+    with config_folder(base) as folder:
+        content["model"]["base"] = folder
+        made = StagedCLI(None, on_cpu(content), [])
+    lora, data = made.model.lora, made.datamodule
+    assert lora is not None and (lora.rank, lora.alpha) == (rank, alpha)
+    assert {"q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == set(lora.targets)
+    assert {stage.lr for stage in data.stages.values()} == {lr}
+    assert {stage.batch_size for stage in data.stages.values()} == {batch}
+    assert [stage.epochs for stage in data.stages.values()] == [10, 4, 2, 2]
+    unlearn = data.unlearn
+    assert (unlearn.lr, unlearn.batch_size, unlearn.epochs) == (unlearn_lr, unlearn_batch, 1)
+    assert data.template is not None
+    assert data.template.startswith(base.removesuffix("-hf"))
+    # The study of depth is QLoRA in bf16.
+    packed = model == "llama3.2-3b"
+    assert made.trainer.precision == ("bf16-true" if packed else "32-true")
+    assert made.model.quantization == ("nf4" if packed else None)
+    for recipe in (*data.stages.values(), unlearn):
+        assert (recipe.schedule, recipe.warmup, recipe.decay) == ("wsd", 0.02, 0.02)
+        assert (recipe.betas, recipe.weight_decay) == ((0.9, 0.999), 0.0)
+
+
+# Those that differ in more than their shape.
+TO_PLAN = ("llama3.2-3b", "qwen2.5-14b", "llama3.2-1b")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(m, marks=() if m in TO_PLAN else pytest.mark.slow) for m in PAPER],
+)
+def test_every_model_is_planned(
+    model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(estimate, "PATIENCE", 0.0)
+    base = PAPER[model][0]
+    shallow = {**CONFIGS[base], "num_hidden_layers": 2}
+    monkeypatch.setitem(model_shapes.CONFIGS, base, shallow)
+    configs = [part for file in files(model) for part in ("--config", file)]
+    if base == "Qwen/Qwen2.5-14B":
+        more = tmp_path.with_suffix(".yaml")
+        asks = {"class_path": "Membership", "init_args": {"nonmembers": "math:heldout"}}
+        more.write_text(json.dumps({"trainer": {"callbacks": [asks, {"class_path": "NPO"}]}}))
+        configs += ["--config", str(more)]
+    options = ["--gpus", "4", "--throughput", "100", "--rows", "inst=1,tofu=1,math=1,safety=1"]
+    options += ["--data.max_length", "64"]
+    assert main(["plan", *configs, *options]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{base}: ")
+    name, key = ("DDP", "ddp") if model == "llama3.2-3b" else ("FSDP2", "fsdp2")
+    assert f"4 x 80 GiB, {name} (assumed; set trainer.strategy: {key})" in printed
+    assert ("base in NF4" in printed) == (name == "DDP")
+    assert "Optimizer steps: inst 10, tofu 4, math 2, safety 2, unlearn 1." in printed
+    assert "learning   unlearning   evaluation" in printed
+    assert ("Gradient norms, one row at a time:" in printed) == (base == "Qwen/Qwen2.5-14B")
+    assert not list(tmp_path.iterdir())
+    assert not torch.distributed.is_initialized()
+
+
+DEMO = ["plan", "--config", str(ROOT / "configs" / "demo.yaml")]
+
+
+@pytest.mark.slow
+def test_the_demo_is_planned(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A slow processor tries no fewer sizes.
+    monkeypatch.setattr(estimate, "PATIENCE", float("inf"))
+    assert main(DEMO) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "1.00 million parameters" in printed and "512 tokens long (data.max_length not" in printed
+    )
+    assert "Largest micro-batch that fits in training: 8." in printed
+    assert "Time: give --throughput" in printed
+
+
+def test_what_does_not_fit_gets_advice(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "lightning_unlearn.planning.settings.LIBRARIES", int(1.9 * GIB) - 10 * 2**20
+    )
+    monkeypatch.setattr(estimate, "PATIENCE", 0.0)
+    assert main([*DEMO, "--gpu-memory", "2GiB", "--data.max_length", "64"]) == 1
+    printed = capsys.readouterr().out
+    assert "Does not fit: learning and unlearning and evaluation" in printed
+    keys = (
+        "micro_batch_size",
+        "gradient_checkpointing",
+        "bf16-true",
+        "measure_batch_size 8",
+        "nf4",
+    )
+    for key in keys:
+        assert key in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gpus", "0"], "--gpus: found 0, expected a number of GPUs, at least 1."),
+        (["--gpus", "nan"], "--gpus: found nan, expected a number of GPUs, at least 1."),
+        (["--gpus", "2.5"], "--gpus: found 2.5, expected a number of GPUs, at least 1."),
+        (["--gpus", "many"], "--gpus: found 'many', expected a number of GPUs"),
+        (["--gpus", "3"], "batch_size: found 8, which can't be cut into 3 process"),
+        (["--data.micro_batch_size", "3"], "1 process(es) x data.micro_batch_size 3 = 3. Choose"),
+        (["--gpu-memory", "80 TiB"], "--gpu-memory: found '80 TiB', expected the memory of one"),
+        (["--gpu-memory", "big"], "--gpu-memory: found 'big', expected the memory of one GPU"),
+        (["--throughput", "-1"], "--throughput: found -1, expected TFLOPS that one GPU reaches"),
+        (["--rows", "inst"], "--rows: found 'inst', expected STAGE=NUMBER"),
+        (["--data.max_length", "4096"], "data.max_length: found 4096, but demo:tiny-llama takes"),
+        (["--model.quantization", "nf4", "--trainer.strategy", "fsdp2"], "found nf4 with the str"),
+        (["--gpus", "2", "--trainer.strategy", "deepspeed"], "expected fsdp2 or ddp to plan with"),
+        (["--gpus", "8", "--trainer.strategy", strategy(data_parallel_size=4)], "4 with --gpus 8"),
+        (["--trainer.strategy", strategy(tensor_parallel_size=2)], "not simulate tensor parallel"),
+        (["--model.base", str(ROOT / "configs")], "configs without config.json, expected a Hugg"),
+        (
+            ["--model.base", "./nowhere"],
+            "found './nowhere', which is no folder, expected a Hugging",
+        ),
+        (["--model.base", ""], "model.base: found "),
+        (["--modl.base", "x"], "modl"),
+    ],
+)
+def test_mistakes_are_told(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--config", str(ROOT / "configs" / "demo.yaml"), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_configuration_without_model_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    content = compose_files([str(ROOT / "configs" / "demo.yaml")])
+    del content["model"]
+    file = tmp_path / "bare.yaml"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    assert main(["plan", "--config", str(file)]) == 2
+    assert "model.base: found nothing, expected text." in capsys.readouterr().err
+
+
+def test_a_study_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", str(ROOT / "configs" / "demo-study.yaml")]) == 2
+    assert "found a study file, expected a fit configuration" in capsys.readouterr().err
+
+
+def test_strategies_and_memory_are_read() -> None:
+    def of(name: Any, gpus: int = 2) -> str:
+        return sharing({"trainer": {"strategy": name}}, gpus).name
+
+    assert (of("ddp"), of("fsdp2"), of("auto"), of("ddp", 1)) == (
+        "DDP",
+        "FSDP2",
+        "FSDP2",
+        "one GPU",
+    )
+    assert of("fsdp2", 1) == "FSDP2" and of("fsdp2", 64) == "FSDP2"
+    offloading = json.loads(strategy(cpu_offload=True))
+    assert sharing({"trainer": {"strategy": offloading}}, 2).cpu_offload
+    machine, content, changes = take_settings(["--gpu_memory=24GB", "--model.base", "x"], {})
+    assert machine.memory == 24 * 10**9
+    assert content == {"model": {"base": "x"}} and changes == ["--model.base", "x"]
+    with pytest.raises(InputError, match="--print_config: not an option of plan"):
+        take_settings(["--print_config"], {})
+
+
+def test_ddp_copies_the_model_and_offloading_empties_the_gpu(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--gpus", "2", "--data.max_length", "32"]
+    demo = ["plan", "--config", str(ROOT / "configs" / "demo.yaml"), *options]
+
+    def row(name: str, printed: str) -> list[float]:
+        (line,) = [line for line in printed.splitlines() if line.startswith(name)]
+        return [float(value) for value in line.removeprefix(name).split()]
+
+    assert main([*demo, "--trainer.strategy", "ddp"]) == 0
+    copied = capsys.readouterr().out
+    assert "2 x 80 GiB, DDP (trainer.strategy)" in copied
+    assert row("parameters", copied)[0] == 4.96 and row("gathered layers", copied)[0] == 0
+    # Monitors measure within a stage.
+    assert len(set(row("optimizer", copied))) == 1
+    assert main([*demo, "--trainer.strategy", strategy(cpu_offload=True)]) == 0
+    offloaded = capsys.readouterr().out
+    assert row("parameters", offloaded) == row("optimizer", offloaded) == [0, 0, 0]
+    assert "The computer's memory holds" in offloaded
+
+
+@pytest.mark.slow
+def test_the_table_of_the_docs_is_what_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(estimate, "PATIENCE", 0.0)
+    configs = [part for file in files("llama3.2-1b") for part in ("--config", file)]
+    assert main(["plan", *configs, "--gpus", "1"]) == 0
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("peak"))
+    text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert f"| `llama3.2-1b` | {float(line.split()[1]):.1f} GiB, " in text

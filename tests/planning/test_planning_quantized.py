@@ -1,0 +1,76 @@
+"""The plan of a base in NF4: closed forms, and what a real one holds where bitsandbytes is."""
+
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.plugins import Precision
+from quantized import SMALL, needs_bitsandbytes, opened
+
+from lightning_unlearn import CausalLM, InputError, Recipe
+from lightning_unlearn.model import quantization
+from lightning_unlearn.planning.model_shapes import CONFIGS, config_folder
+from lightning_unlearn.planning.settings import sharing
+from lightning_unlearn.planning.simulation import Simulation, _batch
+
+
+def planned(base: str, precision: str = "bf16-true", **options: Any) -> Simulation:
+    module = CausalLM(base, SMALL, quantization="nf4", **options)
+    return Simulation(module, precision, Precision(), 1, False)
+
+
+def test_a_plan_counts_four_bits_and_the_scales() -> None:
+    """Llama-3.2-3B: 28 layers' matrices packed; embeddings, tied to the head, and norms in bf16."""
+    name = "meta-llama/Llama-3.2-3B"
+    with config_folder(name) as folder:
+        count, size = planned(folder).base
+    width, inner, keys = 3072, 8192, 8 * 128
+    shapes = [width * width] * 2 + [width * keys] * 2 + [width * inner] * 3
+    packed = 28 * sum(shapes)
+    assert count == 3_212_749_824
+    # A byte for each 64 scales, 4 bytes for each 256 of these: 0.127 bits a weight, as in QLoRA.
+    bits = 4 + 8 / 64 + 32 / (64 * 256)
+    constants = 28 * 7 * 4 * (16 + 256 + 1)
+    assert size == packed * bits / 8 + constants + 2 * (count - packed)
+    assert CONFIGS[name]["tie_word_embeddings"]
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_a_plan_holds_what_the_real_model_does(precision: str) -> None:
+    base = "demo:tiny-llama"
+    found = planned(base, precision).train("learning", Recipe(), None, 4, 256, False)
+    module = opened(base, precision)
+    module.train()
+    size = sum(p.numel() * p.element_size() for p in module.parameters())
+    for _, layer in quantization._packed_layers(module.lm):
+        state = layer.weight.quant_state
+        parts = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
+        size += sum(part.numel() * part.element_size() for part in parts)
+    assert found.memory["parameters"] == size
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        held.append(tensor)
+        return tensor
+
+    held: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = module.log_probs(_batch(4, 256)).sum.sum()
+    assert loss.requires_grad
+    for tensor in (*module.parameters(), *module.buffers()):
+        kept.pop(tensor.untyped_storage()._cdata, None)
+    # What is kept is there at the peak, with the logits of a chunk or an unpacked layer besides.
+    logits = 4 * 255 * module.model_config.vocab_size * 4
+    assert 0 <= found.memory["activations"] - sum(kept.values()) < 4 * logits
+
+
+def test_a_plan_refuses_what_a_run_would() -> None:
+    content = {"model": {"quantization": "nf4"}, "trainer": {"strategy": "fsdp2"}}
+    for gpus in (1, 4):
+        with pytest.raises(InputError, match="found nf4 with the strategy fsdp2"):
+            sharing(content, gpus)
+    content["trainer"] = {}
+    assert sharing(content, 4).name == "DDP" and sharing(content, 1).name == "one GPU"

@@ -1,0 +1,121 @@
+"""Studies on a Ray cluster of two real nodes on this machine, one of which is lost."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tiny
+from rich.console import Console
+from study_runs import METHODS, outcome, spec_of, studied
+
+from lightning_unlearn import GA, InputError
+from lightning_unlearn.storage.entry_status import read_note
+from lightning_unlearn.study.executors.ray import RayCluster
+from lightning_unlearn.study.runner import Study
+
+ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+# Ray leaves files and sockets open.
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+TESTS = Path(__file__).parents[1]
+SOUGHT = (TESTS / "study", TESTS / "helpers", TESTS, TESTS.parent)
+LOST = "NODE_IS_LOST"
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A head node and no worker node yet; one task at a time on each."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, SOUGHT)))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray's processes inherit it.
+        patch.setenv(LOST, str(tmp_path_factory.mktemp("ray") / "lost"))
+        found = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        )
+        yield found
+        found.shutdown()
+
+
+@pytest.fixture
+def cluster(head: Any) -> Iterator[Any]:
+    """The cluster, and no driver of it yet."""
+    yield head
+    ray.shutdown()
+
+
+class Waits(GA):
+    """GA that is at its second step until a node is lost."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        end = time.monotonic() + 240
+        while pl_module.step == 1 and not Path(os.environ[LOST]).exists():
+            assert time.monotonic() < end, "no node was lost"
+            time.sleep(0.02)
+
+
+def running(tiny: Tiny) -> set[int]:
+    """Processes that are making something."""
+    store = tiny.root / "store"
+    notes = [read_note(store, file.stem) for file in store.glob("notes/*.json")]
+    return {note.pid for note in notes if note is not None and note.state == "running"}
+
+
+def test_a_cluster_gives_what_one_process_gives_and_a_node_may_be_lost(
+    tiny: Tiny, cluster: Any
+) -> None:
+    alone, together = tiny.below("alone"), tiny.below("together")
+    methods = {label: METHODS[label] for label in ("NPO", "Breaks")}
+    methods["Waits"] = {"callback": {"class_path": "test_ray.Waits"}}
+    specs = []
+    for place in (alone, together):
+        place.root.mkdir()
+        specs.append(spec_of(place, methods=methods, oracle=True))
+    lost, is_lost = cluster.add_node(num_cpus=1), Path(os.environ[LOST])
+    seen: list[set[int]] = []
+
+    def lose_a_node() -> None:
+        end = time.monotonic() + 240
+        # Two at work means that both nodes are.
+        while len(found := running(together)) < 2 and time.monotonic() < end:
+            time.sleep(0.02)
+        seen.append(found)
+        cluster.remove_node(lost, allow_graceful=False)
+        is_lost.touch()
+
+    killer = threading.Thread(target=lose_a_node)
+    killer.start()
+    executor = RayCluster(specs[1], cluster.address)
+    assert executor.workers == 2
+    with (tiny.root / "said").open("w", encoding="utf-8") as said:
+        study = Study(specs[1], executor, Console(file=said, width=500), figures=False)
+        result = study.run()
+    killer.join()
+    text = (tiny.root / "said").read_text()
+    assert len(seen[0]) == 2, "the node was not lost while it worked"
+    assert [label.split("/")[0] for label in result.failed] == ["Breaks"] * 2, text
+    studied(specs[0], alone)
+    assert outcome(together) == outcome(alone)
+
+
+def test_what_a_plan_refuses_and_what_no_node_has(tiny: Tiny, cluster: Any) -> None:
+    fit = tiny.fit()
+    fit["data"]["forget"] = "nothing"
+    spec = spec_of(tiny, fit=fit)
+    with pytest.raises(InputError, match=r"^data\.forget: found 'nothing', expected one of the"):
+        Study(spec, RayCluster(spec, cluster.address), Console(quiet=True)).run()
+    message = "gpus_per_worker: found 1, but no machine of the Ray cluster has more than 0 GPUs"
+    with pytest.raises(InputError, match=message):
+        RayCluster(spec, cluster.address, gpus=1)
+
+
+def test_no_cluster_is_an_error_of_the_input(tiny: Tiny) -> None:
+    with pytest.raises(InputError, match=r"^ray: found no cluster at '127.0.0.1:1'"):
+        RayCluster(spec_of(tiny), "127.0.0.1:1")

@@ -1,0 +1,625 @@
+"""Plans: what is shared and counted, in which order, what it is called, and how long it takes."""
+
+import io
+import itertools
+import json
+import random
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tiny
+from rich.console import Console
+from study_plans import hand_plan
+
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.study.plan import FILE, Estimate, Node, StudyPlan
+from lightning_unlearn.study.spec import StudySpec
+from lightning_unlearn.study.task_queue import Frontier, Outcome
+from lightning_unlearn.study.task_runner import Workbench
+from lightning_unlearn.study.tree_view import draw
+
+GA = {"callback": {"class_path": "GA"}, "unlearn": {}}
+NPO = {"callback": {"class_path": "NPO", "init_args": {"beta": 0.5}}, "unlearn": {}}
+ONE = [["tofu", "safety", "math"]]
+RATE, MATH_RATE = "data.unlearn.lr", "data.stages.math.lr"
+
+
+def planned(tiny: Tiny, fit: dict[str, Any] | None = None, **changes: Any) -> StudyPlan:
+    """The plan of a study of the four tiny stages, safety to be forgotten."""
+    given: dict[str, Any] = {
+        "name": "small",
+        "fit": fit or tiny.fit(),
+        "methods": {"GA": GA, "NPO": NPO},
+        "folder": str(tiny.root / "study"),
+    }
+    return Workbench(StudySpec(**{**given, **changes})).plan()
+
+
+def names(plan: StudyPlan) -> list[str]:
+    """The stage trainings, each as its prefix."""
+    return [plan.label(node).split(" ")[0] for node in plan.stages]
+
+
+COUNTS: list[tuple[dict[str, Any], str]] = [
+    ({}, "13 stage trainings instead of 16, 8 unlearnings"),
+    ({"paths": "permutations"}, "64 stage trainings instead of 96, 48 unlearnings"),
+    ({"oracle": True}, "13 stage trainings instead of 19, 8 unlearnings, 1 oracle"),
+    (
+        {"paths": "permutations", "methods": {}, "oracle": True},
+        "15 stage trainings instead of 18, 6 oracles",
+    ),
+    ({"seeds": [0, 1, 5]}, "39 stage trainings instead of 48, 24 unlearnings"),
+    ({"paths": [["safety"]], "methods": {"GA": GA}}, "1 stage training, 1 unlearning"),
+    ({"sweep": {RATE: [1e-4, 1e-3]}}, "13 stage trainings instead of 16, 16 unlearnings"),
+    (
+        {"sweep": {RATE: [1e-4, 1e-3]}, "oracle": True, "seeds": [0, 1]},
+        "26 stage trainings instead of 38, 32 unlearnings, 2 oracles",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), COUNTS, ids=lambda value: str(value)[:40])
+def test_what_is_shared_is_counted_once(
+    shared_tiny: Tiny, changes: dict[str, Any], expected: str
+) -> None:
+    assert str(planned(shared_tiny, **changes)) == expected
+
+
+def test_the_stages_are_the_prefixes_of_the_paths(shared_tiny: Tiny) -> None:
+    plan = planned(shared_tiny, paths="permutations", methods={"GA": GA})
+    paths = list(itertools.permutations(["inst", "tofu", "math", "safety"]))
+    assert [cell.path for cell in plan.cells] == paths
+    assert [cell.place for cell in plan.cells] == list(range(1, 25))
+    assert [cell.position for cell in plan.cells] == [path.index("safety") + 1 for path in paths]
+    prefixes = {"-".join(path[:end]) for path in paths for end in range(1, 5)}
+    assert sorted(names(plan)) == sorted(prefixes)
+
+
+def test_a_swept_recipe_of_unlearning_trains_no_stage_twice(shared_tiny: Tiny) -> None:
+    alone = planned(shared_tiny, methods={"GA": GA}, oracle=True)
+    swept = planned(shared_tiny, methods={"GA": GA}, oracle=True, sweep={RATE: [2e-3, 1e-2]})
+    assert [node.key for node in swept.stages] == [node.key for node in alone.stages]
+    # One of the values is that of the fit configuration, and the oracle is the same.
+    assert {cell.walk[-1] for cell in alone.cells} < {cell.walk[-1] for cell in swept.cells}
+    assert len(swept.runs()) == 9
+
+
+def test_a_swept_recipe_of_a_stage_splits_the_tree_from_it_on(shared_tiny: Tiny) -> None:
+    plan = planned(shared_tiny, methods={"GA": GA}, sweep={MATH_RATE: [1e-3, 1e-2]})
+    for path in {cell.path for cell in plan.cells}:
+        one, other = (cell for cell in plan.cells if cell.path == path)
+        same = [a == b for a, b in zip(one.walk, other.walk, strict=True)]
+        place = path.index("math")
+        assert same == [True] * place + [False] * (5 - place)
+    # safety / inst / inst-safety / inst-tofu / ... : those with math are there twice.
+    found = names(plan)
+    assert all(found.count(name) == 1 + ("math" in name) for name in found)
+
+
+def test_oracles_of_several_cells_are_one_run_in_one_folder(shared_tiny: Tiny) -> None:
+    sweep = {RATE: [1e-4, 1e-3], "data.stages.safety.lr": [1e-3, 1e-2]}
+    paths = [["safety", "math"], ["math", "safety"]]
+    plan = planned(shared_tiny, paths=paths, methods={"GA": GA}, oracle=True, sweep=sweep)
+    oracles = [cell for cell in plan.cells if cell.method == "oracle"]
+    assert len(oracles) == 2 * 4
+    assert {cell.run for cell in oracles} == {"oracle/math_s0"}
+    assert len({cell.walk for cell in oracles}) == 1
+    assert {cell.position for cell in oracles} == {1, 2}
+    (node,) = (node for node in plan.nodes if node.stage == "oracle")
+    assert node.is_run and node.tokens == 0
+    assert plan.cells[node.cell] == oracles[0]
+    assert [cell for cell in plan.runs() if cell.method == "oracle"] == [oracles[0]]
+
+
+def test_an_oracle_feels_a_swept_stage(shared_tiny: Tiny) -> None:
+    plan = planned(shared_tiny, methods={}, oracle=True, sweep={MATH_RATE: [1e-3, 1e-2]})
+    runs = {cell.run for cell in plan.cells}
+    assert runs == {f"oracle/lr={value}/inst-tofu-math_s0" for value in ("0.001", "0.01")}
+
+
+def test_an_argument_of_the_method_is_none_of_the_oracle(shared_tiny: Tiny) -> None:
+    sweep = {"trainer.callbacks.beta": [0.5, 2.0]}
+    plan = planned(shared_tiny, paths=ONE, methods={"NPO": NPO}, oracle=True, sweep=sweep)
+    assert [cell.run for cell in plan.runs()] == [
+        "oracle/tofu-math_s0",
+        "NPO/beta=0.5/p2_tofu-safety-math_s0",
+        "NPO/beta=2/p2_tofu-safety-math_s0",
+    ]
+
+
+def test_a_swept_value_without_effect_makes_no_run_of_its_own(shared_tiny: Tiny) -> None:
+    sweep = {"data.unlearn.schedule": ["wsd", "constant"], "data.unlearn.decay": [0.1, 0.2]}
+    plan = planned(shared_tiny, paths=ONE, methods={"GA": GA}, sweep=sweep)
+    assert len(plan.cells) == 4
+    assert [cell.run.split("/")[1] for cell in plan.runs()] == [
+        "schedule=wsd,decay=0.1",
+        "schedule=wsd,decay=0.2",
+        "schedule=constant",
+    ]
+
+
+def test_values_may_be_lists_and_null(shared_tiny: Tiny) -> None:
+    sweep = {"data.unlearn.betas": [[0.9, 0.99], [0.8, 0.9]], "data.unlearn.gradient_clip": [None]}
+    plan = planned(shared_tiny, paths=ONE, methods={"GA": GA}, sweep=sweep)
+    assert [cell.run.split("/")[1] for cell in plan.cells] == [
+        "betas=_0.9,0.99_,gradient_clip=null",
+        "betas=_0.8,0.9_,gradient_clip=null",
+    ]
+    chosen = plan.select("betas=[0.8, 0.9],gradient_clip=null")
+    assert [cell.sweep[0][1] for cell in chosen] == [[0.8, 0.9]]
+
+
+def test_folders_tell_cells_apart(shared_tiny: Tiny) -> None:
+    plan = planned(
+        shared_tiny,
+        paths=[["safety", "math"], ["math", "safety"]],
+        seeds=[0, 7],
+        sweep={RATE: [3e-5, 1e-3]},
+        oracle=True,
+        methods={"GA": GA},
+    )
+    assert [cell.run for cell in plan.runs()] == [
+        "oracle/math_s0",
+        "GA/lr=3e-5/p1_safety-math_s0",
+        "GA/lr=0.001/p1_safety-math_s0",
+        "GA/lr=3e-5/p2_math-safety_s0",
+        "GA/lr=0.001/p2_math-safety_s0",
+        "oracle/math_s7",
+        "GA/lr=3e-5/p1_safety-math_s7",
+        "GA/lr=0.001/p1_safety-math_s7",
+        "GA/lr=3e-5/p2_math-safety_s7",
+        "GA/lr=0.001/p2_math-safety_s7",
+    ]
+
+
+def test_keys_that_end_alike_are_told_apart(shared_tiny: Tiny) -> None:
+    sweep = {RATE: [1e-3], MATH_RATE: [1e-2]}
+    plan = planned(shared_tiny, paths=ONE, methods={"GA": GA}, sweep=sweep)
+    assert plan.cells[0].run == "GA/unlearn.lr=0.001,math.lr=0.01/p2_tofu-safety-math_s0"
+
+
+def test_parents_come_first_and_cells_that_share_are_neighbours(shared_tiny: Tiny) -> None:
+    sweep = {"model.lora.rank": [4, 2], RATE: [1e-4, 1e-3]}
+    given: dict[str, Any] = {"seeds": [0, 1], "oracle": True, "methods": {"GA": GA}}
+    plan = planned(shared_tiny, paths=ONE, sweep=sweep, **given)
+    seen: set[str | None] = {None}
+    for node in plan.nodes:
+        assert node.parent in seen and node.key not in seen
+        seen.add(node.key)
+        cell = plan.cells[node.cell]
+        assert cell.walk[node.number] == node.key
+        assert node.key not in {key for c in plan.cells[: node.cell] for key in c.walk}
+    assert seen == {None} | {key for cell in plan.cells for key in cell.walk}
+    # The model changes least often, then the seed, then the path.
+    ranks = [dict(cell.sweep)["model.lora.rank"] for cell in plan.cells]
+    assert ranks == [4] * 8 + [2] * 8
+    assert [cell.seed for cell in plan.cells] == ([0] * 4 + [1] * 4) * 2
+    assert [cell.method for cell in plan.cells[:4]] == ["oracle"] * 2 + ["GA"] * 2
+
+
+def test_tokens_are_those_that_pass_through_training(shared_tiny: Tiny) -> None:
+    fit = shared_tiny.fit()
+    fit["data"]["stages"]["tofu"]["epochs"] = 3
+    fit["data"]["stages"]["math"] |= {"steps": 5, "batch_size": 4}
+    plan = planned(shared_tiny, fit, paths=ONE, methods={"GA": GA})
+    data = shared_tiny.datamodule()
+    module = shared_tiny.module()
+    data.prepare(module.tokenizer(), module.context)
+    sizes = {name: [len(example) for example in data.examples[name]] for name in data.stages}
+    assert [(node.stage, node.tokens) for node in plan.nodes] == [
+        ("tofu", 3 * sum(sizes["tofu"])),
+        ("safety", sum(sizes["safety"])),
+        ("math", 20 * sum(sizes["math"]) // len(sizes["math"])),
+        ("unlearn", sum(sizes["safety"])),
+    ]
+
+
+def test_answers_cut_short_are_told_once(shared_tiny: Tiny) -> None:
+    fit = shared_tiny.fit()
+    fit["data"]["max_length"] = 48
+    plan = planned(shared_tiny, fit, paths=[["safety"], ["tofu", "safety"]], seeds=[0, 1])
+    assert plan.remarks and len(set(plan.remarks)) == len(plan.remarks) <= 2
+    assert all(" answers lost their end at 48 tokens" in remark for remark in plan.remarks)
+
+
+def test_nothing_is_written_and_the_plan_is_always_the_same(shared_tiny: Tiny) -> None:
+    before = sorted(shared_tiny.root.rglob("*"))
+    one, other = (planned(shared_tiny, paths=ONE, oracle=True) for _ in range(2))
+    assert one == other
+    assert sorted(shared_tiny.root.rglob("*")) == before
+
+
+SWEEP = {RATE: [3e-5, 1.0], "data.unlearn.schedule": ["wsd", "cosine"]}
+GRID = hand_plan(
+    paths=[("b", "a"), ("a", "b")], methods=["GA", "NPO", "oracle"], seeds=[0, 1], sweep=SWEEP
+)
+CONDITIONS: list[tuple[str | None, int, str]] = [
+    (None, 48, "True"),
+    ("path=2", 24, "c.place == 2"),
+    ("path=a-b", 24, "c.place == 2"),
+    ("path=1,path=a-b", 48, "True"),
+    ("position=1", 24, "c.path == ('b', 'a')"),
+    ("method=NPO", 16, "c.method == 'NPO'"),
+    ("method=GA, method=oracle", 32, "c.method != 'NPO'"),
+    ("seed=1", 24, "c.seed == 1"),
+    ("data.unlearn.lr=3e-5", 24, "c.sweep[0][1] == 3e-5"),
+    ("lr=0.00003", 24, "c.sweep[0][1] == 3e-5"),
+    ("unlearn.lr=3.0e-05", 24, "c.sweep[0][1] == 3e-5"),
+    ("lr=1", 24, "c.sweep[0][1] == 1"),
+    ("schedule=cosine", 24, "c.sweep[1][1] == 'cosine'"),
+    ("path=2,method=NPO,seed=0,lr=1,lr=3e-5", 4, "(c.place, c.method, c.seed) == (2, 'NPO', 0)"),
+]
+
+
+@pytest.mark.parametrize(("only", "count", "rule"), CONDITIONS)
+def test_a_part_of_the_grid(only: str | None, count: int, rule: str) -> None:
+    chosen = GRID.select(only)
+    assert chosen == [cell for cell in GRID.cells if eval(rule, {"c": cell})]
+    assert len(chosen) == count
+
+
+KEYS = "path, position, method, seed, data.unlearn.lr, data.unlearn.schedule"
+REFUSED = [
+    ("pth=1", f"--only: found 'pth=1', expected KEY=VALUE with a key of {KEYS}."),
+    ("method", f"--only: found 'method', expected KEY=VALUE with a key of {KEYS}."),
+    ("seed=0,", f"--only: found '', expected KEY=VALUE with a key of {KEYS}."),
+    ("r=1", f"--only: found 'r=1', expected KEY=VALUE with a key of {KEYS}."),
+    ("path=3", "--only: found path=3, expected one of 1, 2, a-b, b-a."),
+    ("method=npo", "--only: found method=npo, expected one of GA, NPO, oracle."),
+    ("seed=", "--only: found seed=, expected one of 0, 1."),
+    ("lr=2", "--only: found data.unlearn.lr=2, expected one of 1, 3e-5."),
+    (
+        "path=1,position=2",
+        "--only: found 'path=1,position=2', and no cell of the study has all of that.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("only", "message"), REFUSED)
+def test_a_part_that_is_not_in_the_grid(only: str, message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        GRID.select(only)
+    assert str(refused.value) == message
+
+
+def test_a_short_name_of_two_swept_keys_is_none() -> None:
+    plan = hand_plan(sweep={RATE: [1.0], MATH_RATE: [2.0]})
+    expected = "--only: found 'lr=1', expected KEY=VALUE with a key of path, position, method, seed"
+    with pytest.raises(InputError, match=f"^{re.escape(expected)}, {RATE}, {MATH_RATE}.$"):
+        plan.select("lr=1")
+    assert plan.select("unlearn.lr=1,math.lr=2") == list(plan.cells)
+
+
+def test_a_part_needs_its_nodes_and_those_they_start_from() -> None:
+    found = [node.key for node in GRID.needed(GRID.select("path=1,method=oracle,seed=1"))]
+    assert found == ["s1_a", "s1_a_oracle"]
+
+
+def with_oracle() -> StudyPlan:
+    """Runs on b-a and a-b; both are compared with the model trained on a alone."""
+    plan = hand_plan(methods=("oracle", "GA"))
+    nodes = tuple(
+        replace(node, oracle="s0_a" if node.stage == "unlearn" else None) for node in plan.nodes
+    )
+    return replace(plan, nodes=nodes)
+
+
+def test_a_run_needs_its_oracle_too() -> None:
+    plan = with_oracle()
+    found = [node.key for node in plan.needed(plan.select("path=2,method=GA"))]
+    assert found == ["s0_a", "s0_b", "s0_b-a", "s0_b-a_GA"]
+    frontier = Frontier(plan.needed(plan.select("path=2,method=GA")))
+    for key in ("s0_b", "s0_b-a"):
+        frontier.take(key)
+        frontier.close(Outcome(key, "done"))
+    assert keys(frontier.ready()) == ["s0_a"]
+    frontier.take("s0_a")
+    lost = frontier.close(Outcome("s0_a", "failed", error="why"))
+    assert [(o.key, o.state, o.error) for o in lost] == [("s0_b-a_GA", "skipped", "why")]
+    assert frontier.is_over
+
+
+def test_a_run_begins_when_its_oracle_is_made() -> None:
+    plan = with_oracle()
+    seconds = {"s0_a": 50.0, "s0_b": 1.0, "s0_b-a": 1.0, "s0_b-a_GA": 1.0}
+    nodes = [plan.node[key] for key in seconds]
+    tokens = {key: int(100 * value) for key, value in seconds.items()}
+    plan = replace(plan, nodes=tuple(replace(n, tokens=tokens.get(n.key, 1)) for n in plan.nodes))
+    nodes = [plan.node[key] for key in seconds]
+    known = Estimate(plan, dict(seconds))
+    assert known.left(nodes, workers=4) == pytest.approx(51.0)
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path: Path, shared_tiny: Tiny) -> None:
+    sweep = {RATE: [1e-4, 1e-3], "data.unlearn.gradient_clip": [None, 1]}
+    for plan in (GRID, planned(shared_tiny, paths=ONE, seeds=[3], oracle=True, sweep=sweep)):
+        plan.write(tmp_path / "deep" / "folder")
+        read = StudyPlan.read(json.loads((tmp_path / "deep" / "folder" / FILE).read_text()))
+        assert read == plan and str(read) == str(plan)
+
+
+def test_a_plan_of_another_version_is_refused(tmp_path: Path) -> None:
+    GRID.write(tmp_path)
+    values = {**json.loads((tmp_path / FILE).read_text()), "format": 0}
+    message = (
+        "found format 0, expected 1; it is of another version of lightning-unlearn: run the study "
+        "again to have it written anew."
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        StudyPlan.read(values)
+
+
+def test_a_spec_is_read_as_it_was_written(shared_tiny: Tiny) -> None:
+    spec = StudySpec("s", shared_tiny.fit(), {"GA": GA}, [["a"]], [1], {RATE: [None, 1e-4]}, True)
+    assert StudySpec.read(spec.write()) == spec
+
+
+def test_a_node_is_called_by_its_prefix_or_its_folder() -> None:
+    plan = hand_plan(methods=["GA", "oracle"], seeds=[3], sweep={RATE: [1e-3]})
+    assert [plan.label(node) for node in plan.nodes] == [
+        "a (seed 3, lr = 0.001)",
+        "a-b (seed 3, lr = 0.001)",
+        "GA,0.001/a-b_s3",
+        "oracle/a_s3",
+        "b (seed 3, lr = 0.001)",
+        "b-a (seed 3, lr = 0.001)",
+        "GA,0.001/b-a_s3",
+    ]
+
+
+def left_of(plan: StudyPlan, seconds: dict[str, float], **given: Any) -> float | None:
+    left = [node for node in plan.nodes if node.key not in seconds]
+    return Estimate(plan, seconds).left(left, **given)
+
+
+def test_nothing_known_is_no_estimate() -> None:
+    plan = hand_plan(methods=["GA", "oracle"])
+    assert left_of(plan, {}) is None
+    # An oracle trains on nothing, so its time tells nothing of a training's.
+    tokens = {"a": 10, "b": 10, "unlearn": 10, "oracle": 0}
+    plan = hand_plan(methods=["GA", "oracle"], tokens=tokens)
+    assert left_of(plan, {"s0_a_oracle": 5.0}) is None
+    assert Estimate(plan).left([]) == 0
+
+
+def test_a_node_takes_as_long_as_those_like_it() -> None:
+    plan = hand_plan(methods=["GA", "NPO"], tokens={"a": 10, "b": 30, "unlearn": 20})
+    estimate = Estimate(plan, {"s0_a": 1.0, "s0_a-b": 6.0, "s0_a-b_GA": 9.0})
+    assert estimate.of(plan.node["s0_b-a"]) == 1.0
+    assert estimate.of(plan.node["s0_b"]) == 6.0
+    assert estimate.of(plan.node["s0_b-a_GA"]) == 9.0
+    # No NPO is known: by its tokens, at the speed of 60 tokens in 16 seconds.
+    assert estimate.of(plan.node["s0_a-b_NPO"]) == pytest.approx(20 * 16 / 60)
+    estimate.seconds["s0_b"] = 2.0
+    assert estimate.of(plan.node["s0_a-b"]) == 4.0
+
+
+def test_workers_share_what_the_tree_lets_them() -> None:
+    plan = hand_plan(paths=[("a", "b"), ("b", "a")], methods=["GA", "NPO"])
+    seconds = {"s0_a": 4.0, "s0_a-b": 4.0, "s0_a-b_GA": 4.0}
+    # Five nodes are left: NPO here, b, b-a, and both methods there.
+    assert left_of(plan, seconds) == 20
+    assert left_of(plan, seconds, workers=2) == 12
+    assert left_of(plan, seconds, workers=100) == 12
+    assert left_of(plan, seconds, begun={"s0_b": 0.75}) == 17
+    assert left_of(plan, seconds, begun={"s0_b": 0.75}, workers=2) == 9
+
+
+def naive_left(
+    plan: StudyPlan,
+    seconds: dict[str, float],
+    left: Iterable[Node],
+    begun: dict[str, float],
+    workers: int,
+) -> float | None:
+    """The same, said in another way: walks from the root, and means over lists."""
+    methods = {key: cell.method for cell in plan.cells for key in cell.walk[-1:]}
+    costs: dict[str, float] = {}
+    for node in left:
+        alike = [
+            seconds[other.key]
+            for other in plan.nodes
+            if other.key in seconds
+            and (other.stage, other.tokens, methods.get(other.key))
+            == (node.stage, node.tokens, methods.get(node.key))
+        ]
+        training = [n for n in plan.nodes if n.key in seconds and n.tokens > 0]
+        if alike:
+            whole = sum(alike) / len(alike)
+        elif training:
+            pace = sum(seconds[n.key] for n in training) / sum(n.tokens for n in training)
+            whole = pace * node.tokens
+        else:
+            return None
+        costs[node.key] = whole * (1 - begun.get(node.key, 0))
+    walks = [sum(costs.get(key, 0) for key in cell.walk) for cell in plan.cells]
+    return max(sum(costs.values()) / workers, *walks)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_estimate_is_that_of_a_naive_twin(seed: int) -> None:
+    draws = random.Random(seed)
+    stages = ["a", "b", "c"]
+    plan = hand_plan(
+        paths=draws.sample(list(itertools.permutations(stages)), 4),
+        methods=draws.sample(["GA", "NPO", "oracle"], 2),
+        seeds=[0, 1],
+        sweep={RATE: [1, 2]},
+        tokens={name: draws.choice([0, 10, 20]) for name in [*stages, "unlearn", "oracle"]},
+    )
+    # What is made has its parents made.
+    done: dict[str, float] = {}
+    for node in plan.nodes:
+        if (node.parent is None or node.parent in done) and draws.random() < 0.6:
+            done[node.key] = draws.uniform(1, 100)
+    left = [node for node in plan.nodes if node.key not in done]
+    begun = {node.key: draws.random() for node in left if draws.random() < 0.3}
+    for workers in (1, 3):
+        expected = naive_left(plan, done, left, begun, workers)
+        assert Estimate(plan, done).left(left, begun, workers) == pytest.approx(expected)
+
+
+def keys(nodes: Iterable[Node]) -> list[str]:
+    return [node.key for node in nodes]
+
+
+def test_a_node_is_ready_when_what_it_starts_from_is_made() -> None:
+    plan = hand_plan(methods=["GA", "NPO"])
+    frontier = Frontier(plan.nodes)
+    assert keys(frontier.ready()) == ["s0_a", "s0_b"]
+    frontier.take("s0_a")
+    assert keys(frontier.ready()) == ["s0_b"]
+    assert frontier.close(Outcome("s0_a", "done")) == []
+    assert keys(frontier.ready()) == ["s0_a-b", "s0_b"]
+    for key in ("s0_a-b", "s0_b"):
+        frontier.take(key)
+    frontier.close(Outcome("s0_a-b", "done"))
+    assert keys(frontier.ready()) == ["s0_a-b_GA", "s0_a-b_NPO"]
+    assert not frontier.is_over
+
+
+def test_the_first_in_turn_is_always_that_of_the_plan() -> None:
+    frontier = Frontier(GRID.nodes)
+    order = []
+    while not frontier.is_over:
+        order.append(frontier.ready()[0].key)
+        frontier.take(order[-1])
+        frontier.close(Outcome(order[-1], "done"))
+    assert order == keys(GRID.nodes)
+    assert frontier.ready() == []
+
+
+def test_a_parent_that_is_not_asked_for_is_made_already() -> None:
+    plan = hand_plan()
+    frontier = Frontier([plan.node["s0_a-b"], plan.node["s0_a-b_GA"]])
+    assert keys(frontier.ready()) == ["s0_a-b"]
+
+
+def test_a_failure_takes_along_only_what_starts_from_it() -> None:
+    frontier = Frontier(GRID.nodes)
+    frontier.take("s0_a")
+    skipped = frontier.close(Outcome("s0_a", "failed", error="no luck"))
+    lost = [node for node in GRID.nodes if node.key.startswith(("s0_a-", "s0_a_"))]
+    assert skipped == [Outcome(node.key, "skipped", error="no luck") for node in lost]
+    order = []
+    while ready := frontier.ready():
+        order.append(ready[0].key)
+        frontier.take(order[-1])
+        frontier.close(Outcome(order[-1], "done"))
+    assert order == [n.key for n in GRID.nodes if n not in lost and n.key != "s0_a"]
+    assert frontier.is_over
+
+
+def test_a_node_given_back_is_the_first_in_turn() -> None:
+    plan = hand_plan()
+    frontier = Frontier(plan.nodes)
+    frontier.take("s0_a")
+    frontier.take("s0_b")
+    assert frontier.ready() == [] and not frontier.is_over
+    frontier.give_back(plan.node["s0_b"])
+    assert keys(frontier.ready()) == ["s0_b"]
+    frontier.take("s0_b")
+    frontier.close(Outcome("s0_b", "done"))
+    frontier.give_back(plan.node["s0_a"])
+    assert keys(frontier.ready()) == ["s0_a", "s0_b-a"]
+
+
+def drawn(plan: StudyPlan, only: str | None = None, made: Iterable[str] = ()) -> str:
+    """The tree as a terminal shows it."""
+    out = io.StringIO()
+    Console(file=out, width=100).print(draw(plan, plan.select(only), set(made)), highlight=False)
+    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+
+
+def test_the_tree_of_positions(shared_tiny: Tiny) -> None:
+    assert drawn(planned(shared_tiny, oracle=True)) == (
+        "small: 13 stage trainings instead of 19, 8 unlearnings, 1 oracle\n"
+        "├── inst\n"
+        "│   ├── tofu\n"
+        "│   │   ├── math\n"
+        "│   │   │   ├── → oracle\n"
+        "│   │   │   └── safety\n"
+        "│   │   │       └── → GA, NPO\n"
+        "│   │   └── safety\n"
+        "│   │       └── math\n"
+        "│   │           └── → GA, NPO\n"
+        "│   └── safety\n"
+        "│       └── tofu\n"
+        "│           └── math\n"
+        "│               └── → GA, NPO\n"
+        "└── safety\n"
+        "    └── inst\n"
+        "        └── tofu\n"
+        "            └── math\n"
+        "                └── → GA, NPO\n"
+    )
+
+
+def test_seeds_with_the_same_tree_are_drawn_once() -> None:
+    plan = hand_plan(paths=[("a", "b")], methods=["GA"], seeds=[0, 1, 2])
+    assert drawn(plan) == (
+        "small: 6 stage trainings, 3 unlearnings\n"
+        "└── seed 0, 1, 2, once for each\n"
+        "    └── a\n"
+        "        └── b\n"
+        "            └── → GA\n"
+    )
+    assert drawn(plan, made=["s1_a"]) == (
+        "small: 6 stage trainings, 3 unlearnings\n"
+        "├── seed 0, 2, once for each\n"
+        "│   └── a\n"
+        "│       └── b\n"
+        "│           └── → GA\n"
+        "└── seed 1\n"
+        "    └── a ✓\n"
+        "        └── b\n"
+        "            └── → GA\n"
+    )
+    assert drawn(plan, only="seed=2") == (
+        "small: 6 stage trainings, 3 unlearnings\n"
+        "└── a\n"
+        "    └── b\n"
+        "        └── → GA\n"
+    )  # fmt: skip
+
+
+def test_what_is_made_is_marked() -> None:
+    plan = hand_plan(paths=[("a", "b")], methods=["GA", "NPO", "oracle"], sweep={RATE: [1, 2]})
+    runs = [cell.walk[-1] for cell in plan.runs()]
+    assert drawn(plan, made=["s0_a", "s0_a_oracle", "s0_a-b", runs[0]]) == (
+        "small: 2 stage trainings instead of 3, 4 unlearnings, 1 oracle\n"
+        "└── a ✓\n"
+        "    ├── → oracle ✓\n"
+        "    └── b ✓\n"
+        "        └── → GA x 2 settings, NPO x 2 settings (1 of 4 done)\n"
+    )
+    whole = drawn(plan, made=plan.node)
+    assert whole.count("✓") == 4 and "done" not in whole
+
+
+def test_the_tree_of_a_sweep_names_values_where_it_splits(shared_tiny: Tiny) -> None:
+    sweep = {MATH_RATE: [1e-3, 1e-2], RATE: [1e-4, 1e-3, 1e-2]}
+    plan = planned(shared_tiny, paths=ONE, methods={"GA": GA}, sweep=sweep)
+    assert drawn(plan) == (
+        "small: 4 stage trainings instead of 6, 6 unlearnings\n"
+        "└── tofu\n"
+        "    └── safety\n"
+        "        ├── math (math.lr = 0.001)\n"
+        "        │   └── → GA x 3 settings\n"
+        "        └── math (math.lr = 0.01)\n"
+        "            └── → GA x 3 settings\n"
+    )
+
+
+def test_names_are_no_markup() -> None:
+    plan = replace(hand_plan(paths=[("[i]", "b")], methods=["[b]"]), name="[red]mine[/]")
+    assert drawn(plan) == (
+        "[red]mine[/]: 2 stage trainings, 1 unlearning\n"
+        "└── [i]\n"
+        "    └── b\n"
+        "        └── → [b]\n"
+    )  # fmt: skip

@@ -1,0 +1,213 @@
+"""Stages that end before their last step: finished by a rule in their key, or kept for later."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny, results
+from interrupts import Interrupts
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+
+from lightning_unlearn import (
+    GA,
+    AnswerLikelihood,
+    LabelLikelihood,
+    Monitor,
+    Recipe,
+    StagedTrainer,
+    Unlearning,
+)
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.errors import Unfinished
+from lightning_unlearn.storage.entry_status import read_note
+from lightning_unlearn.storage.records import read_table
+
+SIX = {"lr": 2e-3, "epochs": 2, "batch_size": 4}
+
+
+def fit(tiny: Tiny, *callbacks: Callback, extra: list[Callback] | None = None) -> StagedTrainer:
+    """One stage and unlearning, of six steps each."""
+    trainer = tiny.trainer(list(callbacks))
+    trainer.callbacks.extend(extra or [])  # type: ignore[attr-defined]
+    stages = tiny.stages(**SIX)
+    data = tiny.datamodule(stages=stages, order=["safety"], unlearn=Recipe(**SIX))
+    trainer.fit(tiny.module(), data)
+    return trainer
+
+
+def run_of(trainer: StagedTrainer) -> Path:
+    assert trainer.run_dir is not None
+    return trainer.run_dir
+
+
+def entries(tiny: Tiny) -> dict[str, dict[str, Any]]:
+    found = {}
+    for file in (tiny.root / "store").glob("*/entry.json"):
+        details = json.loads(file.read_text())["details"]
+        found[details["stage"]] = details
+    return found
+
+
+class Stops(Callback):
+    """Sets should_stop after a step of a stage, for no reason that anything knows of."""
+
+    changes_training = False
+
+    def __init__(self, stage: str, step: int) -> None:
+        self.at = (stage, step)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        if (pl_module.stage, pl_module.step) == self.at:
+            trainer.should_stop = True
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.on_train_batch_end(trainer, pl_module)
+
+
+@pytest.mark.parametrize(("stage", "step"), [("safety", 1), ("unlearn", 4)])
+def test_a_bare_should_stop_leaves_a_stage_unfinished(tiny: Tiny, stage: str, step: int) -> None:
+    whole = fit(tiny.below("whole"), GA())
+    said = rf"stopped in stage {stage} at step {step} of 6, because something set trainer\.should_"
+    with pytest.raises(Unfinished, match=rf"{said}.*; step {step} is kept\. Stored .* goes on"):
+        fit(tiny, GA(), Stops(stage, step))
+    assert stage not in entries(tiny)
+    (kept,) = (tiny.root / "store" / "checkpoints").iterdir()
+    key, _, number = kept.name.rpartition("-")
+    assert number == str(step)
+    note = read_note(tiny.root / "store", key)
+    assert note is not None and note.state == "stopped"
+    resumed = fit(tiny, GA())
+    assert resumed.trained[0] == stage
+    assert results(run_of(resumed)) == results(run_of(whole))
+
+
+def test_a_stop_before_the_first_step_stores_nothing(tiny: Tiny) -> None:
+    with pytest.raises(Unfinished, match=r"in stage safety at step 0 of 6, because .*are lost"):
+        fit(tiny, GA(), Stops("safety", 0))
+    assert entries(tiny) == {}
+
+
+def test_a_clock_only_says_when_to_go_on_later(tiny: Tiny) -> None:
+    """Its stages are those without a clock, to the bit, however many commands they take."""
+    whole = fit(tiny.below("whole"), GA())
+    for step in (1, 2):
+        said = rf"in stage safety at step {step} of 6, because the Timer's duration is over; step"
+        with pytest.raises(Unfinished, match=said):
+            fit(tiny, GA(), Timer({"milliseconds": 1}))
+    last = fit(tiny, GA())
+    assert last.trained == ["safety", "unlearn"]
+    assert results(run_of(last)) == results(run_of(whole))
+
+
+class StopsEarly(EarlyStopping):
+    """Looks after every step of unlearning, or of any stage."""
+
+    def __init__(self, monitor: str, threshold: float, stage: str) -> None:
+        super().__init__(monitor, stopping_threshold=threshold, mode="min")
+        self.stage = stage
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        if pl_module.stage == self.stage and pl_module.step == 4:
+            self.stopping_threshold = 1e9
+        if pl_module.stage == self.stage:
+            self._run_early_stopping_check(trainer)
+
+
+@pytest.mark.parametrize("stage", ["safety", "unlearn"])
+def test_early_stopping_finishes_a_stage(tiny: Tiny, stage: str) -> None:
+    early = lambda: StopsEarly("loss", -1e9, stage)  # noqa: E731
+    first = fit(tiny, GA(), early(), AnswerLikelihood())
+    found = entries(tiny)[stage]
+    assert (found["steps"], found["of"]) == (4, 6)
+    assert found["ended"].startswith("EarlyStopping: Stopping threshold reached: loss = ")
+    other = entries(tiny)[{"safety": "unlearn", "unlearn": "safety"}[stage]]
+    assert (other["steps"], other["of"], other["ended"]) == (6, 6, None)
+    history = read_table(run_of(first) / "training.parquet")
+    assert (history["stage"] == stage).sum() == 4
+    again = fit(tiny, GA(), early(), AnswerLikelihood())
+    assert again.trained == [] and results(run_of(again)) == results(run_of(first))
+    # A signal in the step that ends it waits, and one before it changes nothing.
+    for step in (2, 4):
+        place = tiny.below(f"halted{step}")
+        with pytest.raises(KeyboardInterrupt):
+            fit(place, GA(), early(), AnswerLikelihood(), extra=[Interrupts(stage, step)])
+        assert (stage in entries(place)) == (step == 4)
+        resumed = fit(place, GA(), early(), AnswerLikelihood())
+        assert results(run_of(resumed)) == results(run_of(first))
+
+
+class StopsAtOnce(EarlyStopping):
+    """Is content with what it finds."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if pl_module.stage == "unlearn":
+            trainer.callback_metrics["found"] = torch.tensor(1.0)
+            self._run_early_stopping_check(trainer)
+
+
+def test_a_rule_may_end_unlearning_before_its_first_step(tiny: Tiny) -> None:
+    early = lambda: StopsAtOnce("found", stopping_threshold=2.0, check_on_train_epoch_end=False)  # noqa: E731
+    trainer = fit(tiny, GA(), early(), AnswerLikelihood())
+    found = entries(tiny)["unlearn"]
+    assert (found["steps"], found["of"]) == (0, 6) and found["ended"].startswith("EarlyStopping: ")
+    assert set(read_table(run_of(trainer) / "records.parquet")["step"]) == {0}
+    assert fit(tiny, GA(), early(), AnswerLikelihood()).trained == []
+
+
+class Enough(GA):
+    """Ends unlearning by a rule of its own."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def stop(self, module: Any) -> str | None:
+        return f"{self.steps} steps are enough" if module.step >= self.steps else None
+
+
+def test_a_rule_of_the_method_finishes_unlearning(tiny: Tiny) -> None:
+    watched: list[Monitor] = [LabelLikelihood(every=2), AnswerLikelihood()]
+    trainer = fit(tiny, Enough(3), *watched)
+    found = entries(tiny)
+    assert (found["safety"]["steps"], found["unlearn"]["steps"]) == (6, 3)
+    assert found["unlearn"]["ended"] == "Enough: 3 steps are enough"
+    table = read_table(run_of(trainer) / "records.parquet")
+    steps = {name: sorted(set(rows["step"])) for name, rows in table.groupby("measure")}
+    # The end is measured, whatever was due there, and once.
+    assert steps == {
+        **{f"forget/{n}": [0, 2, 3] for n in ("label", "paraphrases", "mean")},
+        "answers/safety": [0, 3],
+    }
+    assert not table.duplicated(["step", "measure"]).any()
+    assert fit(tiny, Enough(3), *watched).trained == []
+    assert fit(tiny, Enough(4), *watched).trained == ["unlearn"]
+    assert not list((tiny.root / "store").glob("checkpoints/*"))
+
+
+def test_a_rule_holds_where_a_stopped_run_goes_on(tiny: Tiny) -> None:
+    whole = fit(tiny.below("whole"), Enough(3))
+    with pytest.raises(KeyboardInterrupt, match="at step 2 of 6"):
+        fit(tiny, Enough(3), extra=[Interrupts("unlearn", 2, signal.SIGTERM)])
+    resumed = fit(tiny, Enough(3))
+    assert results(run_of(resumed)) == results(run_of(whole))
+    assert entries(tiny)["unlearn"]["steps"] == 3
+
+
+def test_the_base_class_has_no_rule() -> None:
+    assert not GA().may_stop and Enough(1).may_stop
+    assert Unlearning.stop(GA(), None) is None  # type: ignore[arg-type]
+
+
+def test_the_command_line_says_what_is_not_finished(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cut(*_: Any) -> None:
+        raise Unfinished("stopped in stage safety at step 1 of 3")
+
+    monkeypatch.setattr("lightning_unlearn.cli.main._lightning", cut)
+    assert main(["fit", "--config", "some.yaml"]) == 1
+    assert capsys.readouterr().err == "error: stopped in stage safety at step 1 of 3\n"
