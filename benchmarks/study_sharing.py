@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lightning_unlearn.settings.configuration import compose, compose_files
+from lightning_unlearn.settings.compose import compose, compose_files
 from lightning_unlearn.study.runner import Study
 from lightning_unlearn.study.spec import StudySpec
 

@@ -21,7 +21,7 @@ from lightning_unlearn.cli.help import HELP, OVERVIEW
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.study import read_study, study, to_spec
 from lightning_unlearn.data.recipes import Stage
-from lightning_unlearn.settings.configuration import compose, compose_files
+from lightning_unlearn.settings.compose import compose, compose_files
 from lightning_unlearn.study.spec import StudyFile
 from lightning_unlearn.study.task_runner import Workbench
 from lightning_unlearn.training.from_config import StagedCLI

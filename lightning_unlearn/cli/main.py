@@ -21,7 +21,7 @@ from lightning_unlearn.errors import (
     Unfinished,
     visible,
 )
-from lightning_unlearn.settings.configuration import compose_files, take_configs, with_place
+from lightning_unlearn.settings.compose import compose_files, take_configs, with_place
 from lightning_unlearn.signals import terminable
 from lightning_unlearn.training.quiet import quiet_deprecations
 from lightning_unlearn.version import __version__

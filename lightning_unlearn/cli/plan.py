@@ -2,12 +2,7 @@
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.planning.settings import on_cpu, sharing, take_settings
-from lightning_unlearn.settings.configuration import (
-    compose,
-    compose_files,
-    take_configs,
-    with_place,
-)
+from lightning_unlearn.settings.compose import compose, compose_files, take_configs, with_place
 
 
 def plan(arguments: list[str]) -> int:

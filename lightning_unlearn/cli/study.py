@@ -10,18 +10,16 @@ from typing import Any
 from jsonargparse import Namespace
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.settings.configuration import (
+from lightning_unlearn.settings.compose import (
     MissingValue,
     change,
     compose,
     compose_files,
-    read_argument,
     read_arguments,
-    read_value,
-    read_yaml,
     take_configs,
     with_place,
 )
+from lightning_unlearn.settings.strict_yaml import read_argument, read_value, read_yaml
 from lightning_unlearn.study.executors.base import Executor
 from lightning_unlearn.study.executors.local import LocalWorkers
 from lightning_unlearn.study.executors.ray import RayCluster

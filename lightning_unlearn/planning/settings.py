@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.settings.configuration import change, compose, read_arguments, read_value
+from lightning_unlearn.settings.compose import change, compose, read_arguments
+from lightning_unlearn.settings.strict_yaml import read_value
 
 GIB = 2**30
 # Of a GPU's memory: libraries, their workspaces and buffers for sending; and what lies between

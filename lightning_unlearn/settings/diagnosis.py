@@ -17,7 +17,7 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.settings.configuration import Path, read_value
+from lightning_unlearn.settings.strict_yaml import Path, read_value
 
 WORDS: dict[Any, str] = {
     int: "an integer",

@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.progress import Progress, TaskID
 
 from lightning_unlearn.storage.entry_status import read_note
-from lightning_unlearn.study.plan import Estimate, Node, StudyPlan
+from lightning_unlearn.study.estimate import Estimate
+from lightning_unlearn.study.plan import Node, StudyPlan
 from lightning_unlearn.study.task_queue import Outcome
 
 POLL = 1.0

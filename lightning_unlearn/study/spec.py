@@ -11,9 +11,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from lightning_unlearn.data.datamodule import ORACLE
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.settings.configuration import read_value
 from lightning_unlearn.settings.diagnosis import find_mistake, show
 from lightning_unlearn.settings.folder_names import check_folder
+from lightning_unlearn.settings.strict_yaml import read_value
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, TRAINING
 from lightning_unlearn.training.from_config import LARGEST_SEED
 from lightning_unlearn.unlearning.base import Unlearning

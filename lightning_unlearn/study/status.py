@@ -12,7 +12,8 @@ from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.storage.entry_status import Note, read_note
 from lightning_unlearn.storage.run_folders import ABOUT, MANIFEST
 from lightning_unlearn.storage.seals import Damage, number_of, read_json, read_values
-from lightning_unlearn.study.plan import FILE, Estimate, StudyPlan
+from lightning_unlearn.study.estimate import Estimate
+from lightning_unlearn.study.plan import FILE, StudyPlan
 from lightning_unlearn.study.progress import duration
 
 ORDER = ("running", "failed", "stopped", "done", "left")

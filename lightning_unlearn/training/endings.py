@@ -4,12 +4,15 @@ Only a rule whose every part is in the stage's key finishes it: another run with
 it at the same step. A clock, a signal, or a ``should_stop`` that anything may have set does not.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from lightning_unlearn.data.datamodule import UNLEARN
+from lightning_unlearn.distributed.processes import Requeued
 from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.signals import ENDS
 from lightning_unlearn.training.stage_trainer import StageTrainer
 
 
@@ -65,3 +68,34 @@ def cause_of_stop(trainer: StageTrainer) -> str:
         "because something set trainer.should_stop; a rule that finishes a stage is EarlyStopping, "
         "or the method's own `stop`"
     )
+
+
+def place_of_stop(
+    names: Sequence[str], number: int, module: CausalLM, kept: str, cause: str = ""
+) -> str:
+    """Where a run of a path was stopped, in words.
+
+    Args:
+        names: of its stages.
+        number: of the stage that was stopped, from 0.
+        module: knows the step.
+        kept: what is kept of the stage.
+        cause: what stopped it, if that is to be said.
+    """
+    done = ", ".join(names[:number]) or "none"
+    return (
+        f"in stage {names[number]} at step {module.step} of "
+        f"{module.total_steps}{cause and f', {cause}'}; {kept}. "
+        f"Stored stages of this path: {done}."
+    )
+
+
+def stopped(number: int, where: str) -> KeyboardInterrupt:
+    """What ends the command, with a message of how to go on."""
+    kind = ENDS.get(number, Requeued)
+    return kind(told(where))
+
+
+def told(where: str) -> str:
+    """The message of a stop, with how to go on."""
+    return f"stopped {where} The same command goes on from there."

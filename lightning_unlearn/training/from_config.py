@@ -21,14 +21,9 @@ import lightning_unlearn.unlearning  # noqa: F401
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError, own_place
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.settings.configuration import (
-    MissingValue,
-    change,
-    read_argument,
-    read_arguments,
-    write_yaml,
-)
+from lightning_unlearn.settings.compose import MissingValue, change, read_arguments
 from lightning_unlearn.settings.diagnosis import find_class, find_mistake
+from lightning_unlearn.settings.strict_yaml import read_argument, write_yaml
 from lightning_unlearn.training.trainer import StagedTrainer
 from lightning_unlearn.unlearning.base import Unlearning
 

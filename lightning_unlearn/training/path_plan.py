@@ -13,6 +13,7 @@ from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.view import BASE
 from lightning_unlearn.storage.callback_identity import callback_identity
 from lightning_unlearn.storage.entries import content_key
+from lightning_unlearn.storage.stage_store import StageStore
 from lightning_unlearn.unlearning.base import Unlearning
 
 
@@ -175,3 +176,20 @@ def _trainings(
         stages = [*stages, {"name": name, "recipe": recipe, "data": data.fingerprint(name)}]
         plan.append(PlannedStage(name, {**shared, "stages": stages}))
     return plan
+
+
+def tell_of_precision(store: StageStore, stage: PlannedStage, warn: Callable[[str], None]) -> None:
+    """Say so if a stage is trained again only because it was stored in another precision.
+
+    Args:
+        store: where it may be.
+        stage: the stage.
+        warn: gets the sentence.
+    """
+    other = store.find(stage.content, ignoring=("precision",))
+    if other is not None:
+        stored = store.manifest(other.name)["content"]["precision"]
+        warn(
+            f"{stage.name}: stored in {stored} (trainer.precision), which is another model; "
+            f"in {stage.content['precision']} it is trained anew, and the stored one kept."
+        )

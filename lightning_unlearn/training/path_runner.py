@@ -28,14 +28,21 @@ from lightning_unlearn.training.checkpoints import (
     read_optimizer,
     write_checkpoint,
 )
-from lightning_unlearn.training.endings import cause_of_stop, measure_the_end, rule_that_ends
+from lightning_unlearn.training.endings import (
+    cause_of_stop,
+    measure_the_end,
+    place_of_stop,
+    rule_that_ends,
+    stopped,
+    told,
+)
 from lightning_unlearn.training.history import (
     TrainingHistory,
     read_observations,
     write_entry,
     write_observations,
 )
-from lightning_unlearn.training.path_plan import PlannedStage
+from lightning_unlearn.training.path_plan import PlannedStage, tell_of_precision
 from lightning_unlearn.training.run_folder import RunDirectory, RunLogger, stage_logger
 from lightning_unlearn.training.stage_trainer import StageTrainer
 
@@ -226,7 +233,7 @@ class Walker:
         """Make the store entry of a step of the walk."""
         stage, before = self.plan[number], self.plan[:number]
         if number == 0 and self.trainer.is_global_zero:
-            self._tell_of_precision(stage)
+            tell_of_precision(self.trainer.store, stage, self.trainer.warn)
         # Weights that the module holds stay where the step starts from them.
         load = {} if self.model.holds(before) else self._weights(before)
         began = time.monotonic()
@@ -263,17 +270,7 @@ class Walker:
             if keeper is not None:
                 keeper.release()
         if keeper is not None and keeper.asked:
-            raise _stopped(keeper.asked, f"after stage {stage.name}, which is stored.")
-
-    def _tell_of_precision(self, stage: PlannedStage) -> None:
-        """Say so if a stage is trained again only because it was stored in another precision."""
-        other = self.trainer.store.find(stage.content, ignoring=("precision",))
-        if other is not None:
-            stored = self.trainer.store.manifest(other.name)["content"]["precision"]
-            self.trainer.warn(
-                f"{stage.name}: stored in {stored} (trainer.precision), which is another model; "
-                f"in {stage.content['precision']} it is trained anew, and the stored one kept."
-            )
+            raise stopped(keeper.asked, f"after stage {stage.name}, which is stored.")
 
     def _look(self, load: dict[str, Path], fresh: bool) -> None:
         """Ask the monitors about stored weights."""
@@ -308,12 +305,10 @@ class Walker:
             finished = True
         except StageCut as cut:
             kept = f"step {model.step} is kept" if cut.kept else "its steps are lost"
-            raise Unfinished(
-                _told(f"{self._where(number, kept, cause_of_stop(trainer))}")
-            ) from None
+            raise Unfinished(told(f"{self._where(number, kept, cause_of_stop(trainer))}")) from None
         except StageStopped as stop:
             kept = f"step {model.step} is kept" if stop.kept else "its steps are lost"
-            raise _stopped(stop.signal, self._where(number, kept)) from None
+            raise stopped(stop.signal, self._where(number, kept)) from None
         except SystemExit as stop:
             if not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
@@ -323,7 +318,7 @@ class Walker:
             got = next((n for n, kind in ENDS.items() if type(cause) is kind), int(signal.SIGINT))
             if isinstance(cause, Requeued):
                 got = requeue_signal(trainer) or signal.SIGTERM
-            raise _stopped(got, where) from None
+            raise stopped(got, where) from None
         finally:
             del callbacks[-2:]
             if not finished:
@@ -382,13 +377,7 @@ class Walker:
         )
 
     def _where(self, number: int, kept: str, cause: str = "") -> str:
-        """Where a walk was stopped, in words."""
-        done = ", ".join(stage.name for stage in self.plan[:number]) or "none"
-        return (
-            f"in stage {self.plan[number].name} at step {self.model.step} of "
-            f"{self.model.total_steps}{cause and f', {cause}'}; {kept}. "
-            f"Stored stages of this path: {done}."
-        )
+        return place_of_stop([stage.name for stage in self.plan], number, self.model, kept, cause)
 
     def _close_logs(self) -> None:
         for logger in self.trainer.loggers:
@@ -411,13 +400,3 @@ class Walker:
             with self.trainer.store.claim(self.plan[-1].key):
                 directory.close(stages)
         self.trainer.strategy.barrier("run written")
-
-
-def _stopped(number: int, where: str) -> KeyboardInterrupt:
-    """What ends the command, with a message of how to go on."""
-    kind = ENDS.get(number, Requeued)
-    return kind(_told(where))
-
-
-def _told(where: str) -> str:
-    return f"stopped {where} The same command goes on from there."

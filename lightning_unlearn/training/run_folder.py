@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.errors import InputError, StorageError
-from lightning_unlearn.settings.configuration import read_value
+from lightning_unlearn.settings.strict_yaml import read_value
 from lightning_unlearn.storage import records
 from lightning_unlearn.storage.entry_status import read_note
 from lightning_unlearn.storage.event_files import (

@@ -1,8 +1,6 @@
 """StagedTrainer: walks a path of stages, then unlearns one of them."""
 
-import math
 from collections.abc import Callable
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +9,16 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ParallelStrategy, Strategy
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.distributed.processes import connected, open_processes, requeueing
 from lightning_unlearn.distributed.strategy import (
     FSDP2,
-    check_precision,
-    check_strategy,
-    data_share,
     with_precision,
 )
 from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.causal_lm import CausalLM, StageEntry
-from lightning_unlearn.model.pretrained import load_tokenizer
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.results import Observations
 from lightning_unlearn.monitors.view import BASE
@@ -41,6 +34,7 @@ from lightning_unlearn.training.checkpoints import Frequency
 from lightning_unlearn.training.lightning_callbacks import StopRules, check_callbacks, choose_bar
 from lightning_unlearn.training.path_plan import Conditions, PlannedStage, find_oracle, plan_walk
 from lightning_unlearn.training.path_runner import Walker
+from lightning_unlearn.training.preflight import check_kinds, check_numbers, check_run
 from lightning_unlearn.training.progress import StageProgress
 from lightning_unlearn.training.quiet import quiet_lightning
 from lightning_unlearn.training.stage_trainer import StageTrainer
@@ -125,20 +119,7 @@ class StagedTrainer(StageTrainer):
                 f"trainer.precision: found {precision}, expected bf16-mixed, bf16-true or 32-true: "
                 "the loss scale of 16-mixed would be carried from stage to stage."
             )
-        # Not inherited: measures of a subclass may have other names.
-        single = {kind for kind in map(type, self.monitors) if vars(kind).get("is_single")}
-        for kind in single:
-            if (count := sum(type(monitor) is kind for monitor in self.monitors)) > 1:
-                raise InputError(
-                    f"trainer.callbacks: found {count} of {kind.__name__}, expected one: their "
-                    "measures would have the same names."
-                )
-        if len(self.methods) > 1:
-            names = " and ".join(type(method).__name__ for method in self.methods)
-            raise InputError(
-                f"trainer.callbacks: found {len(self.methods)} unlearning methods ({names}), "
-                "expected one. To compare methods, use lightning-unlearn study."
-            )
+        check_kinds(self.methods, self.monitors)
         self.stage_progress = next((c for c in given if isinstance(c, StageProgress)), None)
         if enable_progress_bar and not any(isinstance(c, ProgressBar) for c in given):
             self.stage_progress = StageProgress()
@@ -149,7 +130,7 @@ class StagedTrainer(StageTrainer):
         if name is not None:
             check_folder(name, "trainer.name")
         for callback in self.keyed:
-            _check_numbers(callback)
+            check_numbers(callback)
         if rules := [c for c in given if isinstance(c, EarlyStopping)]:
             # Last, so that all monitors have looked.
             given.append(StopRules(rules))
@@ -330,48 +311,7 @@ class StagedTrainer(StageTrainer):
         Raises:
             InputError: for anything a user can mend.
         """
-        for callback in self.keyed:
-            constructed(callback).notice(callback)
-        if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
-            raise InputError(
-                "trainer.strategy: spawned or forked processes end with each stage and take the "
-                "weights with them; use ddp."
-            )
-        unlearns = datamodule.forget is not None and not datamodule.oracle
-        if train and unlearns and self.method is None:
-            raise InputError(
-                f"trainer.callbacks: the stage {datamodule.forget!r} is to be forgotten "
-                "(data.forget), but no callback unlearns. Add one, such as GA, NPO or SimNPO, or "
-                "set data.forget to null to train only."
-            )
-        if train and datamodule.forget is None and self.method is not None:
-            raise InputError(
-                f"data.forget: found null, but {self.method.name} is among trainer.callbacks. "
-                f"Name the stage to unlearn: one of {', '.join(datamodule.stages)}."
-            )
-        check_folder(str(self.run_folder(datamodule)), "data.stages")
-        check_strategy(self.strategy)
-        check_precision(str(self.precision), self.strategy.root_device)
-        model.check_device(str(self.precision), self.strategy.root_device)
-        model.check_weights(str(self.precision))
-        if isinstance(self.strategy, FSDP2):
-            self.strategy.check_processes()
-            model.check_layers(self.strategy.layers, self.strategy.tensor_parallel_size)
-        model.check_quantization(self)
-        if train:
-            datamodule.check_batches(data_share(self)[1])
-        model.check_adapters()
-        tokenizer, template = model.tokenizer(), None
-        if datamodule.template is not None and not datamodule.encodes_with(tokenizer):
-            template = load_tokenizer(
-                datamodule.template, model.trust_remote_code, key="data.template"
-            )
-        datamodule.prepare(tokenizer, model.context, template, model.base, model.vocabulary)
-        for monitor in self.monitors:
-            monitor.check(datamodule)
-        if self.is_global_zero:
-            # Last, for it takes as long as reading the files.
-            model.check_weights(str(self.precision), numbers=True)
+        check_run(self, model, datamodule, train)
         if self.announces:
             for sentence in self.remarks(model, datamodule):
                 self.warn(sentence)
@@ -441,20 +381,6 @@ class StagedTrainer(StageTrainer):
             self.look(model)
         model.cpu()
         return {measure: value for _, measure, value in self.observations.steps}
-
-
-def _check_numbers(callback: Callback) -> None:
-    """Refuse NaN among what a callback was made with: it would spoil every weight.
-
-    Other callbacks than methods may keep one for what they have not seen yet.
-    """
-    own = {n for n in vars(callback) if isinstance(callback, Unlearning) and n[:1] != "_"}
-    for name in sorted(own | (set(signature(type(callback)).parameters) & set(vars(callback)))):
-        value = vars(callback)[name]
-        for number in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(number, float) and math.isnan(number):
-                kind = type(callback).__name__
-                raise InputError(f"{kind}.{name}: found nan, expected a number.")
 
 
 def _nothing() -> None:

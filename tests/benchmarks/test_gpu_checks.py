@@ -16,7 +16,8 @@ import yaml
 
 from lightning_unlearn import monitors
 from lightning_unlearn.cli.fit import run as run_cli
-from lightning_unlearn.settings.configuration import compose_files, read_yaml
+from lightning_unlearn.settings.compose import compose_files
+from lightning_unlearn.settings.strict_yaml import read_yaml
 from lightning_unlearn.storage import records
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from lightning_unlearn import MathAccuracy, SimNPO
-from lightning_unlearn.settings.configuration import compose_files, read_yaml
+from lightning_unlearn.settings.compose import compose_files
+from lightning_unlearn.settings.strict_yaml import read_yaml
 from lightning_unlearn.training.from_config import StagedCLI
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lightning_unlearn.cli.main import main
-from lightning_unlearn.settings.configuration import compose_files, take_configs
+from lightning_unlearn.settings.compose import compose_files, take_configs
 from lightning_unlearn.training.from_config import StagedCLI
 
 CONFIG = """\

@@ -21,7 +21,7 @@ from lightning_unlearn.planning.micro_batch_search import find_largest
 from lightning_unlearn.planning.model_shapes import CONFIGS, INSTRUCTED, config_folder
 from lightning_unlearn.planning.settings import GIB, on_cpu, sharing, take_settings
 from lightning_unlearn.planning.simulation import Measured, Simulation, _batch
-from lightning_unlearn.settings.configuration import compose_files
+from lightning_unlearn.settings.compose import compose_files
 from lightning_unlearn.training.from_config import StagedCLI
 
 ROOT = Path(__file__).parents[2]

@@ -10,13 +10,8 @@ from lightning_unlearn import GA, NPO, InputError, SimNPO
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.study import read_study, to_spec
 from lightning_unlearn.monitors import AnswerLikelihood, LabelLikelihood
-from lightning_unlearn.settings.configuration import (
-    change,
-    compose,
-    line_of,
-    read_arguments,
-    read_yaml,
-)
+from lightning_unlearn.settings.compose import change, compose, read_arguments
+from lightning_unlearn.settings.strict_yaml import line_of, read_yaml
 
 
 @pytest.fixture

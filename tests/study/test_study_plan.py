@@ -16,7 +16,8 @@ from rich.console import Console
 from study_plans import hand_plan
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.study.plan import FILE, Estimate, Node, StudyPlan
+from lightning_unlearn.study.estimate import Estimate
+from lightning_unlearn.study.plan import FILE, Node, StudyPlan
 from lightning_unlearn.study.spec import StudySpec
 from lightning_unlearn.study.task_queue import Frontier, Outcome
 from lightning_unlearn.study.task_runner import Workbench
