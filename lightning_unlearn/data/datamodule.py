@@ -1,9 +1,6 @@
 """StagedDataModule: the stages, the path through them, and the rows of each as token ids."""
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import asdict
-from functools import partial
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
@@ -11,13 +8,20 @@ from torch.utils.data import DataLoader
 
 from lightning_unlearn.data.batches import BatchPlan, StepBatch, derive_seed, micro_batch
 from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
-from lightning_unlearn.data.recipes import Probe, Recipe, Stage
-from lightning_unlearn.data.rows import Row, read_rows
+from lightning_unlearn.data.paths import all_paths, check_order, choose_path
+from lightning_unlearn.data.recipes import Probe, Recipe, Stage, check_row_sets
+from lightning_unlearn.data.rows import Row
+from lightning_unlearn.data.stage_rows import (
+    HELDOUT,
+    TRAIN,
+    one_name,
+    read_probe,
+    read_stage,
+    truncation,
+)
 from lightning_unlearn.errors import InputError
 
 UNLEARN, ORACLE = "unlearn", "oracle"
-# Endings of the names of row sets: which rows of a stage are meant.
-TRAIN, HELDOUT = "train", "heldout"
 
 
 class StagedDataModule(LightningDataModule):
@@ -73,7 +77,7 @@ class StagedDataModule(LightningDataModule):
         self.micro_batch_size = micro_batch_size
         self.measure_batch_size = measure_batch_size
         self._check()
-        self._path = self._resolve(order, position, permutation)
+        self._path = choose_path([*self.stages], forget, order, position, permutation)
         self.format: ChatFormat | None = None
         self.context: int | None = None
         self.rows: dict[str, list[Row]] = {}
@@ -87,22 +91,7 @@ class StagedDataModule(LightningDataModule):
         self._plan: BatchPlan | None = None
 
     def _check(self) -> None:
-        if not self.stages:
-            raise InputError("data.stages: found none, expected at least one stage.")
-        for kind, names in (("stages", self.stages), ("probes", self.probes)):
-            for name, rows in names.items():
-                own = name in (UNLEARN, ORACLE)
-                if not name or own or not all(c.isalnum() or c == "_" for c in name):
-                    raise InputError(
-                        f"data.{kind}: found the name {name!r}, expected letters, digits and "
-                        f"underscores, and neither {UNLEARN!r} nor {ORACLE!r}: names make up "
-                        "folders and curves."
-                    )
-                rows.check(f"data.{kind}.{name}")
-        if both := sorted(set(self.stages) & set(self.probes)):
-            raise InputError(
-                f"data.probes: found the name {both[0]!r}, which is a stage's; choose another."
-            )
+        check_row_sets(self.stages, self.probes, (UNLEARN, ORACLE))
         self.unlearn.check("data.unlearn")
         if self.forget is not None and self.forget not in self.stages:
             raise InputError(
@@ -120,87 +109,28 @@ class StagedDataModule(LightningDataModule):
                 f"data.measure_batch_size: found {self.measure_batch_size}, expected at least 1."
             )
 
-    def _resolve(
-        self, order: list[str] | None, position: int | None, permutation: int | None
-    ) -> tuple[str, ...]:
-        given = {"order": order, "position": position, "permutation": permutation}
-        chosen = [f"data.{name}" for name, value in given.items() if value is not None]
-        if len(chosen) > 1:
-            raise InputError(f"{' and '.join(chosen)}: both choose the path; keep one of them.")
-        if position is not None:
-            if self.forget is None:
-                raise InputError(
-                    "data.position: it places the forget stage, and data.forget is null."
-                )
-            paths = self.paths("positions")
-            if not 1 <= position <= len(paths):
-                raise InputError(
-                    f"data.position: found {position}, expected 1 to {len(paths)} "
-                    f"(there are {len(paths)} stages)."
-                )
-            return paths[position - 1]
-        if permutation is not None:
-            paths = self.paths("permutations")
-            if not 1 <= permutation <= len(paths):
-                raise InputError(
-                    f"data.permutation: found {permutation}, expected 1 to {len(paths)} "
-                    f"({len(self.stages)} stages have {len(paths)} orders)."
-                )
-            return paths[permutation - 1]
-        return self.check_order(tuple(self.stages) if order is None else tuple(order))
-
     def check_order(self, order: Sequence[str], key: str = "data.order") -> tuple[str, ...]:
-        """A path, if it can be walked.
+        """A path, if it can be walked; see `lightning_unlearn.data.paths.check_order`.
 
         Args:
             order: names of stages.
             key: YAML key of the order, for messages.
 
-        Returns:
-            The same names.
-
         Raises:
-            InputError: if it is empty, names an unknown stage or one stage twice, or leaves the
-                forget stage out.
+            InputError: if it can't.
         """
-        if not order:
-            raise InputError(f"{key}: found an empty list, expected names of stages.")
-        for place, name in enumerate(order):
-            if name not in self.stages:
-                raise InputError(
-                    f"{key}: found the unknown stage {name!r}, expected some of "
-                    f"{', '.join(self.stages)}."
-                )
-            if name in order[:place]:
-                raise InputError(f"{key}: found {name!r} twice; a path visits a stage once.")
-        if self.forget is not None and self.forget not in order:
-            raise InputError(
-                f"{key}: found {', '.join(order)}, which leaves out the forget stage "
-                f"{self.forget!r}: nothing would be there to unlearn."
-            )
-        return tuple(order)
+        return check_order([*self.stages], self.forget, order, key)
 
     def paths(self, kind: Literal["positions", "permutations"]) -> list[tuple[str, ...]]:
-        """Many paths through the stages.
+        """Many paths through the stages; see `lightning_unlearn.data.paths.all_paths`.
 
         Args:
-            kind: "positions" moves the forget stage from first to last among the others, which
-                keep their written order; "permutations" gives every order.
-
-        Returns:
-            The paths.
+            kind: "positions" or "permutations".
 
         Raises:
             InputError: "positions" without a forget stage.
         """
-        if kind == "permutations":
-            return list(itertools.permutations(self.stages))
-        if self.forget is None:
-            raise InputError(
-                "paths: positions: it moves the forget stage, and data.forget is null."
-            )
-        others = [name for name in self.stages if name != self.forget]
-        return [(*others[:place], self.forget, *others[place:]) for place in range(len(others) + 1)]
+        return all_paths([*self.stages], self.forget, kind)
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -275,68 +205,22 @@ class StagedDataModule(LightningDataModule):
         assert self.format is not None, "made above, or before"
         for stage in self.path:
             if stage not in self.examples:
-                self._read_stage(stage, self.format)
+                found = read_stage(stage, self.stages[stage], self.format)
+                self.rows[stage], self.examples[stage] = found.rows, found.examples
+                if found.heldout_rows is not None and found.heldout_examples is not None:
+                    self.heldout_rows[stage] = found.heldout_rows
+                    self.heldout_examples[stage] = found.heldout_examples
+                self._found[stage] = found.remarks
         for probe in self.probes:
             if probe not in self.probe_examples:
-                self._read_probe(probe, self.format)
+                found = read_probe(probe, self.probes[probe], self.format)
+                self.probe_rows[probe], self.probe_examples[probe] = found.rows, found.examples
+                self._found[probe] = found.remarks
 
-    def _read_stage(self, name: str, form: ChatFormat) -> None:
-        stage, key = self.stages[name], f"data.stages.{name}"
-        read = partial(
-            read_rows,
-            prompt=stage.prompt,
-            answer=stage.answer,
-            messages=stage.messages,
-            subset=stage.subset,
-        )
-        found: list[str] = []
-        rows = read(
-            stage.source,
-            split=stage.split,
-            limit=stage.limit,
-            key=f"{key}.source",
-            remark=found.append,
-        )
-        examples = [form.encode(row) for row in rows]
-        if stage.heldout is not None:
-            heldout = read(
-                stage.heldout,
-                split=stage.heldout_split,
-                limit=stage.heldout_limit,
-                key=f"{key}.heldout",
-                beside=stage.source,
-            )
-            self.heldout_rows[name] = heldout
-            self.heldout_examples[name] = [form.encode(row) for row in heldout]
-        self.rows[name], self.examples[name], self._found[name] = rows, examples, found
-
-    def _read_probe(self, name: str, form: ChatFormat) -> None:
-        found: list[str] = []
-        key = f"data.probes.{name}.source"
-        rows = read_rows(**asdict(self.probes[name]), key=key, remark=found.append)
-        examples = [form.encode(row) for row in rows]
-        # Encoded when they are measured; what can't be is to be known before.
-        others = [
-            form.encode(Row(row.turns, text, row.where))
-            for row in rows
-            for text in (row.paraphrase, *row.alternatives)
-            if text is not None
-        ]
-        found += self._truncated(f"{name}, paraphrases and alternatives", others)
-        self.probe_rows[name], self.probe_examples[name] = rows, examples
-        self._found[name] = found
-
-    def _read(self) -> tuple[dict[str, Any], ...]:
+    def _read(self) -> list[dict[str, Any]]:
         """What was read: tables by name of the stage or probe."""
-        return (
-            self.rows,
-            self.examples,
-            self.heldout_rows,
-            self.heldout_examples,
-            self.probe_rows,
-            self.probe_examples,
-            self._found,
-        )
+        stages = [self.rows, self.examples, self.heldout_rows, self.heldout_examples]
+        return [*stages, self.probe_rows, self.probe_examples, self._found]
 
     def adopt(self, other: "StagedDataModule") -> None:
         """Take over what another has read of the stages that are read in the same way.
@@ -409,18 +293,10 @@ class StagedDataModule(LightningDataModule):
         Raises:
             InputError: if there are no such rows.
         """
-        stage, colon, which = name.partition(":")
-        if name in self.probes or (name in self.path and name in self.stages):
+        if name in self.probes:
             return name
-        known = [s for s in self.stages if s in self.path]
-        sets = [*known, *(f"{s}:{TRAIN}" for s in known)]
-        sets += [f"{s}:{HELDOUT}" for s in known if self.stages[s].heldout is not None]
-        if not colon or name not in sets:
-            raise InputError(
-                f"found the rows {name!r}, expected one of {', '.join([*sets, *self.probes])}."
-            )
-        held = self.stages[stage].heldout is not None and stage != self.forget
-        return stage if which == (HELDOUT if held else TRAIN) else name
+        heldout = {s: self.stages[s].heldout is not None for s in self.stages if s in self.path}
+        return one_name(name, heldout, self.forget, [*self.probes])
 
     def overlap(self, names: Sequence[str], forgotten: str) -> int:
         """How many rows of some sets are in another one, prompt and answer alike.
@@ -442,20 +318,13 @@ class StagedDataModule(LightningDataModule):
 
     def truncations(self) -> list[str]:
         """One sentence per row set of the path and probe of which answers lost their end."""
+        assert self.format is not None, "prepare() comes first"
         sets = {stage: self.examples[stage] for stage in self.path}
         for stage in self.path:
             if stage in self.heldout_examples:
                 sets[f"{stage}:{HELDOUT}"] = self.heldout_examples[stage]
         sets |= self.probe_examples
-        return [line for name, rows in sets.items() for line in self._truncated(name, rows)]
-
-    def _truncated(self, name: str, examples: Sequence[Example]) -> list[str]:
-        """A sentence if some answers of a row set lost their end."""
-        assert self.format is not None, "prepare() comes first"
-        cut = sum(example.truncated for example in examples)
-        size = f"{cut} of {len(examples)} answers"
-        end = f"{self.format.max_length} tokens (data.max_length)"
-        return [f"{name}: {size} lost their end at {end}."] if cut else []
+        return [line for name, rows in sets.items() for line in truncation(name, rows, self.format)]
 
     def recipe(self, stage: str) -> Recipe:
         """The recipe of a stage of the path, or of "unlearn"."""

@@ -1,6 +1,7 @@
 """What a stage trains on and how: plain dataclasses, filled from YAML or Python."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -207,4 +208,35 @@ def _check_source(source: str, key: str) -> None:
         raise InputError(
             f"{key}.source: found nothing, expected a file (.json, .jsonl, .csv, .parquet), "
             "a name like demo:math, or a data set of the Hugging Face hub."
+        )
+
+
+def check_row_sets(
+    stages: Mapping[str, Stage], probes: Mapping[str, Probe], reserved: tuple[str, str]
+) -> None:
+    """Refuse stages and probes whose names or settings can't be used.
+
+    Args:
+        stages: by name.
+        probes: by name.
+        reserved: names that neither may have.
+
+    Raises:
+        InputError: naming the first that can't be used.
+    """
+    if not stages:
+        raise InputError("data.stages: found none, expected at least one stage.")
+    groups: dict[str, Mapping[str, Stage | Probe]] = {"stages": stages, "probes": probes}
+    for kind, names in groups.items():
+        for name, rows in names.items():
+            if not name or name in reserved or not all(c.isalnum() or c == "_" for c in name):
+                raise InputError(
+                    f"data.{kind}: found the name {name!r}, expected letters, digits and "
+                    f"underscores, and neither {reserved[0]!r} nor {reserved[1]!r}: names make up "
+                    "folders and curves."
+                )
+            rows.check(f"data.{kind}.{name}")
+    if both := sorted(set(stages) & set(probes)):
+        raise InputError(
+            f"data.probes: found the name {both[0]!r}, which is a stage's; choose another."
         )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_unlearn.data.datamodule import HELDOUT, TRAIN
+from lightning_unlearn.data.stage_rows import HELDOUT, TRAIN
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.metrics import KLToOracle, Margin, overshoot, re_distance
 from lightning_unlearn.model.causal_lm import CausalLM

@@ -78,6 +78,7 @@ class Walker:
         """
         agree = self.trainer.strategy.broadcast
         directory = self._run_directory() if until is None else None
+        label = self.trainer.label(self.data)
         if self.trainer.is_global_zero:
             # Both before either is written.
             if directory is not None:
@@ -93,7 +94,7 @@ class Walker:
         self.observations = self.trainer.observations = Observations(
             self.data,
             self.trainer.requests,
-            log=lambda measure, step, value: self._log(f"{self._label}/{measure}", value, step),
+            log=lambda measure, step, value: self._log(f"{label}/{measure}", value, step),
             busy=bar.note if bar is not None else ignore,
         )
         self.trainer.trained = []
@@ -123,11 +124,6 @@ class Walker:
         with self.trainer.init_module():
             self.model.configure_model()
 
-    @property
-    def _label(self) -> str:
-        """What the run is called by in folders, curves and records."""
-        return self.trainer.label(self.data)
-
     def _run_directory(self) -> RunDirectory:
         trainer, data, plan = self.trainer, self.data, self.plan
         path = "-".join(data.trained)
@@ -135,7 +131,7 @@ class Walker:
             "path": path,
             "position": data.position,
             "forget": data.forget,
-            "method": self._label,
+            "method": trainer.label(data),
             "seed": trainer.seed,
             "key": plan[-1].key,
             "store": str(trainer.store.folder.absolute()),

@@ -18,7 +18,7 @@ from conftest import Tiny
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 
-import lightning_unlearn.data.datamodule as datamodules
+import lightning_unlearn.data.stage_rows as stage_rows
 from lightning_unlearn import (
     GA,
     NPO,
@@ -376,7 +376,7 @@ def test_settings_of_the_hub_count_by_the_rows_they_give(
     plans: Plans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader is asked with each of them, and what it gives is hashed."""
-    real = datamodules.read_rows
+    real = stage_rows.read_rows
 
     def read(source: str, *, split: str, subset: str | None, key: str, **rest: Any) -> Any:
         rows = real(source, key=key, **rest)
@@ -384,7 +384,7 @@ def test_settings_of_the_hub_count_by_the_rows_they_give(
             return rows
         return [replace(row, answer=f"{split} {subset}") for row in rows]
 
-    monkeypatch.setattr(datamodules, "read_rows", read)
+    monkeypatch.setattr(stage_rows, "read_rows", read)
     assert plans.changed(**plans.with_stage(split="test")) == LATER
     assert plans.changed(**plans.with_stage(subset="main")) == LATER
     assert plans.changed(**plans.with_stage(heldout_split="test")) == UNLEARNING
