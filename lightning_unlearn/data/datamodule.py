@@ -219,7 +219,8 @@ class StagedDataModule(LightningDataModule):
 
     def _read(self) -> list[dict[str, Any]]:
         """What was read: tables by name of the stage or probe."""
-        stages = [self.rows, self.examples, self.heldout_rows, self.heldout_examples]
+        stages: list[dict[str, Any]] = [self.rows, self.examples]
+        stages += [self.heldout_rows, self.heldout_examples]
         return [*stages, self.probe_rows, self.probe_examples, self._found]
 
     def adopt(self, other: "StagedDataModule") -> None:
