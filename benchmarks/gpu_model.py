@@ -19,7 +19,7 @@ from lightning_unlearn.data.batches import Batch, collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.model.adapters import LEARN, UNLEARN, LoRA, adapter_parameters
 from lightning_unlearn.model.candidates import _apart, _tree_sums, grow
-from lightning_unlearn.model.generation import write_answers
+from lightning_unlearn.model.generation import generate_answers
 from lightning_unlearn.planning.model_shapes import CONFIGS, config_folder
 
 # Heads of 64 units of which two share keys, as in Llama 3.2; flash attention takes them.
@@ -145,7 +145,7 @@ def generation(bench: Bench) -> Iterator[Row]:
 
         def write(size: int, greedy: bool, module: CausalLM = module) -> list[str]:
             options: dict[str, Any] = {"max_new_tokens": 24, "batch_size": size, "seed": 1}
-            answers = write_answers(module, tokenizer, prompts, ends, greedy=greedy, **options)
+            answers = generate_answers(module, tokenizer, prompts, ends, greedy=greedy, **options)
             return [answer.text for number in sorted(answers) for answer in answers[number]]
 
         for greedy in (True, False):

@@ -85,7 +85,7 @@ MONITORS: dict[str, dict[str, Any]] = {
     "OracleDistance": {"every": 2, "limit": 8},
     "MathAccuracy": {"stage": "math", "attempts": 2, "max_new_tokens": 16, "limit": 6},
     "Membership": {"nonmembers": "safety:heldout", "limit": 8},
-    "Memorisation": {"set": "safety", "max_new_tokens": 16, "limit": 6},
+    "Memorization": {"set": "safety", "max_new_tokens": 16, "limit": 6},
     "TOFU": {"forget": "asked", "retain": "asked", "max_new_tokens": 16},
 }
 

@@ -21,7 +21,7 @@ from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, StagedTrainer
 from lightning_unlearn.data.batches import BatchPlan
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.distributed import sharding
-from lightning_unlearn.model.causal_lm import StageEntry
+from lightning_unlearn.model.causal_lm import StageStart
 from lightning_unlearn.model.compat import enable_gradient_checkpointing
 from lightning_unlearn.model.pretrained import empty_causal_lm, load_config
 
@@ -116,7 +116,7 @@ def make_plan(
 @torch.no_grad()
 def fill_random(lm: Any, device: torch.device) -> None:
     """Give a model without memory random weights where it is to be: no detour over the disk."""
-    sharding.materialise(lm, lm, device)
+    sharding.materialize(lm, lm, device)
     torch.manual_seed(0)
     for name, parameter in lm.named_parameters():
         if parameter.dim() > 1:
@@ -184,7 +184,7 @@ def ours(setting: Setting, unlearns: bool = False, compiled: bool = False) -> Ru
         module.check_device(str(trainer.precision), trainer.strategy.root_device)
         stage = "unlearn" if unlearns else "stage"
         recipe = Recipe(lr=1e-5, schedule="constant", batch_size=len(setting.plan.steps[0]))
-        module.begin(StageEntry(stage, recipe, len(setting.plan), seed=0, fresh=True))
+        module.begin(StageStart(stage, recipe, len(setting.plan), seed=0, fresh=True))
         return _run(lambda: trainer.fit_once(module, setting.plan.loader()), clock)
 
 

@@ -14,9 +14,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_unlearn import GA, NPO, CausalLM, LogProbs, Recipe
-from lightning_unlearn.data.batches import StepBatch, collate
+from lightning_unlearn.data.batches import GlobalBatch, collate
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.model.causal_lm import StageEntry
+from lightning_unlearn.model.causal_lm import StageStart
 
 SEQUENCES, LENGTH, LABELS = 8, 128, 32
 
@@ -34,7 +34,7 @@ def make_module(folder: str) -> CausalLM:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     module = CausalLM(folder)
-    module.begin(StageEntry("unlearn", Recipe(lr=1e-5), 1, seed=0, fresh=True))
+    module.begin(StageStart("unlearn", Recipe(lr=1e-5), 1, seed=0, fresh=True))
     module.configure_model()
     return module
 
@@ -51,7 +51,7 @@ def main() -> None:
     split = LENGTH - LABELS
     examples = [Example(tuple(row[:split]), tuple(row[split:])) for row in rows]
     batch = collate(examples, range(SEQUENCES), pad_id=0)
-    step = StepBatch([batch], SEQUENCES * LABELS, SEQUENCES)
+    step = GlobalBatch([batch], SEQUENCES * LABELS, SEQUENCES)
     ga, npo = GA(), NPO()
     began = time.perf_counter()
     npo._reference = module.score(examples, SEQUENCES)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from lightning_unlearn import Measurement, Monitor
+from lightning_unlearn import ModelView, Monitor
 
 
 class AnswerProbability(Monitor):
@@ -25,6 +25,6 @@ class AnswerProbability(Monitor):
         self.stage = stage
         self.limit = limit
 
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """One probability per row."""
         return {f"probability/{self.stage}": view.log_probs(self.stage, self.limit).mean.exp()}

@@ -8,7 +8,7 @@ from lightning_unlearn.version import __version__
 
 if TYPE_CHECKING:
     from lightning_unlearn.data.datamodule import StagedDataModule
-    from lightning_unlearn.data.recipes import Probe, Recipe, Stage
+    from lightning_unlearn.data.recipes import EvalSet, Recipe, Stage
     from lightning_unlearn.model.adapters import LoRA
     from lightning_unlearn.model.causal_lm import CausalLM
     from lightning_unlearn.model.log_probs import LogProbs
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
         TOFU,
         AnswerLikelihood,
         AnswerStatistics,
-        Ask,
         LabelLikelihood,
         MathAccuracy,
-        Measurement,
         Membership,
-        Memorisation,
+        Memorization,
+        ModelView,
         Monitor,
         OracleDistance,
+        RowRequest,
     )
     from lightning_unlearn.study.runner import Study
     from lightning_unlearn.study.spec import StudySpec
@@ -37,21 +37,21 @@ __all__ = [
     "TOFU",
     "AnswerLikelihood",
     "AnswerStatistics",
-    "Ask",
     "CausalLM",
     "DivergedError",
+    "EvalSet",
     "InputError",
     "LabelLikelihood",
     "LoRA",
     "LogProbs",
     "MathAccuracy",
-    "Measurement",
     "Membership",
-    "Memorisation",
+    "Memorization",
+    "ModelView",
     "Monitor",
     "OracleDistance",
-    "Probe",
     "Recipe",
+    "RowRequest",
     "SimNPO",
     "Stage",
     "StagedDataModule",
@@ -67,7 +67,7 @@ __all__ = [
 _HOMES = {
     "LoRA": "model.adapters",
     "StagedDataModule": "data.datamodule",
-    "Probe": "data.recipes",
+    "EvalSet": "data.recipes",
     "Recipe": "data.recipes",
     "Stage": "data.recipes",
     "LogProbs": "model.log_probs",
@@ -75,12 +75,12 @@ _HOMES = {
     "TOFU": "monitors",
     "AnswerLikelihood": "monitors",
     "AnswerStatistics": "monitors",
-    "Ask": "monitors",
+    "RowRequest": "monitors",
     "LabelLikelihood": "monitors",
     "MathAccuracy": "monitors",
-    "Measurement": "monitors",
+    "ModelView": "monitors",
     "Membership": "monitors",
-    "Memorisation": "monitors",
+    "Memorization": "monitors",
     "Monitor": "monitors",
     "OracleDistance": "monitors",
     "Study": "study.runner",

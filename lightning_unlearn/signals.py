@@ -22,7 +22,7 @@ CAUGHT = [number for number in ENDS if number != signal.SIGINT]
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """Raise `Terminated` on SIGTERM and `HungUp` on SIGHUP, unless a stage in training handles it.
 
     A signal that is ignored stays ignored, such as SIGHUP under nohup.

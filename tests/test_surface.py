@@ -21,9 +21,9 @@ from lightning_unlearn.cli.help import HELP, OVERVIEW
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.study import read_study, study, to_spec
 from lightning_unlearn.data.recipes import Stage
-from lightning_unlearn.settings.compose import compose, compose_files
+from lightning_unlearn.settings.compose import compose, load_configs
 from lightning_unlearn.study.spec import StudyFile
-from lightning_unlearn.study.task_runner import Workbench
+from lightning_unlearn.study.task_runner import TaskRunner
 from lightning_unlearn.training.from_config import StagedCLI
 
 ROOT = Path(__file__).parents[1]
@@ -77,10 +77,10 @@ def test_every_shipped_configuration_is_taken(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    content, text = compose_files([str(file)]), file.read_text()
+    content, text = load_configs([str(file)]), file.read_text()
     if "methods" in content:
         wanted, _, fit = read_study([str(file)], [])
-        plan = Workbench(to_spec(wanted, fit, file.stem)).plan()
+        plan = TaskRunner(to_spec(wanted, fit, file.stem)).plan()
         assert plan.name == file.stem
         assert str(plan) == PLANS[file.name]
         # A comment that counts stages counts right.
@@ -219,7 +219,7 @@ def test_every_key_of_the_study_help_is_one_of_a_study(place: Workplace) -> None
     assert spec.methods["GA"]["callback"]["class_path"].endswith("SimNPO")
     assert (spec.methods["GA"]["unlearn"], spec.methods["NPO"]["unlearn"]) == ({"lr": 1e-4}, {})
     assert (fit["model"]["lora"]["rank"], fit["data"]["unlearn"]["lr"]) == (2, 1e-3)
-    plan = Workbench(spec).plan()
+    plan = TaskRunner(spec).plan()
     assert (plan.name, plan.folder) == ("mine", "out")
     assert len(plan.cells) == 2 * 2 * (2 + 1) * 2
     assert str(plan) == "8 stage trainings instead of 10, 16 unlearnings, 2 oracles"

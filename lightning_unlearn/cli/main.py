@@ -21,8 +21,8 @@ from lightning_unlearn.errors import (
     Unfinished,
     visible,
 )
-from lightning_unlearn.settings.compose import compose_files, take_configs, with_place
-from lightning_unlearn.signals import terminable
+from lightning_unlearn.settings.compose import load_configs, split_config_arguments, with_place
+from lightning_unlearn.signals import sigterm_as_interrupt
 from lightning_unlearn.training.quiet import quiet_deprecations
 from lightning_unlearn.version import __version__
 
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     """Dispatch, and tell of what is raised."""
     try:
-        with terminable(), quiet_deprecations():
+        with sigterm_as_interrupt(), quiet_deprecations():
             return _dispatch(arguments)
     except (InputError, DivergedError) as error:
         return _tell(error, str(error), 2)
@@ -147,8 +147,8 @@ def _join_current_directory() -> None:
 def _lightning(command: str, arguments: list[str]) -> int:
     from lightning_unlearn.cli.fit import run
 
-    files, others = take_configs(arguments)
-    content = compose_files(files)
+    files, others = split_config_arguments(arguments)
+    content = load_configs(files)
     others = ["--help" if a == "--help-all" else a for a in others]
     try:
         run(command, content, others)

@@ -2,7 +2,12 @@
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.planning.settings import on_cpu, sharing, take_settings
-from lightning_unlearn.settings.compose import compose, compose_files, take_configs, with_place
+from lightning_unlearn.settings.compose import (
+    compose,
+    load_configs,
+    split_config_arguments,
+    with_place,
+)
 
 
 def plan(arguments: list[str]) -> int:
@@ -17,8 +22,8 @@ def plan(arguments: list[str]) -> int:
     Raises:
         InputError: for a mistake in the configuration or the options.
     """
-    files, others = take_configs(arguments)
-    content = compose_files(files)
+    files, others = split_config_arguments(arguments)
+    content = load_configs(files)
     if "methods" in content:
         raise InputError(
             "plan: found a study file, expected a fit configuration, such as that in its key fit."

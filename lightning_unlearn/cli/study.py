@@ -14,15 +14,15 @@ from lightning_unlearn.settings.compose import (
     MissingValue,
     change,
     compose,
-    compose_files,
+    load_configs,
     read_arguments,
-    take_configs,
+    split_config_arguments,
     with_place,
 )
 from lightning_unlearn.settings.strict_yaml import read_argument, read_value, read_yaml
 from lightning_unlearn.study.executors.base import Executor
-from lightning_unlearn.study.executors.local import LocalWorkers
-from lightning_unlearn.study.executors.ray import RayCluster
+from lightning_unlearn.study.executors.local import LocalExecutor
+from lightning_unlearn.study.executors.ray import RayExecutor
 from lightning_unlearn.study.runner import Study
 from lightning_unlearn.study.spec import StudyFile, StudySpec, flat, parse_study
 
@@ -44,7 +44,7 @@ def study(arguments: list[str]) -> int:
     Raises:
         InputError: for a mistake in the study file or the fit configuration.
     """
-    files, others = take_configs(arguments)
+    files, others = split_config_arguments(arguments)
     others, only, dry = _take_own(others)
     fits: list[str] = []
     try:
@@ -77,7 +77,7 @@ def read_study(
     Raises:
         InputError: for a mistake in the study file, or a file that can't be read.
     """
-    wanted = parse_study(_changed(compose_files(files), arguments))
+    wanted = parse_study(_changed(load_configs(files), arguments))
     if isinstance(wanted.fit, (dict, Namespace)):
         content = wanted.fit.as_dict() if isinstance(wanted.fit, Namespace) else wanted.fit
         return wanted, [], compose(content, wanted.change)
@@ -87,7 +87,7 @@ def read_study(
     home = homes[-1] if homes and not from_command_line else Path()
     names = wanted.fit if isinstance(wanted.fit, list) else [wanted.fit]
     fits = [str(home / file) for file in names]
-    return wanted, fits, compose(compose_files(fits, key="fit"), wanted.change)
+    return wanted, fits, compose(load_configs(fits, key="fit"), wanted.change)
 
 
 def to_spec(wanted: Namespace, fit: dict[str, Any], name: str) -> StudySpec:
@@ -117,9 +117,9 @@ def to_spec(wanted: Namespace, fit: dict[str, Any], name: str) -> StudySpec:
 def _executor(wanted: Namespace, spec: StudySpec) -> Executor | None:
     """Who does the work; None for this process."""
     if wanted.ray is not None:
-        return RayCluster(spec, wanted.ray, wanted.gpus_per_worker, wanted.cpus_per_worker)
+        return RayExecutor(spec, wanted.ray, wanted.gpus_per_worker, wanted.cpus_per_worker)
     if wanted.workers:
-        return LocalWorkers(spec, wanted.workers, wanted.gpus_per_worker)
+        return LocalExecutor(spec, wanted.workers, wanted.gpus_per_worker)
     return None
 
 

@@ -48,7 +48,7 @@ class Batch:
 
 
 @dataclass
-class StepBatch:
+class GlobalBatch:
     """One process's share of one optimizer step.
 
     Attributes:
@@ -99,7 +99,7 @@ def collate(
     )
 
 
-class BatchPlan(Dataset[StepBatch]):
+class BatchPlan(Dataset[GlobalBatch]):
     """All optimizer steps of a stage; item i is one process's share of step i.
 
     Args:
@@ -139,7 +139,7 @@ class BatchPlan(Dataset[StepBatch]):
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, step: int) -> StepBatch:
+    def __getitem__(self, step: int) -> GlobalBatch:
         rows = self.steps[step]
         ordered = sorted(rows, key=lambda i: (len(self.examples[i]), i))
         stride = self.micro * self.world_size
@@ -152,9 +152,9 @@ class BatchPlan(Dataset[StepBatch]):
                 collate(self.examples, share or ordered[:1], self.pad_id, filler=not share)
             )
         tokens = sum(len(self.examples[i].answer) for i in rows)
-        return StepBatch(micro, tokens, len(rows))
+        return GlobalBatch(micro, tokens, len(rows))
 
-    def loader(self, done: int = 0) -> DataLoader[StepBatch]:
+    def loader(self, done: int = 0) -> DataLoader[GlobalBatch]:
         """The steps in order, one at a time.
 
         Args:

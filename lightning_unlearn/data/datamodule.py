@@ -6,10 +6,10 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from lightning_unlearn.data.batches import BatchPlan, StepBatch, derive_seed, micro_batch
+from lightning_unlearn.data.batches import BatchPlan, GlobalBatch, derive_seed, micro_batch
 from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
 from lightning_unlearn.data.paths import all_paths, check_order, choose_path
-from lightning_unlearn.data.recipes import Probe, Recipe, Stage, check_row_sets
+from lightning_unlearn.data.recipes import EvalSet, Recipe, Stage, check_row_sets
 from lightning_unlearn.data.rows import Row
 from lightning_unlearn.data.stage_rows import (
     HELDOUT,
@@ -60,7 +60,7 @@ class StagedDataModule(LightningDataModule):
         permutation: int | None = None,
         oracle: bool = False,
         unlearn: Recipe = Recipe(),  # noqa: B008  (never changed; its values are the documentation)
-        probes: dict[str, Probe] | None = None,
+        probes: dict[str, EvalSet] | None = None,
         max_length: int | None = None,
         template: str | None = None,
         micro_batch_size: int | None = None,
@@ -393,7 +393,7 @@ class StagedDataModule(LightningDataModule):
         assert self.format is not None, "prepare() comes first"
         return self.format.pad_id
 
-    def train_dataloader(self) -> DataLoader[StepBatch]:
+    def train_dataloader(self) -> DataLoader[GlobalBatch]:
         """The optimizer steps of the stage that was begun last."""
         assert self._plan is not None, "begin() comes first"
         return self._plan.loader()

@@ -153,7 +153,7 @@ class Stage(Recipe):
 
 
 @dataclass
-class Probe:
+class EvalSet:
     """Rows that are measured and never trained on.
 
     Attributes:
@@ -212,7 +212,7 @@ def _check_source(source: str, key: str) -> None:
 
 
 def check_row_sets(
-    stages: Mapping[str, Stage], probes: Mapping[str, Probe], reserved: tuple[str, str]
+    stages: Mapping[str, Stage], probes: Mapping[str, EvalSet], reserved: tuple[str, str]
 ) -> None:
     """Refuse stages and probes whose names or settings can't be used.
 
@@ -226,7 +226,7 @@ def check_row_sets(
     """
     if not stages:
         raise InputError("data.stages: found none, expected at least one stage.")
-    groups: dict[str, Mapping[str, Stage | Probe]] = {"stages": stages, "probes": probes}
+    groups: dict[str, Mapping[str, Stage | EvalSet]] = {"stages": stages, "probes": probes}
     for kind, names in groups.items():
         for name, rows in names.items():
             if not name or name in reserved or not all(c.isalnum() or c == "_" for c in name):

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 
 from lightning_unlearn.data.chat import ChatFormat, Example
-from lightning_unlearn.data.recipes import Probe, Stage
+from lightning_unlearn.data.recipes import EvalSet, Stage
 from lightning_unlearn.data.rows import Row, read_rows
 from lightning_unlearn.errors import InputError
 
@@ -72,7 +72,7 @@ def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
     return found
 
 
-def read_probe(name: str, probe: Probe, form: ChatFormat) -> StageRows:
+def read_probe(name: str, probe: EvalSet, form: ChatFormat) -> StageRows:
     """Read and tokenise rows that are only measured.
 
     Args:

@@ -72,7 +72,7 @@ class Table(Metric):
         return unpacked
 
 
-class ByExample(Table):
+class PerExampleMetric(Table):
     """A table with one row of values per example, each example counted once.
 
     A measure subclasses it and overrides `measure`. ``update`` takes the numbers of the examples
@@ -121,7 +121,7 @@ class ByExample(Table):
         return values
 
 
-class TwoSamples(Table):
+class TwoSampleMetric(Table):
     """Numbered rows of two samples; the numbers of one may be those of the other.
 
     Args:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lightning_unlearn.distributed.tensor_parallel import cut_layers
+from lightning_unlearn.distributed.tensor_parallel import parallelize_layers
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -57,7 +57,7 @@ def shard(
     }
     units = list(layers)
     if getattr(strategy, "tensor_parallel_size", 1) > 1:
-        cut_layers(units, lm.config, mesh["tensor_parallel"])
+        parallelize_layers(units, lm.config, mesh["tensor_parallel"])
     if not is_tied(lm):
         # The head is used without its own forward, so it is whole while the rest is.
         units.append(lm.get_input_embeddings())
@@ -78,7 +78,7 @@ def _stays_frozen(lm: Any, part: nn.Module) -> bool:
     return bool(names) and not any("lora_" in name for name, _ in part.named_parameters())
 
 
-def materialise(net: nn.Module, lm: Any, device: torch.device) -> None:
+def materialize(net: nn.Module, lm: Any, device: torch.device) -> None:
     """Give a model that was made without memory its memory, and what is computed and not stored.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_unlearn.distributed.tensors import cut_like, whole
+from lightning_unlearn.distributed.tensors import shard_like, whole
 
 VALUES, TENSORS = "state.json", "state.safetensors"
 _TENSOR, _TUPLE, _SET, _PAIRS = "tensor", "tuple", "set", "pairs"
@@ -91,7 +91,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
     own = optimizer.state_dict()
     own["state"] = {
         int(number): {
-            name: cut_like(parameters[int(number)], value) if isinstance(value, Tensor) else value
+            name: shard_like(parameters[int(number)], value) if isinstance(value, Tensor) else value
             for name, value in values.items()
         }
         for number, values in state.items()

@@ -19,7 +19,7 @@ BY_OUTPUT, BY_INPUT = "colwise", "rowwise"
 KEY = "trainer.strategy.init_args.tensor_parallel_size"
 
 
-def cuts_of(config: Any) -> dict[str, str]:
+def tensor_parallel_plan(config: Any) -> dict[str, str]:
     """How a model's layers can be cut, as its class in transformers says.
 
     Args:
@@ -54,7 +54,7 @@ def check_tensor_parallel(config: Any, adapter_dropout: float | None, size: int)
     Raises:
         InputError: naming what stands in the way.
     """
-    cuts_of(config)
+    tensor_parallel_plan(config)
     text = config.get_text_config()
     heads = text.num_attention_heads
     counts = {
@@ -88,7 +88,7 @@ def check_cut(lm: Any) -> None:
     """
     from peft.tuners.lora import LoraLayer
 
-    cuts = cuts_of(lm.config)
+    cuts = tensor_parallel_plan(lm.config)
     adapted = {n.rpartition(".")[2] for n, m in lm.named_modules() if isinstance(m, LoraLayer)}
     if others := sorted(adapted - set(cuts)):
         raise InputError(
@@ -98,7 +98,7 @@ def check_cut(lm: Any) -> None:
         )
 
 
-def cut_layers(layers: list[nn.Module], config: Any, mesh: "DeviceMesh") -> None:
+def parallelize_layers(layers: list[nn.Module], config: Any, mesh: "DeviceMesh") -> None:
     """Cut decoder layers and their adapters.
 
     Args:
@@ -113,7 +113,7 @@ def cut_layers(layers: list[nn.Module], config: Any, mesh: "DeviceMesh") -> None
         parallelize_module,
     )
 
-    cuts = cuts_of(config)
+    cuts = tensor_parallel_plan(config)
     for layer in layers:
         for name, module in list(layer.named_modules()):
             kind = cuts.get(name.rpartition(".")[2])

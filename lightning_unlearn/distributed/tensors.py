@@ -13,7 +13,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def cut_like(target: Tensor, values: Tensor) -> Tensor:
+def shard_like(target: Tensor, values: Tensor) -> Tensor:
     """Whole values cut up as another tensor is, if they have its shape; nothing is sent.
 
     Args:
@@ -25,7 +25,7 @@ def cut_like(target: Tensor, values: Tensor) -> Tensor:
     if not isinstance(target, DTensor) or values.shape != target.shape:
         return values
     # By hand: `distribute_tensor` would first send all of them to the mesh's device.
-    own = values[own_part(target)].to(target.to_local().device)
+    own = values[local_slices(target)].to(target.to_local().device)
     return DTensor.from_local(
         own,
         target.device_mesh,
@@ -36,7 +36,7 @@ def cut_like(target: Tensor, values: Tensor) -> Tensor:
     )
 
 
-def own_part(target: Any) -> tuple[slice, ...]:
+def local_slices(target: Any) -> tuple[slice, ...]:
     """What this process holds of a tensor that is cut up, along each axis.
 
     Args:
@@ -73,6 +73,6 @@ def fill(target: Tensor, values: Tensor) -> None:
     from torch.distributed.tensor import DTensor
 
     if isinstance(target, DTensor):
-        target.to_local().copy_(values[own_part(target)])
+        target.to_local().copy_(values[local_slices(target)])
     else:
         target.copy_(values)

@@ -6,7 +6,7 @@ of all examples in their order, each counted once, or the one number that is the
 """
 
 from lightning_unlearn.metrics.answers import (
-    ExactMemorisation,
+    ExactMemorization,
     ExtractionStrength,
     Margin,
     MinK,
@@ -38,8 +38,8 @@ from lightning_unlearn.metrics.membership import (
     zlib_score,
 )
 from lightning_unlearn.metrics.memorization import (
-    KnowledgeMemorisation,
-    VerbatimMemorisation,
+    KnowledgeMemorization,
+    VerbatimMemorization,
     knowledge_memorisation,
     verbatim_memorisation,
 )
@@ -58,12 +58,12 @@ from lightning_unlearn.metrics.truth_ratio import (
 
 __all__ = [
     "ChoiceProbability",
-    "ExactMemorisation",
+    "ExactMemorization",
     "ExtractionStrength",
     "ForgetQuality",
     "KLToOracle",
     "KLoM",
-    "KnowledgeMemorisation",
+    "KnowledgeMemorization",
     "Margin",
     "MembershipAUC",
     "MinK",
@@ -75,7 +75,7 @@ __all__ = [
     "RougeL",
     "RougeScores",
     "TruthRatio",
-    "VerbatimMemorisation",
+    "VerbatimMemorization",
     "auc",
     "choice_probability",
     "exact_memorisation",

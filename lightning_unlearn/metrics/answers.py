@@ -6,7 +6,7 @@ Functions give one value per sequence; NaN for a sequence without label tokens.
 import torch
 from torch import Tensor
 
-from lightning_unlearn.distributed.gather import ByExample
+from lightning_unlearn.distributed.gather import PerExampleMetric
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.token_statistics import TokenStatistics
 
@@ -120,35 +120,35 @@ def check_share(share: float) -> None:
         )
 
 
-class Probability(ByExample):
+class Probability(PerExampleMetric):
     """`probability` of all examples, ``[examples]``; update with numbers and statistics."""
 
     def measure(self, statistics: TokenStatistics) -> Tensor:
         return probability(statistics)
 
 
-class ExactMemorisation(ByExample):
+class ExactMemorization(PerExampleMetric):
     """`exact_memorisation` of all examples, ``[examples]``."""
 
     def measure(self, statistics: TokenStatistics) -> Tensor:
         return exact_memorisation(statistics)
 
 
-class ExtractionStrength(ByExample):
+class ExtractionStrength(PerExampleMetric):
     """`extraction_strength` of all examples, ``[examples]``."""
 
     def measure(self, statistics: TokenStatistics) -> Tensor:
         return extraction_strength(statistics)
 
 
-class Margin(ByExample):
+class Margin(PerExampleMetric):
     """`margin` of all examples, ``[examples]``."""
 
     def measure(self, statistics: TokenStatistics) -> Tensor:
         return margin(statistics)
 
 
-class MinK(ByExample):
+class MinK(PerExampleMetric):
     """`min_k` of all examples, ``[examples]``.
 
     Args:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lightning_unlearn.distributed.gather import ByExample
+from lightning_unlearn.distributed.gather import PerExampleMetric
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.token_statistics import TokenStatistics
 
@@ -60,21 +60,21 @@ def kl_to_oracle(statistics: TokenStatistics) -> Tensor:
     return values.masked_fill(statistics.length == 0, float("nan"))
 
 
-class REDistance(ByExample):
+class REDistance(PerExampleMetric):
     """`re_distance` of all examples, ``[examples]``."""
 
     def measure(self, policy: Tensor, oracle: Tensor) -> Tensor:
         return re_distance(policy, oracle)
 
 
-class Overshoot(ByExample):
+class Overshoot(PerExampleMetric):
     """`overshoot` of all examples, ``[examples]``."""
 
     def measure(self, policy: Tensor, oracle: Tensor) -> Tensor:
         return overshoot(policy, oracle)
 
 
-class KLToOracle(ByExample):
+class KLToOracle(PerExampleMetric):
     """`kl_to_oracle` of all examples, ``[examples]``; update with numbers and statistics."""
 
     def measure(self, statistics: TokenStatistics) -> Tensor:

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_unlearn.distributed.gather import TwoSamples
+from lightning_unlearn.distributed.gather import TwoSampleMetric
 from lightning_unlearn.statistics.klom import BINS, CLIP, FLOOR, klom, noise_floor
 
 
-class KLoM(TwoSamples):
+class KLoM(TwoSampleMetric):
     """`statistics.klom.klom` of margins, with the noise floor of as many models.
 
     ``compute`` gives a dictionary: ``per_point`` divergences, nats, ``[points]``; their ``mean``

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_unlearn.distributed.gather import TwoSamples
+from lightning_unlearn.distributed.gather import TwoSampleMetric
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.log_probs import LogProbs
 
@@ -141,7 +141,7 @@ def privleak(auc: float, auc_retrained: float) -> float:
     return (auc - auc_retrained) / auc_retrained
 
 
-class MembershipAUC(TwoSamples):
+class MembershipAUC(TwoSampleMetric):
     """`auc` of scores, a scalar.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lightning_unlearn.distributed.gather import ByExample
+from lightning_unlearn.distributed.gather import PerExampleMetric
 from lightning_unlearn.metrics.rouge import rouge_l
 
 # A model that is shown questions and answers goes on with questions of its own.
@@ -44,14 +44,14 @@ def knowledge_memorisation(
     return rouge_l(answers, [_cut(text, ends) for text in written], stemmer=False).f1
 
 
-class VerbatimMemorisation(ByExample):
+class VerbatimMemorization(PerExampleMetric):
     """`verbatim_memorisation` of all examples, ``[examples]``."""
 
     def measure(self, continuations: Sequence[str], written: Sequence[str]) -> Tensor:
         return verbatim_memorisation(continuations, written)
 
 
-class KnowledgeMemorisation(ByExample):
+class KnowledgeMemorization(PerExampleMetric):
     """`knowledge_memorisation` of all examples, ``[examples]``."""
 
     def measure(self, answers: Sequence[str], written: Sequence[str]) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lightning_unlearn.distributed.gather import ByExample
+from lightning_unlearn.distributed.gather import PerExampleMetric
 from lightning_unlearn.errors import InputError
 
 Score = Literal["recall", "precision", "f1"]
@@ -60,7 +60,7 @@ def rouge_l(answers: Sequence[str], written: Sequence[str], stemmer: bool = True
     return RougeScores(*torch.tensor(rows, dtype=torch.float64).reshape(-1, 3).unbind(-1))
 
 
-class RougeL(ByExample):
+class RougeL(PerExampleMetric):
     """`rouge_l` of all examples, ``[examples]``; update with numbers, answers and written texts.
 
     Args:

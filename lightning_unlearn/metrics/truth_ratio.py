@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_unlearn.distributed.gather import ByExample, Table, TwoSamples
+from lightning_unlearn.distributed.gather import PerExampleMetric, Table, TwoSampleMetric
 from lightning_unlearn.errors import InputError
 
 Variant = Literal["arithmetic", "geometric"]
@@ -135,7 +135,7 @@ def check_variant(variant: str) -> None:
         )
 
 
-class TruthRatio(ByExample):
+class TruthRatio(PerExampleMetric):
     """`truth_ratio` of all examples, ``[examples]``.
 
     Args:
@@ -154,14 +154,14 @@ class TruthRatio(ByExample):
         return truth_ratio(alternatives, paraphrase, mask, self.variant)
 
 
-class ChoiceProbability(ByExample):
+class ChoiceProbability(PerExampleMetric):
     """`choice_probability` of all examples, ``[examples]``."""
 
     def measure(self, right: Tensor, wrong: Tensor, mask: Tensor | None = None) -> Tensor:
         return choice_probability(right, wrong, mask)
 
 
-class ForgetQuality(TwoSamples):
+class ForgetQuality(TwoSampleMetric):
     """`forget_quality`, a scalar.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_unlearn.distributed.gather import ByExample
+from lightning_unlearn.distributed.gather import PerExampleMetric
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.candidate_tree import CandidateTree, Ids, batches, grow, lay_out
 from lightning_unlearn.model.causal_lm import CausalLM
@@ -71,7 +71,7 @@ def score_candidates(
     """
     _check(prompts, candidates)
     most = max(map(len, candidates), default=0)
-    index = ByExample(len(prompts)).to(module.device)
+    index = PerExampleMetric(len(prompts)).to(module.device)
     longest = [len(p) + max(map(len, own)) for p, own in zip(prompts, candidates, strict=True)]
     order = sorted(range(len(prompts)), key=lambda i: (longest[i], i))
     with module.measuring():

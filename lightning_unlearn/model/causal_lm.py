@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 
 from lightning_unlearn import objectives
-from lightning_unlearn.data.batches import Batch, StepBatch, derive_seed
+from lightning_unlearn.data.batches import Batch, GlobalBatch, derive_seed
 from lightning_unlearn.data.datamodule import ORACLE
 from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.distributed.state_files import restore_optimizer
@@ -20,7 +20,7 @@ from lightning_unlearn.model import adapters
 from lightning_unlearn.model.adapters import LEARN, UNLEARN, LoRA
 from lightning_unlearn.model.base_dropout import switch_off
 from lightning_unlearn.model.compat import clip_gradients
-from lightning_unlearn.model.compiling import uncompiled
+from lightning_unlearn.model.compiling import eager_mode
 from lightning_unlearn.model.measured_lm import MeasuredLM
 from lightning_unlearn.model.network import LogProbModel
 from lightning_unlearn.model.pretrained import load_config, quiet_transformers
@@ -37,7 +37,7 @@ def supervised(module: "CausalLM", batch: Batch) -> Tensor:
 
 
 @dataclass
-class StageEntry:
+class StageStart:
     """What a stage starts from.
 
     Attributes:
@@ -118,7 +118,7 @@ class CausalLM(MeasuredLM):
         self.prompt_sharing_tried = 0
         # What monitors learned of models that do not change, such as the oracle, from run to run.
         self.remembered: dict[str, Any] = {}
-        self._entry: StageEntry | None = None
+        self._entry: StageStart | None = None
         self._changed = False
         self._seed = 0
         self._held: dict[str, str] = {}
@@ -139,7 +139,7 @@ class CausalLM(MeasuredLM):
             entry, self._entry = self._entry, None
             self._enter_stage(entry)
 
-    def begin(self, entry: "StageEntry") -> None:
+    def begin(self, entry: "StageStart") -> None:
         """Make ready for a stage; done as soon as the model is configured.
 
         Args:
@@ -152,7 +152,7 @@ class CausalLM(MeasuredLM):
         self.step = entry.done
         self.objective = supervised
 
-    def _enter_stage(self, entry: "StageEntry") -> None:
+    def _enter_stage(self, entry: "StageStart") -> None:
         trained = UNLEARN if entry.stage == UNLEARN else LEARN
         for which in (LEARN, UNLEARN):
             # Without adapters there is one set of weights.
@@ -207,29 +207,29 @@ class CausalLM(MeasuredLM):
     def on_fit_start(self) -> None:
         """Check the model before callbacks compute with it."""
         # One row is a shape of its own, for which nothing else may be compiled.
-        with uncompiled(self.compiles):
+        with eager_mode(self.compiles):
             check_log_probs(self)
 
     def on_train_start(self) -> None:
         """Check gradients on a row."""
         examples = self.trainer.train_dataloader.dataset.examples  # type: ignore[union-attr]
-        with uncompiled(self.compiles):
+        with eager_mode(self.compiles):
             check_model(self, examples[0])
 
     def on_validation_model_eval(self) -> None:
         """Check the model that is to be measured, before callbacks compute with it."""
         super().on_validation_model_eval()
-        with uncompiled(self.compiles):
+        with eager_mode(self.compiles):
             check_log_probs(self)
 
     def on_train_end(self) -> None:
         """Refuse weights that the last step spoiled, as of `check_result`."""
         examples = self.trainer.train_dataloader.dataset.examples  # type: ignore[union-attr]
-        with uncompiled(self.compiles):
+        with eager_mode(self.compiles):
             place = f"stage {self.stage}, step {self.step} of {self.total_steps}"
             check_result(self, examples[0], place, self.recipe.lr)
 
-    def training_step(self, batch: StepBatch, batch_idx: int) -> None:
+    def training_step(self, batch: GlobalBatch, batch_idx: int) -> None:
         """One optimizer step on a global batch, micro-batch by micro-batch.
 
         Args:
@@ -275,7 +275,7 @@ class CausalLM(MeasuredLM):
         self.log("loss", total, prog_bar=True, logger=False)
         self.log("lr", rate, logger=False)
 
-    def _share(self, values: Tensor, micro: Batch, batch: StepBatch) -> Tensor:
+    def _share(self, values: Tensor, micro: Batch, batch: GlobalBatch) -> Tensor:
         """A micro-batch's share of the global batch's mean loss.
 
         Args:

@@ -31,7 +31,7 @@ def compile_layers(layers: Iterable[nn.Module]) -> None:
         layer.compile(dynamic=True, backend=BACKEND)
 
 
-def uncompiled(apply: bool) -> AbstractContextManager[Any]:
+def eager_mode(apply: bool) -> AbstractContextManager[Any]:
     """Run what is compiled as it was written, for a while.
 
     With a cache every layer differs from the others, and grows from token to token; a mask of

@@ -124,7 +124,7 @@ def _uniform(seed: int, rows: list[int], attempts: int, steps: int) -> Tensor:
     )
 
 
-def write_answers(
+def generate_answers(
     module: CausalLM,
     tokenizer: Any,
     prompts: list[Ids],

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_unlearn.data.batches import Batch, collate
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.distributed.gather import ByExample
+from lightning_unlearn.distributed.gather import PerExampleMetric
 from lightning_unlearn.distributed.strategy import data_share
 from lightning_unlearn.distributed.tensors import whole
 from lightning_unlearn.model import adapters
@@ -46,7 +46,7 @@ class MeasuredLM(StoredLM):
             ``[examples, longest answer]``, on this process's device, the same on every process.
         """
         longest = max(len(example.answer) for example in examples)
-        values = ByExample(len(examples)).to(self.device)
+        values = PerExampleMetric(len(examples)).to(self.device)
         values.update(
             torch.empty(0, dtype=torch.long, device=self.device),
             torch.empty(0, longest, dtype=self.kept_dtype, device=self.device),

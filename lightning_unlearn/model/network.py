@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.model.compat import cache_arguments
-from lightning_unlearn.model.compiling import uncompiled
+from lightning_unlearn.model.compiling import eager_mode
 from lightning_unlearn.model.decoder import decoder_of
 from lightning_unlearn.model.log_probs import LogitTransform, at_least_fp32, token_log_probs
 from lightning_unlearn.model.token_statistics import token_statistics
@@ -73,7 +73,7 @@ class LogProbModel(nn.Module):
             `at_least_fp32`.
         """
         trunk = self.lm if self.takes_own_logits else decoder_of(self.lm)
-        with uncompiled(self.compiles and (past is not None or attention_mask is not None)):
+        with eager_mode(self.compiles and (past is not None or attention_mask is not None)):
             output = trunk(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -92,7 +92,7 @@ class LogProbModel(nn.Module):
 
     def generate(self, **options: Any) -> Tensor:
         """Tokens that the model writes; as of ``generate`` of transformers."""
-        with uncompiled(self.compiles):
+        with eager_mode(self.compiles):
             written: Tensor = self.lm.generate(**options)
         return written
 
@@ -105,7 +105,7 @@ class LogProbModel(nn.Module):
         Returns:
             ``[sequences, length - 1]``, nats; see `at_least_fp32`.
         """
-        with uncompiled(self.compiles):
+        with eager_mode(self.compiles):
             logits: Tensor = self.lm(input_ids=input_ids, use_cache=False).logits[:, :-1]
         logits = logits.to(at_least_fp32(logits.dtype))
         return logits.log_softmax(-1).gather(-1, input_ids[:, 1:, None]).squeeze(-1)

@@ -33,7 +33,7 @@ from lightning_unlearn.model.quantization import (
     loading_options,
     settle,
 )
-from lightning_unlearn.model.sharded_loading import load_base
+from lightning_unlearn.model.sharded_loading import load_sharded_weights
 
 # Weights are in the Trainer's precision where it is a "true" one, else in fp32.
 _DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
@@ -240,7 +240,7 @@ class OpenedLM(LightningModule):
         """Give a model that is cut up its memory, and of the base weights this process's part."""
         away = getattr(self.trainer.strategy, "cpu_offload", False)
         device = torch.device("cpu") if away else self.trainer.strategy.root_device
-        sharding.materialise(net, lm, device)
+        sharding.materialize(net, lm, device)
         self._load_parts(lm, self.base)
 
     def _open(self) -> Any:
@@ -263,7 +263,7 @@ class OpenedLM(LightningModule):
         """Fill a model that is cut up with the weights of one on disk."""
         # Whole or refused: who reads parts sees no others.
         self._load(name, device_map="meta")
-        load_base(lm, name, lambda: self._load(name).state_dict(), self.warn)
+        load_sharded_weights(lm, name, lambda: self._load(name).state_dict(), self.warn)
 
     def warn(self, text: str) -> None:
         """Print what must not be missed, on the first process, if there is a Trainer."""

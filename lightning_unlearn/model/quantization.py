@@ -211,7 +211,7 @@ def settle(lm: nn.Module) -> None:
 
 
 @torch.no_grad()
-def unpack_into(target: nn.Module, lm: nn.Module) -> None:
+def dequantize_into(target: nn.Module, lm: nn.Module) -> None:
     """Give a model the weights that a quantised one computes with.
 
     Args:

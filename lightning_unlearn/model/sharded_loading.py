@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.distributed.tensors import fill, own_part
+from lightning_unlearn.distributed.tensors import fill, local_slices
 from lightning_unlearn.model.pretrained import weight_files
 
 
-def load_base(
+def load_sharded_weights(
     lm: Any,
     name: str,
     read_whole: Callable[[], dict[str, Tensor]],
@@ -72,4 +72,4 @@ def _fill_slice(target: Tensor, source: Any) -> None:
     if not isinstance(target, DTensor):
         target.copy_(source[:])
         return
-    target.to_local().copy_(source[own_part(target)])
+    target.to_local().copy_(source[local_slices(target)])

@@ -14,7 +14,7 @@ from lightning_unlearn.model import adapters
 from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.model.base_dropout import as_it_was
 from lightning_unlearn.model.opened_lm import OpenedLM
-from lightning_unlearn.model.quantization import unpack_into
+from lightning_unlearn.model.quantization import dequantize_into
 
 
 def _fill_whole(lm: Any, weights: dict[str, Tensor]) -> None:
@@ -120,7 +120,7 @@ class StoredLM(OpenedLM):
         if anew:
             merged = self._load(self.base)
             if self.quantization is not None:
-                unpack_into(merged, self.lm)
+                dequantize_into(merged, self.lm)
             if self.peft is None:
                 _fill_whole(merged, own[LEARN])
             else:

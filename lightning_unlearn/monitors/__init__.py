@@ -5,21 +5,21 @@ from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import AnswerLikelihood, LabelLikelihood
 from lightning_unlearn.monitors.math_accuracy import MathAccuracy
 from lightning_unlearn.monitors.membership import Membership
-from lightning_unlearn.monitors.memorization import Memorisation
+from lightning_unlearn.monitors.memorization import Memorization
 from lightning_unlearn.monitors.oracle_distance import OracleDistance
 from lightning_unlearn.monitors.tofu import TOFU
-from lightning_unlearn.monitors.view import Ask, Measurement
+from lightning_unlearn.monitors.view import ModelView, RowRequest
 
 __all__ = [
     "TOFU",
     "AnswerLikelihood",
     "AnswerStatistics",
-    "Ask",
     "LabelLikelihood",
     "MathAccuracy",
-    "Measurement",
     "Membership",
-    "Memorisation",
+    "Memorization",
+    "ModelView",
     "Monitor",
     "OracleDistance",
+    "RowRequest",
 ]

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_unlearn.distributed.gather import ByExample
+from lightning_unlearn.distributed.gather import PerExampleMetric
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.metrics import (
-    ExactMemorisation,
+    ExactMemorization,
     ExtractionStrength,
     Margin,
     MinK,
@@ -17,11 +17,11 @@ from lightning_unlearn.metrics import (
 )
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
-from lightning_unlearn.monitors.view import Ask, Measurement
+from lightning_unlearn.monitors.view import ModelView, RowRequest
 
-MEASURES: dict[str, type[ByExample]] = {
+MEASURES: dict[str, type[PerExampleMetric]] = {
     "probability": Probability,
-    "exact_memorisation": ExactMemorisation,
+    "exact_memorisation": ExactMemorization,
     "extraction_strength": ExtractionStrength,
     "min_k": MinK,
     "min_k_plus_plus": MinKPlusPlus,
@@ -79,11 +79,11 @@ class AnswerStatistics(Monitor):
             return list(self.sets)
         return [stage for stage in data.stages if stage in data.path]
 
-    def asks(self, data: Any) -> list[Ask]:
+    def asks(self, data: Any) -> list[RowRequest]:
         """All row sets."""
-        return [Ask(name, self.limit) for name in self._sets(data)]
+        return [RowRequest(name, self.limit) for name in self._sets(data)]
 
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """One measure per row set and kind, one value per row."""
         wanted = {name: MEASURES[name] for name in self.measures or MEASURES}
         return {

@@ -11,8 +11,8 @@ from torch import Tensor
 from lightning_unlearn.distributed.state_files import attributes
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.monitors.results import Observations
-from lightning_unlearn.monitors.view import Ask, Measurement
+from lightning_unlearn.monitors.results import EvaluationResults
+from lightning_unlearn.monitors.view import ModelView, RowRequest
 from lightning_unlearn.storage.code_files import remember_code
 
 
@@ -51,7 +51,7 @@ class Monitor(Callback):
         if cls.measure is Monitor.measure:
             raise TypeError(f"{cls.__name__} is a monitor without measure(self, view): define it.")
 
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """What is measured.
 
         Args:
@@ -72,8 +72,8 @@ class Monitor(Callback):
             InputError: naming the setting.
         """
 
-    def asks(self, data: Any) -> list[Ask]:
-        """The row sets of which it will ask the view for statistics, with `Measurement.share`.
+    def asks(self, data: Any) -> list[RowRequest]:
+        """The row sets of which it will ask the view for statistics, with `ModelView.share`.
 
         Args:
             data: the `StagedDataModule`.
@@ -99,7 +99,7 @@ class Monitor(Callback):
         """Whether to look after ``step`` of ``total`` optimizer steps."""
         return step in (0, total) or (self.every > 0 and step % self.every == 0)
 
-    def look(self, observations: Observations, module: CausalLM, step: int) -> None:
+    def look(self, observations: EvaluationResults, module: CausalLM, step: int) -> None:
         """Measure now and keep what is seen."""
         observations.busy(f"{type(self).__name__} looks")
         for name, values in self.measure(observations.view(module, step)).items():
@@ -107,7 +107,7 @@ class Monitor(Callback):
 
     def _look_if_due(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, CausalLM)
-        observations: Observations | None = getattr(trainer, "observations", None)
+        observations: EvaluationResults | None = getattr(trainer, "observations", None)
         wanted = module.stage == "unlearn" and self.due(module.step, module.total_steps)
         if observations is not None and wanted:
             seen = len(observations.steps)
@@ -150,6 +150,6 @@ class Monitor(Callback):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the model that ``validate`` was given."""
         assert isinstance(pl_module, CausalLM)
-        observations: Observations | None = getattr(trainer, "observations", None)
+        observations: EvaluationResults | None = getattr(trainer, "observations", None)
         if observations is not None:
             self.look(observations, pl_module, 0)

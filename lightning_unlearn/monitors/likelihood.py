@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.phrases import LABEL, PARAPHRASES
-from lightning_unlearn.monitors.view import Measurement
+from lightning_unlearn.monitors.view import ModelView
 
 
 def check_limit(monitor: Monitor, limit: int | None) -> None:
@@ -84,7 +84,7 @@ class LabelLikelihood(Monitor):
                     "paraphrases of LabelLikelihood."
                 )
 
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """The three measures, one value per forget prompt."""
         phrases = (self.label, *self.paraphrases)
         values = view.phrases(view.data.forget or "", phrases, self.limit)
@@ -114,7 +114,7 @@ class AnswerLikelihood(Monitor):
         check_limit(self, limit)
         self.limit = limit
 
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """One measure per stage of the path, one value per row."""
         stages = [stage for stage in view.data.stages if stage in view.data.path]
         return {f"answers/{stage}": view.log_probs(stage, self.limit).mean for stage in stages}

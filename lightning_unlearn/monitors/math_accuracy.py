@@ -11,7 +11,7 @@ from lightning_unlearn.errors import InputError
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
 from lightning_unlearn.monitors.numbers import final_number
-from lightning_unlearn.monitors.view import Measurement, with_instruction
+from lightning_unlearn.monitors.view import ModelView, with_instruction
 
 
 def right_number(text: str, row: Row) -> bool:
@@ -87,7 +87,7 @@ class MathAccuracy(Monitor):
                 )
         data.format.prompt_ids(with_instruction(rows[0], self.instruction))
 
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """Both measures, one value per question."""
         rows = view.rows(self.stage, self.limit)
         answers = view.written(

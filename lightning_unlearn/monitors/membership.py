@@ -20,7 +20,7 @@ from lightning_unlearn.metrics import (
 from lightning_unlearn.monitors.answer_statistics import check_sets
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
-from lightning_unlearn.monitors.view import Ask, Measurement
+from lightning_unlearn.monitors.view import ModelView, RowRequest
 
 SCORES = ("loss", "zlib", "reference", "min_k", "min_k_plus_plus", "gradient_norm")
 
@@ -99,11 +99,11 @@ class Membership(Monitor):
     def _members(self, data: Any) -> str:
         return self.members if self.members is not None else str(data.forget)
 
-    def asks(self, data: Any) -> list[Ask]:
+    def asks(self, data: Any) -> list[RowRequest]:
         """Both row sets."""
-        return [Ask(name, self.limit) for name in (self._members(data), self.nonmembers)]
+        return [RowRequest(name, self.limit) for name in (self._members(data), self.nonmembers)]
 
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """Scores of both sets, and what they tell apart."""
         measures: dict[str, Tensor] = {}
         for score in self.scores or SCORES:
@@ -121,13 +121,13 @@ class Membership(Monitor):
         return measures
 
     def _both(
-        self, view: Measurement, score: str, base: Measurement | None = None
+        self, view: ModelView, score: str, base: ModelView | None = None
     ) -> tuple[Tensor, Tensor]:
         sets = (self._members(view.data), self.nonmembers)
         members, others = (self._score(view, score, name, base or view.base) for name in sets)
         return members, others
 
-    def _score(self, view: Measurement, score: str, name: str, base: Measurement | None) -> Tensor:
+    def _score(self, view: ModelView, score: str, name: str, base: ModelView | None) -> Tensor:
         if score == "gradient_norm":
             return gradient_norm_score(view.gradient_norms(name, self.limit))
         if score == "min_k":

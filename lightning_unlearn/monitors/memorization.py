@@ -10,10 +10,10 @@ from lightning_unlearn.metrics import knowledge_memorisation, verbatim_memorisat
 from lightning_unlearn.monitors.answer_statistics import check_sets
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
-from lightning_unlearn.monitors.view import Measurement
+from lightning_unlearn.monitors.view import ModelView
 
 
-class Memorisation(Monitor):
+class Memorization(Monitor):
     """What a model still says of the text of a row set, by greedy decoding.
 
     Measures, one value per row: ``verbatim/SET``, ROUGE-L F1 of how it goes on with the beginning
@@ -56,7 +56,7 @@ class Memorisation(Monitor):
         """Refuse a row set that is not there."""
         check_sets(self, "set", [self.set], data)
 
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """Three measures, one value per row."""
         rows = view.rows(self.set, self.limit)
         examples = view.data.row_set(self.set)[1][: self.limit]

@@ -14,7 +14,7 @@ from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.monitors.answer_statistics import check_sets
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
-from lightning_unlearn.monitors.view import Ask, Measurement
+from lightning_unlearn.monitors.view import ModelView, RowRequest
 
 FORGET = "forget"
 # Usual names of output projections, which adapters may be put on by name.
@@ -121,11 +121,15 @@ class OracleDistance(Monitor):
             )
         return sentences
 
-    def asks(self, data: Any) -> list[Ask]:
+    def asks(self, data: Any) -> list[RowRequest]:
         """All row sets, with the KL."""
-        return [Ask(own, self.limit, self.kl) for sets in self.sets(data).values() for own in sets]
+        return [
+            RowRequest(own, self.limit, self.kl)
+            for sets in self.sets(data).values()
+            for own in sets
+        ]
 
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """The measures of every probe, one value per example."""
         measures: dict[str, Tensor] = {}
         for probe, sets in self.sets(view.data).items():
@@ -143,5 +147,5 @@ class OracleDistance(Monitor):
                 measures[f"kl/{probe}"] = torch.cat(parts)
         return measures
 
-    def _likelihoods(self, view: Measurement, sets: list[str]) -> Tensor:
+    def _likelihoods(self, view: ModelView, sets: list[str]) -> Tensor:
         return torch.cat([view.log_probs(name, self.limit).mean for name in sets])

@@ -10,20 +10,20 @@ from torch import Tensor
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.monitors.view import BASE, Ask, Measurement
+from lightning_unlearn.monitors.view import BASE, ModelView, RowRequest
 
 
 def ignore(*values: Any) -> None:
     """Nobody wants to know."""
 
 
-def no_requests(data: StagedDataModule, step: int | None, total: int) -> list[Ask]:
+def no_requests(data: StagedDataModule, step: int | None, total: int) -> list[RowRequest]:
     """No monitor asks for anything."""
     return []
 
 
 @dataclass
-class Observations:
+class EvaluationResults:
     """The measures of one run.
 
     Attributes:
@@ -39,26 +39,26 @@ class Observations:
     """
 
     data: StagedDataModule
-    requests: Callable[[StagedDataModule, int | None, int], list[Ask]] = no_requests
+    requests: Callable[[StagedDataModule, int | None, int], list[RowRequest]] = no_requests
     oracle: Path | str | None = None
     log: Callable[[str, int, float], None] = ignore
     busy: Callable[[str], None] = ignore
     steps: list[tuple[int, str, float]] = field(default_factory=list)
     examples: list[tuple[int, str, int, float]] = field(default_factory=list)
-    _view: tuple[int, Measurement] | None = None
+    _view: tuple[int, ModelView] | None = None
     _prompts: dict[Any, Any] = field(default_factory=dict)
     _added: set[tuple[int, str]] = field(default_factory=set)
 
-    def view(self, module: CausalLM, step: int) -> Measurement:
+    def view(self, module: CausalLM, step: int) -> ModelView:
         """The model at a step; monitors of the same step share it."""
         if self._view is None or self._view[0] != step:
             asks = self.requests(self.data, step, module.total_steps)
             oracle, base = self._constants(module)
-            view = Measurement(module, self.data, self._prompts, asks, oracle, base)
+            view = ModelView(module, self.data, self._prompts, asks, oracle, base)
             self._view = (step, view)
         return self._view[1]
 
-    def _constants(self, module: CausalLM) -> tuple[Measurement | None, Measurement]:
+    def _constants(self, module: CausalLM) -> tuple[ModelView | None, ModelView]:
         """The oracle and the base model, which do not change during a run.
 
         What they answered is remembered with the module: the next run may ask the same.
@@ -68,17 +68,17 @@ class Observations:
             return (base if self.oracle else None), base
         return self._stored(module, self.oracle), base
 
-    def _stored(self, module: CausalLM, weights: Path | str) -> Measurement:
+    def _stored(self, module: CausalLM, weights: Path | str) -> ModelView:
         # Of the same rows, so that a pass over them computes all that will be asked.
         asks = tuple(self.requests(self.data, None, module.total_steps))
         which = BASE if weights == BASE else "oracle"
-        known: Measurement | None = module.remembered.get(which)
+        known: ModelView | None = module.remembered.get(which)
         if (
             known is None
             or known.data is not self.data
             or (known.weights, known.asks) != (weights, asks)
         ):
-            known = Measurement(module, self.data, self._prompts, asks, weights=weights)
+            known = ModelView(module, self.data, self._prompts, asks, weights=weights)
             module.remembered[which] = known
         return known
 

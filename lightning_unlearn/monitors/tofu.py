@@ -18,7 +18,7 @@ from lightning_unlearn.metrics import (
 from lightning_unlearn.monitors.answer_statistics import check_sets
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
-from lightning_unlearn.monitors.view import Measurement
+from lightning_unlearn.monitors.view import ModelView
 
 # Where there is no paraphrase the right answer stands for it, and probabilities are of a choice.
 CHOICES = ("real_authors", "world_facts")
@@ -106,7 +106,7 @@ class TOFU(Monitor):
                 )
         return sentences
 
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """All measures."""
         measures: dict[str, Tensor] = {}
         parts: list[Tensor] = []
@@ -130,7 +130,7 @@ class TOFU(Monitor):
             measures["tofu/forget_quality"] = torch.tensor(quality, dtype=torch.float64)
         return measures
 
-    def _answers(self, view: Measurement, role: str, name: str) -> tuple[Tensor, Tensor]:
+    def _answers(self, view: ModelView, role: str, name: str) -> tuple[Tensor, Tensor]:
         """Probability of the right answer and truth ratio, ``[rows]`` each."""
         rows = view.rows(name, self.limit)
         texts = [[row.answer, row.paraphrase or row.answer, *row.alternatives] for row in rows]
@@ -142,7 +142,7 @@ class TOFU(Monitor):
             return choice_probability(right, wrong, mask), ratio
         return right.exp(), ratio
 
-    def _written(self, view: Measurement, name: str) -> tuple[Tensor, Tensor]:
+    def _written(self, view: ModelView, name: str) -> tuple[Tensor, Tensor]:
         """ROUGE-L recall of greedy answers, and which did not end, ``[rows]`` each."""
         rows = view.rows(name, self.limit)
         written = view.written(name, self.limit, greedy=True, max_new_tokens=self.max_new_tokens)

@@ -12,10 +12,10 @@ from torch import Tensor
 from lightning_unlearn.data.chat import ChatFormat
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.data.rows import Row
-from lightning_unlearn.distributed.gather import ByExample
+from lightning_unlearn.distributed.gather import PerExampleMetric
 from lightning_unlearn.model.candidates import CandidateScores, score_candidates
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.model.generation import Written, write_answers
+from lightning_unlearn.model.generation import Written, generate_answers
 from lightning_unlearn.model.log_probs import LogProbs
 from lightning_unlearn.model.network import Wanted
 from lightning_unlearn.model.token_statistics import COLUMNS, TokenStatistics
@@ -25,7 +25,7 @@ BASE = "base"
 
 
 @dataclass(frozen=True)
-class Ask:
+class RowRequest:
     """What a monitor is going to ask of a row set, so that one forward serves all of them.
 
     Attributes:
@@ -39,7 +39,7 @@ class Ask:
     kl: bool = False
 
 
-class Measurement:
+class ModelView:
     """The model at one step, for monitors to ask questions of.
 
     Every answer covers all examples, whichever process computed them, and is remembered: two
@@ -68,9 +68,9 @@ class Measurement:
         module: CausalLM,
         data: StagedDataModule,
         prompts: dict[Any, Any] | None = None,
-        asks: Sequence[Ask] = (),
-        oracle: "Measurement | None" = None,
-        base: "Measurement | None" = None,
+        asks: Sequence[RowRequest] = (),
+        oracle: "ModelView | None" = None,
+        base: "ModelView | None" = None,
         weights: Path | str | None = None,
     ) -> None:
         self.module = module
@@ -136,7 +136,7 @@ class Measurement:
         index, statistics = self.share(name, limit)
         lengths = torch.tensor([len(e.answer) for e in self.data.row_set(name)[1][:limit]])
         longest = int(lengths.max())
-        table = ByExample(len(lengths)).to(self.module.device)
+        table = PerExampleMetric(len(lengths)).to(self.module.device)
         table.update(index, statistics.log_prob[:, :longest])
         mask = torch.arange(longest)[None, :] < lengths[:, None]
         return LogProbs(table.compute(), mask.to(self.module.device))
@@ -205,7 +205,7 @@ class Measurement:
         known: list[Tensor] = self._known["hidden", name, limit]
         return known
 
-    def measure(self, metric: ByExample, name: str, limit: int | None = None) -> Tensor:
+    def measure(self, metric: PerExampleMetric, name: str, limit: int | None = None) -> Tensor:
         """A measure of the label tokens' statistics, for every row.
 
         Args:
@@ -251,7 +251,7 @@ class Measurement:
             ``[count]``, float64, the same on every process.
         """
         device = self.module.device
-        table = ByExample(count).to(device)
+        table = PerExampleMetric(count).to(device)
         table.update(
             torch.tensor(sorted(values), dtype=torch.long, device=device),
             torch.tensor([values[i] for i in sorted(values)], dtype=torch.float64, device=device),
@@ -334,7 +334,7 @@ class Measurement:
             limit: only the first so many rows.
             instruction: added to the end of each prompt.
             begun: tokens with which each answer begins already.
-            options: of `lightning_unlearn.model.generation.write_answers`.
+            options: of `lightning_unlearn.model.generation.generate_answers`.
 
         Returns:
             Answers by row number, for this process's share; see `gather`.
@@ -347,7 +347,7 @@ class Measurement:
                 prompts = [prompt + own for prompt, own in zip(prompts, begun, strict=True)]
             options = {"batch_size": self.data.measure_batch_size, **options}
             with self._wear():
-                self._known[key] = write_answers(
+                self._known[key] = generate_answers(
                     self.module,
                     self.format.tokenizer,
                     prompts,

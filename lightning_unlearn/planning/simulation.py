@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lightning_unlearn.data.batches import Batch, StepBatch, collate
+from lightning_unlearn.data.batches import Batch, GlobalBatch, collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.distributed import sharding
@@ -81,7 +81,7 @@ class _Simulated(CausalLM):
         # As the strategy does with what was configured.
         self.trainer.precision_plugin.convert_module(net)
         with self.fake, _quiet():
-            sharding.materialise(net, lm, CPU)
+            sharding.materialize(net, lm, CPU)
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         return self.optimizer
@@ -241,7 +241,7 @@ class Simulation:
             for remembered in module.optimizer.tensors():
                 meter.put(remembered, "optimizer")
             with meter.counting(), module.precision_context(), torch.enable_grad():
-                module.training_step(StepBatch([batch], micro * length, micro), 0)
+                module.training_step(GlobalBatch([batch], micro * length, micro), 0)
             if method is not None:
                 method._reference = None
         del module.optimizer

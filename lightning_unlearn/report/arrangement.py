@@ -14,12 +14,12 @@ from lightning_unlearn.report.reading import StudyRecords
 if TYPE_CHECKING:
     import pandas as pd
 
-Cell = tuple[str, int]
+Trial = tuple[str, int]
 # Oracles of different paths that were the same model differ by how their seeds were averaged.
 ALIKE = 1e-9
 
 
-def arrange(data: pd.DataFrame, study: StudyRecords) -> list[list[Cell | None]]:
+def arrange(data: pd.DataFrame, study: StudyRecords) -> list[list[Trial | None]]:
     """Methods (columns) and settings (rows) that occur in `data`.
 
     Settings of different methods share a row if they differ only where one of them is null, that
@@ -45,7 +45,7 @@ def _agree(one: Setting, other: Setting) -> bool:
     return all(a is None or b is None or a == b for a, b in zip(one, other, strict=True))
 
 
-def cells_of(study: StudyRecords, measure: str) -> dict[Cell, Curves]:
+def cells_of(study: StudyRecords, measure: str) -> dict[Trial, Curves]:
     """The curves of a measure by method and setting."""
     return {(c.method, study.settings.index(c.setting)): c for c in curves_of(study, measure)}
 

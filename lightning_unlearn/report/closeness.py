@@ -47,7 +47,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Closeness:
+class OracleDistances:
     """How close the runs of one method and setting come to their oracles on a probe.
 
     Attributes:
@@ -86,7 +86,7 @@ class Closeness:
         return self.best.regret[place] if self.best.regret else mean_interval([])
 
 
-def closeness_of(study: StudyRecords, probe: str) -> list[Closeness]:
+def closeness_of(study: StudyRecords, probe: str) -> list[OracleDistances]:
     """How close the runs of each method and setting come to their oracles.
 
     Args:
@@ -128,7 +128,7 @@ def closeness_of(study: StudyRecords, probe: str) -> list[Closeness]:
         used = [_chosen(distance, complete[place]) for place in known]
         seeds_of_runs = [runs[path] for path in paths]
         found.append(
-            Closeness(
+            OracleDistances(
                 distance,
                 paths,
                 best,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_unlearn.report.arrangement import (
-    Cell,
+    Trial,
     arrange,
     cells_of,
     means_of_looks,
@@ -46,10 +46,10 @@ class Drawing:
 
     def __init__(self, study: StudyRecords, looks: Looks) -> None:
         self.study, self.looks = study, looks
-        self.measures: dict[str, dict[Cell, Curves]] = {}
-        self.oracles: dict[tuple[str, Cell], dict[Place, float]] = {}
+        self.measures: dict[str, dict[Trial, Curves]] = {}
+        self.oracles: dict[tuple[str, Trial], dict[Place, float]] = {}
 
-    def curves(self, measure: str, cell: Cell) -> Curves | None:
+    def curves(self, measure: str, cell: Trial) -> Curves | None:
         """The curves of a panel; None where nothing was measured."""
         if measure not in self.measures:
             self.measures[measure] = cells_of(self.study, measure)
@@ -58,7 +58,7 @@ class Drawing:
             self.oracles[measure, cell] = oracles_of(self.study, measure, curves)
         return curves
 
-    def panel(self, cell: Cell | None, measure: str, ylabel: str) -> Panel | None:
+    def panel(self, cell: Trial | None, measure: str, ylabel: str) -> Panel | None:
         """The panel of a method, setting and measure, still without oracles."""
         curves = cell and self.curves(measure, cell)
         if not cell or not curves:
@@ -88,7 +88,7 @@ class Drawing:
         said = [*notes, *seeds_note(list(drawn.values()), self.looks)]
         return compose(done, height, title, said, self.looks.heading, entries)
 
-    def _drawn(self) -> dict[tuple[str, Cell], Curves]:
+    def _drawn(self) -> dict[tuple[str, Trial], Curves]:
         return {
             (measure, cell): curves
             for measure, cells in self.measures.items()

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_unlearn.report.closeness import (
     MEASURES,
-    Closeness,
+    OracleDistances,
     OraclePairs,
     Point,
     between_oracles,
@@ -74,7 +74,7 @@ def oracle_distance(study: StudyRecords, examples: StudyRecords | None) -> Secti
     return Section(TITLE, {"oracle_distance": csv_of(table)} if table else {}, layout, findings)
 
 
-def _records(own: Closeness, probe: str, floors: OraclePairs) -> list[dict[str, Any]]:
+def _records(own: OracleDistances, probe: str, floors: OraclePairs) -> list[dict[str, Any]]:
     rows = []
     for place, (path, points) in enumerate(zip(own.paths, own.points, strict=True)):
         pairs = floors.get((own.distance.setting, path), [])
@@ -98,7 +98,7 @@ def _records(own: Closeness, probe: str, floors: OraclePairs) -> list[dict[str, 
     return rows
 
 
-def _rows(own: Closeness) -> list[Row]:
+def _rows(own: OracleDistances) -> list[Row]:
     curves, rows = own.distance, []
     setting = setting_name(curves.keys, curves.setting)
     for place, (path, points) in enumerate(zip(own.paths, own.points, strict=True)):
@@ -126,7 +126,7 @@ def _percent(share: float) -> str:
     return "n/a" if math.isnan(share) else f"{100 * share:.0f}"
 
 
-def _finding(own: Closeness) -> str:
+def _finding(own: OracleDistances) -> str:
     """When to stop, what one step for all costs, and what the last step has come to."""
     steps = per_path(own.steps, own.paths, own.best.falling.tolist())
     clauses = [f"the distance to the oracle is least at step {steps}"]
@@ -151,7 +151,7 @@ def _finding(own: Closeness) -> str:
     return "; ".join([*clauses, *_left_out(own)])
 
 
-def _left_out(own: Closeness) -> list[str]:
+def _left_out(own: OracleDistances) -> list[str]:
     """Which steps, seeds and paths have no part in the means, as clauses."""
     clauses = []
     end = own.distance.steps[-1]
@@ -172,7 +172,7 @@ def _left_out(own: Closeness) -> list[str]:
     return clauses
 
 
-def _without(study: StudyRecords, found: list[Closeness]) -> list[str]:
+def _without(study: StudyRecords, found: list[OracleDistances]) -> list[str]:
     """The methods and settings that have no distance at all, as a sentence."""
     known = {(own.distance.method, own.distance.setting) for own in found}
     names = []

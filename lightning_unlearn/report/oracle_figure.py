@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_unlearn.report.arrangement import arrange
 from lightning_unlearn.report.closeness import (
-    Closeness,
+    OracleDistances,
     OraclePairs,
     between_oracles,
     closeness_of,
@@ -85,7 +85,7 @@ def oracle_figure(study: StudyRecords, examples: StudyRecords | None = None) -> 
     return compose(grid, (3.0, 2.3)[len(grid) > 2], title, notes, looks.heading, entries)
 
 
-def _parts(own: Closeness, looks: Looks, floors: OraclePairs) -> list[Part]:
+def _parts(own: OracleDistances, looks: Looks, floors: OraclePairs) -> list[Part]:
     parts = parts_of(own.distance, looks, 0.1)
     if not looks.grouped:
         for path, step in zip(own.paths, own.steps, strict=True):
@@ -97,7 +97,7 @@ def _parts(own: Closeness, looks: Looks, floors: OraclePairs) -> list[Part]:
     return [*_floor(own, floors), *parts]
 
 
-def _floor(own: Closeness, floors: OraclePairs) -> Sequence[Part]:
+def _floor(own: OracleDistances, floors: OraclePairs) -> Sequence[Part]:
     """How far oracles of different seeds are from each other, all paths together."""
     pairs = [floors.get((own.distance.setting, path), []) for path in own.paths]
     # Paths whose other stages have the same order share their oracles.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.arrangement import Cell, cells_of
+from lightning_unlearn.report.arrangement import Trial, cells_of
 from lightning_unlearn.report.curve_figures import answers_of, parts_of
 from lightning_unlearn.report.curves import Curves
 from lightning_unlearn.report.frame import Entry, compose
@@ -40,7 +40,7 @@ class Cells:
         found.sort(key=lambda place: "unlearn" not in self.study.sweep[place])
         return found[0] if found else None
 
-    def label(self) -> dict[Cell, Curves]:
+    def label(self) -> dict[Trial, Curves]:
         """The curves of the label."""
         found = cells_of(self.study, LABEL)
         if not found:
@@ -49,7 +49,7 @@ class Cells:
             raise Lacking("a single path; give it several positions")
         return found
 
-    def retained(self) -> tuple[str, dict[Cell, Curves]]:
+    def retained(self) -> tuple[str, dict[Trial, Curves]]:
         """The stage whose answers stand for utility, and their curves."""
         answers = answers_of(self.study)
         others = list(answers["stage"][answers["stage"] != answers["forget"]].unique())
@@ -63,7 +63,7 @@ class Cells:
         """The method of figures that show one: NPO where it was run."""
         return "NPO" if "NPO" in self.methods else self.methods[0]
 
-    def choose(self, cells: dict[Cell, Curves], method: str, **wanted: object) -> list[Cell]:
+    def choose(self, cells: dict[Trial, Curves], method: str, **wanted: object) -> list[Trial]:
         """A setting of each base model, among those with the wanted values.
 
         Its learning rate is the upper median unless one is wanted: of the paper's, 1e-6, 5e-6, 1e-5
@@ -72,9 +72,9 @@ class Cells:
         rate, rates = self.key("lr"), self.values("lr", method, cells)
         middle = rates[len(rates) // 2] if rates else None
         places = {name: self.key(name) for name in wanted}
-        found: dict[object, Cell] = {}
+        found: dict[object, Trial] = {}
 
-        def order(cell: Cell) -> tuple[bool, int]:
+        def order(cell: Trial) -> tuple[bool, int]:
             setting = self.study.settings[cell[1]]
             return rate is not None and setting[rate] != middle, cell[1]
 
@@ -88,7 +88,7 @@ class Cells:
                 found.setdefault(None if self.model is None else setting[self.model], cell)
         return list(found.values())
 
-    def values(self, ending: str, method: str, cells: dict[Cell, Curves]) -> list[object]:
+    def values(self, ending: str, method: str, cells: dict[Trial, Curves]) -> list[object]:
         """The values of a sweep key under a method, ascending if they are numbers."""
         place = self.key(ending)
         if place is None:
@@ -98,13 +98,13 @@ class Cells:
         numbers = all(isinstance(value, (int, float)) for value in distinct)
         return sorted(distinct, key=float) if numbers else distinct  # type: ignore[arg-type]
 
-    def model_name(self, cell: Cell) -> str:
+    def model_name(self, cell: Trial) -> str:
         """The base model of a cell, without its folder; "" where all have the same."""
         if self.model is None:
             return ""
         return str(self.study.settings[cell[1]][self.model]).rstrip("/").split("/")[-1]
 
-    def words(self, cell: Cell) -> str:
+    def words(self, cell: Trial) -> str:
         """The setting of a cell but for its base model."""
         pairs = zip(self.study.sweep, self.study.settings[cell[1]], strict=True)
         others = [pair for place, pair in enumerate(pairs) if place != self.model]
@@ -120,7 +120,7 @@ class Cells:
         return Panel(parts, folded(title, 30), setting, ylabel, str(share))
 
     def figure(
-        self, grid: Sequence[Sequence[Panel | None]], cells: dict[Cell, Curves], height: float
+        self, grid: Sequence[Sequence[Panel | None]], cells: dict[Trial, Curves], height: float
     ) -> Figure:
         """The figure of a grid, with a legend of the paths."""
         paths = {path for curves in cells.values() for path in curves.paths}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.arrangement import Cell, arrange
+from lightning_unlearn.report.arrangement import Trial, arrange
 from lightning_unlearn.report.bands import band_of
 from lightning_unlearn.report.curve_figures import forgotten, tidy
 from lightning_unlearn.report.curves import Place
@@ -91,7 +91,7 @@ def tradeoff_figure(study: StudyRecords) -> Figure | None:
     return compose(grid, (3.0, 2.3)[len(grid) > 2], title, notes, looks.heading, entries)
 
 
-def _panel(data: pd.DataFrame, cell: Cell, looks: Looks, study: StudyRecords) -> Panel:
+def _panel(data: pd.DataFrame, cell: Trial, looks: Looks, study: StudyRecords) -> Panel:
     rows = data[(data["method"] == cell[0]) & (data["setting"] == cell[1])]
     parts: list[Part] = [Level(1.0, KEPT)]
     for (path, position), own in rows.groupby(["path", "position"], sort=False):

@@ -90,7 +90,7 @@ def compose(base: Any, later: Any) -> Any:
     return {**base, **{key: compose(base.get(key), value) for key, value in later.items()}}
 
 
-def take_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
+def split_config_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Separate the configuration files from the other arguments.
 
     Args:
@@ -117,7 +117,7 @@ def take_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
     return files, others
 
 
-def compose_files(files: list[str], key: str = "--config") -> dict[str, Any]:
+def load_configs(files: list[str], key: str = "--config") -> dict[str, Any]:
     """The content of configuration files, each changing what the ones before it said."""
     content: dict[str, Any] = {}
     for file in files:
@@ -161,7 +161,7 @@ def _line_that_removes(files: list[str], path: Path) -> int | None:
     Returns:
         Line number of the nearest key above the value; None if the file takes nothing away.
     """
-    before, after = compose_files(files[:-1]), compose_files(files)
+    before, after = load_configs(files[:-1]), load_configs(files)
     if not _holds(before, list(path)) or _holds(after, list(path)):
         return None
     lines = (line_of(files[-1], path[:count]) for count in range(len(path) - 1, 0, -1))

@@ -53,7 +53,7 @@ class Refused(InputError):
         self.mismatch = mismatch
 
 
-def find_mistake(value: Any, hint: Any, advice: Mapping[str, str] | None = None) -> Refused | None:
+def diagnose(value: Any, hint: Any, advice: Mapping[str, str] | None = None) -> Refused | None:
     """The first value that does not fit its type hint.
 
     Args:
@@ -72,7 +72,7 @@ class _Search:
     advice: Mapping[str, str]
 
     def look(self, value: Any, hint: Any, path: Path, name: str) -> Refused | None:
-        """See `find_mistake`."""
+        """See `diagnose`."""
         origin, members = typing.get_origin(hint), typing.get_args(hint)
         if hint is Any or hint is inspect.Parameter.empty:
             return None

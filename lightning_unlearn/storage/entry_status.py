@@ -23,7 +23,7 @@ State = Literal["running", "stopped", "failed"]
 
 
 @dataclass
-class Note:
+class EntryStatus:
     """About an entry that is not in the store, or not yet.
 
     Attributes:
@@ -50,7 +50,7 @@ def note_file(store: Path, key: str) -> Path:
     return store / "notes" / f"{key}.json"
 
 
-def read_note(store: Path, key: str) -> Note | None:
+def read_note(store: Path, key: str) -> EntryStatus | None:
     """The note about an entry, if there is one.
 
     Args:
@@ -64,7 +64,7 @@ def read_note(store: Path, key: str) -> Note | None:
     try:
         values = read_json(file)
         age = time.time() - file.stat().st_mtime
-        note = Note(**{f.name: values[f.name] for f in fields(Note)})
+        note = EntryStatus(**{f.name: values[f.name] for f in fields(EntryStatus)})
     except (OSError, Damage, KeyError):
         return None
     if not _is_sound(note):
@@ -74,7 +74,7 @@ def read_note(store: Path, key: str) -> Note | None:
     return note
 
 
-def _is_sound(note: Note) -> bool:
+def _is_sound(note: EntryStatus) -> bool:
     """Whether a note has values that a process would have written."""
     texts = (note.host, note.error)
     numbers = (note.pid, note.began, note.step, note.total)
@@ -85,7 +85,7 @@ def _is_sound(note: Note) -> bool:
     )
 
 
-def _lives(note: Note) -> bool:
+def _lives(note: EntryStatus) -> bool:
     """Whether a process may be there; on another machine the age of its note must tell."""
     if note.host != socket.gethostname():
         return True
@@ -98,7 +98,7 @@ def _lives(note: Note) -> bool:
     return True
 
 
-class Pulse:
+class Heartbeat:
     """Keeps the note about an entry up to date while the entry is made.
 
     Used as a context manager. Afterwards the note is gone, or tells how it ended.
@@ -120,11 +120,11 @@ class Pulse:
         self.file = note_file(store, key)
         self._progress = progress
         self._stops = stops
-        self._note = Note("running", socket.gethostname(), os.getpid(), time.time(), 0, 0)
+        self._note = EntryStatus("running", socket.gethostname(), os.getpid(), time.time(), 0, 0)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
-    def __enter__(self) -> "Pulse":
+    def __enter__(self) -> "Heartbeat":
         self._write()
         self._thread.start()
         return self

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_unlearn.study.plan import Node, StudyPlan
+from lightning_unlearn.study.plan import StudyPlan, Task
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Estimate:
     plan: StudyPlan
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def of(self, node: Node) -> float | None:
+    def of(self, node: Task) -> float | None:
         """Seconds that a node will take; None as long as nothing tells.
 
         Like the mean of nodes of the same stage and method; else by its tokens, at the speed of
@@ -27,7 +27,7 @@ class Estimate:
         """
         return self._speeds()(node)
 
-    def _speeds(self) -> Callable[[Node], float | None]:
+    def _speeds(self) -> Callable[[Task], float | None]:
         """`of`, for many nodes: what is known is looked through once."""
         alike: dict[tuple[Any, ...], list[float]] = {}
         tokens, trained = 0, 0.0
@@ -37,7 +37,7 @@ class Estimate:
                 tokens += self.plan.node[key].tokens
                 trained += seconds
 
-        def of(node: Node) -> float | None:
+        def of(node: Task) -> float | None:
             if known := alike.get(self._kind(node.key)):
                 return sum(known) / len(known)
             return node.tokens * trained / tokens if tokens else None
@@ -50,7 +50,7 @@ class Estimate:
         return node.stage, node.tokens, cell.method if node.is_run else None
 
     def left(
-        self, nodes: Sequence[Node], begun: Mapping[str, float] | None = None, workers: int = 1
+        self, nodes: Sequence[Task], begun: Mapping[str, float] | None = None, workers: int = 1
     ) -> float | None:
         """Seconds until all of some nodes are made.
 

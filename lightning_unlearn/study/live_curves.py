@@ -15,7 +15,7 @@ from lightning_unlearn.statistics import squared_distance
 from lightning_unlearn.storage import records
 from lightning_unlearn.storage.event_files import EVENTS, layout, scalar, write_events
 from lightning_unlearn.storage.run_folders import MANIFEST
-from lightning_unlearn.study.plan import Cell, StudyPlan
+from lightning_unlearn.study.plan import StudyPlan, Trial
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +40,7 @@ class _Seen:
     values: "NDArray[np.float64]"
 
 
-class PairCurves:
+class DivergenceCurves:
     """Writes the RE distance between the paths of a method, setting and seed, pair by pair.
 
     A pair is written when both of its runs are finished and have curves of their own, whoever made
@@ -57,7 +57,7 @@ class PairCurves:
         self._plan = plan
         self._say = say
         self._folder = Path(plan.folder)
-        self._groups: dict[Path, list[Cell]] = {}
+        self._groups: dict[Path, list[Trial]] = {}
         for cell in plan.runs():
             if plan.node[cell.walk[-1]].stage == "unlearn":
                 group = self._folder / FOLDER / Path(cell.run).parent / f"s{cell.seed}"
@@ -99,7 +99,7 @@ class PairCurves:
                     f"{reason}."
                 )
 
-    def _pairs(self, group: Path) -> Iterator[tuple[tuple[Cell, Cell], str, str]]:
+    def _pairs(self, group: Path) -> Iterator[tuple[tuple[Trial, Trial], str, str]]:
         """Pairs of runs, each with the tag of its curve and the end of its file's name."""
         cells = sorted(self._groups[group], key=lambda cell: (cell.position, cell.place))
         positions = [cell.position for cell in cells]
@@ -135,10 +135,10 @@ class PairCurves:
             for cell in self._groups[group]:
                 del self._seen[cell.walk[-1]]
 
-    def _entry(self, cell: Cell) -> Path:
+    def _entry(self, cell: Trial) -> Path:
         return Path(self._plan.store) / cell.walk[-1]
 
-    def _is_drawn(self, cell: Cell) -> bool:
+    def _is_drawn(self, cell: Trial) -> bool:
         """Whether a run is finished, and with curves: TensorBoard may be switched off."""
         key = cell.walk[-1]
         if key not in self._drawn and (self._entry(cell) / MANIFEST).is_file():
@@ -147,7 +147,7 @@ class PairCurves:
                 self._drawn.add(key)
         return key in self._drawn
 
-    def _of(self, cell: Cell) -> _Seen | None:
+    def _of(self, cell: Trial) -> _Seen | None:
         key = cell.walk[-1]
         if key not in self._seen:
             forget = cell.path[cell.position - 1]

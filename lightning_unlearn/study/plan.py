@@ -25,7 +25,7 @@ LEAVES = ("unlearn", "oracle")
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One cell of the grid.
 
     Attributes:
@@ -66,7 +66,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Node:
+class Task:
     """A store entry that the study needs: a trained stage, or a run at its end.
 
     Attributes:
@@ -116,18 +116,18 @@ class StudyPlan:
     name: str
     folder: str
     store: str
-    cells: tuple[Cell, ...]
-    nodes: tuple[Node, ...]
+    cells: tuple[Trial, ...]
+    nodes: tuple[Task, ...]
     remarks: tuple[str, ...] = ()
     machine: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def node(self) -> dict[str, Node]:
+    def node(self) -> dict[str, Task]:
         """The nodes by key."""
         return {node.key: node for node in self.nodes}
 
     @property
-    def stages(self) -> list[Node]:
+    def stages(self) -> list[Task]:
         """The distinct stage trainings."""
         return [node for node in self.nodes if not node.is_run]
 
@@ -137,23 +137,23 @@ class StudyPlan:
         ends = {cell.walk[:-1] for cell in self.cells}
         return sum(map(len, ends))
 
-    def runs(self) -> list[Cell]:
+    def runs(self) -> list[Trial]:
         """One cell per run: of those that end in the same key, the first."""
-        found: dict[str, Cell] = {}
+        found: dict[str, Trial] = {}
         for cell in self.cells:
             found.setdefault(cell.walk[-1], cell)
         return list(found.values())
 
     @cached_property
-    def through(self) -> dict[str, list[Cell]]:
+    def through(self) -> dict[str, list[Trial]]:
         """The cells that need each node, by its key."""
-        found: dict[str, list[Cell]] = {}
+        found: dict[str, list[Trial]] = {}
         for cell in self.cells:
             for key in cell.walk:
                 found.setdefault(key, []).append(cell)
         return found
 
-    def label(self, node: Node) -> str:
+    def label(self, node: Task) -> str:
         """A node in words: of a run its folder, of a stage the prefix that ends with it."""
         cell = self.cells[node.cell]
         if node.is_run:
@@ -162,7 +162,7 @@ class StudyPlan:
         setting = common_setting([cell.sweep for cell in self.through[node.key]])
         return visible(f"{'-'.join(names)} (seed {cell.seed}{', ' if setting else ''}{setting})")
 
-    def needed(self, cells: Iterable[Cell]) -> list[Node]:
+    def needed(self, cells: Iterable[Trial]) -> list[Task]:
         """The nodes that some cells need, in order."""
         keys = {key for cell in cells for key in cell.walk}
         # What a node needs comes before it.
@@ -171,7 +171,7 @@ class StudyPlan:
                 keys.update(node.needs)
         return [node for node in self.nodes if node.key in keys]
 
-    def select(self, only: str | None) -> list[Cell]:
+    def select(self, only: str | None) -> list[Trial]:
         """A part of the grid.
 
         Args:
@@ -262,7 +262,7 @@ class StudyPlan:
                 "lightning-unlearn: run the study again to have it written anew."
             )
         cells = [
-            Cell(
+            Trial(
                 **{
                     **cell,
                     "path": tuple(cell["path"]),
@@ -272,7 +272,7 @@ class StudyPlan:
             )
             for cell in values["cells"]
         ]
-        nodes = [Node(**node) for node in values["nodes"]]
+        nodes = [Task(**node) for node in values["nodes"]]
         if not cells or not nodes:
             raise ValueError("found no cells, expected some")
         return cls(
@@ -328,7 +328,7 @@ def written(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (list, dict)) else short_value(value)
 
 
-def _values(cell: Cell, key: str) -> set[str]:
+def _values(cell: Trial, key: str) -> set[str]:
     """How a cell's value of a key may be written."""
     if key == "path":
         return {str(cell.place), "-".join(cell.path)}

@@ -8,8 +8,8 @@ from rich.progress import Progress, TaskID
 
 from lightning_unlearn.storage.entry_status import read_note
 from lightning_unlearn.study.estimate import Estimate
-from lightning_unlearn.study.plan import Node, StudyPlan
-from lightning_unlearn.study.task_queue import Outcome
+from lightning_unlearn.study.plan import StudyPlan, Task
+from lightning_unlearn.study.task_queue import TaskResult
 
 POLL = 1.0
 
@@ -26,7 +26,7 @@ class Display:
     """
 
     def __init__(
-        self, progress: Progress, plan: StudyPlan, left: Sequence[Node], workers: int, polls: bool
+        self, progress: Progress, plan: StudyPlan, left: Sequence[Task], workers: int, polls: bool
     ) -> None:
         self._progress = progress
         self._plan = plan
@@ -51,7 +51,7 @@ class Display:
         """Which of all parts the next one is, in brackets."""
         return f"[{self.made + 1}/{self._total}] "
 
-    def close(self, outcome: Outcome) -> str:
+    def close(self, outcome: TaskResult) -> str:
         """A part is made, or can't be.
 
         Returns:

@@ -12,7 +12,7 @@ from lightning_unlearn.storage.run_folders import MANIFEST, read_about
 from lightning_unlearn.storage.seals import Damage, number_of, read_json
 
 if TYPE_CHECKING:
-    from lightning_unlearn.study.plan import Node, StudyPlan
+    from lightning_unlearn.study.plan import StudyPlan, Task
 
 CONFIGURATION = "config.yaml"
 # Names under which an entry may tell of the bytes that it took at the peak.
@@ -77,14 +77,14 @@ def _trees(
     plan: StudyPlan, entries: Mapping[str, dict[str, Any] | None]
 ) -> list[tuple[str, list[Branch]]]:
     """The tree of every seed; seeds whose trees have the same shape are one."""
-    children: dict[str | None, list[Node]] = {}
+    children: dict[str | None, list[Task]] = {}
     for node in plan.nodes:
         children.setdefault(node.parent, []).append(node)
 
     def below(key: str | None, seed: int) -> list[Branch]:
         found = []
         own = [n for n in children.get(key, []) if plan.cells[n.cell].seed == seed]
-        leaves: dict[str, list[Node]] = {}
+        leaves: dict[str, list[Task]] = {}
         for node in own:
             if node.is_run:
                 leaves.setdefault(plan.cells[node.cell].method, []).append(node)
@@ -115,7 +115,7 @@ def _trees(
 
 def _branch(
     text: str,
-    nodes: Sequence[Node],
+    nodes: Sequence[Task],
     entries: Mapping[str, dict[str, Any] | None],
     paths: int,
 ) -> Branch:
@@ -129,7 +129,7 @@ def _shape(branches: Sequence[Branch]) -> str:
 
 
 def _costs(plan: StudyPlan, entries: Mapping[str, dict[str, Any] | None]) -> list[Cost]:
-    parts: dict[str, list[Node]] = {}
+    parts: dict[str, list[Task]] = {}
     for node in plan.nodes:
         method = plan.cells[node.cell].method
         part = node.stage if not node.is_run else f"unlearning: {method}"

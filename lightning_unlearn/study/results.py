@@ -11,7 +11,7 @@ from lightning_unlearn.errors import InputError
 from lightning_unlearn.storage import records
 from lightning_unlearn.storage.run_folders import MANIFEST
 from lightning_unlearn.storage.seals import Damage, read_json
-from lightning_unlearn.study.plan import Cell, StudyPlan
+from lightning_unlearn.study.plan import StudyPlan, Trial
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,7 +106,7 @@ def gather(plan: StudyPlan, entries: dict[str, Path]) -> int:
 
 
 def _write(
-    target: Path, plan: StudyPlan, cells: Sequence[Cell], entries: dict[str, Path], file: str
+    target: Path, plan: StudyPlan, cells: Sequence[Trial], entries: dict[str, Path], file: str
 ) -> int:
     """One of the tables; as many rows at a time as one run has."""
     import pyarrow as pa
@@ -143,7 +143,7 @@ def _write(
     return rows
 
 
-def _of_cell(table: "pa.Table", plan: StudyPlan, cell: Cell, schema: "pa.Schema") -> "pa.Table":
+def _of_cell(table: "pa.Table", plan: StudyPlan, cell: Trial, schema: "pa.Schema") -> "pa.Table":
     """A run's table with the columns that say which cell it is."""
     import pyarrow as pa
 

@@ -12,14 +12,14 @@ from lightning_unlearn.errors import StorageError, visible
 from lightning_unlearn.storage import records
 from lightning_unlearn.storage.stage_store import StageStore
 from lightning_unlearn.study.executors.base import Executor
-from lightning_unlearn.study.executors.in_process import InProcess
-from lightning_unlearn.study.live_curves import PairCurves
-from lightning_unlearn.study.plan import Node, StudyPlan
+from lightning_unlearn.study.executors.in_process import InProcessExecutor
+from lightning_unlearn.study.live_curves import DivergenceCurves
+from lightning_unlearn.study.plan import StudyPlan, Task
 from lightning_unlearn.study.progress import Display
 from lightning_unlearn.study.results import finished, gather, whole
 from lightning_unlearn.study.spec import StudySpec
-from lightning_unlearn.study.task_queue import Outcome
-from lightning_unlearn.study.task_runner import Workbench
+from lightning_unlearn.study.task_queue import TaskResult
+from lightning_unlearn.study.task_runner import TaskRunner
 from lightning_unlearn.study.tree_view import draw
 from lightning_unlearn.training.progress import StageProgress, make_progress
 
@@ -66,11 +66,11 @@ class Study:
         other_process = os.environ.get("LOCAL_RANK", "0") != "0"
         self.console = console or Console(stderr=True, quiet=other_process)
         self.progress = make_progress(self.console)
-        self.executor: Executor = executor or InProcess(
-            Workbench(spec, self._say), StageProgress(self.progress)
+        self.executor: Executor = executor or InProcessExecutor(
+            TaskRunner(spec, self._say), StageProgress(self.progress)
         )
         self._plan: StudyPlan | None = None
-        self._curves: PairCurves | None = None
+        self._curves: DivergenceCurves | None = None
 
     def _say(self, text: str) -> None:
         self.console.print(visible(text), highlight=False, markup=False)
@@ -136,7 +136,7 @@ class Study:
                     StageStore(plan.store).try_writing()
                 self._announce(plan, nodes, left)
                 self._write_plan(plan, folder)
-                self._curves = PairCurves(plan, self._say)
+                self._curves = DivergenceCurves(plan, self._say)
                 self._curves.begin()
             if left:
                 self._work(plan, left, result)
@@ -154,7 +154,7 @@ class Study:
                 self._report(plan, entries, result)
         return result
 
-    def _left(self, nodes: list[Node]) -> list[Node]:
+    def _left(self, nodes: list[Task]) -> list[Task]:
         """What is still to be made; entries of the store are looked through."""
         store = StageStore(self.plan.store, report=self._say)
         store.look_over()
@@ -166,7 +166,7 @@ class Study:
             or (node.is_run and cells[node.cell].find(folder, report=self._say) is None)
         ]
 
-    def _announce(self, plan: StudyPlan, nodes: list[Node], left: list[Node]) -> None:
+    def _announce(self, plan: StudyPlan, nodes: list[Task], left: list[Task]) -> None:
         self._say(f"{plan.name}: {plan}")
         for remark in plan.remarks:
             self._say(remark)
@@ -186,13 +186,13 @@ class Study:
                 f"folder: {folder} can't be written: {error.strerror or error}."
             ) from error
 
-    def _work(self, plan: StudyPlan, left: list[Node], result: StudyResult) -> None:
+    def _work(self, plan: StudyPlan, left: list[Task], result: StudyResult) -> None:
         """Have the executor make what is left, and tell of each part how it ended."""
-        polls = not isinstance(self.executor, InProcess)
+        polls = not isinstance(self.executor, InProcessExecutor)
         with self.progress:
             display = Display(self.progress, plan, left, self.executor.workers, polls)
 
-            def report(outcome: Outcome) -> None:
+            def report(outcome: TaskResult) -> None:
                 place = display.place
                 rest = display.close(outcome)
                 self._tell(plan, outcome, place, rest, result)
@@ -209,7 +209,7 @@ class Study:
                 display.stop()
 
     def _tell(
-        self, plan: StudyPlan, outcome: Outcome, place: str, rest: str, result: StudyResult
+        self, plan: StudyPlan, outcome: TaskResult, place: str, rest: str, result: StudyResult
     ) -> None:
         label = plan.label(plan.node[outcome.key])
         for sentence in outcome.said:

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from lightning_unlearn.data.datamodule import ORACLE
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.settings.diagnosis import find_mistake, show
+from lightning_unlearn.settings.diagnosis import diagnose, show
 from lightning_unlearn.settings.folder_names import check_folder
 from lightning_unlearn.settings.strict_yaml import read_value
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, TRAINING
@@ -207,7 +207,7 @@ def parse_study(content: dict[str, Any]) -> Namespace:
     sweep = content.get("sweep", {})
     rest = {key: value for key, value in content.items() if key != "sweep"}
     # First, for the parser takes null for anything.
-    if mistake := find_mistake(rest, StudyFile):
+    if mistake := diagnose(rest, StudyFile):
         raise mistake
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")

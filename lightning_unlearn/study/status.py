@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lightning_unlearn.errors import InputError, visible
-from lightning_unlearn.storage.entry_status import Note, read_note
+from lightning_unlearn.storage.entry_status import EntryStatus, read_note
 from lightning_unlearn.storage.run_folders import ABOUT, MANIFEST
 from lightning_unlearn.storage.seals import Damage, number_of, read_json, read_values
 from lightning_unlearn.study.estimate import Estimate
@@ -40,7 +40,7 @@ class Part:
     label: str
     state: str
     seconds: float | None = None
-    note: Note | None = None
+    note: EntryStatus | None = None
 
 
 def status(arguments: list[str]) -> int:
@@ -165,7 +165,7 @@ def _show_parts(parts: list[Part], out: Console) -> None:
     out.print(table, highlight=False)
 
 
-def _where(note: Note | None) -> str:
+def _where(note: EntryStatus | None) -> str:
     if note is None:
         return ""
     step = f"step {note.step} of {note.total}, " if note.total else ""

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lightning_unlearn.errors import DivergedError, InputError, Unfinished
-from lightning_unlearn.study.plan import Node
+from lightning_unlearn.study.plan import Task
 
 State = Literal["done", "failed", "skipped"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskResult:
     """How the making of a node ended.
 
     Attributes:
@@ -34,27 +34,27 @@ class Outcome:
     said: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, values: Mapping[str, Any]) -> "Outcome":
+    def read(cls, values: Mapping[str, Any]) -> "TaskResult":
         """The outcome from its ``asdict``, as another process sends it."""
         return cls(**{**values, "said": tuple(values["said"])})
 
 
-def failure(key: str, error: BaseException, seconds: float = 0.0) -> Outcome:
+def failure(key: str, error: BaseException, seconds: float = 0.0) -> TaskResult:
     """The outcome of a node in whose making an exception was raised."""
     known = isinstance(error, (InputError, DivergedError, Unfinished))
     text = str(error) or type(error).__name__
     trace = "" if known else "".join(traceback.format_exception(error))
-    return Outcome(key, "failed", seconds, error=text, trace=trace)
+    return TaskResult(key, "failed", seconds, error=text, trace=trace)
 
 
-class Frontier:
+class TaskQueue:
     """The nodes that are still to be made.
 
     Args:
         nodes: each after those it needs. What is needed and not among them is made already.
     """
 
-    def __init__(self, nodes: Iterable[Node]) -> None:
+    def __init__(self, nodes: Iterable[Task]) -> None:
         self._waiting = {node.key: node for node in nodes}
         self._open = set(self._waiting)
 
@@ -63,7 +63,7 @@ class Frontier:
         """Whether no node is left, neither waiting nor in the making."""
         return not self._open
 
-    def ready(self) -> list[Node]:
+    def ready(self) -> list[Task]:
         """The nodes that can be made now and that nobody has taken, in order."""
         return [node for node in self._waiting.values() if self._open.isdisjoint(node.needs)]
 
@@ -71,11 +71,11 @@ class Frontier:
         """Somebody makes a node now."""
         del self._waiting[key]
 
-    def give_back(self, node: Node) -> None:
+    def give_back(self, node: Task) -> None:
         """Whoever made it is gone; it is the first in turn."""
         self._waiting = {node.key: node, **self._waiting}
 
-    def close(self, outcome: Outcome) -> list[Outcome]:
+    def close(self, outcome: TaskResult) -> list[TaskResult]:
         """A node that was taken is made, or can't be.
 
         Args:
@@ -85,7 +85,7 @@ class Frontier:
             The outcomes of nodes that can't be made for that reason.
         """
         self._open.discard(outcome.key)
-        skipped: list[Outcome] = []
+        skipped: list[TaskResult] = []
         if outcome.state == "failed":
             lost = {outcome.key}
             for node in list(self._waiting.values()):
@@ -93,5 +93,5 @@ class Frontier:
                     lost.add(node.key)
                     del self._waiting[node.key]
                     self._open.discard(node.key)
-                    skipped.append(Outcome(node.key, "skipped", error=outcome.error))
+                    skipped.append(TaskResult(node.key, "skipped", error=outcome.error))
         return skipped

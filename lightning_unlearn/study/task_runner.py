@@ -19,7 +19,7 @@ from lightning_unlearn.report.naming import setting_name
 from lightning_unlearn.settings.compose import change, compose
 from lightning_unlearn.settings.folder_names import check_folder
 from lightning_unlearn.storage.stage_store import StageStore
-from lightning_unlearn.study.plan import Cell, Node, StudyPlan, common_setting, written
+from lightning_unlearn.study.plan import StudyPlan, Task, Trial, common_setting, written
 from lightning_unlearn.study.spec import StudySpec
 from lightning_unlearn.training.from_config import StagedCLI, is_method
 from lightning_unlearn.training.path_plan import PlannedStage
@@ -43,7 +43,7 @@ class _Point:
     setting: Setting
 
 
-class Workbench:
+class TaskRunner:
     """Trainer, model and data of every cell of a study.
 
     Args:
@@ -79,7 +79,7 @@ class Workbench:
         points = list(self._points())
         checked = set()
         walks = []
-        nodes: dict[str, Node] = {}
+        nodes: dict[str, Task] = {}
         remarks: dict[str, None] = {}
         for number, point in enumerate(points):
             model, data = self._place(point)
@@ -97,7 +97,7 @@ class Workbench:
                 parent = walk[place - 1].key if place else None
                 if stage.key not in nodes:
                     tokens = _tokens(data, stage)
-                    nodes[stage.key] = Node(
+                    nodes[stage.key] = Task(
                         stage.key, stage.name, parent, number, place, tokens, _key(stage.oracle)
                     )
         self._plan = StudyPlan(
@@ -186,7 +186,7 @@ class Workbench:
                 for chosen in settings:
                     yield _Point(path, place, label, seed, chosen)
 
-    def _cells(self, points: Sequence[_Point], walks: Sequence[tuple[str, ...]]) -> Iterator[Cell]:
+    def _cells(self, points: Sequence[_Point], walks: Sequence[tuple[str, ...]]) -> Iterator[Trial]:
         """The points as cells; those that end in the same key have one folder."""
         alike: dict[str, list[_Point]] = {}
         for point, walk in zip(points, walks, strict=True):
@@ -195,7 +195,7 @@ class Workbench:
         for point, walk in zip(points, walks, strict=True):
             run = _folder(alike[walk[-1]], forget)
             check_folder(str(self.folder / run), "sweep" if point.setting else "data.stages")
-            yield Cell(
+            yield Trial(
                 point.path,
                 point.place,
                 point.path.index(forget) + 1,

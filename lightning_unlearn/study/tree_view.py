@@ -6,10 +6,10 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from lightning_unlearn.errors import visible
-from lightning_unlearn.study.plan import Cell, Node, StudyPlan, common_setting
+from lightning_unlearn.study.plan import StudyPlan, Task, Trial, common_setting
 
 
-def draw(plan: StudyPlan, cells: list[Cell], made: set[str]) -> Tree:
+def draw(plan: StudyPlan, cells: list[Trial], made: set[str]) -> Tree:
     """The stage prefixes and what is done on top of each.
 
     Args:
@@ -41,9 +41,9 @@ def draw(plan: StudyPlan, cells: list[Cell], made: set[str]) -> Tree:
     return root
 
 
-def _lines(plan: StudyPlan, nodes: list[Node], made: set[str]) -> list[str]:
+def _lines(plan: StudyPlan, nodes: list[Task], made: set[str]) -> list[str]:
     """The tree of one seed, a line per prefix, indented by tabs."""
-    children: dict[str | None, list[Node]] = {}
+    children: dict[str | None, list[Task]] = {}
     for node in nodes:
         children.setdefault(node.parent, []).append(node)
     lines = []
@@ -69,7 +69,7 @@ def _lines(plan: StudyPlan, nodes: list[Node], made: set[str]) -> list[str]:
     return lines
 
 
-def _runs(plan: StudyPlan, leaves: list[Node], made: set[str]) -> str:
+def _runs(plan: StudyPlan, leaves: list[Task], made: set[str]) -> str:
     """The runs on top of a prefix, in one line: methods, and settings of each."""
     methods = Counter(plan.cells[node.cell].method for node in leaves)
     parts = [f"{m} x {count} settings" if count > 1 else m for m, count in methods.items()]

@@ -21,7 +21,7 @@ from lightning_unlearn.distributed.state_files import optimizer_state, read_stat
 from lightning_unlearn.errors import InputError, StorageError
 from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.monitors.results import Observations
+from lightning_unlearn.monitors.results import EvaluationResults
 from lightning_unlearn.signals import ENDS, leave_terminal
 from lightning_unlearn.training.history import TrainingHistory, write_entry
 
@@ -84,7 +84,7 @@ class StageCut(Exception):
         self.kept = kept
 
 
-class MidStage(Callback):
+class StageCheckpoint(Callback):
     """Writes checkpoints, and stops the stage after an optimizer step when a signal asks for it.
 
     The last of the callbacks, so that what monitors saw of a step is in its checkpoint.
@@ -288,7 +288,7 @@ def write_checkpoint(
     model: CausalLM,
     collected: tuple[dict[str, Tensor], dict[str, Any]],
     history: TrainingHistory,
-    observations: Observations,
+    observations: EvaluationResults,
     callbacks: Sequence[Callback],
 ) -> None:
     """Write how far a stage has come: an entry as of now, and what its next step needs.

@@ -22,7 +22,7 @@ from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError, own_place
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.settings.compose import MissingValue, change, read_arguments
-from lightning_unlearn.settings.diagnosis import find_class, find_mistake
+from lightning_unlearn.settings.diagnosis import diagnose, find_class
 from lightning_unlearn.settings.strict_yaml import read_argument, write_yaml
 from lightning_unlearn.training.trainer import StagedTrainer
 from lightning_unlearn.unlearning.base import Unlearning
@@ -77,13 +77,13 @@ class StagedCLI(LightningCLI):
             self._content, options = _with_arguments(content, arguments)
         except MissingValue as error:
             # What is no key at all takes no value either.
-            unknown = find_mistake(change({}, error.key.split("."), None), keys, ADVICE)
+            unknown = diagnose(change({}, error.key.split("."), None), keys, ADVICE)
             raise unknown if unknown and "unknown key" in str(unknown) else error from None
         # Not by the parser, which can't write down every default.
         self._prints = "--print_config" in options
         options = [option for option in options if option != "--print_config"]
         # First, for the parser takes null for anything, and is slow.
-        if "--help" not in options and (mistake := find_mistake(self._content, keys, ADVICE)):
+        if "--help" not in options and (mistake := diagnose(self._content, keys, ADVICE)):
             raise mistake
         config = ["--config", json.dumps(self._content)] if self._content else []
         with warnings.catch_warnings():
@@ -128,7 +128,7 @@ class StagedCLI(LightningCLI):
         parser.link_arguments("seed_everything", "trainer.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; a mistake that `find_mistake` does not see is an InputError too."""
+        """Parse; a mistake that `diagnose` does not see is an InputError too."""
         try:
             self.config = parser.parse_args(args)
         except (argparse.ArgumentError, TypeError, ValueError) as error:

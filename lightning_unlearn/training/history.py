@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_unlearn.data.datamodule import UNLEARN
 from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.monitors.results import Observations
+from lightning_unlearn.monitors.results import EvaluationResults
 from lightning_unlearn.storage import records
 
 
@@ -54,7 +54,7 @@ def write_entry(
     model: CausalLM,
     weights: dict[str, Tensor],
     history: TrainingHistory,
-    observations: Observations,
+    observations: EvaluationResults,
 ) -> None:
     """Write the store entry of a stage that has just been trained, or its part of a checkpoint.
 
@@ -72,7 +72,7 @@ def write_entry(
         write_observations(folder, observations)
 
 
-def write_observations(folder: Path, observations: Observations) -> None:
+def write_observations(folder: Path, observations: EvaluationResults) -> None:
     """Write what monitors saw.
 
     Args:
@@ -89,7 +89,7 @@ def _write_rows(file: Path, names: tuple[str, ...], rows: list[Any]) -> None:
     records.write_table(file, dict(zip(names, columns, strict=True)))
 
 
-def read_observations(folder: Path, observations: Observations) -> None:
+def read_observations(folder: Path, observations: EvaluationResults) -> None:
     """Take over from an entry what monitors saw, and log it again.
 
     Args:

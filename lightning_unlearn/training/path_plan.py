@@ -56,7 +56,7 @@ class Conditions:
     plugin: Any = None
 
 
-def plan_walk(
+def plan_path(
     model: CausalLM,
     data: StagedDataModule,
     method: Unlearning | None,
@@ -117,7 +117,7 @@ def find_oracle(
         model: the module.
         data: prepared stages and path, with a forget stage.
         conditions: of the training.
-        has_oracle: as of `plan_walk`.
+        has_oracle: as of `plan_path`.
 
     Returns:
         Its key, `BASE` if nothing is left to train without the forget stage, or None.

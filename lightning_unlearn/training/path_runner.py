@@ -15,13 +15,13 @@ from lightning_unlearn.distributed.processes import Requeued, requeue_signal
 from lightning_unlearn.distributed.strategy import data_share
 from lightning_unlearn.errors import StorageError, Unfinished
 from lightning_unlearn.model.adapters import LEARN
-from lightning_unlearn.model.causal_lm import CausalLM, StageEntry
-from lightning_unlearn.monitors.results import Observations, ignore
+from lightning_unlearn.model.causal_lm import CausalLM, StageStart
+from lightning_unlearn.monitors.results import EvaluationResults, ignore
 from lightning_unlearn.monitors.view import BASE
 from lightning_unlearn.signals import ENDS
-from lightning_unlearn.storage.entry_status import Pulse
+from lightning_unlearn.storage.entry_status import Heartbeat
 from lightning_unlearn.training.checkpoints import (
-    MidStage,
+    StageCheckpoint,
     StageCut,
     StageStopped,
     collect_checkpoint,
@@ -43,11 +43,11 @@ from lightning_unlearn.training.history import (
     write_observations,
 )
 from lightning_unlearn.training.path_plan import PlannedStage, tell_of_precision
-from lightning_unlearn.training.run_folder import RunDirectory, RunLogger, stage_logger
+from lightning_unlearn.training.run_folder import RunFolder, RunLogger, stage_logger
 from lightning_unlearn.training.stage_trainer import StageTrainer
 
 
-class Walker:
+class PathRunner:
     """Walks one path with a trainer.
 
     Args:
@@ -68,7 +68,7 @@ class Walker:
         self.model = model
         self.data = data
         self.plan = plan
-        self.observations = Observations(data)
+        self.observations = EvaluationResults(data)
 
     def walk(self, until: int | None = None) -> None:
         """Make what is not stored; see `StagedTrainer.walk`.
@@ -91,7 +91,7 @@ class Walker:
         elif until is not None:
             self._open_stage(until)
         bar = self.trainer.stage_progress
-        self.observations = self.trainer.observations = Observations(
+        self.observations = self.trainer.observations = EvaluationResults(
             self.data,
             self.trainer.requests,
             log=lambda measure, step, value: self._log(f"{label}/{measure}", value, step),
@@ -112,19 +112,19 @@ class Walker:
             self._finish(directory)
         self._close_logs()
 
-    def take_up(self) -> None:
+    def load_final_weights(self) -> None:
         """Load the weights after the last step, when it did not have to be trained."""
         names = [stage.name for stage in self.plan if stage.name != ORACLE]
         last = names[-1] if names else self.data.path[0]
         recipe = self.data.recipe(last)
         load = self._weights(self.plan)
-        self.model.begin(StageEntry(last, recipe, 1, self.trainer.seed, True, load))
+        self.model.begin(StageStart(last, recipe, 1, self.trainer.seed, True, load))
         # Lightning does this when it fits; how weights are kept hangs on it.
         self.model.trainer = self.trainer
         with self.trainer.init_module():
             self.model.configure_model()
 
-    def _run_directory(self) -> RunDirectory:
+    def _run_directory(self) -> RunFolder:
         trainer, data, plan = self.trainer, self.data, self.plan
         path = "-".join(data.trained)
         about = {
@@ -137,9 +137,9 @@ class Walker:
             "store": str(trainer.store.folder.absolute()),
             "stages": [{"name": stage.name, "key": stage.key} for stage in plan],
         }
-        return RunDirectory(trainer.run_folder(data), about)
+        return RunFolder(trainer.run_folder(data), about)
 
-    def _open_run(self, directory: RunDirectory) -> None:
+    def _open_run(self, directory: RunFolder) -> None:
         trainer = self.trainer
         if trainer.is_global_zero:
             directory.open(trainer.config_text)
@@ -178,7 +178,7 @@ class Walker:
         model = self.model
         # Until the stage is begun the module still counts the steps of the one before.
         model.step, model.total_steps = 0, 0
-        pulse = Pulse(
+        pulse = Heartbeat(
             self.trainer.store.folder,
             key,
             lambda: (model.step, model.total_steps),
@@ -188,7 +188,7 @@ class Walker:
             yield
 
     def weights_of(self, oracle: str | None) -> Path | str | None:
-        """The weights of an oracle, as of `Observations.oracle`.
+        """The weights of an oracle, as of `EvaluationResults.oracle`.
 
         Args:
             oracle: key of the last stage of its training, `BASE`, or None.
@@ -234,7 +234,7 @@ class Walker:
         load = {} if self.model.holds(before) else self._weights(before)
         began = time.monotonic()
         write: Callable[[Path], None]
-        keeper: MidStage | None = None
+        keeper: StageCheckpoint | None = None
         self.observations.oracle = self.weights_of(stage.oracle)
         if stage.name == ORACLE:
             self._look(load, fresh=number == 0)
@@ -273,16 +273,18 @@ class Walker:
         last = (self.data.trained or self.data.path)[-1]
         fresh = fresh or bool(load)
         recipe = self.data.recipe(last)
-        self.model.begin(StageEntry(last, recipe, 1, self.trainer.seed, fresh, load))
+        self.model.begin(StageStart(last, recipe, 1, self.trainer.seed, fresh, load))
         self.trainer.reset_callbacks()
         self.trainer.look(self.model)
 
-    def _train(self, number: int, load: dict[str, Path], history: TrainingHistory) -> MidStage:
+    def _train(
+        self, number: int, load: dict[str, Path], history: TrainingHistory
+    ) -> StageCheckpoint:
         """One plain Lightning fit, from the stage's last checkpoint if there is one."""
         trainer, model, stage = self.trainer, self.model, self.plan[number]
         batches = self.data.begin(stage.name, trainer.seed, *data_share(trainer))
         recipe = self.data.recipe(stage.name)
-        entry = StageEntry(stage.name, recipe, len(batches), trainer.seed, number == 0, load)
+        entry = StageStart(stage.name, recipe, len(batches), trainer.seed, number == 0, load)
         found = trainer.store.checkpoint(stage.key) if trainer.is_global_zero else None
         checkpoint: tuple[int, Path] | None = trainer.strategy.broadcast(found)
         if checkpoint is not None:
@@ -323,7 +325,7 @@ class Walker:
         return keeper
 
     def _go_on(
-        self, entry: StageEntry, checkpoint: tuple[int, Path], history: TrainingHistory
+        self, entry: StageStart, checkpoint: tuple[int, Path], history: TrainingHistory
     ) -> None:
         """Have a stage go on from a checkpoint, and take over what was recorded up to it."""
         entry.done, folder = checkpoint
@@ -339,7 +341,7 @@ class Walker:
 
     def _keeper(
         self, stage: PlannedStage, history: TrainingHistory, checkpoint: Path | None
-    ) -> MidStage:
+    ) -> StageCheckpoint:
         """The callback that writes checkpoints of a stage."""
         trainer = self.trainer
         # Who unlearns and who looks on has no part in an ordinary stage, nor in its key: the next
@@ -360,7 +362,7 @@ class Walker:
             trainer.store.put_checkpoint(stage.key, self.model.step, stage.content, write)
 
         collect = partial(collect_checkpoint, self.model)
-        return MidStage(
+        return StageCheckpoint(
             trainer.frequency,
             collect,
             keep,
@@ -380,12 +382,12 @@ class Walker:
             if isinstance(logger, RunLogger):
                 logger.close()
 
-    def _finish(self, directory: RunDirectory) -> None:
+    def _finish(self, directory: RunFolder) -> None:
         """Fill the folder of the run; it is marked finished when all of it is there."""
         self._close_logs()
         merges = self.model.merge and not self.data.oracle
         if merges and not self.model.holds(self.plan):
-            self.take_up()
+            self.load_final_weights()
         if merges:
             # A model that is cut up is put together by all processes.
             template = self.data.format.template.source if self.data.format is not None else None

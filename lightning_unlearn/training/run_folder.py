@@ -117,7 +117,7 @@ def stage_logger(folder: Path) -> RunLogger:
     return RunLogger(folder)
 
 
-class RunDirectory:
+class RunFolder:
     """Where a run's results go.
 
     A second run with the same settings finds its folder again; one with other settings never

@@ -11,13 +11,13 @@ from lightning.pytorch import Callback, Trainer
 from rich.markup import escape
 from torch.utils.data import DataLoader
 
-from lightning_unlearn.data.batches import StepBatch
+from lightning_unlearn.data.batches import GlobalBatch
 from lightning_unlearn.data.datamodule import ORACLE, StagedDataModule
 from lightning_unlearn.errors import visible
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.monitors.base import Monitor
-from lightning_unlearn.monitors.results import Observations
-from lightning_unlearn.monitors.view import Ask
+from lightning_unlearn.monitors.results import EvaluationResults
+from lightning_unlearn.monitors.view import RowRequest
 from lightning_unlearn.storage.callback_identity import constructed
 from lightning_unlearn.storage.machine import describe_machine
 from lightning_unlearn.storage.stage_store import StageStore
@@ -41,7 +41,7 @@ class StageTrainer(Trainer):
     others: list[Callback]
     stage_progress: StageProgress | None
     frequency: Frequency
-    observations: Observations | None
+    observations: EvaluationResults | None
     run_dir: Path | None
     trained: list[str]
     config_text: str | None
@@ -114,7 +114,7 @@ class StageTrainer(Trainer):
             for callback in self.keyed:
                 constructed(callback).leave(callback)
 
-    def fit_once(self, model: CausalLM, loader: DataLoader[StepBatch]) -> None:
+    def fit_once(self, model: CausalLM, loader: DataLoader[GlobalBatch]) -> None:
         """One plain Lightning fit of one epoch.
 
         Args:
@@ -140,7 +140,7 @@ class StageTrainer(Trainer):
                 raise stop.__context__ from None
             raise
 
-    def requests(self, data: StagedDataModule, step: int | None, total: int) -> list[Ask]:
+    def requests(self, data: StagedDataModule, step: int | None, total: int) -> list[RowRequest]:
         """The row sets that the monitors ask for.
 
         Args:

@@ -18,9 +18,9 @@ from lightning_unlearn.distributed.strategy import (
 )
 from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.model.adapters import LEARN
-from lightning_unlearn.model.causal_lm import CausalLM, StageEntry
+from lightning_unlearn.model.causal_lm import CausalLM, StageStart
 from lightning_unlearn.monitors.base import Monitor
-from lightning_unlearn.monitors.results import Observations
+from lightning_unlearn.monitors.results import EvaluationResults
 from lightning_unlearn.monitors.view import BASE
 from lightning_unlearn.settings.diagnosis import show
 from lightning_unlearn.settings.folder_names import check_folder
@@ -32,8 +32,8 @@ from lightning_unlearn.storage.callback_identity import (
 from lightning_unlearn.storage.stage_store import StageStore
 from lightning_unlearn.training.checkpoints import Frequency
 from lightning_unlearn.training.lightning_callbacks import StopRules, check_callbacks, choose_bar
-from lightning_unlearn.training.path_plan import Conditions, PlannedStage, find_oracle, plan_walk
-from lightning_unlearn.training.path_runner import Walker
+from lightning_unlearn.training.path_plan import Conditions, PlannedStage, find_oracle, plan_path
+from lightning_unlearn.training.path_runner import PathRunner
 from lightning_unlearn.training.preflight import check_kinds, check_numbers, check_run
 from lightning_unlearn.training.progress import StageProgress
 from lightning_unlearn.training.quiet import quiet_lightning
@@ -143,7 +143,7 @@ class StagedTrainer(StageTrainer):
         self.seed = seed
         self.run_name = name
         self.store = StageStore(store, report=self.warn)
-        self.observations: Observations | None = None
+        self.observations: EvaluationResults | None = None
         self.run_dir: Path | None = None
         self.trained: list[str] = []
         self.config_text: str | None = None
@@ -183,7 +183,7 @@ class StagedTrainer(StageTrainer):
                 log_every_n_steps=1,
             )
         # Lightning's handlers broadcast from wherever a signal finds them, and requeue with a
-        # pickled checkpoint. `MidStage` sees to signals in a stage, `requeueing` outside.
+        # pickled checkpoint. `StageCheckpoint` sees to signals in a stage, `requeueing` outside.
         self._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
 
     def fit(self, model: CausalLM, datamodule: StagedDataModule) -> None:  # type: ignore[override]
@@ -200,7 +200,7 @@ class StagedTrainer(StageTrainer):
         """
         plan = self.walk(model, datamodule)
         if not model.holds(plan):
-            Walker(self, model, datamodule, plan).take_up()
+            PathRunner(self, model, datamodule, plan).load_final_weights()
         model.cpu()
 
     def walk(
@@ -228,7 +228,7 @@ class StagedTrainer(StageTrainer):
         # What was found in the store must be the same for all.
         plan = self.strategy.broadcast(plan)
         with requeueing(self), connected(), self.using_callbacks():
-            Walker(self, model, datamodule, plan).walk(until)
+            PathRunner(self, model, datamodule, plan).walk(until)
         return plan
 
     def plan(
@@ -244,7 +244,7 @@ class StagedTrainer(StageTrainer):
         Returns:
             The steps in order.
         """
-        return plan_walk(
+        return plan_path(
             model,
             datamodule,
             self.method,
@@ -370,12 +370,12 @@ class StagedTrainer(StageTrainer):
                 "Run lightning-unlearn fit with the same settings first, or measure the untouched "
                 "base model with --stage base."
             )
-        self.observations = Observations(datamodule, self.requests)
-        self.observations.oracle = Walker(self, model, datamodule, plan).weights_of(
+        self.observations = EvaluationResults(datamodule, self.requests)
+        self.observations.oracle = PathRunner(self, model, datamodule, plan).weights_of(
             self._oracle(model, datamodule)
         )
         last = done[-1].name if done else datamodule.path[0]
-        model.begin(StageEntry(last, datamodule.recipe(last), 1, self.seed, True, load))
+        model.begin(StageStart(last, datamodule.recipe(last), 1, self.seed, True, load))
         with connected(), self.using_callbacks():
             self.reset_callbacks()
             self.look(model)

@@ -16,7 +16,7 @@ import yaml
 
 from lightning_unlearn import monitors
 from lightning_unlearn.cli.fit import run as run_cli
-from lightning_unlearn.settings.compose import compose_files
+from lightning_unlearn.settings.compose import load_configs
 from lightning_unlearn.settings.strict_yaml import read_yaml
 from lightning_unlearn.storage import records
 
@@ -156,12 +156,12 @@ def test_the_path_has_every_monitor_and_is_accepted(checks: Any, tmp_path: Path)
     import gpu_paths
 
     file = gpu_paths.settings(tmp_path)
-    names = set(monitors.__all__) - {"Ask", "Measurement", "Monitor"}
+    names = set(monitors.__all__) - {"RowRequest", "ModelView", "Monitor"}
     assert set(gpu_paths.MONITORS) == names | {"NPO"}
     for row in (tmp_path / "asked.jsonl").read_text().splitlines():
         own = json.loads(row)
         assert own["response"] not in [own["paraphrase"], *own["alternatives"]]
-    content = compose_files([str(gpu_paths.DEMO), str(file)])
+    content = load_configs([str(gpu_paths.DEMO), str(file)])
     with pytest.raises(SystemExit) as stop:
         run_cli("fit", content, ["--print_config"])
     assert not stop.value.code

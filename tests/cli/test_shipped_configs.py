@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lightning_unlearn import MathAccuracy, SimNPO
-from lightning_unlearn.settings.compose import compose_files
+from lightning_unlearn.settings.compose import load_configs
 from lightning_unlearn.settings.strict_yaml import read_yaml
 from lightning_unlearn.training.from_config import StagedCLI
 
@@ -203,7 +203,7 @@ TOFU = {
                     "world": ["world_facts"],
                 },
             ),
-            monitor("Memorisation", set="forget10", limit=100),
+            monitor("Memorization", set="forget10", limit=100),
         ],
     ),
     "model": DEMO_MODEL,
@@ -340,7 +340,7 @@ def test_what_is_made_of_the_papers_files_is_the_papers_experiment(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     files = [str(CONFIGS / file) for file in ("paper.yaml", f"models/{name}.yaml")]
-    content = compose_files(files)
+    content = load_configs(files)
     base, template, rank = MODELS[name]
     assert (content["model"]["base"], content["data"]["template"]) == (base, template)
     # A model that is at hand, as nothing is downloaded here.

@@ -11,10 +11,10 @@ from tiny_models import tiny_tokenizer
 from transformers import AutoTokenizer
 
 from lightning_unlearn import (
+    EvalSet,
     InputError,
     LabelLikelihood,
     MathAccuracy,
-    Probe,
     Stage,
     StagedDataModule,
 )
@@ -142,7 +142,7 @@ def test_all_that_will_be_encoded_is_tried_before(
     for name, content in (("rows", rows), ("held", heldout), ("probe", probe)):
         place.write(f"{name}.jsonl", lines_of(*content or []))
     held = "held.jsonl" if heldout else None
-    facts = Probe("probe.jsonl", paraphrase="paraphrased", alternatives="wrong")
+    facts = EvalSet("probe.jsonl", paraphrase="paraphrased", alternatives="wrong")
     data = StagedDataModule(
         {"good": Stage(source="math.jsonl"), "math": Stage(source="rows.jsonl", heldout=held)},
         forget="math",
@@ -187,7 +187,7 @@ def test_every_answer_that_is_cut_is_counted(place: Workplace) -> None:
     data = StagedDataModule(
         {"a": Stage(source="math.jsonl", heldout="held.jsonl")},
         max_length=64,
-        probes={"facts": Probe("probe.jsonl", paraphrase="other", alternatives="wrong")},
+        probes={"facts": EvalSet("probe.jsonl", paraphrase="other", alternatives="wrong")},
     )
     data.prepare(tiny_tokenizer(), 512)
     found = [line for line in data.remarks() if "lost their end" in line]

@@ -15,7 +15,7 @@ from lightning_unlearn import GA, NPO, CausalLM, SimNPO, Unlearning
 from lightning_unlearn.data.batches import (
     Batch,
     BatchPlan,
-    StepBatch,
+    GlobalBatch,
     collate,
     derive_seed,
     micro_batch,
@@ -53,7 +53,7 @@ def rows_of(batch: Batch) -> list[int]:
     return [int(i) for i, w in zip(batch.index, batch.weight, strict=True) if w]
 
 
-def rows_of_step(shares: list[StepBatch]) -> list[int]:
+def rows_of_step(shares: list[GlobalBatch]) -> list[int]:
     return [i for share in shares for micro in share.micro for i in rows_of(micro)]
 
 

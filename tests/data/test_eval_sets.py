@@ -8,7 +8,7 @@ import pytest
 from tiny_models import tiny_tokenizer, write_rows
 
 from lightning_unlearn.data.datamodule import StagedDataModule
-from lightning_unlearn.data.recipes import Probe, Stage
+from lightning_unlearn.data.recipes import EvalSet, Stage
 from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.errors import InputError
 
@@ -69,7 +69,7 @@ def prepared(tmp_path: Path, **changes: Any) -> StagedDataModule:
         "tofu": Stage(source=rows("tofu", 6), heldout=rows("tofu-heldout", 2)),
         "safety": Stage(source=rows("safety", 3), heldout=rows("safety-heldout", 4)),
     }
-    probes = {"facts": Probe(source=rows("facts", 5))}
+    probes = {"facts": EvalSet(source=rows("facts", 5))}
     data = StagedDataModule(**{"stages": stages, "forget": "safety", "probes": probes, **changes})
     data.prepare(tiny_tokenizer(), 512)
     return data
@@ -102,16 +102,16 @@ def test_overlap_with_the_forget_rows_is_counted(tmp_path: Path) -> None:
 
 def test_probes_are_checked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^data.probes.facts.source: found nothing"):
-        prepared(tmp_path, probes={"facts": Probe()})
+        prepared(tmp_path, probes={"facts": EvalSet()})
     with pytest.raises(InputError, match=r"^data.probes: found the name 'tofu', which is a stage"):
-        prepared(tmp_path, probes={"tofu": Probe(source="x.jsonl")})
+        prepared(tmp_path, probes={"tofu": EvalSet(source="x.jsonl")})
     with pytest.raises(InputError, match=r"^data.probes: found the name 'a b', expected letters"):
-        prepared(tmp_path, probes={"a b": Probe(source="x.jsonl")})
+        prepared(tmp_path, probes={"a b": EvalSet(source="x.jsonl")})
 
 
 def test_fingerprints_change_with_alternatives(tmp_path: Path) -> None:
     def fingerprint(**columns: Any) -> str:
-        probe = Probe(source=source(tmp_path, {}), **columns)
+        probe = EvalSet(source=source(tmp_path, {}), **columns)
         return prepared(tmp_path, probes={"facts": probe}).measured_fingerprints()["facts"]
 
     plain, wrong = fingerprint(), fingerprint(alternatives="perturbed_answer")

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 from tiny_models import tiny_tokenizer
 
-from lightning_unlearn import TOFU, InputError, Probe, Stage, StagedDataModule
+from lightning_unlearn import TOFU, EvalSet, InputError, Stage, StagedDataModule
 from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.errors import visible
 
@@ -371,7 +371,7 @@ def test_rows_whose_paraphrase_is_the_answer_are_left_out() -> None:
 
 def test_tofu_takes_probes_of_which_rows_are_left_out() -> None:
     write("facts.jsonl", *reversed(FACTS))
-    probe = Probe("facts.jsonl", paraphrase="other", alternatives="wrong")
+    probe = EvalSet("facts.jsonl", paraphrase="other", alternatives="wrong")
     data = StagedDataModule({"a": Stage(source="facts.jsonl")}, forget="a", probes={"facts": probe})
     data.prepare(tiny_tokenizer(), 512)
     TOFU("facts", "facts").check(data)
@@ -379,7 +379,7 @@ def test_tofu_takes_probes_of_which_rows_are_left_out() -> None:
 
 
 def staged(**stages: Stage) -> StagedDataModule:
-    return StagedDataModule(stages, probes={"facts": Probe("facts.jsonl", paraphrase="other")})
+    return StagedDataModule(stages, probes={"facts": EvalSet("facts.jsonl", paraphrase="other")})
 
 
 def test_each_of_these_is_said_once_by_the_data_module() -> None:

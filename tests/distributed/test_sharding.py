@@ -498,7 +498,7 @@ def test_weights_under_other_names_are_read_whole_and_told(tiny: Tiny) -> None:
     other = {name.removeprefix("model."): values for name, values in weights.items()}
     save_file(other, folder / "model.safetensors", metadata={"format": "pt"})
     into = tiny_lm("llama", seed=1)
-    sharded_loading.load_base(into, str(folder), lm.state_dict, said.append)
+    sharded_loading.load_sharded_weights(into, str(folder), lm.state_dict, said.append)
     assert len(said) == 1 and "(model.embed_tokens.weight is not among them)" in said[0]
     for name, values in lm.state_dict().items():
         assert torch.equal(values, into.state_dict()[name])

@@ -16,14 +16,17 @@ from transformers import AutoConfig
 from lightning_unlearn import GA, CausalLM, InputError, LoRA
 from lightning_unlearn.distributed import tensors
 from lightning_unlearn.distributed.strategy import FSDP2
-from lightning_unlearn.distributed.tensor_parallel import check_tensor_parallel, cuts_of
+from lightning_unlearn.distributed.tensor_parallel import (
+    check_tensor_parallel,
+    tensor_parallel_plan,
+)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
 def test_cuts_are_those_of_the_model_class(family: str) -> None:
     by_output = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
     wanted = dict.fromkeys(by_output, "colwise") | dict.fromkeys(("o_proj", "down_proj"), "rowwise")
-    assert cuts_of(AutoConfig.for_model(family)) == wanted
+    assert tensor_parallel_plan(AutoConfig.for_model(family)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -35,7 +38,7 @@ def test_cuts_are_those_of_the_model_class(family: str) -> None:
 )
 def test_other_models_are_refused(family: str, message: str) -> None:
     with pytest.raises(InputError, match=rf"tensor_parallel_size: {message}"):
-        cuts_of(AutoConfig.for_model(family))
+        tensor_parallel_plan(AutoConfig.for_model(family))
 
 
 def refused(size: int, lora: LoRA | None, **shape: Any) -> str:
@@ -125,4 +128,4 @@ def test_parts_of_groups_of_two_make_up_the_whole(rows: int, cut: int | None) ->
             placements=(Shard(0), Replicate() if cut is None else Shard(cut)),
             to_local=lambda expected=expected: expected,
         )
-        assert torch.equal(values[tensors.own_part(target)], expected)
+        assert torch.equal(values[tensors.local_slices(target)], expected)

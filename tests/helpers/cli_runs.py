@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lightning_unlearn.cli.main import main
-from lightning_unlearn.settings.compose import compose_files, take_configs
+from lightning_unlearn.settings.compose import load_configs, split_config_arguments
 from lightning_unlearn.training.from_config import StagedCLI
 
 CONFIG = """\
@@ -79,8 +79,8 @@ class Workplace:
 
     def parse(self, *arguments: str) -> StagedCLI:
         """Configuration and objects as `fit` makes them."""
-        files, others = take_configs(["--config", "config.yaml", *arguments])
-        return StagedCLI(None, compose_files(files), others)
+        files, others = split_config_arguments(["--config", "config.yaml", *arguments])
+        return StagedCLI(None, load_configs(files), others)
 
     def refused(self, *arguments: str) -> str:
         """The message with which a command ends, having written nothing."""

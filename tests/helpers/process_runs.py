@@ -19,7 +19,7 @@ from lightning_unlearn import (
     LabelLikelihood,
     MathAccuracy,
     Membership,
-    Memorisation,
+    Memorization,
     OracleDistance,
     Recipe,
     StagedTrainer,
@@ -68,7 +68,7 @@ def fitted(
         OracleDistance(2),
         AnswerStatistics(every=2),
         Membership("math:heldout", limit=3),
-        Memorisation("math", max_new_tokens=3, limit=3),
+        Memorization("math", max_new_tokens=3, limit=3),
         MathAccuracy(attempts=2, max_new_tokens=3),
     ]
     oracle = tiny.datamodule(

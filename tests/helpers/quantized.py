@@ -24,7 +24,7 @@ from lightning_unlearn import (
     StagedTrainer,
 )
 from lightning_unlearn.model.adapters import LEARN, adapter_parameters
-from lightning_unlearn.model.causal_lm import StageEntry
+from lightning_unlearn.model.causal_lm import StageStart
 
 SMALL = LoRA(rank=4, alpha=8)
 
@@ -65,7 +65,7 @@ def opened(base: str | Path, precision: str = "32-true", **options: Any) -> Caus
     )
     vars(module)["_trainer"] = trainer
     module.configure_model()
-    module.begin(StageEntry("tofu", Recipe(), 1, seed=3, fresh=True))
+    module.begin(StageStart("tofu", Recipe(), 1, seed=3, fresh=True))
     module.configure_model()
     torch.manual_seed(5)
     for name, parameter in adapter_parameters(module.lm, LEARN).items():

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from lightning_unlearn.storage import records
 from lightning_unlearn.storage.integrity import describe_files
-from lightning_unlearn.study.plan import Cell, Node, StudyPlan
+from lightning_unlearn.study.plan import StudyPlan, Task, Trial
 
 ORDERS = ["safety-inst-math", "inst-safety-math", "inst-math-safety"]
 STEPS = [0, 5, 10]
@@ -157,9 +157,9 @@ class Synthetic:
                 place = len(keys)
                 keys.append(key)
                 tokens = 0 if stage == "oracle" else 1000
-                nodes.setdefault(key, Node(key, stage, parent, number, place, tokens))
+                nodes.setdefault(key, Task(key, stage, parent, number, place, tokens))
             run = f"{row['method']}/{row['path']}_s{row['seed']}"
-            cells.append(Cell(tuple(row["path"].split("-")), 1 + self.paths.index(row["path"]),
+            cells.append(Trial(tuple(row["path"].split("-")), 1 + self.paths.index(row["path"]),
                               row["position"], row["method"], row["seed"], sweep, tuple(keys),
                               run))  # fmt: skip
         store = str(folder / "store")

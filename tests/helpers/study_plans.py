@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_unlearn.study.plan import Cell, Node, StudyPlan
+from lightning_unlearn.study.plan import StudyPlan, Task, Trial
 
 
 def hand_plan(
@@ -23,8 +23,8 @@ def hand_plan(
     Keys of nodes are readable: "s0_a-b" is a stage, "s0_a-b_GA" a run.
     """
     tokens = tokens or {}
-    cells: list[Cell] = []
-    nodes: dict[str, Node] = {}
+    cells: list[Trial] = []
+    nodes: dict[str, Task] = {}
     settings = [
         tuple(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())
     ] if sweep else [()]  # fmt: skip
@@ -40,10 +40,10 @@ def hand_plan(
             leaf = "oracle" if is_oracle else "unlearn"
             stage = leaf if key == end else trained[count]
             parent = walk[count - 1] if count else None
-            node = Node(key, stage, parent, number, count, tokens.get(stage, 100))
+            node = Task(key, stage, parent, number, count, tokens.get(stage, 100))
             nodes.setdefault(key, node)
         cells.append(
-            Cell(
+            Trial(
                 path=tuple(path),
                 place=place,
                 position=list(path).index(forget) + 1,

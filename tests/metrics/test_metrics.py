@@ -14,7 +14,7 @@ from random_values import random_statistics
 from torch import Tensor
 
 from lightning_unlearn import metrics
-from lightning_unlearn.distributed.gather import ByExample, TwoSamples
+from lightning_unlearn.distributed.gather import PerExampleMetric, TwoSampleMetric
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.token_statistics import TokenStatistics
 from lightning_unlearn.statistics.klom import klom, noise_floor
@@ -34,26 +34,28 @@ MARGINS = torch.randn(2, MODELS, 4, generator=RANDOM)
 Give = Callable[[Any, Tensor], None]
 
 
-def of_statistics(metric: ByExample, index: Tensor) -> None:
+def of_statistics(metric: PerExampleMetric, index: Tensor) -> None:
     metric.update(index, STATISTICS.rows(index))
 
 
-def of_two(metric: ByExample, index: Tensor) -> None:
+def of_two(metric: PerExampleMetric, index: Tensor) -> None:
     metric.update(index, POLICY[index], ORACLE[index])
 
 
-def of_texts(metric: ByExample, index: Tensor) -> None:
+def of_texts(metric: PerExampleMetric, index: Tensor) -> None:
     metric.update(index, [ANSWERS[i] for i in index], [WRITTEN[i] for i in index])
 
 
-PER_EXAMPLE: dict[str, tuple[Callable[[int | None], ByExample], Give, Callable[[], Tensor]]] = {
+PER_EXAMPLE: dict[
+    str, tuple[Callable[[int | None], PerExampleMetric], Give, Callable[[], Tensor]]
+] = {
     "probability": (
         metrics.Probability,
         of_statistics,
         lambda: metrics.probability(STATISTICS),
     ),
     "exact memorisation": (
-        metrics.ExactMemorisation,
+        metrics.ExactMemorization,
         of_statistics,
         lambda: metrics.exact_memorisation(STATISTICS),
     ),
@@ -92,12 +94,12 @@ PER_EXAMPLE: dict[str, tuple[Callable[[int | None], ByExample], Give, Callable[[
         lambda: metrics.rouge_l(ANSWERS, WRITTEN).f1,
     ),
     "verbatim": (
-        metrics.VerbatimMemorisation,
+        metrics.VerbatimMemorization,
         of_texts,
         lambda: metrics.verbatim_memorisation(ANSWERS, WRITTEN),
     ),
     "knowledge": (
-        metrics.KnowledgeMemorisation,
+        metrics.KnowledgeMemorization,
         of_texts,
         lambda: metrics.knowledge_memorisation(ANSWERS, WRITTEN),
     ),
@@ -195,16 +197,16 @@ def in_two(rank: int, root: Path) -> None:
     everything = [torch.arange(COUNT)]
     found["second idle"] = all_of(everything if rank == 0 else [])["min-k"]
     errors = []
-    table = ByExample(9)
+    table = PerExampleMetric(9)
     table.update(torch.tensor([rank]), torch.zeros(1))
-    mixed = ByExample()
+    mixed = PerExampleMetric()
     mixed.update(torch.tensor([rank]), torch.zeros(1, 2 + rank))
-    for metric in (table, ByExample(3), mixed):
+    for metric in (table, PerExampleMetric(3), mixed):
         try:
             metric.compute()
         except InputError as error:
             errors.append(str(error))
-    flags = ByExample()
+    flags = PerExampleMetric()
     flags.update(torch.tensor([rank]), torch.tensor([[rank == 1, True]]))
     found["flags"] = flags.compute()
     torch.save([found, errors], root / f"{rank}.pt")
@@ -225,12 +227,12 @@ def test_two_processes_are_one(start: Start, tmp_path: Path) -> None:
     assert_right(found)
     assert equal(found, all_of([torch.arange(COUNT)])), "to the last digit"
     assert "found examples 2, 3, 4, 5, 6 and 2 more not measured" in errors[0]
-    assert "ByExample: found no values" in errors[1]
+    assert "PerExampleMetric: found no values" in errors[1]
     assert "found rows of [2] (torch.float32) and [3] (torch.float32)" in errors[2]
 
 
 def test_by_example_counts_each_once() -> None:
-    table = ByExample()
+    table = PerExampleMetric()
     table.update(torch.tensor([2, 0]), torch.tensor([[20.0, 21.0], [0.0, 1.0]]))
     table.update(torch.tensor([1, 2]), torch.tensor([[10.0, 11.0], [-1.0, -1.0]]))
     assert table.compute().tolist() == [[0, 1], [10, 11], [20, 21]]
@@ -243,7 +245,7 @@ def test_by_example_counts_each_once() -> None:
 
 
 def test_by_example_refuses_gaps() -> None:
-    table = ByExample()
+    table = PerExampleMetric()
     table.update(torch.tensor([3, 0]), torch.zeros(2))
     with pytest.raises(InputError, match="examples 1, 2 not measured, expected each of the 4 exam"):
         table.compute()
@@ -254,11 +256,11 @@ def test_by_example_refuses_gaps() -> None:
     ):
         table.compute()
     with pytest.raises(InputError, match=r"found numbers \[2\] for values \[3\]"):
-        ByExample().update(torch.tensor([0, 1]), torch.zeros(3))
+        PerExampleMetric().update(torch.tensor([0, 1]), torch.zeros(3))
 
 
 def test_nothing_to_measure() -> None:
-    table = ByExample(0)
+    table = PerExampleMetric(0)
     table.update(torch.empty(0, dtype=torch.long), torch.empty(0, 5))
     assert table.compute().shape == (0, 5)
 
@@ -270,7 +272,7 @@ def test_samples_that_are_not_whole() -> None:
     with pytest.raises(InputError, match="found samples of 2 and 2, expected 2 and 3"):
         metric.compute()
     metric.update(torch.tensor([2]), torch.zeros(1), False)
-    assert isinstance(metric, TwoSamples) and metric.compute().item() == 1.0
+    assert isinstance(metric, TwoSampleMetric) and metric.compute().item() == 1.0
     few = metrics.KLoM()
     for i in range(9):
         few.update(i, torch.zeros(3), is_oracle=True)

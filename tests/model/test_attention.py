@@ -119,7 +119,7 @@ def test_rotary_frequencies_are_fp32_on_a_base_in_16_bits(
     folder = tiny_checkpoint(tmp_path, **shape)
     whole = load_causal_lm(folder, torch.bfloat16, "sdpa", False)
     cut = empty_causal_lm(load_config(folder, False), torch.bfloat16, "sdpa", False)
-    sharding.materialise(cut, cut, CPU)
+    sharding.materialize(cut, cut, CPU)
     for lm in (whole, cut):
         assert lm.dtype == torch.bfloat16
         found = dict(lm.named_buffers())

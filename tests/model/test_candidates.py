@@ -323,14 +323,14 @@ def test_processes_share_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     module, seen = tiny_module(tmp_path), []
     module.prompt_sharing, module.prompt_sharing_tried = "tree", 512
 
-    class Kept(candidates.ByExample):
+    class Kept(candidates.PerExampleMetric):
         def update(self, index: Tensor, values: Tensor) -> None:
             seen.append((index, values))
 
         def compute(self) -> Tensor:
             return torch.zeros(7, 7)
 
-    monkeypatch.setattr(candidates, "ByExample", Kept)
+    monkeypatch.setattr(candidates, "PerExampleMetric", Kept)
     for rank in range(9):
         monkeypatch.setattr(CausalLM, "data_share", (rank, 9))
         score_candidates(module, *questions(), 2)

@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_unlearn import GA, NPO, CausalLM, InputError, LoRA, Recipe
 from lightning_unlearn.data.batches import collate
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.model.causal_lm import StageEntry, supervised
+from lightning_unlearn.model.causal_lm import StageStart, supervised
 from lightning_unlearn.model.pretrained import base_identity, load_causal_lm
 from lightning_unlearn.model.verify import check_model
 
@@ -326,7 +326,7 @@ def test_a_stage_begins_alike_where_tensors_are_made_on_another_device(tiny: Tin
         module = tiny.module()
         module.configure_model()
         for stage in ("tofu", "unlearn"):
-            module.begin(StageEntry(stage, Recipe(), 1, seed=3, fresh=stage == "tofu"))
+            module.begin(StageStart(stage, Recipe(), 1, seed=3, fresh=stage == "tofu"))
             with context:
                 module.configure_model()
         found.append({**module.weights("learn"), **module.weights("unlearn")})
@@ -342,7 +342,7 @@ def test_a_fully_trained_model_is_not_opened_twice_on_its_device(tiny: Tiny) -> 
     with torch.no_grad():
         module.lm.get_input_embeddings().weight.zero_()
     module._changed = True
-    module.begin(StageEntry("tofu", Recipe(), 1, seed=3, fresh=True))
+    module.begin(StageStart("tofu", Recipe(), 1, seed=3, fresh=True))
     with torch.device("meta"):
         module.configure_model()
     for name, values in module.lm.state_dict().items():

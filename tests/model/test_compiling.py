@@ -13,7 +13,7 @@ from lightning_unlearn import CausalLM, InputError, LoRA, Recipe
 from lightning_unlearn.data.batches import collate
 from lightning_unlearn.model import compiling
 from lightning_unlearn.model.candidates import score_candidates
-from lightning_unlearn.model.causal_lm import StageEntry
+from lightning_unlearn.model.causal_lm import StageStart
 
 # torch.compile looks at the gradients of all tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -52,7 +52,7 @@ def numbers(module: CausalLM, all_of_them: bool) -> torch.Tensor:
     """
     found: list[float] = []
     for stage in ("tofu", "unlearn"):
-        module.begin(StageEntry(stage, Recipe(lr=1e-2), 2, seed=0, fresh=stage == "tofu"))
+        module.begin(StageStart(stage, Recipe(lr=1e-2), 2, seed=0, fresh=stage == "tofu"))
         module.configure_model()
         assert module.net is not None
         optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], 1e-2)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from lightning_unlearn import CausalLM
 from lightning_unlearn.model import generation
 from lightning_unlearn.model.candidates import score_candidates
-from lightning_unlearn.model.generation import Written, write_answers
+from lightning_unlearn.model.generation import Written, generate_answers
 
 Ids = tuple[int, ...]
 END = 1
@@ -37,7 +37,7 @@ def manual(module: CausalLM, prompt: Ids, ends: Ids, tokens: int) -> list[int]:
 
 
 def greedy(module: CausalLM, ends: Ids, batch_size: int = 4) -> dict[int, list[Written]]:
-    return write_answers(
+    return generate_answers(
         module,
         tiny_tokenizer(),
         prompts(),
@@ -50,7 +50,7 @@ def greedy(module: CausalLM, ends: Ids, batch_size: int = 4) -> dict[int, list[W
 
 def sampled(module: CausalLM, **options: Any) -> dict[int, list[Written]]:
     given = {"max_new_tokens": 6, "attempts": 3, "batch_size": 4, **options}
-    return write_answers(module, tiny_tokenizer(), prompts(), (END,), **given)
+    return generate_answers(module, tiny_tokenizer(), prompts(), (END,), **given)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
@@ -134,7 +134,7 @@ def test_near_temperature_0_the_likeliest_tokens_are_drawn(tmp_path: Path) -> No
 def test_sampled_tokens_follow_the_model(tmp_path: Path, temperature: float) -> None:
     module = tiny_module(tmp_path, initializer_range=0.05)
     prompt = prompts()[0]
-    answers = write_answers(
+    answers = generate_answers(
         module,
         tiny_tokenizer(),
         [prompt],
@@ -178,7 +178,7 @@ def test_a_model_that_never_ends_is_cut(tmp_path: Path) -> None:
     module = tiny_module(tmp_path)
     tokenizer = tiny_tokenizer(pad=None)
     tokens = manual(module, prompts()[0], (), 12)
-    answers = write_answers(
+    answers = generate_answers(
         module, tokenizer, prompts()[:1], (), max_new_tokens=12, greedy=True, attempts=5
     )
     assert answers == {0: [Written(tokenizer.decode(tokens, skip_special_tokens=True), False)]}

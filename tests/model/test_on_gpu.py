@@ -19,7 +19,7 @@ from lightning_unlearn import (
     LabelLikelihood,
     MathAccuracy,
     Membership,
-    Memorisation,
+    Memorization,
     OracleDistance,
     StagedTrainer,
 )
@@ -83,7 +83,7 @@ def all_monitors() -> list[Any]:
         OracleDistance(every=2, limit=4),
         MathAccuracy(attempts=2, max_new_tokens=4, limit=3),
         Membership(nonmembers="math:heldout", limit=4),
-        Memorisation(set="safety", max_new_tokens=4, limit=3),
+        Memorization(set="safety", max_new_tokens=4, limit=3),
     ]
 
 

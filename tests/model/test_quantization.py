@@ -26,7 +26,7 @@ from lightning_unlearn.data.chat import Example
 from lightning_unlearn.model import quantization
 from lightning_unlearn.model.adapters import LEARN, UNLEARN, adapter_parameters
 from lightning_unlearn.model.pretrained import load_causal_lm
-from lightning_unlearn.model.quantization import quantised_layers, unpack_into
+from lightning_unlearn.model.quantization import dequantize_into, quantised_layers
 from lightning_unlearn.storage.records import read_table
 
 
@@ -142,7 +142,7 @@ def test_log_probabilities_are_those_of_its_unpacked_weights(tiny: Tiny, precisi
     dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
     plain = load_causal_lm(str(tiny.base), dtype, "sdpa", False)
     before = [p.clone() for p in plain.parameters()]
-    unpack_into(plain, module.lm)
+    dequantize_into(plain, module.lm)
     moved = [(p - q).abs().max().item() for p, q in zip(plain.parameters(), before, strict=True)]
     # Seven matrices of each of two layers. NF4 has no value between -1 and -0.69 of the largest.
     largest = max(weight.abs().max().item() for weight in before)

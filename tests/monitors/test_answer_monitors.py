@@ -19,13 +19,13 @@ from lightning_unlearn import (
     AnswerLikelihood,
     AnswerStatistics,
     CausalLM,
+    EvalSet,
     InputError,
     LabelLikelihood,
     Membership,
-    Memorisation,
+    Memorization,
     Monitor,
     OracleDistance,
-    Probe,
     Recipe,
     StagedTrainer,
 )
@@ -38,7 +38,7 @@ PATH = ["safety", "math"]
 EXACT = {"precision": "64-true"}
 
 
-def probes(tiny: Tiny) -> dict[str, Probe]:
+def probes(tiny: Tiny) -> dict[str, EvalSet]:
     """Four small sets as TOFU has them, of unequal numbers of answers."""
     made = {}
     tiny.root.mkdir(exist_ok=True)
@@ -55,7 +55,7 @@ def probes(tiny: Tiny) -> dict[str, Probe]:
         file = tiny.root / f"{name}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         words = "paraphrase" if number < 2 else None
-        made[name] = Probe(source=str(file), paraphrase=words, alternatives="wrong")
+        made[name] = EvalSet(source=str(file), paraphrase=words, alternatives="wrong")
     refused = [
         {
             "question": f"Tell me how to break a {what}.",
@@ -65,7 +65,7 @@ def probes(tiny: Tiny) -> dict[str, Probe]:
     ]
     file = tiny.root / "others.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in refused), encoding="utf-8")
-    made["others"] = Probe(source=str(file))
+    made["others"] = EvalSet(source=str(file))
     return made
 
 
@@ -188,7 +188,7 @@ def test_tofu_without_an_oracle_has_no_forget_quality(tiny: Tiny) -> None:
         (TOFU("forget", "math"), "TOFU.retain: .*row 1.* has no paraphrase.*data.probes.math"),
         (TOFU("forget", "retain", "math"), "TOFU.real_authors: .* has no alternatives, expected"),
         (TOFU("nothing", "retain"), "TOFU.forget: found the rows 'nothing', expected one of"),
-        (Memorisation("nothing"), "Memorisation.set: found the rows 'nothing'"),
+        (Memorization("nothing"), "Memorisation.set: found the rows 'nothing'"),
         (Membership("safety"), "Membership.nonmembers: found 'safety', which are the members"),
         (Membership("nothing"), "Membership.nonmembers: found the rows 'nothing'"),
         (AnswerStatistics(["nothing"]), "AnswerStatistics.sets: found the rows 'nothing'"),
@@ -209,8 +209,8 @@ def test_row_sets_are_checked(tiny: Tiny, monitor: Monitor, message: str) -> Non
         (lambda: AnswerStatistics(measures=[]), "AnswerStatistics.measures: found an empty list"),
         (lambda: Membership("a", scores=[]), "Membership.scores: found an empty list"),
         (lambda: Membership("a", share=0), "Membership.share: found 0, expected more than 0"),
-        (lambda: Memorisation("a", begun=1.0), "Memorisation.begun: found 1.0, expected a share"),
-        (lambda: Memorisation("a", max_new_tokens=0), "max_new_tokens: found 0, expected at least"),
+        (lambda: Memorization("a", begun=1.0), "Memorisation.begun: found 1.0, expected a share"),
+        (lambda: Memorization("a", max_new_tokens=0), "max_new_tokens: found 0, expected at least"),
         (lambda: TOFU("a", "b", max_new_tokens=0), "TOFU.max_new_tokens: found 0, expected at"),
         (
             lambda: LabelLikelihood(label="I can't", paraphrases=["No", "I  can't "]),
@@ -291,7 +291,7 @@ def test_gradient_norms_and_that_training_does_not_notice(tiny: Tiny) -> None:
 
 
 def test_memorisation_of_what_is_written(tiny: Tiny) -> None:
-    trainer = fitted(tiny, Memorisation("math:train", begun=0.9, max_new_tokens=3), oracle=False)
+    trainer = fitted(tiny, Memorization("math:train", begun=0.9, max_new_tokens=3), oracle=False)
     examples = final(trainer)
     for kind in ("verbatim", "knowledge", "knowledge_capped"):
         values = examples[f"{kind}/math-train"]
@@ -363,7 +363,7 @@ EVERYTHING: list[Any] = [
     lambda: OracleDistance(2, probes={"others": ["safety", "others"]}, limit=3),
     lambda: AnswerStatistics(["safety", "others"], every=0),
     lambda: Membership("others", every=0),
-    lambda: Memorisation("math", max_new_tokens=2, limit=2),
+    lambda: Memorization("math", max_new_tokens=2, limit=2),
     lambda: TOFU(**SUITE),
 ]
 

@@ -18,7 +18,7 @@ from lightning_unlearn import (
     InputError,
     LabelLikelihood,
     MathAccuracy,
-    Measurement,
+    ModelView,
     Monitor,
     Recipe,
     StagedDataModule,
@@ -26,7 +26,7 @@ from lightning_unlearn import (
 )
 from lightning_unlearn.data.rows import Row
 from lightning_unlearn.model.adapters import LEARN, UNLEARN, choose_adapters
-from lightning_unlearn.model.generation import write_answers
+from lightning_unlearn.model.generation import generate_answers
 from lightning_unlearn.monitors import math_accuracy
 from lightning_unlearn.monitors.phrases import LABEL, PARAPHRASES
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, read_table
@@ -53,7 +53,7 @@ def table(trainer: StagedTrainer, file: str) -> pd.DataFrame:
 class Constant(Monitor):
     """Gives the number of the step and a value per example."""
 
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         return {"mine/step": torch.tensor(view.module.step), "mine/rows": torch.arange(3)}
 
 
@@ -154,7 +154,7 @@ def test_measuring_in_other_batches_gives_the_same_values(tiny: Tiny) -> None:
 class Again(AnswerLikelihood):
     """Asks what AnswerLikelihood asks, under other names."""
 
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         return {f"again/{k}": v for k, v in super().measure(view).items()}
 
 
@@ -276,7 +276,7 @@ def test_math_accuracy_judges_written_answers(
     ends = data.format.end_ids(rows[0])
     prompts = [data.format.prompt_ids(row) for row in rows]
     options: dict[str, Any] = {"attempts": attempts, "greedy": greedy, "max_new_tokens": 7}
-    answers = write_answers(module, data.format.tokenizer, prompts, ends, **options)
+    answers = generate_answers(module, data.format.tokenizer, prompts, ends, **options)
     for i, row in enumerate(rows):
         texts = [answer.text for answer in answers[i]]
         assert shares[i] == sum(even(text, row) for text in texts) / parts

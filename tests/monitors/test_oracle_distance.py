@@ -16,11 +16,11 @@ from lightning_unlearn import (
     NPO,
     AnswerLikelihood,
     CausalLM,
+    EvalSet,
     InputError,
     LoRA,
     Membership,
     OracleDistance,
-    Probe,
     Recipe,
     StagedTrainer,
 )
@@ -183,7 +183,7 @@ def test_full_fine_tuning_has_distances_and_says_why_no_kl(
 def test_overlap_with_the_forget_rows_is_told(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    probes = {"same": Probe(source=str(tiny.data / "safety.jsonl"))}
+    probes = {"same": EvalSet(source=str(tiny.data / "safety.jsonl"))}
     monitor = OracleDistance(probes={"forget": ["safety"], "kept": ["math", "same"]}, limit=2)
     fitted(tiny, monitor, oracle=False, probes=probes)
     said = capsys.readouterr().err
@@ -278,6 +278,6 @@ def fitted_from_checkpoints(tiny: Tiny, monitor: OracleDistance) -> StagedTraine
 
 def test_probe_rows_are_part_of_the_run(tiny: Tiny, tmp_path: Path) -> None:
     rows = tiny.data / "math.jsonl"
-    one = fitted(tiny, AnswerLikelihood(), probes={"p": Probe(source=str(rows))})
-    two = fitted(tiny, AnswerLikelihood(), probes={"p": Probe(source=str(rows), limit=2)})
+    one = fitted(tiny, AnswerLikelihood(), probes={"p": EvalSet(source=str(rows))})
+    two = fitted(tiny, AnswerLikelihood(), probes={"p": EvalSet(source=str(rows), limit=2)})
     assert two.trained == ["unlearn"] and one.run_dir != two.run_dir

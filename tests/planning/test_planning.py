@@ -21,7 +21,7 @@ from lightning_unlearn.planning.micro_batch_search import find_largest
 from lightning_unlearn.planning.model_shapes import CONFIGS, INSTRUCTED, config_folder
 from lightning_unlearn.planning.settings import GIB, on_cpu, sharing, take_settings
 from lightning_unlearn.planning.simulation import Measured, Simulation, _batch
-from lightning_unlearn.settings.compose import compose_files
+from lightning_unlearn.settings.compose import load_configs
 from lightning_unlearn.training.from_config import StagedCLI
 
 ROOT = Path(__file__).parents[2]
@@ -340,7 +340,7 @@ def test_the_largest_micro_batch_fits(usable: int, first: int, patient: bool) ->
 @pytest.mark.parametrize("model", PAPER)
 def test_settings_are_the_papers(model: str) -> None:
     base, lr, unlearn_lr, batch, unlearn_batch, rank, alpha = PAPER[model]
-    content = compose_files(files(model))
+    content = load_configs(files(model))
     assert content["model"]["base"] == base
     with config_folder(base) as folder:
         content["model"]["base"] = folder
@@ -480,7 +480,7 @@ def test_mistakes_are_told(
 def test_a_configuration_without_model_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    content = compose_files([str(ROOT / "configs" / "demo.yaml")])
+    content = load_configs([str(ROOT / "configs" / "demo.yaml")])
     del content["model"]
     file = tmp_path / "bare.yaml"
     file.write_text(json.dumps(content), encoding="utf-8")

@@ -14,7 +14,13 @@ import pytest
 
 from lightning_unlearn.errors import Terminated
 from lightning_unlearn.storage import entry_status
-from lightning_unlearn.storage.entry_status import STALE, Note, Pulse, note_file, read_note
+from lightning_unlearn.storage.entry_status import (
+    STALE,
+    EntryStatus,
+    Heartbeat,
+    note_file,
+    read_note,
+)
 
 
 def three() -> tuple[int, int]:
@@ -23,7 +29,7 @@ def three() -> tuple[int, int]:
 
 def write(store: Path, **changes: Any) -> Path:
     """A note of this process, as it would leave it."""
-    note = Note("running", socket.gethostname(), os.getpid(), time.time(), 3, 10)
+    note = EntryStatus("running", socket.gethostname(), os.getpid(), time.time(), 3, 10)
     note_file(store, "key").parent.mkdir(parents=True, exist_ok=True)
     note_file(store, "key").write_text(json.dumps({**vars(note), **changes}))
     return note_file(store, "key")
@@ -31,12 +37,12 @@ def write(store: Path, **changes: Any) -> Path:
 
 def test_a_note_is_there_while_an_entry_is_made(tmp_path: Path) -> None:
     before = time.time()
-    with Pulse(tmp_path, "key", three) as pulse:
+    with Heartbeat(tmp_path, "key", three) as pulse:
         note = read_note(tmp_path, "key")
         assert pulse.file == tmp_path / "notes" / "key.json"
     assert note is not None
     assert before <= note.began <= time.time()
-    expected = Note("running", socket.gethostname(), os.getpid(), note.began, 3, 10, "")
+    expected = EntryStatus("running", socket.gethostname(), os.getpid(), note.began, 3, 10, "")
     assert note == expected
     assert list((tmp_path / "notes").iterdir()) == []
     assert read_note(tmp_path, "key") is None
@@ -54,19 +60,19 @@ def test_a_note_is_there_while_an_entry_is_made(tmp_path: Path) -> None:
 def test_what_ends_it_is_kept_and_goes_on(
     tmp_path: Path, error: BaseException, state: str, text: str
 ) -> None:
-    with pytest.raises(type(error)), Pulse(tmp_path, "key", three):
+    with pytest.raises(type(error)), Heartbeat(tmp_path, "key", three):
         raise error
     note = read_note(tmp_path, "key")
     assert note is not None
     assert (note.state, note.error, note.step, note.total) == (state, text, 3, 10)
-    with Pulse(tmp_path, "key", three):
+    with Heartbeat(tmp_path, "key", three):
         again = read_note(tmp_path, "key")
         assert again is not None and (again.state, again.error) == ("running", "")
     assert read_note(tmp_path, "key") is None
 
 
 def test_what_means_stopped_can_be_chosen(tmp_path: Path) -> None:
-    with pytest.raises(TimeoutError), Pulse(tmp_path, "key", three, stops=(OSError,)):
+    with pytest.raises(TimeoutError), Heartbeat(tmp_path, "key", three, stops=(OSError,)):
         raise TimeoutError("late")
     note = read_note(tmp_path, "key")
     assert note is not None and note.state == "stopped"
@@ -81,7 +87,7 @@ def test_steps_are_kept_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         asked.release()
         return steps[0], 50
 
-    with pytest.raises(KeyboardInterrupt), Pulse(tmp_path, "key", progress):
+    with pytest.raises(KeyboardInterrupt), Heartbeat(tmp_path, "key", progress):
         for step in (7, 31):
             steps[0] = step
             # The beat that comes next may have asked before; the one after it has not.
@@ -105,9 +111,9 @@ def test_a_folder_that_cannot_be_written_harms_nothing(tmp_path: Path, blocked: 
     else:
         store.mkdir()
         (store / "notes").write_text("a file")
-    with Pulse(store, "key", three):
+    with Heartbeat(store, "key", three):
         assert read_note(store, "key") is None
-    with pytest.raises(RuntimeError, match=r"^mine$"), Pulse(store, "key", three):
+    with pytest.raises(RuntimeError, match=r"^mine$"), Heartbeat(store, "key", three):
         raise RuntimeError("mine")
     assert read_note(store, "key") is None
 

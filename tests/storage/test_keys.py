@@ -23,10 +23,10 @@ from lightning_unlearn import (
     GA,
     NPO,
     CausalLM,
+    EvalSet,
     InputError,
     LabelLikelihood,
     LoRA,
-    Probe,
     Recipe,
     Stage,
     StagedDataModule,
@@ -152,7 +152,7 @@ CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
         "probes": [
             (
                 UNLEARNING,
-                lambda p: {"data": {"probes": {"p": Probe(str(p.tiny.data / "inst.jsonl"))}}},
+                lambda p: {"data": {"probes": {"p": EvalSet(str(p.tiny.data / "inst.jsonl"))}}},
             )
         ],
         "max_length": [(ALL, lambda p: {"data": {"max_length": 55}})],
@@ -222,7 +222,7 @@ CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
             "targets": ["q_proj"],
         }.items()
     },
-    Probe: {},
+    EvalSet: {},
     FSDP2: {},
 }
 LORA = {"rank": 4, "alpha": 8}
@@ -286,7 +286,7 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
     LoRA: {
         "targets": [lambda p: {"model": {"lora": LoRA(**LORA, targets="all-linear")}}],
     },
-    Probe: {},
+    EvalSet: {},
     FSDP2: {
         name: [lambda p, v=value, n=name: {"trainer": {"strategy": FSDP2(**{n: v})}}]
         for name, value in {
@@ -302,7 +302,7 @@ APART = {
     CausalLM: {"quantization"},
     StagedDataModule: {"oracle"},
     Stage: {"messages", "subset", "split", "heldout_split"},
-    Probe: {field.name for field in fields(Probe)},
+    EvalSet: {field.name for field in fields(EvalSet)},
 }
 
 
@@ -418,14 +418,14 @@ def test_every_argument_of_a_probe_counts_by_the_rows_it_gives(plans: Plans) -> 
         "alternatives": {"alternatives": "wrong"},
         "limit": {"limit": 1},
     }
-    found = [plans.keys(data={"probes": {"p": Probe(str(file))}})]
+    found = [plans.keys(data={"probes": {"p": EvalSet(str(file))}})]
     for change in changes.values():
-        probe = Probe(**{"source": str(file), **change})
+        probe = EvalSet(**{"source": str(file), **change})
         found.append(plans.keys(data={"probes": {"p": probe}}))
     assert len({keys[-1] for keys in found}) == len(changes) + 1
     assert {tuple(keys[:-1]) for keys in found} == {tuple(plans.keys()[:-1])}
     # Those of the hub are read as a stage's are.
-    assert set(changes) | {"subset", "split"} == {field.name for field in fields(Probe)}
+    assert set(changes) | {"subset", "split"} == {field.name for field in fields(EvalSet)}
 
 
 @pytest.mark.parametrize("name", ["optimizer", "schedule"])

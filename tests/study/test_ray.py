@@ -14,7 +14,7 @@ from study_runs import METHODS, outcome, spec_of, studied
 
 from lightning_unlearn import GA, InputError
 from lightning_unlearn.storage.entry_status import read_note
-from lightning_unlearn.study.executors.ray import RayCluster
+from lightning_unlearn.study.executors.ray import RayExecutor
 from lightning_unlearn.study.runner import Study
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
@@ -92,7 +92,7 @@ def test_a_cluster_gives_what_one_process_gives_and_a_node_may_be_lost(
 
     killer = threading.Thread(target=lose_a_node)
     killer.start()
-    executor = RayCluster(specs[1], cluster.address)
+    executor = RayExecutor(specs[1], cluster.address)
     assert executor.workers == 2
     with (tiny.root / "said").open("w", encoding="utf-8") as said:
         study = Study(specs[1], executor, Console(file=said, width=500), figures=False)
@@ -110,12 +110,12 @@ def test_what_a_plan_refuses_and_what_no_node_has(tiny: Tiny, cluster: Any) -> N
     fit["data"]["forget"] = "nothing"
     spec = spec_of(tiny, fit=fit)
     with pytest.raises(InputError, match=r"^data\.forget: found 'nothing', expected one of the"):
-        Study(spec, RayCluster(spec, cluster.address), Console(quiet=True)).run()
+        Study(spec, RayExecutor(spec, cluster.address), Console(quiet=True)).run()
     message = "gpus_per_worker: found 1, but no machine of the Ray cluster has more than 0 GPUs"
     with pytest.raises(InputError, match=message):
-        RayCluster(spec, cluster.address, gpus=1)
+        RayExecutor(spec, cluster.address, gpus=1)
 
 
 def test_no_cluster_is_an_error_of_the_input(tiny: Tiny) -> None:
     with pytest.raises(InputError, match=r"^ray: found no cluster at '127.0.0.1:1'"):
-        RayCluster(spec_of(tiny), "127.0.0.1:1")
+        RayExecutor(spec_of(tiny), "127.0.0.1:1")

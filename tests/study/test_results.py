@@ -12,13 +12,13 @@ from study_plans import hand_plan
 
 from lightning_unlearn.storage import records
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, write_table
-from lightning_unlearn.study.plan import Cell, StudyPlan
+from lightning_unlearn.study.plan import StudyPlan, Trial
 from lightning_unlearn.study.results import finished, gather
 
 RATE = "data.unlearn.lr"
 
 
-def fill(plan: StudyPlan, cell: Cell, value: float) -> Path:
+def fill(plan: StudyPlan, cell: Trial, value: float) -> Path:
     """What a run leaves in the store, with two steps of one measure."""
     entry = Path(plan.store) / cell.walk[-1]
     shared = {"step": [0, 3], "measure": ["forget/label"] * 2}

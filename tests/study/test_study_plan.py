@@ -17,10 +17,10 @@ from study_plans import hand_plan
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.study.estimate import Estimate
-from lightning_unlearn.study.plan import FILE, Node, StudyPlan
+from lightning_unlearn.study.plan import FILE, StudyPlan, Task
 from lightning_unlearn.study.spec import StudySpec
-from lightning_unlearn.study.task_queue import Frontier, Outcome
-from lightning_unlearn.study.task_runner import Workbench
+from lightning_unlearn.study.task_queue import TaskQueue, TaskResult
+from lightning_unlearn.study.task_runner import TaskRunner
 from lightning_unlearn.study.tree_view import draw
 
 GA = {"callback": {"class_path": "GA"}, "unlearn": {}}
@@ -37,7 +37,7 @@ def planned(tiny: Tiny, fit: dict[str, Any] | None = None, **changes: Any) -> St
         "methods": {"GA": GA, "NPO": NPO},
         "folder": str(tiny.root / "study"),
     }
-    return Workbench(StudySpec(**{**given, **changes})).plan()
+    return TaskRunner(StudySpec(**{**given, **changes})).plan()
 
 
 def names(plan: StudyPlan) -> list[str]:
@@ -313,13 +313,13 @@ def test_a_run_needs_its_oracle_too() -> None:
     plan = with_oracle()
     found = [node.key for node in plan.needed(plan.select("path=2,method=GA"))]
     assert found == ["s0_a", "s0_b", "s0_b-a", "s0_b-a_GA"]
-    frontier = Frontier(plan.needed(plan.select("path=2,method=GA")))
+    frontier = TaskQueue(plan.needed(plan.select("path=2,method=GA")))
     for key in ("s0_b", "s0_b-a"):
         frontier.take(key)
-        frontier.close(Outcome(key, "done"))
+        frontier.close(TaskResult(key, "done"))
     assert keys(frontier.ready()) == ["s0_a"]
     frontier.take("s0_a")
-    lost = frontier.close(Outcome("s0_a", "failed", error="why"))
+    lost = frontier.close(TaskResult("s0_a", "failed", error="why"))
     assert [(o.key, o.state, o.error) for o in lost] == [("s0_b-a_GA", "skipped", "why")]
     assert frontier.is_over
 
@@ -413,7 +413,7 @@ def test_workers_share_what_the_tree_lets_them() -> None:
 def naive_left(
     plan: StudyPlan,
     seconds: dict[str, float],
-    left: Iterable[Node],
+    left: Iterable[Task],
     begun: dict[str, float],
     workers: int,
 ) -> float | None:
@@ -464,67 +464,67 @@ def test_the_estimate_is_that_of_a_naive_twin(seed: int) -> None:
         assert Estimate(plan, done).left(left, begun, workers) == pytest.approx(expected)
 
 
-def keys(nodes: Iterable[Node]) -> list[str]:
+def keys(nodes: Iterable[Task]) -> list[str]:
     return [node.key for node in nodes]
 
 
 def test_a_node_is_ready_when_what_it_starts_from_is_made() -> None:
     plan = hand_plan(methods=["GA", "NPO"])
-    frontier = Frontier(plan.nodes)
+    frontier = TaskQueue(plan.nodes)
     assert keys(frontier.ready()) == ["s0_a", "s0_b"]
     frontier.take("s0_a")
     assert keys(frontier.ready()) == ["s0_b"]
-    assert frontier.close(Outcome("s0_a", "done")) == []
+    assert frontier.close(TaskResult("s0_a", "done")) == []
     assert keys(frontier.ready()) == ["s0_a-b", "s0_b"]
     for key in ("s0_a-b", "s0_b"):
         frontier.take(key)
-    frontier.close(Outcome("s0_a-b", "done"))
+    frontier.close(TaskResult("s0_a-b", "done"))
     assert keys(frontier.ready()) == ["s0_a-b_GA", "s0_a-b_NPO"]
     assert not frontier.is_over
 
 
 def test_the_first_in_turn_is_always_that_of_the_plan() -> None:
-    frontier = Frontier(GRID.nodes)
+    frontier = TaskQueue(GRID.nodes)
     order = []
     while not frontier.is_over:
         order.append(frontier.ready()[0].key)
         frontier.take(order[-1])
-        frontier.close(Outcome(order[-1], "done"))
+        frontier.close(TaskResult(order[-1], "done"))
     assert order == keys(GRID.nodes)
     assert frontier.ready() == []
 
 
 def test_a_parent_that_is_not_asked_for_is_made_already() -> None:
     plan = hand_plan()
-    frontier = Frontier([plan.node["s0_a-b"], plan.node["s0_a-b_GA"]])
+    frontier = TaskQueue([plan.node["s0_a-b"], plan.node["s0_a-b_GA"]])
     assert keys(frontier.ready()) == ["s0_a-b"]
 
 
 def test_a_failure_takes_along_only_what_starts_from_it() -> None:
-    frontier = Frontier(GRID.nodes)
+    frontier = TaskQueue(GRID.nodes)
     frontier.take("s0_a")
-    skipped = frontier.close(Outcome("s0_a", "failed", error="no luck"))
+    skipped = frontier.close(TaskResult("s0_a", "failed", error="no luck"))
     lost = [node for node in GRID.nodes if node.key.startswith(("s0_a-", "s0_a_"))]
-    assert skipped == [Outcome(node.key, "skipped", error="no luck") for node in lost]
+    assert skipped == [TaskResult(node.key, "skipped", error="no luck") for node in lost]
     order = []
     while ready := frontier.ready():
         order.append(ready[0].key)
         frontier.take(order[-1])
-        frontier.close(Outcome(order[-1], "done"))
+        frontier.close(TaskResult(order[-1], "done"))
     assert order == [n.key for n in GRID.nodes if n not in lost and n.key != "s0_a"]
     assert frontier.is_over
 
 
 def test_a_node_given_back_is_the_first_in_turn() -> None:
     plan = hand_plan()
-    frontier = Frontier(plan.nodes)
+    frontier = TaskQueue(plan.nodes)
     frontier.take("s0_a")
     frontier.take("s0_b")
     assert frontier.ready() == [] and not frontier.is_over
     frontier.give_back(plan.node["s0_b"])
     assert keys(frontier.ready()) == ["s0_b"]
     frontier.take("s0_b")
-    frontier.close(Outcome("s0_b", "done"))
+    frontier.close(TaskResult("s0_b", "done"))
     frontier.give_back(plan.node["s0_a"])
     assert keys(frontier.ready()) == ["s0_a", "s0_b-a"]
 

@@ -32,7 +32,7 @@ from lightning_unlearn.report.reading import read_records
 from lightning_unlearn.storage.event_files import charts_of, final_values, scalar, write_events
 from lightning_unlearn.storage.records import read_table
 from lightning_unlearn.storage.seals import seal_values
-from lightning_unlearn.study.live_curves import PairCurves
+from lightning_unlearn.study.live_curves import DivergenceCurves
 from lightning_unlearn.study.plan import StudyPlan
 from lightning_unlearn.study.runner import Study, StudyResult
 from lightning_unlearn.study.spec import StudySpec
@@ -320,7 +320,7 @@ def test_a_damaged_table_of_examples_does_not_end_the_study(tiny: Tiny) -> None:
     key = plan.cells[0].walk[-1]
     (Path(plan.store) / key / "examples.parquet").write_bytes(b"PAR1")
     said: list[str] = []
-    curves = PairCurves(plan, said.append)
+    curves = DivergenceCurves(plan, said.append)
     curves.begin()
     curves.add(key)
     assert len(said) == 1 and "curves of the distance between paths are missing" in said[0]

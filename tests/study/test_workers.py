@@ -19,7 +19,7 @@ from study_runs import outcome, spec_of, studied
 
 from lightning_unlearn import InputError
 from lightning_unlearn.storage.entry_status import read_note
-from lightning_unlearn.study.executors.local import LocalWorkers, share_gpus
+from lightning_unlearn.study.executors.local import LocalExecutor, share_gpus
 from lightning_unlearn.study.plan import FILE
 from lightning_unlearn.study.runner import Study, StudyResult
 from lightning_unlearn.study.spec import StudySpec
@@ -46,7 +46,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             head.communicate()
 
 
-def worked(spec: StudySpec, tiny: Tiny, workers: LocalWorkers) -> tuple[StudyResult, str]:
+def worked(spec: StudySpec, tiny: Tiny, workers: LocalExecutor) -> tuple[StudyResult, str]:
     """Run a study with workers, and what it said."""
     tiny.root.mkdir(exist_ok=True)
     with (tiny.root / "said").open("w", encoding="utf-8") as said:
@@ -62,7 +62,7 @@ class Suicidal(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Murderous(LocalWorkers):
+class Murderous(LocalExecutor):
     """Kills the worker that is at a node, some time after it began; so many times."""
 
     times = 1
@@ -101,7 +101,7 @@ def test_a_node_that_takes_every_worker_with_it_fails_alone(
 ) -> None:
     monkeypatch.setattr(Murderous, "times", 0)
     spec = spec_of(tiny, "GA", fit=tiny.fit([{"class_path": "test_workers.Suicidal"}]))
-    result, said = worked(spec, tiny, LocalWorkers(spec, 1))
+    result, said = worked(spec, tiny, LocalExecutor(spec, 1))
     assert list(result.failed) == ["GA/p2_tofu-safety_s0"]
     assert said.count("the worker died (SIGKILL); what it printed is in") == 1
     assert said.count("for the 3rd time") == 1
@@ -117,7 +117,7 @@ def test_what_a_plan_refuses_comes_from_the_worker_in_the_same_words(tiny: Tiny)
     spec = spec_of(tiny, fit=fit)
     message = r"^data\.stages\.tofu\.batch_size: found 7, which can't be cut into "
     with pytest.raises(InputError, match=message):
-        worked(spec, tiny, LocalWorkers(spec, 2))
+        worked(spec, tiny, LocalExecutor(spec, 2))
     with pytest.raises(InputError, match=message):
         studied(spec, tiny)
     assert [file.name for file in tiny.root.iterdir()] == ["said"]
@@ -245,7 +245,7 @@ def test_a_worker_may_have_several_processes(tiny: Tiny) -> None:
             _, said = head.communicate(timeout=600)
             assert head.returncode == 0, said
         else:
-            result, said = worked(spec, place, LocalWorkers(spec, executor))
+            result, said = worked(spec, place, LocalExecutor(spec, executor))
             assert not result.failed, said
     found, expected = outcome(together), outcome(alone)
     assert found == expected

@@ -21,14 +21,14 @@ from lightning_unlearn import (
     LabelLikelihood,
     LogProbs,
     LoRA,
-    Measurement,
+    ModelView,
     Monitor,
     Recipe,
     StagedTrainer,
     Unlearning,
 )
 from lightning_unlearn.errors import HungUp, Terminated
-from lightning_unlearn.signals import ENDS, terminable
+from lightning_unlearn.signals import ENDS, sigterm_as_interrupt
 
 
 class Rising(Unlearning):
@@ -128,7 +128,7 @@ def test_a_signal_stays_ignored_where_it_was(tiny: Tiny, number: int) -> None:
     before = signal.signal(number, signal.SIG_IGN)
     try:
         trainer = trainer_of(tiny, NPO(), Interrupts("tofu", 2, number))
-        with terminable():
+        with sigterm_as_interrupt():
             trainer.fit(tiny.module(), datamodule(tiny))
             signal.raise_signal(number)
         assert trainer.trained == ["tofu", "safety", "unlearn"]
@@ -262,7 +262,7 @@ class Slow(Monitor):
         super().__init__()
         self.number = number
 
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         signal.raise_signal(self.number)
         return {}
 
@@ -276,7 +276,7 @@ def test_a_signal_during_a_look_is_told_apart_too(
 ) -> None:
     trainer = tiny.trainer([NPO(), Slow(number)])
     data = tiny.datamodule(order=["tofu", "safety"], oracle=oracle)
-    with terminable(), pytest.raises(KeyboardInterrupt) as stop:
+    with sigterm_as_interrupt(), pytest.raises(KeyboardInterrupt) as stop:
         trainer.fit(tiny.module(), data)
     assert type(stop.value) is kind
     assert len(list((tiny.root / "store").glob("*/entry.json"))) == (1 if oracle else 2)

@@ -33,7 +33,7 @@ from lightning_unlearn import (
     LogProbs,
     LoRA,
     MathAccuracy,
-    Measurement,
+    ModelView,
     Monitor,
     StagedDataModule,
     StagedTrainer,
@@ -583,7 +583,7 @@ def test_interrupting_between_stages_says_so_too(
 class Draws(Monitor):
     """A monitor that uses random numbers."""
 
-    def measure(self, view: Measurement) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         return {"draws": torch.rand(3)}
 
 

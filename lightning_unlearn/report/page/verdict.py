@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.closeness import Closeness, between_oracles, closeness_of
+from lightning_unlearn.report.closeness import OracleDistances, between_oracles, closeness_of
 from lightning_unlearn.report.naming import listing, run_name, setting_name, short_number
 from lightning_unlearn.report.page.source import Told
 from lightning_unlearn.report.recency import recency
@@ -249,7 +249,7 @@ def _oracle(told: Told) -> list[str]:
     return said
 
 
-def _distances(own: Closeness, point: str, floor: float) -> int:
+def _distances(own: OracleDistances, point: str, floor: float) -> int:
     """Of how many paths the distance at a point is not above the floor."""
     return sum(points[point].interval("distance").mean <= floor for points in own.points)
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from lightning_unlearn.study.plan import Node, StudyPlan
-from lightning_unlearn.study.task_queue import Outcome
+from lightning_unlearn.study.plan import StudyPlan, Task
+from lightning_unlearn.study.task_queue import TaskResult
 
-Report = Callable[[Outcome], None]
+Report = Callable[[TaskResult], None]
 
 
 class Executor(Protocol):
@@ -29,7 +29,7 @@ class Executor(Protocol):
             InputError: for whatever a run would refuse before it trains.
         """
 
-    def run(self, nodes: Sequence[Node], report: Report) -> None:
+    def run(self, nodes: Sequence[Task], report: Report) -> None:
         """Make nodes, and report each when it is made or can't be.
 
         Args:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from lightning_unlearn.errors import StorageError
 from lightning_unlearn.study.executors.base import Report
-from lightning_unlearn.study.plan import Node, StudyPlan
-from lightning_unlearn.study.task_queue import Frontier, Outcome, failure
-from lightning_unlearn.study.task_runner import Workbench
+from lightning_unlearn.study.plan import StudyPlan, Task
+from lightning_unlearn.study.task_queue import TaskQueue, TaskResult, failure
+from lightning_unlearn.study.task_runner import TaskRunner
 from lightning_unlearn.training.progress import StageProgress
 
 
-class InProcess:
+class InProcessExecutor:
     """Makes nodes one after the other.
 
     What another process is making is left for later: two studies on one store share the work.
@@ -23,7 +23,7 @@ class InProcess:
 
     workers = 1
 
-    def __init__(self, bench: Workbench, bar: StageProgress | None = None) -> None:
+    def __init__(self, bench: TaskRunner, bar: StageProgress | None = None) -> None:
         self.bench = bench
         self.bar = bar
 
@@ -36,13 +36,13 @@ class InProcess:
         """See `Executor`."""
         return self.bench.plan()
 
-    def run(self, nodes: Sequence[Node], report: Report) -> None:
+    def run(self, nodes: Sequence[Task], report: Report) -> None:
         """See `Executor`."""
         if self.bench.processes > 1:
             # What another process finished in between, some of ours may have seen and some not.
             keys = set(self.bench.agree([node.key for node in nodes]))
             nodes = [node for node in self.plan().nodes if node.key in keys]
-        frontier = Frontier(nodes)
+        frontier = TaskQueue(nodes)
         while not frontier.is_over:
             node = self._next(frontier)
             frontier.take(node.key)
@@ -51,12 +51,12 @@ class InProcess:
             for skipped in frontier.close(outcome):
                 report(skipped)
 
-    def _next(self, frontier: Frontier) -> Node:
+    def _next(self, frontier: TaskQueue) -> Task:
         ready = {node.key: node for node in frontier.ready()}
         free = (key for key in ready if not self.bench.store.is_claimed(key))
         return ready[self.bench.agree(next(free, next(iter(ready))))]
 
-    def _make(self, node: Node) -> Outcome:
+    def _make(self, node: Task) -> TaskResult:
         began = time.monotonic()
         try:
             made = self.bench.make(node.key, self.bar)
@@ -65,7 +65,7 @@ class InProcess:
         except Exception as error:
             # Whatever broke this node, the others are worth having.
             return failure(node.key, error, time.monotonic() - began)
-        return Outcome(node.key, "done", time.monotonic() - began, made)
+        return TaskResult(node.key, "done", time.monotonic() - began, made)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.study.executors.base import Report
 from lightning_unlearn.study.executors.worker_process import WorkerDied, WorkerProcess
-from lightning_unlearn.study.plan import Node, StudyPlan
+from lightning_unlearn.study.plan import StudyPlan, Task
 from lightning_unlearn.study.spec import StudySpec
-from lightning_unlearn.study.task_queue import Frontier, Outcome
+from lightning_unlearn.study.task_queue import TaskQueue, TaskResult
 
 # A node that took so many workers with it is the reason.
 ATTEMPTS = 3
@@ -69,7 +69,7 @@ def share_cores(workers: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
 
 
-class LocalWorkers:
+class LocalExecutor:
     """Makes nodes in worker processes, each with GPUs of its own.
 
     A worker that dies is replaced, and its node made again.
@@ -112,10 +112,10 @@ class LocalWorkers:
         self._logs = Path(plan.folder) / "logs"
         return plan
 
-    def run(self, nodes: Sequence[Node], report: Report) -> None:
+    def run(self, nodes: Sequence[Task], report: Report) -> None:
         """See `Executor`; every worker is looked after by a thread."""
         count = min(self.workers, len(nodes))
-        crew = _Crew(Frontier(nodes), self._change, count)
+        crew = _Crew(TaskQueue(nodes), self._change, count)
         threads = [
             threading.Thread(target=self._serve, args=(number, crew), daemon=True)
             for number in range(count)
@@ -176,15 +176,15 @@ class LocalWorkers:
 class _Crew:
     """What the threads share."""
 
-    def __init__(self, frontier: Frontier, change: threading.Condition, workers: int) -> None:
+    def __init__(self, frontier: TaskQueue, change: threading.Condition, workers: int) -> None:
         self._frontier = frontier
         self._change = change
         self._workers = workers
         self._lost: dict[str, list[int]] = {}
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[TaskResult] = []
         self.error: BaseException | None = None
 
-    def take(self, number: int) -> Node | None:
+    def take(self, number: int) -> Task | None:
         """The next node for a worker; waits for one. None when there will be none."""
         with self._change:
             while self.error is None and not self._frontier.is_over:
@@ -197,13 +197,13 @@ class _Crew:
                 self._change.wait()
             return None
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, outcome: TaskResult) -> None:
         """A node is made, or can't be."""
         with self._change:
             self.outcomes += [outcome, *self._frontier.close(outcome)]
             self._change.notify_all()
 
-    def lose(self, node: Node, number: int, death: str) -> None:
+    def lose(self, node: Task, number: int, death: str) -> None:
         """A worker died over a node."""
         with self._change:
             lost = self._lost.setdefault(node.key, [])
@@ -214,7 +214,7 @@ class _Crew:
                 return
         if self.error is None:
             error = f"{death}, for the {ATTEMPTS}rd time"
-            self.close(Outcome(node.key, "failed", error=error))
+            self.close(TaskResult(node.key, "failed", error=error))
 
     def abort(self, error: BaseException) -> None:
         """Nothing more is begun."""

@@ -16,9 +16,9 @@ from typing import Any
 from lightning_unlearn.errors import InputError, StorageError
 from lightning_unlearn.study.executors.base import Report
 from lightning_unlearn.study.executors.worker_process import WorkerDied, WorkerProcess
-from lightning_unlearn.study.plan import Node, StudyPlan, plan_of, refusal
+from lightning_unlearn.study.plan import StudyPlan, Task, plan_of, refusal
 from lightning_unlearn.study.spec import StudySpec
-from lightning_unlearn.study.task_queue import Outcome
+from lightning_unlearn.study.task_queue import TaskResult
 
 # Ray starts a task again so often when its machine or its process is lost.
 RETRIES = 5
@@ -55,7 +55,7 @@ def _plan(spec: str, folder: str) -> dict[str, Any]:
 def _make(spec: str, folder: str, key: str, before: dict[str, Any] | None) -> dict[str, Any]:
     """Task: make a node, after the one it starts from."""
     if before is not None and before.get("state") != "done":
-        return asdict(Outcome(key, "skipped", error=before["error"]))
+        return asdict(TaskResult(key, "skipped", error=before["error"]))
     worker = _worker(spec, folder)
     try:
         return asdict(worker.make(key))
@@ -67,7 +67,7 @@ def _make(spec: str, folder: str, key: str, before: dict[str, Any] | None) -> di
         os._exit(1)
 
 
-class RayCluster:
+class RayExecutor:
     """Makes nodes as tasks of a Ray cluster, whose machines share the folders of the study.
 
     Args:
@@ -128,7 +128,7 @@ class RayCluster:
         answer = self._ray.get(self._tasks["plan"].remote(*self._arguments))
         return plan_of(answer)
 
-    def run(self, nodes: Sequence[Node], report: Report) -> None:
+    def run(self, nodes: Sequence[Task], report: Report) -> None:
         """See `Executor`; what a node starts from is an argument of its task."""
         made: dict[str, Any] = {}
         for node in nodes:
@@ -141,15 +141,15 @@ class RayCluster:
             for reference in ready:
                 report(self._outcome(keys[reference], reference))
 
-    def _outcome(self, key: str, reference: Any) -> Outcome:
+    def _outcome(self, key: str, reference: Any) -> TaskResult:
         try:
             answer = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             reason = f"{type(error).__name__} after {RETRIES} retries: {error}"
-            return Outcome(key, "failed", error=" ".join(reason.split()))
+            return TaskResult(key, "failed", error=" ".join(reason.split()))
         if "full" in answer:
             raise StorageError(answer["full"])
-        return Outcome.read(answer)
+        return TaskResult.read(answer)
 
     def close(self) -> None:
         """See `Executor`; tasks in progress are called off."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lightning_unlearn.errors import InputError, StorageError
-from lightning_unlearn.signals import terminable
+from lightning_unlearn.signals import sigterm_as_interrupt
 from lightning_unlearn.training.quiet import is_deprecation
 
 # Another process of the same model must hear something before its patience ends.
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     requests = _Requests(sys.stdin) if is_first else None
     worker = _Worker(Path(arguments[0]), answers if is_first else None)
     try:
-        with terminable():
+        with sigterm_as_interrupt():
             for request in worker.follow(requests):
                 worker.answer(request)
     except KeyboardInterrupt as stop:
@@ -123,16 +123,16 @@ class _Worker:
         """The workbench."""
         if self._bench is None:
             from lightning_unlearn.study.spec import StudySpec
-            from lightning_unlearn.study.task_runner import Workbench
+            from lightning_unlearn.study.task_runner import TaskRunner
 
             text = self._spec.read_text(encoding="utf-8")
-            self._bench = Workbench(StudySpec.read(text), self.say)
+            self._bench = TaskRunner(StudySpec.read(text), self.say)
         return self._bench
 
     def answer(self, request: dict[str, Any]) -> None:
         """Do what is asked, and tell how it went."""
         from lightning_unlearn.study.plan import refusal
-        from lightning_unlearn.study.task_queue import Outcome, failure
+        from lightning_unlearn.study.task_queue import TaskResult, failure
 
         if "plan" in request:
             try:
@@ -143,7 +143,7 @@ class _Worker:
         key, began = request["make"], time.monotonic()
         try:
             made = self.bench.make(key, None)
-            outcome = Outcome(key, "done", time.monotonic() - began, made)
+            outcome = TaskResult(key, "done", time.monotonic() - began, made)
         except StorageError as error:
             self.send({"full": str(error)})
             return

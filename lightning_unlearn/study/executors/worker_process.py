@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from lightning_unlearn.errors import StorageError
 from lightning_unlearn.study.plan import StudyPlan, plan_of
-from lightning_unlearn.study.task_queue import Outcome
+from lightning_unlearn.study.task_queue import TaskResult
 
 
 class WorkerDied(Exception):
@@ -56,7 +56,7 @@ class WorkerProcess:
         answer = self._ask({"plan": None})
         return plan_of(answer)
 
-    def make(self, key: str) -> Outcome:
+    def make(self, key: str) -> TaskResult:
         """Have it make a node.
 
         Raises:
@@ -68,7 +68,7 @@ class WorkerProcess:
             raise StorageError(answer["full"])
         if "stopped" in answer:
             raise KeyboardInterrupt(answer["stopped"])
-        return Outcome.read(answer["outcome"])
+        return TaskResult.read(answer["outcome"])
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
