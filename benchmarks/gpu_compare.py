@@ -12,7 +12,7 @@ from lightning_unlearn.storage.records import EXAMPLES, STEPS, TRAINING, read_ta
 # token.
 WRITTEN = ("accuracy/", "capped/", "verbatim/", "knowledge", "tofu_rouge/", "tofu_capped/")
 # Measures that jump where a likelihood passes another.
-COUNTS = ("auc/", "privleak/", "overshoot/", "exact_memorisation/", "extraction_strength/", "tofu/")
+COUNTS = ("auc/", "privleak/", "overshoot/", "exact_memorization/", "extraction_strength/", "tofu/")
 # What a run is judged by: the log-likelihood per token of the forget set's answers.
 FORGET = "answers/safety"
 

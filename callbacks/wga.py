@@ -8,7 +8,7 @@ from lightning_unlearn import InputError, LogProbs, Unlearning
 class WGA(Unlearning):
     """Gradient ascent that lets go of tokens which are already unlikely.
 
-    Minimises p^beta log p for each label token, with the weight p^beta taken as a constant.
+    Minimizes p^beta log p for each label token, with the weight p^beta taken as a constant.
     beta = 0 is gradient ascent.
 
     Args:

@@ -23,7 +23,7 @@ def nll(token_logps: Tensor) -> Tensor:
 
 
 def gradient_ascent(token_logps: Tensor) -> Tensor:
-    """Gradient ascent (GA) on the negative log-likelihood: minimise log pi(y|x).
+    """Gradient ascent (GA) on the negative log-likelihood: minimize log pi(y|x).
 
     Unbounded below: it goes on pushing after everything is forgotten.
 
@@ -39,7 +39,7 @@ def gradient_ascent(token_logps: Tensor) -> Tensor:
 
 
 def npo(logps: Tensor, reference_logps: Tensor, beta: float = 0.5) -> Tensor:
-    """Negative preference optimisation: -(2/beta) log sigmoid(-beta log(pi / pi_ref)).
+    """Negative preference optimization: -(2/beta) log sigmoid(-beta log(pi / pi_ref)).
 
     Its gradient is GA's times 2 pi^beta / (pi^beta + pi_ref^beta): 1 at the start, falling as the
     answer becomes less likely than it was. beta -> 0 gives GA.

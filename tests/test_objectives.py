@@ -13,8 +13,8 @@ from lightning_unlearn.objectives import gradient_ascent, nll, npo, simnpo, simn
 FORMS = [  # beta, gamma, normalize
     pytest.param(4.5, 0.0, True, id="original"),
     pytest.param(2.5, 0.5, True, id="margin"),
-    pytest.param(1.0, 0.0, False, id="unnormalised"),
-    pytest.param(0.5, 3.0, False, id="unnormalised-margin"),
+    pytest.param(1.0, 0.0, False, id="unnormalized"),
+    pytest.param(0.5, 3.0, False, id="unnormalized-margin"),
 ]
 
 
@@ -137,7 +137,7 @@ def test_simnpo_weights_are_the_gradient_relative_to_gradient_ascent(
     )
 
 
-def test_unnormalised_simnpo_saturates_on_long_answers() -> None:
+def test_unnormalized_simnpo_saturates_on_long_answers() -> None:
     weight = simnpo_weights(of([-50.0]), torch.tensor([10]), 1.0, 0.0, False).item()
     assert weight == pytest.approx(2 * math.exp(-50), rel=1e-12)
 

@@ -143,7 +143,7 @@ for the models of configs/models not even the network. Exit code 1 if it does no
 
 options:
   --gpus N                     one process each; 1 if not given. More than one share the model out
-                               (fsdp2), unless trainer.strategy is ddp or the base is quantised
+                               (fsdp2), unless trainer.strategy is ddp or the base is quantized
   --gpu-memory SIZE            memory of each, such as 24GiB; 80GiB if not given
   --throughput TFLOPS          what one GPU reaches in training, for an estimate of time
   --rows STAGE=N,...           rows of stages whose files are not at hand

@@ -97,7 +97,7 @@ class ChatFormat:
     def _after(self, prompt: str, prompt_ids: list[int], rest: str) -> list[int]:
         """Tokens of ``rest`` as they follow the prompt.
 
-        Tokenised with the prompt, as in text; apart only where the tokenizer would merge the two
+        Tokenized with the prompt, as in text; apart only where the tokenizer would merge the two
         at the seam, which at generation time it can't do either.
         """
         together = self._tokens(prompt + rest)
@@ -112,7 +112,7 @@ class ChatFormat:
         return self._tokens(rest)
 
     def encode(self, row: Row) -> Example:
-        """Tokenise a row.
+        """Tokenize a row.
 
         Args:
             row: prompt turns and answer.

@@ -169,7 +169,7 @@ class StagedDataModule(LightningDataModule):
         name: str = "",
         vocabulary: int | None = None,
     ) -> None:
-        """Read and tokenise the rows of every stage on the path; once is enough.
+        """Read and tokenize the rows of every stage on the path; once is enough.
 
         Args:
             tokenizer: the model's tokenizer.

@@ -33,7 +33,7 @@ class StageRows:
 
 
 def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
-    """Read and tokenise the rows of a stage.
+    """Read and tokenize the rows of a stage.
 
     Args:
         name: of the stage.
@@ -73,7 +73,7 @@ def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
 
 
 def read_probe(name: str, probe: EvalSet, form: ChatFormat) -> StageRows:
-    """Read and tokenise rows that are only measured.
+    """Read and tokenize rows that are only measured.
 
     Args:
         name: of the set.

@@ -171,8 +171,8 @@ def requeue_signal(trainer: Any) -> int | None:
 def requeueing(trainer: Any) -> Iterator[None]:
     """Have SLURM start the job again when its time is nearly up.
 
-    In a stage, `StageCheckpoint` waits for the step's end and keeps it; outside, this ends the process at
-    once, for there is nothing to keep.
+    In a stage, `StageCheckpoint` waits for the step's end and keeps it; outside, this ends the
+    process at once, for there is nothing to keep.
 
     Args:
         trainer: of the run.

@@ -95,5 +95,5 @@ def materialize(net: nn.Module, lm: Any, device: torch.device) -> None:
         warnings.filterwarnings("ignore", "DTensor random operators may not have complete")
         for module in lm.modules():
             if module._non_persistent_buffers_set:
-                # Rotary frequencies: transformers makes them where it initialises a module.
+                # Rotary frequencies: transformers makes them where it initializes a module.
                 lm._init_weights(module)

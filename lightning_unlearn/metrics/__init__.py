@@ -12,7 +12,7 @@ from lightning_unlearn.metrics.answers import (
     MinK,
     MinKPlusPlus,
     Probability,
-    exact_memorisation,
+    exact_memorization,
     extraction_strength,
     margin,
     min_k,
@@ -40,8 +40,8 @@ from lightning_unlearn.metrics.membership import (
 from lightning_unlearn.metrics.memorization import (
     KnowledgeMemorization,
     VerbatimMemorization,
-    knowledge_memorisation,
-    verbatim_memorisation,
+    knowledge_memorization,
+    verbatim_memorization,
 )
 from lightning_unlearn.metrics.rouge import RougeL, RougeScores, rouge_l
 from lightning_unlearn.metrics.truth_ratio import (
@@ -78,12 +78,12 @@ __all__ = [
     "VerbatimMemorization",
     "auc",
     "choice_probability",
-    "exact_memorisation",
+    "exact_memorization",
     "extraction_strength",
     "forget_quality",
     "gradient_norm_score",
     "kl_to_oracle",
-    "knowledge_memorisation",
+    "knowledge_memorization",
     "loss_score",
     "margin",
     "min_k",
@@ -97,6 +97,6 @@ __all__ = [
     "rouge_l",
     "truth_ratio",
     "truth_ratio_utility",
-    "verbatim_memorisation",
+    "verbatim_memorization",
     "zlib_score",
 ]

@@ -16,7 +16,7 @@ LEAST_DEVIATION = 1e-6
 
 
 def probability(statistics: TokenStatistics) -> Tensor:
-    """Probability of the answer, normalised for its length: exp(-NLL / label tokens).
+    """Probability of the answer, normalized for its length: exp(-NLL / label tokens).
 
     Args:
         statistics: of the label tokens.
@@ -29,7 +29,7 @@ def probability(statistics: TokenStatistics) -> Tensor:
     return _defined(statistics.log_probs.mean.exp(), statistics)
 
 
-def exact_memorisation(statistics: TokenStatistics) -> Tensor:
+def exact_memorization(statistics: TokenStatistics) -> Tensor:
     """Share of the label tokens that the model would write next, given the true ones before.
 
     Args:
@@ -79,9 +79,9 @@ def min_k(statistics: TokenStatistics, share: float = 0.2) -> Tensor:
 
 
 def min_k_plus_plus(statistics: TokenStatistics, share: float = 0.2) -> Tensor:
-    """Min-k %++: mean of the lowest standardised log-probabilities of the label tokens.
+    """Min-k %++: mean of the lowest standardized log-probabilities of the label tokens.
 
-    Standardised under the model's own next-token distribution: (log p - mean) / deviation. Where
+    Standardized under the model's own next-token distribution: (log p - mean) / deviation. Where
     the deviation is 0, all tokens are equally likely or one is certain; it then counts as 1e-6,
     so that the value is finite, and near 0 if the label is one of the likeliest tokens.
 
@@ -128,10 +128,10 @@ class Probability(PerExampleMetric):
 
 
 class ExactMemorization(PerExampleMetric):
-    """`exact_memorisation` of all examples, ``[examples]``."""
+    """`exact_memorization` of all examples, ``[examples]``."""
 
     def measure(self, statistics: TokenStatistics) -> Tensor:
-        return exact_memorisation(statistics)
+        return exact_memorization(statistics)
 
 
 class ExtractionStrength(PerExampleMetric):

@@ -1,4 +1,4 @@
-"""Verbatim and knowledge memorisation as MUSE measures them, from written texts.
+"""Verbatim and knowledge memorization as MUSE measures them, from written texts.
 
 Source: Shi et al. 2024 (MUSE), arXiv 2407.06460; that ROUGE-L is the F1 without a
 stemmer, and where knowledge answers end, is from its published evaluation.
@@ -15,7 +15,7 @@ from lightning_unlearn.metrics.rouge import rouge_l
 ENDS = ("\n\n", "\nQuestion", "Question:")
 
 
-def verbatim_memorisation(continuations: Sequence[str], written: Sequence[str]) -> Tensor:
+def verbatim_memorization(continuations: Sequence[str], written: Sequence[str]) -> Tensor:
     """How much of a text's true continuation a model writes, given its beginning: ROUGE-L F1.
 
     Args:
@@ -28,7 +28,7 @@ def verbatim_memorisation(continuations: Sequence[str], written: Sequence[str]) 
     return rouge_l(continuations, written, stemmer=False).f1
 
 
-def knowledge_memorisation(
+def knowledge_memorization(
     answers: Sequence[str], written: Sequence[str], ends: Sequence[str] = ENDS
 ) -> Tensor:
     """How well a model answers questions about a text: ROUGE-L F1 of its first answer.
@@ -45,17 +45,17 @@ def knowledge_memorisation(
 
 
 class VerbatimMemorization(PerExampleMetric):
-    """`verbatim_memorisation` of all examples, ``[examples]``."""
+    """`verbatim_memorization` of all examples, ``[examples]``."""
 
     def measure(self, continuations: Sequence[str], written: Sequence[str]) -> Tensor:
-        return verbatim_memorisation(continuations, written)
+        return verbatim_memorization(continuations, written)
 
 
 class KnowledgeMemorization(PerExampleMetric):
-    """`knowledge_memorisation` of all examples, ``[examples]``."""
+    """`knowledge_memorization` of all examples, ``[examples]``."""
 
     def measure(self, answers: Sequence[str], written: Sequence[str]) -> Tensor:
-        return knowledge_memorisation(answers, written)
+        return knowledge_memorization(answers, written)
 
 
 def _cut(text: str, ends: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ def truth_ratio(
 ) -> Tensor:
     """Truth ratio R: mean probability of wrong answers over that of the right, paraphrased one.
 
-    Probabilities are normalised for length, exp(log-likelihood per token). R is near 0 for a model
+    Probabilities are normalized for length, exp(log-likelihood per token). R is near 0 for a model
     that knows the answer and about 1 for one that does not.
 
     Args:
@@ -64,7 +64,7 @@ def truth_ratio_utility(ratio: Tensor) -> Tensor:
 def choice_probability(right: Tensor, wrong: Tensor, mask: Tensor | None = None) -> Tensor:
     """Probability of the right answer among the given ones: P(a) / sum of all candidates' P.
 
-    P is normalised for length. TOFU measures real authors and world facts in this way.
+    P is normalized for length. TOFU measures real authors and world facts in this way.
 
     Args:
         right: log-likelihood per token of the right answer, ``[rows]``.

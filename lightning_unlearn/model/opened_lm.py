@@ -182,7 +182,7 @@ class OpenedLM(LightningModule):
             check_cut(lm)
 
     def check_quantization(self, trainer: Any) -> None:
-        """Refuse to quantise where it can't be done; loads no weights.
+        """Refuse to quantize where it can't be done; loads no weights.
 
         Args:
             trainer: gives precision and strategy.
@@ -272,7 +272,7 @@ class OpenedLM(LightningModule):
             warn(text)
 
     def _load(self, name: str, **options: Any) -> Any:
-        """A causal LM as this one is, whole, and not quantised unless options say so."""
+        """A causal LM as this one is, whole, and not quantized unless options say so."""
         return load_causal_lm(
             name,
             self._weight_dtype(),

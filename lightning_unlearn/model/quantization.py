@@ -29,7 +29,7 @@ BLOCK, BLOCK_OF_SCALES = 64, 256
 
 
 def check_base(quantization: str | None, base: str, config: Any, has_adapters: bool) -> None:
-    """Refuse a base that can't be quantised, or is already.
+    """Refuse a base that can't be quantized, or is already.
 
     Args:
         quantization: "nf4", or None.
@@ -45,9 +45,9 @@ def check_base(quantization: str | None, base: str, config: Any, has_adapters: b
     if (stored := getattr(config, "quantization_config", None)) is not None:
         values = stored if isinstance(stored, dict) else stored.to_dict()
         raise InputError(
-            f"model.base: found {base}, whose weights are stored quantised "
+            f"model.base: found {base}, whose weights are stored quantized "
             f"({values.get('quant_method', 'by an unnamed method')}), expected weights as they "
-            "were trained. Name the model it was made from; model.quantization: nf4 quantises that "
+            "were trained. Name the model it was made from; model.quantization: nf4 quantizes that "
             "when it is opened."
         )
     if quantization is not None and not has_adapters:
@@ -72,7 +72,7 @@ def check_quantization(lm: Any, precision: str, strategy: Any) -> None:
     if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
         raise of_strategy(type(strategy).__name__)
     _check_package()
-    widths = (layer.in_features for _, layer in quantised_layers(lm))
+    widths = (layer.in_features for _, layer in quantized_layers(lm))
     _try_out(widths, COMPUTE[precision], strategy.root_device)
 
 
@@ -93,7 +93,7 @@ def check_precision(precision: str) -> None:
 
 
 def of_strategy(name: str) -> InputError:
-    """What is said of a strategy under which a base can't be quantised."""
+    """What is said of a strategy under which a base can't be quantized."""
     return InputError(
         f"model.quantization: found nf4 with the strategy {name}, expected one device, or "
         "trainer.strategy: ddp. Packed weights and their scales can't be cut up by rows. For a "
@@ -162,20 +162,20 @@ def _is_right(width: int, compute: torch.dtype, device: torch.device) -> bool:
     return near and (unpacked - matrix).abs().max().item() < 0.5
 
 
-def quantised_layers(lm: Any) -> list[tuple[str, nn.Linear]]:
-    """The layers of a model that are quantised: all linear ones but the output projection.
+def quantized_layers(lm: Any) -> list[tuple[str, nn.Linear]]:
+    """The layers of a model that are quantized: all linear ones but the output projection.
 
     Args:
-        lm: a Hugging Face causal LM that is not quantised.
+        lm: a Hugging Face causal LM that is not quantized.
     """
     head = lm.get_output_embeddings()
     return [(n, m) for n, m in lm.named_modules() if type(m) is nn.Linear and m is not head]
 
 
 def loading_options(precision: str, device: torch.device) -> dict[str, Any]:
-    """How ``from_pretrained`` quantises a model while it reads it.
+    """How ``from_pretrained`` quantizes a model while it reads it.
 
-    All linear layers but the output projection, with double quantisation. On the device itself,
+    All linear layers but the output projection, with double quantization. On the device itself,
     layer by layer, so that neither it nor the computer's memory ever holds the whole model.
 
     Args:
@@ -212,11 +212,11 @@ def settle(lm: nn.Module) -> None:
 
 @torch.no_grad()
 def dequantize_into(target: nn.Module, lm: nn.Module) -> None:
-    """Give a model the weights that a quantised one computes with.
+    """Give a model the weights that a quantized one computes with.
 
     Args:
-        target: the same model, not quantised, without adapters.
-        lm: quantised, with adapters or without.
+        target: the same model, not quantized, without adapters.
+        lm: quantized, with adapters or without.
     """
     from bitsandbytes.functional import dequantize_4bit
 

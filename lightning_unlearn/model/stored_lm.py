@@ -102,7 +102,7 @@ class StoredLM(OpenedLM):
         """Write the present model as a plain Hugging Face folder with its tokenizer.
 
         Every process must ask; the first one writes, and puts the whole model into its memory. Of a
-        quantised base the weights it computes with are written, adapters added, in the Trainer's
+        quantized base the weights it computes with are written, adapters added, in the Trainer's
         precision: packed into 4 bits again they would be another model. Where adapters change the
         embedding or the output projection alone, the two are no longer tied.
 

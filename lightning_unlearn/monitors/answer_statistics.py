@@ -21,7 +21,7 @@ from lightning_unlearn.monitors.view import ModelView, RowRequest
 
 MEASURES: dict[str, type[PerExampleMetric]] = {
     "probability": Probability,
-    "exact_memorisation": ExactMemorization,
+    "exact_memorization": ExactMemorization,
     "extraction_strength": ExtractionStrength,
     "min_k": MinK,
     "min_k_plus_plus": MinKPlusPlus,
@@ -30,10 +30,10 @@ MEASURES: dict[str, type[PerExampleMetric]] = {
 
 
 class AnswerStatistics(Monitor):
-    """Memorisation and confidence of answers, ``MEASURE/SET``, all from one forward.
+    """Memorization and confidence of answers, ``MEASURE/SET``, all from one forward.
 
     Measures, one value per row: probability, exp of the log-likelihood per token;
-    exact_memorisation, the share of the answer's tokens that are the likeliest;
+    exact_memorization, the share of the answer's tokens that are the likeliest;
     extraction_strength, the share of the answer that greedy decoding adds to a beginning of it;
     min_k, the mean of the lowest fifth of the tokens' log-probabilities; min_k_plus_plus, the same
     relative to the model's own distribution; answer_margin, the mean logit of the tokens'

@@ -1,4 +1,4 @@
-"""Verbatim and knowledge memorisation, as MUSE measures them."""
+"""Verbatim and knowledge memorization, as MUSE measures them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.metrics import knowledge_memorisation, verbatim_memorisation
+from lightning_unlearn.metrics import knowledge_memorization, verbatim_memorization
 from lightning_unlearn.monitors.answer_statistics import check_sets
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
@@ -42,10 +42,10 @@ class Memorization(Monitor):
         super().__init__(every)
         check_limit(self, limit)
         if not 0 <= begun < 1:
-            raise InputError(f"Memorisation.begun: found {begun}, expected a share in [0, 1).")
+            raise InputError(f"Memorization.begun: found {begun}, expected a share in [0, 1).")
         if max_new_tokens < 1:
             raise InputError(
-                f"Memorisation.max_new_tokens: found {max_new_tokens}, expected at least 1."
+                f"Memorization.max_new_tokens: found {max_new_tokens}, expected at least 1."
             )
         self.set = set
         self.begun = begun
@@ -73,11 +73,11 @@ class Memorization(Monitor):
         further = view.written(self.set, self.limit, begun=begun, greedy=True, max_new_tokens=most)
         answers = view.written(self.set, self.limit, greedy=True, max_new_tokens=most)
         verbatim = {
-            i: verbatim_memorisation([rest[i]], [texts[0].text]).item()
+            i: verbatim_memorization([rest[i]], [texts[0].text]).item()
             for i, texts in further.items()
         }
         knowledge = {
-            i: knowledge_memorisation([rows[i].answer], [texts[0].text]).item()
+            i: knowledge_memorization([rows[i].answer], [texts[0].text]).item()
             for i, texts in answers.items()
         }
         capped = {i: float(not texts[0].ended) for i, texts in answers.items()}

@@ -48,7 +48,7 @@ def advice(plan: Plan) -> list[str]:
     elif plan.module.quantization is not None:
         found.append(
             f"--gpus {max(2, gpus)} with --trainer.strategy fsdp2, --model.quantization null and "
-            "--trainer.precision bf16-true: shares the model out, not quantised; results differ."
+            "--trainer.precision bf16-true: shares the model out, not quantized; results differ."
         )
     elif plan.sharing.name == "DDP":
         found.append("--trainer.strategy fsdp2: shares parameters out instead of copying them.")

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.model.quantization import packed_sizes, quantised_layers
+from lightning_unlearn.model.quantization import packed_sizes, quantized_layers
 
 
 class _Product(torch.autograd.Function):
@@ -27,7 +27,7 @@ class PackedLinear(nn.Linear):
     """A stand-in for the ``Linear4bit`` of bitsandbytes.
 
     Args:
-        linear: the layer that is quantised.
+        linear: the layer that is quantized.
         compute: in which type products are computed.
     """
 
@@ -62,11 +62,11 @@ class PackedLinear(nn.Linear):
 
 
 def pack(lm: Any, compute: torch.dtype) -> None:
-    """Put stand-ins in the place of the layers that would be quantised.
+    """Put stand-ins in the place of the layers that would be quantized.
 
     Args:
         lm: a Hugging Face causal LM without memory.
         compute: in which type products are computed.
     """
-    for name, layer in quantised_layers(lm):
+    for name, layer in quantized_layers(lm):
         lm.set_submodule(name, PackedLinear(layer, compute))

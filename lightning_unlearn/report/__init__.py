@@ -11,7 +11,7 @@ from lightning_unlearn.report.naming import short_names, short_value
 from lightning_unlearn.report.recency import recency
 from lightning_unlearn.report.scores import scores
 from lightning_unlearn.report.sections import Section
-from lightning_unlearn.report.summary import Summary, summarise
+from lightning_unlearn.report.summary import Summary, summarize
 from lightning_unlearn.report.tables import csv, markdown, render
 
 __all__ = [
@@ -27,5 +27,5 @@ __all__ = [
     "scores",
     "short_names",
     "short_value",
-    "summarise",
+    "summarize",
 ]

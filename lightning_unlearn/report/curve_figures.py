@@ -83,7 +83,7 @@ class Drawing:
         entries: list[Entry] = [(o.line(1), o.label) for o in self.looks.present(paths)]
         if any(oracles for _, oracles in pairs):
             mean = ", mean over paths" if self.looks.grouped else ""
-            whose = "" if one else f", in the {self.looks.what}'s colour"
+            whose = "" if one else f", in the {self.looks.what}'s color"
             entries.append(({"color": GREY, **DASHED}, f"{ORACLE}{mean}{whose}"))
         said = [*notes, *seeds_note(list(drawn.values()), self.looks)]
         return compose(done, height, title, said, self.looks.heading, entries)
@@ -99,7 +99,7 @@ class Drawing:
         key: Any = panel.share
         means = means_of_looks(self.oracles[key], self.looks)
         levels: list[Part] = [
-            Level(value, {**DASHED, "color": GREY if one else self.looks.look[look].colour})
+            Level(value, {**DASHED, "color": GREY if one else self.looks.look[look].color})
             for look, value in means.items()
         ]
         return replace(panel, parts=[*panel.parts, *levels[: 1 if one else None]], share=key[0])
@@ -128,7 +128,7 @@ def parts_of(curves: Curves, looks: Looks, shade: float = 0.18) -> list[Part]:
         own = means[[other == key for other in keys]]
         for values in own:
             known = np.isfinite(values)
-            parts.append(Thin(x[known], values[known], {"color": look.colour}))
+            parts.append(Thin(x[known], values[known], {"color": look.color}))
         if len(own):
             band = band_of(curves.steps, own)
             if band.seeds:
@@ -214,7 +214,7 @@ def answers_figure(study: StudyRecords) -> Figure | None:
     drawn = [curves for cells in every.values() for curves in cells.values()]
     entries: list[Entry] = [(look.line(1), look.label) for look in looks.look.values()]
     if any(isinstance(p, Level) for row in grid for panel in row if panel for p in panel.parts):
-        entries.append(({"color": GREY, **DASHED}, f"{ORACLE}, in the stage's colour"))
+        entries.append(({"color": GREY, **DASHED}, f"{ORACLE}, in the stage's color"))
     title = f"Unlearning {forgotten(data)}: log-likelihood of every stage's answers"
     notes = ["superficial = only the forgotten stage falls", *seeds_note(drawn, looks)]
     return compose(grid, (2.8, 2.1)[len(grid) > 2], title, notes, looks.heading, entries)
@@ -231,7 +231,7 @@ def _answers_panel(
         band = band_of(curves.steps, curves.means[curves.paths.index(place)])
         parts += [Curve(band, look)] if band.seeds else []
         value = oracles_of(study, f"answers/{stage}", curves).get(place)
-        parts += [Level(value, {**DASHED, "color": look.colour})] if value is not None else []
+        parts += [Level(value, {**DASHED, "color": look.color})] if value is not None else []
     title = folded(f"p = {place[1]}: {place[0]}", 28)
     ylabel = "log-likelihood of answers\n(nats per token)"
     return Panel(parts, title, name, ylabel) if parts else None

@@ -77,8 +77,8 @@ def _utility(study: StudyRecords, _: StudyRecords | None) -> str:
 
 def _answers(study: StudyRecords, _: StudyRecords | None) -> str:
     answers = answers_of(study)
-    labelled = (study.runs["measure"] == "forget/label").any()
-    if labelled or not (answers["stage"] == answers["forget"]).any():
+    labeled = (study.runs["measure"] == "forget/label").any()
+    if labeled or not (answers["stage"] == answers["forget"]).any():
         return ""
     stages, paths = list(answers["stage"].unique()), answers["path"].nunique()
     return (

@@ -15,7 +15,7 @@ from lightning_unlearn.report.curves import names_of_paths
 from lightning_unlearn.report.divergence import Divergence, divergences
 from lightning_unlearn.report.drawn import Curve, Part, Thin, Zone
 from lightning_unlearn.report.frame import Entry, compose
-from lightning_unlearn.report.looks import PALETTE, Look, colours, folded, plain
+from lightning_unlearn.report.looks import PALETTE, Look, colors, folded, plain
 from lightning_unlearn.report.naming import short_number, span
 from lightning_unlearn.report.panels import Panel
 from lightning_unlearn.report.reading import StudyRecords
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FIT = {"color": "#000000", "linewidth": 2.2, "linestyle": (0, (3, 1.5)), "alpha": 1, "zorder": 3}
 SEEDS = {"color": "#777777", "linewidth": 1.6, "linestyle": "-.", "alpha": 1, "zorder": 1.9}
 RANGE = {"color": "#B8A000", "alpha": 0.10}
-# So many pairs have a line each where they share a colour.
+# So many pairs have a line each where they share a color.
 LINES = 80
 
 Pairs = dict[Look, list[int]]
@@ -96,8 +96,8 @@ def looks_of_pairs(own: Divergence) -> Pairs:
     if len(own.pairs) > len(PALETTE):
         distinct.sort(key=lambda label: (label != "same place", label))
     looks = [
-        Look(colour, marker, label, "")
-        for (colour, marker), label in zip(colours(len(distinct)), distinct, strict=True)
+        Look(color, marker, label, "")
+        for (color, marker), label in zip(colors(len(distinct)), distinct, strict=True)
     ]
     return {
         look: [place for place, label in enumerate(labels) if label == look.label] for look in looks
@@ -111,7 +111,7 @@ def parts_of_pairs(own: Divergence, looks: Pairs) -> list[Part]:
         bands = [log_band_of(steps, own.paths[place]) for place in places]
         if len(places) > 1:
             if len(own.pairs) <= LINES:
-                parts += [Thin(b.x, b.mean, {"color": look.colour, "alpha": 0.4}) for b in bands]
+                parts += [Thin(b.x, b.mean, {"color": look.color, "alpha": 0.4}) for b in bands]
             every = own.paths[places].reshape(-1, len(steps))
             bands = [without_ends(log_band_of(steps, every))]
         parts += [Curve(band, look, 0.1) for band in bands if band.seeds]

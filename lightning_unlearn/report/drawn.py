@@ -35,7 +35,7 @@ class Curve:
 
     Attributes:
         band: its values.
-        look: its colour, marker and name.
+        look: its color, marker and name.
         shade: how opaque the band is.
     """
 
@@ -47,7 +47,7 @@ class Curve:
         band, look = self.band, self.look
         if np.isfinite(band.low).any():
             axis.fill_between(
-                band.x, band.low, band.high, color=look.colour, alpha=self.shade, linewidth=0
+                band.x, band.low, band.high, color=look.color, alpha=self.shade, linewidth=0
             )
         # Thick lines over all thin ones.
         axis.plot(band.x, band.mean, **look.line(len(band.x)), zorder=2.5)
@@ -150,17 +150,17 @@ class Cross:
         y: of the point.
         across: half the interval of x; NaN for none.
         up: half the interval of y; likewise.
-        colour: of the bars.
+        color: of the bars.
     """
 
     x: float
     y: float
     across: float
     up: float
-    colour: str
+    color: str
 
     def draw(self, axis: Axes) -> None:
-        style: Any = {"color": self.colour, "linewidth": 1.4, "alpha": 0.55, "zorder": 2.2}
+        style: Any = {"color": self.color, "linewidth": 1.4, "alpha": 0.55, "zorder": 2.2}
         axis.plot([self.x - self.across, self.x + self.across], [self.y, self.y], **style)
         axis.plot([self.x, self.x], [self.y - self.up, self.y + self.up], **style)
 

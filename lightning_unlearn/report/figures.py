@@ -50,10 +50,10 @@ def save_figures(
 
     How they are drawn:
 
-    - Up to seven paths: one colour and marker per path; several seeds are drawn as their mean
-      with Student's 95 % band. More paths: one colour per position, a thin line for each path's
+    - Up to seven paths: one color and marker per path; several seeds are drawn as their mean
+      with Student's 95 % band. More paths: one color per position, a thin line for each path's
       mean over seeds and a thick one for the mean over the position's paths.
-    - Oracles are dashed: one grey line where all paths have the same value, else one in the colour
+    - Oracles are dashed: one grey line where all paths have the same value, else one in the color
       of the path or position, at the mean over seeds.
     - Panels that show the same measure share the y axis unless the values of one panel span less
       than a fifth of those of another. Then those of a row share it, if they can by the same rule,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Entry = tuple[dict[str, Any], str]
-# Inches between what belongs to neighbouring panels, and around all.
+# Inches between what belongs to neighboring panels, and around all.
 BETWEEN, AROUND = 0.14, 0.1
 DIFFER = "y axes differ between panels"
 

@@ -12,9 +12,9 @@ from lightning_unlearn.report.curves import Curves, Place, curves_of, oracles_by
 from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.statistics.klom import (
     LEAST_MODELS,
-    StandardisedDifference,
+    StandardizedDifference,
     klom,
-    standardised_difference,
+    standardized_difference,
     wasserstein,
 )
 
@@ -54,7 +54,7 @@ class Comparison:
     points: int
     dropped: int
     klom: NDArray[np.float64] | None
-    difference: StandardisedDifference | None
+    difference: StandardizedDifference | None
     wasserstein: NDArray[np.float64]
     valueless: list[int]
     lonely: list[int]
@@ -136,7 +136,7 @@ def _of_paths(
             points=int(known.sum()),
             dropped=int((~known).sum()),
             klom=klom(own, aim) if fewest >= LEAST_MODELS else None,
-            difference=standardised_difference(own, aim) if fewest >= 2 else None,
+            difference=standardized_difference(own, aim) if fewest >= 2 else None,
             wasserstein=wasserstein(own, aim),
             valueless=[s for s, has in zip(curves.seeds, last, strict=True) if seeds[s] > has],
             lonely=[seed for seed, ran in seeds.items() if ran and seed not in aims],

@@ -28,7 +28,7 @@ DIFFERENCE_NOTE = (
 
 
 def klom_section(examples: StudyRecords) -> Section:
-    """KLoM of every path and probe, or the standardised difference with fewer than ten models.
+    """KLoM of every path and probe, or the standardized difference with fewer than ten models.
 
     klom.csv has a row per probe, method, setting and path: N, the number of models and oracles;
     KLoM's mean and 95th percentile over examples beside the noise floor of as many models that

@@ -68,7 +68,7 @@ class Layout:
             [*map(escape, identity), *map(escape, self.headings)],
             ["---:" if right else "---" for right in alignment] + ["---:"] * len(self.headings),
         ]
-        for row, texts in self._named(escape, _emphasised):
+        for row, texts in self._named(escape, _emphasized):
             cells = [
                 f"**{cell}**" if place == row.bold else cell for place, cell in enumerate(row.cells)
             ]
@@ -85,7 +85,7 @@ class Layout:
         identity, alignment, _ = self._identity()
         groups: list[list[list[str]]] = []
         before: tuple[str, str] | None = None
-        for row, texts in self._named(escape_latex, _emphasised_latex):
+        for row, texts in self._named(escape_latex, _emphasized_latex):
             cells = [escape_latex(cell) for cell in row.cells]
             if row.bold is not None:
                 cells[row.bold] = bold_latex(cells[row.bold])
@@ -224,12 +224,12 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", " ".join(text.split()))
 
 
-def _emphasised(row: Row) -> str:
+def _emphasized(row: Row) -> str:
     """The path with its forget stage in bold, as Markdown."""
     return _with_bold(row, escape, "**{}**".format)
 
 
-def _emphasised_latex(row: Row) -> str:
+def _emphasized_latex(row: Row) -> str:
     """The same as LaTeX."""
     return _with_bold(row, escape_latex, bold_latex)
 

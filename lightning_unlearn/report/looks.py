@@ -1,4 +1,4 @@
-"""How curves look: colours, markers, names, and matplotlib's settings."""
+"""How curves look: colors, markers, names, and matplotlib's settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-# Okabe and Ito (2008), safe for colour-blind readers; without yellow, which is faint on white.
+# Okabe and Ito (2008), safe for color-blind readers; without yellow, which is faint on white.
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 STYLE = {
@@ -35,13 +35,13 @@ class Look:
     """How one curve, or all curves of a group, are drawn and named.
 
     Attributes:
-        colour: of line and band.
+        color: of line and band.
         marker: of the points.
         label: in the legend.
         end: beside the end of the curve.
     """
 
-    colour: str
+    color: str
     marker: str
     label: str
     end: str
@@ -49,7 +49,7 @@ class Look:
     def line(self, points: int) -> dict[str, Any]:
         """Keywords of a thick line through `points` points."""
         return {
-            "color": self.colour,
+            "color": self.color,
             "linewidth": 2.0,
             "marker": self.marker,
             "markersize": 5,
@@ -98,32 +98,32 @@ def looks_of_paths(data: pd.DataFrame) -> Looks:
     curves = [(str(path), int(position)) for path, position in pairs.itertuples(index=False)]
     if len(curves) <= len(PALETTE):
         by_path: dict[tuple[Hashable, ...], Look] = {}
-        for (colour, marker), (path, position) in zip(colours(len(curves)), curves, strict=True):
+        for (color, marker), (path, position) in zip(colors(len(curves)), curves, strict=True):
             end = f"p = {position}"
-            label = f"{end}: {emphasised(path, position)}"
-            by_path[path, position] = Look(colour, marker, label, end)
+            label = f"{end}: {emphasized(path, position)}"
+            by_path[path, position] = Look(color, marker, label, end)
         return Looks(by_path, "path (p = place of the forget stage)", "path")
     positions = sorted({position for _, position in curves})
     by_position: dict[tuple[Hashable, ...], Look] = {}
-    for (colour, marker), position in zip(colours(len(positions)), positions, strict=True):
+    for (color, marker), position in zip(colors(len(positions)), positions, strict=True):
         count = sum(other == position for _, other in curves)
         label = f"p = {position}  ({count} path{'s' * (count > 1)})"
-        by_position[position,] = Look(colour, marker, label, f"p = {position}")
+        by_position[position,] = Look(color, marker, label, f"p = {position}")
     return Looks(by_position, "p = place of the forget stage", "position")
 
 
 def looks_of_stages(stages: Sequence[str], forget: Sequence[str]) -> Looks:
     """A look per stage; those that are forgotten are named so."""
     looks: dict[tuple[Hashable, ...], Look] = {}
-    for (colour, marker), stage in zip(colours(len(stages)), stages, strict=True):
+    for (color, marker), stage in zip(colors(len(stages)), stages, strict=True):
         label = f"{bold(stage)} (forgotten)" if [stage] == list(forget) else plain(stage)
         # Long names would take the panel's room; the legend has them.
-        looks[stage,] = Look(colour, marker, label, plain(stage) if len(stage) <= 8 else "")
+        looks[stage,] = Look(color, marker, label, plain(stage) if len(stage) <= 8 else "")
     return Looks(looks, "answers of the stage", "stage")
 
 
-def colours(count: int) -> list[tuple[str, str]]:
-    """Colours and markers of `count` looks."""
+def colors(count: int) -> list[tuple[str, str]]:
+    """Colors and markers of `count` looks."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -131,7 +131,7 @@ def colours(count: int) -> list[tuple[str, str]]:
     if count > len(PALETTE):
         shades = colormaps["viridis"]
         found = [to_hex(shades(0.9 * i / (count - 1))) for i in range(count)]
-    return [(colour, MARKERS[rank % len(MARKERS)]) for rank, colour in enumerate(found)]
+    return [(color, MARKERS[rank % len(MARKERS)]) for rank, color in enumerate(found)]
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def drawing_style() -> Iterator[None]:
         yield
 
 
-def emphasised(path: str, position: int) -> str:
+def emphasized(path: str, position: int) -> str:
     """The path with its forget stage in bold."""
     stages = path.split("-")
     return "-".join(

@@ -22,8 +22,8 @@ Maker = Callable[[StudyRecords, "StudyRecords | None"], "Figure | None"]
 
 def _label_or_answers(study: StudyRecords, _: StudyRecords | None) -> Figure | None:
     """Answers, where those of the forget stage were measured but not its label."""
-    labelled = (study.runs["measure"] == "forget/label").any()
-    return None if labelled else answers_figure(study)
+    labeled = (study.runs["measure"] == "forget/label").any()
+    return None if labeled else answers_figure(study)
 
 
 FIGURES: dict[str, Maker] = {

@@ -92,7 +92,7 @@ def _parts(own: OracleDistances, looks: Looks, floors: OraclePairs) -> list[Part
             look = looks.of(path)
             (curve,) = (p for p in parts if isinstance(p, Curve) and p.look is look)
             at = curve.band.x == step
-            style = {**RING, "markeredgecolor": look.colour, "zorder": 3}
+            style = {**RING, "markeredgecolor": look.color, "zorder": 3}
             parts.append(Spots(curve.band.x[at], curve.band.mean[at], style))
     return [*_floor(own, floors), *parts]
 

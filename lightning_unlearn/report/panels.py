@@ -206,7 +206,7 @@ def _end_labels(axis: Axes, panel: Panel, height: float) -> None:
             place,
             look.end,
             transform=axis.transAxes,
-            color=look.colour,
+            color=look.color,
             fontsize=8,
             fontweight="bold",
             verticalalignment="center",

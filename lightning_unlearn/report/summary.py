@@ -56,7 +56,7 @@ class Summary:
         }
 
 
-def summarise(
+def summarize(
     records: pd.DataFrame, examples: pd.DataFrame | None = None, notes: Sequence[str] = ()
 ) -> Summary:
     """Scores of a study, or depths where answers were measured but no forget label.

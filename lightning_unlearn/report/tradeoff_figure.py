@@ -112,8 +112,8 @@ def _trail(own: pd.DataFrame, looks: Looks, path: Place) -> list[Part]:
     wide = own.pivot(index="seed", columns="step")
     steps = wide["score"].columns
     score, utility = (band_of(steps, wide[name]) for name in ("score", "utility"))
-    line = {"color": look.colour, "linewidth": 0.8 if looks.grouped else 1.6, "alpha": 0.8}
-    dots = {"marker": look.marker, "markersize": 3, "color": look.colour, "alpha": 0.8}
+    line = {"color": look.color, "linewidth": 0.8 if looks.grouped else 1.6, "alpha": 0.8}
+    dots = {"marker": look.marker, "markersize": 3, "color": look.color, "alpha": 0.8}
     end = {**dots, "markersize": 6 if looks.grouped else 9, "markeredgecolor": "white", "alpha": 1}
     parts: list[Part] = [
         Thin(score.mean, utility.mean, line),
@@ -121,5 +121,5 @@ def _trail(own: pd.DataFrame, looks: Looks, path: Place) -> list[Part]:
     ]
     if not looks.grouped and np.isfinite([score.low[-1], utility.low[-1]]).all():
         across, up = score.mean[-1] - score.low[-1], utility.mean[-1] - utility.low[-1]
-        parts.append(Cross(score.mean[-1], utility.mean[-1], across, up, look.colour))
+        parts.append(Cross(score.mean[-1], utility.mean[-1], across, up, look.color))
     return [*parts, Spots(score.mean[-1:], utility.mean[-1:], {**end, "zorder": 3})]

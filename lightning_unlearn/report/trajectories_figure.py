@@ -167,7 +167,7 @@ def parts_of_examples(
     if len(drawn) > MOST:
         order = np.argsort(np.nanmean(drawn, axis=1), kind="stable")
         drawn = drawn[order[np.linspace(0, len(order) - 1, MOST).round().astype(int)]]
-    style = {"color": look.colour, "alpha": 0.5, "linewidth": 0.8}
+    style = {"color": look.color, "alpha": 0.5, "linewidth": 0.8}
     for gaps in drawn:
         known = np.isfinite(gaps)
         parts.append(Thin(own.x[known], gaps[known], style))

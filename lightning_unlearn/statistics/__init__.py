@@ -17,11 +17,11 @@ from lightning_unlearn.statistics.intervals import (
 )
 from lightning_unlearn.statistics.klom import (
     NoiseFloor,
-    StandardisedDifference,
+    StandardizedDifference,
     inflation,
     klom,
     noise_floor,
-    standardised_difference,
+    standardized_difference,
     wasserstein,
 )
 from lightning_unlearn.statistics.recency import recency_effect
@@ -34,7 +34,7 @@ __all__ = [
     "IntraclassCorrelation",
     "NoGrowth",
     "NoiseFloor",
-    "StandardisedDifference",
+    "StandardizedDifference",
     "best_steps",
     "complete_seeds",
     "exponential_growth",
@@ -49,6 +49,6 @@ __all__ = [
     "pairwise_distance",
     "recency_effect",
     "squared_distance",
-    "standardised_difference",
+    "standardized_difference",
     "wasserstein",
 ]

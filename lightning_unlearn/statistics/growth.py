@@ -118,7 +118,7 @@ def exponential_growth(steps: ArrayLike, values: ArrayLike) -> Growth | NoGrowth
     changes by 4 hardly ever with errors above 2 %. The interval holds the rate of an exponential
     in 97 % of draws or more; of d = |D|^2 with D' = (I + M) D it holds the rate at the last step
     of the range in 94 % or more, with errors and without, and that of the limit in 50 to 95 %.
-    Neighbouring steps of one run are not independent: the interval over seeds is the one to trust.
+    Neighboring steps of one run are not independent: the interval over seeds is the one to trust.
 
     Args:
         steps: ascending, [steps].
@@ -159,7 +159,7 @@ def exponential_growth(steps: ArrayLike, values: ArrayLike) -> Growth | NoGrowth
             "level",
         )
     return NoGrowth(
-        f"no {LEAST_POINTS} neighbouring steps or more over which log d is a line (R^2 >= "
+        f"no {LEAST_POINTS} neighboring steps or more over which log d is a line (R^2 >= "
         f"{LEAST_R_SQUARED:g}, and more than noise has, at a steady rate)",
         "curved",
     )
@@ -259,7 +259,7 @@ def _centered(windows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _r_squared(x: NDArray[np.float64], y: NDArray[np.float64], points: int) -> NDArray[np.float64]:
-    """R^2 of the line through each range of `points` neighbours.
+    """R^2 of the line through each range of `points` neighbors.
 
     NaN where one is missing, and for a level range: rounding would be all there is to explain.
     """

@@ -2,7 +2,7 @@
 
 All functions take the margins of N unlearned and M oracle models on the same points, arrays
 ``[models, points]``. The margin of a token is its logit less the logsumexp of the other logits,
-log p - log(1 - p). `klom` needs many models; `standardised_difference` and `wasserstein` do with
+log p - log(1 - p). `klom` needs many models; `standardized_difference` and `wasserstein` do with
 few.
 """
 
@@ -45,7 +45,7 @@ class NoiseFloor:
 
 
 @dataclass(frozen=True)
-class StandardisedDifference:
+class StandardizedDifference:
     """Difference of the mean margins, in standard deviations of the oracles.
 
     Attributes:
@@ -108,7 +108,7 @@ def klom(
         raise InputError(
             f"KLoM: found margins of {len(own)} unlearned models and {len(aim)} oracles, expected "
             f"at least {LEAST_MODELS} of each: with fewer, histograms differ by chance alone; use "
-            f"standardised_difference or wasserstein, which do with few models"
+            f"standardized_difference or wasserstein, which do with few models"
         )
     return _divergence(own, aim, bins, clip, floor)
 
@@ -155,7 +155,7 @@ def noise_floor(
     return NoiseFloor(float(values.mean()), float(np.percentile(values, 95)), count, oracles)
 
 
-def standardised_difference(unlearned: "ArrayLike", oracle: "ArrayLike") -> StandardisedDifference:
+def standardized_difference(unlearned: "ArrayLike", oracle: "ArrayLike") -> StandardizedDifference:
     """Difference of the mean margins, in standard deviations of the oracles.
 
     The interval is Student's, over models: each model counts once, with its mean over points,
@@ -184,7 +184,7 @@ def standardised_difference(unlearned: "ArrayLike", oracle: "ArrayLike") -> Stan
     n, m = len(own), len(aim)
     if min(n, m) < 2:
         raise InputError(
-            f"standardised difference: found margins of unlearned models: {n}, and of oracles: "
+            f"standardized difference: found margins of unlearned models: {n}, and of oracles: "
             f"{m}, expected at least 2 of each: add seeds"
         )
     varies = np.ptp(aim, axis=0) > 0
@@ -193,14 +193,14 @@ def standardised_difference(unlearned: "ArrayLike", oracle: "ArrayLike") -> Stan
     skipped = int((~varies).sum())
     if not varies.any():
         nan = math.nan
-        return StandardisedDifference(
+        return StandardizedDifference(
             nan, nan, nan, nan, _absolute_floor(n, m), per_point, skipped, n, m
         )
     # The mean over points is linear in the models' own means over points.
     center = aim.mean(axis=0)
     scores = [((x - center) / deviation)[:, varies].mean(axis=1) for x in (own, aim)]
     mean, half = float(per_point[varies].mean()), half_width_of_difference(*scores)
-    return StandardisedDifference(
+    return StandardizedDifference(
         mean=mean,
         low=mean - half,
         high=mean + half,
@@ -214,7 +214,7 @@ def standardised_difference(unlearned: "ArrayLike", oracle: "ArrayLike") -> Stan
 
 
 def inflation(oracles: int) -> float:
-    """How much too large standardised differences are on average, as a factor.
+    """How much too large standardized differences are on average, as a factor.
 
     It is the mean of 1/s times the standard deviation that s estimates: 1.38 with 4 oracles, 1.13
     with 8; infinite with 2.

@@ -107,7 +107,7 @@ class StudyPlan:
         name: of the study.
         folder: where its results go.
         store: folder of the stage store.
-        cells: the grid; those that share a prefix are neighbours.
+        cells: the grid; those that share a prefix are neighbors.
         nodes: what is to be made, parents before children, in the order of the cells.
         remarks: what the user should know before it starts.
         machine: where and with what numbers are computed, as far as the process that plans knows.

@@ -171,7 +171,7 @@ def _made_with(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("base", "base model, fingerprint"),
         ("template", "chat template, fingerprint"),
         ("lora", "LoRA"),
-        ("quantization", "quantisation of the base"),
+        ("quantization", "quantization of the base"),
         ("precision", "precision"),
     ):
         if key in content:

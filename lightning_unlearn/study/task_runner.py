@@ -163,7 +163,7 @@ class TaskRunner:
         return trainer.strategy.broadcast(value)
 
     def _points(self) -> Iterator[_Point]:
-        """The grid, in an order in which neighbours share the model, then stages."""
+        """The grid, in an order in which neighbors share the model, then stages."""
         wanted, data = self.spec.paths, self._first.datamodule
         paths: Sequence[tuple[str, ...]]
         if isinstance(wanted, str):

@@ -301,7 +301,7 @@ class StagedTrainer(StageTrainer):
     def check(self, model: CausalLM, datamodule: StagedDataModule, train: bool = True) -> None:
         """Find all that can be found wrong without training, before anything is written.
 
-        Reads and tokenises the data if that is not done yet.
+        Reads and tokenizes the data if that is not done yet.
 
         Args:
             model: the module.

@@ -63,7 +63,7 @@ class Unlearning(Callback):
         self._name = value
 
     def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
-        """What unlearning minimises.
+        """What unlearning minimizes.
 
         Args:
             policy: log-probabilities of a forget batch under the model, with gradient.

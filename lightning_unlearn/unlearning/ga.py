@@ -8,7 +8,7 @@ from lightning_unlearn.unlearning.base import Unlearning
 
 
 class GA(Unlearning):
-    """Gradient ascent: minimise the log-likelihood of the forget answers."""
+    """Gradient ascent: minimize the log-likelihood of the forget answers."""
 
     uses_reference = False
 

@@ -1,4 +1,4 @@
-"""Negative preference optimisation."""
+"""Negative preference optimization."""
 
 import math
 
@@ -11,7 +11,7 @@ from lightning_unlearn.unlearning.base import Unlearning
 
 
 class NPO(Unlearning):
-    """Negative preference optimisation against the model as it was before unlearning.
+    """Negative preference optimization against the model as it was before unlearning.
 
     Args:
         beta: inverse temperature; towards 0 it becomes gradient ascent.

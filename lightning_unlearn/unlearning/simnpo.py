@@ -15,9 +15,9 @@ VANISHED = 1e-6
 
 
 class SimNPO(Unlearning):
-    """Negative preference optimisation without a reference.
+    """Negative preference optimization without a reference.
 
-    The defaults are the original, length-normalised form. The form of arXiv 2510.16629 is
+    The defaults are the original, length-normalized form. The form of arXiv 2510.16629 is
     ``SimNPO(beta=1, normalize=False)``; on answers of many nats its gradient vanishes, which is
     warned about.
 
@@ -53,7 +53,7 @@ class SimNPO(Unlearning):
                     + (
                         "Lower beta or raise gamma if it should go on."
                         if self.normalize
-                        else "Answers are too long for the un-normalised form: set normalize to "
+                        else "Answers are too long for the un-normalized form: set normalize to "
                         "true, or lower beta."
                     ),
                     UserWarning,

@@ -243,7 +243,7 @@ def test_values_that_a_class_refuses(place: Workplace) -> None:
 def test_classes_that_cannot_be_found(place: Workplace) -> None:
     ours = (
         "AnswerLikelihood, AnswerStatistics, GA, LabelLikelihood, MathAccuracy, Membership, "
-        "Memorisation, NPO, OracleDistance, SimNPO, TOFU, or module.Class"
+        "Memorization, NPO, OracleDistance, SimNPO, TOFU, or module.Class"
     )
     assert place.fit("--trainer.callbacks+=Nope").startswith(
         f"trainer.callbacks: found 'Nope', expected {ours}"

@@ -243,7 +243,7 @@ METHODS: dict[str, Unlearning | None] = {
     "GA": GA(),
     "NPO": NPO(),
     "SimNPO": SimNPO(beta=1, gamma=5),
-    "SimNPO-unnormalised": SimNPO(beta=0.05, normalize=False),
+    "SimNPO-unnormalized": SimNPO(beta=0.05, normalize=False),
 }
 
 
@@ -315,7 +315,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_own_counts(
         "GA": lambda: gradient_ascent(torch.cat(policy)).mean(),
         "NPO": lambda: npo(sums, references.sum(-1)[rows], 0.5).mean(),
         "SimNPO": lambda: simnpo(sums, sizes, 1.0, 5.0).mean(),
-        "SimNPO-unnormalised": lambda: simnpo(sums, sizes, 0.05, 0.0, False).mean(),
+        "SimNPO-unnormalized": lambda: simnpo(sums, sizes, 0.05, 0.0, False).mean(),
     }[name]()
     assert loss.item() == pytest.approx(naive.item(), rel=1e-12)
     module.zero_grad()

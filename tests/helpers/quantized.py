@@ -54,7 +54,7 @@ def wide(tiny: Tiny) -> Tiny:
 
 
 def opened(base: str | Path, precision: str = "32-true", **options: Any) -> CausalLM:
-    """A quantised module, ready to compute, its adapter not without effect."""
+    """A quantized module, ready to compute, its adapter not without effect."""
     module = CausalLM(str(base), SMALL, quantization="nf4", **options)
     trainer = SimpleNamespace(
         precision=precision,
@@ -77,7 +77,7 @@ def opened(base: str | Path, precision: str = "32-true", **options: Any) -> Caus
 def fitted(
     tiny: Tiny, recipe: dict[str, Any], oracle: bool = False, merge: bool = False, **settings: Any
 ) -> StagedTrainer:
-    """A path of two stages and its unlearning on a quantised base."""
+    """A path of two stages and its unlearning on a quantized base."""
     stages = tiny.stages(**recipe)
     data = tiny.datamodule(stages=stages, order=PATH, oracle=oracle, measure_batch_size=3)
     monitors = [LabelLikelihood(2), AnswerLikelihood(2), OracleDistance(2)]

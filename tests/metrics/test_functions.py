@@ -58,7 +58,7 @@ def test_means_over_label_tokens() -> None:
     logps, tops, margins = lists(s.log_prob, s), lists(s.top, s), lists(s.margin, s)
     expected = [math.prod(math.exp(x) for x in row) ** (1 / len(row)) for row in logps]
     assert_equal(metrics.probability(s), expected)
-    assert_equal(metrics.exact_memorisation(s), [sum(row) / len(row) for row in tops])
+    assert_equal(metrics.exact_memorization(s), [sum(row) / len(row) for row in tops])
     assert_equal(metrics.margin(s), [sum(row) / len(row) for row in margins])
     assert s.kl is not None
     assert_equal(metrics.kl_to_oracle(s), [sum(row) / len(row) for row in lists(s.kl, s)])
@@ -116,7 +116,7 @@ def test_a_sequence_without_label_tokens_has_no_value(width: int) -> None:
     s = TokenStatistics(nothing, nothing, nothing, nothing, nothing, nothing.bool(), nothing)
     for measure in (
         metrics.probability,
-        metrics.exact_memorisation,
+        metrics.exact_memorization,
         metrics.extraction_strength,
         metrics.margin,
         metrics.min_k,
@@ -264,15 +264,15 @@ def test_rouge_of_stems_and_of_texts_without_words() -> None:
         metrics.RougeL(score="f2")  # type: ignore[arg-type]
 
 
-def test_memorisation() -> None:
+def test_memorization() -> None:
     text = "the ships of the town"
-    assert metrics.verbatim_memorisation([text], ["the ship of the town"]).item() == pytest.approx(
+    assert metrics.verbatim_memorization([text], ["the ship of the town"]).item() == pytest.approx(
         0.8
     )
     written = ["Port Melon\nQuestion: where?", "Port Melon\n\nand", "Port Question: Melon"]
-    found = metrics.knowledge_memorisation(["Port Melon"] * 3, written)
+    found = metrics.knowledge_memorization(["Port Melon"] * 3, written)
     assert_equal(found, [1.0, 1.0, 2 / 3])
-    whole = metrics.knowledge_memorisation(["Port Melon"], ["Port Melon\n\nand so"], ends=())
+    whole = metrics.knowledge_memorization(["Port Melon"], ["Port Melon\n\nand so"], ends=())
     assert_equal(whole, [2 / 3])
 
 

@@ -54,10 +54,10 @@ PER_EXAMPLE: dict[
         of_statistics,
         lambda: metrics.probability(STATISTICS),
     ),
-    "exact memorisation": (
+    "exact memorization": (
         metrics.ExactMemorization,
         of_statistics,
-        lambda: metrics.exact_memorisation(STATISTICS),
+        lambda: metrics.exact_memorization(STATISTICS),
     ),
     "extraction strength": (
         metrics.ExtractionStrength,
@@ -96,12 +96,12 @@ PER_EXAMPLE: dict[
     "verbatim": (
         metrics.VerbatimMemorization,
         of_texts,
-        lambda: metrics.verbatim_memorisation(ANSWERS, WRITTEN),
+        lambda: metrics.verbatim_memorization(ANSWERS, WRITTEN),
     ),
     "knowledge": (
         metrics.KnowledgeMemorization,
         of_texts,
-        lambda: metrics.knowledge_memorisation(ANSWERS, WRITTEN),
+        lambda: metrics.knowledge_memorization(ANSWERS, WRITTEN),
     ),
 }
 

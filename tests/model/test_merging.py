@@ -125,7 +125,7 @@ def test_an_embedding_of_another_name(tiny: Tiny) -> None:
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("targets", [["q_proj"], ["lm_head", "embed_tokens"]], ids=str)
-def test_a_quantised_base(tiny: Tiny, targets: list[str]) -> None:
+def test_a_quantized_base(tiny: Tiny, targets: list[str]) -> None:
     lm = tiny_lm("llama", tie_word_embeddings=True, hidden_size=64, intermediate_size=64)
     lm.save_pretrained(tiny.root / "base")
     tiny_tokenizer().save_pretrained(tiny.root / "base")

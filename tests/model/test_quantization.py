@@ -26,11 +26,11 @@ from lightning_unlearn.data.chat import Example
 from lightning_unlearn.model import quantization
 from lightning_unlearn.model.adapters import LEARN, UNLEARN, adapter_parameters
 from lightning_unlearn.model.pretrained import load_causal_lm
-from lightning_unlearn.model.quantization import dequantize_into, quantised_layers
+from lightning_unlearn.model.quantization import dequantize_into, quantized_layers
 from lightning_unlearn.storage.records import read_table
 
 
-def test_a_base_that_is_trained_itself_is_not_quantised(tiny: Tiny) -> None:
+def test_a_base_that_is_trained_itself_is_not_quantized(tiny: Tiny) -> None:
     with pytest.raises(InputError, match=r"model\.quantization: found nf4 with model\.lora null"):
         tiny.module(quantization="nf4", lora=None)
 
@@ -41,14 +41,14 @@ def test_other_types_are_refused(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
-def test_a_checkpoint_that_is_quantised_already_is_refused(
+def test_a_checkpoint_that_is_quantized_already_is_refused(
     tiny: Tiny, quantization: str | None
 ) -> None:
     base = shutil.copytree(tiny.base, tiny.root / "base")
     config = json.loads((base / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (base / "config.json").write_text(json.dumps(config))
-    expected = r"model\.base: found .*, whose weights are stored quantised \(bitsandbytes\)"
+    expected = r"model\.base: found .*, whose weights are stored quantized \(bitsandbytes\)"
     with pytest.raises(InputError, match=expected):
         tiny.module(base=str(base), quantization=quantization)
 
@@ -117,7 +117,7 @@ def test_matrices_that_it_gets_wrong_are_found(tiny: Tiny) -> None:
             module.check_quantization(tiny.trainer())
 
 
-def test_only_a_quantised_base_has_another_key(tiny: Tiny) -> None:
+def test_only_a_quantized_base_has_another_key(tiny: Tiny) -> None:
     data, trainer = tiny.datamodule(order=PATH), tiny.trainer([GA()])
     trainer.check(tiny.module(), data)
     plain = trainer.plan(tiny.module(), data)
@@ -171,7 +171,7 @@ def test_all_linear_layers_but_the_head_are_packed(tmp_path: Path, family: str, 
     assert type(lm.get_output_embeddings()) is torch.nn.Linear
     floats = [p for n, p in lm.named_parameters() if n.removesuffix(".weight") not in packed]
     assert {p.dtype for p in floats} == {torch.float32}
-    assert {name for name, _ in quantised_layers(module._empty_lm())} == {
+    assert {name for name, _ in quantized_layers(module._empty_lm())} == {
         name.removesuffix(".base_layer") for name in packed
     }
 

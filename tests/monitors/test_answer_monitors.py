@@ -1,4 +1,4 @@
-"""Monitors of answers: TOFU, memorisation, membership, and that one forward serves all."""
+"""Monitors of answers: TOFU, memorization, membership, and that one forward serves all."""
 
 import json
 import re
@@ -188,7 +188,7 @@ def test_tofu_without_an_oracle_has_no_forget_quality(tiny: Tiny) -> None:
         (TOFU("forget", "math"), "TOFU.retain: .*row 1.* has no paraphrase.*data.probes.math"),
         (TOFU("forget", "retain", "math"), "TOFU.real_authors: .* has no alternatives, expected"),
         (TOFU("nothing", "retain"), "TOFU.forget: found the rows 'nothing', expected one of"),
-        (Memorization("nothing"), "Memorisation.set: found the rows 'nothing'"),
+        (Memorization("nothing"), "Memorization.set: found the rows 'nothing'"),
         (Membership("safety"), "Membership.nonmembers: found 'safety', which are the members"),
         (Membership("nothing"), "Membership.nonmembers: found the rows 'nothing'"),
         (AnswerStatistics(["nothing"]), "AnswerStatistics.sets: found the rows 'nothing'"),
@@ -209,7 +209,7 @@ def test_row_sets_are_checked(tiny: Tiny, monitor: Monitor, message: str) -> Non
         (lambda: AnswerStatistics(measures=[]), "AnswerStatistics.measures: found an empty list"),
         (lambda: Membership("a", scores=[]), "Membership.scores: found an empty list"),
         (lambda: Membership("a", share=0), "Membership.share: found 0, expected more than 0"),
-        (lambda: Memorization("a", begun=1.0), "Memorisation.begun: found 1.0, expected a share"),
+        (lambda: Memorization("a", begun=1.0), "Memorization.begun: found 1.0, expected a share"),
         (lambda: Memorization("a", max_new_tokens=0), "max_new_tokens: found 0, expected at least"),
         (lambda: TOFU("a", "b", max_new_tokens=0), "TOFU.max_new_tokens: found 0, expected at"),
         (
@@ -290,7 +290,7 @@ def test_gradient_norms_and_that_training_does_not_notice(tiny: Tiny) -> None:
         assert -norm == pytest.approx(float(sum(squares)) ** 0.5, rel=1e-9)
 
 
-def test_memorisation_of_what_is_written(tiny: Tiny) -> None:
+def test_memorization_of_what_is_written(tiny: Tiny) -> None:
     trainer = fitted(tiny, Memorization("math:train", begun=0.9, max_new_tokens=3), oracle=False)
     examples = final(trainer)
     for kind in ("verbatim", "knowledge", "knowledge_capped"):

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report import csv, depth, depth_findings, save_figures, summarise
+from lightning_unlearn.report import csv, depth, depth_findings, save_figures, summarize
 from lightning_unlearn.report.depth import wilson
 
 PATHS = [("-".join(p), p.index("U") + 1) for p in itertools.permutations("RCU")]
@@ -153,8 +153,8 @@ def test_runs_without_examples_have_no_interval():
     assert found["U change low"].isna().tolist() == [True, False]
     assert found["deep_share"].isna().tolist() == [True, False]
     assert found["prompts"].tolist() == [0, 7]
-    assert "±" not in summarise(records).markdown
-    assert summarise(records, pd.DataFrame()).csv == csv(depth(records))
+    assert "±" not in summarize(records).markdown
+    assert summarize(records, pd.DataFrame()).csv == csv(depth(records))
     single = examples[examples["example"] == 0]
     assert depth(records, single)["U change low"].isna().all()
 
@@ -236,7 +236,7 @@ def test_findings_of_several_seeds():
         "from -1.667 to -3.000 (-1.333) and R from -2.000 to -2.000 (0.000) nats per token, mean "
         "over seeds; C was below R already before in 1 of 3 seeds.",
     ]
-    (line,) = [line for line in summarise(records).markdown.splitlines() if "R-C-**U**" in line]
+    (line,) = [line for line in summarize(records).markdown.splitlines() if "R-C-**U**" in line]
     assert line == (
         "| GA | 3 | R-C-**U** | 3 | -2.000, -2.000 | 0.000 (0.000 to 0.000) | -1.667, -3.000 | "
         "-1.333 (-2.000 to 0.000) | -1.000, -8.000 | -7.000 (-8.000 to -6.000) | "
@@ -246,7 +246,7 @@ def test_findings_of_several_seeds():
 
 def test_a_summary_without_forget_measures_is_one_of_depths():
     records, examples = drawn()
-    found = summarise(records, examples, ["one failed"])
+    found = summarize(records, examples, ["one failed"])
     assert found.findings == [*depth_findings(records, examples), "one failed"]
     assert found.csv == csv(depth(records, examples))
     assert found.markdown.startswith("| method | p | path | R before, after | R change |")
@@ -256,7 +256,7 @@ def test_a_summary_without_forget_measures_is_one_of_depths():
     assert "superficial" in out.getvalue()
     label = records.head(1).assign(measure="forget/mean")
     assert (
-        summarise(pd.concat([records, label]))
+        summarize(pd.concat([records, label]))
         .csv.splitlines()[0]
         .endswith("forget_score,R utility,C utility")
     )

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report import scores, summarise
+from lightning_unlearn.report import scores, summarize
 from lightning_unlearn.report.bands import band_of, log_band_of
 from lightning_unlearn.report.describe import describe
 from lightning_unlearn.report.drawn import Curve, Level, Spots, Thin, Zone, span_of
@@ -563,7 +563,7 @@ def test_latex_escapes_every_sign():
 
 def test_sections_have_latex():
     records, examples = study()
-    summary = summarise(records, examples)
+    summary = summarize(records, examples)
     for section in summary.sections:
         text = section.latex
         assert bool(text) == (section.layout is not None)

@@ -353,18 +353,18 @@ def test_bands_are_those_of_a_naive_computation() -> None:
         assert half[path, step] == pytest.approx(width, rel=1e-6)
 
 
-def test_dark_colours_stand_out_and_looks_are_distinct() -> None:
-    def luminance(colour: str) -> float:
-        parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+def test_dark_colors_stand_out_and_looks_are_distinct() -> None:
+    def luminance(color: str) -> float:
+        parts = [int(color[n : n + 2], 16) / 255 for n in (1, 3, 5)]
         lit = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return 0.2126 * lit[0] + 0.7152 * lit[1] + 0.0722 * lit[2]
 
     ground = luminance("#14171b") + 0.05
-    assert all((luminance(colour) + 0.05) / ground >= 4.5 for colour in DARK_PALETTE)
+    assert all((luminance(color) + 0.05) / ground >= 4.5 for color in DARK_PALETTE)
     looks = PathLooks([(f"a-{n}", 1) for n in range(7)]).every
-    assert len({(look.colour, look.dash) for look in looks}) == 7
+    assert len({(look.color, look.dash) for look in looks}) == 7
     many = PathLooks([("-".join("x" * 12), position) for position in range(1, 13)]).every
-    assert len({(look.colour, look.dash) for look in many}) == 12
+    assert len({(look.color, look.dash) for look in many}) == 12
 
 
 def test_markup_escapes_what_is_not_markup() -> None:

@@ -19,7 +19,7 @@ from lightning_unlearn.report import (
     scores,
     short_names,
     short_value,
-    summarise,
+    summarize,
 )
 from lightning_unlearn.report.arrangement import arrange, cells_of, oracles_of, same_for_all
 from lightning_unlearn.report.looks import looks_of_paths
@@ -347,7 +347,7 @@ def test_oracles_change_the_figures_but_no_score(tmp_path):
 
 def test_a_summary_holds_scores_and_findings():
     records = swept()
-    found = summarise(records, notes=["GA a-f failed: broken"])
+    found = summarize(records, notes=["GA a-f failed: broken"])
     table = scores(records)
     assert found.findings[: len(recency(table))] == recency(table)
     assert found.findings[len(recency(table)) :] == [
@@ -370,7 +370,7 @@ def test_a_summary_holds_scores_and_findings():
     ids=["no columns", "no rows", "unknown measures"],
 )
 def test_nothing_measured_is_said(records, tmp_path):
-    found = summarise(records, pd.DataFrame(), ["GA a-f failed: broken"])
+    found = summarize(records, pd.DataFrame(), ["GA a-f failed: broken"])
     assert found.markdown == (
         "Nothing was measured, so there is no table.\n\n- GA a-f failed: broken\n"
     )
@@ -381,7 +381,7 @@ def test_nothing_measured_is_said(records, tmp_path):
 
 def test_oracles_alone_are_said_to_be_alone(tmp_path):
     records = pd.DataFrame(oracle(FIRST, {"forget/mean": -4.0, "answers/a": -1.0}))
-    assert summarise(records).markdown.startswith("Only oracles were measured")
-    assert summarise(records).findings == []
+    assert summarize(records).markdown.startswith("Only oracles were measured")
+    assert summarize(records).findings == []
     assert scores(records).empty and recency(scores(records)) == []
     assert save_figures(records, tmp_path) == []

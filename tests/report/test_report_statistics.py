@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report import depth_findings, summarise
+from lightning_unlearn.report import depth_findings, summarize
 from lightning_unlearn.report.naming import short_number, short_range
 from lightning_unlearn.statistics import icc1, mean_interval
-from lightning_unlearn.statistics.klom import klom, noise_floor, standardised_difference
+from lightning_unlearn.statistics.klom import klom, noise_floor, standardized_difference
 
 FOUR = [
     ("safety-inst-tofu-math", 1),
@@ -78,7 +78,7 @@ def drawn(paths=FOUR, seeds=3, methods=("GA", "NPO"), settings=({},), prompts=6,
 @pytest.fixture(scope="module")
 def study():
     records, examples = drawn()
-    summary = summarise(records, examples)
+    summary = summarize(records, examples)
     tables = {name: pd.read_csv(io.StringIO(text)) for name, text in summary.tables.items()}
     runs = examples[examples["stage"] == "unlearn"]
     return SimpleNamespace(
@@ -126,7 +126,7 @@ def test_the_order_of_rows_and_rows_of_others_have_no_bearing(study):
         )
         for table in (study.records, study.examples)
     )
-    again = summarise(records, examples)
+    again = summarize(records, examples)
     assert again.page == study.summary.page and again.tables == study.summary.tables
 
 
@@ -228,7 +228,7 @@ def test_distances_to_the_oracle_equal_those_of_loops(study):
 
 def test_sentences_on_the_oracle():
     records, examples = drawn(seeds=2, methods=("GA",))
-    section = summarise(records, examples).sections[1]
+    section = summarize(records, examples).sections[1]
     first, floor = section.findings
     assert first.startswith("GA: the distance to the oracle is least at step ")
     assert "; the best common step is " in first and " (95 % " in first and "over 2 seeds" in first
@@ -238,8 +238,8 @@ def test_sentences_on_the_oracle():
     assert "cannot be told from the spread of retrained models in this measure" in floor
     assert floor.endswith("a run's distance is to the oracle of its own seed.")
     one, examples = drawn(seeds=1, methods=("GA",), paths=FOUR[:1])
-    (sentence,) = summarise(one, examples).sections[0].findings
-    assert "common step" not in sentence and "±" not in summarise(one, examples).page
+    (sentence,) = summarize(one, examples).sections[0].findings
+    assert "common step" not in sentence and "±" not in summarize(one, examples).page
 
 
 def test_divergence_equals_that_of_loops(study):
@@ -275,7 +275,7 @@ def test_divergence_equals_that_of_loops(study):
 
 def test_answers_stand_in_where_no_probe_was_measured():
     records, examples = drawn(oracles=False, methods=("GA",))
-    found = summarise(records, examples)
+    found = summarize(records, examples)
     assert [section.title for section in found.sections] == [
         *("Path dependence", "Divergence between paths", "Means over seeds")
     ]
@@ -293,7 +293,7 @@ def test_answers_stand_in_where_no_probe_was_measured():
     for name, value in keys.items():
         table = table[table[name] == value]
     assert table["distance"].tolist() == pytest.approx([np.mean(np.subtract(one, other) ** 2)])
-    assert [section.title for section in summarise(records).sections] == [
+    assert [section.title for section in summarize(records).sections] == [
         *("Path dependence", "Means over seeds")
     ]
 
@@ -308,7 +308,7 @@ def test_few_models_are_compared_without_klom(study):
     margins = study.examples[study.examples["measure"] == "margin/forget"]
     own = values(margins, path=path, method="NPO", step=25).reshape(3, -1)
     aim = values(margins, path=path, stage="oracle").reshape(3, -1)
-    found = standardised_difference(own, aim)
+    found = standardized_difference(own, aim)
     names = ["difference", "difference_low", "difference_high", "absolute", "absolute_floor"]
     wanted = [found.mean, found.low, found.high, found.absolute, found.absolute_floor]
     assert row[names].tolist() == pytest.approx(wanted)
@@ -323,7 +323,7 @@ def test_klom_of_ten_models_stands_beside_its_noise_floor():
     records, examples = drawn(paths=FOUR[2:], seeds=10, methods=("GA",))
     # Log-likelihoods take the place of margins that were not measured.
     examples = examples[examples["measure"] != "margin/retain"]
-    found = summarise(records, examples)
+    found = summarize(records, examples)
     table = pd.read_csv(io.StringIO(found.tables["klom.csv"]))
     assert table["measure"].tolist() == ["margin/forget"] * 2 + ["probes/retain"] * 2
     row = table.iloc[1]
@@ -344,7 +344,7 @@ def test_klom_of_ten_models_stands_beside_its_noise_floor():
 def test_one_oracle_leaves_the_wasserstein_distance():
     records, examples = drawn(seeds=2, methods=("GA",))
     examples = examples[(examples["stage"] != "oracle") | (examples["seed"] == 0)]
-    found = summarise(records, examples)
+    found = summarize(records, examples)
     (line,) = found.sections[3].findings
     assert "only the Wasserstein-1 distance of margins on forget is given" in line
     assert pd.read_csv(io.StringIO(found.tables["klom.csv"]))["difference"].isna().all()
@@ -354,7 +354,7 @@ def test_one_oracle_leaves_the_wasserstein_distance():
 def test_settings_and_oracles_that_name_none_of_them():
     settings = [{LR: 1e-4}, {LR: 3e-4}]
     records, examples = drawn(seeds=2, methods=("GA",), settings=settings)
-    found = summarise(records, examples)
+    found = summarize(records, examples)
     for name in ("path_dependence", "oracle_distance", "divergence", "klom", "seeds"):
         table = pd.read_csv(io.StringIO(found.tables[f"{name}.csv"]))
         assert table.columns[:2].tolist() == ["method", LR]
@@ -372,7 +372,7 @@ def test_oracles_of_a_setting_are_those_of_its_runs():
     for lr, scale in ((1e-4, 1.0), (3e-4, 2.0)):
         own = examples[oracle].assign(value=scale * examples["value"][oracle])
         parts.append(own.assign(**{LR: lr}))
-    found = summarise(records, pd.concat(parts))
+    found = summarize(records, pd.concat(parts))
     table = pd.read_csv(io.StringIO(found.tables["oracle_distance.csv"]))
     one, other = (table[table[LR] == lr]["between_oracles"].to_numpy() for lr in (1e-4, 3e-4))
     assert other == pytest.approx(4 * one)
@@ -385,7 +385,7 @@ def test_values_that_are_not_finite_are_left_out_and_counted():
     for table in (records, examples):
         hit = draw.random(len(table)) < 0.05
         table.loc[hit, "value"] = draw.choice([math.nan, math.inf, -math.inf], hit.sum())
-    found = summarise(records, examples)
+    found = summarize(records, examples)
     assert len(found.sections) == 5
     bad = records["value"][records["stage"] == "unlearn"]
     count = (~np.isfinite(bad)).sum()
@@ -402,12 +402,12 @@ def test_values_that_are_not_finite_are_left_out_and_counted():
         without = records.assign(
             value=records["value"].mask(records["measure"].str.startswith(kind))
         )
-        assert summarise(without, nothing).sections[-1].title == "Means over seeds"
+        assert summarize(without, nothing).sections[-1].title == "Means over seeds"
 
 
 def test_one_seed_or_one_path_is_said_to_show_nothing():
     records, examples = drawn(seeds=1, methods=("GA",))
-    found = summarise(records, examples)
+    found = summarize(records, examples)
     assert found.findings[-1] == (
         "Path dependence is left out: with one seed the spread of paths cannot be told from that "
         "of seeds; give the study several seeds."
@@ -419,7 +419,7 @@ def test_one_seed_or_one_path_is_said_to_show_nothing():
     assert "N = 1 unlearned model and 1 oracle, so only the Wasserstein-1 distance" in line
     assert "1 unlearned models" not in found.page and "1 oracles" not in found.page
     records, examples = drawn(paths=FOUR[:1], methods=("GA",))
-    found = summarise(records, examples)
+    found = summarize(records, examples)
     assert "Path dependence is left out: there is only one path." in found.findings
     assert (
         "Divergence between paths: GA is left out, for it has only one path, "
@@ -450,7 +450,7 @@ def part_of(found, title):
 def test_a_seed_without_an_oracle_is_named():
     tables = changed(*drawn(methods=("GA",)), drop=True, seed=2, stage="oracle")
     tables = changed(*tables, drop=True, seed=2, measure="distance/", path=FOUR[1][0])
-    found = summarise(*tables)
+    found = summarize(*tables)
     (line,) = part_of(found, "Distribution over models").findings
     assert "N = 3 unlearned models and 2 oracles" in line
     assert line.endswith("; there is no oracle of seed 2.")
@@ -467,12 +467,12 @@ def test_a_seed_without_an_oracle_is_named():
 def test_means_are_over_the_seeds_with_every_step():
     records, examples = drawn(methods=("GA",))
     tables = changed(records, examples, seed=1, step=25, measure="distance/", path=FOUR[0][0])
-    section = part_of(summarise(*tables), "Distance to the oracle")
+    section = part_of(summarize(*tables), "Distance to the oracle")
     assert section.findings[0].endswith(
         "; left out for want of a finite distance at every step: seed 1 on p = 1."
     )
     without = changed(records, examples, drop=True, seed=1, path=FOUR[0][0], stage="unlearn")
-    other = part_of(summarise(*without), "Distance to the oracle")
+    other = part_of(summarize(*without), "Distance to the oracle")
     one, two = (
         pd.read_csv(io.StringIO(s.tables["oracle_distance"])).drop(columns="seeds_left_out")
         for s in (section, other)
@@ -482,7 +482,7 @@ def test_means_are_over_the_seeds_with_every_step():
 
 def test_a_best_step_at_the_end_is_marked():
     records, examples = drawn(methods=("GA",))
-    section = part_of(summarise(records, examples), "Distance to the oracle")
+    section = part_of(summarize(records, examples), "Distance to the oracle")
     table = pd.read_csv(io.StringIO(section.tables["oracle_distance"]))
     best = table[(table["point"] == "best") & (table["probe"] == "forget")]
     assert (best["still_falling"] == (best["step"] == 25)).all()
@@ -493,13 +493,13 @@ def test_a_best_step_at_the_end_is_marked():
     assert section.markdown.count("(25, still falling) |") == len(falling)
     # At a single step nothing falls.
     once = [table[(table["step"] == 0)] for table in (records, examples)]
-    assert "still falling)" not in part_of(summarise(*once), "Distance to the oracle").markdown
+    assert "still falling)" not in part_of(summarize(*once), "Distance to the oracle").markdown
 
 
 @pytest.mark.parametrize("kind", ["probes/", "margin/", "distance/"])
 def test_nothing_vanishes_where_the_last_step_has_no_value(kind):
     tables = changed(*drawn(methods=("GA",)), stage="unlearn", step=25, measure=kind)
-    found = summarise(*tables)
+    found = summarize(*tables)
     assert "are n/a" not in found.page
     said = {
         "margin/": "Distribution over models: GA is left out on forget, for no run has a finite "
@@ -514,13 +514,13 @@ def test_nothing_vanishes_where_the_last_step_has_no_value(kind):
 def test_a_method_or_a_path_without_distances_is_named():
     tables = drawn(methods=("GA", "NPO"))
     without = changed(*tables, method="NPO", measure="distance/")
-    lines = part_of(summarise(*without), "Distance to the oracle").findings
+    lines = part_of(summarize(*without), "Distance to the oracle").findings
     assert (
         "Distance to the oracle: NPO left out, for want of a finite distance at every step."
         in lines
     )
     without = changed(*tables, method="NPO", measure="distance/", path=FOUR[2][0])
-    lines = part_of(summarise(*without), "Distance to the oracle").findings
+    lines = part_of(summarize(*without), "Distance to the oracle").findings
     assert lines[1].endswith("; no seed has a finite distance at every step on p = 3, left out.")
 
 
@@ -532,7 +532,7 @@ def parting(gaps):
             row = np.full(4, -1 - place * own)
             for measure in ("probes/forget", "forget/mean"):
                 tables.add(FOUR[place], "GA", seed, {}, "unlearn", 5 * step, measure, row)
-    section = part_of(summarise(*tables.frames()), "Divergence between paths")
+    section = part_of(summarize(*tables.frames()), "Divergence between paths")
     return section, pd.read_csv(io.StringIO(section.tables["divergence_growth"]))
 
 
@@ -571,7 +571,7 @@ def test_many_paths_are_summed_up():
     paths = [("-".join(p), p.index("safety") + 1) for p in itertools.permutations(stages)]
     paths += [("-".join([*p.split("-"), "x"]), position) for p, position in paths[:2]]
     records, examples = drawn(paths=paths, seeds=2, methods=("GA",))
-    line = summarise(records, examples).sections[1].findings[0]
+    line = summarize(records, examples).sections[1].findings[0]
     assert (
         " by path, still falling on 3 of 8; the best common step is " in line
         and "which costs most on " in line
@@ -583,7 +583,7 @@ def test_studies_of_depths_have_no_sections_on_oracles():
     records, examples = (
         table[table["measure"].str.startswith("answers/")] for table in (records, examples)
     )
-    found = summarise(records, examples)
+    found = summarize(records, examples)
     assert found.findings == depth_findings(records, examples)
     assert [section.title for section in found.sections] == [
         *("Divergence between paths", "Means over seeds")
@@ -593,7 +593,7 @@ def test_studies_of_depths_have_no_sections_on_oracles():
 def test_examples_of_something_else_are_refused():
     records, _ = drawn(seeds=1, methods=("GA",))
     with pytest.raises(InputError, match=r"examples: found the columns a, expected also path,"):
-        summarise(records, pd.DataFrame({"a": [1]}))
+        summarize(records, pd.DataFrame({"a": [1]}))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Curves and tables for the terminal: readable in 80 columns, without colour, in ASCII."""
+"""Curves and tables for the terminal: readable in 80 columns, without color, in ASCII."""
 
 import io
 import itertools

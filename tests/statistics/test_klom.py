@@ -12,7 +12,7 @@ from lightning_unlearn.statistics.klom import (
     inflation,
     klom,
     noise_floor,
-    standardised_difference,
+    standardized_difference,
     wasserstein,
 )
 
@@ -76,7 +76,7 @@ def test_klom_ignores_order_and_position() -> None:
 def test_klom_refuses_few_models() -> None:
     with pytest.raises(InputError, match=r"9 unlearned models and 12 oracles.*at least 10") as told:
         klom(np.zeros((9, 2)), np.zeros((12, 2)))
-    assert "standardised_difference or wasserstein" in str(told.value)
+    assert "standardized_difference or wasserstein" in str(told.value)
     with pytest.raises(InputError, match="at least 10 of each"):
         klom(np.zeros((10, 2)), np.zeros((9, 2)))
 
@@ -87,7 +87,7 @@ def test_tables_must_fit() -> None:
     with pytest.raises(InputError, match=r"unlearned \[3\]"):
         wasserstein(np.zeros(3), np.zeros((3, 1)))
     with pytest.raises(InputError, match="none of them empty"):
-        standardised_difference(np.zeros((2, 0)), np.zeros((2, 0)))
+        standardized_difference(np.zeros((2, 0)), np.zeros((2, 0)))
     bad = np.zeros((10, 2))
     bad[4, 1] = np.nan
     with pytest.raises(InputError, match="oracle model 4 has nan at point 1"):
@@ -118,10 +118,10 @@ def test_noise_floor_of_unequal_numbers() -> None:
         noise_floor(0)
 
 
-def test_standardised_difference_in_closed_form() -> None:
+def test_standardized_difference_in_closed_form() -> None:
     oracle = np.array([[0.0, 1.0, 7.0], [2.0, 5.0, 7.0]])
     unlearned = np.array([[3.0, 0.0, 7.0], [3.0, 0.0, 9.0], [3.0, 0.0, 9.0]])
-    found = standardised_difference(unlearned, oracle)
+    found = standardized_difference(unlearned, oracle)
     signed = [2 / math.sqrt(2), -3 / math.sqrt(8)]
     np.testing.assert_allclose(found.per_point, [*signed, math.nan])
     assert found.mean == pytest.approx(sum(signed) / 2)
@@ -146,9 +146,9 @@ def test_interval_is_students_over_models() -> None:
     random = np.random.default_rng(1)
     own = random.normal(0.5, 1, (8, 30)) + random.normal(size=(8, 1))
     aim = random.normal(0, 2, (6, 30)) + random.normal(size=(6, 1))
-    found = standardised_difference(own, aim)
+    found = standardized_difference(own, aim)
     assert (found.low, found.high) == pytest.approx(naive_interval(own, aim))
-    again = standardised_difference(own + 3, aim + 3)
+    again = standardized_difference(own + 3, aim + 3)
     assert (again.low, again.high) == pytest.approx((found.low, found.high))
 
 
@@ -166,7 +166,7 @@ def test_the_interval_holds_the_difference(n: int, m: int, alike: float, differe
     hits, trials = 0, 600
     for _ in range(trials):
         aim = models(m)
-        found = standardised_difference(difference + models(n), aim)
+        found = standardized_difference(difference + models(n), aim)
         hits += found.low <= (difference / aim.std(axis=0, ddof=1)).mean() <= found.high
     # Three standard errors of the share below.
     assert hits / trials >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / trials)
@@ -175,7 +175,7 @@ def test_the_interval_holds_the_difference(n: int, m: int, alike: float, differe
 @pytest.mark.parametrize("oracles", [4, 8])
 def test_inflation_is_what_few_oracles_show(oracles: int) -> None:
     aim = np.random.default_rng(6).normal(size=(oracles, 40000))
-    found = standardised_difference(np.full((2, 40000), 10.0), aim)
+    found = standardized_difference(np.full((2, 40000), 10.0), aim)
     assert found.mean / 10 == pytest.approx(inflation(oracles), rel=0.03)
     assert inflation(2) == math.inf
 
@@ -183,18 +183,18 @@ def test_inflation_is_what_few_oracles_show(oracles: int) -> None:
 @pytest.mark.parametrize(("n", "m"), [(4, 3), (10, 20)])
 def test_absolute_floor_is_what_equal_samples_show(n: int, m: int) -> None:
     random = np.random.default_rng(2)
-    found = standardised_difference(random.normal(size=(n, 40000)), random.normal(size=(m, 40000)))
+    found = standardized_difference(random.normal(size=(n, 40000)), random.normal(size=(m, 40000)))
     assert found.absolute == pytest.approx(found.absolute_floor, rel=0.05)
     assert abs(found.mean) < 0.05
 
 
 def test_oracles_that_never_differ_are_counted_out() -> None:
     # 0.1 has no exact mean of three: the deviation computed would be about 1e-17, not 0.
-    found = standardised_difference(np.zeros((2, 4)), np.full((3, 4), 0.1))
+    found = standardized_difference(np.zeros((2, 4)), np.full((3, 4), 0.1))
     assert found.skipped == 4 and math.isnan(found.mean) and math.isnan(found.absolute)
     assert np.isnan(found.per_point).all()
     with pytest.raises(InputError, match=r"models: 1, and of oracles: 3.*at least 2"):
-        standardised_difference(np.zeros((1, 4)), np.zeros((3, 4)))
+        standardized_difference(np.zeros((1, 4)), np.zeros((3, 4)))
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (7, 7), (7, 4), (1, 9)])

@@ -234,7 +234,7 @@ def test_why_there_is_no_fit():
     )
     apart = exponential_growth(STEPS[:9], [1, 2, 4, 6, math.nan, 8, 16, 32, 64])
     assert apart == NoGrowth(
-        "no 5 neighbouring steps or more over which log d is a line (R^2 >= 0.95, and more than "
+        "no 5 neighboring steps or more over which log d is a line (R^2 >= 0.95, and more than "
         "noise has, at a steady rate)",
         "curved",
     )

@@ -183,7 +183,7 @@ def test_keys_that_end_alike_are_told_apart(shared_tiny: Tiny) -> None:
     assert plan.cells[0].run == "GA/unlearn.lr=0.001,math.lr=0.01/p2_tofu-safety-math_s0"
 
 
-def test_parents_come_first_and_cells_that_share_are_neighbours(shared_tiny: Tiny) -> None:
+def test_parents_come_first_and_cells_that_share_are_neighbors(shared_tiny: Tiny) -> None:
     sweep = {"model.lora.rank": [4, 2], RATE: [1e-4, 1e-3]}
     given: dict[str, Any] = {"seeds": [0, 1], "oracle": True, "methods": {"GA": GA}}
     plan = planned(shared_tiny, paths=ONE, sweep=sweep, **given)

@@ -225,10 +225,10 @@ def log_probs(*sums: float, tokens: int = 10) -> LogProbs:
 @pytest.mark.parametrize(
     ("method", "advice"),
     [
-        (SimNPO(beta=1, normalize=False), "Answers are too long for the un-normalised form: set"),
+        (SimNPO(beta=1, normalize=False), "Answers are too long for the un-normalized form: set"),
         (SimNPO(), "Lower beta or raise gamma if it should go on"),
     ],
-    ids=["unnormalised", "normalised"],
+    ids=["unnormalized", "normalized"],
 )
 def test_a_vanished_gradient_is_told_once(method: SimNPO, advice: str) -> None:
     values = log_probs(-50.0, -60.0) if not method.normalize else log_probs(-500.0, -600.0)

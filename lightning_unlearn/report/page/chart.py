@@ -31,7 +31,7 @@ class Series:
         keys: the toggles that must all be on for it to be shown.
         name: in words, for those who point at it.
         short: the same in a few letters.
-        colour: place in the palette; None for grey.
+        color: place in the palette; None for grey.
         dash: place in the list of line styles.
         y: its values; what is not finite is a gap.
         x: where they are, unless at the steps of the chart.
@@ -45,7 +45,7 @@ class Series:
     keys: Sequence[str]
     name: str
     short: str
-    colour: int | None
+    color: int | None
     dash: int
     y: ArrayLike
     x: ArrayLike | None = None
@@ -61,7 +61,7 @@ class Series:
             "keys": list(self.keys),
             "name": visible(self.name),
             "short": visible(self.short),
-            "colour": self.colour,
+            "color": self.color,
             "dash": self.dash,
             "role": self.role,
             "y": rounded(self.y),
@@ -85,13 +85,13 @@ class Level:
         name: in words.
         y: its value.
         keys: toggles, as of `Series`.
-        colour: the same.
+        color: the same.
     """
 
     name: str
     y: float
     keys: Sequence[str] = ()
-    colour: int | None = None
+    color: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Chart:
                     "name": visible(own.name),
                     "y": rounded([own.y])[0],
                     "keys": list(own.keys),
-                    "colour": own.colour,
+                    "color": own.color,
                 }
                 for own in self.levels
                 if math.isfinite(own.y) and (own.y > 0 or not self.log)

@@ -9,7 +9,7 @@ from importlib import resources
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.report.page.chart import chart_data, share_axes
-from lightning_unlearn.report.page.looks import Look, colours_css, toggle
+from lightning_unlearn.report.page.looks import Look, colors_css, toggle
 from lightning_unlearn.report.page.markup import Markup, data_block, element, name
 from lightning_unlearn.report.page.sections import Page
 from lightning_unlearn.report.page.source import Told
@@ -78,7 +78,7 @@ def build(sources: Sequence[Told], files: Sequence[str]) -> str:
         element("meta", name_="referrer", content="no-referrer"),
         element("title", f"{title}: unlearning report"),
         element("link", rel="icon", href="data:,"),
-        element("style", Markup(colours_css() + resource("page.css"))),
+        element("style", Markup(colors_css() + resource("page.css"))),
     ]
     # Elements without content have no end tag.
     top = "".join(head).replace("</meta>", "").replace("</link>", "")

@@ -47,7 +47,7 @@ def trade_charts(told: Told, looks: PathLooks) -> list[Chart]:
                 [look.key],
                 f"p = {place[1]}: {place[0]}",
                 look.short,
-                look.colour,
+                look.color,
                 look.dash,
                 kept[number],
                 x=forgot[number],
@@ -67,7 +67,7 @@ def divergence_charts(told: Told) -> tuple[list[Chart], list[tuple[int | None, i
     """The distance between paths on a logarithmic axis, with the exponentials that fit.
 
     Returns:
-        The charts, and their legend: colour, line style and name.
+        The charts, and their legend: color, line style and name.
     """
     found = told.examples
     if found is None:
@@ -82,12 +82,12 @@ def divergence_charts(told: Told) -> tuple[list[Chart], list[tuple[int | None, i
             names = names_of_paths(curves.paths)
             for number, (one, other) in enumerate(own.pairs):
                 name = f"{names[one]} and {names[other]}"
-                colour, dash = number % 7, (number + number // 7) % 7
-                legend[name] = (colour, dash, name)
+                color, dash = number % 7, (number + number // 7) % 7
+                legend[name] = (color, dash, name)
                 ends = {"low": means[number] - half[number], "high": means[number] + half[number]}
                 key = [f"pair:{name}"]
-                series.append(Series(key, name, name, colour, dash, means[number], **ends))
-                series += _fit(curves, means[number], name, colour)
+                series.append(Series(key, name, name, color, dash, means[number], **ends))
+                series += _fit(curves, means[number], name, color)
         else:
             middle = mean_over_seeds(means[None])[0]
             name = f"mean of {len(own.pairs)} pairs of paths"
@@ -115,7 +115,7 @@ def _middle(means: Floats) -> tuple[Floats, Floats]:
     return ends[0], ends[1]
 
 
-def _fit(curves: Curves, distances: Floats, name: str, colour: int) -> list[Series]:
+def _fit(curves: Curves, distances: Floats, name: str, color: int) -> list[Series]:
     """The exponential fitted to a mean curve, if there is one."""
     fit = exponential_growth(curves.steps, distances)
     if not isinstance(fit, Growth):
@@ -127,7 +127,7 @@ def _fit(curves: Curves, distances: Floats, name: str, colour: int) -> list[Seri
     verb, every = ("doubles", fit.doubling) if fit.rate > 0 else ("halves", -fit.doubling)
     note = f"fit of {name}: {verb} every {short_number(every)} steps"
     fitted = np.where(inside, line, np.nan)
-    return [Series([f"pair:{name}"], note, "fit", colour, 2, fitted, role="fit", note=note)]
+    return [Series([f"pair:{name}"], note, "fit", color, 2, fitted, role="fit", note=note)]
 
 
 def example_charts(
@@ -207,7 +207,7 @@ def _of_path(
             [look.key],
             f"example {curves.examples[number]}",
             f"example {curves.examples[number]}",
-            look.colour,
+            look.color,
             0,
             mean[:, number],
             role="thin",
@@ -218,7 +218,7 @@ def _of_path(
     middle = np.full(len(mean), np.nan)
     middle[counts] = np.nanmedian(mean[counts], axis=1)
     name = "median of all examples"
-    series.append(Series([look.key], name, look.short, look.colour, look.dash, middle))
+    series.append(Series([look.key], name, look.short, look.color, look.dash, middle))
     chart = Chart(
         title=f"p = {place[1]}",
         under=place[0],

@@ -48,7 +48,7 @@ def path_series(
                 [look.key],
                 f"p = {place[1]}: {place[0]}",
                 look.short,
-                look.colour,
+                look.color,
                 look.dash,
                 mean,
                 low=None if thin else mean - ends,
@@ -62,7 +62,7 @@ def path_series(
         if len(mine) > 1:
             mean = mean_over_seeds(np.array([mine]))[0]
             label = f"mean of {len(mine)} paths, {look.short}"
-            found.append(Series([look.key], label, look.short, look.colour, look.dash, mean))
+            found.append(Series([look.key], label, look.short, look.color, look.dash, mean))
     return found
 
 
@@ -82,7 +82,7 @@ def oracle_levels(told: Told, measure: str, curves: Curves, looks: PathLooks) ->
         mine = [value for place, value in values.items() if looks.of(place) == look]
         if mine:
             label = f"{RETRAINED}, {look.short}"
-            found.append(Level(label, sum(mine) / len(mine), [look.key], look.colour))
+            found.append(Level(label, sum(mine) / len(mine), [look.key], look.color))
     return found
 
 
@@ -161,7 +161,7 @@ def stage_charts(told: Told, stages: Sequence[str]) -> list[Chart]:
         for stage in stages
     }
     cells = list(dict.fromkeys(cell for found in by_stage.values() for cell in found))
-    colours = len(PALETTE)
+    colors = len(PALETTE)
     charts = []
     for method, setting in cells:
         every = {stage: found.get((method, setting)) for stage, found in by_stage.items()}
@@ -175,7 +175,7 @@ def stage_charts(told: Told, stages: Sequence[str]) -> list[Chart]:
                     continue
                 means, half = spread_over_seeds(curves.means[[curves.paths.index(place)]])
                 mean, own = means[0], half[0]
-                look, key = number % colours, [f"stage:{stage}"]
+                look, key = number % colors, [f"stage:{stage}"]
                 ends = {"low": mean - own, "high": mean + own}
                 series.append(Series(key, stage, stage, look, look, mean, **ends))
             if series:

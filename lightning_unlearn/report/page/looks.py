@@ -1,4 +1,4 @@
-"""Which colour, line style and name the curves of a page have, alike in all its charts."""
+"""Which color, line style and name the curves of a page have, alike in all its charts."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Look:
     shown: Markup
 
     @property
-    def colour(self) -> int:
+    def color(self) -> int:
         """Place in the palette."""
         return self.place % len(PALETTE)
 
     @property
     def dash(self) -> int:
-        """Place in the list of line styles; others where colours repeat."""
+        """Place in the list of line styles; others where colors repeat."""
         return (self.place + self.place // len(PALETTE)) % len(DASHES)
 
 
@@ -98,9 +98,9 @@ def path_shown(path: str, position: int) -> Markup:
     return name(join(parts, "-"))
 
 
-def swatch(colour: int | None, dash: int) -> Markup:
+def swatch(color: int | None, dash: int) -> Markup:
     """A short piece of a curve."""
-    tone = "var(--soft)" if colour is None else f"var(--c{colour})"
+    tone = "var(--soft)" if color is None else f"var(--c{color})"
     line = element(
         "line", x1=1, y1=6, x2=33, y2=6, stroke=tone, stroke_width=3, stroke_dasharray=DASHES[dash]
     )
@@ -111,7 +111,7 @@ def toggle(look: Look) -> Markup:
     """The button that shows and hides the curves of a look."""
     return element(
         "button",
-        swatch(look.colour, look.dash),
+        swatch(look.color, look.dash),
         element("span", look.shown),
         type="button",
         class_="toggle",
@@ -121,10 +121,10 @@ def toggle(look: Look) -> Markup:
     )
 
 
-def colours_css() -> str:
+def colors_css() -> str:
     """The palettes as custom properties of light and of dark pages."""
     light, dark = (
-        "".join(f"--c{place}:{colour};" for place, colour in enumerate(palette))
+        "".join(f"--c{place}:{color};" for place, color in enumerate(palette))
         for palette in (PALETTE, DARK_PALETTE)
     )
     return (

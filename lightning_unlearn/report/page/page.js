@@ -18,7 +18,7 @@
   const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;")
     .replaceAll(">", "&gt;").replaceAll("%{", "% {");
   const tone = (name) => getComputedStyle(root).getPropertyValue(name).trim();
-  const colour = (place) => tone(place === null ? "--soft" : `--c${place}`);
+  const color = (place) => tone(place === null ? "--soft" : `--c${place}`);
   const faint = (hex, share) => {
     const parts = [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16));
     return `rgba(${parts.join(",")},${share})`;
@@ -46,7 +46,7 @@
     const depth = Math.max(0.05, Math.min(0.18, 0.6 / lines));
     for (const one of chart.series) {
       if (!seen(one)) continue;
-      const ink = colour(one.colour);
+      const ink = color(one.color);
       const x = one.x || chart.steps;
       if (one.low) {
         const edge = { x, mode: "lines", line: { width: 0 }, hoverinfo: "skip", type: "scatter",
@@ -102,10 +102,10 @@
     }
     for (const level of chart.levels) {
       if (level.keys.some((key) => off.has(key))) continue;
-      const ink = level.colour === null ? tone("--soft") : colour(level.colour);
+      const ink = level.color === null ? tone("--soft") : color(level.color);
       shapes.push({ type: "line", xref: "paper", yref: "y", x0: 0, x1: 1, y0: level.y, y1: level.y,
         line: { color: ink, width: 1.4, dash: "6px,4px" } });
-      if (level.colour === null) {
+      if (level.color === null) {
         annotations.push({ xref: "paper", yref: "y", x: 0.99, xanchor: "right",
           y: chart.log ? Math.log10(level.y) : level.y, yanchor: "bottom", showarrow: false,
           text: plain(level.name), font: { size: 10.5, color: tone("--soft") },
@@ -160,7 +160,7 @@
     for (const one of told) {
       if (!seen(one)) continue;
       const dot = piece("i");
-      dot.style.background = colour(one.colour);
+      dot.style.background = color(one.color);
       const value = one.x ? `${short(one.x[place])}, ${short(one.y[place])}` : short(one.y[place]);
       const chip = piece("span", dot, piece("bdi", one.short), " ", piece("b", value));
       chip.className = "chip";
@@ -274,7 +274,7 @@
   const isDark = () => root.dataset.theme ? root.dataset.theme === "dark" : dark.matches;
   const name = () => {
     theme.textContent = isDark() ? "Light" : "Dark";
-    theme.setAttribute("aria-label", `Switch to ${isDark() ? "light" : "dark"} colours`);
+    theme.setAttribute("aria-label", `Switch to ${isDark() ? "light" : "dark"} colors`);
   };
   theme.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";

@@ -247,7 +247,7 @@ class Page:
         if grid is None:
             return None
         entries = [
-            element("li", swatch(colour, dash), " ", name(label)) for colour, dash, label in legend
+            element("li", swatch(color, dash), " ", name(label)) for color, dash, label in legend
         ]
         shown = element("ul", *entries, class_="legend")
         return join([shown, grid, *_tabled(told, "Divergence between paths")])

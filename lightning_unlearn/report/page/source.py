@@ -17,7 +17,7 @@ from lightning_unlearn.report.layout import Layout
 from lightning_unlearn.report.naming import run_name
 from lightning_unlearn.report.reading import StudyRecords, read_records
 from lightning_unlearn.report.scores import scores
-from lightning_unlearn.report.summary import Summary, has_depths, summarise
+from lightning_unlearn.report.summary import Summary, has_depths, summarize
 from lightning_unlearn.report.tables import scores_layout
 
 if TYPE_CHECKING:
@@ -113,13 +113,13 @@ class Told:
         source: the source.
 
     Raises:
-        InputError: as for `lightning_unlearn.report.summarise`.
+        InputError: as for `lightning_unlearn.report.summarize`.
     """
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.name = visible(source.name)
-        self.summary: Summary = summarise(source.records, source.examples, source.remarks)
+        self.summary: Summary = summarize(source.records, source.examples, source.remarks)
         read = read_records(source.records)
         finite = np.isfinite(read.runs["value"].to_numpy(float))
         self.dropped = int((~finite).sum())

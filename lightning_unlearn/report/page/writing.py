@@ -53,7 +53,7 @@ def write_report(
 
     Raises:
         InputError: plotly is not installed, or the records are wrong as described for
-            `lightning_unlearn.report.summarise`.
+            `lightning_unlearn.report.summarize`.
         OSError: the folder can't be written.
     """
     told = [Told(source) for source in sources]

@@ -31,7 +31,7 @@ def _worker(spec: str, folder: str) -> WorkerProcess:
     """The worker of this Ray process, started on the first task.
 
     Tasks are worked on by a process of their own, for it may have to start others in turn (DDP),
-    and so that a task that is cancelled or loses its machine takes its training with it.
+    and so that a task that is canceled or loses its machine takes its training with it.
     """
     if spec not in _SERVING:
         home = tempfile.mkdtemp(prefix="lightning-unlearn-")
