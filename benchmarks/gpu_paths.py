@@ -62,7 +62,7 @@ def settings(work: Path) -> Path:
         },
         "data": {
             "micro_batch_size": 4,
-            "measure_batch_size": 8,
+            "eval_batch_size": 8,
             "stages": {
                 "inst": limited(24),
                 "tofu": limited(24),
@@ -79,11 +79,11 @@ def settings(work: Path) -> Path:
 
 MONITORS: dict[str, dict[str, Any]] = {
     "NPO": {"beta": 0.5},
-    "LabelLikelihood": {"every": 2, "limit": 6},
-    "AnswerLikelihood": {"every": 2, "limit": 8},
-    "AnswerStatistics": {"every": 3, "limit": 8},
-    "OracleDistance": {"every": 2, "limit": 8},
-    "MathAccuracy": {"stage": "math", "attempts": 2, "max_new_tokens": 16, "limit": 6},
+    "LabelLikelihood": {"every_n_steps": 2, "limit": 6},
+    "AnswerLikelihood": {"every_n_steps": 2, "limit": 8},
+    "AnswerStatistics": {"every_n_steps": 3, "limit": 8},
+    "OracleDistance": {"every_n_steps": 2, "limit": 8},
+    "MathAccuracy": {"stage": "math", "num_samples": 2, "max_new_tokens": 16, "limit": 6},
     "Membership": {"nonmembers": "safety:heldout", "limit": 8},
     "Memorization": {"set": "safety", "max_new_tokens": 16, "limit": 6},
     "TOFU": {"forget": "asked", "retain": "asked", "max_new_tokens": 16},

@@ -207,7 +207,9 @@ def hugging_face(setting: Setting) -> Run:
     if setting.checkpointing:
         enable_gradient_checkpointing(lm)
     lora = setting.lora
-    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    targets = (
+        lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    )
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
     )

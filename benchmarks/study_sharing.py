@@ -27,7 +27,7 @@ STAGES = ("inst", "tofu", "math", "safety")
 def fit_configuration(folder: str, steps: int) -> dict[str, Any]:
     """The demo's, with short stages of equal length and without generation."""
     stages = {name: {"steps": steps, "batch_size": 8} for name in STAGES}
-    looks = [{"class_path": "AnswerLikelihood", "init_args": {"every": 0, "limit": 16}}]
+    looks = [{"class_path": "AnswerLikelihood", "init_args": {"every_n_steps": 0, "limit": 16}}]
     trainer = {
         "store": f"{folder}/store",
         "default_root_dir": folder,

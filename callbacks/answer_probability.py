@@ -14,14 +14,14 @@ class AnswerProbability(Monitor):
 
     Args:
         stage: the stage whose answers are scored.
-        every: optimizer steps between looks; 0 looks at the first and last step only.
+        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
         limit: only the first so many rows; null for all.
 
     Source: Maini et al. 2024, arXiv 2401.06121, section 2.2.1.
     """
 
-    def __init__(self, stage: str, every: int = 10, limit: int | None = None) -> None:
-        super().__init__(every)
+    def __init__(self, stage: str, every_n_steps: int = 10, limit: int | None = None) -> None:
+        super().__init__(every_n_steps)
         self.stage = stage
         self.limit = limit
 

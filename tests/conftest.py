@@ -45,8 +45,8 @@ WORDS = ("shell", "pencil", "melon", "clock", "horse", "apple", "letter", "river
 
 
 WATCHED = [
-    {"class_path": "LabelLikelihood", "init_args": {"every": 2, "limit": 4}},
-    {"class_path": "AnswerLikelihood", "init_args": {"every": 2}},
+    {"class_path": "LabelLikelihood", "init_args": {"every_n_steps": 2, "limit": 4}},
+    {"class_path": "AnswerLikelihood", "init_args": {"every_n_steps": 2}},
 ]
 
 

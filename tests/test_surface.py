@@ -133,7 +133,7 @@ VALUES = {
     "--trainer.precision": "bf16-true",
     "--model.base": "demo:tiny-llama",
     "--model.lora.rank": "2",
-    "--model.lora.targets": "[q_proj, v_proj]",
+    "--model.lora.target_modules": "[q_proj, v_proj]",
     "--model.lora": "null",
     "--model.quantization": "nf4",
     "--model.gradient_checkpointing": "true",

@@ -110,7 +110,7 @@ def told_memory(error: BaseException) -> str | None:
     which = "this computer" if isinstance(error, MemoryError) else "the GPU"
     return (
         f"the memory of {which} does not suffice. Lower data.micro_batch_size, "
-        "data.measure_batch_size or data.max_length, or set model.gradient_checkpointing to true; "
+        "data.eval_batch_size or data.max_length, or set model.gradient_checkpointing to true; "
         "lightning-unlearn plan tells what a run needs."
     )
 

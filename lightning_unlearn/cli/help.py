@@ -36,7 +36,8 @@ most used keys (each is also a YAML key; the command line wins):
   --trainer.checkpoint_steps N     checkpoints inside a stage; or .checkpoint_minutes (10)
   --trainer.precision 32-true|bf16-true|bf16-mixed
   --model.base NAME            model folder, hub name, or demo:tiny-llama
-  --model.lora.rank N          --model.lora.targets '[q_proj, v_proj]'; --model.lora null: full
+  --model.lora.rank N          --model.lora null trains all weights
+  --model.lora.target_modules '[q_proj, v_proj]'
   --model.quantization nf4     the base in 4 bits a weight, as in QLoRA; needs bitsandbytes
   --model.gradient_checkpointing true    --model.merge true    --model.compile true
   --data.order '[a, b, c]'     the path; or --data.position P, or --data.permutation K

@@ -45,7 +45,7 @@ class StagedDataModule(LightningDataModule):
         template: model whose chat template is used, for a base model that has none.
         micro_batch_size: sequences of one forward in training, per process; null chooses. Changes
             speed, memory and rounding.
-        measure_batch_size: sequences of one forward in measuring, per process.
+        eval_batch_size: sequences of one forward in measuring, per process.
 
     Raises:
         InputError: for a path that can't be walked or a recipe that can't train.
@@ -64,7 +64,7 @@ class StagedDataModule(LightningDataModule):
         max_length: int | None = None,
         template: str | None = None,
         micro_batch_size: int | None = None,
-        measure_batch_size: int = 32,
+        eval_batch_size: int = 32,
     ) -> None:
         super().__init__()
         self.stages = dict(stages)
@@ -75,7 +75,7 @@ class StagedDataModule(LightningDataModule):
         self.max_length = max_length
         self.template = template
         self.micro_batch_size = micro_batch_size
-        self.measure_batch_size = measure_batch_size
+        self.eval_batch_size = eval_batch_size
         self._check()
         self._path = choose_path([*self.stages], forget, order, position, permutation)
         self.format: ChatFormat | None = None
@@ -104,9 +104,9 @@ class StagedDataModule(LightningDataModule):
             )
         if self.max_length is not None and self.max_length < 2:
             raise InputError(f"data.max_length: found {self.max_length}, expected at least 2.")
-        if self.measure_batch_size < 1:
+        if self.eval_batch_size < 1:
             raise InputError(
-                f"data.measure_batch_size: found {self.measure_batch_size}, expected at least 1."
+                f"data.eval_batch_size: found {self.eval_batch_size}, expected at least 1."
             )
 
     def check_order(self, order: Sequence[str], key: str = "data.order") -> tuple[str, ...]:

@@ -92,8 +92,8 @@ def check_cut(lm: Any) -> None:
     adapted = {n.rpartition(".")[2] for n, m in lm.named_modules() if isinstance(m, LoraLayer)}
     if others := sorted(adapted - set(cuts)):
         raise InputError(
-            f"{KEY}: found adapters on {', '.join(others)} (model.lora.targets), expected them "
-            f"only on layers that are shared out: {', '.join(cuts)}. Leave them out, or "
+            f"{KEY}: found adapters on {', '.join(others)} (model.lora.target_modules), expected "
+            f"them only on layers that are shared out: {', '.join(cuts)}. Leave them out, or "
             "tensor_parallel_size 1."
         )
 

@@ -35,14 +35,14 @@ class LoRA:
         rank: rank of the update.
         alpha: the update is scaled by alpha / rank.
         dropout: on the adapters' inputs while training.
-        targets: "all-linear" (all but the output projection), or a list of module names, such as
-            [q_proj, v_proj, o_proj, gate_proj, up_proj, down_proj].
+        target_modules: "all-linear" (all but the output projection), or a list of module names,
+            such as [q_proj, v_proj, o_proj, gate_proj, up_proj, down_proj].
     """
 
     rank: int = 16
     alpha: float = 32
     dropout: float = 0.0
-    targets: str | list[str] = field(default="all-linear")
+    target_modules: str | list[str] = field(default="all-linear")
 
     def check(self) -> None:
         """Refuse values PEFT can't build.
@@ -59,15 +59,17 @@ class LoRA:
             raise InputError(f"model.lora.alpha: found {self.alpha}, expected a positive number.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.lora.dropout: found {self.dropout}, expected [0, 1).")
-        if not self.targets:
-            raise InputError("model.lora.targets: found an empty list, expected module names.")
-        if isinstance(self.targets, str) and self.targets != ALL:
+        if not self.target_modules:
+            raise InputError(
+                "model.lora.target_modules: found an empty list, expected module names."
+            )
+        if isinstance(self.target_modules, str) and self.target_modules != ALL:
             try:
-                re.compile(self.targets)
+                re.compile(self.target_modules)
             except (re.error, RecursionError, OverflowError) as error:
                 raise InputError(
-                    f"model.lora.targets: found {self.targets!r}, which is no regular expression "
-                    f"({error}), expected one, {ALL}, or a list of module names."
+                    f"model.lora.target_modules: found {self.target_modules!r}, which is no "
+                    f"regular expression ({error}), expected one, {ALL}, or a list of module names."
                 ) from None
 
     def key(self) -> dict[str, Any]:
@@ -75,8 +77,8 @@ class LoRA:
         values = asdict(self)
         # Whole numbers from Python are the numbers that YAML gives.
         values |= {"alpha": float(self.alpha), "dropout": float(self.dropout)}
-        if isinstance(self.targets, list):
-            values["targets"] = sorted(self.targets)
+        if isinstance(self.target_modules, list):
+            values["target_modules"] = sorted(self.target_modules)
         return values
 
 
@@ -100,22 +102,24 @@ def add_adapters(lm: Any, lora: LoRA, base_name: str) -> Any:
     linear = sorted(
         {n.rsplit(".", 1)[-1] for n, m in lm.named_modules() if isinstance(m, nn.Linear)}
     )
-    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    if isinstance(targets, list):
-        for target in targets:
+    target_modules = (
+        lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    )
+    if isinstance(target_modules, list):
+        for target in target_modules:
             named = [m for n, m in lm.named_modules() if f".{n}".endswith(f".{target}")]
             if not any(next(m.children(), None) is None for m in named):
                 raise InputError(
-                    f"model.lora.targets: found {target!r}, which matches no layer of this "
+                    f"model.lora.target_modules: found {target!r}, which matches no layer of this "
                     f"model. Its linear layers are {', '.join(linear)}."
                 )
     check_rank(lm, lora.rank)
     config = LoraConfig(
-        exclude_modules=(special_layers(lm) or None) if lora.targets == ALL else None,
+        exclude_modules=(special_layers(lm) or None) if lora.target_modules == ALL else None,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=targets,
+        target_modules=target_modules,
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_name,
     )
@@ -135,8 +139,8 @@ def add_adapters(lm: Any, lora: LoRA, base_name: str) -> Any:
             peft_model.add_adapter(UNLEARN, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise InputError(
-            f"model.lora.targets: found {lora.targets!r}: {error} The linear layers are "
-            f"{', '.join(linear)}."
+            f"model.lora.target_modules: found {lora.target_modules!r}: {error} The linear "
+            f"layers are {', '.join(linear)}."
         ) from None
     _keep_wide(peft_model, dtype)
     return peft_model

@@ -149,7 +149,7 @@ def remark(lm: Any) -> list[str]:
             last = name.replace(".base_layer", "").rpartition(".")[2]
             trained[f"{last}.{own}" if own else last] = None
     return [
-        f"model.lora.targets: all-linear trains {', '.join(sorted(trained))}, and not "
+        f"model.lora.target_modules: all-linear trains {', '.join(sorted(trained))}, and not "
         f"{', '.join(left)}."
     ]
 

@@ -135,7 +135,7 @@ class OpenedLM(LightningModule):
             return
         lm = self._empty_lm()
         adapters.add_adapters(lm, self.lora, lm.name_or_path)
-        if self.lora.targets == lora_targets.ALL:
+        if self.lora.target_modules == lora_targets.ALL:
             self._left = lora_targets.remark(lm)
         self._fits = True
 

@@ -98,7 +98,7 @@ def check_model(module: MeasuredLM, example: Example) -> None:
         layers = {name: name.removeprefix("net.lm.").partition(".lora_")[0] for name in trained}
         idle = sorted({layers[name] for name in missing})
         rest = sorted(set(layers.values()) - set(idle))
-        raise InputError(f"{found}. Set model.lora.targets: {advise(rest, idle)}.")
+        raise InputError(f"{found}. Set model.lora.target_modules: {advise(rest, idle)}.")
 
 
 def check_result(module: MeasuredLM, example: Example, place: str, lr: float) -> None:

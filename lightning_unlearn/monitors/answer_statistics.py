@@ -41,7 +41,7 @@ class AnswerStatistics(Monitor):
 
     Args:
         sets: row sets: stages, "STAGE:train", "STAGE:heldout" or probes; null for every stage.
-        every: optimizer steps between looks; 0 looks at the first and last step only.
+        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
         measures: which of them; null for all.
         limit: only the first so many rows of each set; null for all.
     """
@@ -49,11 +49,11 @@ class AnswerStatistics(Monitor):
     def __init__(
         self,
         sets: list[str] | None = None,
-        every: int = 10,
+        every_n_steps: int = 10,
         measures: list[str] | None = None,
         limit: int | None = None,
     ) -> None:
-        super().__init__(every)
+        super().__init__(every_n_steps)
         check_limit(self, limit)
         for key, given in (("sets", sets), ("measures", measures)):
             if given == []:

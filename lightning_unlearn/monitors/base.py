@@ -23,7 +23,7 @@ class Monitor(Callback):
     unlearning, every so many steps in between, and by ``validate``.
 
     Args:
-        every: optimizer steps between looks; 0 looks at the first and last step only.
+        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
 
     Attributes:
         uses_oracle: whether it compares with the model retrained without the forget stage. Its
@@ -37,13 +37,13 @@ class Monitor(Callback):
     is_single: bool = False
     depends_on: Sequence[str | Path] | str | Path = ()
 
-    def __init__(self, every: int = 0) -> None:
-        if every < 0:
+    def __init__(self, every_n_steps: int = 0) -> None:
+        if every_n_steps < 0:
             raise InputError(
-                f"{type(self).__name__}.every: found {every}, expected 0 (first and last step "
-                "only) or more."
+                f"{type(self).__name__}.every_n_steps: found {every_n_steps}, expected 0 (first and "
+                "last step only) or more."
             )
-        self.every = every
+        self.every_n_steps = every_n_steps
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -97,7 +97,7 @@ class Monitor(Callback):
 
     def due(self, step: int, total: int) -> bool:
         """Whether to look after ``step`` of ``total`` optimizer steps."""
-        return step in (0, total) or (self.every > 0 and step % self.every == 0)
+        return step in (0, total) or (self.every_n_steps > 0 and step % self.every_n_steps == 0)
 
     def look(self, observations: EvaluationResults, module: CausalLM, step: int) -> None:
         """Measure now and keep what is seen."""

@@ -31,7 +31,7 @@ class LabelLikelihood(Monitor):
     whose drop is the paper's forget score.
 
     Args:
-        every: optimizer steps between looks; 0 looks at the first and last step only.
+        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
         label: start of the answers that are unlearned.
         paraphrases: other ways to say it; none leaves ``forget/paraphrases`` out.
         limit: only the first so many forget prompts; null for all.
@@ -43,12 +43,12 @@ class LabelLikelihood(Monitor):
 
     def __init__(
         self,
-        every: int = 10,
+        every_n_steps: int = 10,
         label: str = LABEL,
         paraphrases: list[str] = list(PARAPHRASES),  # noqa: B006  (copied, never changed)
         limit: int | None = None,
     ) -> None:
-        super().__init__(every)
+        super().__init__(every_n_steps)
         check_limit(self, limit)
         seen: dict[str, str] = {}
         for number, phrase in enumerate([label, *paraphrases]):
@@ -101,7 +101,7 @@ class AnswerLikelihood(Monitor):
     rows if it has them, else on its training rows. 1 - |change| is the paper's TOFU utility.
 
     Args:
-        every: optimizer steps between looks; 0 looks at the first and last step only.
+        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
         limit: only the first so many rows of each stage; null for all.
 
     Source: arXiv 2510.16629, section 4.
@@ -109,8 +109,8 @@ class AnswerLikelihood(Monitor):
 
     is_single = True
 
-    def __init__(self, every: int = 10, limit: int | None = None) -> None:
-        super().__init__(every)
+    def __init__(self, every_n_steps: int = 10, limit: int | None = None) -> None:
+        super().__init__(every_n_steps)
         check_limit(self, limit)
         self.limit = limit
 

@@ -27,8 +27,8 @@ class MathAccuracy(Monitor):
 
     Args:
         stage: stage whose rows are asked; its answers end in ``#### NUMBER``.
-        every: optimizer steps between looks; 0 looks at the first and last step only.
-        attempts: sampled answers per question, which counts by the share that is right.
+        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
+        num_samples: sampled answers per question, which counts by the share that is right.
         greedy: the one answer of the likeliest tokens instead; ``attempts`` then does not count.
         temperature: of sampling.
         max_new_tokens: longest answer.
@@ -42,17 +42,17 @@ class MathAccuracy(Monitor):
     def __init__(
         self,
         stage: str = "math",
-        every: int = 0,
-        attempts: int = 5,
+        every_n_steps: int = 0,
+        num_samples: int = 5,
         greedy: bool = False,
         temperature: float = 1.0,
         max_new_tokens: int = 256,
         instruction: str = "",
         limit: int | None = None,
     ) -> None:
-        super().__init__(every)
+        super().__init__(every_n_steps)
         check_limit(self, limit)
-        for name, value in (("attempts", attempts), ("max_new_tokens", max_new_tokens)):
+        for name, value in (("num_samples", num_samples), ("max_new_tokens", max_new_tokens)):
             if value < 1:
                 raise InputError(f"MathAccuracy.{name}: found {value}, expected at least 1.")
         if not 0 < temperature < math.inf:
@@ -61,7 +61,7 @@ class MathAccuracy(Monitor):
                 "the likeliest answer."
             )
         self.stage = stage
-        self.attempts = attempts
+        self.num_samples = num_samples
         self.greedy = greedy
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
@@ -94,7 +94,7 @@ class MathAccuracy(Monitor):
             self.stage,
             self.limit,
             instruction=self.instruction,
-            attempts=self.attempts,
+            attempts=self.num_samples,
             greedy=self.greedy,
             temperature=self.temperature,
             max_new_tokens=self.max_new_tokens,

@@ -36,7 +36,7 @@ class Membership(Monitor):
     Args:
         nonmembers: row set that was never trained on, such as "safety:heldout" or a probe.
         members: row set that is unlearned; null takes the forget stage.
-        every: optimizer steps between looks; 0 looks at the first and last step only.
+        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
         scores: which scores; null for all six. gradient_norm costs a backward pass per row.
         share: of an answer's tokens that min_k and min_k_plus_plus look at.
         limit: only the first so many rows of each set; null for all.
@@ -49,12 +49,12 @@ class Membership(Monitor):
         self,
         nonmembers: str,
         members: str | None = None,
-        every: int = 0,
+        every_n_steps: int = 0,
         scores: list[str] | None = None,
         share: float = 0.2,
         limit: int | None = None,
     ) -> None:
-        super().__init__(every)
+        super().__init__(every_n_steps)
         check_limit(self, limit)
         if not 0 < share <= 1:
             raise InputError(f"Membership.share: found {share}, expected more than 0, at most 1.")

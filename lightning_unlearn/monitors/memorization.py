@@ -22,7 +22,7 @@ class Memorization(Monitor):
 
     Args:
         set: the row set: a stage, "STAGE:train", "STAGE:heldout" or a probe.
-        every: optimizer steps between looks; 0 looks at the first and last step only.
+        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
         begun: share of an answer's tokens that is its beginning.
         max_new_tokens: longest text written.
         limit: only the first so many rows; null for all.
@@ -34,12 +34,12 @@ class Memorization(Monitor):
     def __init__(
         self,
         set: str,
-        every: int = 0,
+        every_n_steps: int = 0,
         begun: float = 0.5,
         max_new_tokens: int = 128,
         limit: int | None = None,
     ) -> None:
-        super().__init__(every)
+        super().__init__(every_n_steps)
         check_limit(self, limit)
         if not 0 <= begun < 1:
             raise InputError(f"Memorization.begun: found {begun}, expected a share in [0, 1).")

@@ -35,7 +35,7 @@ class OracleDistance(Monitor):
     weights take the module's place once in a run, and no second model is in memory.
 
     Args:
-        every: optimizer steps between looks; 0 looks at the first and last step only.
+        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
         probes: row sets by name of the probe. null takes "forget", the rows that are unlearned;
             "retain", the training rows of the other stages; and "heldout", the held-out rows of all
             stages, as far as there are some.
@@ -50,12 +50,12 @@ class OracleDistance(Monitor):
 
     def __init__(
         self,
-        every: int = 10,
+        every_n_steps: int = 10,
         probes: dict[str, list[str]] | None = None,
         limit: int | None = None,
         kl: bool = True,
     ) -> None:
-        super().__init__(every)
+        super().__init__(every_n_steps)
         check_limit(self, limit)
         self.probes = probes
         self.limit = limit
@@ -109,7 +109,7 @@ class OracleDistance(Monitor):
                     f"OracleDistance: {count} of {total} rows of the probe {name!r} are among the "
                     "rows to forget, so it says little of what is kept."
                 )
-        targets = model.lora.targets if model.lora is not None else list(HEADS)
+        targets = model.lora.target_modules if model.lora is not None else list(HEADS)
         if isinstance(targets, str):
             # Any other text is a pattern to PEFT.
             pattern = targets if targets != "all-linear" else ""

@@ -40,7 +40,7 @@ class TOFU(Monitor):
         retain: probe of the retain set, likewise.
         real_authors: probe with alternatives; null leaves it out.
         world_facts: probe with alternatives; null leaves it out.
-        every: optimizer steps between looks; 0 looks at the first and last step only.
+        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
         variant: mean of the wrong answers' probabilities in the truth ratio: "arithmetic" is the
             paper's, "geometric" that of much published code.
         max_new_tokens: longest answer that is written.
@@ -58,12 +58,12 @@ class TOFU(Monitor):
         retain: str,
         real_authors: str | None = None,
         world_facts: str | None = None,
-        every: int = 0,
+        every_n_steps: int = 0,
         variant: Literal["arithmetic", "geometric"] = "arithmetic",
         max_new_tokens: int = 128,
         limit: int | None = None,
     ) -> None:
-        super().__init__(every)
+        super().__init__(every_n_steps)
         check_limit(self, limit)
         if max_new_tokens < 1:
             raise InputError(f"TOFU.max_new_tokens: found {max_new_tokens}, expected at least 1.")

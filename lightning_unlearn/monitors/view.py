@@ -126,7 +126,7 @@ class ModelView:
                 self._known[key] = self._gathered(name, limit)
             else:
                 with self._wear():
-                    batch_size = self.data.measure_batch_size
+                    batch_size = self.data.eval_batch_size
                     self._known[key] = self.module.score(examples, batch_size)
         known: LogProbs = self._known[key]
         return known
@@ -171,7 +171,7 @@ class ModelView:
 
     def _pass(self, name: str, limit: int | None, kl: bool) -> tuple[Tensor, TokenStatistics]:
         examples = self.data.row_set(name)[1][:limit]
-        module, batch_size = self.module, self.data.measure_batch_size
+        module, batch_size = self.module, self.data.eval_batch_size
         kl = kl and module.shares_head
         aims = self.oracle._hidden(name, limit) if kl and self.oracle is not None else None
         columns = len(COLUMNS) + (aims is not None)
@@ -313,7 +313,7 @@ class ModelView:
             prompts, texts = self._prompts[key]
             with self._wear():
                 self._known[key] = score_candidates(
-                    self.module, prompts, texts, self.data.measure_batch_size
+                    self.module, prompts, texts, self.data.eval_batch_size
                 )
         known: CandidateScores = self._known[key]
         return known
@@ -345,7 +345,7 @@ class ModelView:
             prompts = [self.format.prompt_ids(row) for row in asked]
             if begun is not None:
                 prompts = [prompt + own for prompt, own in zip(prompts, begun, strict=True)]
-            options = {"batch_size": self.data.measure_batch_size, **options}
+            options = {"batch_size": self.data.eval_batch_size, **options}
             with self._wear():
                 self._known[key] = generate_answers(
                     self.module,

@@ -31,7 +31,7 @@ def advice(plan: Plan) -> list[str]:
     if "evaluation" in plan.misfits or "written answers" in plan.misfits:
         sequences = plan.steps["evaluation"].micro
         found.append(
-            f"--data.measure_batch_size {max(1, sequences // 4)}: what evaluation and written "
+            f"--data.eval_batch_size {max(1, sequences // 4)}: what evaluation and written "
             "answers hold falls in proportion."
         )
     gpus = plan.machine.gpus

@@ -216,10 +216,10 @@ def estimate(
             pass_.memory["other"] += lent
             return adjust(pass_)
 
-        forward = measure(simulation.evaluate(data.measure_batch_size, length))
+        forward = measure(simulation.evaluate(data.eval_batch_size, length))
         norms = measure(simulation.gradient_norms(length)) if _asks_norms(trainer) else None
         steps["evaluation"] = Step(
-            "evaluation", data.measure_batch_size, data.measure_batch_size, forward
+            "evaluation", data.eval_batch_size, data.eval_batch_size, forward
         )
         share = math.gcd(*(recipe.batch_size for recipe in recipes.values())) // machine.gpus
         largest = find_largest(
@@ -314,7 +314,7 @@ def _written(
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     pairs = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads)
-    sequences = data.measure_batch_size * attempts
+    sequences = data.eval_batch_size * attempts
     cache = pairs * width * itemsize * sequences * length
     held = sum(size for part, size in forward.memory.items() if part != "activations")
     return Written(sequences, cache, cache + held)

@@ -16,7 +16,7 @@ _KEPT = (
     "write checkpoints inside one"
 )
 _AVERAGE = "weights of a stage are those of its last step; average them in a method of your own"
-_TRAINED = "model.lora.targets names the layers that are trained"
+_TRAINED = "model.lora.target_modules names the layers that are trained"
 # Subclasses too: what they do to training is not reckoned with.
 INSTEAD = {
     "GradientAccumulationScheduler": _BATCH,

@@ -195,8 +195,8 @@ TYPES = [
     ("trainer.devices", "-3", "should be an int > 0"),
     ("data.max_length", "100000", "found 100000, but demo:tiny-llama takes at most 512 tokens"),
     ("data.max_length", "1", "found 1, expected at least 2"),
-    ("model.lora.targets", "[nope]", "found 'nope', which matches no layer"),
-    ("model.lora.targets", "nope", "found 'nope'"),
+    ("model.lora.target_modules", "[nope]", "found 'nope', which matches no layer"),
+    ("model.lora.target_modules", "nope", "found 'nope'"),
 ]
 
 

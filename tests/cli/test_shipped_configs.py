@@ -55,11 +55,11 @@ PAPER = {
         "runs/paper",
         [
             monitor("NPO", beta=0.5),
-            monitor("LabelLikelihood", every=5),
-            monitor("AnswerLikelihood", every=5, limit=400),
+            monitor("LabelLikelihood", every_n_steps=5),
+            monitor("AnswerLikelihood", every_n_steps=5, limit=400),
             monitor(
                 "MathAccuracy",
-                attempts=5,
+                num_samples=5,
                 max_new_tokens=512,
                 instruction=(
                     "Reason step by step. Then write a line with #### and the bare number."
@@ -69,7 +69,7 @@ PAPER = {
     ),
     "model": {
         "lora": {
-            "targets": ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+            "target_modules": ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         }
     },
     "data": {
@@ -118,7 +118,7 @@ MODELS = {
 LARGE = ("llama2-13b", "qwen2.5-14b")
 DEMO_MODEL = {
     "base": "demo:tiny-llama",
-    "lora": {"rank": 16, "alpha": 32, "targets": "all-linear"},
+    "lora": {"rank": 16, "alpha": 32, "target_modules": "all-linear"},
 }
 
 
@@ -133,9 +133,9 @@ DEMO = {
         "runs/demo",
         [
             monitor("NPO", beta=0.5),
-            monitor("LabelLikelihood", every=5, limit=16),
-            monitor("AnswerLikelihood", every=5, limit=16),
-            monitor("OracleDistance", every=5, limit=16),
+            monitor("LabelLikelihood", every_n_steps=5, limit=16),
+            monitor("AnswerLikelihood", every_n_steps=5, limit=16),
+            monitor("OracleDistance", every_n_steps=5, limit=16),
             monitor("MathAccuracy", stage="math", greedy=True, max_new_tokens=32),
         ],
         accelerator="cpu",
@@ -157,7 +157,7 @@ DEMO = {
 DEPTH_RECIPE = {"lr": 0.1, "optimizer": "sgd", "schedule": "cosine", "warmup": 0.03}
 DEPTH = {
     "seed_everything": 0,
-    "trainer": trainer("runs/depth", [monitor("GA"), monitor("AnswerLikelihood", every=16)])
+    "trainer": trainer("runs/depth", [monitor("GA"), monitor("AnswerLikelihood", every_n_steps=16)])
     | {"accelerator": "cpu", "store": "runs/demo/store"},
     "model": DEMO_MODEL,
     "data": {
@@ -192,10 +192,10 @@ TOFU = {
                 real_authors="real_authors",
                 world_facts="world_facts",
             ),
-            monitor("AnswerStatistics", sets=["forget10"], every=10),
+            monitor("AnswerStatistics", sets=["forget10"], every_n_steps=10),
             monitor(
                 "OracleDistance",
-                every=10,
+                every_n_steps=10,
                 limit=100,
                 probes={
                     "forget": ["forget10"],
@@ -357,11 +357,11 @@ def test_what_is_made_of_the_papers_files_is_the_papers_experiment(
         assert getattr(data.unlearn, key) == value, key
     assert data.forget == "safety" and list(data.stages) == list(epochs)
     assert (module.lora.rank, module.lora.alpha, module.lora.dropout) == (rank, 2 * rank, 0.0)
-    assert sorted(module.lora.targets) == sorted(PAPER["model"]["lora"]["targets"])  # type: ignore[index]
+    assert sorted(module.lora.target_modules) == sorted(PAPER["model"]["lora"]["target_modules"])  # type: ignore[index]
     assert made.trainer.precision == "32-true" and module.quantization is None
     accuracy = next(m for m in made.trainer.monitors if isinstance(m, MathAccuracy))
     assert accuracy.instruction.endswith(" with #### and the bare number.")
-    assert (accuracy.attempts, accuracy.greedy) == (5, False)
+    assert (accuracy.num_samples, accuracy.greedy) == (5, False)
 
 
 def test_the_comment_of_the_papers_file_names_its_simnpo() -> None:

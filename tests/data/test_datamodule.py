@@ -143,7 +143,7 @@ def test_the_path_can_be_set_and_is_checked() -> None:
             "data.forget: found 'harm', expected one of the stages inst, tofu, math, safety.",
         ),
         ({"max_length": 1}, "data.max_length: found 1, expected at least 2."),
-        ({"measure_batch_size": 0}, "data.measure_batch_size: found 0, expected at least 1."),
+        ({"eval_batch_size": 0}, "data.eval_batch_size: found 0, expected at least 1."),
         (
             {"stages": {"safety": Stage()}},
             "data.stages.safety.source: found nothing, expected a file (.json, .jsonl, .csv, "

@@ -51,7 +51,7 @@ VARIANTS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
     "embeddings": (
         "llama",
         NPO,
-        {"lora": LoRA(rank=3, alpha=6, targets=["q_proj", "embed_tokens", "lm_head"])},
+        {"lora": LoRA(rank=3, alpha=6, target_modules=["q_proj", "embed_tokens", "lm_head"])},
         {},
     ),
     "tensor parallel": ("even", NPO, {"gradient_checkpointing": True}, {"tensor": 2}),
@@ -107,7 +107,7 @@ def walked(
         order=["tofu", "safety"],
         unlearn=Recipe(lr=2e-3, epochs=1, batch_size=4, gradient_clip=0.5),
         micro_batch_size=min(2, 4 // devices),
-        measure_batch_size=3,
+        eval_batch_size=3,
     )
     trainer = own.trainer([method(), AnswerLikelihood(2), LabelLikelihood(2)], **settings)
     # Looks on without being part of what is stored.
@@ -279,7 +279,7 @@ def compiled_walk(tiny: Tiny, devices: str, compiles: str) -> StagedTrainer:
         # What comes after tracing takes minutes.
         compiling.BACKEND = "eager"
     own = tiny.below(f"compiled {devices} {compiles}")
-    lora = LoRA(rank=3, alpha=6, targets=["q_proj"])
+    lora = LoRA(rank=3, alpha=6, target_modules=["q_proj"])
     data = own.datamodule(
         stages=tiny.stages(limit=8),
         order=["safety"],

@@ -69,8 +69,10 @@ def test_full_fine_tuning_and_dropout_are_refused() -> None:
 
 @pytest.mark.parametrize("targets", [["q_proj", "lm_head"], r".*(q_proj|lm_head)"])
 def test_adapters_elsewhere_are_refused(tmp_path: Path, targets: Any) -> None:
-    module = CausalLM(tiny_checkpoint(tmp_path), LoRA(rank=2, alpha=4, targets=targets))
-    message = r"found adapters on lm_head \(model.lora.targets\), expected them only on layers"
+    module = CausalLM(tiny_checkpoint(tmp_path), LoRA(rank=2, alpha=4, target_modules=targets))
+    message = (
+        r"found adapters on lm_head \(model.lora.target_modules\), expected them only on layers"
+    )
     with pytest.raises(InputError, match=message):
         module.check_layers(None, 2)
     CausalLM(module.base, LoRA(rank=2, alpha=4)).check_layers(None, 2)

@@ -60,19 +60,19 @@ def fitted(
         order=PATH,
         unlearn=Recipe(lr=2e-3, epochs=2, batch_size=batch),
         micro_batch_size=micro,
-        measure_batch_size=3,
+        eval_batch_size=3,
     )
     monitors = [
         LabelLikelihood(2),
         AnswerLikelihood(2),
         OracleDistance(2),
-        AnswerStatistics(every=2),
+        AnswerStatistics(every_n_steps=2),
         Membership("math:heldout", limit=3),
         Memorization("math", max_new_tokens=3, limit=3),
-        MathAccuracy(attempts=2, max_new_tokens=3),
+        MathAccuracy(num_samples=2, max_new_tokens=3),
     ]
     oracle = tiny.datamodule(
-        stages=stages, order=PATH, oracle=True, micro_batch_size=micro, measure_batch_size=3
+        stages=stages, order=PATH, oracle=True, micro_batch_size=micro, eval_batch_size=3
     )
     trainer_of().fit(tiny.module(), oracle)
     trainer = trainer_of(method, *monitors)

@@ -79,7 +79,7 @@ def fitted(
 ) -> StagedTrainer:
     """A path of two stages and its unlearning on a quantized base."""
     stages = tiny.stages(**recipe)
-    data = tiny.datamodule(stages=stages, order=PATH, oracle=oracle, measure_batch_size=3)
+    data = tiny.datamodule(stages=stages, order=PATH, oracle=oracle, eval_batch_size=3)
     monitors = [LabelLikelihood(2), AnswerLikelihood(2), OracleDistance(2)]
     callbacks: list[Any] = [*monitors] if oracle else [NPO(), *monitors]
     trainer = tiny.trainer(callbacks, **settings)

@@ -62,7 +62,7 @@ def test_fresh_adapters_have_no_effect(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "targets"),
+    ("base", "target_modules"),
     [
         (None, "all-linear"),
         (None, TARGETS),
@@ -73,7 +73,7 @@ def test_fresh_adapters_have_no_effect(tiny: Tiny) -> None:
 def test_only_the_chosen_adapter_is_trained(
     tiny: Tiny, base: str | None, targets: str | list[str]
 ) -> None:
-    module = built(tiny, base=base or str(tiny.base), lora=LoRA(rank=4, targets=targets))
+    module = built(tiny, base=base or str(tiny.base), lora=LoRA(rank=4, target_modules=targets))
     for adapter, other in ((LEARN, UNLEARN), (UNLEARN, LEARN)):
         adapters.start_adapter(module.peft, adapter, seed=0)
         adapters.choose_adapters(module.peft, [LEARN, UNLEARN], adapter)
@@ -113,7 +113,7 @@ def test_unlearn_on_learn_is_merge_and_restart(tiny: Tiny, targets: str | list[s
     """One Adam step of the two ways, from the same start, ends in the same function."""
     from peft import LoraConfig, get_peft_model
 
-    lora = LoRA(rank=4, alpha=8, targets=targets)
+    lora = LoRA(rank=4, alpha=8, target_modules=targets)
     module = built(tiny, lora=lora)
     shake(module, LEARN, seed=0)
     adapters.start_adapter(module.peft, UNLEARN, seed=0)
@@ -189,9 +189,11 @@ def test_transformers_opens_the_merged_model(tiny: Tiny, active: list[str]) -> N
 SAVE = """
 import hashlib, sys, torch
 from pathlib import Path
-from lightning_unlearn import CausalLM, LoRA, adapters
+from lightning_unlearn import CausalLM, LoRA
+from lightning_unlearn.model import adapters
 folder = Path(sys.argv[2])
-module = CausalLM(sys.argv[1], LoRA(rank=4, alpha=8, targets=["v_proj", "q_proj", "down_proj"]))
+lora = LoRA(rank=4, alpha=8, target_modules=["v_proj", "q_proj", "down_proj"])
+module = CausalLM(sys.argv[1], lora)
 module.configure_model()
 adapters.start_adapter(module.peft, "learn", 7)
 module.save("learn", folder)
@@ -204,7 +206,7 @@ def content(folder: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_equal_weights_are_equal_bytes_in_any_process(tiny: Tiny) -> None:
-    module = built(tiny, torch.float32, lora=LoRA(rank=4, alpha=8, targets=TARGETS))
+    module = built(tiny, torch.float32, lora=LoRA(rank=4, alpha=8, target_modules=TARGETS))
     adapters.start_adapter(module.peft, LEARN, 7)
     module.save(LEARN, tiny.root / "one")
     module.save(LEARN, tiny.root / "two")
@@ -226,7 +228,10 @@ def test_loading_gives_back_the_weights(tiny: Tiny) -> None:
 
 
 def test_adapters_of_embeddings_are_saved_and_loaded(tiny: Tiny) -> None:
-    shape = {"base": "demo:tiny-llama", "lora": LoRA(rank=4, targets=["embed_tokens", "lm_head"])}
+    shape = {
+        "base": "demo:tiny-llama",
+        "lora": LoRA(rank=4, target_modules=["embed_tokens", "lm_head"]),
+    }
     module = saved(tiny, **shape)
     other = built(tiny, **shape)
     for adapter in (LEARN, UNLEARN):
@@ -238,7 +243,7 @@ def test_adapters_of_embeddings_are_saved_and_loaded(tiny: Tiny) -> None:
 
 def test_loading_what_does_not_fit(tiny: Tiny) -> None:
     saved(tiny)
-    for lora in (LoRA(rank=2, alpha=8), LoRA(rank=4, alpha=8, targets=TARGETS)):
+    for lora in (LoRA(rank=2, alpha=8), LoRA(rank=4, alpha=8, target_modules=TARGETS)):
         other = built(tiny, lora=lora)
         with pytest.raises(InputError, match=r"an adapter of another shape: \S+ is .*, expected"):
             other.load(LEARN, tiny.root / LEARN)
@@ -263,7 +268,7 @@ def test_alpha_is_part_of_the_function(tiny: Tiny) -> None:
         (LoRA(alpha=0), r"model\.lora\.alpha: found 0, expected a positive number"),
         (LoRA(dropout=1.0), r"model\.lora\.dropout: found 1\.0, expected \[0, 1\)"),
         (LoRA(dropout=-0.1), r"model\.lora\.dropout: found -0\.1"),
-        (LoRA(targets=[]), r"model\.lora\.targets: found an empty list"),
+        (LoRA(target_modules=[]), r"model\.lora\.targets: found an empty list"),
     ],
 )
 def test_bad_shapes_are_refused_before_the_model_is_opened(
@@ -275,13 +280,13 @@ def test_bad_shapes_are_refused_before_the_model_is_opened(
 
 @pytest.mark.parametrize("targets", [["q_proj", "c_attn"], "c_attn"])
 def test_targets_that_match_nothing(tiny: Tiny, targets: str | list[str]) -> None:
-    module = tiny.module(lora=LoRA(targets=targets))
+    module = tiny.module(lora=LoRA(target_modules=targets))
     expected = r"(?s)model\.lora\.targets: found .*c_attn.* linear layers are down_proj, gate_proj"
     with pytest.raises(InputError, match=expected):
         module.configure_model()
 
 
 def test_the_key_does_not_depend_on_the_order_of_targets() -> None:
-    assert LoRA(targets=["b", "a"]).key() == LoRA(targets=["a", "b"]).key()
+    assert LoRA(target_modules=["b", "a"]).key() == LoRA(target_modules=["a", "b"]).key()
     keys = [LoRA().key(), LoRA(rank=8).key(), LoRA(alpha=1).key(), LoRA(dropout=0.1).key()]
     assert all(one != other for i, one in enumerate(keys) for other in keys[:i])

@@ -58,7 +58,7 @@ def test_the_micro_batch_changes_nothing(
     means = []
     for micro in (8, 2):
         trainer = tiny.below(str(micro)).trainer(
-            [NPO(), AnswerLikelihood(every=1)], precision="64-true"
+            [NPO(), AnswerLikelihood(every_n_steps=1)], precision="64-true"
         )
         stages = tiny.stages(batch_size=8)
         data = tiny.datamodule(

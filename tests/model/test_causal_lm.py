@@ -137,7 +137,7 @@ def test_identity_is_that_of_the_weights(tiny: Tiny) -> None:
     assert base_identity(str(other), False) != own
 
 
-@pytest.mark.parametrize("lora", [LoRA(rank=4), LoRA(rank=4, targets=["v_proj"]), None])
+@pytest.mark.parametrize("lora", [LoRA(rank=4), LoRA(rank=4, target_modules=["v_proj"]), None])
 def test_a_good_model_passes(tiny: Tiny, lora: LoRA | None) -> None:
     module = built(tiny, lora=lora)
     check_model(module, EXAMPLE)

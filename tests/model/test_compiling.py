@@ -96,7 +96,7 @@ def test_what_is_traced_gives_the_same_numbers(
     graphs = Graphs()
     monkeypatch.setattr(compiling, "BACKEND", graphs)
     plain, compiled = both(
-        tmp_path, "llama", all_of_them=False, lora=LoRA(rank=4, alpha=8, targets=["q_proj"])
+        tmp_path, "llama", all_of_them=False, lora=LoRA(rank=4, alpha=8, target_modules=["q_proj"])
     )
     torch.testing.assert_close(compiled, plain, rtol=1e-9, atol=1e-9)
     # Each version is there once for all layers, and used again with batches of other shapes.

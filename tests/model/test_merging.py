@@ -68,7 +68,7 @@ def assert_same(module: CausalLM, folder: Path, tolerance: float = 1e-5) -> Any:
 def test_merged_is_what_the_adapters_do(tiny: Tiny, targets: str | list[str], tied: bool) -> None:
     tiny_lm("llama", tie_word_embeddings=tied).save_pretrained(tiny.root / "base")
     tiny_tokenizer().save_pretrained(tiny.root / "base")
-    module = tiny.module(base=str(tiny.root / "base"), lora=LoRA(rank=4, targets=targets))
+    module = tiny.module(base=str(tiny.root / "base"), lora=LoRA(rank=4, target_modules=targets))
     module.configure_model()
     shaken(module)
     before = logits(module.lm)
@@ -82,7 +82,7 @@ def test_merged_is_what_the_adapters_do(tiny: Tiny, targets: str | list[str], ti
     assert module.lm.config.tie_word_embeddings is tied
 
 
-@pytest.mark.parametrize("lora", [LoRA(rank=4, targets=["lm_head"]), None])
+@pytest.mark.parametrize("lora", [LoRA(rank=4, target_modules=["lm_head"]), None])
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_model_that_is_put_together_from_parts(
     tiny: Tiny, lora: LoRA | None, tied: bool, monkeypatch: pytest.MonkeyPatch
@@ -116,7 +116,7 @@ def test_an_embedding_of_another_name(tiny: Tiny) -> None:
     GPT2LMHeadModel(config).save_pretrained(tiny.root / "base")
     tiny_tokenizer().save_pretrained(tiny.root / "base")
     targets = ["wte", "c_attn", "c_fc"]
-    module = tiny.module(base=str(tiny.root / "base"), lora=LoRA(rank=4, targets=targets))
+    module = tiny.module(base=str(tiny.root / "base"), lora=LoRA(rank=4, target_modules=targets))
     module.configure_model()
     shaken(module)
     module.save_merged(tiny.root / "merged")
@@ -131,7 +131,7 @@ def test_a_quantized_base(tiny: Tiny, targets: list[str]) -> None:
     tiny_tokenizer().save_pretrained(tiny.root / "base")
     module = tiny.module(
         base=str(tiny.root / "base"),
-        lora=LoRA(rank=4, targets=targets),
+        lora=LoRA(rank=4, target_modules=targets),
         quantization="nf4",
     )
     module.configure_model()

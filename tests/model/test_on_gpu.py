@@ -77,11 +77,11 @@ def all_monitors() -> list[Any]:
     """All kinds of questions, those of an oracle too."""
     return [
         NPO(),
-        LabelLikelihood(every=2, limit=3),
-        AnswerLikelihood(every=2, limit=4),
-        AnswerStatistics(every=0, limit=4),
-        OracleDistance(every=2, limit=4),
-        MathAccuracy(attempts=2, max_new_tokens=4, limit=3),
+        LabelLikelihood(every_n_steps=2, limit=3),
+        AnswerLikelihood(every_n_steps=2, limit=4),
+        AnswerStatistics(every_n_steps=0, limit=4),
+        OracleDistance(every_n_steps=2, limit=4),
+        MathAccuracy(num_samples=2, max_new_tokens=4, limit=3),
         Membership(nonmembers="math:heldout", limit=4),
         Memorization(set="safety", max_new_tokens=4, limit=3),
     ]
@@ -108,10 +108,10 @@ def values(trainer: StagedTrainer) -> dict[tuple[Any, ...], float]:
 
 
 SETTINGS: list[Any] = [
-    pytest.param([NPO(), LabelLikelihood(every=2, limit=3)], {}, {}, 1e-4, id="adapters"),
+    pytest.param([NPO(), LabelLikelihood(every_n_steps=2, limit=3)], {}, {}, 1e-4, id="adapters"),
     pytest.param(all_monitors(), {}, {"merge": True}, 1e-4, id="monitors", marks=pytest.mark.slow),
     pytest.param(
-        [NPO(), AnswerLikelihood(every=2)],
+        [NPO(), AnswerLikelihood(every_n_steps=2)],
         {"precision": "bf16-true"},
         {"gradient_checkpointing": True},
         0.1,
@@ -119,7 +119,7 @@ SETTINGS: list[Any] = [
         marks=pytest.mark.slow,
     ),
     pytest.param(
-        [NPO(), OracleDistance(every=2, limit=3)],
+        [NPO(), OracleDistance(every_n_steps=2, limit=3)],
         {},
         {"lora": None},
         1e-4,
@@ -149,7 +149,7 @@ def test_a_stage_goes_on_with_its_state_on_the_gpu(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The optimizer's moments and the method's reference come back from disk to the device."""
-    watched = [NPO(), LabelLikelihood(every=1, limit=3)]
+    watched = [NPO(), LabelLikelihood(every_n_steps=1, limit=3)]
     data = {"order": ["safety"]}
     with gpu():
         whole = tiny.below("whole").trainer(watched)
@@ -167,7 +167,7 @@ def test_a_stage_goes_on_with_its_state_on_the_gpu(
 
 def test_answers_are_drawn_with_deterministic_algorithms(tiny: Tiny) -> None:
     """A GPU has no cumulative sum among them."""
-    given = [NPO(), MathAccuracy(attempts=2, max_new_tokens=4, limit=2)]
+    given = [NPO(), MathAccuracy(num_samples=2, max_new_tokens=4, limit=2)]
     with gpu():
         try:
             torch.use_deterministic_algorithms(True)

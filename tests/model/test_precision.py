@@ -45,7 +45,7 @@ def test_a_run_is_in_its_precision_throughout(tiny: Tiny, precision: str) -> Non
     monitors = [
         LabelLikelihood(2),
         AnswerLikelihood(2),
-        AnswerStatistics(every=2),
+        AnswerStatistics(every_n_steps=2),
         OracleDistance(2),
         Membership("math:heldout", limit=3),
     ]

@@ -86,7 +86,7 @@ def test_a_base_whose_weights_are_all_alike_is_refused(tiny: Tiny, value: float)
 @pytest.mark.parametrize("lora", [LoRA(rank=4), None])
 def test_weights_that_a_step_spoiled(tiny: Tiny, lora: LoRA | None, precision: str) -> None:
     """Finite weights so large that what comes out is the same for every input."""
-    trainer = tiny.trainer([GA(), AnswerLikelihood(every=1)], precision=precision)
+    trainer = tiny.trainer([GA(), AnswerLikelihood(every_n_steps=1)], precision=precision)
     data = tiny.datamodule(unlearn=Recipe(lr=1e25, steps=3, batch_size=4))
     with pytest.raises(DivergedError) as raised:
         trainer.fit(tiny.module(lora=lora), data)
@@ -122,10 +122,10 @@ def test_routers_stay_as_they_are_and_are_named(tiny: Tiny) -> None:
     told: list[str] = []
     trainer.tell = told.append
     trainer.check(module, tiny.datamodule())
-    (line,) = [text for text in told if text.startswith("model.lora.targets")]
+    (line,) = [text for text in told if text.startswith("model.lora.target_modules")]
     assert line == (
-        "model.lora.targets: all-linear trains down_proj, gate_proj, k_proj, o_proj, q_proj, "
-        "up_proj, v_proj, and not feed_forward.experts.gate_up_proj, "
+        "model.lora.target_modules: all-linear trains down_proj, gate_proj, k_proj, o_proj, "
+        "q_proj, up_proj, v_proj, and not feed_forward.experts.gate_up_proj, "
         "feed_forward.experts.down_proj, feed_forward.router.weight."
     )
     module.configure_model()
@@ -140,7 +140,7 @@ def test_experts_that_peft_puts_adapters_on_are_named_so(tiny: Tiny) -> None:
     trainer.check(module, tiny.datamodule())
     module.configure_model()
     trained = {n for n, p in module.lm.named_parameters() if p.requires_grad}
-    lines = [text for text in told if text.startswith("model.lora.targets")]
+    lines = [text for text in told if text.startswith("model.lora.target_modules")]
     # PEFT's versions differ in what they put adapters on.
     has_experts = any("experts" in name for name in trained)
     left_out = any("experts" in line.partition(", and not ")[2] for line in lines)
@@ -154,7 +154,7 @@ def test_a_plain_model_needs_no_such_line(tiny: Tiny) -> None:
 
 
 def test_layers_without_gradient_name_the_targets_to_take(tiny: Tiny) -> None:
-    module = tiny.module(lora=LoRA(rank=2, targets=["q_proj", "up_proj"]))
+    module = tiny.module(lora=LoRA(rank=2, target_modules=["q_proj", "up_proj"]))
     module.configure_model()
     # As if the first layer's were passed by.
     first = module.lm.model.layers[0].self_attn.q_proj
@@ -171,8 +171,8 @@ def test_layers_without_gradient_name_the_targets_to_take(tiny: Tiny) -> None:
     [
         (LoRA(rank=33), r"model\.lora\.rank: found 33, expected at most 32, the highest rank"),
         (LoRA(rank=10**6), r"model\.lora\.rank: found 1000000, .*set model\.lora: null"),
-        (LoRA(rank=10**6, targets=["q_proj"]), r"found 1000000, expected at most 32"),
-        (LoRA(targets="c_attn"), r"model\.lora\.targets: found 'c_attn'"),
+        (LoRA(rank=10**6, target_modules=["q_proj"]), r"found 1000000, expected at most 32"),
+        (LoRA(target_modules="c_attn"), r"model\.lora\.targets: found 'c_attn'"),
     ],
 )
 def test_adapters_that_do_not_fit_the_model(tiny: Tiny, lora: LoRA, message: str) -> None:
@@ -183,8 +183,11 @@ def test_adapters_that_do_not_fit_the_model(tiny: Tiny, lora: LoRA, message: str
     ("lora", "message"),
     [
         (LoRA(rank=0), r"found 0, expected at least 1\. To train all weights .*model\.lora: null"),
-        (LoRA(targets=".*("), r"found '\.\*\(', which is no regular expression \(missing \)"),
-        (LoRA(targets="*"), r"found '\*', which is no regular expression"),
+        (
+            LoRA(target_modules=".*("),
+            r"found '\.\*\(', which is no regular expression \(missing \)",
+        ),
+        (LoRA(target_modules="*"), r"found '\*', which is no regular expression"),
         (LoRA(alpha=float("nan")), r"model\.lora\.alpha: found nan, expected a positive number"),
         (LoRA(alpha=float("inf")), r"model\.lora\.alpha: found inf, expected a positive number"),
         (LoRA(dropout=float("nan")), r"model\.lora\.dropout: found nan"),

@@ -83,7 +83,7 @@ def fitted(tiny: Tiny, *monitors: Monitor, oracle: bool = True) -> StagedTrainer
         "order": PATH,
         "probes": probes(tiny),
         "unlearn": Recipe(lr=5e-3, steps=2, batch_size=4),
-        "measure_batch_size": 3,
+        "eval_batch_size": 3,
     }
     if oracle:
         tiny.trainer(**EXACT).fit(tiny.module(), tiny.datamodule(**given, oracle=True))
@@ -269,7 +269,9 @@ def test_membership_scores(tiny: Tiny) -> None:
 
 
 def test_gradient_norms_and_that_training_does_not_notice(tiny: Tiny) -> None:
-    trainer = fitted(tiny.below("a"), Membership("retain", every=1, scores=["gradient_norm"]))
+    trainer = fitted(
+        tiny.below("a"), Membership("retain", every_n_steps=1, scores=["gradient_norm"])
+    )
     plain = fitted(tiny.below("b"))
     assert trainer.run_dir is not None and plain.run_dir is not None
     weights = [
@@ -318,7 +320,7 @@ class Counts(Monitor):
 
 def test_one_forward_serves_all(tiny: Tiny) -> None:
     """Of 11 and 10 rows, 3 at a time, there are 4 batches each, whoever asks for what."""
-    every: dict[str, Any] = {"every": 1}
+    every: dict[str, Any] = {"every_n_steps": 1}
     monitors = [AnswerLikelihood(1), AnswerStatistics(**every)]
     trainer = fitted(
         tiny,
@@ -361,8 +363,8 @@ EVERYTHING: list[Any] = [
     lambda: AnswerLikelihood(2),
     lambda: OracleDistance(1, limit=5),
     lambda: OracleDistance(2, probes={"others": ["safety", "others"]}, limit=3),
-    lambda: AnswerStatistics(["safety", "others"], every=0),
-    lambda: Membership("others", every=0),
+    lambda: AnswerStatistics(["safety", "others"], every_n_steps=0),
+    lambda: Membership("others", every_n_steps=0),
     lambda: Memorization("math", max_new_tokens=2, limit=2),
     lambda: TOFU(**SUITE),
 ]
@@ -399,7 +401,7 @@ def test_validate_asks_all_monitors_with_the_oracle(tiny: Tiny) -> None:
     trainer = fitted(tiny, *(make() for make in EVERYTHING))
     assert trainer.observations is not None
     seen = {name: value for step, name, value in trainer.observations.steps if step == 2}
-    data = tiny.datamodule(order=PATH, probes=probes(tiny), measure_batch_size=3)
+    data = tiny.datamodule(order=PATH, probes=probes(tiny), eval_batch_size=3)
     data.unlearn = Recipe(lr=5e-3, steps=2, batch_size=4)
     trainer = tiny.trainer([GA(), *(make() for make in EVERYTHING)], **EXACT)
     found = trainer.validate(tiny.module(), data)

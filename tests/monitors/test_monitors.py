@@ -144,7 +144,7 @@ def test_measuring_in_other_batches_gives_the_same_values(tiny: Tiny) -> None:
     for size in (1, 3, 32):
         place = tiny.below(str(size))
         trainer, _, _ = fitted(
-            place, [LabelLikelihood(0), AnswerLikelihood(0)], measure_batch_size=size
+            place, [LabelLikelihood(0), AnswerLikelihood(0)], eval_batch_size=size
         )
         found.append(torch.tensor(table(trainer, EXAMPLES)["value"].to_numpy()))
     assert torch.allclose(found[0], found[1], rtol=0, atol=1e-9)
@@ -177,7 +177,11 @@ def test_monitors_that_ask_the_same_cost_one_forward(tiny: Tiny) -> None:
 
 
 def test_validate_is_the_last_look_of_fit(tiny: Tiny) -> None:
-    monitors = [LabelLikelihood(2), AnswerLikelihood(3), MathAccuracy(attempts=2, max_new_tokens=4)]
+    monitors = [
+        LabelLikelihood(2),
+        AnswerLikelihood(3),
+        MathAccuracy(num_samples=2, max_new_tokens=4),
+    ]
     trainer, _, _ = fitted(tiny, monitors)
     records = table(trainer, STEPS)
     last = records[records["step"] == 7].set_index("measure")["value"].to_dict()
@@ -227,7 +231,7 @@ def test_math_accuracy_refuses_what_it_cannot_judge(tiny: Tiny) -> None:
         check(tiny, MathAccuracy(), order=["tofu", "safety"])
     with pytest.raises(InputError, match=r"tofu\.jsonl, row 1, line 1: .* no number after ####"):
         check(tiny, MathAccuracy("tofu"))
-    for settings in ({"attempts": 0}, {"max_new_tokens": 0}, {"limit": 0}, {"temperature": 0.0}):
+    for settings in ({"num_samples": 0}, {"max_new_tokens": 0}, {"limit": 0}, {"temperature": 0.0}):
         with pytest.raises(InputError, match=rf"MathAccuracy\.{next(iter(settings))}: found 0"):
             MathAccuracy(**settings)
 
@@ -243,7 +247,7 @@ def test_math_accuracy_checks_the_rows_it_will_ask(tiny: Tiny) -> None:
 
 def test_settings_of_monitors_are_checked() -> None:
     with pytest.raises(InputError, match=r"AnswerLikelihood\.every: found -1"):
-        AnswerLikelihood(every=-1)
+        AnswerLikelihood(every_n_steps=-1)
     with pytest.raises(InputError, match=r"LabelLikelihood\.limit: found 0"):
         LabelLikelihood(limit=0)
     with pytest.raises(InputError, match="found an empty phrase"):
@@ -262,8 +266,8 @@ def test_math_accuracy_judges_written_answers(
 ) -> None:
     """Half of all texts count as right, so that accuracies are neither 0 nor 1."""
     monkeypatch.setattr(math_accuracy, "right_number", even)
-    monitor = MathAccuracy(attempts=attempts, greedy=greedy, max_new_tokens=7)
-    trainer, module, data = fitted(tiny, [monitor], measure_batch_size=2)
+    monitor = MathAccuracy(num_samples=attempts, greedy=greedy, max_new_tokens=7)
+    trainer, module, data = fitted(tiny, [monitor], eval_batch_size=2)
     seen = table(trainer, EXAMPLES)
     last = seen[seen["step"] == 7].groupby("measure")["value"].apply(list).to_dict()
     assert sorted(last) == ["accuracy/math", "capped/math"]
@@ -275,7 +279,7 @@ def test_math_accuracy_judges_written_answers(
     rows = data.heldout_rows["math"]
     ends = data.format.end_ids(rows[0])
     prompts = [data.format.prompt_ids(row) for row in rows]
-    options: dict[str, Any] = {"attempts": attempts, "greedy": greedy, "max_new_tokens": 7}
+    options: dict[str, Any] = {"num_samples": attempts, "greedy": greedy, "max_new_tokens": 7}
     answers = generate_answers(module, data.format.tokenizer, prompts, ends, **options)
     for i, row in enumerate(rows):
         texts = [answer.text for answer in answers[i]]

@@ -32,7 +32,7 @@ PATH = ["safety", "math"]
 EXACT = {"precision": "64-true"}
 KINDS = ("probes", "margin", "distance", "overshoot", "kl")
 ADAPTERS = LoRA(rank=4, alpha=8)
-WATCH = [{"class_path": "OracleDistance", "init_args": {"every": 2, "limit": 5}}]
+WATCH = [{"class_path": "OracleDistance", "init_args": {"every_n_steps": 2, "limit": 5}}]
 
 
 def fitted(

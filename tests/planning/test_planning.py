@@ -347,7 +347,9 @@ def test_settings_are_the_papers(model: str) -> None:
         made = StagedCLI(None, on_cpu(content), [])
     lora, data = made.model.lora, made.datamodule
     assert lora is not None and (lora.rank, lora.alpha) == (rank, alpha)
-    assert {"q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == set(lora.targets)
+    assert {"q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == set(
+        lora.target_modules
+    )
     assert {stage.lr for stage in data.stages.values()} == {lr}
     assert {stage.batch_size for stage in data.stages.values()} == {batch}
     assert [stage.epochs for stage in data.stages.values()] == [10, 4, 2, 2]
@@ -436,7 +438,7 @@ def test_what_does_not_fit_gets_advice(
         "micro_batch_size",
         "gradient_checkpointing",
         "bf16-true",
-        "measure_batch_size 8",
+        "eval_batch_size 8",
         "nf4",
     )
     for key in keys:

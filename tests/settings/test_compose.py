@@ -147,13 +147,13 @@ def test_so_it_does_where_the_file_names_a_single_callback(place: Workplace) -> 
 
 
 def test_a_monitor_of_the_command_line_joins_the_files(place: Workplace) -> None:
-    arguments = ["--trainer.callbacks+=LabelLikelihood", "--trainer.callbacks.every", "3"]
+    arguments = ["--trainer.callbacks+=LabelLikelihood", "--trainer.callbacks.every_n_steps", "3"]
     trainer = place.parse(*arguments).trainer
     (method,) = trainer.methods
     assert isinstance(method, NPO) and method.beta == 0.5
     first, second = trainer.monitors
     assert isinstance(first, AnswerLikelihood) and isinstance(second, LabelLikelihood)
-    assert second.every == 3
+    assert second.every_n_steps == 3
 
 
 def test_the_kept_configuration_reproduces_itself(place: Workplace) -> None:
@@ -217,7 +217,7 @@ PRINTED = [
     ["--trainer.strategy", "{class_path: FSDP2, init_args: {cpu_offload: true}}"],
     ["--data.probes", "{facts: {source: math.jsonl, alternatives: [a, b]}}"],
     ["--data.unlearn.betas", "[0.5, 0.75]", "--trainer.name", "1e5"],
-    ["--model.lora.targets", "[q_proj]", "--data.order", "[safety, math]"],
+    ["--model.lora.target_modules", "[q_proj]", "--data.order", "[safety, math]"],
 ]
 
 

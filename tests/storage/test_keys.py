@@ -177,7 +177,10 @@ CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
             (UNLEARNING, lambda p: {"trainer": {"callbacks": [GA(), LabelLikelihood()]}}),
             (UNLEARNING, lambda p: {"trainer": {"callbacks": [NPO(beta=0.4), LabelLikelihood()]}}),
             (UNLEARNING, lambda p: {"trainer": {"callbacks": [NPO()]}}),
-            (UNLEARNING, lambda p: {"trainer": {"callbacks": [NPO(), LabelLikelihood(every=3)]}}),
+            (
+                UNLEARNING,
+                lambda p: {"trainer": {"callbacks": [NPO(), LabelLikelihood(every_n_steps=3)]}},
+            ),
             (
                 UNLEARNING,
                 lambda p: {"trainer": {"callbacks": [NPO(), LabelLikelihood(paraphrases=["No"])]}},
@@ -219,7 +222,7 @@ CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
             "rank": 2,
             "alpha": 9,
             "dropout": 0.1,
-            "targets": ["q_proj"],
+            "target_modules": ["q_proj"],
         }.items()
     },
     EvalSet: {},
@@ -246,7 +249,7 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
         "max_length": [lambda p: {"data": {"max_length": 120}}],
         "template": [lambda p: {"data": {"template": copied(p)}}],
         "micro_batch_size": [lambda p: {"data": {"micro_batch_size": 1}}],
-        "measure_batch_size": [lambda p: {"data": {"measure_batch_size": 1}}],
+        "eval_batch_size": [lambda p: {"data": {"eval_batch_size": 1}}],
     },
     StagedTrainer: {
         "store": [lambda p: {"trainer": {"store": str(p.tiny.root / "other")}}],
@@ -284,7 +287,9 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
         "limit": [lambda p: p.with_stage(limit=100)],
     },
     LoRA: {
-        "targets": [lambda p: {"model": {"lora": LoRA(**LORA, targets="all-linear")}}],
+        "target_modules": [
+            lambda p: {"model": {"lora": LoRA(**LORA, target_modules="all-linear")}}
+        ],
     },
     EvalSet: {},
     FSDP2: {

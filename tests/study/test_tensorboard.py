@@ -224,7 +224,10 @@ def test_an_oracle_has_a_row_but_no_charts(tiny: Tiny) -> None:
 
 
 ORDERS = [["tofu", "math", "safety"], ["tofu", "safety", "math"], ["safety", "tofu", "math"]]
-PROBED = [*WATCHED, {"class_path": "OracleDistance", "init_args": {"every": 2, "kl": False}}]
+PROBED = [
+    *WATCHED,
+    {"class_path": "OracleDistance", "init_args": {"every_n_steps": 2, "kl": False}},
+]
 
 
 def studied(tiny: Tiny, only: str | None = None, **changes: Any) -> tuple[StudyResult, str]:

@@ -170,7 +170,7 @@ class Enough(GA):
 
 
 def test_a_rule_of_the_method_finishes_unlearning(tiny: Tiny) -> None:
-    watched: list[Monitor] = [LabelLikelihood(every=2), AnswerLikelihood()]
+    watched: list[Monitor] = [LabelLikelihood(every_n_steps=2), AnswerLikelihood()]
     trainer = fit(tiny, Enough(3), *watched)
     found = entries(tiny)
     assert (found["safety"]["steps"], found["unlearn"]["steps"]) == (6, 3)

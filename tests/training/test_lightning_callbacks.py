@@ -99,7 +99,14 @@ def test_callbacks_that_fit_work_together(tiny: Tiny, tmp_path: Path) -> None:
     watch, rule = Watch(), EarlyStopping("forget/label", patience=100, mode="max")
     made = trainer(
         tmp_path,
-        *(GA(), LabelLikelihood(every=1), watch, rule, RichProgressBar(), lightning.Timer()),
+        *(
+            GA(),
+            LabelLikelihood(every_n_steps=1),
+            watch,
+            rule,
+            RichProgressBar(),
+            lightning.Timer(),
+        ),
         *(lightning.ModelSummary(), lightning.LearningRateMonitor()),
         logger=True,
     )
@@ -114,7 +121,9 @@ def test_callbacks_that_fit_work_together(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_a_rule_that_is_met_stops_unlearning(tiny: Tiny, tmp_path: Path) -> None:
     rule = EarlyStopping("forget/label", patience=1, mode="max")
-    made = trainer(tmp_path, GA(), LabelLikelihood(every=1), rule, enable_progress_bar=False)
+    made = trainer(
+        tmp_path, GA(), LabelLikelihood(every_n_steps=1), rule, enable_progress_bar=False
+    )
     made.fit(tiny.module(), tiny.datamodule(order=["safety"]))
     assert made.observations is not None
     assert [n for n, m, _ in made.observations.steps if m == "forget/label"] == [0, 1]

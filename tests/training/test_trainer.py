@@ -52,9 +52,9 @@ PATH = ["tofu", "math", "safety"]
 def monitors() -> list[Monitor]:
     """One of each kind, sampled answers included."""
     return [
-        LabelLikelihood(every=1, limit=3),
-        AnswerLikelihood(every=2),
-        MathAccuracy(attempts=2, max_new_tokens=3),
+        LabelLikelihood(every_n_steps=1, limit=3),
+        AnswerLikelihood(every_n_steps=2),
+        MathAccuracy(num_samples=2, max_new_tokens=3),
     ]
 
 

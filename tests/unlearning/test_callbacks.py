@@ -49,8 +49,8 @@ def test_both_run_by_class_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "--trainer.precision=64-true",
         "--trainer.callbacks=[{class_path: callbacks.wga.WGA}, "
         "{class_path: callbacks.answer_probability.AnswerProbability, "
-        "init_args: {stage: tofu, limit: 8, every: 1}}, "
-        "{class_path: AnswerLikelihood, init_args: {limit: 8, every: 1}}]",
+        "init_args: {stage: tofu, limit: 8, every_n_steps: 1}}, "
+        "{class_path: AnswerLikelihood, init_args: {limit: 8, every_n_steps: 1}}]",
         "--data.order=[tofu, safety]",
         "--data.unlearn.steps=2",
     ]
