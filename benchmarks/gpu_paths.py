@@ -69,7 +69,7 @@ def settings(work: Path) -> Path:
                 "math": limited(48),
                 "safety": limited(24, lr=1e-3),
             },
-            "probes": {"asked": probe},
+            "eval_sets": {"asked": probe},
             "unlearn": {"epochs": 2, "batch_size": 8, "lr": 3e-4},
         },
     }

@@ -15,7 +15,7 @@ from lightning_unlearn.data.stage_rows import (
     HELDOUT,
     TRAIN,
     one_name,
-    read_probe,
+    read_eval_set,
     read_stage,
     truncation,
 )
@@ -40,7 +40,7 @@ class StagedDataModule(LightningDataModule):
         oracle: leave the forget stage out of training and unlearn nothing: the model that
             unlearning is to be compared with. It is measured like the others.
         unlearn: recipe of unlearning.
-        probes: further rows to measure, by name; monitors name them as they name stages.
+        eval_sets: further rows to measure, by name; monitors name them as they name stages.
         max_length: longest sequence in tokens; null for the model's context.
         template: model whose chat template is used, for a base model that has none.
         micro_batch_size: sequences of one forward in training, per process; null chooses. Changes
@@ -60,7 +60,7 @@ class StagedDataModule(LightningDataModule):
         permutation: int | None = None,
         oracle: bool = False,
         unlearn: Recipe = Recipe(),  # noqa: B008  (never changed; its values are the documentation)
-        probes: dict[str, EvalSet] | None = None,
+        eval_sets: dict[str, EvalSet] | None = None,
         max_length: int | None = None,
         template: str | None = None,
         micro_batch_size: int | None = None,
@@ -71,7 +71,7 @@ class StagedDataModule(LightningDataModule):
         self.forget = forget
         self.oracle = oracle
         self.unlearn = unlearn
-        self.probes = dict(probes or {})
+        self.eval_sets = dict(eval_sets or {})
         self.max_length = max_length
         self.template = template
         self.micro_batch_size = micro_batch_size
@@ -84,14 +84,14 @@ class StagedDataModule(LightningDataModule):
         self.examples: dict[str, list[Example]] = {}
         self.heldout_rows: dict[str, list[Row]] = {}
         self.heldout_examples: dict[str, list[Example]] = {}
-        self.probe_rows: dict[str, list[Row]] = {}
-        self.probe_examples: dict[str, list[Example]] = {}
+        self.eval_set_rows: dict[str, list[Row]] = {}
+        self.eval_set_examples: dict[str, list[Example]] = {}
         self._found: dict[str, list[str]] = {}
         self._fingerprints: dict[str, str] = {}
         self._plan: BatchPlan | None = None
 
     def _check(self) -> None:
-        check_row_sets(self.stages, self.probes, (UNLEARN, ORACLE))
+        check_row_sets(self.stages, self.eval_sets, (UNLEARN, ORACLE))
         self.unlearn.check("data.unlearn")
         if self.forget is not None and self.forget not in self.stages:
             raise InputError(
@@ -211,17 +211,20 @@ class StagedDataModule(LightningDataModule):
                     self.heldout_rows[stage] = found.heldout_rows
                     self.heldout_examples[stage] = found.heldout_examples
                 self._found[stage] = found.remarks
-        for probe in self.probes:
-            if probe not in self.probe_examples:
-                found = read_probe(probe, self.probes[probe], self.format)
-                self.probe_rows[probe], self.probe_examples[probe] = found.rows, found.examples
-                self._found[probe] = found.remarks
+        for eval_set in self.eval_sets:
+            if eval_set not in self.eval_set_examples:
+                found = read_eval_set(eval_set, self.eval_sets[eval_set], self.format)
+                self.eval_set_rows[eval_set], self.eval_set_examples[eval_set] = (
+                    found.rows,
+                    found.examples,
+                )
+                self._found[eval_set] = found.remarks
 
     def _read(self) -> list[dict[str, Any]]:
-        """What was read: tables by name of the stage or probe."""
+        """What was read: tables by name of the stage or evaluation set."""
         stages: list[dict[str, Any]] = [self.rows, self.examples]
         stages += [self.heldout_rows, self.heldout_examples]
-        return [*stages, self.probe_rows, self.probe_examples, self._found]
+        return [*stages, self.eval_set_rows, self.eval_set_examples, self._found]
 
     def adopt(self, other: "StagedDataModule") -> None:
         """Take over what another has read of the stages that are read in the same way.
@@ -236,7 +239,11 @@ class StagedDataModule(LightningDataModule):
             for name, stage in self.stages.items()
             if name in other.examples and other.stages[name].reading() == stage.reading()
         }
-        alike |= {name for name, probe in self.probes.items() if other.probes.get(name) == probe}
+        alike |= {
+            name
+            for name, eval_set in self.eval_sets.items()
+            if other.eval_sets.get(name) == eval_set
+        }
         for mine, theirs in zip(self._read(), other._read(), strict=True):
             mine.update({name: theirs[name] for name in alike & set(theirs)})
         self.format = other.format
@@ -271,7 +278,7 @@ class StagedDataModule(LightningDataModule):
 
         Args:
             name: a stage, for the rows on which it is measured; "STAGE:train" or "STAGE:heldout"
-                for others of it; or a probe.
+                for others of it; or an evaluation set.
 
         Returns:
             The rows and their tokens, equally many.
@@ -280,8 +287,8 @@ class StagedDataModule(LightningDataModule):
             InputError: if there are no such rows.
         """
         stage, _, which = self.set_name(name).partition(":")
-        if stage in self.probes:
-            return self.probe_rows[stage], self.probe_examples[stage]
+        if stage in self.eval_sets:
+            return self.eval_set_rows[stage], self.eval_set_examples[stage]
         if which == TRAIN:
             return self.rows[stage], self.examples[stage]
         if which == HELDOUT:
@@ -294,10 +301,10 @@ class StagedDataModule(LightningDataModule):
         Raises:
             InputError: if there are no such rows.
         """
-        if name in self.probes:
+        if name in self.eval_sets:
             return name
         heldout = {s: self.stages[s].heldout is not None for s in self.stages if s in self.path}
-        return one_name(name, heldout, self.forget, [*self.probes])
+        return one_name(name, heldout, self.forget, [*self.eval_sets])
 
     def overlap(self, names: Sequence[str], forgotten: str) -> int:
         """How many rows of some sets are in another one, prompt and answer alike.
@@ -313,18 +320,18 @@ class StagedDataModule(LightningDataModule):
     def remarks(self) -> list[str]:
         """What a user should know of the rows: columns not used, answers cut or without an end."""
         assert self.format is not None, "prepare() comes first"
-        found = [line for name in (*self.path, *self.probes) for line in self._found[name]]
+        found = [line for name in (*self.path, *self.eval_sets) for line in self._found[name]]
         endless = self.format.remark(self.rows[self.path[0]][0])
         return [*found, *([endless] if endless is not None else []), *self.truncations()]
 
     def truncations(self) -> list[str]:
-        """One sentence per row set of the path and probe of which answers lost their end."""
+        """One sentence per row set of which answers lost their end."""
         assert self.format is not None, "prepare() comes first"
         sets = {stage: self.examples[stage] for stage in self.path}
         for stage in self.path:
             if stage in self.heldout_examples:
                 sets[f"{stage}:{HELDOUT}"] = self.heldout_examples[stage]
-        sets |= self.probe_examples
+        sets |= self.eval_set_examples
         return [line for name, rows in sets.items() for line in truncation(name, rows, self.format)]
 
     def recipe(self, stage: str) -> Recipe:
@@ -345,7 +352,7 @@ class StagedDataModule(LightningDataModule):
         sets = [stage for stage in self.path if stage != self.forget]
         if self.forget in self.heldout_rows:
             sets.append(f"{self.forget}:{HELDOUT}")
-        return {name: self._measured_fingerprint(name) for name in [*sets, *self.probes]}
+        return {name: self._measured_fingerprint(name) for name in [*sets, *self.eval_sets]}
 
     def _measured_fingerprint(self, name: str) -> str:
         rows, examples = self.row_set(name)

@@ -181,10 +181,10 @@ class EvalSet:
     limit: int | None = None
 
     def check(self, key: str) -> None:
-        """Refuse a probe without rows.
+        """Refuse an evaluation set without rows.
 
         Args:
-            key: YAML key of this probe, for the message.
+            key: YAML key of this evaluation set, for the message.
 
         Raises:
             InputError: naming the key.
@@ -212,13 +212,13 @@ def _check_source(source: str, key: str) -> None:
 
 
 def check_row_sets(
-    stages: Mapping[str, Stage], probes: Mapping[str, EvalSet], reserved: tuple[str, str]
+    stages: Mapping[str, Stage], eval_sets: Mapping[str, EvalSet], reserved: tuple[str, str]
 ) -> None:
-    """Refuse stages and probes whose names or settings can't be used.
+    """Refuse stages and evaluation sets whose names or settings can't be used.
 
     Args:
         stages: by name.
-        probes: by name.
+        eval_sets: by name.
         reserved: names that neither may have.
 
     Raises:
@@ -226,7 +226,7 @@ def check_row_sets(
     """
     if not stages:
         raise InputError("data.stages: found none, expected at least one stage.")
-    groups: dict[str, Mapping[str, Stage | EvalSet]] = {"stages": stages, "probes": probes}
+    groups: dict[str, Mapping[str, Stage | EvalSet]] = {"stages": stages, "eval_sets": eval_sets}
     for kind, names in groups.items():
         for name, rows in names.items():
             if not name or name in reserved or not all(c.isalnum() or c == "_" for c in name):
@@ -236,7 +236,7 @@ def check_row_sets(
                     "folders and curves."
                 )
             rows.check(f"data.{kind}.{name}")
-    if both := sorted(set(stages) & set(probes)):
+    if both := sorted(set(stages) & set(eval_sets)):
         raise InputError(
-            f"data.probes: found the name {both[0]!r}, which is a stage's; choose another."
+            f"data.eval_sets: found the name {both[0]!r}, which is a stage's; choose another."
         )

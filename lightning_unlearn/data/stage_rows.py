@@ -72,20 +72,20 @@ def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
     return found
 
 
-def read_probe(name: str, probe: EvalSet, form: ChatFormat) -> StageRows:
+def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
     """Read and tokenize rows that are only measured.
 
     Args:
         name: of the set.
-        probe: names the file.
+        eval_set: names the file.
         form: makes tokens.
 
     Raises:
         InputError: for files and rows that can't be used.
     """
     remarks: list[str] = []
-    key = f"data.probes.{name}.source"
-    rows = read_rows(**asdict(probe), key=key, remark=remarks.append)
+    key = f"data.eval_sets.{name}.source"
+    rows = read_rows(**asdict(eval_set), key=key, remark=remarks.append)
     examples = [form.encode(row) for row in rows]
     # Encoded when they are measured; what can't be is to be known before.
     others = [
@@ -113,7 +113,7 @@ def truncation(name: str, examples: Sequence[Example], form: ChatFormat) -> list
 
 
 def one_name(
-    name: str, heldout: Mapping[str, bool], forget: str | None, probes: Sequence[str]
+    name: str, heldout: Mapping[str, bool], forget: str | None, eval_sets: Sequence[str]
 ) -> str:
     """The one name of a row set of a stage that may have two.
 
@@ -121,7 +121,7 @@ def one_name(
         name: a stage, "STAGE:train" or "STAGE:heldout".
         heldout: whether rows are held out, by stage of the path.
         forget: the forget stage, which is measured on its training rows.
-        probes: names of the other sets, for the message.
+        eval_sets: names of the other sets, for the message.
 
     Raises:
         InputError: if there are no such rows.
@@ -132,6 +132,8 @@ def one_name(
     sets = [*heldout, *(f"{s}:{TRAIN}" for s in heldout)]
     sets += [f"{s}:{HELDOUT}" for s, has in heldout.items() if has]
     if not colon or name not in sets:
-        raise InputError(f"found the rows {name!r}, expected one of {', '.join([*sets, *probes])}.")
+        raise InputError(
+            f"found the rows {name!r}, expected one of {', '.join([*sets, *eval_sets])}."
+        )
     held = heldout[stage] and stage != forget
     return stage if which == (HELDOUT if held else TRAIN) else name

@@ -40,7 +40,8 @@ class AnswerStatistics(Monitor):
     probabilities. See `lightning_unlearn.metrics` for formulas and sources.
 
     Args:
-        sets: row sets: stages, "STAGE:train", "STAGE:heldout" or probes; null for every stage.
+        sets: row sets: stages, "STAGE:train", "STAGE:heldout" or evaluation sets; null for every
+            stage.
         every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
         measures: which of them; null for all.
         limit: only the first so many rows of each set; null for all.

@@ -40,8 +40,8 @@ class Monitor(Callback):
     def __init__(self, every_n_steps: int = 0) -> None:
         if every_n_steps < 0:
             raise InputError(
-                f"{type(self).__name__}.every_n_steps: found {every_n_steps}, expected 0 (first and "
-                "last step only) or more."
+                f"{type(self).__name__}.every_n_steps: found {every_n_steps}, expected 0 (first "
+                "and last step only) or more."
             )
         self.every_n_steps = every_n_steps
 

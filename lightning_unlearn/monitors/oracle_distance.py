@@ -22,13 +22,14 @@ HEADS = ("lm_head", "embed_out", "output", "head")
 
 
 class OracleDistance(Monitor):
-    """Distance to the oracle, the model retrained without the forget stage, on probes.
+    """Distance to the oracle, the model retrained without the forget stage, on groups of rows.
 
-    Measures, for every probe, one value per example: ``probes/PROBE``, the log-likelihood per token
-    of its answer; ``margin/PROBE``, the mean margin of the answer's tokens; and where there is an
-    oracle ``distance/PROBE``, the squared difference of the two models' log-likelihoods, whose mean
-    is the RE distance; ``overshoot/PROBE``, 1 for an example that is below the oracle's value
-    already; ``kl/PROBE``, KL(oracle || model) of the next-token distribution, mean over the
+    Measures, for every group, one value per example: ``log_likelihood/GROUP``, the log-likelihood
+    per token of its answer; ``margin/GROUP``, the mean margin of the answer's tokens; and, where
+    there is an oracle, ``distance/GROUP``, the squared difference of the two models'
+    log-likelihoods, whose mean
+    is the RE distance; ``overshoot/GROUP``, 1 for an example that is below the oracle's value
+    already; ``kl/GROUP``, KL(oracle || model) of the next-token distribution, mean over the
     answer's tokens.
 
     The oracle is the same path without the forget stage, with the same seed, on the same base: its
@@ -36,7 +37,7 @@ class OracleDistance(Monitor):
 
     Args:
         every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
-        probes: row sets by name of the probe. null takes "forget", the rows that are unlearned;
+        groups: row sets by name of the group. null takes "forget", the rows that are unlearned;
             "retain", the training rows of the other stages; and "heldout", the held-out rows of all
             stages, as far as there are some.
         limit: only the first so many rows of each row set; null for all.
@@ -51,20 +52,20 @@ class OracleDistance(Monitor):
     def __init__(
         self,
         every_n_steps: int = 10,
-        probes: dict[str, list[str]] | None = None,
+        groups: dict[str, list[str]] | None = None,
         limit: int | None = None,
         kl: bool = True,
     ) -> None:
         super().__init__(every_n_steps)
         check_limit(self, limit)
-        self.probes = probes
+        self.groups = groups
         self.limit = limit
         self.kl = kl
 
     def sets(self, data: Any) -> dict[str, list[str]]:
         """The row sets of each probe."""
-        if self.probes is not None:
-            return {name: list(sets) for name, sets in self.probes.items()}
+        if self.groups is not None:
+            return {name: list(sets) for name, sets in self.groups.items()}
         others = [stage for stage in data.stages if stage in data.path and stage != data.forget]
         held = [s for s in data.stages if s in data.path and data.stages[s].heldout is not None]
         sets = {
@@ -75,25 +76,25 @@ class OracleDistance(Monitor):
         return {name: own for name, own in sets.items() if own}
 
     def check(self, data: Any) -> None:
-        """Refuse a path without a forget stage, and probes that name no rows."""
+        """Refuse a path without a forget stage, and groups that name no rows."""
         if data.forget is None:
             raise InputError(
                 "OracleDistance: the oracle is the model without the forget stage, and data.forget "
                 "is null."
             )
-        if self.probes is not None and not self.probes:
-            raise InputError("OracleDistance.probes: found none, expected at least one, or null.")
+        if self.groups is not None and not self.groups:
+            raise InputError("OracleDistance.groups: found none, expected at least one, or null.")
         for name, sets in self.sets(data).items():
             if not sets or not all(c.isalnum() or c == "_" for c in name) or not name:
                 found = f"found {sets!r} under {name!r}"
                 raise InputError(
-                    f"OracleDistance.probes: {found}, expected a name of letters, digits and "
+                    f"OracleDistance.groups: {found}, expected a name of letters, digits and "
                     "underscores, with at least one row set."
                 )
-            check_sets(self, f"probes.{name}", sets, data)
+            check_sets(self, f"groups.{name}", sets, data)
             if len({data.set_name(own) for own in sets}) < len(sets):
                 raise InputError(
-                    f"OracleDistance.probes.{name}: found {', '.join(sets)}, which name some rows "
+                    f"OracleDistance.groups.{name}: found {', '.join(sets)}, which name some rows "
                     "twice; name each row set once."
                 )
 
@@ -134,7 +135,7 @@ class OracleDistance(Monitor):
         measures: dict[str, Tensor] = {}
         for probe, sets in self.sets(view.data).items():
             own = self._likelihoods(view, sets)
-            measures[f"probes/{probe}"] = own
+            measures[f"log_likelihood/{probe}"] = own
             parts = [view.measure(Margin(), name, self.limit) for name in sets]
             measures[f"margin/{probe}"] = torch.cat(parts)
             if view.oracle is None:

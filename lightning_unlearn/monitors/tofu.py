@@ -1,4 +1,4 @@
-"""The measures of TOFU, from probes with paraphrased and wrong answers."""
+"""The measures of TOFU, from evaluation sets with paraphrased and wrong answers."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -80,7 +80,7 @@ class TOFU(Monitor):
         return {role: name for role in roles if (name := getattr(self, role)) is not None}
 
     def check(self, data: Any) -> None:
-        """Refuse probes that are not there, or without the answers that are compared."""
+        """Refuse evaluation sets that are not there, or without the answers that are compared."""
         for role, name in self._roles().items():
             check_sets(self, role, [name], data)
             rows = data.row_set(name)[0]
@@ -90,7 +90,7 @@ class TOFU(Monitor):
             if missing:
                 raise InputError(
                     f"TOFU.{role}: {rows[0].where} has no {missing}, expected a column of them in "
-                    f"every row: name it in data.probes.{name}.{missing}."
+                    f"every row: name it in data.eval_sets.{name}.{missing}."
                 )
 
     def remarks(self, model: Any, data: Any) -> list[str]:

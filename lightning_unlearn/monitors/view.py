@@ -47,7 +47,7 @@ class ModelView:
 
     Args:
         module: the model.
-        data: its stages and probes.
+        data: its stages and evaluation sets.
         prompts: encoded prompts and phrases remembered from step to step; they do not change.
         asks: what will be asked for with `share`.
         oracle: the model retrained without the forget stage.

@@ -91,7 +91,7 @@ def closeness_of(study: StudyRecords, probe: str) -> list[OracleDistances]:
 
     Args:
         study: the records.
-        probe: its distance/PROBE is compared; overshoot/PROBE and kl/PROBE are taken where they
+        probe: its distance/GROUP is compared; overshoot/GROUP and kl/GROUP are taken where they
             are.
     """
     others = {
@@ -178,12 +178,12 @@ def between_oracles(examples: StudyRecords, probe: str) -> OraclePairs:
 
     Args:
         examples: the examples.
-        probe: its probes/PROBE is compared.
+        probe: its log_likelihood/GROUP is compared.
 
     Returns:
         (nats per token)^2 by setting and path; those with fewer than two oracles are left out.
     """
-    measure = f"probes/{probe}"
+    measure = f"log_likelihood/{probe}"
     found: dict[tuple[Setting, Place], list[float]] = {}
     for curves in curves_of(examples, measure):
         if all((curves.setting, path) in found for path in curves.paths):

@@ -128,7 +128,7 @@ def _trajectories(study: StudyRecords, examples: StudyRecords | None) -> str:
     if examples is None or examples.runs.empty:
         return ""
     measure = str(examples.runs["measure"].iloc[0])
-    measured = overshoots(study) if measure == "probes/forget" else {}
+    measured = overshoots(study) if measure == "log_likelihood/forget" else {}
     shares = {}
     for curves in cells_of(examples, measure).values():
         found = trajectories_of(curves, oracles_of_paths(examples, measure, curves))

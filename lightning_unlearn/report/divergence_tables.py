@@ -54,7 +54,7 @@ def divergence_section(examples: StudyRecords, measure: str) -> Section:
 
     Args:
         examples: the examples.
-        measure: whose log-likelihoods are compared, such as "probes/forget".
+        measure: whose log-likelihoods are compared, such as "log_likelihood/forget".
     """
     found, left = compared(examples, measure)
     without = [f"{TITLE}: {curves.name} is left out, {_why(curves)}." for curves in left]
@@ -64,7 +64,9 @@ def divergence_section(examples: StudyRecords, measure: str) -> Section:
         "divergence": csv_of([row for own in found for row in _distances(own)]),
         "divergence_growth": csv_of([row for own in found for row in _fits(own)]),
     }
-    what = "forget example" if measure.startswith("probes/") else "answer of the forget stage"
+    what = (
+        "forget example" if measure.startswith("log_likelihood/") else "answer of the forget stage"
+    )
     note = NOTE.format(what=what, factor=LEAST_FACTOR, evidence=EVIDENCE)
     rows = [_row(own) for own in found]
     layout = Layout(bool(examples.sweep), HEADINGS, rows, [note], seeds="", by_path=False)

@@ -42,7 +42,7 @@ def save_figures(
     - `oracle`: the RE distance to the oracle on the forget set ("distance/forget"), each path's
       best step ringed, and how far oracles of different seeds are from each other (needs examples).
     - `divergence`: RE distances between paths, the mean exponential fit and the range it holds
-      over (needs examples of "probes/forget", or of the forget stage's answers).
+      over (needs examples of "log_likelihood/forget", or of the forget stage's answers).
     - `trajectories`: the log-likelihood of each forget example less that of its oracle: different
       examples cross their targets at different steps, and overshoot (needs the same examples, of
       the oracles too).

@@ -59,7 +59,7 @@ def _of_forget_set(read: StudyRecords) -> list[str]:
     measures = set(read.runs["measure"].unique())
     stages = read.runs["forget"].unique()
     # Paths that forget different stages have no examples in common.
-    wanted = ["probes/forget", *(f"answers/{stage}" for stage in stages)]
+    wanted = ["log_likelihood/forget", *(f"answers/{stage}" for stage in stages)]
     return [name for name in wanted if name in measures][:1] if len(stages) == 1 else []
 
 
@@ -69,9 +69,9 @@ def _read(study: StudyRecords, examples: pd.DataFrame) -> StudyRecords:
     if "measure" not in examples:
         return read_records(examples, "examples")
     measures = examples["measure"]
-    wanted = [m for m in measures.unique() if str(m).startswith(("probes/", "margin/"))]
+    wanted = [m for m in measures.unique() if str(m).startswith(("log_likelihood/", "margin/"))]
     # Answers stand in for the probe of the forget set.
-    wanted += answers if "probes/forget" not in wanted else []
+    wanted += answers if "log_likelihood/forget" not in wanted else []
     return read_records(examples[measures.isin(wanted)], "examples")
 
 
@@ -79,9 +79,9 @@ def _lacking(study: StudyRecords, read: StudyRecords | None) -> list[str]:
     """What was left out for want of a measure, and how to have it, as a sentence."""
     lacking = []
     if not study.runs["measure"].str.startswith("distance/").any():
-        lacking.append("the distance to the oracle (found no measure distance/PROBE)")
+        lacking.append("the distance to the oracle (found no measure distance/GROUP)")
     if read is None or not measures_of_probes(read):
-        lacking.append("KLoM (found no margin/PROBE per example of runs and their oracles)")
+        lacking.append("KLoM (found no margin/GROUP per example of runs and their oracles)")
     if not lacking:
         return []
     text = f"{listing(lacking)} {'are' if len(lacking) > 1 else 'is'} left out"

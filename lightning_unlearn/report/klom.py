@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Of a probe, the measure that is compared: margins, or log-likelihoods where there are none.
-KINDS = ("margin", "probes")
+KINDS = ("margin", "log_likelihood")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def klom_section(examples: StudyRecords) -> Section:
     Wasserstein-1 distance. A field is empty where there are too few models.
 
     Args:
-        examples: the examples, with margin/PROBE or probes/PROBE of runs and oracles.
+        examples: the examples, with margin/GROUP or log_likelihood/GROUP of runs and oracles.
     """
     every = comparisons(examples)
     found = [own for own in every if isinstance(own, Comparison)]

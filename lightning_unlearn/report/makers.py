@@ -51,5 +51,5 @@ def read_examples(study: StudyRecords, examples: pd.DataFrame | None) -> StudyRe
     measures = set(examples["measure"].unique())
     stages = study.runs["forget"].unique()
     answers = [f"answers/{stage}" for stage in stages] if len(stages) == 1 else []
-    wanted = [name for name in ("probes/forget", *answers) if name in measures][:1]
+    wanted = [name for name in ("log_likelihood/forget", *answers) if name in measures][:1]
     return read_records(examples[examples["measure"].isin(wanted)], "examples") if wanted else None

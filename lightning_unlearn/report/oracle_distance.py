@@ -43,17 +43,17 @@ SEEDS = "Means over the seeds with a value at every step; ±: half the 95 % inte
 def oracle_distance(study: StudyRecords, examples: StudyRecords | None) -> Section:
     """Distance to the oracle at the first, the best, the best common and the last step.
 
-    Needs distance/PROBE of the monitor OracleDistance; overshoot/PROBE, kl/PROBE and, from the
-    examples, probes/PROBE are taken where they are. oracle_distance.csv has a row per method,
-    setting, probe, path and point, which is "first", "best", "common" or "last": its step, each
-    measure's mean over seeds with its 95 % interval, the regret of the common step, and
+    Needs distance/GROUP of the monitor OracleDistance; overshoot/GROUP, kl/GROUP and, from the
+    examples, log_likelihood/GROUP are taken where they are. oracle_distance.csv has a row per
+    method, setting, probe, path and point, which is "first", "best", "common" or "last": its step,
+    each measure's mean over seeds with its 95 % interval, the regret of the common step, and
     `between_oracles`, the mean distance between the path's oracles of different seeds. Means are
     over the seeds that have a distance at every step of the path: `seeds` counts them,
     `seeds_left_out` the others. `still_falling` is 1 where the best step is the last one looked
     at. Table and sentences are on the probe `forget`.
 
     Args:
-        study: the records, some of them of distance/PROBE.
+        study: the records, some of them of distance/GROUP.
         examples: the examples, if there are any.
     """
     measures = [name for name in study.runs["measure"].unique() if name.startswith("distance/")]

@@ -18,7 +18,7 @@ COLUMNS = ["path", "position", "method", "seed", "stage", "step", "measure", "va
 # What scores and depths are of.
 OUTCOMES = ("forget/", "answers/", "accuracy/")
 # What the monitor OracleDistance measures.
-COMPARISONS = ("probes/", "margin/", "distance/", "kl/", "overshoot/")
+COMPARISONS = ("log_likelihood/", "margin/", "distance/", "kl/", "overshoot/")
 PREFIXES = (*OUTCOMES, *COMPARISONS)
 
 

@@ -27,7 +27,7 @@ MOST_LINES = 36
 MOST_ROWS = 16
 # What a run is judged by; other kinds follow as far as there is room, the parts of these last.
 FIRST = ("forget", "answers", "accuracy", "distance")
-LAST = ("overshoot", "kl", "probes", "margin", "capped")
+LAST = ("overshoot", "kl", "log_likelihood", "margin", "capped")
 
 
 @dataclass(frozen=True)

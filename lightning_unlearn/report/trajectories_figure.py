@@ -109,7 +109,7 @@ def trajectories_figure(study: StudyRecords, examples: StudyRecords | None) -> F
     shown = _chosen([path for _, found in cells.values() for path in found], looks)
     if not shown:
         return None
-    shares = overshoots(study) if measure == "probes/forget" else {}
+    shares = overshoots(study) if measure == "log_likelihood/forget" else {}
     grid: list[list[Panel | None]] = []
     for cell in (
         cell for column in zip(*arrange(examples.runs, examples), strict=True) for cell in column

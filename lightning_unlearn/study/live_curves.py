@@ -152,7 +152,7 @@ class DivergenceCurves:
         if key not in self._seen:
             forget = cell.path[cell.position - 1]
             file = self._entry(cell) / records.EXAMPLES
-            seen = _read(file, ["probes/forget", f"answers/{forget}"])
+            seen = _read(file, ["log_likelihood/forget", f"answers/{forget}"])
             if seen is None:
                 return None
             self._seen[key] = seen

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cli_runs import Workplace, make_workplace
 
+from lightning_unlearn.cli import main as command
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.errors import Terminated
 
@@ -30,7 +31,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(arguments: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(main, "_dispatch", fail)
+    monkeypatch.setattr(command, "_dispatch", fail)
 
 
 def kept() -> Path:
@@ -42,7 +43,7 @@ def test_the_unforeseen_is_a_line_and_a_file(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A mistake of the package's own.
-    monkeypatch.setattr(main, "HELP", {})
+    monkeypatch.setattr(command, "HELP", {})
     assert main(["fit", "--help"]) == 1
     printed = place.capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
@@ -104,7 +105,7 @@ def test_a_package_that_is_not_installed_is_named(
 ) -> None:
     # The list of arguments is taken for a package, which an absolute name does without.
     missing = functools.partial(importlib.import_module, "surely_missing.part")
-    monkeypatch.setattr(main, "_dispatch", missing)
+    monkeypatch.setattr(command, "_dispatch", missing)
     assert main(["fit"]) == 1
     text = place.capsys.readouterr().err
     assert text.startswith("error: the package surely_missing, which is needed here, is")
@@ -117,7 +118,9 @@ def test_code_of_ones_own_that_fails_is_told_by_its_line(
 ) -> None:
     place.write("mine_failing.py", "def loss():\n    return 1 / 0\n")
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    monkeypatch.setattr(main, "_dispatch", lambda _: importlib.import_module("mine_failing").loss())
+    monkeypatch.setattr(
+        command, "_dispatch", lambda _: importlib.import_module("mine_failing").loss()
+    )
     assert main(["fit"]) == 1
     text = place.capsys.readouterr().err
     assert text.startswith("error: mine_failing.py, line 2: ZeroDivisionError: division by zero. ")

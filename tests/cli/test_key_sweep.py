@@ -84,7 +84,7 @@ VALID: dict[str, tuple[str, ...]] = {
     # All values left as they are.
     "model.lora": ("empty mapping",),
     "data.unlearn": ("empty mapping",),
-    "data.probes": ("empty mapping",),
+    "data.eval_sets": ("empty mapping",),
     "methods.GA.unlearn": ("empty mapping",),
     "init_args": ("null", "empty mapping"),
     "change": ("empty mapping",),
@@ -149,12 +149,12 @@ def changed(content: Any, path: tuple[str, ...], value: Any) -> Any:
 def base() -> Any:
     content = yaml.safe_load(CONFIG)
     content["trainer"]["enable_progress_bar"] = False
-    content["data"]["probes"] = {"facts": {"source": "math.jsonl"}}
+    content["data"]["eval_sets"] = {"facts": {"source": "math.jsonl"}}
     return content
 
 
 def cases_of_fit() -> Iterator[tuple[Case, Any]]:
-    names = {"stages": "math", "probes": "facts"}
+    names = {"stages": "math", "eval_sets": "facts"}
     for path, hint in leaves(ValidateFile):
         path = tuple(names[path[n - 1]] if key == "NAME" else key for n, key in enumerate(path))
         command = "validate" if path == ("stage",) else "fit"
@@ -289,7 +289,12 @@ def test_the_keys_are_those_of_the_parser(place: Workplace) -> None:
     theirs = {action.dest for action in actions} - {"config"}
     theirs = {key for key in theirs if not key.endswith(("help", "print_config", "print_shtab"))}
     assert len(theirs) > 30 and theirs <= ours
-    deep = ("data.stages.NAME.lr", "data.probes.NAME.source", "model.lora.rank", "data.unlearn.lr")
+    deep = (
+        "data.stages.NAME.lr",
+        "data.eval_sets.NAME.source",
+        "model.lora.rank",
+        "data.unlearn.lr",
+    )
     assert ours >= {*deep, "stage"}
 
 

@@ -197,7 +197,7 @@ TOFU = {
                 "OracleDistance",
                 every_n_steps=10,
                 limit=100,
-                probes={
+                groups={
                     "forget": ["forget10"],
                     "retain": ["authors:train"],
                     "world": ["world_facts"],
@@ -213,7 +213,7 @@ TOFU = {
             "authors": tofu_rows("retain90", **TOFU_STAGE),
             "forget10": tofu_rows("forget10", **TOFU_STAGE),
         },
-        "probes": {
+        "eval_sets": {
             "forget_perturbed": tofu_rows("forget10_perturbed", **PARAPHRASED),
             "retain_perturbed": tofu_rows("retain_perturbed", **PARAPHRASED),
             "real_authors": tofu_rows("real_authors_perturbed", **PERTURBED),

@@ -146,7 +146,7 @@ def test_all_that_will_be_encoded_is_tried_before(
     data = StagedDataModule(
         {"good": Stage(source="math.jsonl"), "math": Stage(source="rows.jsonl", heldout=held)},
         forget="math",
-        probes={"facts": facts} if probe else None,
+        eval_sets={"facts": facts} if probe else None,
     )
     with pytest.raises(InputError) as caught:
         data.prepare(tokenizer, 512, vocabulary=size)
@@ -187,7 +187,7 @@ def test_every_answer_that_is_cut_is_counted(place: Workplace) -> None:
     data = StagedDataModule(
         {"a": Stage(source="math.jsonl", heldout="held.jsonl")},
         max_length=64,
-        probes={"facts": EvalSet("probe.jsonl", paraphrase="other", alternatives="wrong")},
+        eval_sets={"facts": EvalSet("probe.jsonl", paraphrase="other", alternatives="wrong")},
     )
     data.prepare(tiny_tokenizer(), 512)
     found = [line for line in data.remarks() if "lost their end" in line]

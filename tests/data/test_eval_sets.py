@@ -70,7 +70,9 @@ def prepared(tmp_path: Path, **changes: Any) -> StagedDataModule:
         "safety": Stage(source=rows("safety", 3), heldout=rows("safety-heldout", 4)),
     }
     probes = {"facts": EvalSet(source=rows("facts", 5))}
-    data = StagedDataModule(**{"stages": stages, "forget": "safety", "probes": probes, **changes})
+    data = StagedDataModule(
+        **{"stages": stages, "forget": "safety", "eval_sets": probes, **changes}
+    )
     data.prepare(tiny_tokenizer(), 512)
     return data
 
@@ -101,18 +103,22 @@ def test_overlap_with_the_forget_rows_is_counted(tmp_path: Path) -> None:
 
 
 def test_probes_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^data.probes.facts.source: found nothing"):
-        prepared(tmp_path, probes={"facts": EvalSet()})
-    with pytest.raises(InputError, match=r"^data.probes: found the name 'tofu', which is a stage"):
-        prepared(tmp_path, probes={"tofu": EvalSet(source="x.jsonl")})
-    with pytest.raises(InputError, match=r"^data.probes: found the name 'a b', expected letters"):
-        prepared(tmp_path, probes={"a b": EvalSet(source="x.jsonl")})
+    with pytest.raises(InputError, match=r"^data.eval_sets.facts.source: found nothing"):
+        prepared(tmp_path, eval_sets={"facts": EvalSet()})
+    with pytest.raises(
+        InputError, match=r"^data.eval_sets: found the name 'tofu', which is a stage"
+    ):
+        prepared(tmp_path, eval_sets={"tofu": EvalSet(source="x.jsonl")})
+    with pytest.raises(
+        InputError, match=r"^data.eval_sets: found the name 'a b', expected letters"
+    ):
+        prepared(tmp_path, eval_sets={"a b": EvalSet(source="x.jsonl")})
 
 
 def test_fingerprints_change_with_alternatives(tmp_path: Path) -> None:
     def fingerprint(**columns: Any) -> str:
         probe = EvalSet(source=source(tmp_path, {}), **columns)
-        return prepared(tmp_path, probes={"facts": probe}).measured_fingerprints()["facts"]
+        return prepared(tmp_path, eval_sets={"facts": probe}).measured_fingerprints()["facts"]
 
     plain, wrong = fingerprint(), fingerprint(alternatives="perturbed_answer")
     assert plain != wrong and wrong != fingerprint(alternatives=["option1"])
@@ -120,7 +126,7 @@ def test_fingerprints_change_with_alternatives(tmp_path: Path) -> None:
 
 def test_what_another_has_read_is_taken_over(tmp_path: Path) -> None:
     first = prepared(tmp_path)
-    second = StagedDataModule(stages=first.stages, forget="safety", probes=first.probes)
+    second = StagedDataModule(stages=first.stages, forget="safety", eval_sets=first.eval_sets)
     second.adopt(first)
-    assert second.probe_rows["facts"] is first.probe_rows["facts"]
+    assert second.eval_set_rows["facts"] is first.eval_set_rows["facts"]
     assert second.rows["tofu"] is first.rows["tofu"]

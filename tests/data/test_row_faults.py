@@ -372,14 +372,16 @@ def test_rows_whose_paraphrase_is_the_answer_are_left_out() -> None:
 def test_tofu_takes_probes_of_which_rows_are_left_out() -> None:
     write("facts.jsonl", *reversed(FACTS))
     probe = EvalSet("facts.jsonl", paraphrase="other", alternatives="wrong")
-    data = StagedDataModule({"a": Stage(source="facts.jsonl")}, forget="a", probes={"facts": probe})
+    data = StagedDataModule(
+        {"a": Stage(source="facts.jsonl")}, forget="a", eval_sets={"facts": probe}
+    )
     data.prepare(tiny_tokenizer(), 512)
     TOFU("facts", "facts").check(data)
     assert [row.where for row in data.row_set("facts")[0]] == ["facts.jsonl, row 2, line 2"]
 
 
 def staged(**stages: Stage) -> StagedDataModule:
-    return StagedDataModule(stages, probes={"facts": EvalSet("facts.jsonl", paraphrase="other")})
+    return StagedDataModule(stages, eval_sets={"facts": EvalSet("facts.jsonl", paraphrase="other")})
 
 
 def test_each_of_these_is_said_once_by_the_data_module() -> None:
@@ -390,8 +392,8 @@ def test_each_of_these_is_said_once_by_the_data_module() -> None:
         data.prepare(tiny_tokenizer(), 512)
         first, second, third = data.remarks()
     assert first.startswith("data.stages.a.source: rows.jsonl: 'input' is not used")
-    assert second.startswith("data.probes.facts.source: facts.jsonl: in 1 of 2 rows 'other' is")
-    assert third.startswith("data.probes.facts.source: facts.jsonl: 'wrong' is not used")
+    assert second.startswith("data.eval_sets.facts.source: facts.jsonl: in 1 of 2 rows 'other' is")
+    assert third.startswith("data.eval_sets.facts.source: facts.jsonl: 'wrong' is not used")
     other = staged(a=Stage(source="rows.jsonl", prompt="instruction", answer="output"))
     other.adopt(data)
     other.prepare(tiny_tokenizer(), 512)
@@ -442,6 +444,6 @@ def test_names_of_files_and_columns_are_written_out() -> None:
     assert said(source).startswith(r"a\x1b[2Jb\n.jsonl: found 'q\x1b' in the rows")
     write("facts.jsonl", *FACTS)
     data = staged(a=Stage(source=write(name, GOOD)))
-    data.probes = {}
+    data.eval_sets = {}
     data.prepare(tiny_tokenizer(), 512)
     assert data.rows["a"][0].where.startswith(name)

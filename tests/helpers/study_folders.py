@@ -121,9 +121,14 @@ class Synthetic:
                     put(f"answers/{stage}", -1.5 + noise - drop)
                 if self.oracle:
                     values = [value + 0.1 * math.cos(e) for e in range(self.examples)]
-                    put("probes/forget", sum(values) / len(values))
+                    put("log_likelihood/forget", sum(values) / len(values))
                     for e, each in enumerate(values):
-                        one = {**own, "measure": "probes/forget", "example": e, "value": each}
+                        one = {
+                            **own,
+                            "measure": "log_likelihood/forget",
+                            "example": e,
+                            "value": each,
+                        }
                         examples.append(one)
                     if not is_oracle:
                         put("distance/forget", (value + 3.0) ** 2 + 0.01)

@@ -142,10 +142,10 @@ SCALARS: dict[str, tuple[Callable[[], Any], Give, Callable[[], float]]] = {
 def all_of(shares: list[Tensor]) -> dict[str, Any]:
     """Every metric, given some examples in these portions."""
     found: dict[str, Any] = {}
-    metrics = {name: (make(COUNT), give) for name, (make, give, _) in PER_EXAMPLE.items()}
-    metrics |= {name: (make(), give) for name, (make, give, _) in SCALARS.items()}
-    metrics["KLoM"] = (metrics.KLoM(), of_models)
-    for name, (metric, give) in metrics.items():
+    given = {name: (make(COUNT), give) for name, (make, give, _) in PER_EXAMPLE.items()}
+    given |= {name: (make(), give) for name, (make, give, _) in SCALARS.items()}
+    given["KLoM"] = (metrics.KLoM(), of_models)
+    for name, (metric, give) in given.items():
         for share in shares:
             give(metric, share)
         found[name] = metric.compute()

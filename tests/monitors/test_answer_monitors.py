@@ -81,7 +81,7 @@ SUITE: dict[str, Any] = {
 def fitted(tiny: Tiny, *monitors: Monitor, oracle: bool = True) -> StagedTrainer:
     given: dict[str, Any] = {
         "order": PATH,
-        "probes": probes(tiny),
+        "eval_sets": probes(tiny),
         "unlearn": Recipe(lr=5e-3, steps=2, batch_size=4),
         "eval_batch_size": 3,
     }
@@ -185,7 +185,7 @@ def test_tofu_without_an_oracle_has_no_forget_quality(tiny: Tiny) -> None:
     ("monitor", "message"),
     [
         (TOFU("forget", "authors"), "TOFU.retain: .*row 1.* has no paraphrase, expected a column"),
-        (TOFU("forget", "math"), "TOFU.retain: .*row 1.* has no paraphrase.*data.probes.math"),
+        (TOFU("forget", "math"), "TOFU.retain: .*row 1.* has no paraphrase.*data.eval_sets.math"),
         (TOFU("forget", "retain", "math"), "TOFU.real_authors: .* has no alternatives, expected"),
         (TOFU("nothing", "retain"), "TOFU.forget: found the rows 'nothing', expected one of"),
         (Memorization("nothing"), "Memorization.set: found the rows 'nothing'"),
@@ -362,7 +362,7 @@ EVERYTHING: list[Any] = [
     lambda: LabelLikelihood(1, limit=3),
     lambda: AnswerLikelihood(2),
     lambda: OracleDistance(1, limit=5),
-    lambda: OracleDistance(2, probes={"others": ["safety", "others"]}, limit=3),
+    lambda: OracleDistance(2, groups={"others": ["safety", "others"]}, limit=3),
     lambda: AnswerStatistics(["safety", "others"], every_n_steps=0),
     lambda: Membership("others", every_n_steps=0),
     lambda: Memorization("math", max_new_tokens=2, limit=2),
@@ -384,7 +384,7 @@ def test_limits_and_distances_of_looks_may_differ(tiny: Tiny) -> None:
 def test_all_monitors_in_other_precisions(tiny: Tiny, precision: str) -> None:
     given: dict[str, Any] = {
         "order": PATH,
-        "probes": probes(tiny),
+        "eval_sets": probes(tiny),
         "unlearn": Recipe(lr=5e-3, steps=1, batch_size=4),
     }
     monitors = [make() for make in EVERYTHING]
@@ -401,7 +401,7 @@ def test_validate_asks_all_monitors_with_the_oracle(tiny: Tiny) -> None:
     trainer = fitted(tiny, *(make() for make in EVERYTHING))
     assert trainer.observations is not None
     seen = {name: value for step, name, value in trainer.observations.steps if step == 2}
-    data = tiny.datamodule(order=PATH, probes=probes(tiny), eval_batch_size=3)
+    data = tiny.datamodule(order=PATH, eval_sets=probes(tiny), eval_batch_size=3)
     data.unlearn = Recipe(lr=5e-3, steps=2, batch_size=4)
     trainer = tiny.trainer([GA(), *(make() for make in EVERYTHING)], **EXACT)
     found = trainer.validate(tiny.module(), data)
@@ -415,13 +415,13 @@ def test_validate_asks_all_monitors_with_the_oracle(tiny: Tiny) -> None:
 
 def test_the_base_as_oracle_has_gradients_too(tiny: Tiny) -> None:
     trainer = tiny.trainer([GA(), Membership("others")])
-    data = tiny.datamodule(order=["safety"], probes=probes(tiny))
+    data = tiny.datamodule(order=["safety"], eval_sets=probes(tiny))
     trainer.fit(tiny.module(), data)
     assert trainer.observations is not None
     assert trainer.observations._view is not None
     base = trainer.observations._view[1].oracle
     assert base is not None and base.gradient_norms("safety").min() > 0
-    alone = tiny.datamodule(order=["safety"], probes=probes(tiny), oracle=True)
+    alone = tiny.datamodule(order=["safety"], eval_sets=probes(tiny), oracle=True)
     assert tiny.trainer([AnswerLikelihood()]).validate(tiny.module(), alone)
 
 

@@ -30,7 +30,7 @@ from lightning_unlearn.storage.records import EXAMPLES, STEPS, TRAINING, read_ta
 PATH = ["safety", "math"]
 # Where two ways of computing one thing are compared, fp32 would be the processor's own.
 EXACT = {"precision": "64-true"}
-KINDS = ("probes", "margin", "distance", "overshoot", "kl")
+KINDS = ("log_likelihood", "margin", "distance", "overshoot", "kl")
 ADAPTERS = LoRA(rank=4, alpha=8)
 WATCH = [{"class_path": "OracleDistance", "init_args": {"every_n_steps": 2, "limit": 5}}]
 
@@ -88,7 +88,7 @@ def test_numbers_are_those_of_two_models(tiny: Tiny) -> None:
             mine, aim = (table.gather(-1, label).mean().item() for table in tables)
             p = tables[0].gather(-1, label).exp()
             wanted = {
-                "probes": mine,
+                "log_likelihood": mine,
                 "margin": (p.log() - (1 - p).log()).mean().item(),
                 "distance": (mine - aim) ** 2,
                 "overshoot": float(mine < aim),
@@ -116,13 +116,13 @@ def test_the_oracle_is_nowhere_further_from_itself(tiny: Tiny) -> None:
     (run,) = (tiny.root / "runs" / "oracle").iterdir()
     oracle = read_table(run / EXAMPLES)
     kinds = {measure.partition("/")[0] for measure in oracle["measure"]}
-    assert kinds == {"probes", "margin"}
+    assert kinds == {"log_likelihood", "margin"}
     examples = measured(trainer, EXAMPLES).set_index(["step", "measure", "example"])["value"]
     examples = examples.sort_index()
     aim = oracle.set_index(["measure", "example"])["value"]
     for (measure, number), value in aim.items():
-        if measure.startswith("probes/"):
-            probe = measure.removeprefix("probes/")
+        if measure.startswith("log_likelihood/"):
+            probe = measure.removeprefix("log_likelihood/")
             gap = examples[0, measure, number] - value
             assert examples[0, f"distance/{probe}", number] == pytest.approx(gap**2, abs=1e-9)
 
@@ -135,7 +135,7 @@ def test_without_an_oracle_a_sentence_and_no_distance(
     assert "OracleDistance and Membership: no distance to the oracle is measured." in said
     assert "(math, seed 0) is not in" in said and "--data.oracle true makes it" in said
     kinds = {measure.partition("/")[0] for measure in measured(trainer)["measure"]}
-    assert {"probes", "margin", "auc"} <= kinds
+    assert {"log_likelihood", "margin", "auc"} <= kinds
     assert not {"distance", "overshoot", "kl", "privleak"} & kinds
     assert measured(trainer)["value"].notna().all()
     # With the oracle it is another run, not the same one with less in it.
@@ -167,7 +167,7 @@ def test_a_path_of_the_forget_stage_alone_has_the_base_as_oracle(tiny: Tiny) -> 
     rows = trainer.observations.data.row_set("safety")[1]
     with torch.no_grad():
         aim = base.score(rows, 4).mean
-    gap = examples[0, "probes/forget"].to_numpy() - aim.numpy()
+    gap = examples[0, "log_likelihood/forget"].to_numpy() - aim.numpy()
     assert examples[0, "distance/forget"].to_numpy() == pytest.approx(gap**2, abs=1e-9)
 
 
@@ -184,28 +184,28 @@ def test_overlap_with_the_forget_rows_is_told(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     probes = {"same": EvalSet(source=str(tiny.data / "safety.jsonl"))}
-    monitor = OracleDistance(probes={"forget": ["safety"], "kept": ["math", "same"]}, limit=2)
-    fitted(tiny, monitor, oracle=False, probes=probes)
+    monitor = OracleDistance(groups={"forget": ["safety"], "kept": ["math", "same"]}, limit=2)
+    fitted(tiny, monitor, oracle=False, eval_sets=probes)
     said = capsys.readouterr().err
     assert "11 of 16 rows of the probe 'kept' are among the rows to forget" in said
 
 
 @pytest.mark.parametrize(
-    ("probes", "message"),
+    ("groups", "message"),
     [
-        ({}, "OracleDistance.probes: found none, expected at least one, or null."),
-        ({"mine": []}, "OracleDistance.probes: found [] under 'mine', expected a name"),
-        ({"m/e": ["safety"]}, "OracleDistance.probes: found ['safety'] under 'm/e'"),
+        ({}, "OracleDistance.groups: found none, expected at least one, or null."),
+        ({"mine": []}, "OracleDistance.groups: found [] under 'mine', expected a name"),
+        ({"m/e": ["safety"]}, "OracleDistance.groups: found ['safety'] under 'm/e'"),
         (
             {"mine": ["math", "math:heldout"]},
-            "OracleDistance.probes.mine: found math, math:heldout,",
+            "OracleDistance.groups.mine: found math, math:heldout,",
         ),
-        ({"mine": ["facts"]}, "OracleDistance.probes.mine: found the rows 'facts', expected one"),
+        ({"mine": ["facts"]}, "OracleDistance.groups.mine: found the rows 'facts', expected one"),
     ],
 )
-def test_probes_are_checked(tiny: Tiny, probes: Any, message: str) -> None:
+def test_groups_are_checked(tiny: Tiny, groups: Any, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        fitted(tiny, OracleDistance(probes=probes), oracle=False)
+        fitted(tiny, OracleDistance(groups=groups), oracle=False)
     assert not (tiny.root / "store").exists()
 
 
@@ -225,14 +225,16 @@ def test_a_study_makes_oracles_first_and_compares_with_them(tiny: Tiny) -> None:
     both = read_table(whole.folder / STEPS)
     alone = both[(both["path"] == "safety-tofu") & (both["method"] == "GA")]
     assert alone["value"].tolist() == records["value"].tolist()
-    assert {"probes/forget", "margin/retain"} <= set(both[both["method"] == "oracle"]["measure"])
+    assert {"log_likelihood/forget", "margin/retain"} <= set(
+        both[both["method"] == "oracle"]["measure"]
+    )
 
 
 def test_a_study_without_oracles_says_so(tiny: Tiny) -> None:
     result, said = studied(spec_of(tiny, "GA", fit=tiny.fit(WATCH)), tiny)
     assert said.count("OracleDistance: no distance to the oracle is measured, for the study") == 1
     measures = set(read_table(result.folder / STEPS)["measure"])
-    assert "probes/forget" in measures and "distance/forget" not in measures
+    assert "log_likelihood/forget" in measures and "distance/forget" not in measures
 
 
 def test_the_stored_oracle_is_missed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,6 +280,6 @@ def fitted_from_checkpoints(tiny: Tiny, monitor: OracleDistance) -> StagedTraine
 
 def test_probe_rows_are_part_of_the_run(tiny: Tiny, tmp_path: Path) -> None:
     rows = tiny.data / "math.jsonl"
-    one = fitted(tiny, AnswerLikelihood(), probes={"p": EvalSet(source=str(rows))})
-    two = fitted(tiny, AnswerLikelihood(), probes={"p": EvalSet(source=str(rows), limit=2)})
+    one = fitted(tiny, AnswerLikelihood(), eval_sets={"p": EvalSet(source=str(rows))})
+    two = fitted(tiny, AnswerLikelihood(), eval_sets={"p": EvalSet(source=str(rows), limit=2)})
     assert two.trained == ["unlearn"] and one.run_dir != two.run_dir

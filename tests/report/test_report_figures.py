@@ -60,7 +60,7 @@ def study(methods=("GA", "NPO"), seeds=SEEDS, settings=({},), oracle=True):
                     rows.append({**at, "measure": measure, "value": drawn - fall / 4})
                 for example in EXAMPLES:
                     drawn = value(method, path[0], seed, step, example) - fall
-                    probe = {**at, "measure": "probes/forget", "value": drawn}
+                    probe = {**at, "measure": "log_likelihood/forget", "value": drawn}
                     examples.append({**probe, "example": example})
     records, examples = pd.DataFrame(rows), pd.DataFrame(examples).drop_duplicates()
     records = records.drop_duplicates()
@@ -271,7 +271,7 @@ def growing(rate):
                 {
                     **{"path": path, "position": 1 if path == "f-a" else 2, "method": "GA"},
                     **{"seed": seed, "stage": "unlearn", "step": step, "example": example},
-                    **{"measure": "probes/forget", "value": -3 - example + sign * gap},
+                    **{"measure": "log_likelihood/forget", "value": -3 - example + sign * gap},
                 }
             )
     return pd.DataFrame(rows)
@@ -375,11 +375,11 @@ def test_many_paths_are_drawn_by_position():
             for example in EXAMPLES:
                 number = value(order, seed, step, example)
                 examples.append(
-                    {**at, "measure": "probes/forget", "example": example, "value": number}
+                    {**at, "measure": "log_likelihood/forget", "example": example, "value": number}
                 )
         oracle = {**head, "method": "oracle", "seed": 0, "stage": "oracle", "step": 0}
         examples += [
-            {**oracle, "measure": "probes/forget", "example": e, "value": value(order, e)}
+            {**oracle, "measure": "log_likelihood/forget", "example": e, "value": value(order, e)}
             for e in EXAMPLES
         ]
     records, examples = pd.DataFrame(rows), pd.DataFrame(examples)

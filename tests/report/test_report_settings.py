@@ -353,8 +353,8 @@ def test_a_summary_holds_scores_and_findings():
     assert found.findings[len(recency(table)) :] == [
         "Path dependence is left out: with one seed the spread of paths cannot be told from that "
         "of seeds; give the study several seeds.",
-        "The distance to the oracle (found no measure distance/PROBE) and KLoM (found no "
-        "margin/PROBE per example of runs and their oracles) are left out; they take the "
+        "The distance to the oracle (found no measure distance/GROUP) and KLoM (found no "
+        "margin/GROUP per example of runs and their oracles) are left out; they take the "
         "monitor OracleDistance, and oracle: true in the study with its oracles made (--only may "
         "leave them out).",
         "GA a-f failed: broken",

@@ -51,7 +51,7 @@ def drawn(paths=FOUR, seeds=3, methods=("GA", "NPO"), settings=({},), prompts=6,
         aim = {probe: draw.normal(-4, 0.3, prompts) for probe in PROBES}
         null = dict.fromkeys(settings[0])
         for probe, values in aim.items() if oracles else ():
-            for kind, shift in (("probes", 0.0), ("margin", -1.0)):
+            for kind, shift in (("log_likelihood", 0.0), ("margin", -1.0)):
                 row = values + shift
                 tables.add(path, "oracle", seed, null, "oracle", 0, f"{kind}/{probe}", row)
         for method, setting in itertools.product(methods, settings):
@@ -66,7 +66,7 @@ def drawn(paths=FOUR, seeds=3, methods=("GA", "NPO"), settings=({},), prompts=6,
                 tables.add(*add, "answers/safety", label - 0.5)
                 for probe in PROBES if oracles else ():
                     own = label if probe == "forget" else np.full(prompts, -4.1)
-                    tables.add(*add, f"probes/{probe}", own)
+                    tables.add(*add, f"log_likelihood/{probe}", own)
                     tables.add(*add, f"margin/{probe}", own - 1)
                     tables.add(*add, f"distance/{probe}", (own - aim[probe]) ** 2)
                     tables.add(*add, f"kl/{probe}", np.abs(own - aim[probe]) / 3)
@@ -215,7 +215,7 @@ def test_distances_to_the_oracle_equal_those_of_loops(study):
             assert rows["regret"].isna().tolist() == [True, True, False, True]
             assert rows.loc["common", "regret"] == pytest.approx(curve[common] - curve[best])
             pairs = itertools.combinations(range(3), 2)
-            oracle = study.examples[study.examples["measure"] == "probes/forget"]
+            oracle = study.examples[study.examples["measure"] == "log_likelihood/forget"]
             each = [
                 np.mean(
                     np.subtract(*(values(oracle, stage="oracle", path=path, seed=s) for s in pair))
@@ -246,7 +246,7 @@ def test_divergence_equals_that_of_loops(study):
     table = study.tables["divergence.csv"]
     paths, seeds = 6 * 3 * len(STEPS), 3 * 4 * len(STEPS)
     assert table.groupby(["method", "between"]).size().tolist() == [paths, seeds] * 2
-    own = study.runs[study.runs["measure"] == "probes/forget"]
+    own = study.runs[study.runs["measure"] == "log_likelihood/forget"]
     for row in table.sample(30, random_state=1).to_dict("records"):
         keys = {"method": row["method"], "step": row["step"]}
         one = values(own, path=row["path"], seed=row["seed"], **keys)
@@ -281,8 +281,8 @@ def test_answers_stand_in_where_no_probe_was_measured():
     ]
     assert "of each answer of the forget stage" in found.page
     assert found.findings[-1] == (
-        "The distance to the oracle (found no measure distance/PROBE) and KLoM (found no "
-        "margin/PROBE per example of runs and their oracles) are left out; they take the "
+        "The distance to the oracle (found no measure distance/GROUP) and KLoM (found no "
+        "margin/GROUP per example of runs and their oracles) are left out; they take the "
         "monitor OracleDistance, and oracle: true in the study with its oracles made (--only may "
         "leave them out)."
     )
@@ -325,7 +325,7 @@ def test_klom_of_ten_models_stands_beside_its_noise_floor():
     examples = examples[examples["measure"] != "margin/retain"]
     found = summarize(records, examples)
     table = pd.read_csv(io.StringIO(found.tables["klom.csv"]))
-    assert table["measure"].tolist() == ["margin/forget"] * 2 + ["probes/retain"] * 2
+    assert table["measure"].tolist() == ["margin/forget"] * 2 + ["log_likelihood/retain"] * 2
     row = table.iloc[1]
     margins = examples[examples["measure"] == "margin/forget"]
     path = row["path"]
@@ -396,7 +396,7 @@ def test_values_that_are_not_finite_are_left_out_and_counted():
     assert means["missing"].sum() == (~np.isfinite(records["value"])).sum()
     klom = pd.read_csv(io.StringIO(found.tables["klom.csv"]))
     assert klom["missing"].sum() > 0 and np.isfinite(klom["wasserstein"]).all()
-    for kind in ("distance/", "probes/", "margin/"):
+    for kind in ("distance/", "log_likelihood/", "margin/"):
         mine = examples["measure"].str.startswith(kind)
         nothing = examples.assign(value=examples["value"].mask(mine))
         without = records.assign(
@@ -496,7 +496,7 @@ def test_a_best_step_at_the_end_is_marked():
     assert "still falling)" not in part_of(summarize(*once), "Distance to the oracle").markdown
 
 
-@pytest.mark.parametrize("kind", ["probes/", "margin/", "distance/"])
+@pytest.mark.parametrize("kind", ["log_likelihood/", "margin/", "distance/"])
 def test_nothing_vanishes_where_the_last_step_has_no_value(kind):
     tables = changed(*drawn(methods=("GA",)), stage="unlearn", step=25, measure=kind)
     found = summarize(*tables)
@@ -504,7 +504,7 @@ def test_nothing_vanishes_where_the_last_step_has_no_value(kind):
     said = {
         "margin/": "Distribution over models: GA is left out on forget, for no run has a finite "
         "value at the last step, 25.",
-        "probes/": "; at the last step, 25, no distance between paths is finite.",
+        "log_likelihood/": "; at the last step, 25, no distance between paths is finite.",
         "distance/": "; at step 25 no distance is finite on p = 1, p = 2, p = 3 and p = 4, whose "
         "last step is an earlier one.",
     }
@@ -530,7 +530,7 @@ def parting(gaps):
     for seed, gap in enumerate(gaps):
         for place, (step, own) in itertools.product((0, 1), enumerate(gap)):
             row = np.full(4, -1 - place * own)
-            for measure in ("probes/forget", "forget/mean"):
+            for measure in ("log_likelihood/forget", "forget/mean"):
                 tables.add(FOUR[place], "GA", seed, {}, "unlearn", 5 * step, measure, row)
     section = part_of(summarize(*tables.frames()), "Divergence between paths")
     return section, pd.read_csv(io.StringIO(section.tables["divergence_growth"]))

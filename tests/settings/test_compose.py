@@ -215,7 +215,7 @@ PRINTED = [
     ["--trainer.callbacks", "GA", "--model.lora", "null", "--trainer.name", "3"],
     ["--trainer.logger={class_path: CSVLogger, init_args: {save_dir: logs}}"],
     ["--trainer.strategy", "{class_path: FSDP2, init_args: {cpu_offload: true}}"],
-    ["--data.probes", "{facts: {source: math.jsonl, alternatives: [a, b]}}"],
+    ["--data.eval_sets", "{facts: {source: math.jsonl, alternatives: [a, b]}}"],
     ["--data.unlearn.betas", "[0.5, 0.75]", "--trainer.name", "1e5"],
     ["--model.lora.target_modules", "[q_proj]", "--data.order", "[safety, math]"],
 ]

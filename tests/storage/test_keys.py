@@ -149,10 +149,10 @@ CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
         "position": [(ALL, lambda p: unordered(p, position=1))],
         "permutation": [(ALL, lambda p: unordered(p, permutation=6))],
         "unlearn": [(UNLEARNING, lambda p: {"data": {"unlearn": Recipe(lr=1e-3, batch_size=4)}})],
-        "probes": [
+        "eval_sets": [
             (
                 UNLEARNING,
-                lambda p: {"data": {"probes": {"p": EvalSet(str(p.tiny.data / "inst.jsonl"))}}},
+                lambda p: {"data": {"eval_sets": {"p": EvalSet(str(p.tiny.data / "inst.jsonl"))}}},
             )
         ],
         "max_length": [(ALL, lambda p: {"data": {"max_length": 55}})],
@@ -423,10 +423,10 @@ def test_every_argument_of_a_probe_counts_by_the_rows_it_gives(plans: Plans) -> 
         "alternatives": {"alternatives": "wrong"},
         "limit": {"limit": 1},
     }
-    found = [plans.keys(data={"probes": {"p": EvalSet(str(file))}})]
+    found = [plans.keys(data={"eval_sets": {"p": EvalSet(str(file))}})]
     for change in changes.values():
         probe = EvalSet(**{"source": str(file), **change})
-        found.append(plans.keys(data={"probes": {"p": probe}}))
+        found.append(plans.keys(data={"eval_sets": {"p": probe}}))
     assert len({keys[-1] for keys in found}) == len(changes) + 1
     assert {tuple(keys[:-1]) for keys in found} == {tuple(plans.keys()[:-1])}
     # Those of the hub are read as a stage's are.

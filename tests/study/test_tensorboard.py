@@ -256,13 +256,13 @@ def written(folder: Path) -> dict[str, bytes]:
     "monitors",
     [
         pytest.param(WATCHED, id="answers"),
-        pytest.param(PROBED, id="probes", marks=pytest.mark.slow),
+        pytest.param(PROBED, id="oracle distance", marks=pytest.mark.slow),
     ],
 )
 def test_the_divergence_of_a_study_is_that_of_its_report(tiny: Tiny, monitors: list[Any]) -> None:
     result, _ = studied(tiny, monitors=monitors, seeds=[0, 7])
     examples = read_records(read_table(result.folder / "examples.parquet"), "examples")
-    measure = "probes/forget" if monitors is PROBED else "answers/safety"
+    measure = "log_likelihood/forget" if monitors is PROBED else "answers/safety"
     (report,) = divergences(examples, measure)
     for place, seed in enumerate([0, 7]):
         seen = points(result.folder / "divergence" / "GA" / f"s{seed}")

@@ -124,7 +124,9 @@ def measure_charts(
 def distance_charts(told: Told, probe: str, looks: PathLooks) -> list[Chart]:
     """The distance to the oracle, with each path's best step marked."""
     found = told.examples
-    floors = between_oracles(found[1], probe) if found and found[0] == f"probes/{probe}" else {}
+    floors = (
+        between_oracles(found[1], probe) if found and found[0] == f"log_likelihood/{probe}" else {}
+    )
     pairs = {tuple(distances): distances for distances in floors.values()}
     every = [distance for distances in pairs.values() for distance in distances]
     levels = []

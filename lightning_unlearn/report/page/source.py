@@ -188,7 +188,7 @@ class Told:
         if table is None or not len(table) or "measure" not in table or len(self.forget) != 1:
             return None
         present = set(table["measure"].unique())
-        wanted = [m for m in ("probes/forget", f"answers/{self.forget[0]}") if m in present]
+        wanted = [m for m in ("log_likelihood/forget", f"answers/{self.forget[0]}") if m in present]
         if not wanted:
             return None
         rows = table[table["measure"] == wanted[0]]

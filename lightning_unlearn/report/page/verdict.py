@@ -220,7 +220,9 @@ def _oracle(told: Told) -> list[str]:
     if not every:
         return []
     found = told.examples
-    floors = between_oracles(found[1], "forget") if found and found[0] == "probes/forget" else {}
+    floors = (
+        between_oracles(found[1], "forget") if found and found[0] == "log_likelihood/forget" else {}
+    )
     pairs = {tuple(distances) for distances in floors.values()}
     known = [distance for distances in pairs for distance in distances]
     said = []
