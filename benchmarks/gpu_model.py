@@ -40,7 +40,7 @@ def model(
     trainer = StagedTrainer(
         accelerator="cpu", precision=precision, logger=False, enable_progress_bar=False
     )
-    module = gpu_sides.Random(folder, lora, attention=attention)
+    module = gpu_sides.Random(folder, lora, attn_implementation=attention)
     module.trainer = trainer
     module.configure_model()
     generator = torch.Generator().manual_seed(1)

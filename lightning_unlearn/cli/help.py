@@ -96,7 +96,7 @@ keys of a study file:
   --sweep.data.unlearn.lr '[1e-5, 5e-5]'   everything once for each value of any key of fit, and
                                for each combination of several keys
   --oracle true                also train each path without the forget stage, and measure it
-  --change.KEY VALUE           change the fit configuration, such as --change.data.unlearn.lr 1e-4
+  --overrides.KEY VALUE        change the fit configuration: --overrides.data.unlearn.lr 1e-4
   --folder DIR                 where results go; trainer.default_root_dir if not given
   --figures false              only tables at the end; the report command draws figures and page
 

@@ -27,7 +27,7 @@ from lightning_unlearn.study.runner import Study
 from lightning_unlearn.study.spec import StudyFile, StudySpec, flat, parse_study
 
 # Keys of a study file that hold a mapping of anything.
-DEEP = ("fit", "methods", "sweep", "change")
+DEEP = ("fit", "methods", "sweep", "overrides")
 # What is said on the command line alone.
 OPTIONS = ("dry-run", "only")
 
@@ -80,14 +80,14 @@ def read_study(
     wanted = parse_study(_changed(load_configs(files), arguments))
     if isinstance(wanted.fit, (dict, Namespace)):
         content = wanted.fit.as_dict() if isinstance(wanted.fit, Namespace) else wanted.fit
-        return wanted, [], compose(content, wanted.change)
+        return wanted, [], compose(content, wanted.overrides)
     # The fit configuration is named relative to the file that names it.
     homes = [Path(file).parent for file in files if "fit" in read_yaml(file)]
     from_command_line = any(key == "fit" for key, _ in read_arguments(arguments))
     home = homes[-1] if homes and not from_command_line else Path()
     names = wanted.fit if isinstance(wanted.fit, list) else [wanted.fit]
     fits = [str(home / file) for file in names]
-    return wanted, fits, compose(load_configs(fits, key="fit"), wanted.change)
+    return wanted, fits, compose(load_configs(fits, key="fit"), wanted.overrides)
 
 
 def to_spec(wanted: Namespace, fit: dict[str, Any], name: str) -> StudySpec:

@@ -32,7 +32,7 @@ _MARKER = "MARKERofTHEtext0x7f3a"
 MOST_LINES = 1_000_000
 _THINKING = re.compile(r"[<\[](/?)(?:\w+:)?(?:think|thought|reason)\w*[>\]]", re.IGNORECASE)
 _TEXTUAL_END = re.compile(r"\s*(?:<[^<>\s]+>|\S+)")
-_ADVICE = "name a model with another template (data.template)"
+_ADVICE = "name a model with another template (data.chat_template_from)"
 
 
 class _EndlessError(Exception):
@@ -93,7 +93,7 @@ class ChatTemplate:
         if not source:
             raise InputError(
                 f"{name} has no chat template, and prompts need one. Name a sibling model that has "
-                "one (for Llama-3.2-1B: data.template: meta-llama/Llama-3.2-1B-Instruct)."
+                "one (for Llama-3.2-1B: data.chat_template_from: meta-llama/Llama-3.2-1B-Instruct)."
             )
         self.source: str = source
         self._tokenizer = tokenizer
@@ -253,7 +253,7 @@ class ChatTemplate:
             raise InputError(
                 f"{row.where}: the chat template renders the prompt differently once an answer "
                 "follows, so the answer's tokens can't be told from the prompt's. Name another "
-                "template (data.template)."
+                "template (data.chat_template_from)."
             )
         closings = _THINKING.findall(prompt[len(chat) :])
         return (before, "") if closings and not closings[-1] else (prompt, "")

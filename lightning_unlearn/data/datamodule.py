@@ -42,7 +42,7 @@ class StagedDataModule(LightningDataModule):
         unlearn: recipe of unlearning.
         eval_sets: further rows to measure, by name; monitors name them as they name stages.
         max_length: longest sequence in tokens; null for the model's context.
-        template: model whose chat template is used, for a base model that has none.
+        chat_template_from: model whose chat template is used, for a base model that has none.
         micro_batch_size: sequences of one forward in training, per process; null chooses. Changes
             speed, memory and rounding.
         eval_batch_size: sequences of one forward in measuring, per process.
@@ -62,7 +62,7 @@ class StagedDataModule(LightningDataModule):
         unlearn: Recipe = Recipe(),  # noqa: B008  (never changed; its values are the documentation)
         eval_sets: dict[str, EvalSet] | None = None,
         max_length: int | None = None,
-        template: str | None = None,
+        chat_template_from: str | None = None,
         micro_batch_size: int | None = None,
         eval_batch_size: int = 32,
     ) -> None:
@@ -73,7 +73,7 @@ class StagedDataModule(LightningDataModule):
         self.unlearn = unlearn
         self.eval_sets = dict(eval_sets or {})
         self.max_length = max_length
-        self.template = template
+        self.chat_template_from = chat_template_from
         self.micro_batch_size = micro_batch_size
         self.eval_batch_size = eval_batch_size
         self._check()
@@ -174,7 +174,7 @@ class StagedDataModule(LightningDataModule):
         Args:
             tokenizer: the model's tokenizer.
             context: longest sequence the model takes, in tokens.
-            template: tokenizer of the sibling named by ``template``.
+            template: tokenizer of the sibling named by ``chat_template_from``.
             name: the model's name, for messages.
             vocabulary: rows of the model's embedding; None leaves token ids unchecked.
 
@@ -194,7 +194,7 @@ class StagedDataModule(LightningDataModule):
                 template,
                 name or "the tokenizer",
                 vocabulary,
-                self.template if template is not None else None,
+                self.chat_template_from if template is not None else None,
             )
             if self.format is None or not form.same(self.format):
                 # Another model: what was encoded for the one before does not hold.
@@ -232,7 +232,10 @@ class StagedDataModule(LightningDataModule):
         Args:
             other: of the same model; `prepare` then reads only what is missing.
         """
-        if (other.template, other.max_length) != (self.template, self.max_length):
+        if (other.chat_template_from, other.max_length) != (
+            self.chat_template_from,
+            self.max_length,
+        ):
             return
         alike = {
             name

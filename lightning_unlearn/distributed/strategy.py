@@ -28,7 +28,7 @@ class FSDP2(ModelParallelStrategy):
             the heads and hidden units of each layer; null is 1.
         cpu_offload: keep the parts in the computer's own memory while they are not needed. Saves
             GPU memory, costs time.
-        layers: names of the classes of decoder layers; null finds them.
+        layer_classes: names of the classes of decoder layers; null finds them.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class FSDP2(ModelParallelStrategy):
         data_parallel_size: int | None = None,
         tensor_parallel_size: int | None = 1,
         cpu_offload: bool = False,
-        layers: list[str] | None = None,
+        layer_classes: list[str] | None = None,
     ) -> None:
         # Parts that lie in the computer's own memory are put together there too.
         backend = "cpu:gloo,cuda:nccl" if cpu_offload and torch.cuda.is_available() else None
@@ -45,7 +45,7 @@ class FSDP2(ModelParallelStrategy):
         self.asked = data_parallel_size
         self.tensor_parallel_size = group
         self.cpu_offload = cpu_offload
-        self.layers = layers
+        self.layer_classes = layer_classes
 
     def check_processes(self) -> None:
         """Refuse a number of processes that is not the one asked for.

@@ -32,7 +32,7 @@ def check_attention(
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    found = f"model.attention: found {name or repr(name)}"
+    found = f"model.attn_implementation: found {name or repr(name)}"
     if "/" in name:
         if not trust_remote_code:
             raise InputError(
@@ -63,7 +63,7 @@ def check_attention(
     if precision in ("32-true", "64-true"):
         raise InputError(
             f"{found} with trainer.precision {precision}, but it computes in 16 bits only, "
-            "expected trainer.precision bf16-true or bf16-mixed, or model.attention sdpa."
+            "expected trainer.precision bf16-true or bf16-mixed, or model.attn_implementation sdpa."
         )
 
 

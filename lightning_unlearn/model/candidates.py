@@ -167,10 +167,10 @@ def _choose(
     def tree() -> Tensor:
         return torch.cat([_tree_sums(module, [tree]) for tree in grow(prompt, candidates)])
 
-    takes_masks = module.attention in ("sdpa", "eager")
+    takes_masks = module.attn_implementation in ("sdpa", "eager")
     if takes_masks and agrees(tree):
         return "tree"
-    found = f"attention {module.attention}" + (
+    found = f"attention {module.attn_implementation}" + (
         " with a mask of its own gives other numbers" if takes_masks else " takes no such mask"
     )
     if agrees(lambda: _cached(module, prompt, candidates, batch_size)):

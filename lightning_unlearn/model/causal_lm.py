@@ -70,8 +70,8 @@ class CausalLM(MeasuredLM):
         quantization: nf4 keeps the base in 4 bits a weight, as QLoRA does; needs bitsandbytes.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         merge: also write the final model, adapters merged, as a plain Hugging Face folder.
-        attention: attention implementation of transformers: sdpa, eager, flash_attention_2 (with
-            the package flash-attn, on a GPU, in 16 bits).
+        attn_implementation: as of transformers: sdpa, eager, flash_attention_2 (with the package
+            flash-attn, on a GPU, in 16 bits).
         compile: have the decoder layers compiled by torch.compile.
         trust_remote_code: run code that comes with the model.
 
@@ -86,7 +86,7 @@ class CausalLM(MeasuredLM):
         quantization: Quantization | None = None,
         gradient_checkpointing: bool = False,
         merge: bool = False,
-        attention: str = "sdpa",
+        attn_implementation: str = "sdpa",
         compile: bool = False,
         trust_remote_code: bool = False,
     ) -> None:
@@ -99,7 +99,7 @@ class CausalLM(MeasuredLM):
         self.quantization = quantization
         self.gradient_checkpointing = gradient_checkpointing
         self.merge = merge
-        self.attention = attention
+        self.attn_implementation = attn_implementation
         # Not by its own name, which is a method of modules.
         self.compiles = compile
         self.trust_remote_code = trust_remote_code

@@ -44,7 +44,7 @@ def decoder_layers(lm: Any, names: list[str] | None = None) -> list[nn.Module]:
         found = f"found no module of the class {', '.join(names)}" if names else "found no layers"
         classes = sorted({type(m).__name__ for m in lm.modules() if "Layer" in type(m).__name__})
         raise InputError(
-            f"trainer.strategy: {found} in this model, expected its decoder layers. Name their "
-            f"class in init_args.layers of FSDP2; among its modules are {', '.join(classes)}."
+            f"trainer.strategy: {found} in this model, expected its decoder layers. Name "
+            f"their class in init_args.layer_classes of FSDP2; among its modules are {', '.join(classes)}."
         )
     return layers

@@ -55,7 +55,7 @@ class OpenedLM(LightningModule):
     lora: LoRA | None
     quantization: Quantization | None
     gradient_checkpointing: bool
-    attention: str
+    attn_implementation: str
     compiles: bool
     trust_remote_code: bool
     model_config: Any
@@ -119,7 +119,7 @@ class OpenedLM(LightningModule):
                 self.base,
                 self.model_config,
                 dtype_of(precision),
-                self.attention,
+                self.attn_implementation,
                 self.trust_remote_code,
                 numbers,
             )
@@ -153,7 +153,7 @@ class OpenedLM(LightningModule):
         Raises:
             InputError: naming what is missing.
         """
-        check_attention(self.attention, precision, device, self.trust_remote_code)
+        check_attention(self.attn_implementation, precision, device, self.trust_remote_code)
         if self.compiles:
             check_compiling(device)
 
@@ -214,7 +214,7 @@ class OpenedLM(LightningModule):
             )
         if self._weight_dtype() == torch.float64:
             compute_experts_in_fp64(lm)
-        if self.attention == "sdpa":
+        if self.attn_implementation == "sdpa":
             fuse_in_fp32(lm)
         if self.gradient_checkpointing:
             enable_gradient_checkpointing(lm)
@@ -228,11 +228,11 @@ class OpenedLM(LightningModule):
         if self.is_sharded:
             assert self._device_mesh is not None
             strategy = self.trainer.strategy
-            layers = decoder_layers(lm, getattr(strategy, "layers", None))
+            layers = decoder_layers(lm, getattr(strategy, "layer_classes", None))
             sharding.shard(net, lm, layers, self._device_mesh, strategy, at_least_fp32(lm.dtype))
             self._fill(net, lm)
         if self.compiles:
-            names = getattr(self._strategy, "layers", None)
+            names = getattr(self._strategy, "layer_classes", None)
             compile_layers(decoder_layers(lm, names))
         self.net = net
 
@@ -256,7 +256,10 @@ class OpenedLM(LightningModule):
     def _empty_lm(self) -> Any:
         """The base model without memory for its weights."""
         return empty_causal_lm(
-            self.model_config, self._weight_dtype(), self.attention, self.trust_remote_code
+            self.model_config,
+            self._weight_dtype(),
+            self.attn_implementation,
+            self.trust_remote_code,
         )
 
     def _load_parts(self, lm: Any, name: str) -> None:
@@ -276,7 +279,7 @@ class OpenedLM(LightningModule):
         return load_causal_lm(
             name,
             self._weight_dtype(),
-            self.attention,
+            self.attn_implementation,
             self.trust_remote_code,
             "model.base" if name == self.base else "trainer.store",
             **{"config": self.model_config, **options},

@@ -99,8 +99,8 @@ def _refuse_attention(error: Exception, attention: str, name: str) -> None:
     text = str(error)
     if attention != "eager" and "does not support" in text and "attention" in text.lower():
         raise InputError(
-            f"model.attention: found {attention}, which the model {name} ({text.split()[0]}) does "
-            "not have, expected another. Set model.attention: eager."
+            f"model.attn_implementation: found {attention}, which the model {name} "
+            f"({text.split()[0]}) does not have, expected another. Set model.attn_implementation: eager."
         ) from error
 
 
@@ -297,7 +297,7 @@ def empty_causal_lm(
     except Exception as error:  # whatever wrong values in config.json lead to
         _refuse_attention(error, attention, config.name_or_path)
         raise InputError(
-            f"model.base, with model.attention {attention}: the model can't be made: "
+            f"model.base, with model.attn_implementation {attention}: the model can't be made: "
             f"{_reason(error)}"
         ) from error
 

@@ -47,7 +47,7 @@ def check_log_probs(module: MeasuredLM) -> None:
                 raise InputError(
                     f"model.base: {module.base} gives other log-probabilities in one forward than "
                     "in the next, expected the same. Choose another model, or another "
-                    "model.attention."
+                    "model.attn_implementation."
                 )
             module.warn(
                 f"model.base: {module.base} changes its logits in a way that is not known here, so "

@@ -183,7 +183,7 @@ def sharing(content: dict[str, Any], gpus: int) -> Sharing:
 
         raise of_strategy(name)
     if short == "fsdp2":
-        offload, layers = options.get("cpu_offload", False), options.get("layers")
+        offload, layers = options.get("cpu_offload", False), options.get("layer_classes")
         return Sharing("FSDP2", "trainer.strategy", bool(offload), layers)
     if gpus == 1:
         return Sharing("one GPU")

@@ -172,15 +172,15 @@ class Simulation:
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         taken = [name for name in inspect.signature(CausalLM).parameters if hasattr(module, name)]
         settings = {name: getattr(module, name) for name in taken} | {"compile": False}
-        if module.attention.startswith(FLASH):
+        if module.attn_implementation.startswith(FLASH):
             # It takes no more memory than PyTorch's own, and need not be installed for a plan.
-            settings["attention"] = "sdpa"
+            settings["attn_implementation"] = "sdpa"
         self.module = _Simulated(**settings)
         self.module.fake = self.fake
         trainer = SimpleNamespace(
             precision=precision,
             precision_plugin=precision_plugin,
-            strategy=_Strategy(layers=layers),
+            strategy=_Strategy(layer_classes=layers),
             world_size=processes,
             global_rank=0,
         )
@@ -189,7 +189,7 @@ class Simulation:
         if sharded:
             self.module._device_mesh = _mesh(processes)
         self.module._build()
-        if on_gpu and self.module.attention == "sdpa":
+        if on_gpu and self.module.attn_implementation == "sdpa":
             fuse_as_gpu(self.module.lm)
         if not sharded:
             assert self.module.net is not None

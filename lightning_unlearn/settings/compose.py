@@ -139,8 +139,8 @@ def with_place(error: InputError, files: list[str], arguments: list[str]) -> str
     leading = re.match(r"([\w.+]+)(?=: )", str(error))
     path: Path = getattr(error, "path", tuple(leading[1].split(".")) if leading else ())
     # What a study changes in a fit configuration wins over the configuration, which may be in it.
-    for wanted in (("change", *path), path, ("fit", *path)) if path else ():
-        text = f"change.{error}" if wanted[0] == "change" != path[0] else str(error)
+    for wanted in (("overrides", *path), path, ("fit", *path)) if path else ():
+        text = f"overrides.{error}" if wanted[0] == "overrides" != path[0] else str(error)
         for key, _ in read_arguments(arguments):
             given = tuple(key.rstrip("+").split("."))
             if all(a == b for a, b in zip(wanted, given, strict=False)):

@@ -34,9 +34,9 @@ ELSEWHERE = {
     "data.permutation": "paths",
     "data.oracle": "oracle",
     "data.forget": "a study of its own for each stage to forget",
-    "trainer.name": "folder",
+    "trainer.run_name": "folder",
     "trainer.default_root_dir": "folder",
-    "trainer.store": "change.trainer.store",
+    "trainer.store": "overrides.trainer.store",
 }
 
 
@@ -72,7 +72,7 @@ class StudyFile:
         name: of the study; null takes the file's.
         folder: where results go; null takes trainer.default_root_dir.
         figures: draw figures and page once the work is done; false writes the tables alone.
-        change: changes to the fit configuration.
+        overrides: changes to the fit configuration.
     """
 
     fit: str | list[str] | dict[str, Any]
@@ -88,7 +88,7 @@ class StudyFile:
     name: str | None = None
     folder: str | None = None
     figures: bool = True
-    change: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def parse_study(content: dict[str, Any]) -> Namespace:
     except (argparse.ArgumentError, TypeError, ValueError) as error:
         raise InputError(f"study: {' '.join(str(error).split())}") from None
     # The parser would take NaN and the like for text.
-    found.change = rest.get("change", {})
+    found.overrides = rest.get("overrides", {})
     if isinstance(rest["fit"], dict):
         found.fit = rest["fit"]
     found.sweep = flat(sweep)

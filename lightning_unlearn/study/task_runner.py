@@ -265,7 +265,10 @@ class TaskRunner:
         cli = self._cli(point.method, dict(point.setting))
         config = cli.config.clone()
         config["seed_everything"] = config["trainer.seed"] = point.seed
-        config["trainer.default_root_dir"], config["trainer.name"] = str(self.folder), run or None
+        config["trainer.default_root_dir"], config["trainer.run_name"] = (
+            str(self.folder),
+            run or None,
+        )
         config["data.order"], config["data.oracle"] = list(point.path), point.method == ORACLE
         config["data.position"] = config["data.permutation"] = None
         settings = cli.parser.instantiate(config).trainer

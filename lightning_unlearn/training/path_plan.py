@@ -135,7 +135,7 @@ def _shared(model: CausalLM, data: StagedDataModule, conditions: Conditions) -> 
         "precision": conditions.precision,
         "seed": conditions.seed,
         # Some implementations leave out what others do, such as the soft cap of Gemma 2.
-        "attention": model.attention,
+        "attention": model.attn_implementation,
         "callbacks": [callback_identity(callback) for callback in conditions.others],
     }
     if model.quantization is not None:

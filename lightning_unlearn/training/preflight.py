@@ -64,14 +64,16 @@ def check_run(
     model.check_weights(str(trainer.precision))
     if isinstance(trainer.strategy, FSDP2):
         trainer.strategy.check_processes()
-        model.check_layers(trainer.strategy.layers, trainer.strategy.tensor_parallel_size)
+        model.check_layers(trainer.strategy.layer_classes, trainer.strategy.tensor_parallel_size)
     model.check_quantization(trainer)
     if train:
         datamodule.check_batches(data_share(trainer)[1])
     model.check_adapters()
     tokenizer, template = model.tokenizer(), None
-    if datamodule.template is not None and not datamodule.encodes_with(tokenizer):
-        template = load_tokenizer(datamodule.template, model.trust_remote_code, key="data.template")
+    if datamodule.chat_template_from is not None and not datamodule.encodes_with(tokenizer):
+        template = load_tokenizer(
+            datamodule.chat_template_from, model.trust_remote_code, key="data.chat_template_from"
+        )
     datamodule.prepare(tokenizer, model.context, template, model.base, model.vocabulary)
     for monitor in trainer.monitors:
         monitor.check(datamodule)

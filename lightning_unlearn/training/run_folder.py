@@ -312,7 +312,7 @@ def _writing(folder: Path) -> Iterator[None]:
         reason = of_copy or getattr(error, "strerror", None) or error
         raise StorageError(
             f"trainer.default_root_dir: {folder} can't be written: {reason}. What is in the store "
-            "is intact; make room, or name another folder or another trainer.name."
+            "is intact; make room, or name another folder or another trainer.run_name."
         ) from error
 
 

@@ -50,7 +50,7 @@ class StagedTrainer(StageTrainer):
     Args:
         store: folder of the stage store. Runs that share it train no prefix of a path twice.
         seed: seed of everything random.
-        name: folder of the run inside ``default_root_dir``; null makes it from method and path.
+        run_name: folder of the run inside ``default_root_dir``; null makes it from method and path.
         default_root_dir: where runs go.
         accelerator: as of Lightning's Trainer.
         strategy: as of Lightning's Trainer, such as "ddp"; "fsdp2" shares a model out, see
@@ -90,7 +90,7 @@ class StagedTrainer(StageTrainer):
         *,
         store: str = "runs/store",
         seed: int = 0,
-        name: str | None = None,
+        run_name: str | None = None,
         default_root_dir: str = "runs",
         accelerator: str = "auto",
         strategy: str | Strategy = "auto",
@@ -127,8 +127,8 @@ class StagedTrainer(StageTrainer):
             given.insert(0, self.stage_progress)
         for key, folder in (("store", store), ("default_root_dir", default_root_dir)):
             check_folder(folder, f"trainer.{key}")
-        if name is not None:
-            check_folder(name, "trainer.name")
+        if run_name is not None:
+            check_folder(run_name, "trainer.run_name")
         for callback in self.keyed:
             check_numbers(callback)
         if rules := [c for c in given if isinstance(c, EarlyStopping)]:
@@ -141,7 +141,7 @@ class StagedTrainer(StageTrainer):
         self.frequency = Frequency(checkpoint_steps, checkpoint_minutes)
         self.frequency.check()
         self.seed = seed
-        self.run_name = name
+        self.run_name = run_name
         self.store = StageStore(store, report=self.warn)
         self.observations: EvaluationResults | None = None
         self.run_dir: Path | None = None

@@ -216,7 +216,7 @@ def test_values_that_do_not_fit(place: Workplace, key: str, value: str, expected
         ("beta: 0.5", "beta: big", "NPO.beta"),
         ("rank: 4", "rank: big", "model.lora.rank"),
         ("accelerator: cpu", "accelerator: big", "trainer.accelerator"),
-        ("accelerator: cpu", "name: 3", "trainer.name"),
+        ("accelerator: cpu", "name: 3", "trainer.run_name"),
         ("seed_everything: 0", "seed_everything: 2024-01-01", "seed_everything"),
     ],
 )
@@ -356,7 +356,9 @@ def test_a_tokenizer_without_chat_template(place: Workplace) -> None:
     settings.pop("chat_template", None)
     place.write("plain/tokenizer_config.json", json.dumps(settings))
     message = place.fit("--model.base", "./plain")
-    assert message.startswith("./plain has no chat template") and "data.template" in message
+    assert (
+        message.startswith("./plain has no chat template") and "data.chat_template_from" in message
+    )
 
 
 def test_batches_that_cannot_be_cut(place: Workplace) -> None:
@@ -409,16 +411,24 @@ STUDIES = [
     ("paths: positions", "nope: 3", "nope: found an unknown key, expected one of fit, methods"),
     ("config.yaml", "no.yaml", "fit: found 'no.yaml', which can't be read"),
     ("config.yaml", "3", "fit: found 3, expected text or a list or keys and values."),
-    ("paths:", "change: {data: {nope: 3}}\npaths:", "change.data.nope: found an unknown key"),
-    ("paths:", "change: {data: null}\npaths:", "change.data: found null, expected keys and values"),
+    ("paths:", "overrides: {data: {nope: 3}}\npaths:", "overrides.data.nope: found an unknown key"),
     (
         "paths:",
-        "change: {data: {stages: {math: {lr: -1}}}}\npaths:",
-        "change.data.stages.math.lr: ",
+        "overrides: {data: null}\npaths:",
+        "overrides.data: found null, expected keys and values",
     ),
-    ("paths:", "change: {trainer: {max_steps: 3}}\npaths:", "change.trainer.max_steps is not take"),
+    (
+        "paths:",
+        "overrides: {data: {stages: {math: {lr: -1}}}}\npaths:",
+        "overrides.data.stages.math.lr: ",
+    ),
+    (
+        "paths:",
+        "overrides: {trainer: {max_steps: 3}}\npaths:",
+        "overrides.trainer.max_steps is not take",
+    ),
     ("paths: positions", "paths: null", "paths: found null, expected one of positions, permutat"),
-    ("paths:", "change: null\npaths:", "change: found null, expected keys and values"),
+    ("paths:", "overrides: null\npaths:", "overrides: found null, expected keys and values"),
     ("beta: 0.5", "beta: .nan", "NPO.beta: found nan, expected a finite number"),
     (
         "GA:",
@@ -484,9 +494,9 @@ ADVICE = {
     "data.permutation": "paths",
     "data.oracle": "oracle",
     "data.forget": "a study of its own for each stage to forget",
-    "trainer.name": "folder",
+    "trainer.run_name": "folder",
     "trainer.default_root_dir": "folder",
-    "trainer.store": "change.trainer.store",
+    "trainer.store": "overrides.trainer.store",
 }
 SWEEPS = [
     ("null", "", f"found null, expected {CALLED}"),
@@ -633,8 +643,8 @@ def test_mistakes_of_the_fit_configuration_of_a_study(place: Workplace) -> None:
         (["--methods.GA.callback", "Nope"], "methods.GA.callback: found 'Nope', expected GA"),
         (["--methods.NPO.callback.beta", "-1"], "methods.NPO: NPO.beta: found -1.0"),
         (
-            ["--change.data.unlearn.lr", "abc"],
-            "change.data.unlearn.lr: found 'abc', expected a num",
+            ["--overrides.data.unlearn.lr", "abc"],
+            "overrides.data.unlearn.lr: found 'abc', expected a num",
         ),
         (["--dryrun"], "--dryrun: found an unknown option, did you mean --dry-run?"),
         (
@@ -651,8 +661,8 @@ def test_mistakes_of_the_fit_configuration_of_a_study(place: Workplace) -> None:
         (["--folder", ""], "folder: found '', expected the name of a folder."),
         (["--name", " "], "name: found ' ', expected a name, or null for the file's."),
         (["--paths", "[" * 10000], f"paths: found '{'[' * 100}'..., expected"),
-        (["--change.data.forget", "null"], "paths: positions: it moves the forget stage"),
-        (["--change", "3"], "change: found 3, expected keys and values"),
+        (["--overrides.data.forget", "null"], "paths: positions: it moves the forget stage"),
+        (["--overrides", "3"], "overrides: found 3, expected keys and values"),
         (["--data.position", "1"], "data: found an unknown key, expected one of fit, methods"),
         (["--print_config"], "--print_config: not an option of study."),
         (["stray"], "found the argument 'stray', expected --KEY VALUE."),

@@ -55,7 +55,7 @@ HUGE, ANY_TEXT = ("huge number", "huge integer"), ("text", "long", "null charact
 VALID: dict[str, tuple[str, ...]] = {
     # Names of folders.
     "trainer.store": ("text",),
-    "trainer.name": ("text",),
+    "trainer.run_name": ("text",),
     "trainer.default_root_dir": ("text",),
     "folder": ("text",),
     # Any text is a title.
@@ -87,8 +87,8 @@ VALID: dict[str, tuple[str, ...]] = {
     "data.eval_sets": ("empty mapping",),
     "methods.GA.unlearn": ("empty mapping",),
     "init_args": ("null", "empty mapping"),
-    "change": ("empty mapping",),
-    "change.data": ("empty mapping",),
+    "overrides": ("empty mapping",),
+    "overrides.data": ("empty mapping",),
     "sweep": ("empty mapping",),
     "trainer.logger": ("empty list",),
     "trainer.plugins": ("empty list",),
@@ -184,9 +184,9 @@ BELOW = [
     ("methods", "GA", "unlearn", "lr"),
     ("sweep", "data.unlearn.lr"),
     ("sweep", "model.lora.rank"),
-    ("change", "data"),
-    ("change", "data", "unlearn", "lr"),
-    ("change", "trainer", "store"),
+    ("overrides", "data"),
+    ("overrides", "data", "unlearn", "lr"),
+    ("overrides", "trainer", "store"),
 ]
 
 
@@ -316,7 +316,7 @@ def test_what_shows_before_parsing(
         "data.order",
         "trainer.callbacks",
         "sweep",
-        "change",
+        "overrides",
         "fit",
         "methods.",
     }

@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[2]
 STAGES = ("inst", "tofu", "math", "safety")
 # One optimizer step per stage, few rows, two monitors: what is tried is the way there.
 SHORT = [
-    *(f"--change.data.stages.{stage}.steps=1" for stage in STAGES),
-    *(f"--change.data.stages.{stage}.limit=32" for stage in STAGES),
-    "--change.data.unlearn.steps=1",
-    "--change.trainer.callbacks=[{class_path: LabelLikelihood, init_args: {limit: 2}}, "
+    *(f"--overrides.data.stages.{stage}.steps=1" for stage in STAGES),
+    *(f"--overrides.data.stages.{stage}.limit=32" for stage in STAGES),
+    "--overrides.data.unlearn.steps=1",
+    "--overrides.trainer.callbacks=[{class_path: LabelLikelihood, init_args: {limit: 2}}, "
     "{class_path: AnswerLikelihood, init_args: {limit: 2}}]",
 ]
 

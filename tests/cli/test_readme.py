@@ -32,7 +32,7 @@ def short(command: list[str]) -> list[str]:
     """The command with one optimizer step per stage and few rows."""
     if command[0] in ("status", "report"):
         return command
-    prefix = "change." if command[0] == "study" else ""
+    prefix = "overrides." if command[0] == "study" else ""
     monitors = [
         {"class_path": "LabelLikelihood", "init_args": {"limit": 2}},
         {"class_path": "AnswerLikelihood", "init_args": {"limit": 2}},

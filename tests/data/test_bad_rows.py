@@ -68,12 +68,12 @@ def test_a_row_that_the_template_refuses(place: Workplace) -> None:
     assert message == (
         "chats.jsonl, row 2, line 2: the chat template fails on this row (Only user and model), "
         "expected a chat that it takes; change or remove the row, or name a model with another "
-        "template (data.template)."
+        "template (data.chat_template_from)."
     )
     # Following it works as far as it concerns the template: the demo's takes such a row.
     assert "noway" in place.fit(
         "--model.base=./model",
-        "--data.template=demo:tiny-llama",
+        "--data.chat_template_from=demo:tiny-llama",
         "--data.stages.math.source=chats.jsonl",
         "--data.stages.math.messages=messages",
         "--trainer.callbacks+=MathAccuracy",

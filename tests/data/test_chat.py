@@ -201,7 +201,8 @@ def test_texts_of_absurd_length_are_not_cut_into_tokens() -> None:
 @pytest.mark.parametrize("template", [None, ""])
 def test_a_tokenizer_without_template_is_refused(template: str | None) -> None:
     with pytest.raises(
-        InputError, match=r"^models/base has no chat template, .*data\.template: meta-llama"
+        InputError,
+        match=r"^models/base has no chat template, .*data\.chat_template_from: meta-llama",
     ):
         ChatFormat(tiny_tokenizer(template), 64, name="models/base")
     with pytest.raises(InputError, match="has no chat template"):
@@ -228,7 +229,7 @@ def test_a_template_that_rewrites_the_prompt_is_refused() -> None:
         with pytest.raises(
             InputError,
             match=r"^chats\.jsonl, row 7: the chat template renders the prompt differently once an "
-            r"answer follows.*data\.template",
+            r"answer follows.*data\.chat_template_from",
         ):
             ask(CHAT)
 

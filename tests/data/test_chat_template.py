@@ -203,7 +203,7 @@ def test_without_an_end_token_answers_end_at_the_end_of_text(
     # Not at "<", which answers have too.
     assert form.end_ids(asked) == (form.tokenizer.eos_token_id,)
     remark = form.remark(asked)
-    assert remark is not None and words in remark and remark.startswith("data.template: ")
+    assert remark is not None and words in remark and remark.startswith("data.chat_template_from: ")
 
 
 SYSTEM = Row(
@@ -264,7 +264,7 @@ def test_a_template_that_fails_on_a_row_is_refused(kind: str) -> None:
         with pytest.raises(InputError, match=r"^chats\.jsonl, row 1, line 1: the chat ") as caught:
             ask(SYSTEM)
         message = str(caught.value)
-        assert words in message and "(data.template)" in message and "\n" not in message
+        assert words in message and "(data.chat_template_from)" in message and "\n" not in message
     assert sys.gettrace() is trace
 
 
@@ -302,7 +302,7 @@ def test_an_answer_that_the_template_rewrites_is_refused(answer: str) -> None:
 def test_a_template_that_is_none_is_refused_at_once(template: Any, words: str) -> None:
     sibling = tokenizer_of(None)
     sibling.chat_template = template
-    with pytest.raises(InputError, match=f"^models/base.*{words}.*data.template"):
+    with pytest.raises(InputError, match=f"^models/base.*{words}.*data.chat_template_from"):
         ChatFormat(sibling, 512, name="models/base")
     with pytest.raises(InputError, match=f"^models/chat.*{words}"):
         ChatFormat(tokenizer_of(None), 512, sibling, "models/base", None, "models/chat")

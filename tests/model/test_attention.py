@@ -62,14 +62,16 @@ def test_flash_attention_needs_its_package_and_16_bits(monkeypatch: pytest.Monke
 
 def test_a_run_is_refused_before_anything_is_written(tiny: Tiny) -> None:
     with pytest.raises(
-        InputError, match=r"model.attention: found flash_attention_2, which runs on"
+        InputError, match=r"model.attn_implementation: found flash_attention_2, which runs on"
     ):
-        tiny.trainer().fit(tiny.module(attention="flash_attention_2"), tiny.datamodule(forget=None))
+        tiny.trainer().fit(
+            tiny.module(attn_implementation="flash_attention_2"), tiny.datamodule(forget=None)
+        )
     assert not (tiny.root / "store").exists()
 
 
 def test_flash_attention_is_planned_without_its_package() -> None:
-    module = CausalLM("demo:tiny-llama", LoRA(2, 4), attention="flash_attention_2")
+    module = CausalLM("demo:tiny-llama", LoRA(2, 4), attn_implementation="flash_attention_2")
     simulation = Simulation(module, "bf16-true", Precision(), 1, False)
     simulation.close()
     assert simulation.module.lm.config._attn_implementation == "sdpa_fused_as_gpu"

@@ -247,7 +247,7 @@ def test_attention_that_takes_no_such_mask_is_not_tried(
     tmp_path: Path, count_forwards: list[int], told: list[str]
 ) -> None:
     module = with_trainer(tiny_module(tmp_path), told)
-    module.attention = "flash_attention_2"
+    module.attn_implementation = "flash_attention_2"
     found = score_candidates(module, [(7, 8), (9,)], [[(1, 2, 3), (4, 5)], [(6,), (7,)]], 32)
     assert module.prompt_sharing == "cache"
     # The trial: two apart, then the prompt, and two with its cache. A candidate of one token is
@@ -268,7 +268,7 @@ def test_a_cache_that_cannot_be_repeated_leaves_separate_forwards(
 
     monkeypatch.setattr(DynamicCache, "reorder_cache", refuse)
     module = with_trainer(tiny_module(tmp_path), told)
-    module.attention = "flash_attention_2"
+    module.attn_implementation = "flash_attention_2"
     for _ in range(2):
         assert_naive(module, score_candidates(module, *questions(), 3))
     assert module.prompt_sharing == "apart"

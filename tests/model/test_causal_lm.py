@@ -105,10 +105,10 @@ def test_a_tokenizer_without_chat_template(tiny: Tiny) -> None:
     tokenizer.save_pretrained(folder)
     module = tiny.module(base=str(folder))
     trainer = tiny.trainer([GA()])
-    with pytest.raises(InputError, match=r"plain has no chat template.*data\.template"):
+    with pytest.raises(InputError, match=r"plain has no chat template.*data\.chat_template_from"):
         trainer.fit(module, tiny.datamodule())
     assert not (tiny.root / "store").exists() and not (tiny.root / "runs").exists()
-    sibling = tiny.datamodule(template=str(tiny.base), order=["safety"])
+    sibling = tiny.datamodule(chat_template_from=str(tiny.base), order=["safety"])
     trainer.fit(module, sibling)
     assert trainer.trained == ["safety", "unlearn"]
 

@@ -146,7 +146,7 @@ def test_a_family_is_what_transformers_and_peft_compute(tiny: Tiny, family: str)
     inside = family in FP32_INSIDE or (attention == "eager" and family not in EAGER)
     tolerance = 1e-4 if single or inside else 1e-9
     lora = LoRA(rank=2, alpha=4)
-    module = tiny.module(base=str(base), lora=lora, attention=attention)
+    module = tiny.module(base=str(base), lora=lora, attn_implementation=attention)
     recipe = {"lr": LR, "batch_size": 4, "schedule": "constant"}
     stage = Stage(source=str(tiny.data / "safety.jsonl"), limit=4, steps=STEPS, **recipe)
     data = tiny.datamodule(

@@ -164,7 +164,7 @@ def test_log_probabilities_are_those_of_its_unpacked_weights(tiny: Tiny, precisi
 @pytest.mark.parametrize("tied", [False, True])
 def test_all_linear_layers_but_the_head_are_packed(tmp_path: Path, family: str, tied: bool) -> None:
     base = tiny_checkpoint(tmp_path, family, tie_word_embeddings=tied)
-    module = opened(base, attention="eager" if family == "gemma2" else "sdpa")
+    module = opened(base, attn_implementation="eager" if family == "gemma2" else "sdpa")
     lm = module.lm
     packed = {name for name, _ in quantization._packed_layers(lm)}
     assert len(packed) == 14 and all(".layers." in name for name in packed)

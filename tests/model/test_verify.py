@@ -36,11 +36,11 @@ def refused(tiny: Tiny, **model: Any) -> str:
 def test_a_model_without_sdpa_names_the_key(tiny: Tiny) -> None:
     base = written(tiny.root / "base", "bloom")
     assert refused(tiny, base=base) == (
-        f"model.attention: found sdpa, which the model {base} (BloomForCausalLM) does not have, "
-        "expected another. Set model.attention: eager."
+        f"model.attn_implementation: found sdpa, which the model {base} (BloomForCausalLM) "
+        "does not have, expected another. Set model.attn_implementation: eager."
     )
     # As advised.
-    module = tiny.module(base=base, attention="eager")
+    module = tiny.module(base=base, attn_implementation="eager")
     tiny.trainer([GA()]).check(module, tiny.datamodule())
 
 

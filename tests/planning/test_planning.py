@@ -355,8 +355,8 @@ def test_settings_are_the_papers(model: str) -> None:
     assert [stage.epochs for stage in data.stages.values()] == [10, 4, 2, 2]
     unlearn = data.unlearn
     assert (unlearn.lr, unlearn.batch_size, unlearn.epochs) == (unlearn_lr, unlearn_batch, 1)
-    assert data.template is not None
-    assert data.template.startswith(base.removesuffix("-hf"))
+    assert data.chat_template_from is not None
+    assert data.chat_template_from.startswith(base.removesuffix("-hf"))
     # The study of depth is QLoRA in bf16.
     packed = model == "llama3.2-3b"
     assert made.trainer.precision == ("bf16-true" if packed else "32-true")

@@ -170,7 +170,7 @@ def test_a_study_names_its_fit_configuration_from_where_it_is(place: Workplace) 
     place.write("deep/fit.yaml", CONFIG)
     place.write("deep/more.yaml", "data: {unlearn: {lr: 0.5}}")
     place.write("deep/study.yaml", f"fit: [fit.yaml, more.yaml]\n{METHODS}")
-    place.write("later.yaml", "change: {data: {unlearn: {epochs: 7}}}\nfolder: out\n")
+    place.write("later.yaml", "overrides: {data: {unlearn: {epochs: 7}}}\nfolder: out\n")
     _, fits, fit = read_study(["deep/study.yaml", "later.yaml"], [])
     assert fits == ["deep/fit.yaml", "deep/more.yaml"]
     assert fit["data"]["unlearn"] == {"lr": 0.5, "batch_size": 8, "epochs": 7}
@@ -180,7 +180,7 @@ def test_a_study_names_its_fit_configuration_from_where_it_is(place: Workplace) 
 
 def test_a_study_may_hold_its_fit_configuration(place: Workplace) -> None:
     inside = "".join(f"  {line}\n" for line in CONFIG.splitlines())
-    place.write("study.yaml", f"fit:\n{inside}{METHODS}change: {{data: {{forget: math}}}}\n")
+    place.write("study.yaml", f"fit:\n{inside}{METHODS}overrides: {{data: {{forget: math}}}}\n")
     _, fits, fit = read_study(["study.yaml"], ["--fit.model.lora.rank", "2"])
     expected = change(read_yaml("config.yaml"), ["model", "lora", "rank"], 2)
     assert fits == [] and fit == change(expected, ["data", "forget"], "math")
@@ -212,11 +212,11 @@ PRINTED = [
     ["--trainer.callbacks+=SimNPO", "--trainer.callbacks.beta", "2"],
     ["--trainer.callbacks+=GA", "--trainer.callbacks+={class_path: LabelLikelihood}"],
     ["--trainer.callbacks+=[LabelLikelihood, lightning.pytorch.callbacks.Timer]"],
-    ["--trainer.callbacks", "GA", "--model.lora", "null", "--trainer.name", "3"],
+    ["--trainer.callbacks", "GA", "--model.lora", "null", "--trainer.run_name", "3"],
     ["--trainer.logger={class_path: CSVLogger, init_args: {save_dir: logs}}"],
     ["--trainer.strategy", "{class_path: FSDP2, init_args: {cpu_offload: true}}"],
     ["--data.eval_sets", "{facts: {source: math.jsonl, alternatives: [a, b]}}"],
-    ["--data.unlearn.betas", "[0.5, 0.75]", "--trainer.name", "1e5"],
+    ["--data.unlearn.betas", "[0.5, 0.75]", "--trainer.run_name", "1e5"],
     ["--model.lora.target_modules", "[q_proj]", "--data.order", "[safety, math]"],
 ]
 

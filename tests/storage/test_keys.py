@@ -140,7 +140,7 @@ CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
             (ALL, lambda p: {"model": {"lora": LoRA(rank=4, alpha=9)}}),
             (ALL, lambda p: {"model": {"lora": None}}),
         ],
-        "attention": [(ALL, lambda p: {"model": {"attention": "eager"}})],
+        "attn_implementation": [(ALL, lambda p: {"model": {"attn_implementation": "eager"}})],
     },
     StagedDataModule: {
         "stages": [(ALL, lambda p: {"data": {"stages": p.tiny.stages(lr=1e-3)}})],
@@ -156,7 +156,9 @@ CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
             )
         ],
         "max_length": [(ALL, lambda p: {"data": {"max_length": 55}})],
-        "template": [(ALL, lambda p: {"data": {"template": other_template(p)}})],
+        "chat_template_from": [
+            (ALL, lambda p: {"data": {"chat_template_from": other_template(p)}})
+        ],
     },
     StagedTrainer: {
         "seed": [(ALL, lambda p: {"trainer": {"seed": 1}})],
@@ -247,13 +249,13 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
         ],
         "order": [lambda p: {"data": {"order": tuple(PATH)}}],
         "max_length": [lambda p: {"data": {"max_length": 120}}],
-        "template": [lambda p: {"data": {"template": copied(p)}}],
+        "chat_template_from": [lambda p: {"data": {"chat_template_from": copied(p)}}],
         "micro_batch_size": [lambda p: {"data": {"micro_batch_size": 1}}],
         "eval_batch_size": [lambda p: {"data": {"eval_batch_size": 1}}],
     },
     StagedTrainer: {
         "store": [lambda p: {"trainer": {"store": str(p.tiny.root / "other")}}],
-        "name": [lambda p: {"trainer": {"name": "other"}}],
+        "run_name": [lambda p: {"trainer": {"run_name": "other"}}],
         "default_root_dir": [lambda p: {"trainer": {"default_root_dir": str(p.tiny.root / "x")}}],
         "accelerator": [lambda p: {"trainer": {"accelerator": "auto"}}],
         "strategy": [
@@ -298,7 +300,7 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
             "data_parallel_size": 1,
             "tensor_parallel_size": None,
             "cpu_offload": True,
-            "layers": ["LlamaDecoderLayer"],
+            "layer_classes": ["LlamaDecoderLayer"],
         }.items()
     },
 }

@@ -102,7 +102,7 @@ def test_the_configuration_of_a_run_repeats_the_run(tiny: Tiny) -> None:
     result, _ = studied(spec_of(tiny, "NPO", seeds=[3], paths=PATHS[1:]), tiny)
     (run,) = result.runs
     before = results(run)
-    arguments = ["--trainer.store", str(tiny.root / "other"), "--trainer.name", "again"]
+    arguments = ["--trainer.store", str(tiny.root / "other"), "--trainer.run_name", "again"]
     assert main(["fit", "--config", str(run / "config.yaml"), *arguments]) == 0
     assert results(tiny.root / "study" / "again") == before
 

@@ -168,7 +168,7 @@ def test_numbers_of_a_method_are_looked_at_before_training(
         (["--trainer.num_nodes", "0"], "trainer.num_nodes: "),
         (["--trainer.devices", "[]"], "trainer.devices: "),
         (["--trainer.plugins", "nope"], "trainer.plugins: found 'nope', expected null, or plugins"),
-        (["--trainer.name", "x" * 300], "trainer.name: found a name of 300 bytes (xxxx"),
+        (["--trainer.run_name", "x" * 300], "trainer.run_name: found a name of 300 bytes (xxxx"),
         (["--trainer.store", ""], "trainer.store: found '', expected the name of a folder."),
         (["--trainer.store", "null"], "trainer.store: found null, expected text."),
         (["--trainer.store", "a\0b"], "trainer.store: found 'a\\x00b', which has a character that"),
