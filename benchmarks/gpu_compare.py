@@ -10,7 +10,7 @@ from lightning_unlearn.storage.records import EXAMPLES, STEPS, TRAINING, read_ta
 
 # Measures of texts that are written: a likelihood that is as good as another may end in another
 # token.
-WRITTEN = ("accuracy/", "capped/", "verbatim/", "knowledge", "tofu_rouge/", "tofu_capped/")
+WRITTEN = ("accuracy/", "truncated/", "verbatim/", "knowledge", "tofu_rouge/", "tofu_capped/")
 # Measures that jump where a likelihood passes another.
 COUNTS = ("auc/", "privleak/", "overshoot/", "exact_memorization/", "extraction_strength/", "tofu/")
 # What a run is judged by: the log-likelihood per token of the forget set's answers.
@@ -88,8 +88,8 @@ def read_run(folder: Path) -> Found:
     for file in sorted(folder.rglob("*.safetensors")):
         digest.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
     losses = rows(TRAINING, "stage", "step", "loss")
-    means = rows(STEPS, "step", "measure", "value")
-    values = rows(EXAMPLES, "step", "measure", "example", "value")
+    means = rows(STEPS, "step", "metric", "value")
+    values = rows(EXAMPLES, "step", "metric", "example", "value")
     return Found(
         {(str(stage), int(step)): float(value) for stage, step, value in losses},
         {(int(step), str(measure)): float(value) for step, measure, value in means},

@@ -54,7 +54,7 @@ class FitCLI(StagedCLI):
 
 
 def _print_means(measures: dict[str, float]) -> None:
-    table = Table("measure", "mean")
+    table = Table("metric", "mean")
     for name, value in measures.items():
         table.add_row(name, f"{value:.4f}")
     Console().print(table)

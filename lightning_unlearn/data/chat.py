@@ -229,9 +229,9 @@ class ChatFormat:
             return None
         found = f"{turn.end.strip()!r}, which is no token of its own" if turn.end else "nothing"
         return (
-            f"data.chat_template_from: after an answer the chat template writes {found}, so answers "
-            "that the model writes end at its end of text only. A template for this tokenizer has an "
-            "end-of-turn token."
+            f"data.chat_template_from: after an answer the chat template writes {found}, so "
+            "answers that the model writes end at its end of text only. A template for this "
+            "tokenizer has an end-of-turn token."
         )
 
 

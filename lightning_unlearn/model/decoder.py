@@ -45,6 +45,7 @@ def decoder_layers(lm: Any, names: list[str] | None = None) -> list[nn.Module]:
         classes = sorted({type(m).__name__ for m in lm.modules() if "Layer" in type(m).__name__})
         raise InputError(
             f"trainer.strategy: {found} in this model, expected its decoder layers. Name "
-            f"their class in init_args.layer_classes of FSDP2; among its modules are {', '.join(classes)}."
+            "their class in init_args.layer_classes of FSDP2; among its modules are "
+            f"{', '.join(classes)}."
         )
     return layers

@@ -100,7 +100,8 @@ def _refuse_attention(error: Exception, attention: str, name: str) -> None:
     if attention != "eager" and "does not support" in text and "attention" in text.lower():
         raise InputError(
             f"model.attn_implementation: found {attention}, which the model {name} "
-            f"({text.split()[0]}) does not have, expected another. Set model.attn_implementation: eager."
+            f"({text.split()[0]}) does not have, expected another. Set "
+            "model.attn_implementation: eager."
         ) from error
 
 

@@ -22,7 +22,7 @@ def right_number(text: str, row: Row) -> bool:
 class MathAccuracy(Monitor):
     """Share of arithmetic answers that are right, ``accuracy/STAGE``, by generation.
 
-    ``capped/STAGE`` is the share that reached ``max_new_tokens`` without an end: those can't be
+    ``truncated/STAGE`` is the share that reached ``max_new_tokens`` without an end: those can't be
     trusted to be wrong.
 
     Args:
@@ -105,5 +105,5 @@ class MathAccuracy(Monitor):
             f"{name}/{self.stage}": view.gather(
                 {i: sum(own) / len(own) for i, own in counts.items()}, len(rows)
             )
-            for name, counts in (("accuracy", right), ("capped", capped))
+            for name, counts in (("accuracy", right), ("truncated", capped))
         }

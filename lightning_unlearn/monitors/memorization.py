@@ -18,7 +18,7 @@ class Memorization(Monitor):
 
     Measures, one value per row: ``verbatim/SET``, ROUGE-L F1 of how it goes on with the beginning
     of an answer against how the answer goes on; ``knowledge/SET``, ROUGE-L F1 of what it answers
-    against the answer; ``knowledge_capped/SET``, 1 for an answer that did not end in time.
+    against the answer; ``knowledge_truncated/SET``, 1 for an answer that did not end in time.
 
     Args:
         set: the row set: a stage, "STAGE:train", "STAGE:heldout" or a probe.
@@ -85,5 +85,5 @@ class Memorization(Monitor):
         return {
             f"verbatim/{name}": view.gather(verbatim, len(rows)),
             f"knowledge/{name}": view.gather(knowledge, len(rows)),
-            f"knowledge_capped/{name}": view.gather(capped, len(rows)),
+            f"knowledge_truncated/{name}": view.gather(capped, len(rows)),
         }

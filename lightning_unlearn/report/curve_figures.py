@@ -139,7 +139,7 @@ def parts_of(curves: Curves, looks: Looks, shade: float = 0.18) -> list[Part]:
 
 def forget_figure(study: StudyRecords) -> Figure | None:
     """The log-likelihood of the unlearn label."""
-    data = study.runs[study.runs["measure"] == "forget/label"]
+    data = study.runs[study.runs["metric"] == "forget/label"]
     if data.empty:
         return None
     drawing = Drawing(study, looks_of_paths(study.runs))
@@ -239,8 +239,8 @@ def _answers_panel(
 
 def answers_of(study: StudyRecords) -> pd.DataFrame:
     """The rows on answers, their stage in the column `stage`."""
-    answers = study.runs[study.runs["measure"].str.startswith("answers/")]
-    return answers.assign(stage=answers["measure"].str.removeprefix("answers/"))
+    answers = study.runs[study.runs["metric"].str.startswith("answers/")]
+    return answers.assign(stage=answers["metric"].str.removeprefix("answers/"))
 
 
 def titled_once(grid: Sequence[Sequence[Panel | None]]) -> list[list[Panel | None]]:

@@ -74,7 +74,7 @@ def curves_of(study: StudyRecords, measure: str) -> list[Curves]:
         study: the records, or the examples, of a study.
         measure: its name.
     """
-    rows = study.runs[study.runs["measure"] == measure]
+    rows = study.runs[study.runs["metric"] == measure]
     if "example" not in rows:
         rows = rows.assign(example=0)
     found = []
@@ -120,7 +120,7 @@ def oracles_by_seed(
 
     Of several oracles with one seed the one that names most of the setting is taken.
     """
-    rows = study.retrained[study.retrained["measure"] == measure]
+    rows = study.retrained[study.retrained["metric"] == measure]
     parts = dict(list(rows.groupby(["path", "position"])))
     examples = np.array(curves.examples)
     found = []

@@ -80,8 +80,8 @@ def depth(records: pd.DataFrame, examples: pd.DataFrame | None = None) -> pd.Dat
 
 def _answers(runs: pd.DataFrame) -> pd.DataFrame:
     """The rows on answers, their stage in the column `stage`."""
-    rows = runs[runs["measure"].str.startswith("answers/")]
-    return rows.assign(stage=rows["measure"].str.removeprefix("answers/"))
+    rows = runs[runs["metric"].str.startswith("answers/")]
+    return rows.assign(stage=rows["metric"].str.removeprefix("answers/"))
 
 
 def _is_judged(path: str, forget: str) -> bool:

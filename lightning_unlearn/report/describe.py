@@ -77,7 +77,7 @@ def _utility(study: StudyRecords, _: StudyRecords | None) -> str:
 
 def _answers(study: StudyRecords, _: StudyRecords | None) -> str:
     answers = answers_of(study)
-    labeled = (study.runs["measure"] == "forget/label").any()
+    labeled = (study.runs["metric"] == "forget/label").any()
     if labeled or not (answers["stage"] == answers["forget"]).any():
         return ""
     stages, paths = list(answers["stage"].unique()), answers["path"].nunique()
@@ -106,7 +106,7 @@ def _oracle(study: StudyRecords, _: StudyRecords | None) -> str:
 
 
 def _divergence(_: StudyRecords, examples: StudyRecords | None) -> str:
-    measures = list(examples.runs["measure"].unique()) if examples is not None else []
+    measures = list(examples.runs["metric"].unique()) if examples is not None else []
     every = divergences(examples, measures[0]) if examples is not None and measures else []
     found = {own.curves.name: own for own in every if (own.paths > 0).any()}
     if not found:
@@ -127,7 +127,7 @@ def _divergence(_: StudyRecords, examples: StudyRecords | None) -> str:
 def _trajectories(study: StudyRecords, examples: StudyRecords | None) -> str:
     if examples is None or examples.runs.empty:
         return ""
-    measure = str(examples.runs["measure"].iloc[0])
+    measure = str(examples.runs["metric"].iloc[0])
     measured = overshoots(study) if measure == "log_likelihood/forget" else {}
     shares = {}
     for curves in cells_of(examples, measure).values():

@@ -39,7 +39,7 @@ def divergence_figure(examples: StudyRecords) -> Figure | None:
     Args:
         examples: of one measure, whose log-likelihoods are compared.
     """
-    measures = list(examples.runs["measure"].unique())
+    measures = list(examples.runs["metric"].unique())
     found = {
         (own.curves.method, examples.settings.index(own.curves.setting)): own
         for own in (divergences(examples, measures[0]) if measures else [])

@@ -50,13 +50,13 @@ def further_sections(
 
 
 def _oracle_sections(study: StudyRecords, read: StudyRecords | None) -> list[Section]:
-    measured = study.runs["measure"].str.startswith("distance/").any()
+    measured = study.runs["metric"].str.startswith("distance/").any()
     return [oracle_distance(study, read)] if measured else []
 
 
 def _of_forget_set(read: StudyRecords) -> list[str]:
     """The measure by which paths are compared, if there is one."""
-    measures = set(read.runs["measure"].unique())
+    measures = set(read.runs["metric"].unique())
     stages = read.runs["forget"].unique()
     # Paths that forget different stages have no examples in common.
     wanted = ["log_likelihood/forget", *(f"answers/{stage}" for stage in stages)]
@@ -66,9 +66,9 @@ def _of_forget_set(read: StudyRecords) -> list[str]:
 def _read(study: StudyRecords, examples: pd.DataFrame) -> StudyRecords:
     """The rows that the sections look at, for there are many more."""
     answers = [f"answers/{stage}" for stage in study.runs["forget"].unique()]
-    if "measure" not in examples:
+    if "metric" not in examples:
         return read_records(examples, "examples")
-    measures = examples["measure"]
+    measures = examples["metric"]
     wanted = [m for m in measures.unique() if str(m).startswith(("log_likelihood/", "margin/"))]
     # Answers stand in for the probe of the forget set.
     wanted += answers if "log_likelihood/forget" not in wanted else []
@@ -78,7 +78,7 @@ def _read(study: StudyRecords, examples: pd.DataFrame) -> StudyRecords:
 def _lacking(study: StudyRecords, read: StudyRecords | None) -> list[str]:
     """What was left out for want of a measure, and how to have it, as a sentence."""
     lacking = []
-    if not study.runs["measure"].str.startswith("distance/").any():
+    if not study.runs["metric"].str.startswith("distance/").any():
         lacking.append("the distance to the oracle (found no measure distance/GROUP)")
     if read is None or not measures_of_probes(read):
         lacking.append("KLoM (found no margin/GROUP per example of runs and their oracles)")

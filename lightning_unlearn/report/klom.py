@@ -96,9 +96,9 @@ def comparisons(examples: StudyRecords) -> list[Comparison | Missing]:
 
 def measures_of_probes(examples: StudyRecords) -> dict[str, str]:
     """The measure to compare of each probe that runs and oracles have one of."""
-    measures = set(examples.retrained["measure"].unique())
+    measures = set(examples.retrained["metric"].unique())
     found: dict[str, str] = {}
-    for measure in [name for name in examples.runs["measure"].unique() if name in measures]:
+    for measure in [name for name in examples.runs["metric"].unique() if name in measures]:
         kind, _, probe = measure.partition("/")
         if kind in KINDS and (probe not in found or kind == KINDS[0]):
             found[probe] = measure

@@ -128,7 +128,7 @@ def _record(own: Comparison) -> dict[str, Any]:
         "path": path,
         "position": position,
         "probe": own.probe,
-        "measure": own.measure,
+        "metric": own.measure,
         "step": own.curves.steps[-1],
         "models": own.models,
         "oracles": own.oracles,

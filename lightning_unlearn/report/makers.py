@@ -22,7 +22,7 @@ Maker = Callable[[StudyRecords, "StudyRecords | None"], "Figure | None"]
 
 def _label_or_answers(study: StudyRecords, _: StudyRecords | None) -> Figure | None:
     """Answers, where those of the forget stage were measured but not its label."""
-    labeled = (study.runs["measure"] == "forget/label").any()
+    labeled = (study.runs["metric"] == "forget/label").any()
     return None if labeled else answers_figure(study)
 
 
@@ -46,10 +46,10 @@ def read_examples(study: StudyRecords, examples: pd.DataFrame | None) -> StudyRe
     """The rows that the figures look at: the probe of the forget set, or answers in its place."""
     if examples is None or not len(examples):
         return None
-    if "measure" not in examples:
+    if "metric" not in examples:
         return read_records(examples, "examples")
-    measures = set(examples["measure"].unique())
+    measures = set(examples["metric"].unique())
     stages = study.runs["forget"].unique()
     answers = [f"answers/{stage}" for stage in stages] if len(stages) == 1 else []
     wanted = [name for name in ("log_likelihood/forget", *answers) if name in measures][:1]
-    return read_records(examples[examples["measure"].isin(wanted)], "examples") if wanted else None
+    return read_records(examples[examples["metric"].isin(wanted)], "examples") if wanted else None

@@ -47,16 +47,16 @@ def oracle_distance(study: StudyRecords, examples: StudyRecords | None) -> Secti
     examples, log_likelihood/GROUP are taken where they are. oracle_distance.csv has a row per
     method, setting, probe, path and point, which is "first", "best", "common" or "last": its step,
     each measure's mean over seeds with its 95 % interval, the regret of the common step, and
-    `between_oracles`, the mean distance between the path's oracles of different seeds. Means are
+    `oracle_noise_floor`, the mean distance between the path's oracles of different seeds. Means are
     over the seeds that have a distance at every step of the path: `seeds` counts them,
-    `seeds_left_out` the others. `still_falling` is 1 where the best step is the last one looked
+    `seeds_excluded` the others. `still_falling` is 1 where the best step is the last one looked
     at. Table and sentences are on the probe `forget`.
 
     Args:
         study: the records, some of them of distance/GROUP.
         examples: the examples, if there are any.
     """
-    measures = [name for name in study.runs["measure"].unique() if name.startswith("distance/")]
+    measures = [name for name in study.runs["metric"].unique() if name.startswith("distance/")]
     table: list[dict[str, Any]] = []
     rows: list[Row] = []
     findings: list[str] = []
@@ -87,13 +87,13 @@ def _records(own: OracleDistances, probe: str, floors: OraclePairs) -> list[dict
                 "point": name,
                 "step": point.step,
                 "seeds": point.interval("distance").count,
-                "seeds_left_out": len(own.absent[place]) + len(own.gaps[place]),
+                "seeds_excluded": len(own.absent[place]) + len(own.gaps[place]),
                 "still_falling": int(own.best.falling[place]) if name == "best" else None,
             }
             for measure in MEASURES:
                 row |= ends_of(measure, point.interval(measure))
             row |= ends_of("regret", own.regret(place) if name == "common" else mean_interval([]))
-            row["between_oracles"] = sum(pairs) / len(pairs) if pairs else None
+            row["oracle_noise_floor"] = sum(pairs) / len(pairs) if pairs else None
             rows.append(row)
     return rows
 

@@ -38,7 +38,7 @@ def oracle_figure(study: StudyRecords, examples: StudyRecords | None = None) -> 
         study: the records.
         examples: of the forget probe; oracles of different seeds are compared in them.
     """
-    data = study.runs[study.runs["measure"] == MEASURE]
+    data = study.runs[study.runs["metric"] == MEASURE]
     found = {
         (o.distance.method, study.settings.index(o.distance.setting)): o
         for o in closeness_of(study, "forget")

@@ -80,9 +80,9 @@ def _outcomes(scores: pd.DataFrame, study: StudyRecords) -> pd.DataFrame:
         ("label_drop", "forget/label", -1, "change"),
         ("forget_distance", "distance/forget", 1, "after"),
     ):
-        rows = study.runs[study.runs["measure"] == measure]
+        rows = study.runs[study.runs["metric"] == measure]
         if len(rows):
-            values = ends(rows, ["measure"])[end].droplevel("measure")
+            values = ends(rows, ["metric"])[end].droplevel("metric")
             further[name] = sign * values.reindex(scores.index)
     return scores.assign(**further)
 

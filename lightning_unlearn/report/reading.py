@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RUN = ["method", "path", "position", "seed"]
-COLUMNS = ["path", "position", "method", "seed", "stage", "step", "measure", "value"]
+COLUMNS = ["path", "position", "method", "seed", "stage", "step", "metric", "value"]
 # What scores and depths are of.
 OUTCOMES = ("forget/", "answers/", "accuracy/")
 # What the monitor OracleDistance measures.
@@ -101,9 +101,9 @@ def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
         )
     sweep = sweep_keys(records, "stage")
     data = records[[*columns, *sweep]]
-    known = [name for name in data["measure"].unique() if str(name).startswith(PREFIXES)]
-    data = data[data["stage"].isin(["unlearn", "oracle"]) & data["measure"].isin(known)]
-    data = data.astype({"path": str, "method": str, "stage": str, "measure": str})
+    known = [name for name in data["metric"].unique() if str(name).startswith(PREFIXES)]
+    data = data[data["stage"].isin(["unlearn", "oracle"]) & data["metric"].isin(known)]
+    data = data.astype({"path": str, "method": str, "stage": str, "metric": str})
     try:
         whole = dict.fromkeys(["position", "seed", "step", *example], int)
         data = data.astype({**whole, "value": float})
@@ -116,7 +116,7 @@ def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
     data = data.drop_duplicates(ignore_index=True)
     codes, settings = settings_of(data, sweep)
     data = data.assign(setting=codes)
-    twice = data[data.duplicated([*RUN, "setting", "stage", "step", "measure", *example])]
+    twice = data[data.duplicated([*RUN, "setting", "stage", "step", "metric", *example])]
     if len(twice):
         row = twice.iloc[0]
         setting = setting_name(sweep, settings[row["setting"]])
@@ -133,7 +133,7 @@ def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
     runs = runs.assign(run=runs.groupby([*RUN, "setting"], sort=False).ngroup())
     oracles = data[data["stage"] == "oracle"]
     rows = zip(
-        *(oracles[name].tolist() for name in ("measure", "path", "position", "seed")),
+        *(oracles[name].tolist() for name in ("metric", "path", "position", "seed")),
         [settings[code] for code in oracles["setting"]],
         oracles["value"].tolist(),
         strict=True,
@@ -186,7 +186,7 @@ def ends(data: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     Args:
         data: `StudyRecords.runs`, or some of its rows.
-        by: what tells a run's values at one step apart, such as ["measure"].
+        by: what tells a run's values at one step apart, such as ["metric"].
 
     Returns:
         Columns `before`, `after` and `change` (their difference), indexed by `run` and `by`. NaN

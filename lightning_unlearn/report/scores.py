@@ -47,14 +47,14 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     study = read_records(records)
-    data = study.runs[study.runs["measure"].str.startswith(OUTCOMES)]
+    data = study.runs[study.runs["metric"].str.startswith(OUTCOMES)]
     found = study.runs.drop_duplicates("run").set_index("run")
     table = study.identities()
-    both = ends(data, ["measure"])
-    changes = both["change"].unstack("measure")
+    both = ends(data, ["metric"])
+    changes = both["change"].unstack("metric")
     table["forget_score"] = 0.0 - _column(changes, "forget/mean", table.index)
     if study.oracles.measured("forget/mean"):
-        last = _column(both["after"].unstack("measure"), "forget/mean", table.index)
+        last = _column(both["after"].unstack("metric"), "forget/mean", table.index)
         oracle = [
             study.oracles.value("forget/mean", path, position, study.settings[setting], seed)
             for path, position, seed, setting in found[
@@ -63,8 +63,8 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
         ]
         table["oracle_gap"] = last - pd.Series(oracle, index=table.index, dtype=float)
 
-    kind = data["measure"].str.replace("/.*", "", regex=True)
-    of_stage = data["measure"].str.replace("^[^/]*/", "", regex=True)
+    kind = data["metric"].str.replace("/.*", "", regex=True)
+    of_stage = data["metric"].str.replace("^[^/]*/", "", regex=True)
     for stage in of_stage[(kind == "answers") & (of_stage != data["forget"])].unique():
         utility = 1 - _column(changes, f"answers/{stage}", table.index).abs()
         table[f"{stage} utility"] = utility.where(found["forget"] != stage)

@@ -29,7 +29,7 @@ def seed_section(records: pd.DataFrame) -> Section:
 
     records = shown(records)
     sweep = sweep_keys(records, "stage")
-    keys = ["method", *sweep, "path", "position", "stage", "step", "measure"]
+    keys = ["method", *sweep, "path", "position", "stage", "step", "metric"]
     rows = records[records["stage"].isin(["unlearn", "oracle"])]
     rows = rows[[*keys, "seed", "value"]].drop_duplicates()
     values = rows["value"].astype(float).replace(INFINITE, math.nan)

@@ -98,7 +98,7 @@ def summarize(
 
 def has_depths(study: StudyRecords) -> bool:
     """Whether answers of forget stages were measured, but none of their labels."""
-    measures = study.runs["measure"]
+    measures = study.runs["metric"]
     own = measures == "answers/" + study.runs["forget"]
     return bool(own.any()) and not measures.str.startswith("forget/").any()
 

@@ -27,7 +27,7 @@ MOST_LINES = 36
 MOST_ROWS = 16
 # What a run is judged by; other kinds follow as far as there is room, the parts of these last.
 FIRST = ("forget", "answers", "accuracy", "distance")
-LAST = ("overshoot", "kl", "log_likelihood", "margin", "capped")
+LAST = ("overshoot", "kl", "log_likelihood", "margin", "truncated")
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def curves(records: pd.DataFrame) -> RenderableType | None:
 
 def _wanted(study: StudyRecords) -> Iterable[tuple[str, str]]:
     """The measures that are drawn, with their titles."""
-    known = list(study.runs["measure"].unique())
+    known = list(study.runs["metric"].unique())
     answers = [f"answers/{stage}" for stage in study.runs["forget"].unique()]
     for measure in [name for name in ("forget/label", *answers) if name in known][:1]:
         what = "the unlearn label" if measure == "forget/label" else "the forget stage's answers"
@@ -228,7 +228,7 @@ def ends_table(ends: dict[str, tuple[float, float]]) -> tuple[Table, str]:
         kinds.setdefault(measure.partition("/")[0], []).append(measure)
     order = [*FIRST, *(kind for kind in kinds if kind not in (*FIRST, *LAST)), *LAST]
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("measure", overflow="fold")
+    table.add_column("metric", overflow="fold")
     for heading in ("before unlearning", "after", "change"):
         table.add_column(heading, justify="right", no_wrap=True)
     left_out: list[str] = []

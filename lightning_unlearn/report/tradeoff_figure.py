@@ -38,12 +38,12 @@ def tradeoffs(study: StudyRecords) -> pd.DataFrame:
 
     data = study.runs
     columns = ["method", "setting", "path", "position", "seed", "step", "score", "utility"]
-    measures = [str(name) for name in data["measure"].unique()]
+    measures = [str(name) for name in data["metric"].unique()]
     answers = [name for name in measures if name.startswith("answers/")]
     if SCORE not in measures or not answers:
         return pd.DataFrame(columns=columns)
-    data = data[data["measure"].isin([SCORE, *answers])]
-    wide = data.pivot(index=["run", "step"], columns="measure", values="value").sort_index()
+    data = data[data["metric"].isin([SCORE, *answers])]
+    wide = data.pivot(index=["run", "step"], columns="metric", values="value").sort_index()
     runs = data.drop_duplicates("run").set_index("run")
     places = wide.index.get_level_values("run")
     first = wide.groupby(level="run").head(1).droplevel("step").reindex(places)

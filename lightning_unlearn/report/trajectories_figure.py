@@ -100,7 +100,7 @@ def trajectories_figure(study: StudyRecords, examples: StudyRecords | None) -> F
     """
     if examples is None or examples.runs.empty:
         return None
-    measure = str(examples.runs["measure"].iloc[0])
+    measure = str(examples.runs["metric"].iloc[0])
     looks = looks_of_paths(study.runs)
     cells = {
         cell: (curves, trajectories_of(curves, oracles_of_paths(examples, measure, curves)))

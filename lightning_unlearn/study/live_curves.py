@@ -196,10 +196,10 @@ def distances(one: _Seen, other: _Seen) -> list[tuple[int, float]]:
 
 def _read(file: Path, measures: list[str]) -> _Seen | None:
     """The first of some measures that a run has."""
-    columns = ["step", "measure", "example", "value"]
-    wanted = [("measure", "in", measures)]
+    columns = ["step", "metric", "example", "value"]
+    wanted = [("metric", "in", measures)]
     table = records.read_arrow(file, columns, columns=columns, filters=wanted)
-    names = table["measure"].to_numpy()
+    names = table["metric"].to_numpy()
     for measure in measures:
         rows = names == measure
         if rows.any():

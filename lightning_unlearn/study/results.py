@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # Seconds after which nobody writes a draft any more.
 ABANDONED = 3600.0
 VALUES = {
-    records.STEPS: ("stage", "step", "measure", "value"),
-    records.EXAMPLES: ("stage", "step", "measure", "example", "value"),
+    records.STEPS: ("stage", "step", "metric", "value"),
+    records.EXAMPLES: ("stage", "step", "metric", "example", "value"),
 }
 
 
@@ -122,7 +122,7 @@ def _write(
         **kinds,
         "stage": pa.string(),
         "step": pa.int64(),
-        "measure": pa.string(),
+        "metric": pa.string(),
         "example": pa.int64(),
         "value": pa.float64(),
     }

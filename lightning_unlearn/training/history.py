@@ -79,8 +79,8 @@ def write_observations(folder: Path, observations: EvaluationResults) -> None:
         folder: an existing folder.
         observations: of the run.
     """
-    _write_rows(folder / records.STEPS, ("step", "measure", "value"), observations.steps)
-    names = ("step", "measure", "example", "value")
+    _write_rows(folder / records.STEPS, ("step", "metric", "value"), observations.steps)
+    names = ("step", "metric", "example", "value")
     _write_rows(folder / records.EXAMPLES, names, observations.examples)
 
 

@@ -162,8 +162,8 @@ class PathRunner:
             logger.log_metrics({tag: value}, step)
 
     def _log_training(self, stage: str, step: int, loss: float, rate: float) -> None:
-        self._log(f"train/{stage} loss", loss, step)
-        self._log(f"train/{stage} learning rate", rate, step)
+        self._log(f"train/{stage}/loss", loss, step)
+        self._log(f"train/{stage}/lr", rate, step)
 
     def _find(self, key: str) -> Path | None:
         return self.trainer.store.get(key) if self.trainer.is_global_zero else None

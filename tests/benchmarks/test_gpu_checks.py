@@ -176,9 +176,9 @@ def test_two_runs_are_compared_number_by_number(checks: Any, tmp_path: Path) -> 
         folder.mkdir()
         training = {"stage": ["a", "unlearn"], "step": [1, 1], "loss": [1.0, loss]}
         records.write_table(folder / records.TRAINING, training)
-        means = {"step": [0, 0], "measure": ["answers/safety", "accuracy/math"]}
+        means = {"step": [0, 0], "metric": ["answers/safety", "accuracy/math"]}
         records.write_table(folder / records.STEPS, means | {"value": [likelihood, accuracy]})
-        rows = {"step": [0] * 3, "measure": ["answers/safety"] * 3, "example": [0, 1, 2]}
+        rows = {"step": [0] * 3, "metric": ["answers/safety"] * 3, "example": [0, 1, 2]}
         values = {"value": [-1.0, -2.0, likelihood]}
         records.write_table(folder / records.EXAMPLES, rows | values)
         return gpu_compare.read_run(folder)

@@ -42,7 +42,7 @@ def store_runs(study: Path) -> StudyPlan:
         tables = {}
         for table, file in ((steps, STEPS), (examples, EXAMPLES)):
             own = table[table["path"] == "-".join(cell.path)]
-            columns = ["step", "measure", "example", "value"]
+            columns = ["step", "metric", "example", "value"]
             tables[file] = own[[name for name in columns if name in own]]
         write_entry(Path(plan.store) / cell.walk[-1], tables)
     return plan
@@ -182,7 +182,7 @@ def test_files_of_another_version_are_refused(
     shutil.rmtree(study / "store")
     runs = runs_of(study / STEPS)
     steps = read_table(study / STEPS)
-    write_frame(steps.drop(columns=["value", "measure"]), study / STEPS, runs)
+    write_frame(steps.drop(columns=["value", "metric"]), study / STEPS, runs)
     message = refused(capsys, str(study))
     assert (
         "found the columns study, path, " in message and "expected also measure, value" in message
@@ -240,7 +240,7 @@ def test_records_of_an_earlier_study_in_the_folder_are_not_read(
     dataclasses.replace(plan, cells=tuple(cells), nodes=tuple(nodes)).write(study)
     assert "holds runs that are not of the study in study.json" in refused(capsys, str(study))
     entry = Path(plan.store) / cells[0].walk[-1]
-    columns = {"step": [0, 9], "measure": ["forget/mean"] * 2, "value": [-1.0, -4.5]}
+    columns = {"step": [0, 9], "metric": ["forget/mean"] * 2, "value": [-1.0, -4.5]}
     examples = {**columns, "example": [0, 0]}
     write_entry(entry, {STEPS: pd.DataFrame(columns), EXAMPLES: pd.DataFrame(examples)})
     source = source_of(study)

@@ -82,7 +82,7 @@ def fitted(
 
 def seen(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     training = read_table(run / "training.parquet").set_index(["stage", "step"])
-    examples = read_table(run / "examples.parquet").set_index(["step", "measure", "example"])
+    examples = read_table(run / "examples.parquet").set_index(["step", "metric", "example"])
     return training, examples["value"]
 
 

@@ -110,7 +110,7 @@ class Synthetic:
                 start = (-3.0 if is_oracle else -1.0 - 0.2 * p) + noise
 
                 def put(measure: str, value: float, own: dict[str, Any] = own) -> None:
-                    steps.append({**own, "measure": measure, "value": value})
+                    steps.append({**own, "metric": measure, "value": value})
 
                 value = start - rate * step
                 if self.label:
@@ -125,7 +125,7 @@ class Synthetic:
                     for e, each in enumerate(values):
                         one = {
                             **own,
-                            "measure": "log_likelihood/forget",
+                            "metric": "log_likelihood/forget",
                             "example": e,
                             "value": each,
                         }
@@ -136,7 +136,7 @@ class Synthetic:
                 else:
                     for e in range(self.examples):
                         each = -1.5 - rate * step + 0.1 * math.cos(e)
-                        one = {**own, "measure": f"answers/{forget}", "example": e, "value": each}
+                        one = {**own, "metric": f"answers/{forget}", "example": e, "value": each}
                         examples.append(one)
         return steps, examples
 

@@ -197,7 +197,7 @@ def test_chunks_are_as_large_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None
         LogitTransform(softcap=1.5),
         LogitTransform(scale=2.0, softcap=1.5),
     ],
-    ids=["plain", "scaled", "capped", "scaled-and-capped"],
+    ids=["plain", "scaled", "truncated", "scaled-and-capped"],
 )
 @pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
 def test_frozen_head_gradient_agrees_with_finite_differences(

@@ -30,7 +30,7 @@ from lightning_unlearn.storage.records import read_table
 
 PATH = ["math", "safety"]
 # Measures that jump where a likelihood passes another.
-JUMPS = ("accuracy/", "capped/", "verbatim/", "knowledge", "auc/", "privleak/", "overshoot/")
+JUMPS = ("accuracy/", "truncated/", "verbatim/", "knowledge", "auc/", "privleak/", "overshoot/")
 
 
 def test_a_pretended_gpu_refuses_what_a_gpu_refuses() -> None:
@@ -101,7 +101,7 @@ def run(
 def values(trainer: StagedTrainer) -> dict[tuple[Any, ...], float]:
     """Losses and means of a run; not what depends on which token is written."""
     assert trainer.run_dir is not None
-    steps = read_table(trainer.run_dir / "records.parquet")[["measure", "step", "value"]]
+    steps = read_table(trainer.run_dir / "records.parquet")[["metric", "step", "value"]]
     losses = read_table(trainer.run_dir / "training.parquet")[["stage", "step", "loss"]]
     rows = [*steps.itertuples(index=False, name=None), *losses.itertuples(index=False, name=None)]
     return {tuple(key): value for *key, value in rows if not str(key[0]).startswith(JUMPS)}

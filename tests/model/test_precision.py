@@ -67,7 +67,7 @@ def test_a_run_is_in_its_precision_throughout(tiny: Tiny, precision: str) -> Non
     # Shares of tokens and the like may come out even.
     fractions = examples[examples["value"] % 0.125 != 0]
     assert len(fractions) > 100
-    by_measure = {name: own.to_numpy() for name, own in fractions.groupby("measure")["value"]}
+    by_measure = {name: own.to_numpy() for name, own in fractions.groupby("metric")["value"]}
     for values in (losses, *by_measure.values()) if wide else (losses, by_measure["answers/math"]):
         rounded = values == values.astype(np.float32)
         assert not rounded.all() if wide else rounded.all()

@@ -95,7 +95,7 @@ def fitted(tiny: Tiny, *monitors: Monitor, oracle: bool = True) -> StagedTrainer
 def final(trainer: StagedTrainer, file: str = EXAMPLES) -> pd.Series:
     assert trainer.run_dir is not None
     table = read_table(trainer.run_dir / file)
-    keys = ["measure", "example"] if file == EXAMPLES else ["measure"]
+    keys = ["metric", "example"] if file == EXAMPLES else ["metric"]
     return table[table["step"] == 2].set_index(keys)["value"].sort_index()
 
 
@@ -331,7 +331,7 @@ def test_one_forward_serves_all(tiny: Tiny) -> None:
     )
     assert trainer.run_dir is not None
     table = read_table(trainer.run_dir / STEPS)
-    runs = table[table["measure"] == "mine/runs"]["value"].tolist()
+    runs = table[table["metric"] == "mine/runs"]["value"].tolist()
     assert trainer.observations is not None
     sets = [trainer.observations.data.row_set(name)[1] for name in ("safety", "math")]
     # Between two looks: the passes over both sets, and the optimizer step of 4 rows.
@@ -344,7 +344,7 @@ def test_looks_with_the_oracle_share_forwards_too(tiny: Tiny) -> None:
     trainer = fitted(tiny, Counts(1), *monitors)
     assert trainer.run_dir is not None and trainer.observations is not None
     table = read_table(trainer.run_dir / STEPS)
-    runs = table[table["measure"] == "mine/runs"]["value"].tolist()
+    runs = table[table["metric"] == "mine/runs"]["value"].tolist()
     data = trainer.observations.data
     sets = [data.row_set(name)[1] for name in ("safety", "math:train", "math:heldout")]
     assert runs[2] - runs[1] == sum(-(-len(rows) // 3) for rows in sets) + 1
@@ -394,7 +394,7 @@ def test_all_monitors_in_other_precisions(tiny: Tiny, precision: str) -> None:
     trainer.fit(tiny.module(), tiny.datamodule(**given))
     assert trainer.run_dir is not None
     steps = read_table(trainer.run_dir / STEPS)
-    assert steps["value"].notna().all() and "kl/forget" in set(steps["measure"])
+    assert steps["value"].notna().all() and "kl/forget" in set(steps["metric"])
 
 
 def test_validate_asks_all_monitors_with_the_oracle(tiny: Tiny) -> None:

@@ -64,8 +64,8 @@ class Constant(Monitor):
 def test_looks_at_0_k_2k_and_last(tiny: Tiny, every: int, steps: list[int]) -> None:
     trainer, _, _ = fitted(tiny, [Constant(every)], order=["safety"])
     records = table(trainer, STEPS)
-    assert list(records[records["measure"] == "mine/step"]["step"]) == steps
-    assert list(records[records["measure"] == "mine/step"]["value"]) == steps
+    assert list(records[records["metric"] == "mine/step"]["step"]) == steps
+    assert list(records[records["metric"] == "mine/step"]["value"]) == steps
     assert set(records["stage"]) == {"unlearn"} and set(records["method"]) == {"GA"}
     assert set(records["path"]) == {"safety"} and set(records["position"]) == {1}
 
@@ -74,13 +74,13 @@ def test_examples_and_records_agree(tiny: Tiny) -> None:
     monitors = [Constant(3), AnswerLikelihood(3), LabelLikelihood(3, limit=4)]
     trainer, _, data = fitted(tiny, monitors)
     records, examples = table(trainer, STEPS), table(trainer, EXAMPLES)
-    assert not records.duplicated(["step", "measure"]).any()
-    assert not examples.duplicated(["step", "measure", "example"]).any()
-    means = examples.groupby(["step", "measure"])["value"].mean()
+    assert not records.duplicated(["step", "metric"]).any()
+    assert not examples.duplicated(["step", "metric", "example"]).any()
+    means = examples.groupby(["step", "metric"])["value"].mean()
     for row in records.itertuples():
         if row.measure != "mine/step":
             assert means[row.step, row.measure] == pytest.approx(row.value, abs=1e-12)
-    counts = examples.groupby("measure")["example"].nunique().to_dict()
+    counts = examples.groupby("metric")["example"].nunique().to_dict()
     assert counts == {
         "mine/rows": 3,
         "answers/math": len(data.heldout_examples["math"]),
@@ -121,7 +121,7 @@ def test_values_are_those_of_a_naive_computation(tiny: Tiny) -> None:
     examples = table(trainer, EXAMPLES)
     for step, active in ((0, [LEARN]), (7, [LEARN, UNLEARN])):
         choose_adapters(module.peft, active, None)
-        seen = examples[examples["step"] == step].set_index(["measure", "example"])["value"]
+        seen = examples[examples["step"] == step].set_index(["metric", "example"])["value"]
         for stage, rows in (("math", data.heldout_rows["math"]), ("safety", data.rows["safety"])):
             for number, row in enumerate(rows):
                 expected = naive_answer(module, data, row)
@@ -184,8 +184,8 @@ def test_validate_is_the_last_look_of_fit(tiny: Tiny) -> None:
     ]
     trainer, _, _ = fitted(tiny, monitors)
     records = table(trainer, STEPS)
-    last = records[records["step"] == 7].set_index("measure")["value"].to_dict()
-    first = records[records["step"] == 0].set_index("measure")["value"].to_dict()
+    last = records[records["step"] == 7].set_index("metric")["value"].to_dict()
+    first = records[records["step"] == 0].set_index("metric")["value"].to_dict()
     fresh = tiny.trainer([GA(), *monitors], precision="64-true")
     module = tiny.module()
     data = tiny.datamodule(order=PATH, unlearn=Recipe(lr=2e-3, steps=7, batch_size=4))
@@ -269,9 +269,9 @@ def test_math_accuracy_judges_written_answers(
     monitor = MathAccuracy(num_samples=attempts, greedy=greedy, max_new_tokens=7)
     trainer, module, data = fitted(tiny, [monitor], eval_batch_size=2)
     seen = table(trainer, EXAMPLES)
-    last = seen[seen["step"] == 7].groupby("measure")["value"].apply(list).to_dict()
-    assert sorted(last) == ["accuracy/math", "capped/math"]
-    shares, capped = last["accuracy/math"], last["capped/math"]
+    last = seen[seen["step"] == 7].groupby("metric")["value"].apply(list).to_dict()
+    assert sorted(last) == ["accuracy/math", "truncated/math"]
+    shares, capped = last["accuracy/math"], last["truncated/math"]
     parts = 1 if greedy else attempts
     assert len(shares) == len(capped) == 5
     assert {*shares, *capped} <= {n / parts for n in range(parts + 1)} and len(set(shares)) > 1

@@ -64,7 +64,7 @@ def logits_of(model: CausalLM, prompt: Any, answer: Any) -> Tensor:
 def test_numbers_are_those_of_two_models(tiny: Tiny) -> None:
     trainer = fitted(tiny, OracleDistance(2, limit=5))
     examples = measured(trainer, EXAMPLES)
-    last = examples[examples["step"] == 3].set_index(["measure", "example"])["value"].sort_index()
+    last = examples[examples["step"] == 3].set_index(["metric", "example"])["value"].sort_index()
     assert trainer.run_dir is not None
     own, oracle = tiny.module(), tiny.module()
     for model in (own, oracle):
@@ -107,7 +107,7 @@ def test_looking_changes_nothing(tiny: Tiny) -> None:
     both = results(looked.run_dir), results(plain.run_dir)
     same = [name for name in both[0] if "records" not in name and "examples" not in name]
     assert len(same) > 4 and all(both[0][name] == both[1][name] for name in same)
-    a, b = (measured(run).set_index(["step", "measure"])["value"] for run in (looked, plain))
+    a, b = (measured(run).set_index(["step", "metric"])["value"] for run in (looked, plain))
     assert a[b.index].to_numpy() == pytest.approx(b.to_numpy(), abs=1e-9)
 
 
@@ -115,11 +115,11 @@ def test_the_oracle_is_nowhere_further_from_itself(tiny: Tiny) -> None:
     trainer = fitted(tiny, OracleDistance(), order=["math", "safety"])
     (run,) = (tiny.root / "runs" / "oracle").iterdir()
     oracle = read_table(run / EXAMPLES)
-    kinds = {measure.partition("/")[0] for measure in oracle["measure"]}
+    kinds = {measure.partition("/")[0] for measure in oracle["metric"]}
     assert kinds == {"log_likelihood", "margin"}
-    examples = measured(trainer, EXAMPLES).set_index(["step", "measure", "example"])["value"]
+    examples = measured(trainer, EXAMPLES).set_index(["step", "metric", "example"])["value"]
     examples = examples.sort_index()
-    aim = oracle.set_index(["measure", "example"])["value"]
+    aim = oracle.set_index(["metric", "example"])["value"]
     for (measure, number), value in aim.items():
         if measure.startswith("log_likelihood/"):
             probe = measure.removeprefix("log_likelihood/")
@@ -134,12 +134,12 @@ def test_without_an_oracle_a_sentence_and_no_distance(
     said = capsys.readouterr().err
     assert "OracleDistance and Membership: no distance to the oracle is measured." in said
     assert "(math, seed 0) is not in" in said and "--data.oracle true makes it" in said
-    kinds = {measure.partition("/")[0] for measure in measured(trainer)["measure"]}
+    kinds = {measure.partition("/")[0] for measure in measured(trainer)["metric"]}
     assert {"log_likelihood", "margin", "auc"} <= kinds
     assert not {"distance", "overshoot", "kl", "privleak"} & kinds
     assert measured(trainer)["value"].notna().all()
     # With the oracle it is another run, not the same one with less in it.
-    assert "distance/forget" in set(measured(fitted(tiny, OracleDistance()))["measure"])
+    assert "distance/forget" in set(measured(fitted(tiny, OracleDistance()))["metric"])
 
 
 def test_an_oracle_of_another_base_is_told(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +158,7 @@ def test_an_oracle_of_another_base_is_told(tiny: Tiny, capsys: pytest.CaptureFix
 
 def test_a_path_of_the_forget_stage_alone_has_the_base_as_oracle(tiny: Tiny) -> None:
     trainer = fitted(tiny, OracleDistance(), order=["safety"], oracle=False)
-    examples = measured(trainer, EXAMPLES).set_index(["step", "measure", "example"])["value"]
+    examples = measured(trainer, EXAMPLES).set_index(["step", "metric", "example"])["value"]
     examples = examples.sort_index()
     base = tiny.module()
     base.configure_model()
@@ -175,7 +175,7 @@ def test_full_fine_tuning_has_distances_and_says_why_no_kl(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = fitted(tiny, OracleDistance(limit=3), lora=None)
-    measures = set(measured(trainer)["measure"])
+    measures = set(measured(trainer)["metric"])
     assert "distance/forget" in measures and not any(m.startswith("kl/") for m in measures)
     assert "the KL to the oracle is left out, for the output projection" in capsys.readouterr().err
 
@@ -220,20 +220,20 @@ def test_a_study_makes_oracles_first_and_compares_with_them(tiny: Tiny) -> None:
     result, said = studied(spec, tiny, "path=2,method=GA")
     assert not result.failed and "✓" in said
     records = read_table(result.folder / STEPS)
-    assert set(records["method"]) == {"GA"} and "distance/forget" in set(records["measure"])
+    assert set(records["method"]) == {"GA"} and "distance/forget" in set(records["metric"])
     whole, _ = studied(spec, tiny)
     both = read_table(whole.folder / STEPS)
     alone = both[(both["path"] == "safety-tofu") & (both["method"] == "GA")]
     assert alone["value"].tolist() == records["value"].tolist()
     assert {"log_likelihood/forget", "margin/retain"} <= set(
-        both[both["method"] == "oracle"]["measure"]
+        both[both["method"] == "oracle"]["metric"]
     )
 
 
 def test_a_study_without_oracles_says_so(tiny: Tiny) -> None:
     result, said = studied(spec_of(tiny, "GA", fit=tiny.fit(WATCH)), tiny)
     assert said.count("OracleDistance: no distance to the oracle is measured, for the study") == 1
-    measures = set(read_table(result.folder / STEPS)["measure"])
+    measures = set(read_table(result.folder / STEPS)["metric"])
     assert "log_likelihood/forget" in measures and "distance/forget" not in measures
 
 

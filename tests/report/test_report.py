@@ -30,7 +30,7 @@ def run(method, path, position, values, seed=0, steps=(0, 5, 10)):
             "seed": seed,
             "stage": "unlearn",
             "step": step,
-            "measure": measure,
+            "metric": measure,
             "value": value,
         }
         for measure, series in values.items()
@@ -120,7 +120,7 @@ def test_scores_do_not_depend_on_row_order_repeats_or_foreign_rows(example):
 
 
 def test_scores_without_any_known_measure_are_empty(example):
-    empty = scores(example[example["measure"] == "loss"])
+    empty = scores(example[example["metric"] == "loss"])
     assert len(empty) == 0
     assert list(empty.columns) == ["method", "path", "position", "seed", "forget_score"]
     assert recency(empty) == []
@@ -145,7 +145,7 @@ def test_the_forget_stage_of_one_path_is_another_stage_of_the_next():
     assert found.loc[1, "a utility"] == 0.75
 
 
-@pytest.mark.parametrize("measure", [scores, lambda records: save_figures(records, "unused")])
+@pytest.mark.parametrize("metric", [scores, lambda records: save_figures(records, "unused")])
 def test_wrong_records_are_refused(example, measure):
     with pytest.raises(InputError, match=r"expected also path, seed; pass the records"):
         measure(example.drop(columns=["path", "seed"]))
@@ -317,11 +317,11 @@ def test_figures_ignore_the_users_settings_and_leave_them(tmp_path):
 
 def test_figures_leave_out_what_was_not_measured(tmp_path):
     records = standard()
-    label = records[records["measure"] == "forget/label"]
+    label = records[records["metric"] == "forget/label"]
     assert [path.name for path in save_figures(label, tmp_path)] == ["forget.png"]
-    own = records[records["measure"].isin(["answers/safety", "grad_norm"])]
+    own = records[records["metric"].isin(["answers/safety", "grad_norm"])]
     assert [path.name for path in save_figures(own, tmp_path)] == ["answers.png"]
-    others = records[records["measure"].isin(["answers/tofu", "grad_norm"])]
+    others = records[records["metric"].isin(["answers/tofu", "grad_norm"])]
     assert [path.name for path in save_figures(others, tmp_path)] == ["utility.png"]
     assert save_figures(records.assign(value=math.nan), tmp_path) == []
     diverged = records.assign(value=records["value"].where(records["step"] < 10, -math.inf))

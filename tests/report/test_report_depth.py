@@ -1,4 +1,4 @@
-"""How deep forgetting went: tables, verdicts and figures of answers."""
+"""Superficial or deep forgetting: tables, verdicts and figures of answers."""
 
 import io
 import itertools
@@ -29,7 +29,7 @@ def answers(path, values, method="GA", seed=0, setting=None, steps=(0, 5, 10), s
             **(setting or {}),
             "stage": stage,
             "step": step,
-            "measure": f"answers/{name}",
+            "metric": f"answers/{name}",
             "value": value,
         }
         for name, series in values.items()
@@ -103,7 +103,7 @@ def test_depths_equal_those_of_a_loop_over_the_rows():
         mine = {}
         for each in examples.to_dict("records"):
             if all(each[key] == row[key] for key in ("method", "path", "position", "seed")):
-                mine[each["example"], each["measure"][-1], each["step"]] = each["value"]
+                mine[each["example"], each["metric"][-1], each["step"]] = each["value"]
         prompts = sorted({prompt for prompt, _, _ in mine})
         first, last = {}, {}
         for stage in "RCU":
@@ -138,7 +138,7 @@ def test_wilsons_interval():
 def test_examples_missing_at_one_end_or_in_one_stage_are_left_out():
     records, examples = drawn(PATHS[:1])
     start = (examples["example"] == 0) & (examples["step"] == 0)
-    other = (examples["example"] == 1) & (examples["measure"] == "answers/C")
+    other = (examples["example"] == 1) & (examples["metric"] == "answers/C")
     found = depth(records, examples[~start & ~other]).iloc[0]
     assert found["prompts"] == 5
     wanted = depth(records, examples[~examples["example"].isin([0, 1])]).iloc[0]
@@ -287,6 +287,6 @@ def test_figures_of_answers_repeat_to_the_byte(tmp_path, seeds, methods):
 
 def test_answers_are_drawn_only_without_the_label(tmp_path):
     records, _ = drawn(PATHS[:1])
-    label = records[records["measure"] == "answers/U"].assign(measure="forget/label")
+    label = records[records["metric"] == "answers/U"].assign(measure="forget/label")
     names = [file.name for file in save_figures(pd.concat([records, label]), tmp_path)]
     assert names == ["forget.png", "utility.png"]

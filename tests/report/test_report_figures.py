@@ -57,10 +57,10 @@ def study(methods=("GA", "NPO"), seeds=SEEDS, settings=({},), oracle=True):
                 at = {**head, "step": step}
                 for measure in ("forget/label", "forget/mean", "answers/tofu", "answers/b"):
                     drawn = value(method, path[0], seed, step, measure)
-                    rows.append({**at, "measure": measure, "value": drawn - fall / 4})
+                    rows.append({**at, "metric": measure, "value": drawn - fall / 4})
                 for example in EXAMPLES:
                     drawn = value(method, path[0], seed, step, example) - fall
-                    probe = {**at, "measure": "log_likelihood/forget", "value": drawn}
+                    probe = {**at, "metric": "log_likelihood/forget", "value": drawn}
                     examples.append({**probe, "example": example})
     records, examples = pd.DataFrame(rows), pd.DataFrame(examples).drop_duplicates()
     records = records.drop_duplicates()
@@ -70,7 +70,7 @@ def study(methods=("GA", "NPO"), seeds=SEEDS, settings=({},), oracle=True):
         join = ["path", "position", "seed", "example"]
         both = runs.merge(retrained[[*join, "value"]], on=join, suffixes=("", "_oracle"))
         gap = both["value"] - both["value_oracle"]
-        identity = [name for name in records.columns if name not in ("measure", "value")]
+        identity = [name for name in records.columns if name not in ("metric", "value")]
         for name, drawn in (("distance", gap**2), ("overshoot", (gap < 0) * 1.0)):
             means = both.assign(value=drawn).groupby(identity, dropna=False)["value"].mean()
             means = means.reset_index().assign(measure=f"{name}/forget")
@@ -92,7 +92,7 @@ def lines_of(axis, marker=None):
 
 def by_seed(rows, measure, path, method="GA"):
     """Values of a measure, [seeds, steps]."""
-    own = rows[(rows["measure"] == measure) & (rows["method"] == method)]
+    own = rows[(rows["metric"] == measure) & (rows["method"] == method)]
     own = own[(own["path"] == path) & (own["stage"] == "unlearn")]
     return own.pivot_table(index="seed", columns="step", values="value").to_numpy()
 
@@ -208,7 +208,7 @@ def test_names_are_not_read_as_formulas(tmp_path):
     records, examples = study(("a$b", "NPO_$"), (0, 1))
     for table in (records, examples):
         table["path"] = table["path"].str.replace("b", "x$_y{")
-        table["measure"] = table["measure"].str.replace("answers/b", "answers/x$_y{")
+        table["metric"] = table["metric"].str.replace("answers/b", "answers/x$_y{")
     assert len(save_figures(records, tmp_path, examples, ("pdf",))) == 6
     assert len(save_paper(records, examples, tmp_path).written) == 5
 
@@ -271,7 +271,7 @@ def growing(rate):
                 {
                     **{"path": path, "position": 1 if path == "f-a" else 2, "method": "GA"},
                     **{"seed": seed, "stage": "unlearn", "step": step, "example": example},
-                    **{"measure": "log_likelihood/forget", "value": -3 - example + sign * gap},
+                    **{"metric": "log_likelihood/forget", "value": -3 - example + sign * gap},
                 }
             )
     return pd.DataFrame(rows)
@@ -350,14 +350,14 @@ def test_tradeoffs_end_at_the_scores():
 
 def test_tradeoffs_leave_out_runs_own_stages_and_incomplete_steps():
     records, _ = study(("GA",), (0,), oracle=False)
-    own = records[(records["path"] == "f-tofu-b") & (records["measure"] == "answers/b")]
+    own = records[(records["path"] == "f-tofu-b") & (records["metric"] == "answers/b")]
     forgets = own.assign(measure="answers/f", value=-100.0 * own["step"])
     found = tradeoffs(read_records(pd.concat([records, forgets])))
     pd.testing.assert_frame_equal(found, tradeoffs(read_records(records)))
-    lost = records[~((records["step"] == 5) & (records["measure"] == "answers/b"))]
+    lost = records[~((records["step"] == 5) & (records["metric"] == "answers/b"))]
     assert 5 not in set(tradeoffs(read_records(lost))["step"])
     for measure in ("forget/mean", "answers/"):
-        less = records[~records["measure"].str.startswith(measure)]
+        less = records[~records["metric"].str.startswith(measure)]
         assert tradeoffs(read_records(less)).empty
 
 
@@ -371,15 +371,15 @@ def test_many_paths_are_drawn_by_position():
             for measure in ("forget/label", "forget/mean", "answers/a", "distance/forget"):
                 number = value(order, seed, step, measure)
                 number = -number if measure == "distance/forget" else number
-                rows.append({**at, "measure": measure, "value": number})
+                rows.append({**at, "metric": measure, "value": number})
             for example in EXAMPLES:
                 number = value(order, seed, step, example)
                 examples.append(
-                    {**at, "measure": "log_likelihood/forget", "example": example, "value": number}
+                    {**at, "metric": "log_likelihood/forget", "example": example, "value": number}
                 )
         oracle = {**head, "method": "oracle", "seed": 0, "stage": "oracle", "step": 0}
         examples += [
-            {**oracle, "measure": "log_likelihood/forget", "example": e, "value": value(order, e)}
+            {**oracle, "metric": "log_likelihood/forget", "example": e, "value": value(order, e)}
             for e in EXAMPLES
         ]
     records, examples = pd.DataFrame(rows), pd.DataFrame(examples)
@@ -389,7 +389,7 @@ def test_many_paths_are_drawn_by_position():
     (axis,) = drawn("forget", records).axes
     thick = [line for line in axis.lines if line.get_linewidth() == 2.0]
     for line, position in zip(thick, (1, 2, 3, 4), strict=True):
-        own = records[(records["measure"] == "forget/label") & (records["position"] == position)]
+        own = records[(records["metric"] == "forget/label") & (records["position"] == position)]
         assert line.get_ydata() == pytest.approx(own.groupby("step")["value"].mean().to_numpy())
 
 
@@ -397,7 +397,7 @@ def test_figures_are_described_in_words():
     records, examples = study()
     said = {name: describe(name, records, examples) for name in FIGURES}
     assert [name for name, text in said.items() if not text] == ["answers"]
-    values = records[(records["measure"] == "forget/label") & (records["method"] == "GA")]
+    values = records[(records["metric"] == "forget/label") & (records["method"] == "GA")]
     means = values[values["step"] == 20].groupby("path")["value"].mean()
     assert f"{means.min():.3f} to {means.max():.3f} after" in said["forget"]
     assert "GA comes closest at step" in said["oracle"]
@@ -466,7 +466,7 @@ def test_the_paper_of_orders():
         for seed, step, stage in itertools.product((0, 1), STEPS, "RCU"):
             at = {**head, "seed": seed, "stage": "unlearn", "step": step}
             rows.append(
-                {**at, "measure": f"answers/{stage}", "value": value(order, seed, step, stage)}
+                {**at, "metric": f"answers/{stage}", "value": value(order, seed, step, stage)}
             )
     found = paper(pd.DataFrame(rows))
     assert list(found) == ["figure-4"]

@@ -300,7 +300,7 @@ def test_toggles_slider_theme_and_tables_act(full: Path, tab: Tab) -> None:
 
 def test_values_that_are_not_numbers_are_gaps_and_are_counted() -> None:
     steps, examples = Synthetic().tables()
-    lost = (steps["measure"] == "forget/label") & (steps["step"] == 5) & (steps["seed"] < 9)
+    lost = (steps["metric"] == "forget/label") & (steps["step"] == 5) & (steps["seed"] < 9)
     lost &= (steps["method"] == "GA") & (steps["path"] == ORDER[0])
     steps.loc[lost, "value"] = [math.nan, math.inf, math.nan]
     page = Reader(build([Told(Source("small", steps, examples))], []))

@@ -42,7 +42,7 @@ def run(method, path, values, setting=None, seed=0, steps=(0, 10), stage="unlear
             **(setting or {}),
             "stage": stage,
             "step": step,
-            "measure": measure,
+            "metric": measure,
             "value": value,
         }
         for measure, series in values.items()
@@ -202,7 +202,7 @@ def naive_gap(rows, method, path, seed, setting):
     last, value, oracles = -1, math.nan, []
     for row in rows:
         same = (row["path"], row["position"], row["seed"]) == (*path, seed)
-        if not same or row["measure"] != "forget/mean":
+        if not same or row["metric"] != "forget/mean":
             continue
         if row["stage"] == "oracle":
             if all(row[key] is None or row[key] == setting[key] for key in setting):

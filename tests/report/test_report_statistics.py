@@ -35,7 +35,7 @@ class Tables:
 
     def add(self, path, method, seed, setting, stage, step, measure, values):
         keys = {"study": "s", "path": path[0], "position": path[1], "method": method, "seed": seed}
-        keys |= {**setting, "stage": stage, "step": step, "measure": measure}
+        keys |= {**setting, "stage": stage, "step": step, "metric": measure}
         self.records.append({**keys, "value": float(np.mean(values))})
         self.examples += [{**keys, "example": i, "value": v} for i, v in enumerate(values)]
 
@@ -144,7 +144,7 @@ def test_sections_fit_a_terminal(study):
 
 def test_means_over_seeds_equal_those_of_a_loop(study):
     table = study.tables["seeds.csv"]
-    keys = ["method", "path", "position", "stage", "step", "measure"]
+    keys = ["method", "path", "position", "stage", "step", "metric"]
     assert len(table) == len(study.records.drop_duplicates(keys))
     for row in table.sample(40, random_state=0).to_dict("records"):
         found = mean_interval(values(study.records, **{key: row[key] for key in keys}))
@@ -174,7 +174,7 @@ def test_path_dependence_equals_the_index_of_scores(study):
             [effect.mean, effect.low, effect.high]
         )
         assert (row["paths"], row["runs"], row["df_between"], row["df_within"]) == (4, 12, 3, 8)
-    own = study.records[(study.records["measure"] == "distance/forget")]
+    own = study.records[(study.records["metric"] == "distance/forget")]
     last = own[(own["step"] == 25) & (own["method"] == "NPO")]
     found = icc1([part["value"].to_numpy() for _, part in last.groupby("path")])
     assert table.loc[("NPO", "forget_distance"), "F"] == pytest.approx(found.f)
@@ -188,7 +188,7 @@ def test_path_dependence_equals_the_index_of_scores(study):
 def test_distances_to_the_oracle_equal_those_of_loops(study):
     table = study.tables["oracle_distance.csv"]
     assert len(table) == 2 * 4 * 2 * 4
-    own = study.records[study.records["measure"] == "distance/forget"]
+    own = study.records[study.records["metric"] == "distance/forget"]
     for method in ("GA", "NPO"):
         means = {
             path: [values(own, method=method, path=path, step=step).mean() for step in STEPS]
@@ -215,7 +215,7 @@ def test_distances_to_the_oracle_equal_those_of_loops(study):
             assert rows["regret"].isna().tolist() == [True, True, False, True]
             assert rows.loc["common", "regret"] == pytest.approx(curve[common] - curve[best])
             pairs = itertools.combinations(range(3), 2)
-            oracle = study.examples[study.examples["measure"] == "log_likelihood/forget"]
+            oracle = study.examples[study.examples["metric"] == "log_likelihood/forget"]
             each = [
                 np.mean(
                     np.subtract(*(values(oracle, stage="oracle", path=path, seed=s) for s in pair))
@@ -223,7 +223,7 @@ def test_distances_to_the_oracle_equal_those_of_loops(study):
                 )
                 for pair in pairs
             ]
-            assert rows["between_oracles"].tolist() == pytest.approx([np.mean(each)] * 4)
+            assert rows["oracle_noise_floor"].tolist() == pytest.approx([np.mean(each)] * 4)
 
 
 def test_sentences_on_the_oracle():
@@ -246,7 +246,7 @@ def test_divergence_equals_that_of_loops(study):
     table = study.tables["divergence.csv"]
     paths, seeds = 6 * 3 * len(STEPS), 3 * 4 * len(STEPS)
     assert table.groupby(["method", "between"]).size().tolist() == [paths, seeds] * 2
-    own = study.runs[study.runs["measure"] == "log_likelihood/forget"]
+    own = study.runs[study.runs["metric"] == "log_likelihood/forget"]
     for row in table.sample(30, random_state=1).to_dict("records"):
         keys = {"method": row["method"], "step": row["step"]}
         one = values(own, path=row["path"], seed=row["seed"], **keys)
@@ -287,7 +287,7 @@ def test_answers_stand_in_where_no_probe_was_measured():
         "leave them out)."
     )
     table = pd.read_csv(io.StringIO(found.tables["divergence.csv"]))
-    own = examples[(examples["measure"] == "answers/safety") & (examples["step"] == 5)]
+    own = examples[(examples["metric"] == "answers/safety") & (examples["step"] == 5)]
     one, other = (values(own, path=path, seed=2) for path, _ in FOUR[:2])
     keys = {"path": FOUR[0][0], "other_path": FOUR[1][0], "seed": 2, "step": 5}
     for name, value in keys.items():
@@ -301,11 +301,11 @@ def test_answers_stand_in_where_no_probe_was_measured():
 def test_few_models_are_compared_without_klom(study):
     table = study.tables["klom.csv"]
     assert len(table) == 2 * 2 * 4 and table["klom"].isna().all()
-    assert set(table["measure"]) == {"margin/forget", "margin/retain"}
+    assert set(table["metric"]) == {"margin/forget", "margin/retain"}
     assert set(table["step"]) == {25} and set(table["models"]) == set(table["oracles"]) == {3}
     row = table[(table["probe"] == "forget") & (table["method"] == "NPO")].iloc[2]
     path = FOUR[2][0]
-    margins = study.examples[study.examples["measure"] == "margin/forget"]
+    margins = study.examples[study.examples["metric"] == "margin/forget"]
     own = values(margins, path=path, method="NPO", step=25).reshape(3, -1)
     aim = values(margins, path=path, stage="oracle").reshape(3, -1)
     found = standardized_difference(own, aim)
@@ -322,12 +322,12 @@ def test_few_models_are_compared_without_klom(study):
 def test_klom_of_ten_models_stands_beside_its_noise_floor():
     records, examples = drawn(paths=FOUR[2:], seeds=10, methods=("GA",))
     # Log-likelihoods take the place of margins that were not measured.
-    examples = examples[examples["measure"] != "margin/retain"]
+    examples = examples[examples["metric"] != "margin/retain"]
     found = summarize(records, examples)
     table = pd.read_csv(io.StringIO(found.tables["klom.csv"]))
-    assert table["measure"].tolist() == ["margin/forget"] * 2 + ["log_likelihood/retain"] * 2
+    assert table["metric"].tolist() == ["margin/forget"] * 2 + ["log_likelihood/retain"] * 2
     row = table.iloc[1]
-    margins = examples[examples["measure"] == "margin/forget"]
+    margins = examples[examples["metric"] == "margin/forget"]
     path = row["path"]
     own = values(margins, path=path, method="GA", step=25).reshape(10, -1)
     aim = values(margins, path=path, stage="oracle").reshape(10, -1)
@@ -374,7 +374,7 @@ def test_oracles_of_a_setting_are_those_of_its_runs():
         parts.append(own.assign(**{LR: lr}))
     found = summarize(records, pd.concat(parts))
     table = pd.read_csv(io.StringIO(found.tables["oracle_distance.csv"]))
-    one, other = (table[table[LR] == lr]["between_oracles"].to_numpy() for lr in (1e-4, 3e-4))
+    one, other = (table[table[LR] == lr]["oracle_noise_floor"].to_numpy() for lr in (1e-4, 3e-4))
     assert other == pytest.approx(4 * one)
     assert "on the mean of 8 pairs" in found.page
 
@@ -397,10 +397,10 @@ def test_values_that_are_not_finite_are_left_out_and_counted():
     klom = pd.read_csv(io.StringIO(found.tables["klom.csv"]))
     assert klom["missing"].sum() > 0 and np.isfinite(klom["wasserstein"]).all()
     for kind in ("distance/", "log_likelihood/", "margin/"):
-        mine = examples["measure"].str.startswith(kind)
+        mine = examples["metric"].str.startswith(kind)
         nothing = examples.assign(value=examples["value"].mask(mine))
         without = records.assign(
-            value=records["value"].mask(records["measure"].str.startswith(kind))
+            value=records["value"].mask(records["metric"].str.startswith(kind))
         )
         assert summarize(without, nothing).sections[-1].title == "Means over seeds"
 
@@ -459,7 +459,7 @@ def test_a_seed_without_an_oracle_is_named():
         "; left out for want of an oracle or of any distance to it: seed 2 on p = 2."
     )
     table = pd.read_csv(io.StringIO(section.tables["oracle_distance"]))
-    rows = table[table["probe"] == "forget"].groupby("position")[["seeds", "seeds_left_out"]]
+    rows = table[table["probe"] == "forget"].groupby("position")[["seeds", "seeds_excluded"]]
     assert rows.first().to_numpy().tolist() == [[3, 0], [2, 1], [3, 0], [3, 0]]
     assert f"inst-**safety**-tofu-math | {2} |" in section.markdown
 
@@ -474,7 +474,7 @@ def test_means_are_over_the_seeds_with_every_step():
     without = changed(records, examples, drop=True, seed=1, path=FOUR[0][0], stage="unlearn")
     other = part_of(summarize(*without), "Distance to the oracle")
     one, two = (
-        pd.read_csv(io.StringIO(s.tables["oracle_distance"])).drop(columns="seeds_left_out")
+        pd.read_csv(io.StringIO(s.tables["oracle_distance"])).drop(columns="seeds_excluded")
         for s in (section, other)
     )
     pd.testing.assert_frame_equal(one, two)
@@ -581,7 +581,7 @@ def test_many_paths_are_summed_up():
 def test_studies_of_depths_have_no_sections_on_oracles():
     records, examples = drawn(methods=("GA",), oracles=False)
     records, examples = (
-        table[table["measure"].str.startswith("answers/")] for table in (records, examples)
+        table[table["metric"].str.startswith("answers/")] for table in (records, examples)
     )
     found = summarize(records, examples)
     assert found.findings == depth_findings(records, examples)

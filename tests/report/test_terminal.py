@@ -23,7 +23,7 @@ def table(curves: Mapping[Run, Mapping[str, Sequence[float]]], every: int = 5) -
         for measure, values in measures.items()
         for place, value in enumerate(values)
     ]
-    names = ["path", "position", "method", "seed", "stage", "step", "measure", "value"]
+    names = ["path", "position", "method", "seed", "stage", "step", "metric", "value"]
     return pd.DataFrame(rows, columns=names)
 
 

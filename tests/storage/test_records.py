@@ -22,7 +22,7 @@ from lightning_unlearn.storage.records import (
 from lightning_unlearn.storage.seals import TABLE_KEY, Damage, check_table, read_values, seal_values
 from lightning_unlearn.study.results import finished, gather, whole
 
-COLUMNS = {"step": [0, 5, 5], "measure": ["a", "b", TABLE_KEY + "\x18\x40"], "value": [0.5, -1, 2]}
+COLUMNS = {"step": [0, 5, 5], "metric": ["a", "b", TABLE_KEY + "\x18\x40"], "value": [0.5, -1, 2]}
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_no_flipped_bit_is_read(tmp_path: Path, kind: str) -> None:
 
 def test_a_table_of_another_program_is_refused(tmp_path: Path) -> None:
     frame = pd.DataFrame(COLUMNS)
-    frame.drop(columns="measure").to_parquet(tmp_path / "frame")
+    frame.drop(columns="metric").to_parquet(tmp_path / "frame")
     with pytest.raises(DamagedTable, match="has no checksum: it is damaged, of another version"):
         read_table(tmp_path / "frame")
     write_table(tmp_path / "table", COLUMNS)

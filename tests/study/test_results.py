@@ -21,7 +21,7 @@ RATE = "data.unlearn.lr"
 def fill(plan: StudyPlan, cell: Trial, value: float) -> Path:
     """What a run leaves in the store, with two steps of one measure."""
     entry = Path(plan.store) / cell.walk[-1]
-    shared = {"step": [0, 3], "measure": ["forget/label"] * 2}
+    shared = {"step": [0, 3], "metric": ["forget/label"] * 2}
     steps = {**shared, "value": [value, value + 0.5]}
     examples = {**shared, "example": [4, 5], "value": [value, value + 0.25]}
     write_entry(entry, {STEPS: pd.DataFrame(steps), EXAMPLES: pd.DataFrame(examples)})
@@ -53,7 +53,7 @@ def test_every_row_says_which_cell_it_is_of(tmp_path: Path) -> None:
             own = ("small", path, cell.position, cell.method, cell.seed, cell.sweep[0][1])
             expected.append((*own, "unlearn", step, "forget/label", value))
     names = ["study", "path", "position", "method", "seed", RATE]
-    names += ["stage", "step", "measure", "value"]
+    names += ["stage", "step", "metric", "value"]
     pd.testing.assert_frame_equal(table, pd.DataFrame(expected, columns=names))
     examples = pd.read_parquet(tmp_path / EXAMPLES)
     assert list(examples.columns) == [*names[:-1], "example", "value"]

@@ -88,7 +88,7 @@ def test_a_study_makes_what_it_planned_and_leaves_tables_and_figures(tiny: Tiny)
     runs = pd.concat([read_table(run / STEPS) for run in result.runs], ignore_index=True)
     pd.testing.assert_frame_equal(records.drop(columns="study"), runs)
     first = records[(records["method"] == "GA") & (records["path"] == "tofu-safety")]
-    mean = first[first["measure"] == "forget/mean"].set_index("step")["value"]
+    mean = first[first["metric"] == "forget/mean"].set_index("step")["value"]
     score = table[(table["method"] == "GA") & (table["path"] == "tofu-safety")]["forget_score"]
     assert score.item() == pytest.approx(mean[0] - mean[mean.index.max()], abs=5e-4)
 
@@ -116,17 +116,17 @@ def test_seeds_settings_and_oracles_are_told_apart_in_the_records(tiny: Tiny) ->
     records = read_table(result.folder / STEPS)
     assert list(records.columns) == [
         *("study", "path", "position", "method", "seed"),
-        *(*sweep, "stage", "step", "measure", "value"),
+        *(*sweep, "stage", "step", "metric", "value"),
     ]
     cells = ["path", "method", "seed", *sweep]
     assert len(records[cells].drop_duplicates()) == 2 * 2 * 2 * 4
     oracles = records[records["method"] == "oracle"]
     assert set(oracles["stage"]) == {"oracle"} and set(oracles["step"]) == {0}
-    by_measure = oracles.groupby(["seed", "measure"])["value"]
+    by_measure = oracles.groupby(["seed", "metric"])["value"]
     assert (by_measure.nunique() == 1).all() and (by_measure.size() == 2 * 4).all()
-    assert len(oracles[["seed", "value", "measure"]].drop_duplicates()) == 2 * 5
+    assert len(oracles[["seed", "value", "metric"]].drop_duplicates()) == 2 * 5
     # A seed makes another model, a setting another forgetting.
-    last = records[(records["step"] > 0) & (records["measure"] == "forget/label")]
+    last = records[(records["step"] > 0) & (records["metric"] == "forget/label")]
     assert last["value"].nunique() == len(last)
     names = {str(run.relative_to(result.folder)) for run in result.runs}
     assert "oracle/tofu_s7" in names
@@ -138,7 +138,7 @@ def test_an_oracle_is_the_model_that_never_saw_the_forget_stage(tiny: Tiny) -> N
     fit = tiny.fit(precision="64-true")
     studied(spec_of(tiny, "GA", fit=fit, oracle=True, paths=PATHS[:1]), tiny)
     records = read_table(tiny.root / "study" / EXAMPLES)
-    oracle = records[(records["method"] == "oracle") & (records["measure"] == "answers/safety")]
+    oracle = records[(records["method"] == "oracle") & (records["metric"] == "answers/safety")]
     module, data = tiny.module(), tiny.datamodule(order=["tofu", "safety"], oracle=True)
     trainer = tiny.trainer([], precision="64-true")
     trainer.fit(module, data)

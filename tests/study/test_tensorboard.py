@@ -78,12 +78,12 @@ def check(trainer: StagedTrainer) -> dict[str, list[tuple[int, float]]]:
     seen = curves(trainer.run_dir)
     expected: dict[str, list[tuple[int, float]]] = {}
     for row in read_table(trainer.run_dir / "records.parquet").itertuples():
-        expected.setdefault(f"{trainer.method.name}/{row.measure}", []).append(
+        expected.setdefault(f"{trainer.method.name}/{row.metric}", []).append(
             (row.step, row.value)
         )
     for row in read_table(trainer.run_dir / "training.parquet").itertuples():
-        expected.setdefault(f"train/{row.stage} loss", []).append((row.step, row.loss))
-        expected.setdefault(f"train/{row.stage} learning rate", []).append((row.step, row.lr))
+        expected.setdefault(f"train/{row.stage}/loss", []).append((row.step, row.loss))
+        expected.setdefault(f"train/{row.stage}/lr", []).append((row.step, row.lr))
     assert set(seen) == set(expected)
     for tag, points in expected.items():
         assert [step for step, _ in seen[tag]] == [step for step, _ in points], tag
@@ -100,13 +100,13 @@ def test_curves_are_the_records(tiny: Tiny) -> None:
         "NPO/answers/math",
         "NPO/answers/safety",
         "NPO/accuracy/math",
-        "NPO/capped/math",
-        *(f"train/{stage} {what}" for stage in (*PATH, "unlearn") for what in LINES),
+        "NPO/truncated/math",
+        *(f"train/{stage}/{what}" for stage in (*PATH, "unlearn") for what in LINES),
     }
     assert [step for step, _ in seen["NPO/forget/label"]] == [0, 2, 3]
 
 
-LINES = ("loss", "learning rate")
+LINES = ("loss", "lr")
 
 
 def test_a_second_run_does_not_double_points(tiny: Tiny) -> None:

@@ -176,13 +176,13 @@ def test_a_rule_of_the_method_finishes_unlearning(tiny: Tiny) -> None:
     assert (found["safety"]["steps"], found["unlearn"]["steps"]) == (6, 3)
     assert found["unlearn"]["ended"] == "Enough: 3 steps are enough"
     table = read_table(run_of(trainer) / "records.parquet")
-    steps = {name: sorted(set(rows["step"])) for name, rows in table.groupby("measure")}
+    steps = {name: sorted(set(rows["step"])) for name, rows in table.groupby("metric")}
     # The end is measured, whatever was due there, and once.
     assert steps == {
         **{f"forget/{n}": [0, 2, 3] for n in ("label", "paraphrases", "mean")},
         "answers/safety": [0, 3],
     }
-    assert not table.duplicated(["step", "measure"]).any()
+    assert not table.duplicated(["step", "metric"]).any()
     assert fit(tiny, Enough(3), *watched).trained == []
     assert fit(tiny, Enough(4), *watched).trained == ["unlearn"]
     assert not list((tiny.root / "store").glob("checkpoints/*"))

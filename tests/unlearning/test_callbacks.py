@@ -57,7 +57,7 @@ def test_both_run_by_class_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     arguments += [f"--data.stages.{stage}.steps=2" for stage in ("tofu", "safety")]
     assert main(arguments) == 0
     records = read_table(tmp_path / "WGA" / "p2_tofu-safety_s1" / "examples.parquet")
-    seen = records.pivot_table(index=["step", "example"], columns="measure", values="value")
+    seen = records.pivot_table(index=["step", "example"], columns="metric", values="value")
     assert sorted(seen.index.get_level_values("step").unique()) == [0, 1, 2]
     expected = seen["answers/tofu"].map(math.exp)
     assert (seen["probability/tofu"] - expected).abs().max() < 1e-9

@@ -126,18 +126,23 @@ class Page:
     def sections(self) -> list[tuple[str, str, Markup]]:
         """Identity, title and content of those that have something to show."""
         wanted: list[tuple[str, str, str, Callable[[Told], Markup | None]]] = [
-            ("scores", "What was forgotten and what was kept", "", self._scores),
-            ("forget", "Forgetting, step by step", self._lead(LABEL), self._forget),
-            ("utility", "What was kept, step by step", self._lead(UTILITY), self._utility),
-            ("depth", "How deep forgetting went", STAGES, self._stages),
-            ("trade", "Forgetting against keeping", TRADE, self._trade),
-            ("oracle", "How close to retraining", DISTANCE, self._distance),
-            ("divergence", "How the paths part", APART, self._divergence),
-            ("examples", "Example by example", "", self._examples),
-            ("sweep", "Settings", "", self._sweep),
-            ("models", "As distributions over models", "", self._models),
-            ("tree", "What was trained, and what was shared", "", self._tree),
-            ("origin", "How it was made, and what it cost", "", self._origin),
+            ("scores", "Forget score and utility", "", self._scores),
+            (
+                "forget",
+                "Log-likelihood of the unlearn label by step",
+                self._lead(LABEL),
+                self._forget,
+            ),
+            ("utility", "Utility by step", self._lead(UTILITY), self._utility),
+            ("depth", "Superficial or deep forgetting", STAGES, self._stages),
+            ("trade", "Forget-utility trade-off", TRADE, self._trade),
+            ("oracle", "Distance to the oracle (retrained model)", DISTANCE, self._distance),
+            ("divergence", "Divergence between paths", APART, self._divergence),
+            ("examples", "Per-example curves", "", self._examples),
+            ("sweep", "Hyperparameter sweep", "", self._sweep),
+            ("models", "KLoM", "", self._models),
+            ("tree", "Training tree", "", self._tree),
+            ("origin", "Configuration and cost", "", self._origin),
         ]
         found = []
         for identity, title, lead, make in wanted:

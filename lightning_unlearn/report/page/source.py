@@ -178,20 +178,20 @@ class Told:
 
     def measured(self, prefix: str) -> list[str]:
         """What follows the prefix in the names of measures that have it."""
-        names = map(str, self.study.runs["measure"].unique())
+        names = map(str, self.study.runs["metric"].unique())
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
     @cached_property
     def examples(self) -> tuple[str, StudyRecords] | None:
         """The measure that forget examples are followed by, and their values; None without any."""
         table = self.source.examples
-        if table is None or not len(table) or "measure" not in table or len(self.forget) != 1:
+        if table is None or not len(table) or "metric" not in table or len(self.forget) != 1:
             return None
-        present = set(table["measure"].unique())
+        present = set(table["metric"].unique())
         wanted = [m for m in ("log_likelihood/forget", f"answers/{self.forget[0]}") if m in present]
         if not wanted:
             return None
-        rows = table[table["measure"] == wanted[0]]
+        rows = table[table["metric"] == wanted[0]]
         return wanted[0], read_records(rows, "examples")
 
     def section(self, title: str) -> list[str]:
