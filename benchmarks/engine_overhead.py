@@ -1,4 +1,4 @@
-"""What the study engine costs per cell besides training and measuring, in-process.
+"""What the study engine costs per trial besides training and measuring, in-process.
 
     OMP_NUM_THREADS=1 python benchmarks/engine_overhead.py
 
@@ -20,7 +20,7 @@ from lightning_unlearn.training.trainer import StagedTrainer
 
 
 def main() -> None:
-    """Run a study of 24 cells and print where its time went."""
+    """Run a study of 24 trials and print where its time went."""
     inside = {"training and measuring": 0.0, "figures": 0.0}
 
     def timed(name: str, function: Any) -> Any:
@@ -53,13 +53,13 @@ def main() -> None:
             result = study.run()
             whole = time.perf_counter() - began
             assert not result.failed and Path(folder, "table.md").is_file()
-        cells = len(study.plan.cells)
+        trials = len(study.plan.trials)
         engine_time = whole - sum(inside.values())
         print(
-            f"{kind}: {cells} cells, {len(study.plan.nodes)} parts, {whole:.1f} s: "
+            f"{kind}: {trials} trials, {len(study.plan.tasks)} parts, {whole:.1f} s: "
             + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in inside.items())
-            + f", engine {engine_time:.1f} s = {engine_time / cells:.3f} s per cell "
-            f"({(engine_time + inside['figures']) / cells:.3f} s with figures)",
+            + f", engine {engine_time:.1f} s = {engine_time / trials:.3f} s per trial "
+            f"({(engine_time + inside['figures']) / trials:.3f} s with figures)",
             flush=True,
         )
 

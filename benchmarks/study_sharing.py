@@ -51,7 +51,7 @@ def run(paths: str | list[list[str]], steps: int) -> tuple[float, int, list[list
         result = study.run()
         seconds = time.perf_counter() - began
         assert not result.failed
-        return seconds, len(study.plan.stages), [list(cell.path) for cell in study.plan.cells]
+        return seconds, len(study.plan.stages), [list(trial.path) for trial in study.plan.trials]
 
 
 def main() -> None:

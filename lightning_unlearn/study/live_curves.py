@@ -58,12 +58,12 @@ class DivergenceCurves:
         self._say = say
         self._folder = Path(plan.folder)
         self._groups: dict[Path, list[Trial]] = {}
-        for cell in plan.runs():
-            if plan.node[cell.walk[-1]].stage == "unlearn":
-                group = self._folder / FOLDER / Path(cell.run).parent / f"s{cell.seed}"
-                self._groups.setdefault(group, []).append(cell)
+        for trial in plan.runs():
+            if plan.task[trial.walk[-1]].stage == "unlearn":
+                group = self._folder / FOLDER / Path(trial.run).parent / f"s{trial.seed}"
+                self._groups.setdefault(group, []).append(trial)
         self._group = {
-            cell.walk[-1]: group for group, cells in self._groups.items() for cell in cells
+            trial.walk[-1]: group for group, trials in self._groups.items() for trial in trials
         }
         self._seen: dict[str, _Seen] = {}
         self._drawn: set[str] = set()
@@ -101,15 +101,17 @@ class DivergenceCurves:
 
     def _pairs(self, group: Path) -> Iterator[tuple[tuple[Trial, Trial], str, str]]:
         """Pairs of runs, each with the tag of its curve and the end of its file's name."""
-        cells = sorted(self._groups[group], key=lambda cell: (cell.position, cell.place))
-        positions = [cell.position for cell in cells]
-        for pair in itertools.combinations(cells, 2):
+        trials = sorted(self._groups[group], key=lambda trial: (trial.position, trial.place))
+        positions = [trial.position for trial in trials]
+        for pair in itertools.combinations(trials, 2):
             named = [
-                f"p{cell.position}" if positions.count(cell.position) == 1 else "-".join(cell.path)
-                for cell in pair
+                f"p{trial.position}"
+                if positions.count(trial.position) == 1
+                else "-".join(trial.path)
+                for trial in pair
             ]
             tag = f"{pair[0].method}/divergence/{named[0]} to {named[1]}"
-            text = "\n".join([tag, *(cell.walk[-1] for cell in pair)])
+            text = "\n".join([tag, *(trial.walk[-1] for trial in pair)])
             yield pair, tag, hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _write(self, group: Path, key: str | None = None) -> None:
@@ -117,41 +119,41 @@ class DivergenceCurves:
         there = {file.name.rpartition(".")[2] for file in group.glob(f"{EVENTS}.*")}
         # TensorBoard may pass over a file that comes before one it has read.
         for pair, tag, name in sorted(self._pairs(group), key=lambda found: found[-1]):
-            keys = [cell.walk[-1] for cell in pair]
+            keys = [trial.walk[-1] for trial in pair]
             wanted = name not in there and (key is None or key in keys)
-            if not wanted or not all(self._is_drawn(cell) for cell in pair):
+            if not wanted or not all(self._is_drawn(trial) for trial in pair):
                 continue
-            one, other = (self._of(cell) for cell in pair)
+            one, other = (self._of(trial) for trial in pair)
             if one is None or other is None or one.measure != other.measure:
                 continue
             # When the later of the two was stored: names in order of time, as TensorBoard reads
             # them, and the same whoever writes.
-            time = max((self._entry(cell) / MANIFEST).stat().st_mtime for cell in pair)
+            time = max((self._entry(trial) / MANIFEST).stat().st_mtime for trial in pair)
             points = [(step, scalar(tag, value)) for step, value in distances(one, other)]
             if points:
                 self._arrange()
                 write_events(group / f"{EVENTS}.{int(time):010d}.{name}", time, points)
-        if all(cell.walk[-1] in self._seen for cell in self._groups[group]):
-            for cell in self._groups[group]:
-                del self._seen[cell.walk[-1]]
+        if all(trial.walk[-1] in self._seen for trial in self._groups[group]):
+            for trial in self._groups[group]:
+                del self._seen[trial.walk[-1]]
 
-    def _entry(self, cell: Trial) -> Path:
-        return Path(self._plan.store) / cell.walk[-1]
+    def _entry(self, trial: Trial) -> Path:
+        return Path(self._plan.store) / trial.walk[-1]
 
-    def _is_drawn(self, cell: Trial) -> bool:
+    def _is_drawn(self, trial: Trial) -> bool:
         """Whether a run is finished, and with curves: TensorBoard may be switched off."""
-        key = cell.walk[-1]
-        if key not in self._drawn and (self._entry(cell) / MANIFEST).is_file():
-            run = cell.find(self._folder, sizes_only=True)
+        key = trial.walk[-1]
+        if key not in self._drawn and (self._entry(trial) / MANIFEST).is_file():
+            run = trial.find(self._folder, sizes_only=True)
             if run is not None and any(run.glob(f"{EVENTS}.*")):
                 self._drawn.add(key)
         return key in self._drawn
 
-    def _of(self, cell: Trial) -> _Seen | None:
-        key = cell.walk[-1]
+    def _of(self, trial: Trial) -> _Seen | None:
+        key = trial.walk[-1]
         if key not in self._seen:
-            forget = cell.path[cell.position - 1]
-            file = self._entry(cell) / records.EXAMPLES
+            forget = trial.path[trial.position - 1]
+            file = self._entry(trial) / records.EXAMPLES
             seen = _read(file, ["log_likelihood/forget", f"answers/{forget}"])
             if seen is None:
                 return None
@@ -160,7 +162,7 @@ class DivergenceCurves:
 
     def _arrange(self) -> None:
         """Write the layout of the Custom Scalars tab: a chart for each method."""
-        methods = list(dict.fromkeys(cells[0].method for cells in self._groups.values()))
+        methods = list(dict.fromkeys(trials[0].method for trials in self._groups.values()))
         name = hashlib.sha256("\n".join(methods).encode()).hexdigest()[:16]
         file = self._folder / FOLDER / f"{EVENTS}.{0:010d}.{name}"
         if not file.is_file():

@@ -26,7 +26,7 @@ LEAVES = ("unlearn", "oracle")
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell of the grid.
+    """One trial of the grid.
 
     Attributes:
         path: the stages in order.
@@ -35,7 +35,7 @@ class Trial:
         method: label of the unlearning method, or "oracle".
         seed: of everything random.
         sweep: swept keys and their values.
-        walk: keys in the stage store of what is made for it, in order. Cells that end in the same
+        walk: keys in the stage store of what is made for it, in order. Trials that end in the same
             key are one run.
         run: folder of the run inside the study's.
     """
@@ -73,8 +73,8 @@ class Task:
         key: in the stage store.
         stage: name of the stage, "unlearn" or "oracle".
         parent: key of what it starts from; None for the base model.
-        cell: number of the first cell that needs it.
-        number: its place in that cell's walk, from 0.
+        trial: number of the first trial that needs it.
+        number: its place in that trial's walk, from 0.
         tokens: tokens that pass through training.
         oracle: key of the trained stage whose model it is compared with while it is made; None for
             none.
@@ -83,7 +83,7 @@ class Task:
     key: str
     stage: str
     parent: str | None
-    cell: int
+    trial: int
     number: int
     tokens: int
     oracle: str | None = None
@@ -101,14 +101,14 @@ class Task:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """The cells of a study, and the tree of what they share.
+    """The trials of a study, and the tree of what they share.
 
     Attributes:
         name: of the study.
         folder: where its results go.
         store: folder of the stage store.
-        cells: the grid; those that share a prefix are neighbors.
-        nodes: what is to be made, parents before children, in the order of the cells.
+        trials: the grid; those that share a prefix are neighbors.
+        tasks: what is to be made, parents before children, in the order of the trials.
         remarks: what the user should know before it starts.
         machine: where and with what numbers are computed, as far as the process that plans knows.
     """
@@ -116,60 +116,60 @@ class StudyPlan:
     name: str
     folder: str
     store: str
-    cells: tuple[Trial, ...]
-    nodes: tuple[Task, ...]
+    trials: tuple[Trial, ...]
+    tasks: tuple[Task, ...]
     remarks: tuple[str, ...] = ()
     machine: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def node(self) -> dict[str, Task]:
-        """The nodes by key."""
-        return {node.key: node for node in self.nodes}
+    def task(self) -> dict[str, Task]:
+        """The tasks by key."""
+        return {task.key: task for task in self.tasks}
 
     @property
     def stages(self) -> list[Task]:
         """The distinct stage trainings."""
-        return [node for node in self.nodes if not node.is_run]
+        return [task for task in self.tasks if not task.is_run]
 
     @property
     def stages_apart(self) -> int:
         """Stage trainings if every trained model were made from the start."""
-        ends = {cell.walk[:-1] for cell in self.cells}
+        ends = {trial.walk[:-1] for trial in self.trials}
         return sum(map(len, ends))
 
     def runs(self) -> list[Trial]:
-        """One cell per run: of those that end in the same key, the first."""
+        """One trial per run: of those that end in the same key, the first."""
         found: dict[str, Trial] = {}
-        for cell in self.cells:
-            found.setdefault(cell.walk[-1], cell)
+        for trial in self.trials:
+            found.setdefault(trial.walk[-1], trial)
         return list(found.values())
 
     @cached_property
     def through(self) -> dict[str, list[Trial]]:
-        """The cells that need each node, by its key."""
+        """The trials that need each task, by its key."""
         found: dict[str, list[Trial]] = {}
-        for cell in self.cells:
-            for key in cell.walk:
-                found.setdefault(key, []).append(cell)
+        for trial in self.trials:
+            for key in trial.walk:
+                found.setdefault(key, []).append(trial)
         return found
 
-    def label(self, node: Task) -> str:
-        """A node in words: of a run its folder, of a stage the prefix that ends with it."""
-        cell = self.cells[node.cell]
-        if node.is_run:
-            return visible(cell.run)
-        names = [self.node[key].stage for key in cell.walk[: node.number + 1]]
-        setting = common_setting([cell.sweep for cell in self.through[node.key]])
-        return visible(f"{'-'.join(names)} (seed {cell.seed}{', ' if setting else ''}{setting})")
+    def label(self, task: Task) -> str:
+        """A task in words: of a run its folder, of a stage the prefix that ends with it."""
+        trial = self.trials[task.trial]
+        if task.is_run:
+            return visible(trial.run)
+        names = [self.task[key].stage for key in trial.walk[: task.number + 1]]
+        setting = common_setting([trial.sweep for trial in self.through[task.key]])
+        return visible(f"{'-'.join(names)} (seed {trial.seed}{', ' if setting else ''}{setting})")
 
-    def needed(self, cells: Iterable[Trial]) -> list[Task]:
-        """The nodes that some cells need, in order."""
-        keys = {key for cell in cells for key in cell.walk}
-        # What a node needs comes before it.
-        for node in reversed(self.nodes):
-            if node.key in keys:
-                keys.update(node.needs)
-        return [node for node in self.nodes if node.key in keys]
+    def needed(self, trials: Iterable[Trial]) -> list[Task]:
+        """The tasks that some trials need, in order."""
+        keys = {key for trial in trials for key in trial.walk}
+        # What a task needs comes before it.
+        for task in reversed(self.tasks):
+            if task.key in keys:
+                keys.update(task.needs)
+        return [task for task in self.tasks if task.key in keys]
 
     def select(self, only: str | None) -> list[Trial]:
         """A part of the grid.
@@ -180,15 +180,15 @@ class StudyPlan:
                 "-"), position, method, seed and the swept keys, whole or by their last part.
 
         Returns:
-            The cells, or all for None.
+            The trials, or all for None.
 
         Raises:
-            InputError: for a key or value that no cell has.
+            InputError: for a key or value that no trial has.
         """
         if only is None:
-            return list(self.cells)
+            return list(self.trials)
         wanted: dict[str, list[str]] = {}
-        swept = [key for key, _ in self.cells[0].sweep] if self.cells else []
+        swept = [key for key, _ in self.trials[0].sweep] if self.trials else []
         keys = ["path", "position", "method", "seed", *swept]
         # Commas inside brackets are those of a value.
         for condition in re.split(r",(?![^\[{]*[\]}])", only):
@@ -201,7 +201,7 @@ class StudyPlan:
                     f"--only: found {condition!r}, expected KEY=VALUE with a key of "
                     f"{', '.join(keys)}."
                 )
-            known_values = {text for cell in self.cells for text in _values(cell, key)}
+            known_values = {text for trial in self.trials for text in _values(trial, key)}
             if value not in known_values:
                 raise InputError(
                     f"--only: found {key}={value}, expected one of "
@@ -209,12 +209,12 @@ class StudyPlan:
                 )
             wanted.setdefault(key, []).append(value)
         chosen = [
-            cell
-            for cell in self.cells
-            if all(_values(cell, key) & set(values) for key, values in wanted.items())
+            trial
+            for trial in self.trials
+            if all(_values(trial, key) & set(values) for key, values in wanted.items())
         ]
         if not chosen:
-            raise InputError(f"--only: found {only!r}, and no cell of the study has all of that.")
+            raise InputError(f"--only: found {only!r}, and no trial of the study has all of that.")
         return chosen
 
     def __str__(self) -> str:
@@ -222,7 +222,7 @@ class StudyPlan:
         parts = [_count(shared, "stage training")]
         if shared < apart:
             parts[0] += f" instead of {apart}"
-        leaves = Counter(node.stage for node in self.nodes if node.is_run)
+        leaves = Counter(task.stage for task in self.tasks if task.is_run)
         parts += [_count(leaves["unlearn"], "unlearning")] if leaves["unlearn"] else []
         parts += [_count(leaves["oracle"], "oracle")] if leaves["oracle"] else []
         return ", ".join(parts)
@@ -261,26 +261,26 @@ class StudyPlan:
                 f"found format {values['format']}, expected {FORMAT}; it is of another version of "
                 "lightning-unlearn: run the study again to have it written anew."
             )
-        cells = [
+        trials = [
             Trial(
                 **{
-                    **cell,
-                    "path": tuple(cell["path"]),
-                    "walk": tuple(cell["walk"]),
-                    "sweep": tuple((key, value) for key, value in cell["sweep"]),
+                    **trial,
+                    "path": tuple(trial["path"]),
+                    "walk": tuple(trial["walk"]),
+                    "sweep": tuple((key, value) for key, value in trial["sweep"]),
                 }
             )
-            for cell in values["cells"]
+            for trial in values["trials"]
         ]
-        nodes = [Task(**node) for node in values["nodes"]]
-        if not cells or not nodes:
-            raise ValueError("found no cells, expected some")
+        tasks = [Task(**task) for task in values["tasks"]]
+        if not trials or not tasks:
+            raise ValueError("found no trials, expected some")
         return cls(
             values["name"],
             values["folder"],
             values["store"],
-            tuple(cells),
-            tuple(nodes),
+            tuple(trials),
+            tuple(tasks),
             tuple(values["remarks"]),
             dict(values.get("machine") or {}),
         )
@@ -328,13 +328,13 @@ def written(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (list, dict)) else short_value(value)
 
 
-def _values(cell: Trial, key: str) -> set[str]:
-    """How a cell's value of a key may be written."""
+def _values(trial: Trial, key: str) -> set[str]:
+    """How a trial's value of a key may be written."""
     if key == "path":
-        return {str(cell.place), "-".join(cell.path)}
+        return {str(trial.place), "-".join(trial.path)}
     if key in ("position", "method", "seed"):
-        return {str(getattr(cell, key))}
-    return {written(dict(cell.sweep)[key])}
+        return {str(getattr(trial, key))}
+    return {written(dict(trial.sweep)[key])}
 
 
 def _count(number: int, noun: str) -> str:

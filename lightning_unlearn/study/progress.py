@@ -30,7 +30,7 @@ class Display:
     ) -> None:
         self._progress = progress
         self._plan = plan
-        self._left = {node.key: node for node in left}
+        self._left = {task.key: task for task in left}
         self._total = len(left)
         self._workers = workers
         self._estimate = Estimate(plan)
@@ -67,7 +67,7 @@ class Display:
 
     def _poll(self) -> None:
         while not self._over.wait(POLL):
-            for key, node in list(self._left.items()):
+            for key, task in list(self._left.items()):
                 note = read_note(Path(self._plan.store), key)
                 runs = note is not None and note.state == "running"
                 if not runs and key in self._bars:
@@ -76,7 +76,7 @@ class Display:
                     continue
                 if key not in self._bars:
                     self._bars[key] = self._progress.add_task(
-                        self._plan.label(node), total=note.total or None, note=note.host
+                        self._plan.label(task), total=note.total or None, note=note.host
                     )
                 self._progress.update(
                     self._bars[key], completed=note.step, total=note.total or None

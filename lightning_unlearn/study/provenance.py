@@ -27,13 +27,13 @@ def provenance_of_study(plan: StudyPlan, folder: Path) -> Provenance:
         folder: of the study.
     """
     store = Path(plan.store)
-    entries = {node.key: read_entry(store, node.key) for node in plan.nodes}
-    made = [cell for cell in plan.runs() if entries.get(cell.walk[-1])]
+    entries = {task.key: read_entry(store, task.key) for task in plan.tasks}
+    made = [trial for trial in plan.runs() if entries.get(trial.walk[-1])]
     # An oracle's configuration says less.
-    made.sort(key=lambda cell: cell.method == "oracle")
-    runs = [folder / cell.run for cell in made]
+    made.sort(key=lambda trial: trial.method == "oracle")
+    runs = [folder / trial.run for trial in made]
     configured = [run for run in runs if (run / CONFIGURATION).is_file()]
-    ends = [entry for node in plan.nodes if node.is_run and (entry := entries[node.key])]
+    ends = [entry for task in plan.tasks if task.is_run and (entry := entries[task.key])]
     # What an oracle was made with has no method in it.
     ends.sort(key=lambda entry: "method" not in entry.get("content", {}))
     return Provenance(
@@ -78,30 +78,30 @@ def _trees(
 ) -> list[tuple[str, list[Branch]]]:
     """The tree of every seed; seeds whose trees have the same shape are one."""
     children: dict[str | None, list[Task]] = {}
-    for node in plan.nodes:
-        children.setdefault(node.parent, []).append(node)
+    for task in plan.tasks:
+        children.setdefault(task.parent, []).append(task)
 
     def below(key: str | None, seed: int) -> list[Branch]:
         found = []
-        own = [n for n in children.get(key, []) if plan.cells[n.cell].seed == seed]
+        own = [n for n in children.get(key, []) if plan.trials[n.trial].seed == seed]
         leaves: dict[str, list[Task]] = {}
-        for node in own:
-            if node.is_run:
-                leaves.setdefault(plan.cells[node.cell].method, []).append(node)
+        for task in own:
+            if task.is_run:
+                leaves.setdefault(plan.trials[task.trial].method, []).append(task)
                 continue
-            cells = plan.through[node.key]
-            paths = len({cell.path for cell in cells if cell.method != "oracle"})
-            branch = _branch(node.stage, [node], entries, paths or len({c.path for c in cells}))
-            branch.below = below(node.key, seed)
+            trials = plan.through[task.key]
+            paths = len({trial.path for trial in trials if trial.method != "oracle"})
+            branch = _branch(task.stage, [task], entries, paths or len({c.path for c in trials}))
+            branch.below = below(task.key, seed)
             found.append(branch)
-        for method, nodes in leaves.items():
-            text = f"{method} ({len(nodes)} settings)" if len(nodes) > 1 else method
-            branch = _branch(text, nodes, entries, 1)
+        for method, tasks in leaves.items():
+            text = f"{method} ({len(tasks)} settings)" if len(tasks) > 1 else method
+            branch = _branch(text, tasks, entries, 1)
             branch.is_run = True
             found.append(branch)
         return found
 
-    seeds = list(dict.fromkeys(cell.seed for cell in plan.cells))
+    seeds = list(dict.fromkeys(trial.seed for trial in plan.trials))
     drawn: dict[str, tuple[list[int], list[Branch]]] = {}
     for seed in seeds:
         branches = below(None, seed)
@@ -115,13 +115,13 @@ def _trees(
 
 def _branch(
     text: str,
-    nodes: Sequence[Task],
+    tasks: Sequence[Task],
     entries: Mapping[str, dict[str, Any] | None],
     paths: int,
 ) -> Branch:
-    known = [entry for node in nodes if (entry := entries[node.key])]
+    known = [entry for task in tasks if (entry := entries[task.key])]
     seconds = [value for entry in known if (value := _number(entry, "seconds")) is not None]
-    return Branch(text, len(known), len(nodes), paths, sum(seconds) if seconds else None)
+    return Branch(text, len(known), len(tasks), paths, sum(seconds) if seconds else None)
 
 
 def _shape(branches: Sequence[Branch]) -> str:
@@ -130,15 +130,15 @@ def _shape(branches: Sequence[Branch]) -> str:
 
 def _costs(plan: StudyPlan, entries: Mapping[str, dict[str, Any] | None]) -> list[Cost]:
     parts: dict[str, list[Task]] = {}
-    for node in plan.nodes:
-        method = plan.cells[node.cell].method
-        part = node.stage if not node.is_run else f"unlearning: {method}"
-        parts.setdefault("oracle" if node.stage == "oracle" else part, []).append(node)
+    for task in plan.tasks:
+        method = plan.trials[task.trial].method
+        part = task.stage if not task.is_run else f"unlearning: {method}"
+        parts.setdefault("oracle" if task.stage == "oracle" else part, []).append(task)
     found = []
-    for part, nodes in parts.items():
-        made = [node for node in nodes if entries[node.key]]
-        known = [entry for node in made if (entry := entries[node.key])]
-        found.append(_cost(part, known, sum(node.tokens for node in made)))
+    for part, tasks in parts.items():
+        made = [task for task in tasks if entries[task.key]]
+        known = [entry for task in made if (entry := entries[task.key])]
+        found.append(_cost(part, known, sum(task.tokens for task in made)))
     return found
 
 
@@ -151,11 +151,11 @@ def _cost(part: str, entries: Sequence[Mapping[str, Any]], tokens: int | None) -
 
 
 def _facts(plan: StudyPlan, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    seeds = sorted({cell.seed for cell in plan.cells})
+    seeds = sorted({trial.seed for trial in plan.trials})
     facts = [("seeds", ", ".join(map(str, seeds)))]
     swept: dict[str, list[str]] = {}
-    for cell in plan.cells:
-        for key, value in cell.sweep:
+    for trial in plan.trials:
+        for key, value in trial.sweep:
             swept.setdefault(key, []).append(str(value))
     facts += [(f"swept: {key}", ", ".join(dict.fromkeys(own))) for key, own in swept.items()]
     return [*facts, *_made_with(entry), *_computed_with(entry), ("stage store", plan.store)]

@@ -87,7 +87,7 @@ def _tables_of_study(plan: StudyPlan, folder: Path) -> _Tables:
     """Records and examples; gathered from the store where the study has not come to that yet."""
     from lightning_unlearn.study.results import finished, whole
 
-    keys = {cell.walk[-1] for cell in plan.runs()}
+    keys = {trial.walk[-1] for trial in plan.runs()}
     entries = finished(plan)
     written: _Tables | InputError | None = None
     if (folder / records.STEPS).exists():

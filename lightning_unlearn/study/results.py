@@ -33,9 +33,9 @@ def finished(plan: StudyPlan) -> dict[str, Path]:
         plan: the study.
 
     Returns:
-        Folders by key of the run, in the order of the cells.
+        Folders by key of the run, in the order of the trials.
     """
-    entries = {cell.walk[-1]: Path(plan.store) / cell.walk[-1] for cell in plan.runs()}
+    entries = {trial.walk[-1]: Path(plan.store) / trial.walk[-1] for trial in plan.runs()}
     return {key: entry for key, entry in entries.items() if (entry / MANIFEST).is_file()}
 
 
@@ -55,7 +55,7 @@ def whole(entries: dict[str, Path], plan: StudyPlan) -> tuple[dict[str, Path], l
             _check(entry)
         except (OSError, InputError, Damage) as error:
             reason = str(getattr(error, "strerror", None) or error).partition("; run the same")[0]
-            label = plan.label(plan.node[key])
+            label = plan.label(plan.task[key])
             damaged.append(
                 f"{label} is left out: its entry in the stage store, {entry}, is damaged "
                 f"({reason}); run the whole study again to have it made anew."
@@ -100,19 +100,19 @@ def gather(plan: StudyPlan, entries: dict[str, Path]) -> int:
         # Left by a process that was killed while it wrote.
         if time.time() - draft.stat().st_mtime > ABANDONED:
             draft.unlink(missing_ok=True)
-    cells = [cell for cell in plan.cells if cell.walk[-1] in entries]
-    counts = [_write(folder / file, plan, cells, entries, file) for file in reversed(VALUES)]
+    trials = [trial for trial in plan.trials if trial.walk[-1] in entries]
+    counts = [_write(folder / file, plan, trials, entries, file) for file in reversed(VALUES)]
     return counts[-1]
 
 
 def _write(
-    target: Path, plan: StudyPlan, cells: Sequence[Trial], entries: dict[str, Path], file: str
+    target: Path, plan: StudyPlan, trials: Sequence[Trial], entries: dict[str, Path], file: str
 ) -> int:
     """One of the tables; as many rows at a time as one run has."""
     import pyarrow as pa
 
-    swept = [key for key, _ in plan.cells[0].sweep]
-    kinds = {key: _kind([dict(cell.sweep)[key] for cell in plan.cells]) for key in swept}
+    swept = [key for key, _ in plan.trials[0].sweep]
+    kinds = {key: _kind([dict(trial.sweep)[key] for trial in plan.trials]) for key in swept}
     kinds = {
         "study": pa.string(),
         "path": pa.string(),
@@ -133,28 +133,28 @@ def _write(
     def write(draft: Path) -> None:
         nonlocal rows
         with records.table_writer(draft, schema, list(entries)) as writer:
-            for cell in cells:
-                table = records.read_arrow(entries[cell.walk[-1]] / file, VALUES[file][1:])
+            for trial in trials:
+                table = records.read_arrow(entries[trial.walk[-1]] / file, VALUES[file][1:])
                 if len(table):
                     rows += len(table)
-                    writer.write_table(_of_cell(table, plan, cell, schema))
+                    writer.write_table(_of_cell(table, plan, trial, schema))
 
     records.replace(target, write)
     return rows
 
 
-def _of_cell(table: "pa.Table", plan: StudyPlan, cell: Trial, schema: "pa.Schema") -> "pa.Table":
-    """A run's table with the columns that say which cell it is."""
+def _of_cell(table: "pa.Table", plan: StudyPlan, trial: Trial, schema: "pa.Schema") -> "pa.Table":
+    """A run's table with the columns that say which trial it is."""
     import pyarrow as pa
 
     own: dict[str, Any] = {
         "study": plan.name,
-        "path": "-".join(cell.path),
-        "position": cell.position,
-        "method": cell.method,
-        "seed": cell.seed,
-        **dict(cell.sweep),
-        "stage": plan.node[cell.walk[-1]].stage,
+        "path": "-".join(trial.path),
+        "position": trial.position,
+        "method": trial.method,
+        "seed": trial.seed,
+        **dict(trial.sweep),
+        "stage": plan.task[trial.walk[-1]].stage,
     }
     columns = []
     for column in schema:

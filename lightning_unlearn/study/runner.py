@@ -32,7 +32,7 @@ class StudyResult:
 
     Attributes:
         folder: where tables and figures are.
-        runs: folders of the finished runs, in the order of the cells.
+        runs: folders of the finished runs, in the order of the trials.
         failed: what went wrong, by part of the study.
     """
 
@@ -92,18 +92,18 @@ class Study:
         Args:
             only: a part of the grid, as of `StudyPlan.select`.
         """
-        cells = self.plan.select(only)
-        nodes = self.plan.needed(cells)
+        trials = self.plan.select(only)
+        tasks = self.plan.needed(trials)
         store = StageStore(self.plan.store, report=self._say)
         store.look_over()
-        made = {node.key for node in nodes if store.has(node.key)}
+        made = {task.key for task in tasks if store.has(task.key)}
         out = Console()
-        out.print(draw(self.plan, cells, made), highlight=False)
+        out.print(draw(self.plan, trials, made), highlight=False)
         for remark in self.plan.remarks:
             out.print(remark, highlight=False, markup=False)
-        chosen = f" of {len(self.plan.cells)}" if only is not None else ""
+        chosen = f" of {len(self.plan.trials)}" if only is not None else ""
         out.print(
-            f"{len(cells)}{chosen} cells; {len(made)} of {len(nodes)} parts are in the store.",
+            f"{len(trials)}{chosen} trials; {len(made)} of {len(tasks)} parts are in the store.",
             highlight=False,
         )
 
@@ -113,7 +113,7 @@ class Study:
         A part that fails is reported, and the others go on.
 
         Args:
-            only: a part of the grid, as of `StudyPlan.select`. Tables hold all cells that are
+            only: a part of the grid, as of `StudyPlan.select`. Tables hold all trials that are
                 finished, whoever made them.
 
         Returns:
@@ -126,15 +126,15 @@ class Study:
         """
         try:
             plan = self.plan
-            nodes = plan.needed(plan.select(only))
-            left = self._left(nodes)
+            tasks = plan.needed(plan.select(only))
+            left = self._left(tasks)
             folder = Path(plan.folder)
             result = StudyResult(folder)
             if self.executor.is_first_process:
                 if left:
                     # Before anything else is written.
                     StageStore(plan.store).try_writing()
-                self._announce(plan, nodes, left)
+                self._announce(plan, tasks, left)
                 self._write_plan(plan, folder)
                 self._curves = DivergenceCurves(plan, self._say)
                 self._curves.begin()
@@ -143,35 +143,35 @@ class Study:
         finally:
             self.executor.close()
         # In the order of the plan, whoever was first to fail.
-        order = {plan.label(node): number for number, node in enumerate(plan.nodes)}
+        order = {plan.label(task): number for number, task in enumerate(plan.tasks)}
         result.failed = dict(sorted(result.failed.items(), key=lambda item: order[item[0]]))
         if self.executor.is_first_process:
             result.runs = [
-                run for cell in plan.runs() if (run := cell.find(folder, True)) is not None
+                run for trial in plan.runs() if (run := trial.find(folder, True)) is not None
             ]
             entries = finished(plan)
             if entries:
                 self._report(plan, entries, result)
         return result
 
-    def _left(self, nodes: list[Task]) -> list[Task]:
+    def _left(self, tasks: list[Task]) -> list[Task]:
         """What is still to be made; entries of the store are looked through."""
         store = StageStore(self.plan.store, report=self._say)
         store.look_over()
-        cells, folder = self.plan.cells, Path(self.plan.folder)
+        trials, folder = self.plan.trials, Path(self.plan.folder)
         return [
-            node
-            for node in nodes
-            if store.get(node.key) is None
-            or (node.is_run and cells[node.cell].find(folder, report=self._say) is None)
+            task
+            for task in tasks
+            if store.get(task.key) is None
+            or (task.is_run and trials[task.trial].find(folder, report=self._say) is None)
         ]
 
-    def _announce(self, plan: StudyPlan, nodes: list[Task], left: list[Task]) -> None:
+    def _announce(self, plan: StudyPlan, tasks: list[Task], left: list[Task]) -> None:
         self._say(f"{plan.name}: {plan}")
         for remark in plan.remarks:
             self._say(remark)
-        if len(left) < len(nodes):
-            self._say(f"{len(nodes) - len(left)} of {len(nodes)} parts are in the store already.")
+        if len(left) < len(tasks):
+            self._say(f"{len(tasks) - len(left)} of {len(tasks)} parts are in the store already.")
         if self.figures and importlib.util.find_spec("matplotlib") is None:
             self._say(
                 'Figures are left out: they need matplotlib (pip install "lightning-unlearn'
@@ -211,7 +211,7 @@ class Study:
     def _tell(
         self, plan: StudyPlan, outcome: TaskResult, place: str, rest: str, result: StudyResult
     ) -> None:
-        label = plan.label(plan.node[outcome.key])
+        label = plan.label(plan.task[outcome.key])
         for sentence in outcome.said:
             self._say(sentence)
         if outcome.state == "done":

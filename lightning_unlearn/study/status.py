@@ -104,16 +104,16 @@ def _seconds(manifest: Path) -> float | None:
 
 def _show_study(plan: StudyPlan, folder: Path, out: Console) -> None:
     store = Path(plan.store)
-    parts = {node.key: _part(store, node.key, plan.label(node)) for node in plan.nodes}
+    parts = {task.key: _part(store, task.key, plan.label(task)) for task in plan.tasks}
     out.print(f"[bold]{escape(visible(plan.name))}[/]: {plan}", highlight=False)
     _show_counts(list(parts.values()), out)
     _show_parts([p for p in parts.values() if p.state in ("running", "failed", "stopped")], out)
-    runs = [cell for cell in plan.runs() if cell.find(folder, sizes_only=True)]
+    runs = [trial for trial in plan.runs() if trial.find(folder, sizes_only=True)]
     out.print(f"{len(runs)} of {len(plan.runs())} runs are finished, in {folder}.", highlight=False)
     if runs and not store.is_dir():
         out.print(f"The stage store is gone: {store} is no folder.", highlight=False)
     seconds = {key: p.seconds for key, p in parts.items() if p.state == "done" and p.seconds}
-    left = [node for node in plan.nodes if parts[node.key].state != "done"]
+    left = [task for task in plan.tasks if parts[task.key].state != "done"]
     if not left:
         return
     begun = {

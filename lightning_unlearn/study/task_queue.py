@@ -1,4 +1,4 @@
-"""The order of the tree: a node can be made when what it starts from is made."""
+"""The order of the tree: a task can be made when what it starts from is made."""
 
 import traceback
 from collections.abc import Iterable, Mapping
@@ -13,10 +13,10 @@ State = Literal["done", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class TaskResult:
-    """How the making of a node ended.
+    """How the making of a task ended.
 
     Attributes:
-        key: of the node.
+        key: of the task.
         state: "done"; "failed"; or "skipped", for something it needs failed.
         seconds: how long it took.
         made: whether anything had to be trained or measured.
@@ -40,7 +40,7 @@ class TaskResult:
 
 
 def failure(key: str, error: BaseException, seconds: float = 0.0) -> TaskResult:
-    """The outcome of a node in whose making an exception was raised."""
+    """The outcome of a task in whose making an exception was raised."""
     known = isinstance(error, (InputError, DivergedError, Unfinished))
     text = str(error) or type(error).__name__
     trace = "" if known else "".join(traceback.format_exception(error))
@@ -48,50 +48,50 @@ def failure(key: str, error: BaseException, seconds: float = 0.0) -> TaskResult:
 
 
 class TaskQueue:
-    """The nodes that are still to be made.
+    """The tasks that are still to be made.
 
     Args:
-        nodes: each after those it needs. What is needed and not among them is made already.
+        tasks: each after those it needs. What is needed and not among them is made already.
     """
 
-    def __init__(self, nodes: Iterable[Task]) -> None:
-        self._waiting = {node.key: node for node in nodes}
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._waiting = {task.key: task for task in tasks}
         self._open = set(self._waiting)
 
     @property
     def is_over(self) -> bool:
-        """Whether no node is left, neither waiting nor in the making."""
+        """Whether no task is left, neither waiting nor in the making."""
         return not self._open
 
     def ready(self) -> list[Task]:
-        """The nodes that can be made now and that nobody has taken, in order."""
-        return [node for node in self._waiting.values() if self._open.isdisjoint(node.needs)]
+        """The tasks that can be made now and that nobody has taken, in order."""
+        return [task for task in self._waiting.values() if self._open.isdisjoint(task.needs)]
 
     def take(self, key: str) -> None:
-        """Somebody makes a node now."""
+        """Somebody makes a task now."""
         del self._waiting[key]
 
-    def give_back(self, node: Task) -> None:
+    def give_back(self, task: Task) -> None:
         """Whoever made it is gone; it is the first in turn."""
-        self._waiting = {node.key: node, **self._waiting}
+        self._waiting = {task.key: task, **self._waiting}
 
     def close(self, outcome: TaskResult) -> list[TaskResult]:
-        """A node that was taken is made, or can't be.
+        """A task that was taken is made, or can't be.
 
         Args:
             outcome: how it ended.
 
         Returns:
-            The outcomes of nodes that can't be made for that reason.
+            The outcomes of tasks that can't be made for that reason.
         """
         self._open.discard(outcome.key)
         skipped: list[TaskResult] = []
         if outcome.state == "failed":
             lost = {outcome.key}
-            for node in list(self._waiting.values()):
-                if not lost.isdisjoint(node.needs):
-                    lost.add(node.key)
-                    del self._waiting[node.key]
-                    self._open.discard(node.key)
-                    skipped.append(TaskResult(node.key, "skipped", error=outcome.error))
+            for task in list(self._waiting.values()):
+                if not lost.isdisjoint(task.needs):
+                    lost.add(task.key)
+                    del self._waiting[task.key]
+                    self._open.discard(task.key)
+                    skipped.append(TaskResult(task.key, "skipped", error=outcome.error))
         return skipped

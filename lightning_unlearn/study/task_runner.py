@@ -1,4 +1,4 @@
-"""The workbench: what makes the nodes of a study's tree, in whichever process."""
+"""The workbench: what makes the tasks of a study's tree, in whichever process."""
 
 import gc
 import itertools
@@ -34,7 +34,7 @@ SET_BY_CELL = ("order", "position", "permutation", "oracle", "unlearn")
 
 @dataclass(frozen=True)
 class _Point:
-    """A cell of the grid before it is known what it shares with others."""
+    """A trial of the grid before it is known what it shares with others."""
 
     path: tuple[str, ...]
     place: int
@@ -44,7 +44,7 @@ class _Point:
 
 
 class TaskRunner:
-    """Trainer, model and data of every cell of a study.
+    """Trainer, model and data of every trial of a study.
 
     Args:
         spec: the study.
@@ -79,7 +79,7 @@ class TaskRunner:
         points = list(self._points())
         checked = set()
         walks = []
-        nodes: dict[str, Task] = {}
+        tasks: dict[str, Task] = {}
         remarks: dict[str, None] = {}
         for number, point in enumerate(points):
             model, data = self._place(point)
@@ -95,9 +95,9 @@ class TaskRunner:
             walks.append(tuple(stage.key for stage in walk))
             for place, stage in enumerate(walk):
                 parent = walk[place - 1].key if place else None
-                if stage.key not in nodes:
+                if stage.key not in tasks:
                     tokens = _tokens(data, stage)
-                    nodes[stage.key] = Task(
+                    tasks[stage.key] = Task(
                         stage.key, stage.name, parent, number, place, tokens, _key(stage.oracle)
                     )
         self._plan = StudyPlan(
@@ -105,41 +105,41 @@ class TaskRunner:
             str(self.folder),
             str(self.store.folder.absolute()),
             tuple(self._cells(points, walks)),
-            tuple(nodes.values()),
+            tuple(tasks.values()),
             tuple(remarks),
             self._first.trainer.machine,
         )
         return self._plan
 
     def make(self, key: str, bar: StageProgress | None) -> bool:
-        """Make a node: train a stage, or carry out a run and fill its folder.
+        """Make a task: train a stage, or carry out a run and fill its folder.
 
         Args:
-            key: of the node; what it starts from is in the store.
+            key: of the task; what it starts from is in the store.
             bar: shows progress; None for none.
 
         Returns:
             Whether anything had to be trained or measured.
 
         Raises:
-            Exception: whatever went wrong; the bench can make other nodes.
+            Exception: whatever went wrong; the bench can make other tasks.
         """
         plan = self.plan()
-        if key not in plan.node:
+        if key not in plan.task:
             raise InputError(
                 f"study: this process plans no {key[:8]}; its files or its environment differ from "
                 "those of the process that asks."
             )
-        node = plan.node[key]
-        cell = plan.cells[node.cell]
-        is_there = node.is_run and cell.find(self.folder) is not None
+        task = plan.task[key]
+        trial = plan.trials[task.trial]
+        is_there = task.is_run and trial.find(self.folder) is not None
         if is_there and self.processes == 1 and self.store.get(key) is not None:
             return False  # another process has made it in between
-        point = _Point(cell.path, cell.place, cell.method, cell.seed, cell.sweep)
+        point = _Point(trial.path, trial.place, trial.method, trial.seed, trial.sweep)
         model, data = self._place(point)
-        trainer = self._trainer(point, bar, cell.run)
+        trainer = self._trainer(point, bar, trial.run)
         try:
-            trainer.walk(model, data, None if node.is_run else node.number + 1)
+            trainer.walk(model, data, None if task.is_run else task.number + 1)
         except Exception:
             _free()
             raise
@@ -187,7 +187,7 @@ class TaskRunner:
                     yield _Point(path, place, label, seed, chosen)
 
     def _cells(self, points: Sequence[_Point], walks: Sequence[tuple[str, ...]]) -> Iterator[Trial]:
-        """The points as cells; those that end in the same key have one folder."""
+        """The points as trials; those that end in the same key have one folder."""
         alike: dict[str, list[_Point]] = {}
         for point, walk in zip(points, walks, strict=True):
             alike.setdefault(walk[-1], []).append(point)
@@ -249,7 +249,7 @@ class TaskRunner:
         return changed if count else f"methods.{label}: {text}"
 
     def _check(self, trainer: StagedTrainer, point: _Point) -> None:
-        """Find what is wrong with a cell."""
+        """Find what is wrong with a trial."""
         try:
             trainer.check(*self._place(point))
         except InputError as error:
@@ -261,7 +261,7 @@ class TaskRunner:
     def _trainer(
         self, point: _Point, bar: StageProgress | None = None, run: str = ""
     ) -> StagedTrainer:
-        """A fresh trainer, with fresh callbacks, for a cell; for its plan no run is named."""
+        """A fresh trainer, with fresh callbacks, for a trial; for its plan no run is named."""
         cli = self._cli(point.method, dict(point.setting))
         config = cli.config.clone()
         config["seed_everything"] = config["trainer.seed"] = point.seed
@@ -288,7 +288,7 @@ class TaskRunner:
         return trainer
 
     def _place(self, point: _Point) -> tuple[CausalLM, StagedDataModule]:
-        """Model and data of a cell; those of the cell before where they are the same."""
+        """Model and data of a trial; those of the trial before where they are the same."""
         cli = self._cli(point.method, dict(point.setting))
         key = _model_key(cli)
         if self._model is None or self._model[0] != key:
@@ -355,7 +355,7 @@ def _tokens(data: StagedDataModule, stage: PlannedStage) -> int:
 
 
 def _folder(alike: Sequence[_Point], forget: str | None) -> str:
-    """Where a run goes, from the cells it stands for: what they differ in has no bearing on it."""
+    """Where a run goes, from the trials it stands for: what they differ in has no bearing on it."""
     first = alike[0]
     setting = common_setting([point.setting for point in alike])
     stages = [stage for stage in first.path if first.method != ORACLE or stage != forget]

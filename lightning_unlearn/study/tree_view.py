@@ -9,22 +9,22 @@ from lightning_unlearn.errors import visible
 from lightning_unlearn.study.plan import StudyPlan, Task, Trial, common_setting
 
 
-def draw(plan: StudyPlan, cells: list[Trial], made: set[str]) -> Tree:
+def draw(plan: StudyPlan, trials: list[Trial], made: set[str]) -> Tree:
     """The stage prefixes and what is done on top of each.
 
     Args:
         plan: the study.
-        cells: the part of it that is wanted.
+        trials: the part of it that is wanted.
         made: keys of what is in the store already.
 
     Returns:
         The tree, for `rich.console.Console.print`. Seeds with the same tree are drawn once.
     """
     root = Tree(f"[bold]{escape(visible(plan.name))}[/]: {plan}")
-    nodes = plan.needed(cells)
+    tasks = plan.needed(trials)
     by_seed = {
-        seed: [node for node in nodes if plan.cells[node.cell].seed == seed]
-        for seed in dict.fromkeys(cell.seed for cell in cells)
+        seed: [task for task in tasks if plan.trials[task.trial].seed == seed]
+        for seed in dict.fromkeys(trial.seed for trial in trials)
     }
     drawn: dict[str, list[int]] = {}
     for seed, own in by_seed.items():
@@ -41,29 +41,29 @@ def draw(plan: StudyPlan, cells: list[Trial], made: set[str]) -> Tree:
     return root
 
 
-def _lines(plan: StudyPlan, nodes: list[Task], made: set[str]) -> list[str]:
+def _lines(plan: StudyPlan, tasks: list[Task], made: set[str]) -> list[str]:
     """The tree of one seed, a line per prefix, indented by tabs."""
     children: dict[str | None, list[Task]] = {}
-    for node in nodes:
-        children.setdefault(node.parent, []).append(node)
+    for task in tasks:
+        children.setdefault(task.parent, []).append(task)
     lines = []
 
     def add(parent: str | None, depth: int) -> None:
         below = children.get(parent, [])
-        stages = [node for node in below if not node.is_run]
-        leaves = [node for node in below if node.is_run]
+        stages = [task for task in below if not task.is_run]
+        leaves = [task for task in below if task.is_run]
         if leaves:
             lines.append("\t" * depth + _runs(plan, leaves, made))
-        alike = Counter(node.stage for node in stages)
-        for node in stages:
+        alike = Counter(task.stage for task in stages)
+        for task in stages:
             setting = (
-                common_setting([c.sweep for c in plan.through[node.key]])
-                if alike[node.stage] > 1
+                common_setting([c.sweep for c in plan.through[task.key]])
+                if alike[task.stage] > 1
                 else ""
             )
-            text = escape(visible(f"{node.stage} ({setting})" if setting else node.stage))
-            lines.append("\t" * depth + text + _mark(node.key in made))
-            add(node.key, depth + 1)
+            text = escape(visible(f"{task.stage} ({setting})" if setting else task.stage))
+            lines.append("\t" * depth + text + _mark(task.key in made))
+            add(task.key, depth + 1)
 
     add(None, 0)
     return lines
@@ -71,9 +71,9 @@ def _lines(plan: StudyPlan, nodes: list[Task], made: set[str]) -> list[str]:
 
 def _runs(plan: StudyPlan, leaves: list[Task], made: set[str]) -> str:
     """The runs on top of a prefix, in one line: methods, and settings of each."""
-    methods = Counter(plan.cells[node.cell].method for node in leaves)
+    methods = Counter(plan.trials[task.trial].method for task in leaves)
     parts = [f"{m} x {count} settings" if count > 1 else m for m, count in methods.items()]
-    done = sum(node.key in made for node in leaves)
+    done = sum(task.key in made for task in leaves)
     share = "" if done == len(leaves) or not done else f" [green]({done} of {len(leaves)} done)[/]"
     return f"[dim]→[/] [cyan]{escape(visible(', '.join(parts)))}[/]{share or _mark(done > 0)}"
 

@@ -38,7 +38,7 @@ def store_runs(study: Path) -> StudyPlan:
     """Give the entries of the store the runs of `study`."""
     steps, examples = Synthetic(methods=["GA"], seeds=(0,), oracle=False).tables()
     plan = StudyPlan.load(study)
-    for cell in plan.cells:
+    for cell in plan.trials:
         tables = {}
         for table, file in ((steps, STEPS), (examples, EXAMPLES)):
             own = table[table["path"] == "-".join(cell.path)]
@@ -124,7 +124,7 @@ def test_an_unfinished_study_says_what_is_missing(
 
 def test_a_study_that_has_not_come_to_its_records_is_read_from_its_store(study: Path) -> None:
     plan = store_runs(study)
-    shutil.rmtree(Path(plan.store) / plan.cells[2].walk[-1])
+    shutil.rmtree(Path(plan.store) / plan.trials[2].walk[-1])
     (study / STEPS).unlink()
     source = source_of(study)
     assert set(source.records["path"]) == set(ORDERS[:2])
@@ -214,7 +214,7 @@ def test_a_damaged_table_is_named_or_read_from_the_store(
     (said,) = source.remarks
     assert said.startswith(f"{study}: the stage store was read, because {study / file} can't be")
     # An entry that is damaged as well: its run is left out, and named.
-    entry = Path(plan.store) / plan.cells[1].walk[-1]
+    entry = Path(plan.store) / plan.trials[1].walk[-1]
     data = bytearray((entry / file).read_bytes())
     data[-20] ^= 1
     (entry / file).write_bytes(data)
@@ -234,10 +234,10 @@ def test_records_of_an_earlier_study_in_the_folder_are_not_read(
     """The plan is written when a study begins, the records when it ends."""
     stale = dataclasses.replace(Synthetic(methods=["GA"], seeds=(0,), oracle=False), name="next")
     plan = stale.plan(study)
-    cells = [dataclasses.replace(c, walk=(*c.walk[:-1], f"{c.walk[-1]}-lr2")) for c in plan.cells]
-    keys = {old.walk[-1]: new.walk[-1] for old, new in zip(plan.cells, cells, strict=True)}
-    nodes = [dataclasses.replace(n, key=keys.get(n.key, n.key)) for n in plan.nodes]
-    dataclasses.replace(plan, cells=tuple(cells), nodes=tuple(nodes)).write(study)
+    cells = [dataclasses.replace(c, walk=(*c.walk[:-1], f"{c.walk[-1]}-lr2")) for c in plan.trials]
+    keys = {old.walk[-1]: new.walk[-1] for old, new in zip(plan.trials, cells, strict=True)}
+    nodes = [dataclasses.replace(n, key=keys.get(n.key, n.key)) for n in plan.tasks]
+    dataclasses.replace(plan, trials=tuple(cells), tasks=tuple(nodes)).write(study)
     assert "holds runs that are not of the study in study.json" in refused(capsys, str(study))
     entry = Path(plan.store) / cells[0].walk[-1]
     columns = {"step": [0, 9], "metric": ["forget/mean"] * 2, "value": [-1.0, -4.5]}

@@ -183,7 +183,7 @@ class Synthetic:
         for table, file in zip(tables or self.tables(), TABLES, strict=True):
             write_frame(table, folder / file, runs)
         plan.write(folder)
-        for node in plan.nodes:
+        for node in plan.tasks:
             entry = folder / "store" / node.key
             content = {
                 "base": "b" * 64,
@@ -195,7 +195,7 @@ class Synthetic:
             machine = {"processor": "Some CPU", "threads": 2, "versions": versions}
             details = {"seconds": 2.5, "stage": node.stage, "machine": machine}
             write_entry(entry, {}, content=content, details=details)
-        run = folder / plan.cells[-1].run
+        run = folder / plan.trials[-1].run
         run.mkdir(parents=True)
         (run / "config.yaml").write_text("# lightning.pytorch==2.6.6\nseed_everything: 0\n")
         return folder

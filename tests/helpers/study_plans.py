@@ -20,11 +20,11 @@ def hand_plan(
 ) -> StudyPlan:
     """The plan of a study whose swept keys are of unlearning; an oracle skips the forget stage.
 
-    Keys of nodes are readable: "s0_a-b" is a stage, "s0_a-b_GA" a run.
+    Keys of tasks are readable: "s0_a-b" is a stage, "s0_a-b_GA" a run.
     """
     tokens = tokens or {}
-    cells: list[Trial] = []
-    nodes: dict[str, Task] = {}
+    trials: list[Trial] = []
+    tasks: dict[str, Task] = {}
     settings = [
         tuple(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())
     ] if sweep else [()]  # fmt: skip
@@ -40,9 +40,9 @@ def hand_plan(
             leaf = "oracle" if is_oracle else "unlearn"
             stage = leaf if key == end else trained[count]
             parent = walk[count - 1] if count else None
-            node = Task(key, stage, parent, number, count, tokens.get(stage, 100))
-            nodes.setdefault(key, node)
-        cells.append(
+            task = Task(key, stage, parent, number, count, tokens.get(stage, 100))
+            tasks.setdefault(key, task)
+        trials.append(
             Trial(
                 path=tuple(path),
                 place=place,
@@ -55,4 +55,4 @@ def hand_plan(
             )
         )
     store = str(Path(folder) / "store")
-    return StudyPlan("small", str(folder), store, tuple(cells), tuple(nodes.values()))
+    return StudyPlan("small", str(folder), store, tuple(trials), tuple(tasks.values()))

@@ -78,8 +78,8 @@ def test_examples_and_records_agree(tiny: Tiny) -> None:
     assert not examples.duplicated(["step", "metric", "example"]).any()
     means = examples.groupby(["step", "metric"])["value"].mean()
     for row in records.itertuples():
-        if row.measure != "mine/step":
-            assert means[row.step, row.measure] == pytest.approx(row.value, abs=1e-12)
+        if row.metric != "mine/step":
+            assert means[row.step, row.metric] == pytest.approx(row.value, abs=1e-12)
     counts = examples.groupby("metric")["example"].nunique().to_dict()
     assert counts == {
         "mine/rows": 3,

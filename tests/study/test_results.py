@@ -1,4 +1,4 @@
-"""The tables of a study: every row of its finished runs, with the cell that it belongs to."""
+"""The tables of a study: every row of its finished runs, with the trial that it belongs to."""
 
 import os
 from pathlib import Path
@@ -18,9 +18,9 @@ from lightning_unlearn.study.results import finished, gather
 RATE = "data.unlearn.lr"
 
 
-def fill(plan: StudyPlan, cell: Trial, value: float) -> Path:
+def fill(plan: StudyPlan, trial: Trial, value: float) -> Path:
     """What a run leaves in the store, with two steps of one measure."""
-    entry = Path(plan.store) / cell.walk[-1]
+    entry = Path(plan.store) / trial.walk[-1]
     shared = {"step": [0, 3], "metric": ["forget/label"] * 2}
     steps = {**shared, "value": [value, value + 0.5]}
     examples = {**shared, "example": [4, 5], "value": [value, value + 0.25]}
@@ -31,8 +31,8 @@ def fill(plan: StudyPlan, cell: Trial, value: float) -> Path:
 def made(folder: Path, **changes: Any) -> StudyPlan:
     """A study of which all is finished; runs measure 0, 1, 2, ..."""
     plan = hand_plan(folder, **changes)
-    for number, cell in enumerate(plan.runs()):
-        fill(plan, cell, float(number))
+    for number, trial in enumerate(plan.runs()):
+        fill(plan, trial, float(number))
     return plan
 
 
@@ -47,10 +47,10 @@ def test_every_row_says_which_cell_it_is_of(tmp_path: Path) -> None:
     plan = made(tmp_path, methods=["GA", "NPO"], seeds=[0, 7], sweep={RATE: [1e-3, 1]})
     table = gathered(plan)
     expected = []
-    for number, cell in enumerate(plan.cells):
+    for number, trial in enumerate(plan.trials):
         for step, value in ((0, number), (3, number + 0.5)):
-            path = "-".join(cell.path)
-            own = ("small", path, cell.position, cell.method, cell.seed, cell.sweep[0][1])
+            path = "-".join(trial.path)
+            own = ("small", path, trial.position, trial.method, trial.seed, trial.sweep[0][1])
             expected.append((*own, "unlearn", step, "forget/label", value))
     names = ["study", "path", "position", "method", "seed", RATE]
     names += ["stage", "step", "metric", "value"]
@@ -118,7 +118,7 @@ def test_several_swept_keys_stand_in_the_order_of_the_study(tmp_path: Path) -> N
 def test_only_finished_runs_are_there(tmp_path: Path) -> None:
     plan = hand_plan(tmp_path, methods=["GA", "NPO", "SimNPO"])
     done, going, also, *_ = plan.runs()
-    entries = [fill(plan, cell, number) for number, cell in enumerate((done, going, also))]
+    entries = [fill(plan, trial, number) for number, trial in enumerate((done, going, also))]
     (entries[1] / "entry.json").unlink()
     assert finished(plan) == {done.walk[-1]: entries[0], also.walk[-1]: entries[2]}
     table = gathered(plan)

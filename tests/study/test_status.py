@@ -34,9 +34,9 @@ def store(plan: StudyPlan, key: str, seconds: float | None = None) -> None:
     entry.mkdir(parents=True)
     details = {"seconds": seconds} if seconds is not None else {}
     (entry / "entry.json").write_text(json.dumps({"details": details}))
-    node = plan.node[key]
-    if node.is_run:
-        write_run(Path(plan.folder) / plan.cells[node.cell].run, key=key, finished=True)
+    task = plan.task[key]
+    if task.is_run:
+        write_run(Path(plan.folder) / plan.trials[task.trial].run, key=key, finished=True)
 
 
 def write_run(run: Path, **about: Any) -> None:
@@ -88,8 +88,8 @@ def test_a_study_that_nobody_has_begun(folder: Path, capsys: pytest.CaptureFixtu
 def test_a_store_that_was_moved_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = hand_plan(folder, paths=[("a", "b")])
     plan.write(folder)
-    cell = plan.cells[0]
-    write_run(folder / cell.run, key=cell.walk[-1], finished=True)
+    trial = plan.trials[0]
+    write_run(folder / trial.run, key=trial.walk[-1], finished=True)
     assert told(capsys, folder)[-1].startswith("The stage store is gone: ")
 
 
@@ -141,10 +141,10 @@ def test_one_process_works_alone(folder: Path, capsys: pytest.CaptureFixture[str
 def test_a_study_that_is_done(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = hand_plan(folder, methods=["GA", "oracle"])
     plan.write(folder)
-    for node in plan.nodes:
-        store(plan, node.key, 3600)
+    for task in plan.tasks:
+        store(plan, task.key, 3600)
         # What stopped or failed once is made now.
-        note(plan, node.key, state="failed", error="once")
+        note(plan, task.key, state="failed", error="once")
     assert told(capsys, folder) == [
         "small: 4 stage trainings instead of 5, 2 unlearnings, 1 oracle",
         "7 parts: 7 done; 7 h of work done",
@@ -157,9 +157,9 @@ def test_a_run_in_the_store_may_lack_its_folder(
 ) -> None:
     plan = hand_plan(folder, paths=[("a", "b")])
     plan.write(folder)
-    for node in plan.nodes:
-        store(plan, node.key)
-    (folder / plan.cells[0].run / "run.json").unlink()
+    for task in plan.tasks:
+        store(plan, task.key)
+    (folder / plan.trials[0].run / "run.json").unlink()
     assert told(capsys, folder)[1:] == ["3 parts: 3 done", "0 of 1 runs are finished, in study."]
 
 
@@ -168,8 +168,8 @@ def test_a_folder_that_was_moved_is_read_where_it_is(
 ) -> None:
     plan = hand_plan(folder.absolute(), paths=[("a", "b")])
     plan.write(folder)
-    for node in plan.nodes:
-        store(plan, node.key)
+    for task in plan.tasks:
+        store(plan, task.key)
     Path("study/GA").rename("GA")
     Path("study/study.json").rename("study.json")
     assert told(capsys, ".")[-1] == "1 of 1 runs are finished, in .."
@@ -208,7 +208,7 @@ def test_a_damaged_manifest_or_note_breaks_nothing(
 
 def test_a_run_and_its_stages(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = hand_plan(folder, paths=[("a", "b")])
-    stages = [{"name": node.stage, "key": node.key} for node in plan.nodes]
+    stages = [{"name": task.stage, "key": task.key} for task in plan.tasks]
     about = {"method": "NPO", "path": "a-b", "seed": 3, "store": plan.store, "stages": stages}
     write_run(folder, **about, finished=False)
     store(plan, "s0_a", 7)
@@ -250,8 +250,8 @@ def test_a_folder_that_is_neither(folder: Path, capsys: pytest.CaptureFixture[st
         )
 
 
-DEEP = '{"cells": ' + "[" * 100_000 + "]" * 100_000 + "}"
-NO_DOCUMENTS = ["", "{", "[]", "3", "{}", '{"cells": 3}', '{"checksum": "0"}', DEEP, "\ufeff{}"]
+DEEP = '{"trials": ' + "[" * 100_000 + "]" * 100_000 + "}"
+NO_DOCUMENTS = ["", "{", "[]", "3", "{}", '{"trials": 3}', '{"checksum": "0"}', DEEP, "\ufeff{}"]
 
 
 @pytest.mark.parametrize("text", NO_DOCUMENTS, ids=lambda text: text[:20])
@@ -271,10 +271,10 @@ def test_a_study_file_that_is_none(
     ("change", "found"),
     [
         ({"format": 99}, "found format 99, expected 1; it is of another version"),
-        ({"cells": 3}, "'int' object is not iterable"),
-        ({"cells": [{"path": 3}]}, "'int' object is not iterable"),
-        ({"nodes": [{}]}, "missing 6 required positional arguments"),
-        ({"cells": []}, "found no cells"),
+        ({"trials": 3}, "'int' object is not iterable"),
+        ({"trials": [{"path": 3}]}, "'int' object is not iterable"),
+        ({"tasks": [{}]}, "missing 6 required positional arguments"),
+        ({"trials": []}, "found no trials"),
     ],
     ids=lambda value: str(value)[:20],
 )

@@ -118,8 +118,8 @@ def test_seeds_settings_and_oracles_are_told_apart_in_the_records(tiny: Tiny) ->
         *("study", "path", "position", "method", "seed"),
         *(*sweep, "stage", "step", "metric", "value"),
     ]
-    cells = ["path", "method", "seed", *sweep]
-    assert len(records[cells].drop_duplicates()) == 2 * 2 * 2 * 4
+    trials = ["path", "method", "seed", *sweep]
+    assert len(records[trials].drop_duplicates()) == 2 * 2 * 2 * 4
     oracles = records[records["method"] == "oracle"]
     assert set(oracles["stage"]) == {"oracle"} and set(oracles["step"]) == {0}
     by_measure = oracles.groupby(["seed", "metric"])["value"]
@@ -293,7 +293,7 @@ def test_a_method_that_could_not_be_found_again_is_refused(tiny: Tiny) -> None:
 def test_a_full_disk_ends_the_study_and_leaves_the_store_whole(
     tiny: Tiny, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every other cell would train for nothing; what is stored is not touched."""
+    """Every other trial would train for nothing; what is stored is not touched."""
     from lightning_unlearn.storage.stage_store import StageStore
 
     put, made = StageStore.put, []

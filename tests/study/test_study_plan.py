@@ -42,7 +42,7 @@ def planned(tiny: Tiny, fit: dict[str, Any] | None = None, **changes: Any) -> St
 
 def names(plan: StudyPlan) -> list[str]:
     """The stage trainings, each as its prefix."""
-    return [plan.label(node).split(" ")[0] for node in plan.stages]
+    return [plan.label(task).split(" ")[0] for task in plan.stages]
 
 
 COUNTS: list[tuple[dict[str, Any], str]] = [
@@ -73,9 +73,9 @@ def test_what_is_shared_is_counted_once(
 def test_the_stages_are_the_prefixes_of_the_paths(shared_tiny: Tiny) -> None:
     plan = planned(shared_tiny, paths="permutations", methods={"GA": GA})
     paths = list(itertools.permutations(["inst", "tofu", "math", "safety"]))
-    assert [cell.path for cell in plan.cells] == paths
-    assert [cell.place for cell in plan.cells] == list(range(1, 25))
-    assert [cell.position for cell in plan.cells] == [path.index("safety") + 1 for path in paths]
+    assert [trial.path for trial in plan.trials] == paths
+    assert [trial.place for trial in plan.trials] == list(range(1, 25))
+    assert [trial.position for trial in plan.trials] == [path.index("safety") + 1 for path in paths]
     prefixes = {"-".join(path[:end]) for path in paths for end in range(1, 5)}
     assert sorted(names(plan)) == sorted(prefixes)
 
@@ -83,16 +83,16 @@ def test_the_stages_are_the_prefixes_of_the_paths(shared_tiny: Tiny) -> None:
 def test_a_swept_recipe_of_unlearning_trains_no_stage_twice(shared_tiny: Tiny) -> None:
     alone = planned(shared_tiny, methods={"GA": GA}, oracle=True)
     swept = planned(shared_tiny, methods={"GA": GA}, oracle=True, sweep={RATE: [2e-3, 1e-2]})
-    assert [node.key for node in swept.stages] == [node.key for node in alone.stages]
+    assert [task.key for task in swept.stages] == [task.key for task in alone.stages]
     # One of the values is that of the fit configuration, and the oracle is the same.
-    assert {cell.walk[-1] for cell in alone.cells} < {cell.walk[-1] for cell in swept.cells}
+    assert {trial.walk[-1] for trial in alone.trials} < {trial.walk[-1] for trial in swept.trials}
     assert len(swept.runs()) == 9
 
 
 def test_a_swept_recipe_of_a_stage_splits_the_tree_from_it_on(shared_tiny: Tiny) -> None:
     plan = planned(shared_tiny, methods={"GA": GA}, sweep={MATH_RATE: [1e-3, 1e-2]})
-    for path in {cell.path for cell in plan.cells}:
-        one, other = (cell for cell in plan.cells if cell.path == path)
+    for path in {trial.path for trial in plan.trials}:
+        one, other = (trial for trial in plan.trials if trial.path == path)
         same = [a == b for a, b in zip(one.walk, other.walk, strict=True)]
         place = path.index("math")
         assert same == [True] * place + [False] * (5 - place)
@@ -105,27 +105,27 @@ def test_oracles_of_several_cells_are_one_run_in_one_folder(shared_tiny: Tiny) -
     sweep = {RATE: [1e-4, 1e-3], "data.stages.safety.lr": [1e-3, 1e-2]}
     paths = [["safety", "math"], ["math", "safety"]]
     plan = planned(shared_tiny, paths=paths, methods={"GA": GA}, oracle=True, sweep=sweep)
-    oracles = [cell for cell in plan.cells if cell.method == "oracle"]
+    oracles = [trial for trial in plan.trials if trial.method == "oracle"]
     assert len(oracles) == 2 * 4
-    assert {cell.run for cell in oracles} == {"oracle/math_s0"}
-    assert len({cell.walk for cell in oracles}) == 1
-    assert {cell.position for cell in oracles} == {1, 2}
-    (node,) = (node for node in plan.nodes if node.stage == "oracle")
-    assert node.is_run and node.tokens == 0
-    assert plan.cells[node.cell] == oracles[0]
-    assert [cell for cell in plan.runs() if cell.method == "oracle"] == [oracles[0]]
+    assert {trial.run for trial in oracles} == {"oracle/math_s0"}
+    assert len({trial.walk for trial in oracles}) == 1
+    assert {trial.position for trial in oracles} == {1, 2}
+    (task,) = (task for task in plan.tasks if task.stage == "oracle")
+    assert task.is_run and task.tokens == 0
+    assert plan.trials[task.trial] == oracles[0]
+    assert [trial for trial in plan.runs() if trial.method == "oracle"] == [oracles[0]]
 
 
 def test_an_oracle_feels_a_swept_stage(shared_tiny: Tiny) -> None:
     plan = planned(shared_tiny, methods={}, oracle=True, sweep={MATH_RATE: [1e-3, 1e-2]})
-    runs = {cell.run for cell in plan.cells}
+    runs = {trial.run for trial in plan.trials}
     assert runs == {f"oracle/lr={value}/inst-tofu-math_s0" for value in ("0.001", "0.01")}
 
 
 def test_an_argument_of_the_method_is_none_of_the_oracle(shared_tiny: Tiny) -> None:
     sweep = {"trainer.callbacks.beta": [0.5, 2.0]}
     plan = planned(shared_tiny, paths=ONE, methods={"NPO": NPO}, oracle=True, sweep=sweep)
-    assert [cell.run for cell in plan.runs()] == [
+    assert [trial.run for trial in plan.runs()] == [
         "oracle/tofu-math_s0",
         "NPO/beta=0.5/p2_tofu-safety-math_s0",
         "NPO/beta=2/p2_tofu-safety-math_s0",
@@ -135,8 +135,8 @@ def test_an_argument_of_the_method_is_none_of_the_oracle(shared_tiny: Tiny) -> N
 def test_a_swept_value_without_effect_makes_no_run_of_its_own(shared_tiny: Tiny) -> None:
     sweep = {"data.unlearn.schedule": ["wsd", "constant"], "data.unlearn.decay": [0.1, 0.2]}
     plan = planned(shared_tiny, paths=ONE, methods={"GA": GA}, sweep=sweep)
-    assert len(plan.cells) == 4
-    assert [cell.run.split("/")[1] for cell in plan.runs()] == [
+    assert len(plan.trials) == 4
+    assert [trial.run.split("/")[1] for trial in plan.runs()] == [
         "schedule=wsd,decay=0.1",
         "schedule=wsd,decay=0.2",
         "schedule=constant",
@@ -146,12 +146,12 @@ def test_a_swept_value_without_effect_makes_no_run_of_its_own(shared_tiny: Tiny)
 def test_values_may_be_lists_and_null(shared_tiny: Tiny) -> None:
     sweep = {"data.unlearn.betas": [[0.9, 0.99], [0.8, 0.9]], "data.unlearn.gradient_clip": [None]}
     plan = planned(shared_tiny, paths=ONE, methods={"GA": GA}, sweep=sweep)
-    assert [cell.run.split("/")[1] for cell in plan.cells] == [
+    assert [trial.run.split("/")[1] for trial in plan.trials] == [
         "betas=_0.9,0.99_,gradient_clip=null",
         "betas=_0.8,0.9_,gradient_clip=null",
     ]
     chosen = plan.select("betas=[0.8, 0.9],gradient_clip=null")
-    assert [cell.sweep[0][1] for cell in chosen] == [[0.8, 0.9]]
+    assert [trial.sweep[0][1] for trial in chosen] == [[0.8, 0.9]]
 
 
 def test_folders_tell_cells_apart(shared_tiny: Tiny) -> None:
@@ -163,7 +163,7 @@ def test_folders_tell_cells_apart(shared_tiny: Tiny) -> None:
         oracle=True,
         methods={"GA": GA},
     )
-    assert [cell.run for cell in plan.runs()] == [
+    assert [trial.run for trial in plan.runs()] == [
         "oracle/math_s0",
         "GA/lr=3e-5/p1_safety-math_s0",
         "GA/lr=0.001/p1_safety-math_s0",
@@ -180,7 +180,7 @@ def test_folders_tell_cells_apart(shared_tiny: Tiny) -> None:
 def test_keys_that_end_alike_are_told_apart(shared_tiny: Tiny) -> None:
     sweep = {RATE: [1e-3], MATH_RATE: [1e-2]}
     plan = planned(shared_tiny, paths=ONE, methods={"GA": GA}, sweep=sweep)
-    assert plan.cells[0].run == "GA/unlearn.lr=0.001,math.lr=0.01/p2_tofu-safety-math_s0"
+    assert plan.trials[0].run == "GA/unlearn.lr=0.001,math.lr=0.01/p2_tofu-safety-math_s0"
 
 
 def test_parents_come_first_and_cells_that_share_are_neighbors(shared_tiny: Tiny) -> None:
@@ -188,18 +188,18 @@ def test_parents_come_first_and_cells_that_share_are_neighbors(shared_tiny: Tiny
     given: dict[str, Any] = {"seeds": [0, 1], "oracle": True, "methods": {"GA": GA}}
     plan = planned(shared_tiny, paths=ONE, sweep=sweep, **given)
     seen: set[str | None] = {None}
-    for node in plan.nodes:
-        assert node.parent in seen and node.key not in seen
-        seen.add(node.key)
-        cell = plan.cells[node.cell]
-        assert cell.walk[node.number] == node.key
-        assert node.key not in {key for c in plan.cells[: node.cell] for key in c.walk}
-    assert seen == {None} | {key for cell in plan.cells for key in cell.walk}
+    for task in plan.tasks:
+        assert task.parent in seen and task.key not in seen
+        seen.add(task.key)
+        trial = plan.trials[task.trial]
+        assert trial.walk[task.number] == task.key
+        assert task.key not in {key for c in plan.trials[: task.trial] for key in c.walk}
+    assert seen == {None} | {key for trial in plan.trials for key in trial.walk}
     # The model changes least often, then the seed, then the path.
-    ranks = [dict(cell.sweep)["model.lora.rank"] for cell in plan.cells]
+    ranks = [dict(trial.sweep)["model.lora.rank"] for trial in plan.trials]
     assert ranks == [4] * 8 + [2] * 8
-    assert [cell.seed for cell in plan.cells] == ([0] * 4 + [1] * 4) * 2
-    assert [cell.method for cell in plan.cells[:4]] == ["oracle"] * 2 + ["GA"] * 2
+    assert [trial.seed for trial in plan.trials] == ([0] * 4 + [1] * 4) * 2
+    assert [trial.method for trial in plan.trials[:4]] == ["oracle"] * 2 + ["GA"] * 2
 
 
 def test_tokens_are_those_that_pass_through_training(shared_tiny: Tiny) -> None:
@@ -211,7 +211,7 @@ def test_tokens_are_those_that_pass_through_training(shared_tiny: Tiny) -> None:
     module = shared_tiny.module()
     data.prepare(module.tokenizer(), module.context)
     sizes = {name: [len(example) for example in data.examples[name]] for name in data.stages}
-    assert [(node.stage, node.tokens) for node in plan.nodes] == [
+    assert [(task.stage, task.tokens) for task in plan.tasks] == [
         ("tofu", 3 * sum(sizes["tofu"])),
         ("safety", sum(sizes["safety"])),
         ("math", 20 * sum(sizes["math"]) // len(sizes["math"])),
@@ -259,7 +259,7 @@ CONDITIONS: list[tuple[str | None, int, str]] = [
 @pytest.mark.parametrize(("only", "count", "rule"), CONDITIONS)
 def test_a_part_of_the_grid(only: str | None, count: int, rule: str) -> None:
     chosen = GRID.select(only)
-    assert chosen == [cell for cell in GRID.cells if eval(rule, {"c": cell})]
+    assert chosen == [trial for trial in GRID.trials if eval(rule, {"c": trial})]
     assert len(chosen) == count
 
 
@@ -275,7 +275,7 @@ REFUSED = [
     ("lr=2", "--only: found data.unlearn.lr=2, expected one of 1, 3e-5."),
     (
         "path=1,position=2",
-        "--only: found 'path=1,position=2', and no cell of the study has all of that.",
+        "--only: found 'path=1,position=2', and no trial of the study has all of that.",
     ),
 ]
 
@@ -292,26 +292,26 @@ def test_a_short_name_of_two_swept_keys_is_none() -> None:
     expected = "--only: found 'lr=1', expected KEY=VALUE with a key of path, position, method, seed"
     with pytest.raises(InputError, match=f"^{re.escape(expected)}, {RATE}, {MATH_RATE}.$"):
         plan.select("lr=1")
-    assert plan.select("unlearn.lr=1,math.lr=2") == list(plan.cells)
+    assert plan.select("unlearn.lr=1,math.lr=2") == list(plan.trials)
 
 
 def test_a_part_needs_its_nodes_and_those_they_start_from() -> None:
-    found = [node.key for node in GRID.needed(GRID.select("path=1,method=oracle,seed=1"))]
+    found = [task.key for task in GRID.needed(GRID.select("path=1,method=oracle,seed=1"))]
     assert found == ["s1_a", "s1_a_oracle"]
 
 
 def with_oracle() -> StudyPlan:
     """Runs on b-a and a-b; both are compared with the model trained on a alone."""
     plan = hand_plan(methods=("oracle", "GA"))
-    nodes = tuple(
-        replace(node, oracle="s0_a" if node.stage == "unlearn" else None) for node in plan.nodes
+    tasks = tuple(
+        replace(task, oracle="s0_a" if task.stage == "unlearn" else None) for task in plan.tasks
     )
-    return replace(plan, nodes=nodes)
+    return replace(plan, tasks=tasks)
 
 
 def test_a_run_needs_its_oracle_too() -> None:
     plan = with_oracle()
-    found = [node.key for node in plan.needed(plan.select("path=2,method=GA"))]
+    found = [task.key for task in plan.needed(plan.select("path=2,method=GA"))]
     assert found == ["s0_a", "s0_b", "s0_b-a", "s0_b-a_GA"]
     frontier = TaskQueue(plan.needed(plan.select("path=2,method=GA")))
     for key in ("s0_b", "s0_b-a"):
@@ -327,12 +327,12 @@ def test_a_run_needs_its_oracle_too() -> None:
 def test_a_run_begins_when_its_oracle_is_made() -> None:
     plan = with_oracle()
     seconds = {"s0_a": 50.0, "s0_b": 1.0, "s0_b-a": 1.0, "s0_b-a_GA": 1.0}
-    nodes = [plan.node[key] for key in seconds]
+    tasks = [plan.task[key] for key in seconds]
     tokens = {key: int(100 * value) for key, value in seconds.items()}
-    plan = replace(plan, nodes=tuple(replace(n, tokens=tokens.get(n.key, 1)) for n in plan.nodes))
-    nodes = [plan.node[key] for key in seconds]
+    plan = replace(plan, tasks=tuple(replace(n, tokens=tokens.get(n.key, 1)) for n in plan.tasks))
+    tasks = [plan.task[key] for key in seconds]
     known = Estimate(plan, dict(seconds))
-    assert known.left(nodes, workers=4) == pytest.approx(51.0)
+    assert known.left(tasks, workers=4) == pytest.approx(51.0)
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path: Path, shared_tiny: Tiny) -> None:
@@ -361,7 +361,7 @@ def test_a_spec_is_read_as_it_was_written(shared_tiny: Tiny) -> None:
 
 def test_a_node_is_called_by_its_prefix_or_its_folder() -> None:
     plan = hand_plan(methods=["GA", "oracle"], seeds=[3], sweep={RATE: [1e-3]})
-    assert [plan.label(node) for node in plan.nodes] == [
+    assert [plan.label(task) for task in plan.tasks] == [
         "a (seed 3, lr = 0.001)",
         "a-b (seed 3, lr = 0.001)",
         "GA,0.001/a-b_s3",
@@ -373,7 +373,7 @@ def test_a_node_is_called_by_its_prefix_or_its_folder() -> None:
 
 
 def left_of(plan: StudyPlan, seconds: dict[str, float], **given: Any) -> float | None:
-    left = [node for node in plan.nodes if node.key not in seconds]
+    left = [task for task in plan.tasks if task.key not in seconds]
     return Estimate(plan, seconds).left(left, **given)
 
 
@@ -390,19 +390,19 @@ def test_nothing_known_is_no_estimate() -> None:
 def test_a_node_takes_as_long_as_those_like_it() -> None:
     plan = hand_plan(methods=["GA", "NPO"], tokens={"a": 10, "b": 30, "unlearn": 20})
     estimate = Estimate(plan, {"s0_a": 1.0, "s0_a-b": 6.0, "s0_a-b_GA": 9.0})
-    assert estimate.of(plan.node["s0_b-a"]) == 1.0
-    assert estimate.of(plan.node["s0_b"]) == 6.0
-    assert estimate.of(plan.node["s0_b-a_GA"]) == 9.0
+    assert estimate.of(plan.task["s0_b-a"]) == 1.0
+    assert estimate.of(plan.task["s0_b"]) == 6.0
+    assert estimate.of(plan.task["s0_b-a_GA"]) == 9.0
     # No NPO is known: by its tokens, at the speed of 60 tokens in 16 seconds.
-    assert estimate.of(plan.node["s0_a-b_NPO"]) == pytest.approx(20 * 16 / 60)
+    assert estimate.of(plan.task["s0_a-b_NPO"]) == pytest.approx(20 * 16 / 60)
     estimate.seconds["s0_b"] = 2.0
-    assert estimate.of(plan.node["s0_a-b"]) == 4.0
+    assert estimate.of(plan.task["s0_a-b"]) == 4.0
 
 
 def test_workers_share_what_the_tree_lets_them() -> None:
     plan = hand_plan(paths=[("a", "b"), ("b", "a")], methods=["GA", "NPO"])
     seconds = {"s0_a": 4.0, "s0_a-b": 4.0, "s0_a-b_GA": 4.0}
-    # Five nodes are left: NPO here, b, b-a, and both methods there.
+    # Five tasks are left: NPO here, b, b-a, and both methods there.
     assert left_of(plan, seconds) == 20
     assert left_of(plan, seconds, workers=2) == 12
     assert left_of(plan, seconds, workers=100) == 12
@@ -418,26 +418,26 @@ def naive_left(
     workers: int,
 ) -> float | None:
     """The same, said in another way: walks from the root, and means over lists."""
-    methods = {key: cell.method for cell in plan.cells for key in cell.walk[-1:]}
+    methods = {key: trial.method for trial in plan.trials for key in trial.walk[-1:]}
     costs: dict[str, float] = {}
-    for node in left:
+    for task in left:
         alike = [
             seconds[other.key]
-            for other in plan.nodes
+            for other in plan.tasks
             if other.key in seconds
             and (other.stage, other.tokens, methods.get(other.key))
-            == (node.stage, node.tokens, methods.get(node.key))
+            == (task.stage, task.tokens, methods.get(task.key))
         ]
-        training = [n for n in plan.nodes if n.key in seconds and n.tokens > 0]
+        training = [n for n in plan.tasks if n.key in seconds and n.tokens > 0]
         if alike:
             whole = sum(alike) / len(alike)
         elif training:
             pace = sum(seconds[n.key] for n in training) / sum(n.tokens for n in training)
-            whole = pace * node.tokens
+            whole = pace * task.tokens
         else:
             return None
-        costs[node.key] = whole * (1 - begun.get(node.key, 0))
-    walks = [sum(costs.get(key, 0) for key in cell.walk) for cell in plan.cells]
+        costs[task.key] = whole * (1 - begun.get(task.key, 0))
+    walks = [sum(costs.get(key, 0) for key in trial.walk) for trial in plan.trials]
     return max(sum(costs.values()) / workers, *walks)
 
 
@@ -454,23 +454,23 @@ def test_the_estimate_is_that_of_a_naive_twin(seed: int) -> None:
     )
     # What is made has its parents made.
     done: dict[str, float] = {}
-    for node in plan.nodes:
-        if (node.parent is None or node.parent in done) and draws.random() < 0.6:
-            done[node.key] = draws.uniform(1, 100)
-    left = [node for node in plan.nodes if node.key not in done]
-    begun = {node.key: draws.random() for node in left if draws.random() < 0.3}
+    for task in plan.tasks:
+        if (task.parent is None or task.parent in done) and draws.random() < 0.6:
+            done[task.key] = draws.uniform(1, 100)
+    left = [task for task in plan.tasks if task.key not in done]
+    begun = {task.key: draws.random() for task in left if draws.random() < 0.3}
     for workers in (1, 3):
         expected = naive_left(plan, done, left, begun, workers)
         assert Estimate(plan, done).left(left, begun, workers) == pytest.approx(expected)
 
 
-def keys(nodes: Iterable[Task]) -> list[str]:
-    return [node.key for node in nodes]
+def keys(tasks: Iterable[Task]) -> list[str]:
+    return [task.key for task in tasks]
 
 
 def test_a_node_is_ready_when_what_it_starts_from_is_made() -> None:
     plan = hand_plan(methods=["GA", "NPO"])
-    frontier = TaskQueue(plan.nodes)
+    frontier = TaskQueue(plan.tasks)
     assert keys(frontier.ready()) == ["s0_a", "s0_b"]
     frontier.take("s0_a")
     assert keys(frontier.ready()) == ["s0_b"]
@@ -484,48 +484,48 @@ def test_a_node_is_ready_when_what_it_starts_from_is_made() -> None:
 
 
 def test_the_first_in_turn_is_always_that_of_the_plan() -> None:
-    frontier = TaskQueue(GRID.nodes)
+    frontier = TaskQueue(GRID.tasks)
     order = []
     while not frontier.is_over:
         order.append(frontier.ready()[0].key)
         frontier.take(order[-1])
         frontier.close(TaskResult(order[-1], "done"))
-    assert order == keys(GRID.nodes)
+    assert order == keys(GRID.tasks)
     assert frontier.ready() == []
 
 
 def test_a_parent_that_is_not_asked_for_is_made_already() -> None:
     plan = hand_plan()
-    frontier = TaskQueue([plan.node["s0_a-b"], plan.node["s0_a-b_GA"]])
+    frontier = TaskQueue([plan.task["s0_a-b"], plan.task["s0_a-b_GA"]])
     assert keys(frontier.ready()) == ["s0_a-b"]
 
 
 def test_a_failure_takes_along_only_what_starts_from_it() -> None:
-    frontier = TaskQueue(GRID.nodes)
+    frontier = TaskQueue(GRID.tasks)
     frontier.take("s0_a")
     skipped = frontier.close(TaskResult("s0_a", "failed", error="no luck"))
-    lost = [node for node in GRID.nodes if node.key.startswith(("s0_a-", "s0_a_"))]
-    assert skipped == [TaskResult(node.key, "skipped", error="no luck") for node in lost]
+    lost = [task for task in GRID.tasks if task.key.startswith(("s0_a-", "s0_a_"))]
+    assert skipped == [TaskResult(task.key, "skipped", error="no luck") for task in lost]
     order = []
     while ready := frontier.ready():
         order.append(ready[0].key)
         frontier.take(order[-1])
         frontier.close(TaskResult(order[-1], "done"))
-    assert order == [n.key for n in GRID.nodes if n not in lost and n.key != "s0_a"]
+    assert order == [n.key for n in GRID.tasks if n not in lost and n.key != "s0_a"]
     assert frontier.is_over
 
 
 def test_a_node_given_back_is_the_first_in_turn() -> None:
     plan = hand_plan()
-    frontier = TaskQueue(plan.nodes)
+    frontier = TaskQueue(plan.tasks)
     frontier.take("s0_a")
     frontier.take("s0_b")
     assert frontier.ready() == [] and not frontier.is_over
-    frontier.give_back(plan.node["s0_b"])
+    frontier.give_back(plan.task["s0_b"])
     assert keys(frontier.ready()) == ["s0_b"]
     frontier.take("s0_b")
     frontier.close(TaskResult("s0_b", "done"))
-    frontier.give_back(plan.node["s0_a"])
+    frontier.give_back(plan.task["s0_a"])
     assert keys(frontier.ready()) == ["s0_a", "s0_b-a"]
 
 
@@ -590,7 +590,7 @@ def test_seeds_with_the_same_tree_are_drawn_once() -> None:
 
 def test_what_is_made_is_marked() -> None:
     plan = hand_plan(paths=[("a", "b")], methods=["GA", "NPO", "oracle"], sweep={RATE: [1, 2]})
-    runs = [cell.walk[-1] for cell in plan.runs()]
+    runs = [trial.walk[-1] for trial in plan.runs()]
     assert drawn(plan, made=["s0_a", "s0_a_oracle", "s0_a-b", runs[0]]) == (
         "small: 2 stage trainings instead of 3, 4 unlearnings, 1 oracle\n"
         "└── a ✓\n"
@@ -598,7 +598,7 @@ def test_what_is_made_is_marked() -> None:
         "    └── b ✓\n"
         "        └── → GA x 2 settings, NPO x 2 settings (1 of 4 done)\n"
     )
-    whole = drawn(plan, made=plan.node)
+    whole = drawn(plan, made=plan.task)
     assert whole.count("✓") == 4 and "done" not in whole
 
 

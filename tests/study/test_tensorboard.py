@@ -78,9 +78,7 @@ def check(trainer: StagedTrainer) -> dict[str, list[tuple[int, float]]]:
     seen = curves(trainer.run_dir)
     expected: dict[str, list[tuple[int, float]]] = {}
     for row in read_table(trainer.run_dir / "records.parquet").itertuples():
-        expected.setdefault(f"{trainer.method.name}/{row.metric}", []).append(
-            (row.step, row.value)
-        )
+        expected.setdefault(f"{trainer.method.name}/{row.metric}", []).append((row.step, row.value))
     for row in read_table(trainer.run_dir / "training.parquet").itertuples():
         expected.setdefault(f"train/{row.stage}/loss", []).append((row.step, row.loss))
         expected.setdefault(f"train/{row.stage}/lr", []).append((row.step, row.lr))
@@ -320,7 +318,7 @@ def test_a_damaged_table_of_examples_does_not_end_the_study(tiny: Tiny) -> None:
     studied(tiny, only="path=2")
     for file in (result.folder / "divergence").rglob("events*"):
         file.unlink()
-    key = plan.cells[0].walk[-1]
+    key = plan.trials[0].walk[-1]
     (Path(plan.store) / key / "examples.parquet").write_bytes(b"PAR1")
     said: list[str] = []
     curves = DivergenceCurves(plan, said.append)

@@ -63,7 +63,7 @@ class Suicidal(Callback):
 
 
 class Murderous(LocalExecutor):
-    """Kills the worker that is at a node, some time after it began; so many times."""
+    """Kills the worker that is at a task, some time after it began; so many times."""
 
     times = 1
 

@@ -1,1 +1,1 @@
-"""Who makes the nodes of a study: this process, local workers, or a Ray cluster."""
+"""Who makes the tasks of a study: this process, local workers, or a Ray cluster."""

@@ -10,10 +10,10 @@ Report = Callable[[TaskResult], None]
 
 
 class Executor(Protocol):
-    """Makes nodes; in what order and where is its own affair.
+    """Makes tasks; in what order and where is its own affair.
 
     Attributes:
-        workers: how many nodes are made at a time.
+        workers: how many tasks are made at a time.
     """
 
     workers: int
@@ -29,12 +29,12 @@ class Executor(Protocol):
             InputError: for whatever a run would refuse before it trains.
         """
 
-    def run(self, nodes: Sequence[Task], report: Report) -> None:
-        """Make nodes, and report each when it is made or can't be.
+    def run(self, tasks: Sequence[Task], report: Report) -> None:
+        """Make tasks, and report each when it is made or can't be.
 
         Args:
-            nodes: parents before children; a parent that is not among them is made already.
-            report: called once per node, in this process.
+            tasks: parents before children; a parent that is not among them is made already.
+            report: called once per task, in this process.
 
         Raises:
             StorageError: if results can't be written, which would happen to all others too.

@@ -1,4 +1,4 @@
-"""The work of a study in this process, node by node."""
+"""The work of a study in this process, task by task."""
 
 import time
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from lightning_unlearn.training.progress import StageProgress
 
 
 class InProcessExecutor:
-    """Makes nodes one after the other.
+    """Makes tasks one after the other.
 
     What another process is making is left for later: two studies on one store share the work.
 
     Args:
-        bench: makes a node.
+        bench: makes a task.
         bar: shows how far it is; None shows nothing.
     """
 
@@ -36,36 +36,36 @@ class InProcessExecutor:
         """See `Executor`."""
         return self.bench.plan()
 
-    def run(self, nodes: Sequence[Task], report: Report) -> None:
+    def run(self, tasks: Sequence[Task], report: Report) -> None:
         """See `Executor`."""
         if self.bench.processes > 1:
             # What another process finished in between, some of ours may have seen and some not.
-            keys = set(self.bench.agree([node.key for node in nodes]))
-            nodes = [node for node in self.plan().nodes if node.key in keys]
-        frontier = TaskQueue(nodes)
+            keys = set(self.bench.agree([task.key for task in tasks]))
+            tasks = [task for task in self.plan().tasks if task.key in keys]
+        frontier = TaskQueue(tasks)
         while not frontier.is_over:
-            node = self._next(frontier)
-            frontier.take(node.key)
-            outcome = self._make(node)
+            task = self._next(frontier)
+            frontier.take(task.key)
+            outcome = self._make(task)
             report(outcome)
             for skipped in frontier.close(outcome):
                 report(skipped)
 
     def _next(self, frontier: TaskQueue) -> Task:
-        ready = {node.key: node for node in frontier.ready()}
+        ready = {task.key: task for task in frontier.ready()}
         free = (key for key in ready if not self.bench.store.is_claimed(key))
         return ready[self.bench.agree(next(free, next(iter(ready))))]
 
-    def _make(self, node: Task) -> TaskResult:
+    def _make(self, task: Task) -> TaskResult:
         began = time.monotonic()
         try:
-            made = self.bench.make(node.key, self.bar)
+            made = self.bench.make(task.key, self.bar)
         except StorageError:
             raise
         except Exception as error:
-            # Whatever broke this node, the others are worth having.
-            return failure(node.key, error, time.monotonic() - began)
-        return TaskResult(node.key, "done", time.monotonic() - began, made)
+            # Whatever broke this task, the others are worth having.
+            return failure(task.key, error, time.monotonic() - began)
+        return TaskResult(task.key, "done", time.monotonic() - began, made)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -14,7 +14,7 @@ from lightning_unlearn.study.plan import StudyPlan, Task
 from lightning_unlearn.study.spec import StudySpec
 from lightning_unlearn.study.task_queue import TaskQueue, TaskResult
 
-# A node that took so many workers with it is the reason.
+# A task that took so many workers with it is the reason.
 ATTEMPTS = 3
 
 
@@ -70,9 +70,9 @@ def share_cores(workers: int) -> dict[str, str]:
 
 
 class LocalExecutor:
-    """Makes nodes in worker processes, each with GPUs of its own.
+    """Makes tasks in worker processes, each with GPUs of its own.
 
-    A worker that dies is replaced, and its node made again.
+    A worker that dies is replaced, and its task made again.
 
     Args:
         spec: the study.
@@ -112,10 +112,10 @@ class LocalExecutor:
         self._logs = Path(plan.folder) / "logs"
         return plan
 
-    def run(self, nodes: Sequence[Task], report: Report) -> None:
+    def run(self, tasks: Sequence[Task], report: Report) -> None:
         """See `Executor`; every worker is looked after by a thread."""
-        count = min(self.workers, len(nodes))
-        crew = _Crew(TaskQueue(nodes), self._change, count)
+        count = min(self.workers, len(tasks))
+        crew = _Crew(TaskQueue(tasks), self._change, count)
         threads = [
             threading.Thread(target=self._serve, args=(number, crew), daemon=True)
             for number in range(count)
@@ -139,14 +139,14 @@ class LocalExecutor:
             raise crew.error
 
     def _serve(self, number: int, crew: "_Crew") -> None:
-        """Have one worker make nodes until none is left."""
-        while (node := crew.take(number)) is not None:
+        """Have one worker make tasks until none is left."""
+        while (task := crew.take(number)) is not None:
             try:
                 process = self._processes.get(number) or self._start(number)
-                crew.close(process.make(node.key))
+                crew.close(process.make(task.key))
             except WorkerDied as death:
                 self._processes.pop(number, None)
-                crew.lose(node, number, str(death))
+                crew.lose(task, number, str(death))
             # Whatever it is, the thread that reports must hear of it.
             except BaseException as error:
                 crew.abort(error)
@@ -185,36 +185,36 @@ class _Crew:
         self.error: BaseException | None = None
 
     def take(self, number: int) -> Task | None:
-        """The next node for a worker; waits for one. None when there will be none."""
+        """The next task for a worker; waits for one. None when there will be none."""
         with self._change:
             while self.error is None and not self._frontier.is_over:
-                for node in self._frontier.ready():
-                    lost = set(self._lost.get(node.key, ()))
+                for task in self._frontier.ready():
+                    lost = set(self._lost.get(task.key, ()))
                     # Others are to try first what a worker died over.
                     if number not in lost or len(lost) == self._workers:
-                        self._frontier.take(node.key)
-                        return node
+                        self._frontier.take(task.key)
+                        return task
                 self._change.wait()
             return None
 
     def close(self, outcome: TaskResult) -> None:
-        """A node is made, or can't be."""
+        """A task is made, or can't be."""
         with self._change:
             self.outcomes += [outcome, *self._frontier.close(outcome)]
             self._change.notify_all()
 
-    def lose(self, node: Task, number: int, death: str) -> None:
-        """A worker died over a node."""
+    def lose(self, task: Task, number: int, death: str) -> None:
+        """A worker died over a task."""
         with self._change:
-            lost = self._lost.setdefault(node.key, [])
+            lost = self._lost.setdefault(task.key, [])
             lost.append(number)
             if self.error is None and len(lost) < ATTEMPTS:
-                self._frontier.give_back(node)
+                self._frontier.give_back(task)
                 self._change.notify_all()
                 return
         if self.error is None:
             error = f"{death}, for the {ATTEMPTS}rd time"
-            self.close(TaskResult(node.key, "failed", error=error))
+            self.close(TaskResult(task.key, "failed", error=error))
 
     def abort(self, error: BaseException) -> None:
         """Nothing more is begun."""

@@ -1,4 +1,4 @@
-"""A worker: a process that makes nodes of a study, asked through its standard input.
+"""A worker: a process that makes tasks of a study, asked through its standard input.
 
 ``python -m lightning_unlearn.study.executors.worker_main SPEC`` reads one JSON object a line and
 answers each with one. It stops after the optimizer step in progress when its input ends, so it
@@ -148,7 +148,7 @@ class _Worker:
             self.send({"full": str(error)})
             return
         except Exception as error:
-            # Whatever broke this node, the others are worth having.
+            # Whatever broke this task, the others are worth having.
             outcome = failure(key, error, time.monotonic() - began)
         said, self._said = self._said, []
         self.send({"outcome": {**asdict(outcome), "said": said}})

@@ -57,7 +57,7 @@ class WorkerProcess:
         return plan_of(answer)
 
     def make(self, key: str) -> TaskResult:
-        """Have it make a node.
+        """Have it make a task.
 
         Raises:
             StorageError: if it can't write.
