@@ -10,7 +10,7 @@ from lightning_unlearn.storage.records import EXAMPLES, STEPS, TRAINING, read_ta
 
 # Measures of texts that are written: a likelihood that is as good as another may end in another
 # token.
-WRITTEN = ("accuracy/", "truncated/", "verbatim/", "knowledge", "tofu_rouge/", "tofu_capped/")
+WRITTEN = ("accuracy/", "truncated/", "verbatim/", "knowledge", "tofu_rouge/", "tofu_truncated/")
 # Measures that jump where a likelihood passes another.
 COUNTS = ("auc/", "privleak/", "overshoot/", "exact_memorization/", "extraction_strength/", "tofu/")
 # What a run is judged by: the log-likelihood per token of the forget set's answers.

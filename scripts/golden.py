@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "configs/demo-study.yaml"
 TABLES = ("records.parquet", "examples.parquet", "training.parquet")
 # Old name: new name, of columns, and of the first parts of metric names.
-RENAMED: dict[str, str] = {}
+RENAMED = {"measure": "metric", "probes/": "log_likelihood/", "capped/": "truncated/"}
 
 
 def run(tree: Path, folder: Path, only: str | None) -> None:
@@ -46,6 +46,8 @@ def contents(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for file in sorted(folder.glob("runs/**/*")):
         name = file.relative_to(folder).as_posix()
+        if "/store/" in name:
+            continue  # its folders are named by keys, in which names of classes are
         if file.name in TABLES:
             found[name] = renamed(pd.read_parquet(file))
         elif file.suffix == ".safetensors":

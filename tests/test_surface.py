@@ -221,13 +221,13 @@ def test_every_key_of_the_study_help_is_one_of_a_study(place: Workplace) -> None
     assert (fit["model"]["lora"]["rank"], fit["data"]["unlearn"]["lr"]) == (2, 1e-3)
     plan = TaskRunner(spec).plan()
     assert (plan.name, plan.folder) == ("mine", "out")
-    assert len(plan.cells) == 2 * 2 * (2 + 1) * 2
+    assert len(plan.trials) == 2 * 2 * (2 + 1) * 2
     assert str(plan) == "8 stage trainings instead of 10, 16 unlearnings, 2 oracles"
 
 
 def test_the_options_of_the_study_help_are_taken(place: Workplace) -> None:
     assert study(["--config", "study.yaml", "--dry-run", "--only", "path=1,method=NPO"]) == 0
-    assert place.capsys.readouterr().out.endswith("1 of 4 cells; 0 of 3 parts are in the store.\n")
+    assert place.capsys.readouterr().out.endswith("1 of 4 trials; 0 of 3 parts are in the store.\n")
 
 
 def test_a_method_of_a_study_is_changed_from_the_command_line(place: Workplace) -> None:

@@ -80,7 +80,7 @@ records and the figures. The same command goes on where a study was stopped.
 
 options:
   --dry-run                    show the plan as a tree, and stop; nothing is trained or written
-  --only KEY=VALUE,...         only some cells: path (number, or stages joined by -), position,
+  --only KEY=VALUE,...         only some trials: path (number, or stages joined by -), position,
                                method, seed, swept keys; values of one key are alternatives
 
 keys of a study file:

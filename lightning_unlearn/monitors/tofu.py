@@ -30,7 +30,7 @@ class TOFU(Monitor):
     Measures, ROLE being forget, retain, real_authors or world_facts, one value per row:
     ``tofu_probability/ROLE``, exp of the log-likelihood per token of the right answer, for authors
     and facts relative to all their answers; ``tofu_rouge/ROLE``, of the greedy answer;
-    ``tofu_truth_ratio/ROLE``; ``tofu_capped/ROLE``, 1 for an answer that did not end in time.
+    ``tofu_truth_ratio/ROLE``; ``tofu_truncated/ROLE``, 1 for an answer that did not end in time.
     Scalars: ``tofu/model_utility``, the harmonic mean of probability, ROUGE and max(0, 1 - truth
     ratio) on all sets but forget; and where there is an oracle ``tofu/forget_quality``, the p-value
     of a Kolmogorov-Smirnov test of its truth ratios on forget against the model's.
@@ -116,7 +116,7 @@ class TOFU(Monitor):
             measures[f"tofu_probability/{role}"] = right
             measures[f"tofu_rouge/{role}"] = rouge
             measures[f"tofu_truth_ratio/{role}"] = ratio
-            measures[f"tofu_capped/{role}"] = capped
+            measures[f"tofu_truncated/{role}"] = capped
             if role != "forget":
                 parts += [right, rouge, truth_ratio_utility(ratio)]
         if not all(torch.isfinite(values).all() for values in measures.values()):

@@ -123,7 +123,7 @@ def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
         raise InputError(
             f"{kind}, method {row['method']!r}{setting and ', ' + setting}, path {row['path']!r}, "
             f"seed {row['seed']}, step {row['step']}: found different values of "
-            f"{row['measure']!r}, expected one; pass the {kind} of one study at a time"
+            f"{row['metric']!r}, expected one; pass the {kind} of one study at a time"
         )
     places = data[["path", "position"]].drop_duplicates().itertuples(index=False, name=None)
     forget = [forget_stage(path, position, kind) for path, position in places]

@@ -216,7 +216,7 @@ def test_values_that_do_not_fit(place: Workplace, key: str, value: str, expected
         ("beta: 0.5", "beta: big", "NPO.beta"),
         ("rank: 4", "rank: big", "model.lora.rank"),
         ("accelerator: cpu", "accelerator: big", "trainer.accelerator"),
-        ("accelerator: cpu", "name: 3", "trainer.run_name"),
+        ("accelerator: cpu", "run_name: 3", "trainer.run_name"),
         ("seed_everything: 0", "seed_everything: 2024-01-01", "seed_everything"),
     ],
 )

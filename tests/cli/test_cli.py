@@ -69,7 +69,7 @@ study: 4 stage trainings, 4 unlearnings
 └── math
     └── safety
         └── → GA, NPO
-4 cells; 0 of 8 parts are in the store.
+4 trials; 0 of 8 parts are in the store.
 """
 
 
@@ -97,7 +97,7 @@ def test_a_study_of_oracles_alone(place: Workplace) -> None:
         "mine: 1 stage training, 1 oracle\n"
         "└── math\n"
         "    └── → oracle\n"
-        "2 cells; 0 of 2 parts are in the store.\n"
+        "2 trials; 0 of 2 parts are in the store.\n"
     )
 
 
@@ -116,7 +116,7 @@ def test_a_part_of_a_study_is_made_and_the_rest_is_left(place: Workplace) -> Non
         "└── math ✓\n"
         "    └── safety ✓\n"
         "        └── → GA ✓\n"
-        "1 of 4 cells; 3 of 3 parts are in the store.\n"
+        "1 of 4 trials; 3 of 3 parts are in the store.\n"
     )
     assert main(["status", "out"]) == 0
     said = place.capsys.readouterr().out

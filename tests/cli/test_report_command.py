@@ -184,9 +184,7 @@ def test_files_of_another_version_are_refused(
     steps = read_table(study / STEPS)
     write_frame(steps.drop(columns=["value", "metric"]), study / STEPS, runs)
     message = refused(capsys, str(study))
-    assert (
-        "found the columns study, path, " in message and "expected also measure, value" in message
-    )
+    assert "found the columns study, path, " in message and "expected also metric, value" in message
     assert "another version" in message
     write_frame(steps[:0], study / STEPS, runs)
     assert "found no rows, expected what monitors measured" in refused(capsys, str(study))

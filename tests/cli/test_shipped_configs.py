@@ -104,7 +104,7 @@ def model(
             "lora": {"rank": rank, "alpha": 2 * rank, **more.get("lora", {})},
             **more.get("model", {}),
         },
-        "data": {"template": template, **(larger if large else {})},
+        "data": {"chat_template_from": template, **(larger if large else {})},
     }
 
 
@@ -342,7 +342,7 @@ def test_what_is_made_of_the_papers_files_is_the_papers_experiment(
     files = [str(CONFIGS / file) for file in ("paper.yaml", f"models/{name}.yaml")]
     content = load_configs(files)
     base, template, rank = MODELS[name]
-    assert (content["model"]["base"], content["data"]["template"]) == (base, template)
+    assert (content["model"]["base"], content["data"]["chat_template_from"]) == (base, template)
     # A model that is at hand, as nothing is downloaded here.
     content["model"]["base"] = "demo:tiny-llama"
     made = StagedCLI(None, content, ["--trainer.accelerator=cpu"])

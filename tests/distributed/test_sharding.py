@@ -470,7 +470,7 @@ def test_a_killed_process_ends_the_others_and_one_goes_on(
 
 def test_layers_that_are_not_there_are_refused(tiny: Tiny) -> None:
     trainer = tiny.trainer([NPO()], strategy=FSDP2(layer_classes=["Block"]), devices=2)
-    wanted = r"no module of the class Block .* init_args\.layers .* LlamaDecoderLayer"
+    wanted = r"no module of the class Block .* init_args\.layer_classes .* LlamaDecoderLayer"
     with pytest.raises(InputError, match=wanted):
         trainer.fit(tiny.module(), tiny.datamodule())
     lm = tiny_lm("llama")

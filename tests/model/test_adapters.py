@@ -62,7 +62,7 @@ def test_fresh_adapters_have_no_effect(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "target_modules"),
+    ("base", "targets"),
     [
         (None, "all-linear"),
         (None, TARGETS),
@@ -268,7 +268,7 @@ def test_alpha_is_part_of_the_function(tiny: Tiny) -> None:
         (LoRA(alpha=0), r"model\.lora\.alpha: found 0, expected a positive number"),
         (LoRA(dropout=1.0), r"model\.lora\.dropout: found 1\.0, expected \[0, 1\)"),
         (LoRA(dropout=-0.1), r"model\.lora\.dropout: found -0\.1"),
-        (LoRA(target_modules=[]), r"model\.lora\.targets: found an empty list"),
+        (LoRA(target_modules=[]), r"model\.lora\.target_modules: found an empty list"),
     ],
 )
 def test_bad_shapes_are_refused_before_the_model_is_opened(
@@ -281,7 +281,9 @@ def test_bad_shapes_are_refused_before_the_model_is_opened(
 @pytest.mark.parametrize("targets", [["q_proj", "c_attn"], "c_attn"])
 def test_targets_that_match_nothing(tiny: Tiny, targets: str | list[str]) -> None:
     module = tiny.module(lora=LoRA(target_modules=targets))
-    expected = r"(?s)model\.lora\.targets: found .*c_attn.* linear layers are down_proj, gate_proj"
+    expected = (
+        r"(?s)model\.lora\.target_modules: found .*c_attn.* linear layers are down_proj, gate_proj"
+    )
     with pytest.raises(InputError, match=expected):
         module.configure_model()
 

@@ -116,7 +116,7 @@ def with_trainer(module: CausalLM, told: list[str]) -> CausalLM:
 def test_a_tree_gives_the_numbers_of_separate_forwards(
     tmp_path: Path, family: str, attention: str, batch_size: int
 ) -> None:
-    module = tiny_module(tmp_path, family, attention=attention)
+    module = tiny_module(tmp_path, family, attn_implementation=attention)
     found = score_candidates(module, *questions(), batch_size)
     assert module.prompt_sharing == "tree"
     assert_naive(module, found)
@@ -137,7 +137,9 @@ def test_every_way_gives_the_same_in_fp32(tmp_path: Path, sharing: str) -> None:
 def test_every_way_gives_the_same_with_both_adapters(
     tmp_path: Path, family: str, sharing: str, attention: str
 ) -> None:
-    module = tiny_module(tmp_path, family, lora=LoRA(rank=4, alpha=8), attention=attention)
+    module = tiny_module(
+        tmp_path, family, lora=LoRA(rank=4, alpha=8), attn_implementation=attention
+    )
     plain = score_candidates(module, *questions(), 4).sum
     with_adapters(module).prompt_sharing = sharing
     assert module.prompt_sharing_tried == 52
@@ -150,7 +152,7 @@ def test_every_way_gives_the_same_with_both_adapters(
 @pytest.mark.parametrize("sharing", [None, "cache", "apart"])
 def test_other_families_agree_too(tmp_path: Path, family: str, sharing: str | None) -> None:
     attention = "eager" if family == "gemma2" else "sdpa"
-    module = tiny_module(tmp_path, family, attention=attention)
+    module = tiny_module(tmp_path, family, attn_implementation=attention)
     module.prompt_sharing = sharing
     assert_naive(module, score_candidates(module, *questions(), 4))
     assert module.prompt_sharing == (sharing or "tree")
@@ -277,7 +279,7 @@ def test_a_cache_that_cannot_be_repeated_leaves_separate_forwards(
 
 def test_a_sliding_window_shorter_than_the_longest_prompt_is_noticed(tmp_path: Path) -> None:
     # A 4-D mask replaces the window, which shorter rows are too short to show.
-    module = tiny_module(tmp_path, "gemma2", attention="eager", sliding_window=12)
+    module = tiny_module(tmp_path, "gemma2", attn_implementation="eager", sliding_window=12)
     score_candidates(module, [(7, 8, 9)], [[(10, 11)] * 4], 3)
     assert module.prompt_sharing == "tree"
     found = score_candidates(module, *questions(), 3)

@@ -245,7 +245,7 @@ def test_full_fine_tuning_trains_stores_and_resumes(tiny: Tiny) -> None:
     """In one go, in two goes, and out of the store, in one module: the same bytes."""
     module = tiny.module(lora=None)
     data = tiny.datamodule(order=["tofu", "safety"], unlearn=Recipe(lr=1e-4, batch_size=4))
-    whole = tiny.trainer([NPO()], name="whole")
+    whole = tiny.trainer([NPO()], run_name="whole")
     whole.fit(module, data)
     assert whole.trained == ["tofu", "safety", "unlearn"]
     assert whole.run_dir is not None

@@ -161,7 +161,7 @@ def test_the_template_it_was_trained_with_comes_along(tiny: Tiny, of_another: bo
     AutoModelForCausalLM.from_pretrained(tiny.base).save_pretrained(base)
     tokenizer.save_pretrained(base)
     trainer = tiny.trainer([GA()])
-    changes = {"template": str(other)} if of_another else {}
+    changes = {"chat_template_from": str(other)} if of_another else {}
     module = tiny.module(base=str(base), merge=True)
     trainer.fit(module, tiny.datamodule(**changes))
     assert trainer.run_dir is not None

@@ -64,7 +64,7 @@ def test_the_kl_to_itself_is_nothing() -> None:
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_passes_agree_with_the_models_own_logits(tmp_path: Path, family: str) -> None:
     attention = "eager" if family == "gemma2" else "sdpa"
-    module = tiny_module(tmp_path, family, dtype=torch.float64, attention=attention)
+    module = tiny_module(tmp_path, family, dtype=torch.float64, attn_implementation=attention)
     examples = random_examples(7)
     both = [flat for _, flat in module.passes(examples, 3, "statistics and hidden")]
     aims = [flat[:, len(COLUMNS) :] for flat in both]

@@ -161,7 +161,9 @@ def test_layers_without_gradient_name_the_targets_to_take(tiny: Tiny) -> None:
     other = torch.nn.Linear(32, 32, bias=False).requires_grad_(False)
     module.lm.model.layers[0].self_attn.q_proj = other
     module.lm.add_module("q_proj", first)
-    advice = r"2 of 8 trainable .* Set model\.lora\.targets: \[self_attn\.q_proj, up_proj\]\."
+    advice = (
+        r"2 of 8 trainable .* Set model\.lora\.target_modules: \[self_attn\.q_proj, up_proj\]\."
+    )
     with pytest.raises(InputError, match=advice):
         check_model(module, ROW)
 
@@ -172,7 +174,7 @@ def test_layers_without_gradient_name_the_targets_to_take(tiny: Tiny) -> None:
         (LoRA(rank=33), r"model\.lora\.rank: found 33, expected at most 32, the highest rank"),
         (LoRA(rank=10**6), r"model\.lora\.rank: found 1000000, .*set model\.lora: null"),
         (LoRA(rank=10**6, target_modules=["q_proj"]), r"found 1000000, expected at most 32"),
-        (LoRA(target_modules="c_attn"), r"model\.lora\.targets: found 'c_attn'"),
+        (LoRA(target_modules="c_attn"), r"model\.lora\.target_modules: found 'c_attn'"),
     ],
 )
 def test_adapters_that_do_not_fit_the_model(tiny: Tiny, lora: LoRA, message: str) -> None:

@@ -163,7 +163,7 @@ def test_tofu_is_what_its_paper_says(tiny: Tiny) -> None:
     utility = 0.0 if min(parts) == 0 else len(parts) / sum(1 / part for part in parts)
     assert steps["tofu/model_utility"] == pytest.approx(utility, rel=1e-9)
     assert steps["tofu/forget_quality"] == pytest.approx(quality, rel=1e-9)
-    assert examples["tofu_capped/retain"].isin([0.0, 1.0]).all()
+    assert examples["tofu_truncated/retain"].isin([0.0, 1.0]).all()
 
 
 def test_rows_of_several_sets_of_tofu_are_told(
@@ -295,7 +295,7 @@ def test_gradient_norms_and_that_training_does_not_notice(tiny: Tiny) -> None:
 def test_memorization_of_what_is_written(tiny: Tiny) -> None:
     trainer = fitted(tiny, Memorization("math:train", begun=0.9, max_new_tokens=3), oracle=False)
     examples = final(trainer)
-    for kind in ("verbatim", "knowledge", "knowledge_capped"):
+    for kind in ("verbatim", "knowledge", "knowledge_truncated"):
         values = examples[f"{kind}/math-train"]
         assert len(values) == 10 and values.between(0, 1).all()
 

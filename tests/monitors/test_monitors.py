@@ -246,7 +246,7 @@ def test_math_accuracy_checks_the_rows_it_will_ask(tiny: Tiny) -> None:
 
 
 def test_settings_of_monitors_are_checked() -> None:
-    with pytest.raises(InputError, match=r"AnswerLikelihood\.every: found -1"):
+    with pytest.raises(InputError, match=r"AnswerLikelihood\.every_n_steps: found -1"):
         AnswerLikelihood(every_n_steps=-1)
     with pytest.raises(InputError, match=r"LabelLikelihood\.limit: found 0"):
         LabelLikelihood(limit=0)
@@ -279,7 +279,7 @@ def test_math_accuracy_judges_written_answers(
     rows = data.heldout_rows["math"]
     ends = data.format.end_ids(rows[0])
     prompts = [data.format.prompt_ids(row) for row in rows]
-    options: dict[str, Any] = {"num_samples": attempts, "greedy": greedy, "max_new_tokens": 7}
+    options: dict[str, Any] = {"attempts": attempts, "greedy": greedy, "max_new_tokens": 7}
     answers = generate_answers(module, data.format.tokenizer, prompts, ends, **options)
     for i, row in enumerate(rows):
         texts = [answer.text for answer in answers[i]]

@@ -145,7 +145,7 @@ def test_the_forget_stage_of_one_path_is_another_stage_of_the_next():
     assert found.loc[1, "a utility"] == 0.75
 
 
-@pytest.mark.parametrize("metric", [scores, lambda records: save_figures(records, "unused")])
+@pytest.mark.parametrize("measure", [scores, lambda records: save_figures(records, "unused")])
 def test_wrong_records_are_refused(example, measure):
     with pytest.raises(InputError, match=r"expected also path, seed; pass the records"):
         measure(example.drop(columns=["path", "seed"]))

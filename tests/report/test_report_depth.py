@@ -254,7 +254,7 @@ def test_a_summary_without_forget_measures_is_one_of_depths():
     out = io.StringIO()
     Console(file=out, width=160).print(found.renderable)
     assert "superficial" in out.getvalue()
-    label = records.head(1).assign(measure="forget/mean")
+    label = records.head(1).assign(metric="forget/mean")
     assert (
         summarize(pd.concat([records, label]))
         .csv.splitlines()[0]
@@ -287,6 +287,6 @@ def test_figures_of_answers_repeat_to_the_byte(tmp_path, seeds, methods):
 
 def test_answers_are_drawn_only_without_the_label(tmp_path):
     records, _ = drawn(PATHS[:1])
-    label = records[records["metric"] == "answers/U"].assign(measure="forget/label")
+    label = records[records["metric"] == "answers/U"].assign(metric="forget/label")
     names = [file.name for file in save_figures(pd.concat([records, label]), tmp_path)]
     assert names == ["forget.png", "utility.png"]

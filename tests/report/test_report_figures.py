@@ -73,7 +73,7 @@ def study(methods=("GA", "NPO"), seeds=SEEDS, settings=({},), oracle=True):
         identity = [name for name in records.columns if name not in ("metric", "value")]
         for name, drawn in (("distance", gap**2), ("overshoot", (gap < 0) * 1.0)):
             means = both.assign(value=drawn).groupby(identity, dropna=False)["value"].mean()
-            means = means.reset_index().assign(measure=f"{name}/forget")
+            means = means.reset_index().assign(metric=f"{name}/forget")
             records = pd.concat([records, means[records.columns]])
     return records.reset_index(drop=True), examples
 
@@ -351,7 +351,7 @@ def test_tradeoffs_end_at_the_scores():
 def test_tradeoffs_leave_out_runs_own_stages_and_incomplete_steps():
     records, _ = study(("GA",), (0,), oracle=False)
     own = records[(records["path"] == "f-tofu-b") & (records["metric"] == "answers/b")]
-    forgets = own.assign(measure="answers/f", value=-100.0 * own["step"])
+    forgets = own.assign(metric="answers/f", value=-100.0 * own["step"])
     found = tradeoffs(read_records(pd.concat([records, forgets])))
     pd.testing.assert_frame_equal(found, tradeoffs(read_records(records)))
     lost = records[~((records["step"] == 5) & (records["metric"] == "answers/b"))]

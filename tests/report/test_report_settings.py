@@ -320,7 +320,7 @@ ORDERS = [("-".join(p), p.index("f") + 1) for p in itertools.permutations("abcf"
             ("GA",), (FIRST, LAST), [{LR: lr} for lr in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 2e-2, 1)]
         ),
         curves(("GA", "NPO"), (FIRST, LAST), [{LR: 1e-4}, {LR: 3e-4}], seeds=(0, 1)),
-        pd.concat([swept().assign(measure="forget/label"), swept().assign(measure="answers/a")]),
+        pd.concat([swept().assign(metric="forget/label"), swept().assign(metric="answers/a")]),
         curves(("GA",), ORDERS, seeds=(0, 1)),
     ],
     ids=["oracles", "one method", "grid", "nulls", "24 paths"],
@@ -366,7 +366,7 @@ def test_a_summary_holds_scores_and_findings():
 
 @pytest.mark.parametrize(
     "records",
-    [pd.DataFrame(), swept().head(0), swept().assign(measure="grad_norm")],
+    [pd.DataFrame(), swept().head(0), swept().assign(metric="grad_norm")],
     ids=["no columns", "no rows", "unknown measures"],
 )
 def test_nothing_measured_is_said(records, tmp_path):

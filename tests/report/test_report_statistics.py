@@ -206,9 +206,7 @@ def test_distances_to_the_oracle_equal_those_of_loops(study):
             for point, place in zip(rows.index, at, strict=True):
                 for measure in ("overshoot", "kl"):
                     keys = {"method": method, "path": path, "step": STEPS[place]}
-                    found = mean_interval(
-                        values(study.records, measure=f"{measure}/forget", **keys)
-                    )
+                    found = mean_interval(values(study.records, metric=f"{measure}/forget", **keys))
                     ends = [found.mean, found.low, found.high]
                     columns = [measure, f"{measure}_low", f"{measure}_high"]
                     assert rows.loc[point, columns].tolist() == pytest.approx(ends)
@@ -449,7 +447,7 @@ def part_of(found, title):
 
 def test_a_seed_without_an_oracle_is_named():
     tables = changed(*drawn(methods=("GA",)), drop=True, seed=2, stage="oracle")
-    tables = changed(*tables, drop=True, seed=2, measure="distance/", path=FOUR[1][0])
+    tables = changed(*tables, drop=True, seed=2, metric="distance/", path=FOUR[1][0])
     found = summarize(*tables)
     (line,) = part_of(found, "Distribution over models").findings
     assert "N = 3 unlearned models and 2 oracles" in line
@@ -466,7 +464,7 @@ def test_a_seed_without_an_oracle_is_named():
 
 def test_means_are_over_the_seeds_with_every_step():
     records, examples = drawn(methods=("GA",))
-    tables = changed(records, examples, seed=1, step=25, measure="distance/", path=FOUR[0][0])
+    tables = changed(records, examples, seed=1, step=25, metric="distance/", path=FOUR[0][0])
     section = part_of(summarize(*tables), "Distance to the oracle")
     assert section.findings[0].endswith(
         "; left out for want of a finite distance at every step: seed 1 on p = 1."
@@ -498,7 +496,7 @@ def test_a_best_step_at_the_end_is_marked():
 
 @pytest.mark.parametrize("kind", ["log_likelihood/", "margin/", "distance/"])
 def test_nothing_vanishes_where_the_last_step_has_no_value(kind):
-    tables = changed(*drawn(methods=("GA",)), stage="unlearn", step=25, measure=kind)
+    tables = changed(*drawn(methods=("GA",)), stage="unlearn", step=25, metric=kind)
     found = summarize(*tables)
     assert "are n/a" not in found.page
     said = {
@@ -513,13 +511,13 @@ def test_nothing_vanishes_where_the_last_step_has_no_value(kind):
 
 def test_a_method_or_a_path_without_distances_is_named():
     tables = drawn(methods=("GA", "NPO"))
-    without = changed(*tables, method="NPO", measure="distance/")
+    without = changed(*tables, method="NPO", metric="distance/")
     lines = part_of(summarize(*without), "Distance to the oracle").findings
     assert (
         "Distance to the oracle: NPO left out, for want of a finite distance at every step."
         in lines
     )
-    without = changed(*tables, method="NPO", measure="distance/", path=FOUR[2][0])
+    without = changed(*tables, method="NPO", metric="distance/", path=FOUR[2][0])
     lines = part_of(summarize(*without), "Distance to the oracle").findings
     assert lines[1].endswith("; no seed has a finite distance at every step on p = 3, left out.")
 

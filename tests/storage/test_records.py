@@ -76,7 +76,7 @@ def test_a_table_of_another_program_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DamagedTable, match="has no checksum: it is damaged, of another version"):
         read_table(tmp_path / "frame")
     write_table(tmp_path / "table", COLUMNS)
-    with pytest.raises(DamagedTable, match="found the columns step, measure, value, expected also"):
+    with pytest.raises(DamagedTable, match="found the columns step, metric, value, expected also"):
         read_table(tmp_path / "table", ["value", "example"])
     with pytest.raises(DamagedTable, match="does not say whose rows it holds"):
         runs_of(tmp_path / "table")

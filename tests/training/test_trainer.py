@@ -185,13 +185,13 @@ def test_seeds_and_methods_go_to_folders_of_their_own(tiny: Tiny) -> None:
 
 
 def test_other_settings_never_overwrite_a_run(tiny: Tiny) -> None:
-    first = fitted(tiny, NPO(), order=["safety"], watched=False, name="run")
+    first = fitted(tiny, NPO(), order=["safety"], watched=False, run_name="run")
     before = results(run_of(first))
-    second = fitted(tiny, NPO(beta=0.1), order=["safety"], watched=False, name="run")
-    third = fitted(tiny, NPO(beta=0.2), order=["safety"], watched=False, name="run")
+    second = fitted(tiny, NPO(beta=0.1), order=["safety"], watched=False, run_name="run")
+    third = fitted(tiny, NPO(beta=0.2), order=["safety"], watched=False, run_name="run")
     assert [run_of(t).name for t in (first, second, third)] == ["run", "run_2", "run_3"]
     assert results(run_of(first)) == before
-    again = fitted(tiny, NPO(beta=0.1), order=["safety"], watched=False, name="run")
+    again = fitted(tiny, NPO(beta=0.1), order=["safety"], watched=False, run_name="run")
     assert run_of(again) == run_of(second) and again.trained == []
 
 
@@ -200,7 +200,7 @@ def test_a_folder_of_something_else_is_left_alone(tiny: Tiny, content: str) -> N
     folder = tiny.root / "runs" / "run"
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(content)
-    trainer = fitted(tiny, order=["safety"], watched=False, name="run")
+    trainer = fitted(tiny, order=["safety"], watched=False, run_name="run")
     assert run_of(trainer).name == "run_2"
     assert [file.name for file in folder.iterdir()] == ["run.json"]
 
