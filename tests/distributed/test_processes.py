@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Tiny, results
 from process_runs import assert_same, fitted, run_script
+from tiny_stages import Tiny, results
 
 from lightning_unlearn import (
     GA,
@@ -41,7 +41,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path[:0] = {tests!r}
-from conftest import Tiny, results
+from tiny_stages import Tiny, results
 from lightning_unlearn import CausalLM, GA, NPO, AnswerLikelihood
 from process_runs import fitted
 

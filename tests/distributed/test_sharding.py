@@ -12,18 +12,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import Tiny, results
 from interrupts import Interrupts
 from lightning.pytorch import Callback, Trainer
 from process_runs import assert_same, free_port, run_script
-from safetensors.torch import load_file, save_file
-from tiny_models import tiny_lm
+from safetensors.torch import load_file
+from sharded import make_bases
+from tiny_stages import Tiny, results
 
 from lightning_unlearn import (
     GA,
     NPO,
     AnswerLikelihood,
-    InputError,
     LabelLikelihood,
     LoRA,
     Recipe,
@@ -31,13 +30,13 @@ from lightning_unlearn import (
     StagedTrainer,
 )
 from lightning_unlearn.cli.main import main
-from lightning_unlearn.distributed.strategy import FSDP2, check_precision
-from lightning_unlearn.model import adapters, compiling, sharded_loading
-from lightning_unlearn.model.adapters import LEARN
-from lightning_unlearn.model.decoder import decoder_layers
+from lightning_unlearn.distributed.strategy import FSDP2
+from lightning_unlearn.model import compiling, sharded_loading
 from lightning_unlearn.storage.records import read_table
 
 SMALL = LoRA(rank=3, alpha=6)
+
+
 # Of each: model, method, the module's settings, the trainer's; in float64 where nothing else is
 # said. 3, 49 and 1025 rows are not to be shared out evenly.
 VARIANTS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
@@ -56,39 +55,22 @@ VARIANTS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
     ),
     "tensor parallel": ("even", NPO, {"gradient_checkpointing": True}, {"tensor": 2}),
 }
+
+
 # Of four processes only: the last in two groups of two.
 OF_FOUR: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
     "full, tied, recomputed": ("qwen2", NPO, {"lora": None, "gradient_checkpointing": True}, {}),
     "bf16": ("qwen2", NPO, {"merge": True}, {"precision": "bf16-true"}),
     "tensor parallel, bf16": ("even", GA, {}, {"tensor": 2, "precision": "bf16-true"}),
 }
+
+
 # Sums of bf16 values are cut in another way, and rounded to 8 bits at every layer.
 TOLERANCE = {"bf16": 5e-3, "tensor parallel, bf16": 5e-3}
 
 
 def variants(devices: int) -> dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]]:
     return VARIANTS | (OF_FOUR if devices == 4 else {})
-
-
-def make_bases(tiny: Tiny) -> None:
-    """An untied Llama and a tied Qwen2, over several files, and one that can be shared out."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny.base)
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos")}
-    for name, units in (("llama", 49), ("qwen2", 49), ("even", 48)):
-        family = "llama" if name == "llama" else "qwen2"
-        lm = tiny_lm(
-            family,
-            vocab_size=1025,
-            intermediate_size=units,
-            tie_word_embeddings=family == "qwen2",
-            max_position_embeddings=128,
-            initializer_range=0.1,
-            **ids,
-        )
-        lm.save_pretrained(tiny.root / name, max_shard_size="60KB")
-        tokenizer.save_pretrained(tiny.root / name)
 
 
 def walked(
@@ -163,7 +145,7 @@ import torch
 torch.set_num_threads(1)
 sys.path[:0] = {tests!r}
 import test_sharding
-from conftest import Tiny
+from tiny_stages import Tiny
 
 if __name__ == "__main__":
     tiny = Tiny(**{{name: Path(value) for name, value in json.loads(sys.argv[1]).items()}})
@@ -466,66 +448,3 @@ def test_a_killed_process_ends_the_others_and_one_goes_on(
     with Group([[*two, "validate", *sharded]], [{}]) as group:
         (output,) = group.ends()
     assert group.processes[0].returncode == 0 and output.count("answers/tofu") == 1, output
-
-
-def test_layers_that_are_not_there_are_refused(tiny: Tiny) -> None:
-    trainer = tiny.trainer([NPO()], strategy=FSDP2(layer_classes=["Block"]), devices=2)
-    wanted = r"no module of the class Block .* init_args\.layer_classes .* LlamaDecoderLayer"
-    with pytest.raises(InputError, match=wanted):
-        trainer.fit(tiny.module(), tiny.datamodule())
-    lm = tiny_lm("llama")
-    type(lm)._no_split_modules, kept = None, type(lm)._no_split_modules
-    try:
-        assert decoder_layers(lm) == list(lm.model.layers)
-    finally:
-        type(lm)._no_split_modules = kept
-
-
-def test_a_missing_file_is_named_before_training(tiny: Tiny) -> None:
-    make_bases(tiny)
-    (tiny.root / "llama" / "model-00002-of-00004.safetensors").unlink()
-    trainer = tiny.trainer([NPO()], strategy="fsdp2", devices=2)
-    with pytest.raises(InputError, match=r"found no model-00002-of-00004\.safetensors, which"):
-        trainer.fit(tiny.module(base=str(tiny.root / "llama")), tiny.datamodule())
-    assert not (tiny.root / "runs").exists()
-
-
-def test_weights_under_other_names_are_read_whole_and_told(tiny: Tiny) -> None:
-    lm, said = tiny_lm("llama"), []
-    folder = tiny.root / "other"
-    lm.save_pretrained(folder)
-    weights = load_file(folder / "model.safetensors")
-    other = {name.removeprefix("model."): values for name, values in weights.items()}
-    save_file(other, folder / "model.safetensors", metadata={"format": "pt"})
-    into = tiny_lm("llama", seed=1)
-    sharded_loading.load_sharded_weights(into, str(folder), lm.state_dict, said.append)
-    assert len(said) == 1 and "(model.embed_tokens.weight is not among them)" in said[0]
-    for name, values in lm.state_dict().items():
-        assert torch.equal(values, into.state_dict()[name])
-
-
-def test_a_gpu_without_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "V100")
-    gpu = torch.device("cuda", 0)
-    check_precision("32-true", gpu)
-    check_precision("bf16-true", torch.device("cpu"))
-    with pytest.raises(InputError, match="found bf16-mixed on V100, which has no bf16"):
-        check_precision("bf16-mixed", gpu)
-
-
-def test_small_steps_move_adapters_of_a_base_in_bf16(tiny: Tiny) -> None:
-    trainer = tiny.trainer(precision="bf16-true")
-    assert trainer.precision == "bf16-true"
-    stages = tiny.stages(lr=1e-5)
-    module = tiny.module()
-    trainer.fit(module, tiny.datamodule(stages=stages, order=["tofu", "safety"], forget=None))
-    types = {p.dtype for p in adapters.adapter_parameters(module.peft, LEARN).values()}
-    assert types == {torch.float32} and module.lm.dtype == torch.bfloat16
-    assert trainer.run_dir is not None
-    trained = load_file(trainer.run_dir / "learn" / "adapter_model.safetensors")
-    adapters.start_adapter(module.peft, LEARN, trainer.seed)
-    for name, fresh in adapters.adapter_weights(module.peft, LEARN).items():
-        gap = (trained[name] - fresh).abs()
-        # In bf16 no weight above 0.004 would have moved at all.
-        assert 1e-6 < gap.max() < 1e-4 and (gap > 0).float().mean() > 0.9, name

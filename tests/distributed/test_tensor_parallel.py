@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny
 from tiny_models import tiny_checkpoint
+from tiny_stages import Tiny
 from torch.distributed.tensor import Replicate, Shard
 from transformers import AutoConfig
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from conftest import Tiny
+from tiny_stages import Tiny
 
 from lightning_unlearn import (
     AnswerLikelihood,

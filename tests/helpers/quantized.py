@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny
 from lightning.pytorch.plugins import Precision
+from tiny_stages import Tiny
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_unlearn import (

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from conftest import Tiny, digests
 from rich.console import Console
+from tiny_stages import Tiny, digests
 from torch import Tensor
 
 from lightning_unlearn import LogProbs, Unlearning

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import Start
 from random_values import random_statistics
+from tiny_stages import Start
 from torch import Tensor
 
 from lightning_unlearn import metrics

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny
+from tiny_stages import Tiny
 from torch import Tensor, nn
 
 from lightning_unlearn import CausalLM, InputError, LoRA

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny
 from lightning.pytorch.plugins import Precision
 from tiny_models import random_examples, tiny_checkpoint, tiny_lm, tiny_module
+from tiny_stages import Tiny
 
 from lightning_unlearn import CausalLM, InputError, LoRA
 from lightning_unlearn.data.batches import collate

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny, results
 from tiny_models import tiny_tokenizer
+from tiny_stages import Tiny, results
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny, results
 from safetensors.torch import load_file, save_file
 from tiny_models import naive_log_probs
+from tiny_stages import Tiny, results
 from torch import Tensor
 
 from lightning_unlearn import GA, NPO, CausalLM, InputError, LoRA, Recipe

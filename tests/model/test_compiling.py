@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny
 from tiny_models import random_examples, tiny_module
+from tiny_stages import Tiny
 
 from lightning_unlearn import CausalLM, InputError, LoRA, Recipe
 from lightning_unlearn.data.batches import collate

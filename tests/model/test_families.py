@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny
 from families import EAGER, FAMILIES, FP32_INSIDE, FP32_WEIGHTS, attention_of, family_lm
 from tiny_models import tiny_tokenizer
+from tiny_stages import Tiny
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 

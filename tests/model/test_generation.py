@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Start
 from tiny_models import tiny_checkpoint, tiny_module, tiny_tokenizer
+from tiny_stages import Start
 from transformers import PreTrainedModel
 
 from lightning_unlearn import CausalLM

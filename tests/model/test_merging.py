@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny
 from safetensors import safe_open
 from tiny_models import tiny_lm, tiny_tokenizer
+from tiny_stages import Tiny
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 

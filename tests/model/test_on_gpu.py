@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny
 from lightning.pytorch import Callback
 from lightning.pytorch.accelerators import CUDAAccelerator
 from pretend_gpu import DIFFERENT, GENERATOR, GPU, OnGPU, gpu
+from tiny_stages import Tiny
 
 from lightning_unlearn import (
     NPO,

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Tiny
 from lightning.pytorch import Callback
 from safetensors.torch import load_file
+from tiny_stages import Tiny
 
 from lightning_unlearn import (
     NPO,

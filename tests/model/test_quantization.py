@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny, results
 from lightning.pytorch import Callback, Trainer
 from process_runs import assert_same, run_script
 from quantized import LONG, PATH, SMALL, fitted, needs_bitsandbytes, opened, wide
 from tiny_models import FAMILIES, tiny_checkpoint
+from tiny_stages import Tiny, results
 
 from lightning_unlearn import (
     GA,
@@ -287,7 +287,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path[:0] = {tests!r}
-from conftest import Tiny
+from tiny_stages import Tiny
 from quantized import fitted
 
 if __name__ == "__main__":

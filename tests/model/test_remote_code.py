@@ -9,7 +9,7 @@ import huggingface_hub.constants
 import pytest
 import transformers.dynamic_module_utils
 import transformers.utils.hub
-from conftest import Tiny
+from tiny_stages import Tiny
 
 from lightning_unlearn.model.remote_code import remote_code_identity
 from lightning_unlearn.storage.records import read_table

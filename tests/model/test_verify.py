@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny
 from families import family_lm
 from tiny_models import tiny_tokenizer
+from tiny_stages import Tiny
 
 from lightning_unlearn import GA, AnswerLikelihood, CausalLM, InputError, LoRA, Recipe
 from lightning_unlearn.data.chat import Example

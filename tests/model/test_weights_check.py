@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny
 from safetensors.torch import load_file, save_file
+from tiny_stages import Tiny
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 

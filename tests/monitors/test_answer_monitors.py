@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import Tiny
 from scipy.stats import ks_2samp
+from tiny_stages import Tiny
 from torch import Tensor
 
 from lightning_unlearn import (

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import Tiny
+from tiny_stages import Tiny
 from torch import Tensor
 
 from lightning_unlearn import (

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import Tiny, results
 from study_runs import spec_of, studied
+from tiny_stages import Tiny, results
 from torch import Tensor
 
 from lightning_unlearn import (

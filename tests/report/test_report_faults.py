@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Tiny
 from study_folders import Synthetic, write_entry
+from tiny_stages import Tiny
 
 from lightning_unlearn import NPO, LabelLikelihood, StagedTrainer
 from lightning_unlearn.cli.main import main

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import pytest
-from conftest import Tiny
 from rich.console import Console, RenderableType
+from tiny_stages import Tiny
 
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.report import terminal

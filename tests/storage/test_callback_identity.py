@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import Tiny, results
 from lightning.pytorch import Callback
 from lightning.pytorch import callbacks as known
+from tiny_stages import Tiny, results
 from torch import nn
 
 from lightning_unlearn import (

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from tiny_stages import Tiny
 
 import lightning_unlearn.data.stage_rows as stage_rows
 from lightning_unlearn import (

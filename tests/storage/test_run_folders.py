@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny, results
+from tiny_stages import Tiny, results
 
 from lightning_unlearn import GA, AnswerLikelihood, InputError
 from lightning_unlearn.storage.integrity import damage_of, describe_files, sha256_of

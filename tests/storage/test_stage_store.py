@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Start
 from safetensors.torch import save_file
+from tiny_stages import Start
 
 from lightning_unlearn import InputError
 from lightning_unlearn.errors import StorageError

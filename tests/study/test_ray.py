@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Tiny
 from rich.console import Console
 from study_runs import METHODS, outcome, spec_of, studied
+from tiny_stages import Tiny
 
 from lightning_unlearn import GA, InputError
 from lightning_unlearn.storage.entry_status import read_note

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import Start, Tiny, dies_at, results, told_changes
 from study_runs import PATHS, method, outcome, spec_of, studied
+from tiny_stages import Start, Tiny, dies_at, results, told_changes
 from torch import Tensor
 
 from lightning_unlearn import InputError, LogProbs, Unlearning

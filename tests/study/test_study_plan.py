@@ -1,43 +1,22 @@
 """Plans: what is shared and counted, in which order, what it is called, and how long it takes."""
 
-import io
 import itertools
 import json
-import random
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Tiny
-from rich.console import Console
+from planned import GA, GRID, MATH_RATE, NPO, ONE, RATE, keys, planned
 from study_plans import hand_plan
+from tiny_stages import Tiny
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.study.estimate import Estimate
-from lightning_unlearn.study.plan import FILE, StudyPlan, Task
+from lightning_unlearn.study.plan import FILE, StudyPlan
 from lightning_unlearn.study.spec import StudySpec
 from lightning_unlearn.study.task_queue import TaskQueue, TaskResult
-from lightning_unlearn.study.task_runner import TaskRunner
-from lightning_unlearn.study.tree_view import draw
-
-GA = {"callback": {"class_path": "GA"}, "unlearn": {}}
-NPO = {"callback": {"class_path": "NPO", "init_args": {"beta": 0.5}}, "unlearn": {}}
-ONE = [["tofu", "safety", "math"]]
-RATE, MATH_RATE = "data.unlearn.lr", "data.stages.math.lr"
-
-
-def planned(tiny: Tiny, fit: dict[str, Any] | None = None, **changes: Any) -> StudyPlan:
-    """The plan of a study of the four tiny stages, safety to be forgotten."""
-    given: dict[str, Any] = {
-        "name": "small",
-        "fit": fit or tiny.fit(),
-        "methods": {"GA": GA, "NPO": NPO},
-        "folder": str(tiny.root / "study"),
-    }
-    return TaskRunner(StudySpec(**{**given, **changes})).plan()
 
 
 def names(plan: StudyPlan) -> list[str]:
@@ -234,10 +213,6 @@ def test_nothing_is_written_and_the_plan_is_always_the_same(shared_tiny: Tiny) -
     assert sorted(shared_tiny.root.rglob("*")) == before
 
 
-SWEEP = {RATE: [3e-5, 1.0], "data.unlearn.schedule": ["wsd", "cosine"]}
-GRID = hand_plan(
-    paths=[("b", "a"), ("a", "b")], methods=["GA", "NPO", "oracle"], seeds=[0, 1], sweep=SWEEP
-)
 CONDITIONS: list[tuple[str | None, int, str]] = [
     (None, 48, "True"),
     ("path=2", 24, "c.place == 2"),
@@ -264,6 +239,8 @@ def test_a_part_of_the_grid(only: str | None, count: int, rule: str) -> None:
 
 
 KEYS = "path, position, method, seed, data.unlearn.lr, data.unlearn.schedule"
+
+
 REFUSED = [
     ("pth=1", f"--only: found 'pth=1', expected KEY=VALUE with a key of {KEYS}."),
     ("method", f"--only: found 'method', expected KEY=VALUE with a key of {KEYS}."),
@@ -370,257 +347,3 @@ def test_a_node_is_called_by_its_prefix_or_its_folder() -> None:
         "b-a (seed 3, lr = 0.001)",
         "GA,0.001/b-a_s3",
     ]
-
-
-def left_of(plan: StudyPlan, seconds: dict[str, float], **given: Any) -> float | None:
-    left = [task for task in plan.tasks if task.key not in seconds]
-    return Estimate(plan, seconds).left(left, **given)
-
-
-def test_nothing_known_is_no_estimate() -> None:
-    plan = hand_plan(methods=["GA", "oracle"])
-    assert left_of(plan, {}) is None
-    # An oracle trains on nothing, so its time tells nothing of a training's.
-    tokens = {"a": 10, "b": 10, "unlearn": 10, "oracle": 0}
-    plan = hand_plan(methods=["GA", "oracle"], tokens=tokens)
-    assert left_of(plan, {"s0_a_oracle": 5.0}) is None
-    assert Estimate(plan).left([]) == 0
-
-
-def test_a_node_takes_as_long_as_those_like_it() -> None:
-    plan = hand_plan(methods=["GA", "NPO"], tokens={"a": 10, "b": 30, "unlearn": 20})
-    estimate = Estimate(plan, {"s0_a": 1.0, "s0_a-b": 6.0, "s0_a-b_GA": 9.0})
-    assert estimate.of(plan.task["s0_b-a"]) == 1.0
-    assert estimate.of(plan.task["s0_b"]) == 6.0
-    assert estimate.of(plan.task["s0_b-a_GA"]) == 9.0
-    # No NPO is known: by its tokens, at the speed of 60 tokens in 16 seconds.
-    assert estimate.of(plan.task["s0_a-b_NPO"]) == pytest.approx(20 * 16 / 60)
-    estimate.seconds["s0_b"] = 2.0
-    assert estimate.of(plan.task["s0_a-b"]) == 4.0
-
-
-def test_workers_share_what_the_tree_lets_them() -> None:
-    plan = hand_plan(paths=[("a", "b"), ("b", "a")], methods=["GA", "NPO"])
-    seconds = {"s0_a": 4.0, "s0_a-b": 4.0, "s0_a-b_GA": 4.0}
-    # Five tasks are left: NPO here, b, b-a, and both methods there.
-    assert left_of(plan, seconds) == 20
-    assert left_of(plan, seconds, workers=2) == 12
-    assert left_of(plan, seconds, workers=100) == 12
-    assert left_of(plan, seconds, begun={"s0_b": 0.75}) == 17
-    assert left_of(plan, seconds, begun={"s0_b": 0.75}, workers=2) == 9
-
-
-def naive_left(
-    plan: StudyPlan,
-    seconds: dict[str, float],
-    left: Iterable[Task],
-    begun: dict[str, float],
-    workers: int,
-) -> float | None:
-    """The same, said in another way: walks from the root, and means over lists."""
-    methods = {key: trial.method for trial in plan.trials for key in trial.walk[-1:]}
-    costs: dict[str, float] = {}
-    for task in left:
-        alike = [
-            seconds[other.key]
-            for other in plan.tasks
-            if other.key in seconds
-            and (other.stage, other.tokens, methods.get(other.key))
-            == (task.stage, task.tokens, methods.get(task.key))
-        ]
-        training = [n for n in plan.tasks if n.key in seconds and n.tokens > 0]
-        if alike:
-            whole = sum(alike) / len(alike)
-        elif training:
-            pace = sum(seconds[n.key] for n in training) / sum(n.tokens for n in training)
-            whole = pace * task.tokens
-        else:
-            return None
-        costs[task.key] = whole * (1 - begun.get(task.key, 0))
-    walks = [sum(costs.get(key, 0) for key in trial.walk) for trial in plan.trials]
-    return max(sum(costs.values()) / workers, *walks)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_estimate_is_that_of_a_naive_twin(seed: int) -> None:
-    draws = random.Random(seed)
-    stages = ["a", "b", "c"]
-    plan = hand_plan(
-        paths=draws.sample(list(itertools.permutations(stages)), 4),
-        methods=draws.sample(["GA", "NPO", "oracle"], 2),
-        seeds=[0, 1],
-        sweep={RATE: [1, 2]},
-        tokens={name: draws.choice([0, 10, 20]) for name in [*stages, "unlearn", "oracle"]},
-    )
-    # What is made has its parents made.
-    done: dict[str, float] = {}
-    for task in plan.tasks:
-        if (task.parent is None or task.parent in done) and draws.random() < 0.6:
-            done[task.key] = draws.uniform(1, 100)
-    left = [task for task in plan.tasks if task.key not in done]
-    begun = {task.key: draws.random() for task in left if draws.random() < 0.3}
-    for workers in (1, 3):
-        expected = naive_left(plan, done, left, begun, workers)
-        assert Estimate(plan, done).left(left, begun, workers) == pytest.approx(expected)
-
-
-def keys(tasks: Iterable[Task]) -> list[str]:
-    return [task.key for task in tasks]
-
-
-def test_a_node_is_ready_when_what_it_starts_from_is_made() -> None:
-    plan = hand_plan(methods=["GA", "NPO"])
-    frontier = TaskQueue(plan.tasks)
-    assert keys(frontier.ready()) == ["s0_a", "s0_b"]
-    frontier.take("s0_a")
-    assert keys(frontier.ready()) == ["s0_b"]
-    assert frontier.close(TaskResult("s0_a", "done")) == []
-    assert keys(frontier.ready()) == ["s0_a-b", "s0_b"]
-    for key in ("s0_a-b", "s0_b"):
-        frontier.take(key)
-    frontier.close(TaskResult("s0_a-b", "done"))
-    assert keys(frontier.ready()) == ["s0_a-b_GA", "s0_a-b_NPO"]
-    assert not frontier.is_over
-
-
-def test_the_first_in_turn_is_always_that_of_the_plan() -> None:
-    frontier = TaskQueue(GRID.tasks)
-    order = []
-    while not frontier.is_over:
-        order.append(frontier.ready()[0].key)
-        frontier.take(order[-1])
-        frontier.close(TaskResult(order[-1], "done"))
-    assert order == keys(GRID.tasks)
-    assert frontier.ready() == []
-
-
-def test_a_parent_that_is_not_asked_for_is_made_already() -> None:
-    plan = hand_plan()
-    frontier = TaskQueue([plan.task["s0_a-b"], plan.task["s0_a-b_GA"]])
-    assert keys(frontier.ready()) == ["s0_a-b"]
-
-
-def test_a_failure_takes_along_only_what_starts_from_it() -> None:
-    frontier = TaskQueue(GRID.tasks)
-    frontier.take("s0_a")
-    skipped = frontier.close(TaskResult("s0_a", "failed", error="no luck"))
-    lost = [task for task in GRID.tasks if task.key.startswith(("s0_a-", "s0_a_"))]
-    assert skipped == [TaskResult(task.key, "skipped", error="no luck") for task in lost]
-    order = []
-    while ready := frontier.ready():
-        order.append(ready[0].key)
-        frontier.take(order[-1])
-        frontier.close(TaskResult(order[-1], "done"))
-    assert order == [n.key for n in GRID.tasks if n not in lost and n.key != "s0_a"]
-    assert frontier.is_over
-
-
-def test_a_node_given_back_is_the_first_in_turn() -> None:
-    plan = hand_plan()
-    frontier = TaskQueue(plan.tasks)
-    frontier.take("s0_a")
-    frontier.take("s0_b")
-    assert frontier.ready() == [] and not frontier.is_over
-    frontier.give_back(plan.task["s0_b"])
-    assert keys(frontier.ready()) == ["s0_b"]
-    frontier.take("s0_b")
-    frontier.close(TaskResult("s0_b", "done"))
-    frontier.give_back(plan.task["s0_a"])
-    assert keys(frontier.ready()) == ["s0_a", "s0_b-a"]
-
-
-def drawn(plan: StudyPlan, only: str | None = None, made: Iterable[str] = ()) -> str:
-    """The tree as a terminal shows it."""
-    out = io.StringIO()
-    Console(file=out, width=100).print(draw(plan, plan.select(only), set(made)), highlight=False)
-    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
-
-
-def test_the_tree_of_positions(shared_tiny: Tiny) -> None:
-    assert drawn(planned(shared_tiny, oracle=True)) == (
-        "small: 13 stage trainings instead of 19, 8 unlearnings, 1 oracle\n"
-        "├── inst\n"
-        "│   ├── tofu\n"
-        "│   │   ├── math\n"
-        "│   │   │   ├── → oracle\n"
-        "│   │   │   └── safety\n"
-        "│   │   │       └── → GA, NPO\n"
-        "│   │   └── safety\n"
-        "│   │       └── math\n"
-        "│   │           └── → GA, NPO\n"
-        "│   └── safety\n"
-        "│       └── tofu\n"
-        "│           └── math\n"
-        "│               └── → GA, NPO\n"
-        "└── safety\n"
-        "    └── inst\n"
-        "        └── tofu\n"
-        "            └── math\n"
-        "                └── → GA, NPO\n"
-    )
-
-
-def test_seeds_with_the_same_tree_are_drawn_once() -> None:
-    plan = hand_plan(paths=[("a", "b")], methods=["GA"], seeds=[0, 1, 2])
-    assert drawn(plan) == (
-        "small: 6 stage trainings, 3 unlearnings\n"
-        "└── seed 0, 1, 2, once for each\n"
-        "    └── a\n"
-        "        └── b\n"
-        "            └── → GA\n"
-    )
-    assert drawn(plan, made=["s1_a"]) == (
-        "small: 6 stage trainings, 3 unlearnings\n"
-        "├── seed 0, 2, once for each\n"
-        "│   └── a\n"
-        "│       └── b\n"
-        "│           └── → GA\n"
-        "└── seed 1\n"
-        "    └── a ✓\n"
-        "        └── b\n"
-        "            └── → GA\n"
-    )
-    assert drawn(plan, only="seed=2") == (
-        "small: 6 stage trainings, 3 unlearnings\n"
-        "└── a\n"
-        "    └── b\n"
-        "        └── → GA\n"
-    )  # fmt: skip
-
-
-def test_what_is_made_is_marked() -> None:
-    plan = hand_plan(paths=[("a", "b")], methods=["GA", "NPO", "oracle"], sweep={RATE: [1, 2]})
-    runs = [trial.walk[-1] for trial in plan.runs()]
-    assert drawn(plan, made=["s0_a", "s0_a_oracle", "s0_a-b", runs[0]]) == (
-        "small: 2 stage trainings instead of 3, 4 unlearnings, 1 oracle\n"
-        "└── a ✓\n"
-        "    ├── → oracle ✓\n"
-        "    └── b ✓\n"
-        "        └── → GA x 2 settings, NPO x 2 settings (1 of 4 done)\n"
-    )
-    whole = drawn(plan, made=plan.task)
-    assert whole.count("✓") == 4 and "done" not in whole
-
-
-def test_the_tree_of_a_sweep_names_values_where_it_splits(shared_tiny: Tiny) -> None:
-    sweep = {MATH_RATE: [1e-3, 1e-2], RATE: [1e-4, 1e-3, 1e-2]}
-    plan = planned(shared_tiny, paths=ONE, methods={"GA": GA}, sweep=sweep)
-    assert drawn(plan) == (
-        "small: 4 stage trainings instead of 6, 6 unlearnings\n"
-        "└── tofu\n"
-        "    └── safety\n"
-        "        ├── math (math.lr = 0.001)\n"
-        "        │   └── → GA x 3 settings\n"
-        "        └── math (math.lr = 0.01)\n"
-        "            └── → GA x 3 settings\n"
-    )
-
-
-def test_names_are_no_markup() -> None:
-    plan = replace(hand_plan(paths=[("[i]", "b")], methods=["[b]"]), name="[red]mine[/]")
-    assert drawn(plan) == (
-        "[red]mine[/]: 2 stage trainings, 1 unlearning\n"
-        "└── [i]\n"
-        "    └── b\n"
-        "        └── → [b]\n"
-    )  # fmt: skip

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import WATCHED, Tiny
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
@@ -23,6 +22,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout  # type: ignore[
 from tensorboard.plugins.hparams.metadata import (  # type: ignore[import-untyped]
     parse_session_start_info_plugin_data,
 )
+from tiny_stages import WATCHED, Tiny
 
 from lightning_unlearn import NPO, AnswerLikelihood, LabelLikelihood, MathAccuracy, StagedTrainer
 from lightning_unlearn.monitors import OracleDistance

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Tiny
 from lightning.pytorch import Callback
 from rich.console import Console
 from study_runs import outcome, spec_of, studied
+from tiny_stages import Tiny
 
 from lightning_unlearn import InputError
 from lightning_unlearn.storage.entry_status import read_note

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Start, Tiny, dies_at, results, told_changes
 from interrupts import Interrupts
 from lightning.pytorch import Callback
+from tiny_stages import Start, Tiny, dies_at, results, told_changes
 from torch import Tensor
 
 from lightning_unlearn import (

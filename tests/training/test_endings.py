@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny, results
 from interrupts import Interrupts
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, Timer
+from tiny_stages import Tiny, results
 
 from lightning_unlearn import (
     GA,

@@ -8,9 +8,9 @@ from typing import Any
 import lightning.pytorch.callbacks as lightning
 import pytest
 from cli_runs import Workplace, make_workplace
-from conftest import Tiny
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, TQDMProgressBar
+from tiny_stages import Tiny
 
 from lightning_unlearn import GA, NPO, InputError, LabelLikelihood, StagedTrainer
 from lightning_unlearn.training.progress import StageProgress

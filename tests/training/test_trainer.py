@@ -2,86 +2,32 @@
 
 import importlib
 import json
-import os
 import random
-import re
-import select
 import shutil
 import signal
 import sys
-import time
-from collections.abc import Mapping
-from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import Start, Tiny, dies_at, results, told_changes
-from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.strategies import ModelParallelStrategy
+from path_runs import PATH, check_no_half_written_run, fitted, run_of, walk
+from tiny_stages import Start, Tiny, dies_at, results, told_changes
 from torch import Tensor
 
 from lightning_unlearn import (
     GA,
     NPO,
-    AnswerLikelihood,
     DivergedError,
     InputError,
     LabelLikelihood,
     LogProbs,
-    LoRA,
     MathAccuracy,
-    ModelView,
-    Monitor,
-    StagedDataModule,
-    StagedTrainer,
     Unlearning,
 )
-from lightning_unlearn.cli.main import main
 from lightning_unlearn.model.causal_lm import supervised
-from lightning_unlearn.storage.callback_identity import callback_identity
 from lightning_unlearn.storage.records import read_table
-from lightning_unlearn.storage.stage_store import MANIFEST, StageStore
+from lightning_unlearn.storage.stage_store import MANIFEST
 from lightning_unlearn.training.path_plan import PlannedStage
-
-PATH = ["tofu", "math", "safety"]
-
-
-def monitors() -> list[Monitor]:
-    """One of each kind, sampled answers included."""
-    return [
-        LabelLikelihood(every_n_steps=1, limit=3),
-        AnswerLikelihood(every_n_steps=2),
-        MathAccuracy(num_samples=2, max_new_tokens=3),
-    ]
-
-
-def fitted(
-    tiny: Tiny,
-    method: Unlearning | None = None,
-    order: list[str] = PATH,
-    watched: bool = True,
-    dropout: float = 0.0,
-    **changes: Any,
-) -> StagedTrainer:
-    """A whole walk with a module and a data module of its own."""
-    callbacks = [method or NPO(), *(monitors() if watched else [])]
-    trainer = tiny.trainer(callbacks, **changes)
-    lora = LoRA(rank=4, alpha=8, dropout=dropout)
-    trainer.fit(tiny.module(lora=lora), tiny.datamodule(order=order))
-    return trainer
-
-
-def run_of(trainer: StagedTrainer) -> Path:
-    assert trainer.run_dir is not None
-    return trainer.run_dir
-
-
-def walk(tiny: Tiny, dropout: float = 0.0, order: list[str] = PATH) -> None:
-    """For child processes."""
-    fitted(tiny, dropout=dropout, order=order)
 
 
 def test_a_second_run_trains_nothing_and_ends_the_same(tiny: Tiny) -> None:
@@ -415,18 +361,6 @@ def test_a_damaged_entry_is_trained_again_to_the_same_bytes(
     assert results(run_of(third)) == before
 
 
-def check_no_half_written_run(tiny: Tiny) -> None:
-    """A run that calls itself finished is whole; every entry of the store is whole."""
-    for about in (tiny.root / "runs").glob("*/*/run.json"):
-        if json.loads(about.read_text())["finished"]:
-            assert "unlearn/adapter_model.safetensors" in results(about.parent)
-    damage: list[str] = []
-    store = StageStore(tiny.root / "store", report=damage.append)
-    for entry in store.folder.glob(f"*/{MANIFEST}"):
-        assert store.get(entry.parent.name) is not None
-    assert damage == []
-
-
 @pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing(tiny: Tiny, start: Start) -> None:
     told, whole = tiny.root / "changes", tiny.below("undisturbed")
@@ -462,278 +396,3 @@ def test_two_processes_do_the_same_run_at_once(tiny: Tiny, start: Start) -> None
     apart = fitted(tiny.below("apart"))
     assert results(run) == results(run_of(apart))
     check_no_half_written_run(tiny)
-
-
-class Tells(Callback):
-    """Makes a file at the fifth step of the second stage."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        if pl_module.stage == "safety" and pl_module.step == 5:
-            Path(self.file).touch()
-
-
-def command(config: str) -> None:
-    """For a child process: the command line."""
-    sys.stderr.flush()
-    os._exit(main(["fit", "--config", config]))
-
-
-def in_terminal(terminal: str, config: str) -> None:
-    """For a child process: the command line, in a terminal of its own."""
-    os.setsid()
-    handle = os.open(terminal, os.O_RDWR)  # becomes the terminal of the session
-    for descriptor in (0, 1, 2):
-        os.dup2(handle, descriptor)
-    os.close(handle)
-    command(config)
-
-
-def long_stage(tiny: Tiny) -> str:
-    """A configuration whose second stage is at work when the file "on" appears."""
-    stage = {"batch_size": 4, "lr": 1e-3}
-    sources = {name: str(tiny.data / f"{name}.jsonl") for name in ("tofu", "safety")}
-    config = {
-        "trainer": {
-            "default_root_dir": str(tiny.root / "runs"),
-            "store": str(tiny.root / "store"),
-            "accelerator": "cpu",
-            "callbacks": [
-                {"class_path": "GA"},
-                {"class_path": "test_trainer.Tells", "init_args": {"file": str(tiny.root / "on")}},
-            ],
-        },
-        "model": {"base": str(tiny.base), "lora": {"rank": 4}},
-        "data": {
-            "forget": "safety",
-            "stages": {
-                "tofu": {"source": sources["tofu"], "steps": 2, **stage},
-                "safety": {"source": sources["safety"], "steps": 100000, **stage},
-            },
-            "unlearn": stage,
-        },
-    }
-    file = tiny.root / "run.yaml"
-    file.write_text(yaml.safe_dump(config, sort_keys=False))
-    return str(file)
-
-
-def wait_until_on(tiny: Tiny, child: BaseProcess) -> None:
-    end = time.monotonic() + 300
-    while not (tiny.root / "on").exists():
-        assert time.monotonic() < end and child.is_alive(), (tiny.root / "output").read_text()
-        time.sleep(0.02)
-
-
-def test_a_closed_terminal_keeps_the_step(tiny: Tiny, start: Start) -> None:
-    """Progress is drawn into that terminal, where every write fails from then on."""
-    own, terminal = os.openpty()
-    child = start(in_terminal, os.ttyname(terminal), long_stage(tiny))
-    shown = []
-    while not (tiny.root / "on").exists():
-        # What nobody reads fills the terminal, and who writes into a full one waits.
-        if select.select([own], [], [], 0.02)[0]:
-            shown.append(os.read(own, 4096))
-        assert child.is_alive(), (tiny.root / "output").read_text()
-    assert b"safety" in b"".join(shown)
-    os.close(own)
-    os.close(terminal)
-    child.join(300)
-    assert child.exitcode == 129, (tiny.root / "output").read_text()
-    (kept,) = (tiny.root / "store" / "checkpoints").iterdir()
-    assert int(kept.name.rpartition("-")[2]) >= 5
-    check_no_half_written_run(tiny)
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
-)
-def test_interrupting_says_how_to_go_on(tiny: Tiny, start: Start, number: int, code: int) -> None:
-    child = start(command, long_stage(tiny))
-    wait_until_on(tiny, child)
-    assert child.pid is not None
-    os.kill(child.pid, number)
-    child.join(300)
-    output = (tiny.root / "output").read_text()
-    assert child.exitcode == code, output
-    said = " ".join(output.split())
-    assert "stopped in stage safety at step" in said
-    step = re.search(r"at step (\d+) of 100000; step (\d+) is kept", said)
-    assert step is not None and step[1] == step[2], said
-    assert "Stored stages of this path: tofu. The same command goes on from there." in said
-    (kept,) = (tiny.root / "store" / "checkpoints").iterdir()
-    assert kept.name.endswith(f"-{step[1]}")
-    assert "Traceback" not in output
-    check_no_half_written_run(tiny)
-
-
-def test_interrupting_between_stages_says_so_too(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("lightning_unlearn.cli.main._lightning", interrupted)
-    assert main(["fit", "--config", "some.yaml"]) == 130
-    assert "stopped; the same command goes on from here." in capsys.readouterr().err
-
-
-class Draws(Monitor):
-    """A monitor that uses random numbers."""
-
-    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
-        return {"draws": torch.rand(3)}
-
-
-def test_a_trainer_that_has_fitted_finds_its_run_again(tiny: Tiny) -> None:
-    """Lightning leaves things on callbacks; they are no settings."""
-    trainer = tiny.trainer([NPO(), AnswerLikelihood()])
-    data = tiny.datamodule(order=["safety"])
-    folders = []
-    for _ in range(2):
-        trainer.fit(tiny.module(), data)
-        folders.append(trainer.run_dir)
-    assert trainer.trained == [] and folders[0] == folders[1]
-
-
-class Noise(Unlearning):
-    """A method that draws a direction at the start and noise at every step."""
-
-    uses_reference = False
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        super().on_train_start(trainer, pl_module)
-        self._scale = torch.rand(())
-
-    def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
-        return policy.sum * (self._scale + torch.rand(()))
-
-
-def test_methods_that_draw_random_numbers_can_be_repeated(tiny: Tiny) -> None:
-    found = []
-    for name in ("whole", "watched", "resumed"):
-        place = tiny.below(name)
-        if name == "resumed":
-            shutil.copytree(tiny.root / "whole" / "store", place.root / "store")
-            for manifest in (place.root / "store").glob(f"*/{MANIFEST}"):
-                if json.loads(manifest.read_text())["details"]["stage"] == "unlearn":
-                    shutil.rmtree(manifest.parent)
-        trainer = place.trainer([Noise(), *([Draws(1)] if name == "watched" else [])])
-        trainer.fit(place.module(), place.datamodule(order=["tofu", "safety"]))
-        assert "unlearn" in trainer.trained
-        found.append(results(run_of(trainer))["unlearn/adapter_model.safetensors"])
-    assert found == [found[0]] * 3
-
-
-def test_seed_decides_the_order_of_rows_whatever_the_path(tiny: Tiny) -> None:
-    def order(datamodule: StagedDataModule, seed: int) -> list[list[int]]:
-        tiny.trainer([GA()]).check(tiny.module(), datamodule)
-        return datamodule.begin("math", seed, 0, 1).steps
-
-    first = order(tiny.datamodule(order=["math", "safety"]), 0)
-    assert order(tiny.datamodule(order=["inst", "tofu", "safety", "math"]), 0) == first
-    assert order(tiny.datamodule(order=["math", "safety"]), 1) != first
-
-
-def test_one_trainer_and_one_module_do_several_runs(tiny: Tiny) -> None:
-    """Nothing is carried over from run to run but what is in the store."""
-    module, trainer = tiny.module(), tiny.trainer([NPO(), Draws(1)])
-    data = tiny.datamodule()
-    runs = []
-    for path in (["tofu", "safety"], ["safety", "tofu"]):
-        data.path = path
-        trainer.fit(module, data)
-        runs.append(results(run_of(trainer)))
-    for path, run in zip((["tofu", "safety"], ["safety", "tofu"]), runs, strict=True):
-        alone = tiny.below("-".join(path))
-        again = alone.trainer([NPO(), Draws(1)])
-        again.fit(alone.module(), alone.datamodule(order=path))
-        assert results(run_of(again)) == run
-
-
-class Hidden(GA):
-    """Keeps its parameter where others would not look."""
-
-    def __init__(self, beta: float) -> None:
-        super().__init__()
-        self._beta = beta
-
-
-class Zero(Callback):
-    """Changes training although it is neither method nor monitor."""
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
-        with torch.no_grad():
-            for parameter in pl_module.parameters():
-                if parameter.requires_grad:
-                    parameter.zero_()
-
-
-def test_private_parameters_and_other_callbacks_are_told_apart(tiny: Tiny) -> None:
-    assert callback_identity(Hidden(1.0)) != callback_identity(Hidden(2.0))
-    assert callback_identity(Hidden(1.0)) == callback_identity(Hidden(1.0))
-    plain = tiny.trainer([GA()])
-    plain.fit(tiny.module(), tiny.datamodule(order=["safety"]))
-    zeroed = tiny.trainer([GA(), Zero()])
-    zeroed.fit(tiny.module(), tiny.datamodule(order=["safety"]))
-    assert zeroed.trained == ["safety", "unlearn"]
-
-
-def test_weights_that_blow_up_in_the_last_step_are_not_stored(tiny: Tiny) -> None:
-    stages = tiny.stages(steps=1, lr=1e30)
-    data = tiny.datamodule(order=["safety"], stages=stages)
-    trainer = tiny.trainer([GA()])
-    with pytest.raises(
-        DivergedError, match="stage safety, step 1 of 1: after it the log-probabilities"
-    ):
-        trainer.fit(tiny.module(), data)
-    assert not list(trainer.store.folder.glob("*/entry.json"))
-
-
-def test_a_stored_model_can_be_measured_by_other_monitors(tiny: Tiny) -> None:
-    fitted(tiny, method=GA())
-    later = tiny.trainer([GA(), AnswerLikelihood(limit=1)])
-    measures = later.validate(tiny.module(lora=LoRA(rank=4, alpha=8)), tiny.datamodule(order=PATH))
-    assert set(measures) == {f"answers/{stage}" for stage in PATH}
-
-
-def test_a_store_made_at_another_precision_is_told_of_and_kept(
-    tiny: Tiny, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = {"stages": tiny.stages(limit=4), "order": ["tofu"], "forget": None}
-    tiny.trainer().fit(tiny.module(), tiny.datamodule(**data))
-    (entry,) = (tiny.root / "store").glob(f"*/{MANIFEST}")
-    before = results(entry.parent)
-    half = tiny.trainer(precision="bf16-true")
-    half.fit(tiny.module(), tiny.datamodule(**data))
-    assert half.trained == ["tofu"]
-    told = "tofu: stored in 32-true (trainer.precision), which is another model; in bf16-true it is"
-    assert told in capsys.readouterr().err
-    assert results(entry.parent) == before
-
-
-def test_the_model_stays_on_its_device_between_stages(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moved: list[str] = []
-
-    def cpu(self: Any) -> Any:
-        moved.append(self.stage)
-        return self
-
-    monkeypatch.setattr(LightningModule, "cpu", cpu)
-    model, trainer = tiny.module(), tiny.trainer([GA(), AnswerLikelihood(2)])
-    trainer.fit(model, tiny.datamodule(order=["tofu", "safety"]))
-    assert trainer.trained == ["tofu", "safety", "unlearn"]
-    assert moved == ["unlearn"]
-    trainer.validate(model, tiny.datamodule(order=["tofu", "safety"]), "tofu")
-    assert moved == ["unlearn", "tofu"]
-
-
-def test_strategies_that_share_out_batches_in_other_ways_are_refused(tiny: Tiny) -> None:
-    trainer = tiny.trainer([GA()], strategy=ModelParallelStrategy(), devices=2, accelerator="auto")
-    with pytest.raises(InputError, match=r"trainer.strategy: found ModelParallelStrategy, expect"):
-        trainer.fit(tiny.module(), tiny.datamodule())
-    assert not (tiny.root / "store").exists()

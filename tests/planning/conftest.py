@@ -1,0 +1,35 @@
+"""Fixtures of these tests."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from lightning.pytorch.plugins import Precision
+from simulated import SHAPE, TINY
+
+from lightning_unlearn import CausalLM, LoRA
+from lightning_unlearn.distributed.strategy import HalfBase
+from lightning_unlearn.planning.simulation import Simulation
+
+
+@pytest.fixture
+def simulate() -> Iterator[Callable[..., Simulation]]:
+    made: list[Simulation] = []
+
+    def make(
+        processes: int = 1,
+        lora: LoRA | None = SHAPE,
+        precision: str = "32-true",
+        base: str = TINY,
+        on_gpu: bool = False,
+        **options: Any,
+    ) -> Simulation:
+        module = CausalLM(base, lora, **options)
+        plugin = HalfBase("bf16-true") if precision == "bf16-true" else Precision()
+        shared = processes > 1
+        made.append(Simulation(module, precision, plugin, processes, shared, on_gpu=on_gpu))
+        return made[-1]
+
+    yield make
+    for simulation in made:
+        simulation.close()

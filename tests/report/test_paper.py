@@ -1,0 +1,197 @@
+"""The paper's figures and tables, and tables as LaTeX."""
+
+import itertools
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from figure_tables import PATHS, STEPS, by_seed, study, value
+from scipy import stats
+
+from lightning_unlearn.report import scores, summarize
+from lightning_unlearn.report.drawn import Spots, Thin, Zone
+from lightning_unlearn.report.latex import escape_latex
+from lightning_unlearn.report.layout import Layout, Row
+from lightning_unlearn.report.looks import drawing_style
+from lightning_unlearn.report.paper import ORDERS, paper_figures, save_paper
+from lightning_unlearn.report.paper_table import table_one
+
+LR = "data.unlearn.lr"
+
+
+SCHEDULE = "data.unlearn.schedule"
+
+
+def sweep():
+    settings = [{LR: lr, SCHEDULE: s} for lr in (1e-6, 5e-6, 1e-5, 5e-5) for s in ("wsd", "cosine")]
+    return study(("GA", "NPO"), (0,), settings, oracle=False)[0]
+
+
+def titles(figure):
+    return [axis.get_title() for axis in figure.axes]
+
+
+def paper(records):
+    with drawing_style():
+        return {name: make() for name, make in paper_figures(records).items()}
+
+
+def test_the_paper_of_a_study_with_seeds():
+    records, _ = study(("GA", "NPO", "SimNPO"))
+    found = paper(records)
+    assert list(found) == ["figure-1", "figure-3", "figure-5"]
+    assert titles(found["figure-1"]) == ["NPO"]
+    assert titles(found["figure-3"]) == ["unlearn label", "tofu", "", ""]
+    assert titles(found["figure-5"]) == ["GA", "NPO", "SimNPO", "", "", ""]
+    axis = found["figure-3"].axes[3]
+    wanted = by_seed(records, "answers/tofu", PATHS[0][0], "SimNPO")
+    assert axis.lines[0].get_ydata() == pytest.approx(wanted.mean(axis=0))
+    band = axis.collections[0].get_paths()[0].vertices[:, 1]
+    half = stats.t.ppf(0.975, 2) * wanted.std(axis=0, ddof=1) / 3**0.5
+    assert band.min() == pytest.approx((wanted.mean(axis=0) - half).min())
+
+
+def test_the_paper_of_a_sweep():
+    found = paper(sweep())
+    assert list(found) == ["figure-1", "figure-3", "figure-6", "figure-7", "figure-8"]
+    assert titles(found["figure-6"]) == ["NPO"] * 4
+    words = [axis.texts[0].get_text() for axis in found["figure-6"].axes]
+    assert [re.sub(r"\s+", " ", text) for text in words] == [
+        f"lr = {lr}, schedule = wsd" for lr in ("1e-6", "5e-6", "1e-5", "5e-5")
+    ]
+    assert "lr\u00a0=\u00a05e-5" in found["figure-7"].axes[0].texts[0].get_text()
+    assert titles(found["figure-8"])[:2] == ["wsd", "cosine"] and len(found["figure-8"].axes) == 4
+    # The paper's main rate, where a figure shows one.
+    assert "lr\u00a0=\u00a01e-5" in found["figure-1"].axes[0].texts[0].get_text()
+
+
+def test_the_paper_of_several_base_models():
+    settings = [{"model.base": f"meta/Llama-{size}"} for size in ("1B", "8B")]
+    found = paper(study(("NPO",), (0,), settings, oracle=False)[0])
+    assert titles(found["figure-1"]) == ["Llama-1B", "Llama-8B"]
+    assert titles(found["figure-3"]) == [
+        f"Llama-{size}: {what}" for size in ("1B", "8B") for what in ("unlearn label", "tofu")
+    ]
+
+
+def test_the_paper_of_orders():
+    rows = []
+    for order in itertools.permutations("RCU"):
+        head = {"path": "-".join(order), "position": order.index("U") + 1, "method": "GA"}
+        for seed, step, stage in itertools.product((0, 1), STEPS, "RCU"):
+            at = {**head, "seed": seed, "stage": "unlearn", "step": step}
+            rows.append(
+                {**at, "metric": f"answers/{stage}", "value": value(order, seed, step, stage)}
+            )
+    found = paper(pd.DataFrame(rows))
+    assert list(found) == ["figure-4"]
+    assert [
+        re.sub(r"\W+", "-", t.partition(":")[2]).strip("-") for t in titles(found["figure-4"])
+    ] == list(ORDERS)
+
+
+def test_what_the_paper_lacks_is_said(tmp_path):
+    records, examples = study(("GA",), (0,), oracle=False)
+    done = save_paper(records, examples, tmp_path / "paper", ("pdf", "png"))
+    assert [path.name for path in done.written] == [
+        "figure-1.pdf",
+        "figure-1.png",
+        "figure-3.pdf",
+        "figure-3.png",
+        "table-1.md",
+        "table-1.tex",
+    ]
+    assert set(done.missing) == {f"figure-{number}" for number in (4, 5, 6, 7, 8)}
+    assert done.missing["figure-6"] == (
+        "figure-6 is left out: the study has fewer than two learning rates under GA; sweep over "
+        "data.unlearn.lr."
+    )
+    empty = save_paper(records.head(0), None, tmp_path / "none")
+    assert empty.written == [] and len(empty.missing) == 8
+
+
+def test_table_one_is_of_the_scores():
+    records, _ = study(("GA", "NPO"))
+    table = table_one(records)
+    found = scores(records)
+    own = found[(found["method"] == "NPO") & (found["position"] == 2)]["forget_score"]
+    half = stats.t.ppf(0.975, 2) * own.std() / 3**0.5
+    assert [name for name, _ in table.groups] == [
+        "Forget score \u2191",
+        "Utility score (tofu) \u2191",
+    ]
+    assert table.groups[0][1][1][1][1] == f"{own.mean():.3f}\u00b1{half:.3f}"
+    assert [any(bold) for _, _, bold in table.groups[0][1]] == [False, False, True]
+    lines = table.markdown().splitlines()
+    assert lines[0] == "| score | p | GA | NPO |" and lines[2].startswith(
+        "| Forget score \u2191 | 1 |"
+    )
+    text = table.latex()
+    assert (
+        text.count(r"\\") == 1 + 2 * 4
+        and r"\multicolumn{3}{c}{\emph{Forget score $\uparrow$}}" in text
+    )
+    several = study(
+        ("NPO",), (0,), [{"model.base": "a/M_1"}, {"model.base": "a/M_2"}], oracle=False
+    )
+    assert table_one(several[0]).latex().count(r"\multicolumn{1}{c}{M\_") == 2
+    assert "M\\_1: NPO" in table_one(several[0]).markdown()
+
+
+def test_layouts_as_latex():
+    rows = [
+        Row("GA_x", "", 1, "f%-a", 2, ["1.000", "-0.5\u00b10.1"], 0),
+        Row("GA_x", "", 2, "a-f%", 2, ["n/a", "--"]),
+        Row("[N]", "", 1, "f%-a", 1, ["2.000", "x"]),
+    ]
+    layout = Layout(False, ["forget score", "R&D"], rows, ["Note of 95 %."])
+    assert layout.latex("A caption: 50 %").splitlines() == [
+        r"\begin{table}[tbp]",
+        r"\centering",
+        r"\small",
+        r"\caption{A caption: 50 \%}",
+        r"\begin{tabular}{lrlrrr}",
+        r"\toprule",
+        r"method & p & path & seeds & forget score & R\&D \\",
+        r"\midrule",
+        r"GA\_x & 1 & \textbf{f\%}-a & 2 & \textbf{1.000} & $-$0.5$\pm$0.1 \\",
+        r" & 2 & a-\textbf{f\%} & 2 & n/a & -{}- \\",
+        r"\midrule",
+        r"{[}N{]} & 1 & \textbf{f\%}-a & 1 & 2.000 & x \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\par\smallskip",
+        r"\parbox{\linewidth}{\footnotesize Note of 95 \%. "
+        "Several seeds: mean (lowest to highest).}",
+        r"\end{table}",
+    ]
+
+
+def test_latex_escapes_every_sign():
+    raw = "\\ {a} $ & # % _ ~ ^ < > | `b` 3-4 -5 a--b\nc"
+    found = escape_latex(raw)
+    assert found == (
+        r"\textbackslash{} \{a\} \$ \& \# \% \_ \textasciitilde{} \textasciicircum{} \textless{} "
+        r"\textgreater{} \textbar{} \textasciigrave{}b\textasciigrave{} 3-4 $-$5 a-{}-b c"
+    )
+
+
+def test_sections_have_latex():
+    records, examples = study()
+    summary = summarize(records, examples)
+    for section in summary.sections:
+        text = section.latex
+        assert bool(text) == (section.layout is not None)
+        if text:
+            assert rf"\caption{{{section.title}}}" in text
+            rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+            columns = len(re.search(r"tabular}{(\w+)}", text)[1])
+            assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {columns - 1}
+
+
+def test_parts_reach_what_they_show():
+    x = np.arange(3.0)
+    assert Thin(x, x + 1, {}).reach().tolist() == [1, 2, 3]
+    assert Spots(x, x, {}).reach().tolist() == [0, 1, 2]
+    assert Zone(1, 2).reach().tolist() == [1, 2] and not Zone(1, 2, upright=True).reach().size
