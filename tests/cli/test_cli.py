@@ -31,6 +31,7 @@ def place(
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_fit_with_a_method_of_the_current_directory_then_validate(place: Workplace) -> None:
     place.write("mine.py", MINE)
     fit = ["--config", "config.yaml", "--trainer.callbacks+=mine.Mine"]

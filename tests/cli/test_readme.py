@@ -98,6 +98,7 @@ def test_method_block_is_the_worked_example() -> None:
     assert torch.equal(shown, WGA(beta=2.0).loss(policy, policy))
 
 
+@pytest.mark.slow
 def test_python_blocks_run(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (train,) = [b for b in blocks("python") if "trainer.fit" in b]
     assert '"epochs": 2' in train
