@@ -100,14 +100,12 @@ class StagedDataModule(LightningDataModule):
             )
         if self.oracle and self.forget is None:
             raise InputError(
-                "data.oracle: it leaves out the forget stage, and data.forget is null."
+                "data.oracle: it leaves out the forget stage, but data.forget is null."
             )
-        if self.max_length is not None and self.max_length < 2:
-            raise InputError(f"data.max_length: found {self.max_length}, expected at least 2.")
-        if self.eval_batch_size < 1:
-            raise InputError(
-                f"data.eval_batch_size: found {self.eval_batch_size}, expected at least 1."
-            )
+        lengths = (("max_length", self.max_length, 2), ("eval_batch_size", self.eval_batch_size, 1))
+        for name, found, least in lengths:
+            if found is not None and found < least:
+                raise InputError(f"data.{name}: found {found}, expected at least {least}.")
 
     def check_order(self, order: Sequence[str], key: str = "data.order") -> tuple[str, ...]:
         """A path, if it can be walked; see `lightning_unlearn.data.paths.check_order`.
@@ -214,17 +212,15 @@ class StagedDataModule(LightningDataModule):
         for eval_set in self.eval_sets:
             if eval_set not in self.eval_set_examples:
                 found = read_eval_set(eval_set, self.eval_sets[eval_set], self.format)
-                self.eval_set_rows[eval_set], self.eval_set_examples[eval_set] = (
-                    found.rows,
-                    found.examples,
-                )
+                self.eval_set_rows[eval_set] = found.rows
+                self.eval_set_examples[eval_set] = found.examples
                 self._found[eval_set] = found.remarks
 
     def _read(self) -> list[dict[str, Any]]:
         """What was read: tables by name of the stage or evaluation set."""
-        stages: list[dict[str, Any]] = [self.rows, self.examples]
-        stages += [self.heldout_rows, self.heldout_examples]
-        return [*stages, self.eval_set_rows, self.eval_set_examples, self._found]
+        known: list[dict[str, Any]] = [self.rows, self.examples, self.heldout_rows]
+        known += [self.heldout_examples, self.eval_set_rows, self.eval_set_examples]
+        return [*known, self._found]
 
     def adopt(self, other: "StagedDataModule") -> None:
         """Take over what another has read of the stages that are read in the same way.
@@ -232,10 +228,8 @@ class StagedDataModule(LightningDataModule):
         Args:
             other: of the same model; `prepare` then reads only what is missing.
         """
-        if (other.chat_template_from, other.max_length) != (
-            self.chat_template_from,
-            self.max_length,
-        ):
+        own, its = ((data.chat_template_from, data.max_length) for data in (self, other))
+        if own != its:
             return
         alike = {
             name
@@ -243,9 +237,7 @@ class StagedDataModule(LightningDataModule):
             if name in other.examples and other.stages[name].reading() == stage.reading()
         }
         alike |= {
-            name
-            for name, eval_set in self.eval_sets.items()
-            if other.eval_sets.get(name) == eval_set
+            name for name, rows in self.eval_sets.items() if other.eval_sets.get(name) == rows
         }
         for mine, theirs in zip(self._read(), other._read(), strict=True):
             mine.update({name: theirs[name] for name in alike & set(theirs)})

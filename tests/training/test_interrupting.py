@@ -57,7 +57,10 @@ def long_stage(tiny: Tiny) -> str:
             "accelerator": "cpu",
             "callbacks": [
                 {"class_path": "GA"},
-                {"class_path": "test_interrupting.Tells", "init_args": {"file": str(tiny.root / "on")}},
+                {
+                    "class_path": "test_interrupting.Tells",
+                    "init_args": {"file": str(tiny.root / "on")},
+                },
             ],
         },
         "model": {"base": str(tiny.base), "lora": {"rank": 4}},
