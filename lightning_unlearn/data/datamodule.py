@@ -218,9 +218,8 @@ class StagedDataModule(LightningDataModule):
 
     def _read(self) -> list[dict[str, Any]]:
         """What was read: tables by name of the stage or evaluation set."""
-        known: list[dict[str, Any]] = [self.rows, self.examples, self.heldout_rows]
-        known += [self.heldout_examples, self.eval_set_rows, self.eval_set_examples]
-        return [*known, self._found]
+        known: list[Any] = [self.rows, self.examples, self.heldout_rows, self.heldout_examples]
+        return [*known, self.eval_set_rows, self.eval_set_examples, self._found]
 
     def adopt(self, other: "StagedDataModule") -> None:
         """Take over what another has read of the stages that are read in the same way.
