@@ -122,7 +122,7 @@ def planned(setting: Setting, unlearns: bool, micro: int, length: int, accumulat
         setting.folder,
         setting.lora,
         gradient_checkpointing=setting.checkpointing,
-        attention=setting.attention,
+        attn_implementation=setting.attention,
     )
     trainer = StagedTrainer(
         accelerator="cpu", precision=setting.precision, logger=False, enable_progress_bar=False

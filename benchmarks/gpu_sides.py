@@ -166,7 +166,7 @@ def ours(setting: Setting, unlearns: bool = False, compiled: bool = False) -> Ru
         setting.folder,
         setting.lora,
         gradient_checkpointing=setting.checkpointing,
-        attention=setting.attention,
+        attn_implementation=setting.attention,
         compile=compiled,
     )
     module.device_made = setting.device

@@ -76,7 +76,7 @@ VALID: dict[str, tuple[str, ...]] = {
     ".momentum": ("zero",),
     ".dropout": ("zero",),
     ".begun": ("zero",),
-    ".every": ("zero",),
+    ".every_n_steps": ("zero",),
     "seed_everything": ("zero",),
     "seeds[]": ("zero",),
     "workers": ("zero",),
