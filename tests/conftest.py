@@ -6,9 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import keep_float64
-from tiny_stages import PROMPTS, WORDS, Start, Tiny
+from tiny_stages import PROMPTS, WORDS, Start, Tiny, run_child
 
 from lightning_unlearn.demo import resolve
 
@@ -128,7 +126,7 @@ def start(children: multiprocessing.context.ForkServerContext, tmp_path: Path) -
     def start_process(
         target: Callable[..., Any], *args: Any, output: str = "output"
     ) -> BaseProcess:
-        process = children.Process(target=_child, args=(tmp_path / output, target, args))
+        process = children.Process(target=run_child, args=(tmp_path / output, target, args))
         process.start()
         started.append(process)
         return process
@@ -138,17 +136,3 @@ def start(children: multiprocessing.context.ForkServerContext, tmp_path: Path) -
         if process.is_alive():
             process.kill()
         process.join(30)
-
-
-def _child(output: Path, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        target(*args)
-    except Exception:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)

@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
 from tiny_models import keep_float64
 
@@ -199,3 +201,24 @@ def told_changes(told: Path, folder: Path, target: Callable[..., Any], *args: An
     count_changes(folder, lambda number, path: last.__setitem__(0, number))
     target(*args)
     told.write_text(str(last[0]))
+
+
+def run_child(output: Path, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """In a process of its own: call a function, with what it prints in a file.
+
+    Args:
+        output: the file.
+        target: the function.
+        args: its arguments.
+    """
+    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        target(*args)
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
