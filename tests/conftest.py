@@ -50,9 +50,10 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ctrl_c() -> None:
-    """Tests that run in the background may have been started with Ctrl-C ignored."""
+def signals() -> None:
+    """Started in the background or by nohup, the tests would find signals ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Names that differ between supported versions of libraries: the one place that knows them."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ def compute_experts_in_fp64(hf_model: Any) -> None:
         choose("eager")
 
 
-def clip_gradients(parameters: Iterable[Tensor], most: float) -> None:
+def clip_gradients(parameters: Sequence[Tensor], most: float) -> None:
     """Scale gradients in place so that the norm of all of them together is at most so large.
 
     As `torch.nn.utils.clip_grad_norm_`, which in PyTorch 2.9 rounds the factor of gradients that
@@ -57,7 +57,6 @@ def clip_gradients(parameters: Iterable[Tensor], most: float) -> None:
     """
     from torch.distributed.tensor import DTensor
 
-    parameters = list(parameters)
     norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
     if isinstance(norm, DTensor):
         norm = norm.full_tensor()

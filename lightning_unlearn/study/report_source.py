@@ -15,14 +15,11 @@ from lightning_unlearn.report.reading import COLUMNS
 from lightning_unlearn.storage import records
 from lightning_unlearn.storage.run_folders import ABOUT
 from lightning_unlearn.storage.seals import Damage, read_values
+from lightning_unlearn.study.plan import FILE, StudyPlan
 from lightning_unlearn.study.provenance import provenance_of_run, provenance_of_study
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from lightning_unlearn.study.plan import StudyPlan
-
-PLAN = "study.json"
 
 
 def source_of(folder: Path, remarks: Sequence[str] = ()) -> Source:
@@ -35,11 +32,11 @@ def source_of(folder: Path, remarks: Sequence[str] = ()) -> Source:
     Raises:
         InputError: it is neither, nothing in it is finished, or a file cannot be read.
     """
-    if (folder / PLAN).is_file():
+    if (folder / FILE).is_file():
         return _study(folder, remarks)
     if (folder / ABOUT).is_file():
         return _run(folder, remarks)
-    found = "no such folder" if not folder.exists() else f"neither {PLAN} nor {ABOUT}"
+    found = "no such folder" if not folder.exists() else f"neither {FILE} nor {ABOUT}"
     raise InputError(
         f"report: {folder}: found {found}, expected the folder of a study or of a run, such as "
         "runs/demo."
@@ -58,8 +55,6 @@ def _study(folder: Path, remarks: Sequence[str]) -> Source:
 
 
 def _plan(folder: Path) -> StudyPlan:
-    from lightning_unlearn.study.plan import StudyPlan
-
     try:
         return StudyPlan.load(folder)
     except InputError as error:
@@ -97,7 +92,7 @@ def _tables_of_study(plan: StudyPlan, folder: Path) -> _Tables:
             if not written.runs <= keys:
                 written = InputError(
                     f"report: {folder / records.STEPS} holds runs that are not of the study in "
-                    f"{PLAN}; run the study again to have it written anew."
+                    f"{FILE}; run the study again to have it written anew."
                 )
             elif written.runs >= entries.keys():
                 return written

@@ -15,13 +15,14 @@ from lightning_unlearn.settings.diagnosis import diagnose, show
 from lightning_unlearn.settings.folder_names import check_folder
 from lightning_unlearn.settings.strict_yaml import read_value
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, TRAINING
+from lightning_unlearn.study.plan import FILE
 from lightning_unlearn.training.from_config import LARGEST_SEED
 from lightning_unlearn.unlearning.base import Unlearning
 
 # What else is in the folder of a study, beside those of its methods.
 FOLDERS = (
     *("logs", "stages", "store", "report", "divergence"),
-    *("study.json", STEPS, EXAMPLES, TRAINING),
+    *(FILE, STEPS, EXAMPLES, TRAINING),
 )
 # More processes or GPUs for one worker are a slip of the pen.
 MOST_WORKERS = 4096

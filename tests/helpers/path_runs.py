@@ -9,6 +9,7 @@ from tiny_stages import Tiny, results
 from lightning_unlearn import (
     NPO,
     AnswerLikelihood,
+    CausalLM,
     LabelLikelihood,
     LoRA,
     MathAccuracy,
@@ -16,6 +17,7 @@ from lightning_unlearn import (
     StagedTrainer,
     Unlearning,
 )
+from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.storage.stage_store import MANIFEST, StageStore
 
 PATH = ["tofu", "math", "safety"]
@@ -66,3 +68,18 @@ def check_no_half_written_run(tiny: Tiny) -> None:
     for entry in store.folder.glob(f"*/{MANIFEST}"):
         assert store.get(entry.parent.name) is not None
     assert damage == []
+
+
+def unlearned_and_oracle(tiny: Tiny, trainer: StagedTrainer) -> tuple[CausalLM, CausalLM]:
+    """The unlearned model and the oracle, each opened by itself."""
+    assert trainer.run_dir is not None
+    own, oracle = tiny.module(), tiny.module()
+    for model in (own, oracle):
+        model.configure_model()
+        model.double()
+    own.load(LEARN, trainer.run_dir / LEARN)
+    own.load(UNLEARN, trainer.run_dir / UNLEARN)
+    own.peft.base_model.set_adapter([LEARN, UNLEARN])
+    (run,) = (tiny.root / "runs" / "oracle").iterdir()
+    oracle.load(LEARN, run / LEARN)
+    return own, oracle

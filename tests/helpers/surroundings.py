@@ -1,7 +1,6 @@
 """What is around the tests and must not decide how they end; imported before anything else."""
 
 import os
-import signal
 import tempfile
 from pathlib import Path
 
@@ -9,10 +8,6 @@ from pathlib import Path
 for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(name, None)
 os.environ["TERM"] = "xterm"
-
-
-# Started by nohup, the tests would find it ignored, and leave it so.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def is_home() -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from path_runs import unlearned_and_oracle
 from scipy.stats import ks_2samp
 from tiny_stages import Tiny
 from torch import Tensor
@@ -30,7 +31,7 @@ from lightning_unlearn import (
     StagedTrainer,
 )
 from lightning_unlearn.data.rows import Row
-from lightning_unlearn.model.adapters import LEARN, UNLEARN
+from lightning_unlearn.model.adapters import UNLEARN
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, read_table
 
 PATH = ["safety", "math"]
@@ -99,21 +100,6 @@ def final(trainer: StagedTrainer, file: str = EXAMPLES) -> pd.Series:
     return table[table["step"] == 2].set_index(keys)["value"].sort_index()
 
 
-def models(tiny: Tiny, trainer: StagedTrainer) -> tuple[CausalLM, CausalLM]:
-    """The unlearned model and the oracle, each opened by itself."""
-    assert trainer.run_dir is not None
-    own, oracle = tiny.module(), tiny.module()
-    for model in (own, oracle):
-        model.configure_model()
-        model.double()
-    own.load(LEARN, trainer.run_dir / LEARN)
-    own.load(UNLEARN, trainer.run_dir / UNLEARN)
-    own.peft.base_model.set_adapter([LEARN, UNLEARN])
-    (run,) = (tiny.root / "runs" / "oracle").iterdir()
-    oracle.load(LEARN, run / LEARN)
-    return own, oracle
-
-
 def log_probs(model: CausalLM, prompt: Any, answer: Any) -> Tensor:
     """Log-probabilities of the answer's tokens from the model's own logits."""
     with torch.no_grad():
@@ -125,7 +111,7 @@ def log_probs(model: CausalLM, prompt: Any, answer: Any) -> Tensor:
 def test_tofu_is_what_its_paper_says(tiny: Tiny) -> None:
     trainer = fitted(tiny, TOFU(**SUITE))
     examples, steps = final(trainer), final(trainer, STEPS)
-    own, oracle = models(tiny, trainer)
+    own, oracle = unlearned_and_oracle(tiny, trainer)
     assert trainer.observations is not None
     data = trainer.observations.data
     assert data.format is not None
@@ -230,7 +216,7 @@ def test_settings_are_checked(make: Any, message: str) -> None:
 def test_membership_scores(tiny: Tiny) -> None:
     trainer = fitted(tiny, Membership("others"))
     examples, steps = final(trainer), final(trainer, STEPS)
-    own, oracle = models(tiny, trainer)
+    own, oracle = unlearned_and_oracle(tiny, trainer)
     base = tiny.module()
     base.configure_model()
     base.double()
@@ -278,7 +264,7 @@ def test_gradient_norms_and_that_training_does_not_notice(tiny: Tiny) -> None:
         run / UNLEARN / "adapter_model.safetensors" for run in (trainer.run_dir, plain.run_dir)
     ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
-    own, _ = models(tiny.below("a"), trainer)
+    own, _ = unlearned_and_oracle(tiny.below("a"), trainer)
     assert trainer.observations is not None
     norms = final(trainer)["gradient_norm/members"].tolist()
     for example, norm in zip(trainer.observations.data.row_set("safety")[1], norms, strict=True):

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from path_runs import unlearned_and_oracle
 from study_runs import spec_of, studied
 from tiny_stages import Tiny, results
 from torch import Tensor
@@ -24,7 +25,6 @@ from lightning_unlearn import (
     Recipe,
     StagedTrainer,
 )
-from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, TRAINING, read_table
 
 PATH = ["safety", "math"]
@@ -65,16 +65,7 @@ def test_numbers_are_those_of_two_models(tiny: Tiny) -> None:
     trainer = fitted(tiny, OracleDistance(2, limit=5))
     examples = measured(trainer, EXAMPLES)
     last = examples[examples["step"] == 3].set_index(["metric", "example"])["value"].sort_index()
-    assert trainer.run_dir is not None
-    own, oracle = tiny.module(), tiny.module()
-    for model in (own, oracle):
-        model.configure_model()
-        model.double()
-    own.load(LEARN, trainer.run_dir / LEARN)
-    own.load(UNLEARN, trainer.run_dir / UNLEARN)
-    own.peft.base_model.set_adapter([LEARN, UNLEARN])
-    (run,) = (tiny.root / "runs" / "oracle").iterdir()
-    oracle.load(LEARN, run / LEARN)
+    own, oracle = unlearned_and_oracle(tiny, trainer)
     assert trainer.observations is not None
     data = trainer.observations.data
     probes = {"forget": ["safety"], "retain": ["math:train"], "heldout": ["math:heldout"]}
