@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lightning_unlearn.settings.compose import compose, load_configs
+from lightning_unlearn.settings.compose import load_configs, merge
 from lightning_unlearn.study.runner import Study
 from lightning_unlearn.study.spec import StudySpec
 
@@ -38,7 +38,7 @@ def fit_configuration(folder: str, steps: int) -> dict[str, Any]:
         "trainer": trainer,
         "data": {"stages": stages, "unlearn": {"steps": steps, "batch_size": 8}},
     }
-    return compose(load_configs([str(ROOT / "configs" / "demo.yaml")]), changes)
+    return merge(load_configs([str(ROOT / "configs" / "demo.yaml")]), changes)
 
 
 def run(paths: str | list[list[str]], steps: int) -> tuple[float, int, list[list[str]]]:

@@ -63,8 +63,9 @@ __all__ = [
     "__version__",
 ]
 
-# torch, transformers and Lightning take seconds to import: only what is named is loaded.
-_HOMES = {
+# The module of each public name. torch, transformers and Lightning take seconds to import, so a
+# module is imported when one of its names is used for the first time.
+_MODULES = {
     "LoRA": "model.adapters",
     "StagedDataModule": "data.datamodule",
     "EvalSet": "data.recipes",
@@ -95,9 +96,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""``python -m lightning_unlearn``."""
+"""Run the command line as ``python -m lightning_unlearn``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Exceptions: mistakes a user can mend, and ways a run ends."""
+"""Exceptions: mistakes that a user can correct, and reasons why a run ends early."""
 
 import os
 import re
@@ -6,41 +6,43 @@ import sys
 import traceback
 from pathlib import Path
 
-# Control characters, line and paragraph ends, blanks without a width, marks that turn the direction
-# of text, and halves of surrogate pairs: names of files and values of keys may have them, and a
-# terminal obeys them.
-_UNSEEN = re.compile(
+# Control characters, line and paragraph separators, zero-width spaces, marks that change the
+# direction of text, and single surrogates. File names and values of keys may contain them, and a
+# terminal would execute them.
+_INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
 
 
 def visible(text: str, lines: bool = False) -> str:
-    """A text with its control characters written out, so that it is one line that can be printed.
+    """Replace control characters by escape sequences, so that the text prints as one line.
 
     Args:
         text: such as a message that names a file.
-        lines: whether newlines and tabs are left as they are.
+        lines: keep newlines and tabs as they are.
 
     Returns:
-        The text with `\\x1b` for an escape, `\\n` for a newline, and so on; anything else stays as
-        it is, so that doing it twice changes nothing.
+        The text with `\\x1b` for an escape, `\\n` for a newline, and so on. All other characters
+        stay as they are. A second call changes nothing.
     """
 
-    def written(found: re.Match[str]) -> str:
-        sign = found.group()
-        return sign if lines and sign in "\n\t" else sign.encode("unicode_escape").decode()
+    def escape(match: re.Match[str]) -> str:
+        character = match.group()
+        if lines and character in "\n\t":
+            return character
+        return character.encode("unicode_escape").decode()
 
-    return _UNSEEN.sub(written, text)
+    return _INVISIBLE.sub(escape, text)
 
 
 class InputError(ValueError):
-    """A wrong input: its message names the place, what was found, what was expected, what to do.
+    """A wrong input. The message names the place, the value found, the value expected, the remedy.
 
-    The command line prints the message without a traceback and exits with code 2. Anything else
-    that is raised is a defect of the program and keeps its traceback.
+    The command line prints the message without a traceback and exits with code 2. Every other
+    exception is a defect of the program and keeps its traceback.
 
     Args:
-        message: the sentence; control characters in it are written out.
+        message: the sentence; control characters in it are replaced by escape sequences.
     """
 
     def __init__(self, message: str) -> None:
@@ -48,30 +50,33 @@ class InputError(ValueError):
 
 
 class StorageError(InputError):
-    """The disk is full or a folder can't be written; trying the rest would fail in the same way."""
+    """The disk is full or a folder cannot be written; all later writes would fail as well."""
 
 
 class DivergedError(RuntimeError):
-    """The loss of a training step was not a finite number; names the stage and the step."""
+    """The loss of a training step was not finite. The message names the stage and the step."""
 
 
 class Unfinished(RuntimeError):
-    """A stage was ended before its last step by nothing that is in its key, such as a clock."""
+    """A stage ended before its last step for a reason that its key lacks, such as a time limit."""
 
 
 class Terminated(KeyboardInterrupt):
-    """Stopped by SIGTERM, as a job scheduler does; everything stored is kept."""
+    """The run was stopped by SIGTERM, which job schedulers send. Stored results are kept."""
 
 
 class HungUp(Terminated):
-    """Stopped by SIGHUP, because the terminal was closed; everything stored is kept."""
+    """The run was stopped by SIGHUP: the terminal was closed. Stored results are kept."""
 
 
 def own_place(error: BaseException) -> str | None:
-    """Where code of the user's own raised an exception: file and line; None if it did not.
+    """Find the line of the user's own code that raised an exception.
 
     Args:
-        error: as it was caught.
+        error: the caught exception.
+
+    Returns:
+        File and line; None if the exception was raised by this package.
     """
     package = str(Path(__file__).parent)
     libraries = (package, sys.prefix, sys.base_prefix)

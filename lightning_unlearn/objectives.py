@@ -1,8 +1,8 @@
 """Objectives as pure functions of log-probabilities.
 
-A function returns one value per label token or one per sequence, never a mean: the training step
-divides by the counts of the whole global batch, so the numbers do not depend on how the batch is
-cut into micro-batches and processes. All values are in nats.
+A function returns one value per label token or one value per sequence, never a mean. The training
+step divides by the counts of the whole global batch. Therefore the numbers do not depend on the
+micro-batch size or the number of processes. All values are in nats.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def nll(token_logps: Tensor) -> Tensor:
-    """Negative log-likelihood of each label token, the loss of supervised fine-tuning.
+    """Compute the negative log-likelihood of each label token: the loss of supervised fine-tuning.
 
     Args:
         token_logps: log pi(y_t | x, y_<t), any shape.
@@ -23,9 +23,9 @@ def nll(token_logps: Tensor) -> Tensor:
 
 
 def gradient_ascent(token_logps: Tensor) -> Tensor:
-    """Gradient ascent (GA) on the negative log-likelihood: minimize log pi(y|x).
+    """Compute the loss of gradient ascent (GA) on the negative log-likelihood: log pi(y|x).
 
-    Unbounded below: it goes on pushing after everything is forgotten.
+    The loss is unbounded below: its gradient does not vanish when everything is forgotten.
 
     Args:
         token_logps: log pi(y_t | x, y_<t), any shape.
@@ -39,10 +39,11 @@ def gradient_ascent(token_logps: Tensor) -> Tensor:
 
 
 def npo(logps: Tensor, reference_logps: Tensor, beta: float = 0.5) -> Tensor:
-    """Negative preference optimization: -(2/beta) log sigmoid(-beta log(pi / pi_ref)).
+    """Compute negative preference optimization: -(2/beta) log sigmoid(-beta log(pi / pi_ref)).
 
-    Its gradient is GA's times 2 pi^beta / (pi^beta + pi_ref^beta): 1 at the start, falling as the
-    answer becomes less likely than it was. beta -> 0 gives GA.
+    The gradient is the gradient of GA times 2 pi^beta / (pi^beta + pi_ref^beta). This factor is 1
+    at the start and falls as the answer becomes less likely than under the reference. beta -> 0
+    gives GA.
 
     Args:
         logps: log pi(y|x), summed over label tokens, ``[sequences]``.
@@ -64,17 +65,17 @@ def simnpo(
     gamma: float = 0.0,
     normalize: bool = True,
 ) -> Tensor:
-    """SimNPO, NPO without a reference: -(2/beta) log sigmoid(beta (NLL - gamma)).
+    """Compute SimNPO, NPO without a reference: -(2/beta) log sigmoid(beta (NLL - gamma)).
 
     Args:
         logps: log pi(y|x), summed over label tokens, ``[sequences]``.
         lengths: label tokens of each sequence, ``[sequences]``.
         beta: inverse temperature, > 0.
-        gamma: margin in nats, on the scale of NLL. The paper that proposed SimNPO writes the
-            product of beta and this number.
+        gamma: margin in nats, on the scale of NLL. The gamma of the paper that proposed SimNPO is
+            the product of beta and this number.
         normalize: divide NLL by the length (the original form). False gives the form of
-            arXiv 2510.16629 (there with beta 1 and gamma 0), whose gradient
-            ``2 sigmoid(-beta NLL)`` is practically zero for answers of more than some 20 nats.
+            arXiv 2510.16629 (there with beta 1 and gamma 0). The gradient of that form,
+            ``2 sigmoid(-beta NLL)``, is almost zero for answers of more than about 20 nats.
 
     Returns:
         Loss per sequence, ``[sequences]``.
@@ -92,7 +93,7 @@ def simnpo_weights(
     gamma: float = 0.0,
     normalize: bool = True,
 ) -> Tensor:
-    """How strongly SimNPO still pushes: its gradient relative to that of gradient ascent.
+    """Compute the gradient of SimNPO relative to the gradient of gradient ascent.
 
     Args:
         logps: as in `simnpo`, ``[sequences]``.

@@ -1,4 +1,4 @@
-"""Learning-rate schedules of one stage, as factors of the stage's peak learning rate."""
+"""Learning-rate schedules of one stage, as factors of the peak learning rate of the stage."""
 
 import math
 from collections.abc import Callable
@@ -8,18 +8,18 @@ ScheduleName = Literal["wsd", "cosine", "constant"]
 
 
 def _ramp(share: float, total_steps: int) -> int:
-    """Length in steps of a ramp given as a share of the stage; at least one step if wanted."""
+    """Return the length of a ramp in steps: at least 1 for a positive share, else 0."""
     return max(1, round(share * total_steps)) if share > 0 else 0
 
 
 def wsd(step: int, total_steps: int, warmup: float = 0.02, decay: float = 0.02) -> float:
-    """Warm-up, stable, decay: linear up, flat, linear down.
+    """Return the factor of warm-up, stable, decay: linear up, flat, linear down.
 
     Args:
-        step: optimizer step about to be made, 0-based.
+        step: the next optimizer step, 0-based.
         total_steps: optimizer steps of the stage.
-        warmup: share of the steps that warm up.
-        decay: share of the steps that decay.
+        warmup: share of warm-up steps, between 0 and 1.
+        decay: share of decay steps, between 0 and 1.
 
     Returns:
         Factor in (0, 1]. No step has factor 0: the ramps are ``1/(n+1) ... n/(n+1)``.
@@ -34,12 +34,12 @@ def wsd(step: int, total_steps: int, warmup: float = 0.02, decay: float = 0.02) 
 
 
 def cosine(step: int, total_steps: int, warmup: float = 0.02) -> float:
-    """Linear warm-up, then half a cosine that ends just above zero.
+    """Return the factor of a linear warm-up and half a cosine, which ends just above zero.
 
     Args:
-        step: optimizer step about to be made, 0-based.
+        step: the next optimizer step, 0-based.
         total_steps: optimizer steps of the stage.
-        warmup: share of the steps that warm up.
+        warmup: share of warm-up steps, between 0 and 1.
 
     Returns:
         Factor in (0, 1].
@@ -52,10 +52,10 @@ def cosine(step: int, total_steps: int, warmup: float = 0.02) -> float:
 
 
 def constant(step: int, total_steps: int) -> float:
-    """The peak learning rate at every step.
+    """Return 1.0, the factor of the peak learning rate, at every step.
 
     Args:
-        step: optimizer step about to be made, 0-based; has no effect.
+        step: the next optimizer step, 0-based; has no effect.
         total_steps: optimizer steps of the stage; has no effect.
 
     Returns:
@@ -67,7 +67,7 @@ def constant(step: int, total_steps: int) -> float:
 def schedule(
     name: ScheduleName, total_steps: int, warmup: float, decay: float
 ) -> Callable[[int], float]:
-    """The factor as a function of the step, as ``torch.optim.lr_scheduler.LambdaLR`` takes it.
+    """Return the factor as a function of the step, for ``torch.optim.lr_scheduler.LambdaLR``.
 
     Args:
         name: "wsd", "cosine" or "constant".

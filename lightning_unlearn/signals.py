@@ -1,4 +1,4 @@
-"""How a command is stopped from outside: SIGTERM and SIGHUP end it as Ctrl-C does."""
+"""Signals that stop a command: SIGTERM and SIGHUP end it as Ctrl-C does."""
 
 import os
 import signal
@@ -10,22 +10,23 @@ from types import FrameType
 
 from lightning_unlearn.errors import HungUp, Terminated
 
-# What is raised for a signal. Windows has no SIGHUP.
+# The exception that each signal raises. Windows has no SIGHUP.
 ENDS: dict[int, type[KeyboardInterrupt]] = {
     int(signal.SIGINT): KeyboardInterrupt,
     int(signal.SIGTERM): Terminated,
 }
 if hasattr(signal, "SIGHUP"):
     ENDS[int(signal.SIGHUP)] = HungUp
-# Ctrl-C has Python's own handler outside of a stage.
+# Outside of a stage, Python's own handler handles Ctrl-C.
 CAUGHT = [number for number in ENDS if number != signal.SIGINT]
 
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Raise `Terminated` on SIGTERM and `HungUp` on SIGHUP, unless a stage in training handles it.
+    """Raise `Terminated` on SIGTERM and `HungUp` on SIGHUP.
 
-    A signal that is ignored stays ignored, such as SIGHUP under nohup.
+    A stage in training installs its own handlers, which take precedence. A signal that the process
+    ignores stays ignored, such as SIGHUP under nohup.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -47,13 +48,13 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 def leave_terminal() -> None:
-    """Send output to the null device if its terminal is gone, where every write is an error."""
+    """Redirect output to the null device if its terminal is gone: every write would be an error."""
     for descriptor in (1, 2):
         try:
             if not stat.S_ISCHR(os.fstat(descriptor).st_mode) or os.isatty(descriptor):
                 continue
         except OSError:
-            pass  # closed: the null device takes its place
+            pass  # The descriptor is closed: redirect it to the null device.
         null = os.open(os.devnull, os.O_WRONLY)
         if null != descriptor:
             os.dup2(null, descriptor)

@@ -21,7 +21,7 @@ from lightning_unlearn.cli.help import HELP, OVERVIEW
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.study import read_study, study, to_spec
 from lightning_unlearn.data.recipes import Stage
-from lightning_unlearn.settings.compose import compose, load_configs
+from lightning_unlearn.settings.compose import load_configs, merge
 from lightning_unlearn.study.spec import StudyFile
 from lightning_unlearn.study.task_runner import TaskRunner
 from lightning_unlearn.training.from_config import StagedCLI
@@ -90,7 +90,7 @@ def test_every_shipped_configuration_is_taken(
     else:
         # Tests reach no hub; a model of the hub is left out, everything else counts.
         local = {"model": {"base": "demo:tiny-llama"}}
-        cli = StagedCLI(None, compose(content, local), [])
+        cli = StagedCLI(None, merge(content, local), [])
         assert cli.datamodule.stages
     assert not list(tmp_path.iterdir())
 

@@ -3,8 +3,8 @@
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.planning.settings import on_cpu, sharing, take_settings
 from lightning_unlearn.settings.compose import (
-    compose,
     load_configs,
+    merge,
     split_config_arguments,
     with_place,
 )
@@ -41,7 +41,7 @@ def plan(arguments: list[str]) -> int:
         base = str(model.get("base", "")) if isinstance(model, dict) else ""
         with config_folder(base) as folder:
             if folder != base:
-                content = compose(content, {"model": {"base": folder}})
+                content = merge(content, {"model": {"base": folder}})
             made = StagedCLI(None, on_cpu(content), [])
             found = estimate(made.trainer, made.model, made.datamodule, machine, shared)
             print(text(found, base))

@@ -12,10 +12,10 @@ from jsonargparse import Namespace
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.settings.compose import (
     MissingValue,
-    change,
-    compose,
     load_configs,
+    merge,
     read_arguments,
+    set_key,
     split_config_arguments,
     with_place,
 )
@@ -80,14 +80,14 @@ def read_study(
     wanted = parse_study(_changed(load_configs(files), arguments))
     if isinstance(wanted.fit, (dict, Namespace)):
         content = wanted.fit.as_dict() if isinstance(wanted.fit, Namespace) else wanted.fit
-        return wanted, [], compose(content, wanted.overrides)
+        return wanted, [], merge(content, wanted.overrides)
     # The fit configuration is named relative to the file that names it.
     homes = [Path(file).parent for file in files if "fit" in read_yaml(file)]
     from_command_line = any(key == "fit" for key, _ in read_arguments(arguments))
     home = homes[-1] if homes and not from_command_line else Path()
     names = wanted.fit if isinstance(wanted.fit, list) else [wanted.fit]
     fits = [str(home / file) for file in names]
-    return wanted, fits, compose(load_configs(fits, key="fit"), wanted.overrides)
+    return wanted, fits, merge(load_configs(fits, key="fit"), wanted.overrides)
 
 
 def to_spec(wanted: Namespace, fit: dict[str, Any], name: str) -> StudySpec:
@@ -176,5 +176,5 @@ def _changed(content: Any, arguments: list[str]) -> Any:
         else:
             # Below these keys anything may stand; that of others shows which type is meant.
             read = read_value if "." in key or key in DEEP else read_argument
-            content = change(content, key.split("."), read(value))
+            content = set_key(content, key.split("."), read(value))
     return content

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.settings.compose import change, compose, read_arguments
+from lightning_unlearn.settings.compose import merge, read_arguments, set_key
 from lightning_unlearn.settings.strict_yaml import read_value
 
 GIB = 2**30
@@ -66,7 +66,7 @@ def take_settings(
         if (name := key.replace("-", "_")) in own:
             own[name] = value
         else:
-            content = change(content, key.split("."), read_value(value))
+            content = set_key(content, key.split("."), read_value(value))
             changes += [f"--{key}", value]
     gpus = _number(own["gpus"], "gpus", "a number of GPUs, at least 1")
     if not 1 <= gpus < 2**31 or gpus != int(gpus):
@@ -130,7 +130,7 @@ def on_cpu(content: dict[str, Any]) -> dict[str, Any]:
         "logger": False,
         "enable_progress_bar": False,
     }
-    return compose(content, {"trainer": trainer})  # type: ignore[no-any-return]
+    return merge(content, {"trainer": trainer})  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

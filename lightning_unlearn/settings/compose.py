@@ -1,11 +1,11 @@
-"""Configurations composed: a later file or argument changes only what it names."""
+"""Merge configurations: a later file or argument changes only the keys that it names."""
 
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.settings.strict_yaml import Path, line_of, read_yaml
+from lightning_unlearn.settings.strict_yaml import Path, line_in, line_of, read_yaml, write_yaml
 
 
 class MissingValue(InputError):
@@ -21,17 +21,17 @@ class MissingValue(InputError):
 
 
 def read_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Keys and values of a command line.
+    """Yield the keys and values of a command line.
 
     Args:
-        arguments: of a command, without its configuration files.
+        arguments: arguments of a command, without its configuration files.
 
     Yields:
-        Key without its dashes, and value; None for one that takes no value.
+        Key without its dashes, and value; the value is None if the key takes no value.
 
     Raises:
-        InputError: for an argument that is no --KEY VALUE.
-        MissingValue: for one that lacks it.
+        InputError: if an argument is not of the form --KEY VALUE.
+        MissingValue: if a key has no value but needs one.
     """
     rest = iter(arguments)
     following = next(rest, None)
@@ -51,53 +51,56 @@ def read_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]
             following = next(rest, None)
 
 
-def change(content: Any, keys: Sequence[str], value: Any) -> Any:
-    """A configuration with one value changed, as the command line does it.
+def set_key(content: Any, keys: Sequence[str], value: Any) -> Any:
+    """Set one value of a configuration by the rules of the command line.
 
     Args:
         content: the configuration.
-        keys: leading to the value. Behind a list they lead into its last item, behind a class to
-            its init_args; the last one may end in + to append to a list.
+        keys: the path to the value. At a list, the next key applies to its last item. At a class,
+            the next key applies to its init_args. If the last key ends in +, append to a list.
         value: the new value.
 
     Returns:
-        The changed configuration; the given one is as it was.
+        The changed configuration; the argument `content` is not modified.
     """
     if not keys:
         return value
     key, *inner = keys
     if isinstance(content, list) and content:
-        return [*content[:-1], change(content[-1], keys, value)]
+        return [*content[:-1], set_key(content[-1], keys, value)]
     if isinstance(content, str):
         content = {"class_path": content}
     content = dict(content) if isinstance(content, dict) else {}
     if "class_path" in content and key not in ("class_path", "init_args"):
-        return {**content, "init_args": change(content.get("init_args"), keys, value)}
+        return {**content, "init_args": set_key(content.get("init_args"), keys, value)}
     if key.endswith("+") and not inner:
         key = key.removesuffix("+")
         before = content.get(key)
         before = before if isinstance(before, list) else [] if before is None else [before]
         return {**content, key: [*before, *(value if isinstance(value, list) else [value])]}
-    return {**content, key: change(content.get(key), inner, value)}
+    return {**content, key: set_key(content.get(key), inner, value)}
 
 
-def compose(base: Any, later: Any) -> Any:
-    """A configuration changed by another: mappings key by key, everything else replaced."""
+def merge(base: Any, later: Any) -> Any:
+    """Merge two configurations: mappings key by key; `later` replaces every other value.
+
+    A mapping with another class_path than in `base` replaces the whole class, init_args included.
+    """
     if not (isinstance(base, dict) and isinstance(later, dict)):
         return later
     if "class_path" in later and later.get("class_path") != base.get("class_path"):
         return later
-    return {**base, **{key: compose(base.get(key), value) for key, value in later.items()}}
+    return {**base, **{key: merge(base.get(key), value) for key, value in later.items()}}
 
 
 def split_config_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Separate the configuration files from the other arguments.
 
     Args:
-        arguments: of a command.
+        arguments: arguments of a command.
 
     Returns:
-        The files in order, and what is left.
+        The files in order, and all other arguments.
 
     Raises:
         InputError: if the last argument is --config without a file.
@@ -118,27 +121,28 @@ def split_config_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def load_configs(files: list[str], key: str = "--config") -> dict[str, Any]:
-    """The content of configuration files, each changing what the ones before it said."""
+    """Read and merge configuration files, in order; `key` names them in error messages."""
     content: dict[str, Any] = {}
     for file in files:
-        content = compose(content, read_yaml(file, key))
+        content = merge(content, read_yaml(file, key))
     return content
 
 
 def with_place(error: InputError, files: list[str], arguments: list[str]) -> str:
-    """A message with the place of the key it complains about, where a file holds it.
+    """Add file and line of the wrong key to a message, if a configuration file contains the key.
 
     Args:
-        error: its message begins with the key, or it has the path to it.
-        files: the configuration files, later ones changing earlier ones.
-        arguments: of the command line, which change the files.
+        error: an error whose message begins with the key, or whose `path` leads to it.
+        files: the configuration files; later files override earlier ones.
+        arguments: arguments of the command line, which override the files.
 
     Returns:
         The message.
     """
     leading = re.match(r"([\w.+]+)(?=: )", str(error))
     path: Path = getattr(error, "path", tuple(leading[1].split(".")) if leading else ())
-    # What a study changes in a fit configuration wins over the configuration, which may be in it.
+    # The overrides of a study take precedence over its fit configuration. The study file may
+    # contain that configuration under the key fit.
     for wanted in (("overrides", *path), path, ("fit", *path)) if path else ():
         text = f"overrides.{error}" if wanted[0] == "overrides" != path[0] else str(error)
         for key, _ in read_arguments(arguments):
@@ -152,33 +156,17 @@ def with_place(error: InputError, files: list[str], arguments: list[str]) -> str
 
 
 def _line_that_removes(files: list[str], path: Path) -> int | None:
-    """The line of the last file that takes away what the ones before it held.
+    """Find the line on which the last file removes a value that the files before it set.
 
     Args:
-        files: in order.
-        path: of a value.
+        files: the configuration files, in order.
+        path: keys that lead to the value.
 
     Returns:
-        Line number of the nearest key above the value; None if the file takes nothing away.
+        Line number of the nearest key above the value; None if the last file does not remove it.
     """
-    before, after = load_configs(files[:-1]), load_configs(files)
-    if not _holds(before, list(path)) or _holds(after, list(path)):
+    before, after = (write_yaml(load_configs(some)) for some in (files[:-1], files))
+    if line_in(before, path) is None or line_in(after, path) is not None:
         return None
     lines = (line_of(files[-1], path[:count]) for count in range(len(path) - 1, 0, -1))
     return next(filter(None, lines), None)
-
-
-def _holds(content: Any, keys: list[str | int]) -> bool:
-    """Whether a configuration has a value at a path, of which a key may be cut at its dots."""
-    if not keys:
-        return True
-    if isinstance(content, list):
-        place = int(keys[0]) if str(keys[0]).isdigit() else len(content)
-        return place < len(content) and _holds(content[place], keys[1:])
-    if not isinstance(content, dict):
-        return False
-    joined = (".".join(map(str, keys[:count])) for count in range(1, len(keys) + 1))
-    return any(
-        key in content and _holds(content[key], keys[count:])
-        for count, key in enumerate(joined, start=1)
-    )

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in a sentence: asked once the parser has refused it."""
+"""Explain in one sentence what is wrong with a configuration that the parser refused."""
 
 import difflib
 import inspect
@@ -28,23 +28,23 @@ WORDS: dict[Any, str] = {
 }
 
 
-# Of integers, as torch and file formats hold them.
+# Integers of torch and of file formats are smaller than this.
 LARGEST = 2**63
-# Of a text that a message quotes whole.
+# Longest text in characters that a message quotes in full.
 LONGEST = 100
-# What Lightning's loggers import when they are made.
+# Packages that Lightning's loggers import in their constructors.
 PACKAGES = {"WandbLogger": "wandb", "CometLogger": "comet_ml", "MLFlowLogger": "mlflow"}
-# Classes of which the configuration names one, such as a callback.
-CHOSEN = (Callback, Logger, Profiler, Strategy)
+# Base classes whose subclasses a configuration selects by name, such as callbacks.
+NAMED_CLASSES = (Callback, Logger, Profiler, Strategy)
 
 
 class Refused(InputError):
-    """A configuration the parser does not take.
+    """A configuration that the parser refuses.
 
     Args:
-        path: keys, and places in lists, that lead to the mistake.
+        path: keys, and positions in lists, that lead to the mistake.
         text: the message.
-        mismatch: the value is of another type, and nothing more is known.
+        mismatch: the value has a wrong type, and the message says nothing more specific.
     """
 
     def __init__(self, path: Path, text: str, mismatch: bool = False) -> None:
@@ -54,24 +54,24 @@ class Refused(InputError):
 
 
 def diagnose(value: Any, hint: Any, advice: Mapping[str, str] | None = None) -> Refused | None:
-    """The first value that does not fit its type hint.
+    """Find the first value that does not fit its type hint.
 
     Args:
         value: a configuration.
-        hint: its type; a dataclass stands for its keys.
-        advice: messages for keys that many would expect, by their full names.
+        hint: type of the configuration; the fields of a dataclass are its keys.
+        advice: messages for keys that do not exist but that users may expect, by full name.
 
     Returns:
-        The mistake, not raised; None if none is seen.
+        The mistake as an exception that is not raised; None if no mistake is found.
     """
-    return _Search(advice or {}).look(value, hint, (), "")
+    return _Search(advice or {}).check(value, hint, (), "")
 
 
 @dataclass(frozen=True)
 class _Search:
     advice: Mapping[str, str]
 
-    def look(self, value: Any, hint: Any, path: Path, name: str) -> Refused | None:
+    def check(self, value: Any, hint: Any, path: Path, name: str) -> Refused | None:
         """See `diagnose`."""
         origin, members = typing.get_origin(hint), typing.get_args(hint)
         if hint is Any or hint is inspect.Parameter.empty:
@@ -88,43 +88,43 @@ class _Search:
             return None if _is_a(value, hint) else _mismatch(value, hint, path, name)
         if _is_group(hint):
             return self._keys(value, hint, path, name)
-        if _is_chosen(hint):
+        if _is_named_class(hint):
             return self._instance(value, hint, path, name)
-        # Of other types the parser knows what they take.
+        # The parser itself explains mistakes in values of other types.
         return None
 
     def _union(self, value: Any, hint: Any, path: Path, name: str) -> Refused | None:
-        found = [self.look(value, member, path, name) for member in typing.get_args(hint)]
+        found = [self.check(value, member, path, name) for member in typing.get_args(hint)]
         mistakes = [mistake for mistake in found if mistake is not None]
         if len(mistakes) < len(found):
             return None
-        telling = [m for m in mistakes if not m.mismatch or len(m.path) > len(path)]
-        return telling[0] if telling else _mismatch(value, hint, path, name)
+        specific = [m for m in mistakes if not m.mismatch or len(m.path) > len(path)]
+        return specific[0] if specific else _mismatch(value, hint, path, name)
 
     def _list(self, value: Any, hint: Any, path: Path, name: str) -> Refused | None:
-        value, members = _loaded(value), typing.get_args(hint)
+        value, members = _parse_text(value), typing.get_args(hint)
         fixed = typing.get_origin(hint) is tuple and ... not in members
         if not isinstance(value, list) or (fixed and len(value) != len(members)):
             return _mismatch(value, hint, path, name)
         hints = members if fixed else [members[0] if members else Any] * len(value)
-        for place, (item, item_hint) in enumerate(zip(value, hints, strict=True)):
-            if mistake := self.look(item, item_hint, (*path, place), name):
+        for position, (item, item_hint) in enumerate(zip(value, hints, strict=True)):
+            if mistake := self.check(item, item_hint, (*path, position), name):
                 return mistake
         return None
 
     def _dict(self, value: Any, hint: Any, path: Path, name: str) -> Refused | None:
-        value = _loaded(value)
+        value = _parse_text(value)
         if not isinstance(value, dict):
             return _mismatch(value, hint, path, name)
         for key, item in value.items():
             item_hint = (typing.get_args(hint) or (str, Any))[1]
-            if mistake := self.look(item, item_hint, (*path, key), f"{name}.{key}"):
+            if mistake := self.check(item, item_hint, (*path, key), f"{name}.{key}"):
                 return mistake
         return None
 
     def _keys(self, value: Any, hint: type, path: Path, name: str) -> Refused | None:
-        """Keys that are the parameters of a constructor."""
-        value = _loaded(value)
+        """Check keys that are the parameters of a constructor."""
+        value = _parse_text(value)
         if not isinstance(value, dict):
             return _mismatch(value, hint, path, name)
         hints, required, is_open = _parameters(hint)
@@ -138,7 +138,7 @@ class _Search:
                     continue
                 known = [k for k in hints if f"{prefix}{k}" not in self.advice]
                 return Refused(where, f"{full}: found an unknown key, {_instead(key, known)}")
-            if mistake := self.look(item, hints[key], where, full):
+            if mistake := self.check(item, hints[key], where, full):
                 return mistake
         for key in required:
             if key in value:
@@ -146,15 +146,15 @@ class _Search:
             if not _is_group(hints[key]):
                 wanted = _describe(hints[key])
                 return Refused(path, f"{prefix}{key}: found nothing, expected {wanted}.")
-            # A part that was left out whole is told by what it must hold.
-            if mistake := self.look({}, hints[key], (*path, key), f"{prefix}{key}"):
+            # For a missing group of keys, report the first key that the group requires.
+            if mistake := self.check({}, hints[key], (*path, key), f"{prefix}{key}"):
                 return mistake
         return None
 
     def _instance(self, value: Any, hint: type, path: Path, name: str) -> Refused | None:
-        """A class by name, alone or with init_args."""
+        """Check a class that is given by name, alone or with init_args."""
         arguments: Any = {}
-        value = _loaded(value)
+        value = _parse_text(value)
         if isinstance(value, dict):
             for key in value:
                 if key not in ("class_path", "init_args", "dict_kwargs"):
@@ -177,12 +177,17 @@ class _Search:
         return self._keys(arguments, found, path, found.__name__)
 
 
-def _parameters(made: type) -> tuple[dict[str, Any], list[str], bool]:
-    """Type hints of a constructor's parameters, those without default, whether it takes more."""
-    constructor = inspect.unwrap(made.__init__)  # type: ignore[misc]
+def _parameters(cls: type) -> tuple[dict[str, Any], list[str], bool]:
+    """Inspect the constructor of a class.
+
+    Returns:
+        Type hints of its parameters, its parameters without default, and whether it has variable
+        arguments (``*args`` or ``**kwargs``).
+    """
+    constructor = inspect.unwrap(cls.__init__)  # type: ignore[misc]
     try:
         hints = typing.get_type_hints(constructor)
-    # Hints of a class of one's own may name what exists only for a type checker.
+    # Hints of a user's class may name types that only a type checker imports.
     except Exception:
         hints = {}
     named: dict[str, Any] = {}
@@ -199,11 +204,14 @@ def _parameters(made: type) -> tuple[dict[str, Any], list[str], bool]:
 
 
 def find_class(name: str, base: type) -> type | str:
-    """A class by its short name or import path, or what is wrong with that name.
+    """Find a class by its short name or import path.
 
     Args:
-        name: as in a configuration.
-        base: of which it must be a subclass.
+        name: name in a configuration.
+        base: class of which the result must be a subclass.
+
+    Returns:
+        The class, or text that says what is wrong with the name.
     """
     known = {c.__name__: c for c in _subclasses(base)}
     if name in known:
@@ -211,7 +219,7 @@ def find_class(name: str, base: type) -> type | str:
     module, _, attribute = name.rpartition(".")
     ours = sorted(n for n, c in known.items() if ".base" not in c.__module__ and _is_ours(c))
     others = [*ours, "or module.Class of your own"] if ours else ["module.Class of your own"]
-    # Short names of Lightning's, such as fsdp2, have no settings.
+    # Lightning's short names such as fsdp2 are accepted elsewhere, but take no init_args.
     others = [n for n in known if n.lower() == name.lower()] or others
     expected = f"expected {', '.join(others)}"
     if not module:
@@ -220,14 +228,14 @@ def find_class(name: str, base: type) -> type | str:
         found: object = getattr(import_module(module), attribute, None)
     except ModuleNotFoundError as error:
         return f"but there is no module {error.name} here; {expected}"
-    # Importing runs a module of the user's own, which may fail in any way.
+    # The import runs a module of the user, which may raise any exception.
     except Exception as error:
         return f"but importing {module} fails with {type(error).__name__}: {error}"
     if found is None:
         return f"but the module {module} has no {attribute}"
     if isinstance(found, type) and issubclass(found, base):
         return found
-    return f"which is no {base.__name__}; {expected}"
+    return f"which is not a {base.__name__}; {expected}"
 
 
 def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
@@ -237,30 +245,30 @@ def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
 
 
 def _is_ours(found: type) -> bool:
-    rooms = ("lightning_unlearn.unlearning.", "lightning_unlearn.monitors.")
-    return found.__module__.startswith(rooms)
+    packages = ("lightning_unlearn.unlearning.", "lightning_unlearn.monitors.")
+    return found.__module__.startswith(packages)
 
 
 def _is_group(hint: Any) -> bool:
-    """Whether a class is written as the keys and values of its constructor, without its name."""
-    rooms = (Trainer, LightningModule, LightningDataModule)
-    return inspect.isclass(hint) and (is_dataclass(hint) or issubclass(hint, rooms))
+    """Return whether a configuration gives only the constructor arguments of a class."""
+    classes = (Trainer, LightningModule, LightningDataModule)
+    return inspect.isclass(hint) and (is_dataclass(hint) or issubclass(hint, classes))
 
 
-def _is_chosen(hint: Any) -> bool:
-    """Whether a class is written as the name of one of its kind, with or without arguments."""
-    return inspect.isclass(hint) and issubclass(hint, CHOSEN)
+def _is_named_class(hint: Any) -> bool:
+    """Return whether a configuration selects a subclass by name, with or without arguments."""
+    return inspect.isclass(hint) and issubclass(hint, NAMED_CLASSES)
 
 
-def _loaded(value: Any) -> Any:
-    """A text as YAML: the parser takes '1e-3' in quotes, or typed, for a number."""
+def _parse_text(value: Any) -> Any:
+    """Parse text as YAML, as the parser does: it reads '1e-3' in quotes as a number."""
     return read_value(value) if isinstance(value, str) else value
 
 
 def _is_a(value: Any, hint: type) -> bool:
     if hint is str:
         return isinstance(value, str)
-    value = _loaded(value)
+    value = _parse_text(value)
     if hint is float:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return is_number and abs(value) < math.inf
@@ -270,19 +278,19 @@ def _is_a(value: Any, hint: type) -> bool:
 
 
 def _mismatch(value: Any, hint: Any, path: Path, name: str) -> Refused:
-    # Numbers and words of the command line are text until here.
-    value = value if (loaded := _loaded(value)) is None else loaded
+    # Numbers and words of the command line are still text here.
+    value = value if (parsed := _parse_text(value)) is None else parsed
     if hint in (int, int | None) and isinstance(value, int) and not isinstance(value, bool):
         return Refused(path, f"{name}: found {value}, which is too large.", True)
     if hint in (float, float | None) and isinstance(value, float):
-        # Of the right type: it is NaN, or endless.
+        # The type is right, so the value is NaN or infinite.
         expected = "a finite number" if hint is float else "a finite number or null"
         return Refused(path, f"{name}: found {value}, expected {expected}.", True)
     return Refused(path, f"{name}: found {show(value)}, expected {_describe(hint)}.", True)
 
 
 def show(value: Any) -> str:
-    """A value in a message, as one would write it in YAML."""
+    """Write a value for a message, in YAML notation; mappings and lists are only named."""
     if isinstance(value, (dict, list)):
         return "keys and values" if isinstance(value, dict) else "a list"
     words = {True: "true", False: "false"}

@@ -1,4 +1,4 @@
-"""YAML read strictly, written, and the lines on which a file gives its values."""
+"""Read YAML strictly, write it, and find the line of a value in a file."""
 
 import json
 import pathlib
@@ -10,18 +10,20 @@ import yaml
 
 from lightning_unlearn.errors import InputError
 
-# Keys, and numbers of places in lists, that lead to a value.
+# Keys, and positions in lists, that lead to a value.
 Path = tuple[str | int, ...]
 
 
-# More than a configuration has, and less than what Python's stack holds.
-MOST_LEVELS, MOST_VALUES = 100, 100_000
+# More than any configuration needs, and few enough for Python's recursion limit.
+MAX_LEVELS, MAX_VALUES = 100, 100_000
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses duplicate keys, keys that are no text and the word None; as in YAML 1.2, 1e-5 is a
-    number and 2024-01-01 is text. What is deeper or larger than any configuration, aliases written
-    out, is refused before it is made."""
+    """Loader that refuses duplicate keys, keys that are not text, and the word None.
+
+    As in YAML 1.2, 1e-5 is a number and 2024-01-01 is text. The loader counts levels and values
+    with expanded aliases, and refuses a file with too many before it builds any object.
+    """
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
@@ -29,10 +31,11 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self._level += 1
-        if self._level > MOST_LEVELS:
+        if self._level > MAX_LEVELS:
             line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
             raise InputError(
-                f"{self.name}, line {line}: found more than {MOST_LEVELS} levels, one in another."
+                f"{self.name}, line {line}: found more than {MAX_LEVELS} nested levels, expected "
+                "fewer."
             )
         node: yaml.Node | None = super().compose_node(parent, index)
         self._level -= 1
@@ -45,11 +48,13 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
     def _count(self, node: yaml.Node, counted: dict[int, int | None]) -> int:
-        """How many values a node has, aliases written out."""
+        """Count the values of a node, with expanded aliases."""
         number = counted.get(id(node), 0)
         if number is None:
             line = node.start_mark.line + 1
-            raise InputError(f"{self.name}, line {line}: found an alias of what it is in.")
+            raise InputError(
+                f"{self.name}, line {line}: found an alias inside the value that it refers to."
+            )
         if number:
             return number
         counted[id(node)] = None
@@ -59,11 +64,11 @@ class _StrictLoader(yaml.SafeLoader):
         elif isinstance(node, yaml.SequenceNode):
             parts = node.value
         number = 1 + sum(self._count(part, counted) for part in parts)
-        if number > MOST_VALUES:
+        if number > MAX_VALUES:
             line = node.start_mark.line + 1
             raise InputError(
-                f"{self.name}, line {line}: found more than {MOST_VALUES} values, aliases written "
-                "out."
+                f"{self.name}, line {line}: found more than {MAX_VALUES} values (with expanded "
+                "aliases), expected fewer."
             )
         counted[id(node)] = number
         return number
@@ -76,11 +81,13 @@ class _StrictLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if isinstance(key, (list, dict)):
-                raise InputError(f"{self.name}, line {line}: found a key that is no single word.")
+                raise InputError(
+                    f"{self.name}, line {line}: found a list or mapping as a key, expected text."
+                )
             if not isinstance(key, str):
                 raise InputError(
                     f"{self.name}, line {line}: found the key {key_node.value or 'null'}, which "
-                    "YAML does not take for text; put it in quotes."
+                    "YAML does not read as text; put it in quotes."
                 )
             if key in seen:
                 raise InputError(
@@ -93,8 +100,8 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _refuse_none(loader: _StrictLoader, node: yaml.ScalarNode) -> None:
     raise InputError(
-        f"{loader.name}, line {node.start_mark.line + 1}: found {node.value}, which YAML takes for "
-        'text; write null for nothing, or "None" in quotes for the text.'
+        f"{loader.name}, line {node.start_mark.line + 1}: found {node.value}, which YAML reads as "
+        'text; write null for no value, or "None" in quotes for the text.'
     )
 
 
@@ -112,7 +119,7 @@ _StrictLoader.add_constructor("!none", _refuse_none)
 
 
 class _StrictDumper(yaml.SafeDumper):
-    """Puts into quotes what the loader above would not take for text."""
+    """Dumper that quotes every text that the loader above would not read as text."""
 
 
 _StrictDumper.yaml_implicit_resolvers = {
@@ -122,11 +129,14 @@ _StrictDumper.yaml_implicit_resolvers = {
 
 
 def write_yaml(content: dict[str, Any], comments: Sequence[str] = ()) -> str:
-    """A configuration as text from which `read_yaml` reads the same values.
+    """Write a configuration as text from which `read_yaml` reads the same values.
 
     Args:
-        content: its keys and values.
-        comments: lines that come first.
+        content: keys and values of the configuration.
+        comments: lines of the comment at the top.
+
+    Returns:
+        The text.
     """
     text = yaml.dump(
         content,
@@ -143,34 +153,34 @@ def read_yaml(file: str | pathlib.Path, key: str = "--config") -> dict[str, Any]
 
     Args:
         file: a YAML file with a mapping.
-        key: what names the file, for messages.
+        key: argument that names the file, for messages.
 
     Returns:
-        Its content.
+        The content of the file.
 
     Raises:
-        InputError: if it can't be read, is no YAML, repeats a key, or holds no mapping.
+        InputError: if the file cannot be read, is not YAML, repeats a key, or has no mapping.
     """
     try:
         path = pathlib.Path(file)
-        # A pipe or a terminal may never end, or be read but once.
+        # A pipe or a terminal may never end, and can be read only once.
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise InputError(f"{key}: found {str(file)!r}, which is no ordinary file.")
+            raise InputError(f"{key}: found {str(file)!r}, expected a regular file.")
         text = path.read_text(encoding="utf-8")
     except InputError:
         raise
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         if isinstance(error, ValueError) and "\0" in str(file):
-            reason = "no name of a file has a null character"
+            reason = "a file name cannot contain a null character"
         raise InputError(f"{key}: found {str(file)!r}, which can't be read: {reason}.") from None
     try:
         content = _load(text, str(file))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{file}, line {line}: found no valid YAML: {error.problem}.") from None
+        raise InputError(f"{file}, line {line}: found invalid YAML: {error.problem}.") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{file}: found no valid YAML: {error}.") from None
+        raise InputError(f"{file}: found invalid YAML: {error}.") from None
     if not isinstance(content, dict):
         kinds = {list: "a list", type(None): "nothing"}
         found = kinds.get(type(content), "a single value")
@@ -179,13 +189,13 @@ def read_yaml(file: str | pathlib.Path, key: str = "--config") -> dict[str, Any]
         json.dumps(content)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{file}: found a value that is no text, number, list or mapping: {error}."
+            f"{file}: found a value that is not text, a number, a list or a mapping: {error}."
         ) from None
     return content
 
 
 def read_value(text: str) -> Any:
-    """A value as YAML; the text itself where it is none."""
+    """Read a value as YAML; return the text itself if it is not valid YAML."""
     try:
         return _load(text, "")
     except (yaml.YAMLError, InputError):
@@ -193,9 +203,11 @@ def read_value(text: str) -> Any:
 
 
 def read_argument(text: str) -> Any:
-    """A value of the command line, for `change`.
+    """Read a value of the command line, for `set_key`.
 
-    What is no null, list or mapping stays text: which number or word it is follows from its key.
+    Returns:
+        None, a list or a mapping if the text is one of these, else the text itself: the type hint
+        of the key decides later whether it is a number, true or false, or text.
     """
     value = read_value(text)
     return value if isinstance(value, list | dict) or (value is None and text.strip()) else text
@@ -211,29 +223,36 @@ def _load(text: str, name: str) -> Any:
 
 
 def line_of(file: str | pathlib.Path, path: Path) -> int | None:
-    """The line on which a file gives a value.
+    """Find the line of a value in a file.
 
     Args:
         file: a YAML file.
-        path: keys and places that lead there. A key may be cut at its dots.
+        path: keys and positions that lead to the value. A key of the file that contains dots, such
+            as ``trainer.epochs``, matches several keys of the path.
 
     Returns:
-        Line number from 1; None if the file does not hold it.
+        Line number from 1; None if the file does not contain the value.
     """
-    text = pathlib.Path(file).read_text(encoding="utf-8")
+    return line_in(pathlib.Path(file).read_text(encoding="utf-8"), path)
+
+
+def line_in(text: str, path: Path) -> int | None:
+    """Find the line of a value in YAML text; see `line_of`."""
     return _line(yaml.compose(text, Loader=_StrictLoader), list(map(str, path)))
 
 
 def _line(node: yaml.Node | None, keys: list[str]) -> int | None:
     if isinstance(node, yaml.SequenceNode) and keys and keys[0].isdigit():
-        for place, item in enumerate(node.value):
-            if str(place) == keys[0]:
+        for position, item in enumerate(node.value):
+            if str(position) == keys[0]:
                 return _line(item, keys[1:]) if keys[1:] else item.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         for key_node, value in node.value:
             for count in range(1, len(keys) + 1):
-                if key_node.value == ".".join(keys[:count]):
-                    if count == len(keys):
-                        return int(key_node.start_mark.line) + 1
-                    return _line(value, keys[count:])
+                if key_node.value != ".".join(keys[:count]):
+                    continue
+                if count == len(keys):
+                    return int(key_node.start_mark.line) + 1
+                if line := _line(value, keys[count:]):
+                    return line
     return None

@@ -16,7 +16,7 @@ from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.monitors.view import BASE
 from lightning_unlearn.report.naming import setting_name
-from lightning_unlearn.settings.compose import change, compose
+from lightning_unlearn.settings.compose import merge, set_key
 from lightning_unlearn.settings.folder_names import check_folder
 from lightning_unlearn.storage.stage_store import StageStore
 from lightning_unlearn.study.plan import StudyPlan, Task, Trial, common_setting, written
@@ -215,11 +215,11 @@ class TaskRunner:
                 method = self.spec.methods[label]
                 callbacks = [*content["trainer"]["callbacks"], method["callback"]]
                 content["trainer"]["callbacks"] = callbacks
-                content = compose(content, {"data": {"unlearn": method.get("unlearn", {})}})
+                content = merge(content, {"data": {"unlearn": method.get("unlearn", {})}})
             for key, value in setting.items():
                 # The last callback is the method; an oracle has none.
                 if label != ORACLE or not key.startswith("trainer.callbacks."):
-                    content = change(content, key.split("."), value)
+                    content = set_key(content, key.split("."), value)
             try:
                 self._clis[known] = StagedCLI(None, content, [])
             except InputError as error:

@@ -21,7 +21,7 @@ import lightning_unlearn.unlearning  # noqa: F401
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError, own_place
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.settings.compose import MissingValue, change, read_arguments
+from lightning_unlearn.settings.compose import MissingValue, read_arguments, set_key
 from lightning_unlearn.settings.diagnosis import diagnose, find_class
 from lightning_unlearn.settings.strict_yaml import read_argument, write_yaml
 from lightning_unlearn.training.trainer import StagedTrainer
@@ -77,7 +77,7 @@ class StagedCLI(LightningCLI):
             self._content, options = _with_arguments(content, arguments)
         except MissingValue as error:
             # What is no key at all takes no value either.
-            unknown = diagnose(change({}, error.key.split("."), None), keys, ADVICE)
+            unknown = diagnose(set_key({}, error.key.split("."), None), keys, ADVICE)
             raise unknown if unknown and "unknown key" in str(unknown) else error from None
         # Not by the parser, which can't write down every default.
         self._prints = "--print_config" in options
@@ -179,7 +179,7 @@ def _with_arguments(
         if value is None or key.split("=")[0] == "print_config":
             options.append(f"--{key}" if value is None else f"--{key}={value}")
             continue
-        changed = change(changed, key.split("."), read_argument(value))
+        changed = set_key(changed, key.split("."), read_argument(value))
         if key == "trainer.callbacks":
             from_files = 0
         if key == "trainer.callbacks+":
@@ -187,7 +187,7 @@ def _with_arguments(
             if any(map(_is_method, specs[from_files:])):
                 kept = [spec for spec in specs[:from_files] if not _is_method(spec)]
                 specs, from_files = [*kept, *specs[from_files:]], len(kept)
-                changed = change(changed, ["trainer", "callbacks"], specs)
+                changed = set_key(changed, ["trainer", "callbacks"], specs)
     return changed, options
 
 

@@ -248,7 +248,7 @@ def test_classes_that_cannot_be_found(place: Workplace) -> None:
     for name, reason in {
         "mine_broken.A": "but importing mine_broken fails with ZeroDivisionError: division by zero",
         "mine_other.A": "but the module mine_other has no A",
-        "mine_other.Other": "which is no Callback",
+        "mine_other.Other": "which is not a Callback",
     }.items():
         found = f"trainer.callbacks: found '{name}', {reason}"
         assert place.fit(f"--trainer.callbacks+={name}").startswith(found)
@@ -269,18 +269,27 @@ def test_a_misspelt_class_path(place: Workplace) -> None:
     ("text", "expected"),
     [
         (b"a: 1\nb: 2\na: 3\n", "bad.yaml, line 3: found the key 'a' again (first in line 1)"),
-        (b"a: 1\nb: None\n", "bad.yaml, line 2: found None, which YAML takes for text; write null"),
-        (b"a: 1\nb: [1\nc: 2\n", "bad.yaml, line 3: found no valid YAML"),
-        (b"a: b: c\n", "bad.yaml, line 1: found no valid YAML"),
-        (b"a: *nope\n", "bad.yaml, line 1: found no valid YAML: found undefined alias 'nope'"),
-        (b"? [a]\n: b\n", "bad.yaml, line 1: found a key that is no single word"),
-        (b"a: 1\n2: b\n", "bad.yaml, line 2: found the key 2, which YAML does not take for text;"),
-        (b"a:\n  null: b\n", "bad.yaml, line 2: found the key null, which YAML does not take for"),
-        (b"a: &b [*b]\n", "bad.yaml, line 1: found an alias of what it is in."),
-        (b"a: " + b"[" * 10000, "bad.yaml, line 1: found more than 100 levels, one in another."),
-        (b"{a: " * 10000, "bad.yaml, line 1: found more than 100 levels, one in another."),
-        (BOMB, "bad.yaml, line 6: found more than 100000 values, aliases written out."),
-        (b"a: !!binary aGk=\n", "bad.yaml: found a value that is no text, number, list or mapping"),
+        (b"a: 1\nb: None\n", "bad.yaml, line 2: found None, which YAML reads as text; write null"),
+        (b"a: 1\nb: [1\nc: 2\n", "bad.yaml, line 3: found invalid YAML"),
+        (b"a: b: c\n", "bad.yaml, line 1: found invalid YAML"),
+        (b"a: *nope\n", "bad.yaml, line 1: found invalid YAML: found undefined alias 'nope'"),
+        (b"? [a]\n: b\n", "bad.yaml, line 1: found a list or mapping as a key"),
+        (b"a: 1\n2: b\n", "bad.yaml, line 2: found the key 2, which YAML does not read as text;"),
+        (b"a:\n  null: b\n", "bad.yaml, line 2: found the key null, which YAML does not read as"),
+        (b"a: &b [*b]\n", "bad.yaml, line 1: found an alias inside the value that it refers to."),
+        (
+            b"a: " + b"[" * 10000,
+            "bad.yaml, line 1: found more than 100 nested levels, expected fewer.",
+        ),
+        (b"{a: " * 10000, "bad.yaml, line 1: found more than 100 nested levels, expected fewer."),
+        (
+            BOMB,
+            "bad.yaml, line 6: found more than 100000 values (with expanded aliases), expected fewer.",
+        ),
+        (
+            b"a: !!binary aGk=\n",
+            "bad.yaml: found a value that is not text, a number, a list or a mapping",
+        ),
         (b"a: \xff\n", "--config: found 'bad.yaml', which can't be read: not UTF-8 text"),
         (b"- a\n- b\n", "bad.yaml: found a list, expected keys and values"),
         (b"just text\n", "bad.yaml: found a single value, expected keys and values"),
@@ -296,8 +305,8 @@ def test_files_that_are_no_configuration(place: Workplace, text: bytes, expected
 
 def test_files_that_cannot_be_opened(place: Workplace) -> None:
     os.mkfifo("pipe")
-    assert place.fit("--config", "pipe") == "--config: found 'pipe', which is no ordinary file."
-    assert place.fit("--config", "a\0b").endswith("no name of a file has a null character.")
+    assert place.fit("--config", "pipe") == "--config: found 'pipe', expected a regular file."
+    assert place.fit("--config", "a\0b").endswith("a file name cannot contain a null character.")
     assert place.fit("--config", "x" * 300).endswith("which can't be read: File name too long.")
     reason = "which can't be read: No such file or directory."
     assert place.fit("--config", "no.yaml") == f"--config: found 'no.yaml', {reason}"

@@ -1,4 +1,4 @@
-"""How files are read, composed, and changed by the command line."""
+"""Configuration files: how they are read, merged, and changed by the command line."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from lightning_unlearn import GA, NPO, InputError, SimNPO
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.study import read_study, to_spec
 from lightning_unlearn.monitors import AnswerLikelihood, LabelLikelihood
-from lightning_unlearn.settings.compose import change, compose, read_arguments
+from lightning_unlearn.settings.compose import merge, read_arguments, set_key
 from lightning_unlearn.settings.strict_yaml import line_of, read_yaml
 
 
@@ -39,24 +39,24 @@ def test_values_are_those_of_yaml_1_2(tmp_path: Path) -> None:
     }
 
 
-def test_anchors_and_merge_keys_are_no_duplicates(tmp_path: Path) -> None:
+def test_anchors_and_merge_keys_are_not_duplicates(tmp_path: Path) -> None:
     text = "a: &common {lr: 1, epochs: 2}\nb:\n  <<: *common\n  lr: 3"
     assert read(text, tmp_path)["b"] == {"lr": 3, "epochs": 2}
 
 
 def test_a_later_file_changes_only_what_it_names() -> None:
     base = {"a": {"b": 1, "c": [1, 2]}, "d": {"e": 5}}
-    assert compose(base, {"a": {"b": 2}}) == {"a": {"b": 2, "c": [1, 2]}, "d": {"e": 5}}
-    assert compose(base, {"a": {"c": [3]}, "d": None}) == {"a": {"b": 1, "c": [3]}, "d": None}
+    assert merge(base, {"a": {"b": 2}}) == {"a": {"b": 2, "c": [1, 2]}, "d": {"e": 5}}
+    assert merge(base, {"a": {"c": [3]}, "d": None}) == {"a": {"b": 1, "c": [3]}, "d": None}
     assert base == {"a": {"b": 1, "c": [1, 2]}, "d": {"e": 5}}
 
 
-def test_another_class_brings_its_own_arguments() -> None:
+def test_another_class_replaces_the_arguments_too() -> None:
     base = {"callback": {"class_path": "NPO", "init_args": {"beta": 1}}}
-    same = compose(base, {"callback": {"class_path": "NPO", "init_args": {"beta": 2}}})
+    same = merge(base, {"callback": {"class_path": "NPO", "init_args": {"beta": 2}}})
     assert same["callback"]["init_args"] == {"beta": 2}
     other = {"callback": {"class_path": "GA"}}
-    assert compose(base, other) == other
+    assert merge(base, other) == other
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_another_class_brings_its_own_arguments() -> None:
 )
 def test_the_command_line_changes_one_value(keys: str, expected: Any) -> None:
     content = {"a": {"b": 1}, "list": ["NPO"]}
-    assert change(content, keys.split("."), 9) == expected
+    assert set_key(content, keys.split("."), 9) == expected
     assert content == {"a": {"b": 1}, "list": ["NPO"]}
 
 
@@ -104,7 +104,7 @@ def test_a_second_file_changes_one_key_of_one_stage(place: Workplace) -> None:
     assert data.unlearn.lr == 2e-4
 
 
-def test_the_command_line_wins_wherever_it_stands(place: Workplace) -> None:
+def test_the_command_line_overrides_files_before_and_after_it(place: Workplace) -> None:
     place.write("b.yaml", "data: {stages: {math: {lr: 0.5}}}")
     first = ["--data.stages.math.lr", "1e-4", "--config", "b.yaml"]
     last = ["--config=b.yaml", "--data.stages.math.lr=1e-4"]
@@ -128,14 +128,16 @@ def test_keys_of_every_depth_are_set_from_the_command_line(place: Workplace) -> 
     assert place.parse("--model.lora", "null").model.lora is None
 
 
-def test_a_method_of_the_command_line_takes_the_place_of_the_files(place: Workplace) -> None:
+def test_a_method_of_the_command_line_replaces_the_method_of_the_file(place: Workplace) -> None:
     trainer = place.parse("--trainer.callbacks+=SimNPO", "--trainer.callbacks.beta", "2").trainer
     (method,) = trainer.methods
     assert isinstance(method, SimNPO) and method.beta == 2
     assert [type(monitor) for monitor in trainer.monitors] == [AnswerLikelihood]
 
 
-def test_so_it_does_where_the_file_names_a_single_callback(place: Workplace) -> None:
+def test_a_method_of_the_command_line_replaces_a_single_callback(
+    place: Workplace,
+) -> None:
     start, end = "  callbacks:\n", "model:\n"
     text = Path("config.yaml").read_text()
     head, rest = text.split(start)
@@ -146,7 +148,7 @@ def test_so_it_does_where_the_file_names_a_single_callback(place: Workplace) -> 
     assert [type(c) for c in (*trainer.methods, *trainer.monitors)] == [NPO, LabelLikelihood]
 
 
-def test_a_monitor_of_the_command_line_joins_the_files(place: Workplace) -> None:
+def test_a_monitor_of_the_command_line_is_added_to_those_of_the_file(place: Workplace) -> None:
     arguments = ["--trainer.callbacks+=LabelLikelihood", "--trainer.callbacks.every_n_steps", "3"]
     trainer = place.parse(*arguments).trainer
     (method,) = trainer.methods
@@ -156,7 +158,7 @@ def test_a_monitor_of_the_command_line_joins_the_files(place: Workplace) -> None
     assert second.every_n_steps == 3
 
 
-def test_the_kept_configuration_reproduces_itself(place: Workplace) -> None:
+def test_the_stored_configuration_parses_to_itself(place: Workplace) -> None:
     text = place.parse("--trainer.callbacks+=SimNPO", "--data.stages.math.lr", "0.5").config_text()
     place.write("config.yaml", text)
     assert place.parse().config_text() == text
@@ -165,7 +167,7 @@ def test_the_kept_configuration_reproduces_itself(place: Workplace) -> None:
 METHODS = "methods: {GA: {callback: GA}}\n"
 
 
-def test_a_study_names_its_fit_configuration_from_where_it_is(place: Workplace) -> None:
+def test_paths_of_a_study_file_are_relative_to_its_folder(place: Workplace) -> None:
     Path("deep").mkdir()
     place.write("deep/fit.yaml", CONFIG)
     place.write("deep/more.yaml", "data: {unlearn: {lr: 0.5}}")
@@ -178,12 +180,12 @@ def test_a_study_names_its_fit_configuration_from_where_it_is(place: Workplace) 
     assert fits == ["config.yaml"] and wanted.folder is None
 
 
-def test_a_study_may_hold_its_fit_configuration(place: Workplace) -> None:
+def test_a_study_file_may_contain_its_fit_configuration(place: Workplace) -> None:
     inside = "".join(f"  {line}\n" for line in CONFIG.splitlines())
     place.write("study.yaml", f"fit:\n{inside}{METHODS}overrides: {{data: {{forget: math}}}}\n")
     _, fits, fit = read_study(["study.yaml"], ["--fit.model.lora.rank", "2"])
-    expected = change(read_yaml("config.yaml"), ["model", "lora", "rank"], 2)
-    assert fits == [] and fit == change(expected, ["data", "forget"], "math")
+    expected = set_key(read_yaml("config.yaml"), ["model", "lora", "rank"], 2)
+    assert fits == [] and fit == set_key(expected, ["data", "forget"], "math")
 
 
 def test_swept_keys_may_be_nested_or_dotted(place: Workplace) -> None:

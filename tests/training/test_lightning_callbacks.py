@@ -171,7 +171,10 @@ def test_numbers_of_a_method_are_looked_at_before_training(
         (["--trainer.run_name", "x" * 300], "trainer.run_name: found a name of 300 bytes (xxxx"),
         (["--trainer.store", ""], "trainer.store: found '', expected the name of a folder."),
         (["--trainer.store", "null"], "trainer.store: found null, expected text."),
-        (["--trainer.store", "a\0b"], "trainer.store: found 'a\\x00b', which has a character that"),
+        (
+            ["--trainer.store", "a\0b"],
+            "trainer.store: found 'a\\x00b', which has a control character",
+        ),
         (
             ["--trainer.default_root_dir", "\x1b[3m"],
             "trainer.default_root_dir: found '\\x1b[3m', w",
