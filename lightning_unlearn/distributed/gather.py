@@ -1,4 +1,4 @@
-"""Values that several processes computed, put together again by number."""
+"""Gather the values that several processes computed, in the order of their numbers."""
 
 import functools
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from lightning_unlearn.errors import InputError
 class Table(Metric):
     """Numbered rows of values, gathered over all processes.
 
-    A process that has added nothing takes part. Rows come back in the order of their numbers,
-    whichever process added them and when; of rows with one number, as a sampler that pads to
-    equal shares makes them, the first is kept.
+    A process that has added no rows takes part too. The rows are sorted by number, independent of
+    the process that added them and of the time. A sampler that pads its shares to equal length
+    gives several rows one number; the first of them is kept.
     """
 
     full_state_update = False
@@ -33,8 +33,11 @@ class Table(Metric):
         """Add rows.
 
         Args:
-            index: their numbers, ``[rows]``.
+            index: numbers of the rows, ``[rows]``.
             values: ``[rows, ...]``.
+
+        Raises:
+            InputError: if there is not one number for each row.
         """
         if index.ndim != 1 or values.shape[:1] != index.shape:
             raise InputError(
@@ -45,10 +48,14 @@ class Table(Metric):
         self.values.append(values.detach().to(self.device))
 
     def table(self) -> tuple[Tensor, Tensor]:
-        """All rows, each number once: numbers ``[rows]``, rising, and values ``[rows, ...]``."""
+        """Return all rows, each number once: ascending numbers ``[rows]``, values ``[rows, ...]``.
+
+        Raises:
+            InputError: if there are no rows.
+        """
         if len(self.index) == 0:
             raise InputError(
-                f"{type(self).__name__}: found no values, expected some: nothing was measured"
+                f"{type(self).__name__}: found no values, expected some: call update first"
             )
         index = torch.cat(list(self.index)) if isinstance(self.index, list) else self.index
         values = torch.cat(list(self.values)) if isinstance(self.values, list) else self.values
@@ -59,11 +66,12 @@ class Table(Metric):
         return numbers[first], values[order[first]]
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        # torchmetrics squeezes a tensor of one element; a table of one example stays a table.
-        def kept() -> _Kept:
-            return _Kept(compute())
+        # torchmetrics squeezes a tensor of one element. Hide it, so that a table of one example
+        # keeps its shape.
+        def hidden() -> _Hidden:
+            return _Hidden(compute())
 
-        wrapped = super()._wrap_compute(kept)
+        wrapped = super()._wrap_compute(hidden)
 
         @functools.wraps(compute)
         def unpacked() -> Any:
@@ -75,12 +83,12 @@ class Table(Metric):
 class PerExampleMetric(Table):
     """A table with one row of values per example, each example counted once.
 
-    A measure subclasses it and overrides `measure`. ``update`` takes the numbers of the examples
-    this process looked at and what `measure` takes; ``compute`` returns the values of all
-    examples, in their order.
+    A metric subclasses it and overrides `measure`. ``update`` takes the numbers of the examples
+    that this process evaluated and the arguments of `measure`. ``compute`` returns the values of
+    all examples, in the order of their numbers.
 
     Args:
-        count: number of examples; None for the highest number seen and one.
+        count: number of examples; None for the highest number plus one.
     """
 
     def __init__(self, count: int | None = None, **kwargs: Any) -> None:
@@ -88,7 +96,7 @@ class PerExampleMetric(Table):
         self.count = count
 
     def measure(self, *given: Any, **named: Any) -> Tensor:
-        """Values of some examples, ``[rows, ...]``; here they are given as they are."""
+        """Compute values of some examples, ``[rows, ...]``; here, return the first argument."""
         values: Tensor = given[0]
         return values
 
@@ -97,13 +105,17 @@ class PerExampleMetric(Table):
 
         Args:
             index: example numbers, ``[rows]``.
-            given: what `measure` takes.
-            named: the same, by name.
+            given: positional arguments of `measure`.
+            named: keyword arguments of `measure`.
         """
         self.keep(index, self.measure(*given, **named))
 
     def compute(self) -> Tensor:
-        """Values of all examples, ``[examples, ...]``; a missing example is refused."""
+        """Return the values of all examples, ``[examples, ...]``.
+
+        Raises:
+            InputError: if an example is missing, or a number is too high.
+        """
         if self.count == 0 and len(self.index) == 0:
             return torch.empty(0, device=self.device)
         numbers, values = self.table()
@@ -114,18 +126,18 @@ class PerExampleMetric(Table):
             missing = [i for i in range(count) if i not in seen]
             beyond = sorted(seen - set(range(count)))
             raise InputError(
-                f"{type(self).__name__}: found {_some(missing)} not measured"
-                + (f" and {_some(beyond)} not among them" if beyond else "")
-                + f", expected each of the {count} examples: number them from 0 and leave none out"
+                f"{type(self).__name__}: found no values of {_some(missing)}"
+                + (f" and unexpected values of {_some(beyond)}" if beyond else "")
+                + f", expected values of all {count} examples: number them from 0 without gaps"
             )
         return values
 
 
 class TwoSampleMetric(Table):
-    """Numbered rows of two samples; the numbers of one may be those of the other.
+    """Numbered rows of two samples; both samples may use the same numbers.
 
     Args:
-        counts: rows of the first and of the second sample; None for as many as there are.
+        counts: expected rows of the first and of the second sample; None for any numbers.
     """
 
     def __init__(self, counts: tuple[int, int] | None = None, **kwargs: Any) -> None:
@@ -144,7 +156,11 @@ class TwoSampleMetric(Table):
         self.keep(2 * index + side.expand(index.shape), values)
 
     def samples(self) -> tuple[Tensor, Tensor]:
-        """Values of the first and of the second sample, in the order of their numbers."""
+        """Return the values of the first and of the second sample, sorted by number.
+
+        Raises:
+            InputError: if a sample has another number of rows than expected.
+        """
         keys, values = self.table()
         one, two = values[keys % 2 == 1], values[keys % 2 == 0]
         if self.counts is not None and self.counts != (len(one), len(two)):
@@ -155,44 +171,46 @@ class TwoSampleMetric(Table):
         return one, two
 
 
-class _Kept:
-    """A value that torchmetrics does not look into."""
+class _Hidden:
+    """Wrapper of a value that torchmetrics must not change."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
-    """The rows of every process; unlike torchmetrics' own, one may have none of any type.
+    """Gather the rows of every process.
+
+    Unlike the gathering of torchmetrics, a process without rows may have any dtype.
 
     Args:
-        rows: this process's, ``[rows, ...]``.
+        rows: rows of this process, ``[rows, ...]``.
         group: the processes; None for all.
 
     Returns:
-        The rows of each process; only this one's if none has any.
+        The rows of each process; if no process has rows, only the tensor of this process.
 
     Raises:
-        InputError: the rows of two processes differ in shape or type.
+        InputError: if the rows of two processes differ in shape or dtype.
     """
     world = dist.get_world_size(group)
-    told: list[Any] = [None] * world
-    dist.all_gather_object(told, (len(rows), tuple(rows.shape[1:]), rows.dtype), group=group)
-    kinds = sorted({kind[1:] for kind in told if kind[0]}, key=str)
+    shapes: list[Any] = [None] * world
+    dist.all_gather_object(shapes, (len(rows), tuple(rows.shape[1:]), rows.dtype), group=group)
+    kinds = sorted({kind[1:] for kind in shapes if kind[0]}, key=str)
     if not kinds:
         return [rows]
     if len(kinds) > 1:
         found = " and ".join(f"{list(shape)} ({dtype})" for shape, dtype in kinds)
         raise InputError(
-            f"gathering: found rows of {found} in different processes, expected one shape and type"
+            f"gathering: found rows of {found} in different processes, expected one shape and dtype"
         )
     shape, dtype = kinds[0]
-    padded = torch.zeros(max(kind[0] for kind in told), *shape, dtype=dtype, device=rows.device)
+    padded = torch.zeros(max(kind[0] for kind in shapes), *shape, dtype=dtype, device=rows.device)
     if len(rows):
         padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in range(world)]
     dist.all_gather(parts, padded, group=group)
-    return [part[: kind[0]] for part, kind in zip(parts, told, strict=True)]
+    return [part[: kind[0]] for part, kind in zip(parts, shapes, strict=True)]
 
 
 def _some(numbers: list[int], most: int = 5) -> str:

@@ -1,4 +1,4 @@
-"""The processes of one run: when one is lost, and when a scheduler wants them to end."""
+"""The processes of one run: launch them, detect a lost one, and requeue the job in SLURM."""
 
 import logging
 import os
@@ -20,8 +20,8 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from lightning_unlearn.errors import InputError, Terminated
 
-# Seconds between two looks at the others, for one that is ending to say itself why, and for a lost
-# connection to show who is gone.
+# Seconds: between two checks of the other processes; that an ending process has to print its own
+# error; to wait after a lost connection until it is known which process has ended.
 PERIOD, GRACE, PATIENCE = 0.2, 5.0, 10.0
 STARTED_BY = "LIGHTNING_UNLEARN_STARTED_BY"
 LOST = re.compile("gloo|nccl|connection|peer|socket|broken pipe|tcpstore", re.IGNORECASE)
@@ -32,16 +32,16 @@ class ProcessLost(InputError):
 
 
 class Requeued(Terminated):
-    """Stopped by a scheduler that is asked to start the job again."""
+    """The scheduler stopped the run, and the run asked it to start the job again."""
 
 
 class Launcher(_SubprocessScriptLauncher):
-    """Starts the other processes, and sees to it that none outlives another."""
+    """Launcher that starts the other processes and ends all processes when one ends."""
 
     def launch(
         self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any
     ) -> Any:
-        """Start them, the first time, and call a function."""
+        """Start the other processes at the first call, and call a function."""
         self.cluster_environment.validate_settings(self.num_processes, self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
             os.environ[STARTED_BY] = str(os.getpid())
@@ -52,24 +52,25 @@ class Launcher(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
 
-# Of this process; those that it has started itself stay for all its trainers.
+# The processes that this process has started. All its trainers use them.
 _others: list["subprocess.Popen[bytes]"] = []
 _watching = threading.Lock()
 
 
 def open_processes(strategy: ParallelStrategy, trainer: Any) -> None:
-    """Start the other processes of a strategy, if it is this one that does, and connect them.
+    """Start the other processes of a strategy if this is the first process, and connect them.
 
     Args:
-        strategy: of several processes.
-        trainer: its trainer.
+        strategy: strategy for several processes.
+        trainer: trainer of the strategy.
     """
     launcher = strategy.launcher
     if type(launcher) is _SubprocessScriptLauncher:
-        # Lightning's own looks every 5 seconds, kills without a word, and only if it is the first.
+        # Lightning's launcher checks every 5 seconds and kills without a message. It does so only
+        # in the first process.
         environment, count = launcher.cluster_environment, launcher.num_processes
         strategy._launcher = Launcher(environment, count, launcher.num_nodes)
-    # Processes that something else has started have none.
+    # There is no launcher if another program has started the processes.
     if strategy.launcher is not None:
         strategy.launcher.launch(lambda: None, trainer=trainer)
     elif _first() is not None:
@@ -80,7 +81,7 @@ def open_processes(strategy: ParallelStrategy, trainer: Any) -> None:
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Say which process is gone where a connection is lost.
+    """Replace the error of a lost connection by a message about the process that has ended.
 
     Raises:
         ProcessLost: if another process has ended.
@@ -96,29 +97,29 @@ def connected() -> Iterator[None]:
         if lost is None:
             raise
         if _first() is not None:
-            _say(lost)
+            _print_error(lost)
         _end_others()
         raise ProcessLost(lost) from None
 
 
 def _first() -> int | None:
-    """The process that started this one, if one of the run did."""
+    """Return the number of the first process if it has started this one, else None."""
     pid = os.environ.get(STARTED_BY)
     return int(pid) if pid is not None and int(pid) != os.getpid() else None
 
 
 def _lost() -> str | None:
-    """Who is gone, in words; None for nobody."""
+    """Return a sentence about a process that has ended; None if all are running."""
     first = _first()
     if first is not None:
-        gone = os.getppid() != first
-        return "the first process has ended, so the others stop." if gone else None
+        ended = os.getppid() != first
+        return "the first process has ended, so the others stop." if ended else None
     for number, process in enumerate(_others, start=1):
         if process.poll():
             return (
                 f"process {number} of 0 to {len(_others)} has ended ({_how(process.returncode)}), "
-                "so the others are stopped. What is stored is kept, and the same command goes on "
-                "from there."
+                "so the others are stopped. Stored results are kept. Run the same command again "
+                "to resume."
             )
     return None
 
@@ -127,8 +128,8 @@ def _how(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _say(lost: str) -> None:
-    # One process speaks for all that were started.
+def _print_error(lost: str) -> None:
+    # Only one of the started processes prints the message.
     if os.environ.get("LOCAL_RANK", "0") in ("0", "1"):
         os.write(2, f"error: {lost}\n".encode())
 
@@ -139,43 +140,47 @@ def _end_others() -> None:
 
 
 def _watch() -> None:
-    """End this process when another has ended and this one does not notice, as with NCCL."""
+    """Start a thread that ends this process after another process has ended.
 
-    def look() -> None:
+    With NCCL, this process would otherwise wait for the lost process.
+    """
+
+    def watch() -> None:
         while (lost := _lost()) is None:
             time.sleep(PERIOD)
         time.sleep(GRACE)
-        _say(lost)
+        _print_error(lost)
         _end_others()
         sys.stderr.flush()
         os._exit(2)
 
     if _watching.acquire(blocking=False):
-        threading.Thread(target=look, daemon=True, name="other processes").start()
+        threading.Thread(target=watch, daemon=True, name="other processes").start()
 
 
 def requeue_signal(trainer: Any) -> int | None:
-    """The signal by which SLURM says that the time of the job is nearly up; None without SLURM.
+    """Return the signal that SLURM sends shortly before the job's time limit; None without SLURM.
 
     Args:
-        trainer: of the run.
+        trainer: trainer of the run.
     """
     environment = trainer._accelerator_connector.cluster_environment
     if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
         return None
-    asked = environment.requeue_signal
-    return int(asked) if asked is not None else int(signal.SIGUSR1)
+    requested = environment.requeue_signal
+    return int(requested) if requested is not None else int(signal.SIGUSR1)
 
 
 @contextmanager
 def requeueing(trainer: Any) -> Iterator[None]:
-    """Have SLURM start the job again when its time is nearly up.
+    """Let SLURM start the job again when it reaches its time limit.
 
-    In a stage, `StageCheckpoint` waits for the step's end and keeps it; outside, this ends the
-    process at once, for there is nothing to keep.
+    During a stage, `StageCheckpoint` handles the signal: it waits for the end of the step and
+    stores a checkpoint. Outside of a stage, the signal ends the process at once, because there is
+    nothing to store.
 
     Args:
-        trainer: of the run.
+        trainer: trainer of the run.
     """
     number = requeue_signal(trainer)
     if number is None or threading.current_thread() is not threading.main_thread():
@@ -183,13 +188,13 @@ def requeueing(trainer: Any) -> Iterator[None]:
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise Requeued("stopped, as the job's time is nearly up.")
+        raise Requeued("stopped shortly before the time limit of the job.")
 
     before = signal.signal(number, end)
     try:
         yield
     except Requeued:
-        # Once more would only be in the way.
+        # Ignore further signals, which would interrupt the request to SLURM.
         signal.signal(number, signal.SIG_IGN)
         if trainer.is_global_zero:
             _requeue()
@@ -211,7 +216,7 @@ def _requeue() -> None:
     except OSError as error:
         trouble = str(error)
     if trouble:
-        text = f"SLURM did not take job {job} back ({trouble}); submit it again."
+        text = f"SLURM did not requeue job {job} ({trouble}); submit it again to resume."
     else:
-        text = f"SLURM starts job {job} again; it goes on from there."
+        text = f"SLURM will start job {job} again, which resumes this run."
     os.write(2, f"{text}\n".encode())

@@ -1,4 +1,4 @@
-"""One model over several processes with FSDP2: cut up layer by layer, and given its memory."""
+"""Shard one model over several processes with FSDP2, and allocate its memory."""
 
 import warnings
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def is_tied(lm: Any) -> bool:
-    """Whether the output projection is the embedding."""
+    """Return whether the output projection and the embedding share one weight."""
     tied: bool = lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
     return tied
 
@@ -27,15 +27,15 @@ def shard(
     strategy: Any,
     reduce_dtype: torch.dtype,
 ) -> None:
-    """Cut a model up over the processes of a mesh: layer by layer, then the rest.
+    """Shard a model over the processes of a mesh: first each decoder layer, then the rest.
 
     Args:
-        net: the module through whose forward everything goes.
-        lm: the Hugging Face model in it, on the meta device.
-        layers: its decoder layers.
-        mesh: has the axis "data_parallel", and "tensor_parallel" if layers are shared out too.
-        strategy: may have ``tensor_parallel_size`` and ``cpu_offload``, as of `FSDP2`.
-        reduce_dtype: in which gradients are summed over processes.
+        net: the module whose forward all computations use.
+        lm: the Hugging Face model in `net`, on the meta device.
+        layers: decoder layers of `lm`.
+        mesh: mesh with the axis "data_parallel", and "tensor_parallel" for tensor parallelism.
+        strategy: may have the attributes ``tensor_parallel_size`` and ``cpu_offload`` of `FSDP2`.
+        reduce_dtype: dtype in which gradients are summed over processes.
     """
     from torch.distributed.fsdp import (
         CPUOffloadPolicy,
@@ -48,9 +48,9 @@ def shard(
     offload = getattr(strategy, "cpu_offload", False)
     options: dict[str, Any] = {
         "mesh": mesh["data_parallel"],
-        # Weights keep the types they are stored in: a base in bf16, adapters in fp32.
+        # Weights keep their dtypes: a base in bf16, adapters in fp32.
         "mp_policy": MixedPrecisionPolicy(reduce_dtype=reduce_dtype, cast_forward_inputs=False),
-        # Only memory that a GPU reads from can be pinned.
+        # Pinned memory needs a GPU.
         "offload_policy": CPUOffloadPolicy(mesh.device_type == "cuda")
         if offload
         else OffloadPolicy(),
@@ -59,41 +59,42 @@ def shard(
     if getattr(strategy, "tensor_parallel_size", 1) > 1:
         parallelize_layers(units, lm.config, mesh["tensor_parallel"])
     if not is_tied(lm):
-        # The head is used without its own forward, so it is whole while the rest is.
+        # The output projection is used without its own forward. Therefore it belongs to the unit
+        # of `net`, which is gathered during the whole forward; only the embedding is a unit.
         units.append(lm.get_input_embeddings())
     for unit in units:
         fully_shard(unit, **options)
     fully_shard(net, **options)
     embedding: Any = lm.get_input_embeddings()
     if embedding in units and _stays_frozen(lm, embedding):
-        # Its backward asks for nothing; FSDP2 would put it together all the same.
+        # The backward of a frozen embedding computes nothing, but FSDP2 would gather its weight.
         embedding.set_unshard_in_backward(False)
     for method in ("generate", "own_log_probs"):
         register_fsdp_forward_method(net, method)
 
 
-def _stays_frozen(lm: Any, part: nn.Module) -> bool:
-    """Whether no stage trains anything of a part: there are adapters, and none in it."""
+def _stays_frozen(lm: Any, module: nn.Module) -> bool:
+    """Return whether no stage trains a module: the model has adapters, and the module has none."""
     names = [name for name, _ in lm.named_parameters() if "lora_" in name]
-    return bool(names) and not any("lora_" in name for name, _ in part.named_parameters())
+    return bool(names) and not any("lora_" in name for name, _ in module.named_parameters())
 
 
 def materialize(net: nn.Module, lm: Any, device: torch.device) -> None:
-    """Give a model that was made without memory its memory, and what is computed and not stored.
+    """Allocate the memory of a model on the meta device, and compute buffers that are not stored.
 
     Args:
-        net: on the meta device.
-        lm: the Hugging Face model in it.
-        device: where its parts go.
+        net: the module on the meta device.
+        lm: the Hugging Face model in `net`.
+        device: device for the shards of this process.
     """
     tied = is_tied(lm)
     net.to_empty(device=device)
     if tied:
         lm.get_output_embeddings().weight = lm.get_input_embeddings().weight
     with warnings.catch_warnings():
-        # Random weights that a module gets besides are overwritten by those of the checkpoint.
+        # This also sets random weights, which the weights of the checkpoint overwrite later.
         warnings.filterwarnings("ignore", "DTensor random operators may not have complete")
         for module in lm.modules():
             if module._non_persistent_buffers_set:
-                # Rotary frequencies: transformers makes them where it initializes a module.
+                # Rotary frequencies: transformers computes them when it initializes a module.
                 lm._init_weights(module)

@@ -1,4 +1,4 @@
-"""States of callbacks and optimizers on disk: JSON and safetensors, never pickle."""
+"""Store states of callbacks and optimizers on disk as JSON and safetensors, never as pickle."""
 
 import json
 import re
@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_unlearn.distributed.tensors import shard_like, whole
+from lightning_unlearn.distributed.tensors import full_tensor, shard_like
 
 VALUES, TENSORS = "state.json", "state.safetensors"
 _TENSOR, _TUPLE, _SET, _PAIRS = "tensor", "tuple", "set", "pairs"
 
 
-# What an object may keep that does not change with its work.
+# Types of attributes that do not change during training.
 CONSTANT = (
     types.FunctionType,
     types.BuiltinFunctionType,
@@ -28,14 +28,16 @@ CONSTANT = (
 
 
 def attributes(owner: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What an object keeps in attributes, for `write_state`, which takes plain values and tensors.
+    """Return the attributes of an object that are its state, for `write_state`.
+
+    `write_state` accepts only plain values and tensors.
 
     Args:
         owner: the object.
-        leave_out: names of attributes that are no state.
+        leave_out: names of attributes that are not state.
 
     Returns:
-        By name; without functions, classes and patterns, which are no state.
+        Values by name, without functions, classes and patterns, which are not state.
     """
     return {
         name: value
@@ -48,11 +50,11 @@ def write_state(folder: Path, state: Any) -> None:
     """Write nested dicts, lists and tuples of plain values and tensors.
 
     Args:
-        folder: an existing folder; gets state.json and state.safetensors.
+        folder: an existing folder, in which state.json and state.safetensors are written.
         state: the values.
 
     Raises:
-        TypeError: naming the place of a value of another kind.
+        TypeError: if a value has another type; the message has its path in the state.
     """
     from safetensors.torch import save_file
 
@@ -63,7 +65,7 @@ def write_state(folder: Path, state: Any) -> None:
 
 
 def read_state(folder: Path, device: torch.device) -> Any:
-    """Read what `write_state` wrote; tensors come to a device."""
+    """Read a state of `write_state`, with its tensors on a device."""
     from safetensors.torch import load_file
 
     values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
@@ -71,14 +73,17 @@ def read_state(folder: Path, device: torch.device) -> Any:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What an optimizer remembers of its steps, whole, by number of the parameter.
+    """Gather the state of an optimizer, such as its moments, by number of the parameter.
 
-    Every process must ask.
+    Every process must call it.
+
+    Returns:
+        Full tensors on the CPU, and plain values.
     """
     state: dict[str, Any] = optimizer.state_dict()["state"]
     return {
         str(number): {
-            name: whole(value).cpu() if isinstance(value, Tensor) else value
+            name: full_tensor(value).cpu() if isinstance(value, Tensor) else value
             for name, value in values.items()
         }
         for number, values in state.items()
@@ -86,7 +91,10 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give an optimizer of the same parameters that memory; its settings stay its own."""
+    """Load a state of `optimizer_state` into an optimizer of the same parameters.
+
+    The settings of the optimizer, such as its learning rate, do not change.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     own = optimizer.state_dict()
     own["state"] = {
@@ -99,29 +107,29 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
     optimizer.load_state_dict(own)
 
 
-def _pack(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
-    """A value as JSON holds it; what JSON can't hold is a dict with one telling key."""
+def _pack(value: Any, tensors: dict[str, Tensor], path: str) -> Any:
+    """Encode a value for JSON; other types become a dict whose only key names the type."""
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, Tensor):
-        # Numbered, for two places may be written alike: key 1 and key "1".
-        name = f"{len(tensors)} {place}"
-        # Copied: safetensors refuses tensors that share memory.
+        # The number makes the name unique: key 1 and key "1" give equal paths.
+        name = f"{len(tensors)} {path}"
+        # Copy the tensor: safetensors refuses tensors that share memory.
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {_TENSOR: name}
     if isinstance(value, (list, tuple)):
-        items = [_pack(item, tensors, f"{place}.{i}") for i, item in enumerate(value)]
+        items = [_pack(item, tensors, f"{path}.{i}") for i, item in enumerate(value)]
         return items if isinstance(value, list) else {_TUPLE: items}
     if isinstance(value, (set, frozenset)):
         items = sorted(value, key=repr)
-        return {_SET: [_pack(item, tensors, f"{place}.{i}") for i, item in enumerate(items)]}
+        return {_SET: [_pack(item, tensors, f"{path}.{i}") for i, item in enumerate(items)]}
     if isinstance(value, dict):
         pairs = [
-            [_pack(k, tensors, f"{place}.key{i}"), _pack(v, tensors, f"{place}.{k}")]
+            [_pack(k, tensors, f"{path}.key{i}"), _pack(v, tensors, f"{path}.{k}")]
             for i, (k, v) in enumerate(value.items())
         ]
         return {_PAIRS: pairs}
-    raise TypeError(f"{place} is of the type {type(value).__name__}")
+    raise TypeError(f"{path} is of type {type(value).__name__}")
 
 
 def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -1,4 +1,4 @@
-"""How work is spread and in which precision: FSDP2 as a strategy of Lightning's, 16-bit bases."""
+"""Strategy and precision: FSDP2 as a Lightning strategy, and bases in 16 bits."""
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -19,16 +19,16 @@ HALF = ("bf16-true", "16-true")
 
 
 class FSDP2(ModelParallelStrategy):
-    """Fully sharded data parallelism: every process holds a part of every layer.
+    """Fully sharded data parallelism: every process has a shard of every layer.
 
     Args:
-        data_parallel_size: processes, or groups of them, that share out each batch; null takes as
-            many as there are.
-        tensor_parallel_size: processes of a group, which work on the same sequences and share out
-            the heads and hidden units of each layer; null is 1.
-        cpu_offload: keep the parts in the computer's own memory while they are not needed. Saves
-            GPU memory, costs time.
-        layer_classes: names of the classes of decoder layers; null finds them.
+        data_parallel_size: number of processes, or groups of processes, over which each batch is
+            distributed; null for all.
+        tensor_parallel_size: number of processes in a group. A group works on the same sequences
+            and shards the heads and hidden units of each layer; null is 1.
+        cpu_offload: keep the shards in CPU memory while they are not needed. It saves GPU memory
+            and costs time.
+        layer_classes: class names of the decoder layers; null detects them.
     """
 
     def __init__(
@@ -38,22 +38,22 @@ class FSDP2(ModelParallelStrategy):
         cpu_offload: bool = False,
         layer_classes: list[str] | None = None,
     ) -> None:
-        # Parts that lie in the computer's own memory are put together there too.
+        # Shards in CPU memory are also gathered there, by gloo.
         backend = "cpu:gloo,cuda:nccl" if cpu_offload and torch.cuda.is_available() else None
         group = 1 if tensor_parallel_size is None else tensor_parallel_size
         super().__init__(data_parallel_size or 1, group, process_group_backend=backend)
-        self.asked = data_parallel_size
+        self.requested_data_parallel_size = data_parallel_size
         self.tensor_parallel_size = group
         self.cpu_offload = cpu_offload
         self.layer_classes = layer_classes
 
     def check_processes(self) -> None:
-        """Refuse a number of processes that is not the one asked for.
+        """Refuse a number of processes that does not match the requested sizes.
 
         Raises:
-            InputError: naming both.
+            InputError: with the numbers found and expected.
         """
-        data, tensor = self.asked, self.tensor_parallel_size
+        data, tensor = self.requested_data_parallel_size, self.tensor_parallel_size
         for name, size in (("data", data), ("tensor", tensor)):
             if size is not None and size < 1:
                 raise InputError(
@@ -63,100 +63,105 @@ class FSDP2(ModelParallelStrategy):
         if data is not None and data * tensor != self.world_size:
             raise InputError(
                 f"trainer.strategy: {found}data_parallel_size {data} x tensor_parallel_size "
-                f"{tensor}, expected {data * tensor}, or null as the former."
+                f"{tensor}, expected {data * tensor} processes, or data_parallel_size null."
             )
         if self.world_size % tensor:
             raise InputError(
-                f"trainer.strategy: {found}tensor_parallel_size {tensor}, expected a multiple."
+                f"trainer.strategy: {found}tensor_parallel_size {tensor}, expected a multiple of "
+                f"{tensor} processes."
             )
 
     def setup_environment(self) -> None:
-        """Connect the processes, and lay them out as a mesh."""
+        """Connect the processes and arrange them as a mesh."""
         self._data_parallel_size = self.world_size // self.tensor_parallel_size
         if self._device_mesh is None:
             super().setup_environment()
             return
-        # Lightning asks again at every fit; the processes are connected already.
+        # Lightning calls this at every fit, but the processes are already connected.
         assert self.lightning_module is not None
         self.lightning_module._device_mesh = self._device_mesh
 
     def model_to_device(self) -> None:
-        """Bring what is left elsewhere to this process's device, but for parts that stay away."""
+        """Move the module to the device of this process; with cpu_offload, only its buffers."""
         if not self.cpu_offload:
             super().model_to_device()
             return
         module = self.lightning_module
         assert module is not None
-        for part in module.modules():
-            for name, buffer in part._buffers.items():
+        for submodule in module.modules():
+            for name, buffer in submodule._buffers.items():
                 if buffer is not None:
-                    part._buffers[name] = buffer.to(self.root_device)
-        # As its own `to` would do; batches go there.
+                    submodule._buffers[name] = buffer.to(self.root_device)
+        # `module.to` would set it too. Lightning moves batches to this device.
         module._device = self.root_device
 
 
 def check_strategy(strategy: Any) -> None:
-    """Refuse a strategy that shares out work in a way that is not reckoned with.
+    """Refuse a strategy whose distribution of batches over processes is unknown.
 
     Args:
-        strategy: of the Trainer.
+        strategy: strategy of the Trainer.
 
     Raises:
-        InputError: naming it.
+        InputError: with the class of the strategy.
     """
     if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy, FSDP2)):
         raise InputError(
             f"trainer.strategy: found {type(strategy).__name__}, expected auto, ddp or fsdp2 "
-            "(FSDP2): of others it is not known which process has which share of a batch."
+            "(FSDP2): for other strategies it is unknown which process gets which share of a batch."
         )
 
 
 def data_share(trainer: Any) -> tuple[int, int]:
-    """Which share of each batch, and of what is measured, is a process's.
+    """Return which share of each batch, and of all evaluation rows, this process computes.
 
-    Processes that share out a layer work on the same sequences.
+    All processes of a tensor-parallel group compute the same share.
 
     Args:
-        trainer: of the process.
+        trainer: trainer of the process.
 
     Returns:
-        Number of the share from 0, and how many there are.
+        Number of the share from 0, and the number of shares.
     """
     group = getattr(trainer.strategy, "tensor_parallel_size", 1)
     return trainer.global_rank // group, trainer.world_size // group
 
 
 class HalfBase(HalfPrecision):
-    """A base in 16 bits, adapters and what their optimizer remembers in fp32.
+    """Precision with the base in 16 bits, and adapters and optimizer states in fp32.
 
-    Lightning's own brings all to 16 bits, in which a step of 1e-5 is lost on most weights.
+    Lightning's HalfPrecision converts everything to 16 bits. In 16 bits, a step of 1e-5 is lost on
+    most weights.
     """
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        """As it is: the base was opened in its precision."""
+        """Return the module unchanged: the base was loaded in its precision."""
         return module
 
     def convert_input(self, data: Any) -> Any:
-        """As it is: token ids, weights and masks of the loss."""
+        """Return the data unchanged: token ids, and weights and masks of the loss."""
         return data
 
     def tensor_init_context(self) -> AbstractContextManager[Any]:
-        """What is made without a type is fp32."""
+        """Return a context in which tensors without a dtype are created in fp32."""
         return nullcontext()
 
     def forward_context(self) -> AbstractContextManager[Any]:  # type: ignore[override]
-        """What is made without a type is fp32."""
+        """Return a context in which tensors without a dtype are created in fp32."""
         return nullcontext()
 
 
 def with_precision(precision: str | int, plugins: Any) -> tuple[Any, Any]:
-    """Precision and plugins as Lightning's Trainer takes them; 16 bits are `HalfBase`.
+    """Return the arguments precision and plugins of Lightning's Trainer; 16 bits use `HalfBase`.
 
-    Lightning refuses float64 with FSDP2 where it is asked for by name, and takes it as a plugin.
+    With FSDP2, Lightning refuses float64 as an argument precision but accepts it as a plugin.
 
     Args:
-        precision: asked for.
-        plugins: given by the user, which may bring a precision of their own.
+        precision: requested precision.
+        plugins: plugins of the user, which may include a precision plugin.
+
+    Returns:
+        Precision and plugins.
     """
     given = _as_list(plugins)
     own = any(isinstance(plugin, Precision) for plugin in given)
@@ -174,14 +179,14 @@ def _as_list(plugins: Any) -> list[Any]:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse bf16 on a GPU that lacks it.
+    """Refuse bf16 on a GPU that does not support it.
 
     Args:
-        precision: of the Trainer.
-        device: of this process.
+        precision: precision of the Trainer.
+        device: device of this process.
 
     Raises:
-        InputError: naming the device.
+        InputError: with the name of the device.
     """
     if device.type != "cuda" or not precision.startswith("bf16"):
         return
@@ -191,5 +196,5 @@ def check_precision(precision: str, device: torch.device) -> None:
     if not capable:
         raise InputError(
             f"trainer.precision: found {precision} on {torch.cuda.get_device_name(device)}, which "
-            "has no bf16, expected 32-true or 16-true there, or a GPU of 2020 (A100) or later."
+            "does not support bf16, expected 32-true, 16-true, or a GPU of 2020 (A100) or later."
         )

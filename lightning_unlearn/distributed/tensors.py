@@ -1,4 +1,4 @@
-"""Tensors that are cut up over processes: put together, cut as others are, filled."""
+"""Tensors that may be sharded over processes: gather them, shard like another, copy into them."""
 
 from typing import Any
 
@@ -6,28 +6,31 @@ import torch
 from torch import Tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be cut up, the same on every process; all of them must ask."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Gather a tensor that may be sharded; all processes must call it and get the same result."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(target: Tensor, values: Tensor) -> Tensor:
-    """Whole values cut up as another tensor is, if they have its shape; nothing is sent.
+    """Shard full values like another tensor, without communication.
 
     Args:
         target: the other tensor.
-        values: all of them, the same on every process.
+        values: full tensor, the same on every process.
+
+    Returns:
+        The sharded values; `values` itself if `target` is not sharded or has another shape.
     """
     from torch.distributed.tensor import DTensor
 
     if not isinstance(target, DTensor) or values.shape != target.shape:
         return values
-    # By hand: `distribute_tensor` would first send all of them to the mesh's device.
-    own = values[local_slices(target)].to(target.to_local().device)
+    # Not `distribute_tensor`: it would first copy the full tensor to the device of the mesh.
+    shard = values[local_slices(target)].to(target.to_local().device)
     return DTensor.from_local(
-        own,
+        shard,
         target.device_mesh,
         target.placements,
         run_check=False,
@@ -37,38 +40,39 @@ def shard_like(target: Tensor, values: Tensor) -> Tensor:
 
 
 def local_slices(target: Any) -> tuple[slice, ...]:
-    """What this process holds of a tensor that is cut up, along each axis.
+    """Return the slices of the full tensor that this process has, one for each axis.
 
     Args:
-        target: cut by rows over the last axis of the mesh but one by FSDP2, and before that over
-            the last by tensor parallelism if the mesh has two.
+        target: tensor that FSDP2 has sharded by rows over the first axis of the mesh. If the mesh
+            has two axes, tensor parallelism has sharded it before over the second.
     """
     from torch.distributed.tensor import Shard
 
     mesh = target.device_mesh
-    part = [slice(0, count) for count in target.shape]
+    slices = [slice(0, count) for count in target.shape]
     if mesh.ndim == 2 and isinstance(target.placements[1], Shard):
         axis = target.placements[1].dim
         count = target.shape[axis] // mesh.size(1)
         first = count * mesh.get_local_rank(1)
-        part[axis] = slice(first, first + count)
-    # Rows of what tensor parallelism left: not of the whole, so not as the placements say.
-    start, stop = part[0].start, part[0].stop
+        slices[axis] = slice(first, first + count)
+    # FSDP2 divides the rows of the tensor-parallel shard, not of the full tensor. The placements
+    # of the DTensor do not show this.
+    start, stop = slices[0].start, slices[0].stop
     rows = -(-(stop - start) // mesh.size(0))
     first = min(start + rows * mesh.get_local_rank(0), stop)
-    part[0] = slice(first, min(first + rows, stop))
-    held = tuple(each.stop - each.start for each in part)
-    assert held == tuple(target.to_local().shape), "cut up by FSDP2, and tensor parallelism"
-    return tuple(part)
+    slices[0] = slice(first, min(first + rows, stop))
+    shape = tuple(each.stop - each.start for each in slices)
+    assert shape == tuple(target.to_local().shape), "sharded by FSDP2 and tensor parallelism"
+    return tuple(slices)
 
 
 @torch.no_grad()
-def fill(target: Tensor, values: Tensor) -> None:
-    """Give a tensor, which may be cut up, its values.
+def copy_into(target: Tensor, values: Tensor) -> None:
+    """Copy full values into a tensor that may be sharded.
 
     Args:
-        target: changed in place.
-        values: all of them, the same on every process.
+        target: tensor that is changed in place.
+        values: full tensor, the same on every process.
     """
     from torch.distributed.tensor import DTensor
 

@@ -9,7 +9,10 @@ from lightning.pytorch import LightningModule
 from typing_extensions import Self
 
 from lightning_unlearn.distributed import sharding
-from lightning_unlearn.distributed.tensor_parallel import check_cut, check_tensor_parallel
+from lightning_unlearn.distributed.tensor_parallel import (
+    check_adapted_layers,
+    check_tensor_parallel,
+)
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model import adapters, base_dropout, lora_targets
 from lightning_unlearn.model.adapters import LEARN, LoRA
@@ -179,7 +182,7 @@ class OpenedLM(LightningModule):
             check_tensor_parallel(lm.config, dropout, tensor_parallel_size)
             assert self.lora is not None
             adapters.add_adapters(lm, self.lora, lm.name_or_path)
-            check_cut(lm)
+            check_adapted_layers(lm)
 
     def check_quantization(self, trainer: Any) -> None:
         """Refuse to quantize where it can't be done; loads no weights.

@@ -1,8 +1,8 @@
-"""What makes two callbacks the same: class, code, files it reads, and what it was made with.
+"""Identity of a callback: class, code, files it reads, and attributes after construction.
 
-What a callback was made with is taken down when it is handed to a trainer, before any of its hooks
-runs. What it learns or counts later is no part of its identity, and is put back to that state
-before each stage, because a stage depends on its start alone.
+The trainer records the attributes when it receives the callback, before any hook runs. Values that
+the callback learns or counts later are not part of its identity. Before each stage the trainer
+restores the recorded attributes, because a stage may depend only on its start.
 """
 
 import copy
@@ -19,8 +19,8 @@ from lightning.pytorch.plugins import Precision
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.storage.value_identity import describe, hash_file, sources
 
-# Callbacks of Lightning's that only watch. A subclass may do more.
-ONLOOKERS = tuple(
+# Lightning's callbacks that do not change training. A subclass may change it.
+OBSERVERS = tuple(
     kind
     for name in (
         "DeviceStatsMonitor",
@@ -35,70 +35,70 @@ ONLOOKERS = tuple(
     )
     if (kind := getattr(lightning_callbacks, name, None)) is not None
 )
-# What Lightning and this package put on callbacks besides their own parameters.
+# Attributes that Lightning and this package set on callbacks.
 ATTACHED = ("log", "log_dict", "_name", "_reference")
 
 
 def changes_training(callback: Callback) -> bool:
-    """Whether a callback may change what training does; what only watches is in no key.
+    """Return whether a callback may change training. If not, it is in no key.
 
     Args:
-        callback: any. A class of your own that only watches says so with the class attribute
-            ``changes_training = False``.
+        callback: any callback. A class of your own that does not change training declares it with
+            the class attribute ``changes_training = False``.
     """
     kind = type(callback)
-    return kind not in ONLOOKERS and bool(getattr(kind, "changes_training", True))
+    return kind not in OBSERVERS and bool(getattr(kind, "changes_training", True))
 
 
 class Constructed:
-    """The attributes of a callback as it was made.
+    """The attributes of a callback after its construction.
 
     Args:
-        callback: of which no hook has run yet.
+        callback: a callback of which no hook has run yet.
 
     Attributes:
-        parameters: descriptions of the attributes, for the stage store's key.
+        parameters: descriptions of the attributes, for the key of the stage store.
 
     Raises:
-        InputError: for an attribute that nothing tells from others of its kind.
+        InputError: if an attribute cannot be described by its content; see `describe`.
     """
 
     def __init__(self, callback: Callback) -> None:
         self._kind = type(callback).__qualname__
-        # Taken down now: what is edited later does not run.
+        # Hash the code now: edits of the files after the import do not run.
         sources(type(callback))
         self._values: dict[str, Any] = {}
         self._copies: dict[str, Any] = {}
         self.parameters: dict[str, Any] = {}
-        self._left = _look(callback)
-        self._take(callback, _names(callback))
+        self._last_state = _describe_attributes(callback)
+        self._record(callback, _names(callback))
 
-    def _take(self, callback: Callback, names: Iterable[str]) -> None:
+    def _record(self, callback: Callback, names: Iterable[str]) -> None:
         for name in sorted(names):
             value = vars(callback)[name]
             self.parameters[name] = describe(value, f"{self._kind}.{name}", callback)
             self._values[name], self._copies[name] = value, _copy(value)
 
-    def notice(self, callback: Callback) -> None:
-        """Take down what was set from outside since the callback was made or last used."""
-        now = _look(callback)
+    def record_user_changes(self, callback: Callback) -> None:
+        """Record attributes that the user set after the construction or after the last run."""
+        now, last = _describe_attributes(callback), self._last_state
         for name in set(self.parameters) - set(now):
-            if name in self._left:
+            if name in last:
                 self._forget(name)
-        self._take(callback, [n for n, value in now.items() if self._left.get(n, self) != value])
-        self._left = now
+        self._record(callback, [n for n, value in now.items() if last.get(n, self) != value])
+        self._last_state = now
 
-    def leave(self, callback: Callback) -> None:
-        """Remember how a run has left the callback: its own changes are not from outside."""
-        self._left = _look(callback)
+    def record_end_of_run(self, callback: Callback) -> None:
+        """Record the state after a run, so that changes by the run do not count as the user's."""
+        self._last_state = _describe_attributes(callback)
 
     def restore(self, callback: Callback) -> None:
-        """Give the callback the state in which it was made."""
-        now = _look(callback)
+        """Set the attributes of the callback to their values after construction."""
+        now = _describe_attributes(callback)
         for name in set(now) - set(self.parameters):
             delattr(callback, name)
-        for name, told in self.parameters.items():
-            if now.get(name, self) != told:
+        for name, recorded in self.parameters.items():
+            if now.get(name, self) != recorded:
                 _set(callback, name, self._values[name], _copy(self._copies[name]))
 
     def _forget(self, name: str) -> None:
@@ -106,18 +106,18 @@ class Constructed:
             table.pop(name, None)
 
 
-# By id: a callback may be unhashable.
+# By id, because a callback may be unhashable.
 _KNOWN: dict[int, Constructed] = {}
 
 
 def constructed(callback: Callback) -> Constructed:
-    """What a callback was made with; taken down at the first call.
+    """Return the attributes of a callback after construction; the first call records them.
 
     Args:
         callback: an unlearning method, a monitor, or another callback.
 
     Raises:
-        InputError: as of `Constructed`.
+        InputError: see `Constructed`.
     """
     if id(callback) not in _KNOWN:
         _KNOWN[id(callback)] = Constructed(callback)
@@ -126,16 +126,16 @@ def constructed(callback: Callback) -> Constructed:
 
 
 def callback_identity(callback: Callback) -> dict[str, Any]:
-    """A callback as values for the stage store's key.
+    """Describe a callback for the key of the stage store.
 
     Args:
         callback: an unlearning method, a monitor, or another callback.
 
     Returns:
-        Values that JSON can hold.
+        Values that JSON can represent.
 
     Raises:
-        InputError: as of `Constructed`, or if a file it declares is missing.
+        InputError: see `Constructed`; also if a file in ``depends_on`` is missing.
     """
     identity = {
         "class": type(callback).__qualname__,
@@ -148,16 +148,16 @@ def callback_identity(callback: Callback) -> dict[str, Any]:
 
 
 def declared_files(callback: Callback) -> dict[str, str]:
-    """Hashes of the files that a callback says it reads.
+    """Hash the files that a callback declares in ``depends_on``.
 
     Args:
-        callback: ``depends_on``, an attribute or property, lists files and folders.
+        callback: its attribute or property ``depends_on`` lists files and folders.
 
     Returns:
-        By path as it is declared; of a folder, the files below it.
+        Hashes by declared path; for a folder, by the path of each file below it.
 
     Raises:
-        InputError: if one is missing or can't be read.
+        InputError: if a file is missing or cannot be read.
     """
     declared = getattr(callback, "depends_on", ())
     listed = [declared] if isinstance(declared, (str, PurePath)) else list(declared)
@@ -191,8 +191,8 @@ def _names(callback: Callback) -> list[str]:
     return [name for name in vars(callback) if name not in ATTACHED]
 
 
-def _look(callback: Callback) -> dict[str, Any]:
-    """The attributes as they are now; what has no description, by its address in this process."""
+def _describe_attributes(callback: Callback) -> dict[str, Any]:
+    """Describe the current attributes; by its address in this process what `describe` refuses."""
     found = {}
     for name in _names(callback):
         value = vars(callback)[name]
@@ -204,18 +204,18 @@ def _look(callback: Callback) -> dict[str, Any]:
 
 
 def _copy(value: Any) -> Any:
-    """A copy that nobody else changes; of what can't be copied, the value itself."""
+    """Return a deep copy; for a value that cannot be copied, the value itself."""
     if isinstance(value, Trainer):
         return value
     try:
         return copy.deepcopy(value)
-    # Whatever its class may raise: a lock, an open file, a tensor inside a graph.
+    # A class may raise anything here: locks, open files and tensors inside a graph do.
     except Exception:
         return value
 
 
 def _set(callback: Callback, name: str, value: Any, fresh: Any) -> None:
-    """Set an attribute; a container that others hold too stays the same object."""
+    """Set an attribute. If it is a container, fill the same object: others may refer to it."""
     own = vars(callback).get(name)
     if own is value and isinstance(own, list):
         own[:] = fresh
@@ -227,10 +227,14 @@ def _set(callback: Callback, name: str, value: Any, fresh: Any) -> None:
 
 
 def plugin_identity(plugins: Any) -> Any:
-    """A precision plugin of the user's own as values for the stage store's key; None for none.
+    """Describe the user's precision plugins for the key of the stage store.
 
     Args:
-        plugins: given by the user. Those of other kinds connect processes and write files.
+        plugins: plugins of the user. Plugins of other types connect processes or write files; they
+            do not change numbers.
+
+    Returns:
+        Values that JSON can represent; None if there is no precision plugin.
     """
     given = plugins if isinstance(plugins, list) else [plugins]
     own = [plugin for plugin in given if isinstance(plugin, Precision)]

@@ -1,4 +1,4 @@
-"""The code that a class or function depends on: its file and the project's files it imports."""
+"""Hash the code of a class or function: its file and all files of the project that it imports."""
 
 import ast
 import hashlib
@@ -18,10 +18,11 @@ from typing import Any
 from lightning_unlearn.version import __version__
 
 PACKAGE = __name__.partition(".")[0]
-# Modules of this package that hold formulas. The version alone would not tell apart two states of
-# a checkout in which somebody works on them.
-FORMULAS = ("objectives", "measures", "monitors", "unlearning")
-# Installed as a checkout they lie outside of site-packages; runs record their versions.
+# Modules of this package that contain formulas. Their files are hashed in addition to the version:
+# a developer's checkout changes while the version stays the same.
+FORMULAS = ("objectives", "metrics", "monitors", "unlearning")
+# Libraries may be installed as a checkout outside of site-packages. They are not hashed, because
+# runs record their versions.
 LIBRARIES = {
     "accelerate", "bitsandbytes", "datasets", "jsonargparse", "lightning", "lightning_fabric",
     "lightning_utilities", "numpy", "pandas", "peft", "pyarrow", "pytorch_lightning", "ray",
@@ -30,17 +31,17 @@ LIBRARIES = {
 
 
 def code_of(value: Any) -> str:
-    """Hash of the code that a class or function is made of.
+    """Hash the code of a class or function.
 
-    That is its file, and every file that it imports, directly or through others, from anywhere
-    but the standard library and installed packages. Imports inside functions count; modules that
-    are named only while the code runs do not.
+    The hash covers its file and every file that it imports, directly or indirectly, except the
+    standard library and installed packages. Imports inside functions count. Modules whose names
+    are computed at run time do not count.
 
     Args:
         value: a class or function.
 
     Returns:
-        Hexadecimal digest; for what has no file, that of its compiled code.
+        Hexadecimal digest. If the value has no file, it is the digest of its compiled code.
     """
     module = getattr(value, "__module__", None) or ""
     package = module.partition(".")[0]
@@ -50,20 +51,20 @@ def code_of(value: Any) -> str:
     if file is None:
         return _digest(repr(sorted(_compiled(value))))
     known = _known.get((module, file))
-    if known is not None and all(_token(*place) == token for place, token in known[0].items()):
+    if known is not None and all(_token(*item) == token for item, token in known[0].items()):
         return known[1]
     found = _closure(module, file)
     parts = sorted((name, _source(name, path).digest) for name, path in found.items())
     digest = _digest(repr((__version__ if package == PACKAGE else "", parts)))
-    _known[module, file] = ({place: _token(*place) for place in found.items()}, digest)
+    _known[module, file] = ({item: _token(*item) for item in found.items()}, digest)
     return digest
 
 
 def remember_code(cls: type) -> None:
-    """Take down the code of a class where it is defined: what is edited later does not run.
+    """Hash the code of a user's class when it is defined: later edits of its file do not run.
 
     Args:
-        cls: of somebody's own; classes of this package are taken down when they are first used.
+        cls: any class; classes of this package are skipped here and hashed at their first use.
     """
     if cls.__module__.partition(".")[0] != PACKAGE:
         code_of(cls)
@@ -71,15 +72,15 @@ def remember_code(cls: type) -> None:
 
 @dataclass(frozen=True)
 class _Source:
-    """A file of code: hash of its text, and names of the modules it imports."""
+    """A file of code: the hash of its text, and the names of the modules that it imports."""
 
     digest: str
     imports: frozenset[str]
 
 
-# Of modules that are loaded, their text as it was then; a reload gives a module another spec.
+# By name of a loaded module: its spec, path and source at the time. A reload changes the spec.
 _loaded: dict[str, tuple[Any, Path, _Source]] = {}
-# Digests of modules with all that they import, as long as none of them changes.
+# Digests of modules with all their imports. Each is valid as long as all tokens stay the same.
 _known: dict[tuple[str, Path], tuple[dict[tuple[str, Path], Any], str]] = {}
 
 
@@ -97,17 +98,18 @@ def _source(name: str, path: Path) -> _Source:
 
 
 def _token(name: str, path: Path) -> Any:
-    """Changes whenever what runs, or will run, of a module does."""
+    """Return a value that changes whenever the code that runs for a module changes."""
     module = sys.modules.get(name)
     if module is None:
         return _state(path)
     known = _loaded.get(name)
-    # Equal specs are not the same one, and one that is kept has its address to itself.
+    # Compare specs by address: two different specs may be equal. The address of a spec that
+    # _loaded keeps alive belongs to no other object.
     return known is not None and (id(known[0]), known[0] is getattr(module, "__spec__", None))
 
 
 def _closure(module: str, file: Path) -> dict[str, Path]:
-    """A module and what it imports, by name."""
+    """Return the files of a module and of all its direct and indirect imports, by module name."""
     found = {module: file, **_parents(module)}
     waiting = list(found)
     while waiting:
@@ -120,7 +122,7 @@ def _closure(module: str, file: Path) -> dict[str, Path]:
 
 
 def _state(file: Path) -> tuple[int, int, int] | None:
-    """Changes whenever a file does."""
+    """Return a value that changes whenever the file changes; None if there is no file."""
     try:
         about = file.stat()
     except OSError:
@@ -137,7 +139,7 @@ def _file_of(value: Any) -> Path | None:
 
 
 def _compiled(value: Any) -> Iterator[str]:
-    """The code of what was typed in, such as in a notebook."""
+    """Yield the compiled code of a class or function without a file, such as in a notebook."""
     for part in [value, *vars(value).values()] if inspect.isclass(value) else [value]:
         code = getattr(getattr(part, "__func__", part), "__code__", None)
         if code is not None:
@@ -155,20 +157,20 @@ def _code_texts(code: types.CodeType) -> Iterator[str]:
 
 
 def _parents(module: str) -> dict[str, Path]:
-    """The files of the packages that a module is in, which run before it."""
+    """Return the files of the packages that contain a module; Python runs them before it."""
     names = module.split(".")
     above = (".".join(names[:size]) for size in range(1, len(names)))
     return {name: path for name in above if (path := _project_file(name)) is not None}
 
 
 def _project_file(module: str) -> Path | None:
-    """The file of a module of the project; None for installed ones."""
+    """Return the file of a module of the project; None for an installed module."""
     package, _, inner = module.partition(".")
     if package in sys.stdlib_module_names or package in LIBRARIES:
         return None
     if package == PACKAGE:
         return _find(module) if inner.partition(".")[0] in FORMULAS else None
-    # Of an installed package no part is looked for, which would import it.
+    # Do not search inside an installed package: the search would import the package.
     if inner and (above := _find(package)) is not None and _is_installed(above):
         return None
     path = _find(module)
@@ -176,12 +178,12 @@ def _project_file(module: str) -> Path | None:
 
 
 def _find(module: str) -> Path | None:
-    """The file of a module, wherever it is; nothing is imported to find it."""
+    """Find the file of a module anywhere, without importing the module."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
         try:
             spec = _spec(module)
-        # Of a module in the making, or a finder of somebody's own.
+        # The module is only partly imported, or another program's import finder fails.
         except (ImportError, AttributeError, ValueError):
             return None
         file = spec.origin if spec is not None and spec.has_location else None
@@ -208,7 +210,7 @@ def _is_installed(path: Path) -> bool:
 
 @cache
 def _installed() -> tuple[Path, ...]:
-    """Where the standard library and installed packages are."""
+    """Return the folders of the standard library and of installed packages."""
     paths = sysconfig.get_paths()
     names = [paths[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
     names += [*site.getsitepackages(), site.getusersitepackages()]
@@ -222,7 +224,7 @@ def _read(file: Path, package: str, state: Any) -> _Source:
 
 
 def _imports(content: bytes, package: str, file: Path) -> frozenset[str]:
-    """Names of all modules that a file imports, and of the packages they are in."""
+    """Return the names of all modules that a file imports, and of their packages."""
     if file.suffix != ".py":
         return frozenset()
     names: set[str] = set()
@@ -237,7 +239,7 @@ def _imports(content: bytes, package: str, file: Path) -> frozenset[str]:
             above = package.split(".")[: len(package.split(".")) - node.level + 1]
             start = [*(above if node.level else []), *([node.module] if node.module else [])]
             names.add(".".join(start))
-            # What is imported from a package may be a module of its own.
+            # A name that is imported from a package may be a module itself.
             names.update(".".join([*start, alias.name]) for alias in node.names)
         elif isinstance(node, ast.Call) and node.args:
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))

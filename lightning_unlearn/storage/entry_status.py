@@ -1,4 +1,4 @@
-"""Notes in the store about entries in the making: who, where, how far, or what went wrong."""
+"""Status files of entries that are not finished: the process, its progress, or its error."""
 
 import json
 import os
@@ -14,26 +14,27 @@ from typing import Literal, get_args
 from lightning_unlearn.storage import records
 from lightning_unlearn.storage.seals import Damage, read_json
 
+# Seconds between two updates of a status file.
 BEAT = 2.0
-# A note that was not renewed for so many seconds is of a process that is gone.
+# If a status file is older than so many seconds, its process has ended.
 STALE = 30.0
-# No step, process or second since 1970 is later.
+# Step counts, process numbers and seconds since 1970 are smaller than this.
 LARGEST = 1e11
 State = Literal["running", "stopped", "failed"]
 
 
 @dataclass
 class EntryStatus:
-    """About an entry that is not in the store, or not yet.
+    """Status of an entry that is not in the store.
 
     Attributes:
-        state: "running"; "stopped", by a signal or a kill; or "failed".
+        state: "running", "stopped" (by a signal or a kill), or "failed".
         host: name of the machine.
-        pid: process that makes it, or did.
-        began: when, in seconds since 1970.
-        step: optimizer steps made.
+        pid: number of the process that trains or trained the entry.
+        began: start of the process, in seconds since 1970.
+        step: optimizer steps that are done.
         total: optimizer steps of the stage.
-        error: what went wrong.
+        error: message of the exception that ended the process; "" if there was none.
     """
 
     state: State
@@ -45,52 +46,57 @@ class EntryStatus:
     error: str = ""
 
 
-def note_file(store: Path, key: str) -> Path:
-    """Where the note about an entry is."""
-    return store / "notes" / f"{key}.json"
+def status_file(store: Path, key: str) -> Path:
+    """Return the path of the status file of an entry."""
+    return store / "status" / f"{key}.json"
 
 
-def read_note(store: Path, key: str) -> EntryStatus | None:
-    """The note about an entry, if there is one.
+def read_status(store: Path, key: str) -> EntryStatus | None:
+    """Read the status of an entry.
 
     Args:
         store: folder of the stage store.
-        key: of the entry.
+        key: key of the entry.
 
     Returns:
-        The note; a "running" one of a process that is gone says "stopped".
+        The status; None if there is no valid status file. If the file says "running" but its
+        process has ended, the state is "stopped".
     """
-    file = note_file(store, key)
+    file = status_file(store, key)
     try:
         values = read_json(file)
         age = time.time() - file.stat().st_mtime
-        note = EntryStatus(**{f.name: values[f.name] for f in fields(EntryStatus)})
+        status = EntryStatus(**{f.name: values[f.name] for f in fields(EntryStatus)})
     except (OSError, Damage, KeyError):
         return None
-    if not _is_sound(note):
+    if not _is_valid(status):
         return None
-    if note.state == "running" and (age > STALE or not _lives(note)):
-        note.state = "stopped"
-    return note
+    if status.state == "running" and (age > STALE or not _is_alive(status)):
+        status.state = "stopped"
+    return status
 
 
-def _is_sound(note: EntryStatus) -> bool:
-    """Whether a note has values that a process would have written."""
-    texts = (note.host, note.error)
-    numbers = (note.pid, note.began, note.step, note.total)
+def _is_valid(status: EntryStatus) -> bool:
+    """Return whether all values have the types and ranges that a process writes."""
+    texts = (status.host, status.error)
+    numbers = (status.pid, status.began, status.step, status.total)
     return (
-        note.state in get_args(State)
+        status.state in get_args(State)
         and all(isinstance(text, str) for text in texts)
         and all(isinstance(n, (int, float)) and 0 <= n < LARGEST for n in numbers)
     )
 
 
-def _lives(note: EntryStatus) -> bool:
-    """Whether a process may be there; on another machine the age of its note must tell."""
-    if note.host != socket.gethostname():
+def _is_alive(status: EntryStatus) -> bool:
+    """Return whether the process may be running.
+
+    The processes of another machine are not visible here, so the result is True for them. The
+    caller then decides by the age of the file.
+    """
+    if status.host != socket.gethostname():
         return True
     try:
-        os.kill(int(note.pid), 0)
+        os.kill(int(status.pid), 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
@@ -99,15 +105,15 @@ def _lives(note: EntryStatus) -> bool:
 
 
 class Heartbeat:
-    """Keeps the note about an entry up to date while the entry is made.
+    """Context manager that updates the status file of an entry while this process trains it.
 
-    Used as a context manager. Afterwards the note is gone, or tells how it ended.
+    On exit it deletes the file, or, after an exception, writes "stopped" or "failed" into it.
 
     Args:
         store: folder of the stage store.
-        key: of the entry.
-        progress: gives optimizer steps made and in all.
-        stops: exceptions that mean stopped, not failed.
+        key: key of the entry.
+        progress: returns the number of finished optimizer steps and the total number.
+        stops: exceptions that mean "stopped" instead of "failed".
     """
 
     def __init__(
@@ -117,11 +123,11 @@ class Heartbeat:
         progress: Callable[[], tuple[int, int]],
         stops: tuple[type[BaseException], ...] = (KeyboardInterrupt, SystemExit),
     ) -> None:
-        self.file = note_file(store, key)
+        self.file = status_file(store, key)
         self._progress = progress
         self._stops = stops
-        self._note = EntryStatus("running", socket.gethostname(), os.getpid(), time.time(), 0, 0)
-        self._over = threading.Event()
+        self._status = EntryStatus("running", socket.gethostname(), os.getpid(), time.time(), 0, 0)
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> "Heartbeat":
@@ -132,24 +138,25 @@ class Heartbeat:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        self._over.set()
+        self._ended.set()
         self._thread.join()
         if kind is None:
             with suppress(OSError):
                 self.file.unlink()
             return
-        self._note.state = "stopped" if issubclass(kind, self._stops) else "failed"
-        self._note.error = str(error) or kind.__name__
+        self._status.state = "stopped" if issubclass(kind, self._stops) else "failed"
+        self._status.error = str(error) or kind.__name__
         self._write()
 
     def _beat(self) -> None:
-        while not self._over.wait(BEAT):
+        while not self._ended.wait(BEAT):
             self._write()
 
     def _write(self) -> None:
-        self._note.step, self._note.total = self._progress()
+        self._status.step, self._status.total = self._progress()
         try:
-            records.write_text(self.file, json.dumps(asdict(self._note)) + "\n")
+            records.write_text(self.file, json.dumps(asdict(self._status)) + "\n")
         except OSError:
-            # Nobody's work may depend on a note; a full disk is told where results are written.
+            # Training does not need the status file. If the disk is full, writing the results
+            # raises the error.
             return

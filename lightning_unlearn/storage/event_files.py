@@ -1,4 +1,4 @@
-"""TensorBoard's event files: what is written into them besides a run's curves."""
+"""TensorBoard event files: hyperparameters, chart layouts and final values of runs."""
 
 import math
 import re
@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-# What names of event files begin with.
+# Prefix of the names of event files.
 EVENTS = "events.out.tfevents"
 Ends = Mapping[str, tuple[float, float]]
 Charts = dict[str, tuple[str, list[str]]]
-# Measures against the oracle, and what their charts are called.
+# Metrics of the comparison with the oracle, and the titles of their charts.
 OF_ORACLE = {
     "distance": "distance to the oracle",
     "kl": "KL from the oracle",
@@ -20,29 +20,29 @@ OF_ORACLE = {
 
 
 def scalar(tag: str, value: float) -> Any:
-    """A point of a curve."""
+    """Return one point of a curve."""
     from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
     return Summary(value=[Summary.Value(tag=tag, simple_value=value)])
 
 
 def session(settings: Mapping[str, Any]) -> list[Any]:
-    """What makes a folder of events a row of the HParams tab.
+    """Return the summaries that make a folder of events a row of the HParams tab.
 
-    Without a list of an experiment's columns, of which TensorBoard takes any one it finds, it puts
-    the columns together from the rows: settings that differ first.
+    The summaries do not list the columns of the experiment. TensorBoard would use the first list
+    it finds; without a list it builds the columns from the rows, settings that differ first.
 
     Args:
-        settings: by name; None has no value.
+        settings: values by name; None means no value.
     """
     from torch.utils.tensorboard.summary import hparams
 
-    told = {
+    values = {
         name: value if isinstance(value, (int, float)) and not isinstance(value, bool) else text
         for name, value in settings.items()
         if (text := _text(value)) is not None
     }
-    _, start, end = hparams(told, {})  # type: ignore[no-untyped-call]
+    _, start, end = hparams(values, {})  # type: ignore[no-untyped-call]
     return [start, end]
 
 
@@ -55,10 +55,10 @@ def _text(value: Any) -> str | None:
 
 
 def layout(categories: Mapping[str, Charts]) -> Any:
-    """The charts of the Custom Scalars tab.
+    """Return the summary with the charts of the Custom Scalars tab.
 
     Args:
-        categories: by title, charts as of `charts_of`.
+        categories: by title, the result of `charts_of`.
     """
     from torch.utils.tensorboard.summary import custom_scalars
 
@@ -66,15 +66,15 @@ def layout(categories: Mapping[str, Charts]) -> Any:
 
 
 def write_events(file: Path, time: float, steps: Iterable[tuple[int, Any]]) -> None:
-    """Write a whole event file, so that TensorBoard finds it complete or not at all.
+    """Write an event file and rename it, so that TensorBoard never finds an incomplete file.
 
     Args:
-        file: named as TensorBoard looks for them, with "tfevents" in it.
-        time: when that was, in seconds since the epoch.
-        steps: summaries with their steps.
+        file: path; its name contains "tfevents", by which TensorBoard finds it.
+        time: time of the events, in seconds since the epoch.
+        steps: pairs of a step and a summary.
 
     Raises:
-        OSError: if it can't be written.
+        OSError: if the file cannot be written.
     """
     from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
     from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
@@ -95,30 +95,30 @@ def write_events(file: Path, time: float, steps: Iterable[tuple[int, Any]]) -> N
         draft.unlink(missing_ok=True)
 
 
-def charts_of(method: str, measures: Iterable[str], forget: str) -> Charts:
-    """The charts of a method's runs: what it forgot, what it kept, how far the oracle is.
+def charts_of(method: str, metrics: Iterable[str], forget: str) -> Charts:
+    """Return the charts of the runs of a method: forget score, utility, distance to the oracle.
 
     Args:
-        method: the label that its tags begin with.
-        measures: names of what is measured; nothing else has a chart.
-        forget: the stage that is unlearned.
+        method: label of the method, with which its tags begin.
+        metrics: names of the metrics that were evaluated; other metrics get no chart.
+        forget: the forget stage.
 
     Returns:
-        Kind and patterns of tags by title; patterns are anchored at both ends.
+        Kind and tag patterns by title; the patterns are anchored at both ends.
     """
     names: dict[str, list[str]] = {}
-    for measure in measures:
-        kind, _, name = measure.partition("/")
+    for metric in metrics:
+        kind, _, name = metric.partition("/")
         names.setdefault(kind, []).append(name)
     wanted = {
         "forget: label and paraphrases": ("forget", {"label", "paraphrases"}),
-        # Sorted, for equal charts of all paths are drawn once.
+        # The patterns are sorted below, because TensorBoard draws equal charts of all paths once.
         "utility: answers of the other stages": ("answers", {*names.get("answers", [])} - {forget}),
         "utility: accuracy": ("accuracy", {*names.get("accuracy", [])}),
     }
     for kind, title in OF_ORACLE.items():
-        for probe in names.get(kind, []):
-            wanted[f"{title}: {probe}"] = (kind, {probe})
+        for group in names.get(kind, []):
+            wanted[f"{title}: {group}"] = (kind, {group})
     return {
         title: (
             "Multiline",
@@ -130,27 +130,27 @@ def charts_of(method: str, measures: Iterable[str], forget: str) -> Charts:
 
 
 def final_values(ends: Ends, forget: str | None, unlearned: bool) -> dict[str, float]:
-    """What runs of all methods are compared by, under names that do not name the method.
+    """Return the values by which runs of all methods are compared, under tags without the method.
 
-    The forget score and the utilities are those of `lightning_unlearn.report.scores`; the rest is
-    as measured at the last step.
+    Forget score and utilities are defined as in `lightning_unlearn.report.scores`. All other
+    values are those of the last step.
 
     Args:
-        ends: first and last value of each measure.
-        forget: the stage that is unlearned.
-        unlearned: whether there was a step between first and last.
+        ends: first and last value of each metric.
+        forget: the forget stage.
+        unlearned: whether there was at least one step between the first and the last value.
 
     Returns:
-        Tags and finite values.
+        Finite values by tag.
     """
     found = {}
-    for measure, (first, last) in ends.items():
-        kind, _, name = measure.partition("/")
-        if unlearned and measure == "forget/mean":
+    for metric, (first, last) in ends.items():
+        kind, _, name = metric.partition("/")
+        if unlearned and metric == "forget/mean":
             found["final/forget score"] = first - last
         if unlearned and kind == "answers" and name != forget:
             found[f"final/utility {name}"] = 1 - abs(last - first)
-        if measure == "forget/label":
+        if metric == "forget/label":
             found["final/label"] = last
         if kind in ("accuracy", "distance"):
             found[f"final/{kind} {name}"] = last

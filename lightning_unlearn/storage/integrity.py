@@ -1,4 +1,4 @@
-"""What a folder holds, by size and SHA-256 of each file; needs neither torch nor lightning."""
+"""Size and SHA-256 of each file of a folder; imports neither torch nor lightning."""
 
 import hashlib
 import time
@@ -6,20 +6,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-# A file that was written so shortly before it was read may change again without a later time.
+# In nanoseconds. A file that was written less than this before it was read may change again
+# without getting a later modification time.
 TICK = 50_000_000
-# Digests of files that have not changed since, by path; large ones are not read twice.
+# By path: size, modification time and inode of a file; the time it was read; its digest. A large
+# file is not read twice as long as it does not change.
 _known: dict[Path, tuple[tuple[int, int, int], int, str]] = {}
 
 
 def sha256_of(file: Path) -> str:
-    """SHA-256 of a file's content, read again only if the file has changed since.
+    """Compute the SHA-256 of a file; read the file again only if it has changed.
 
     Args:
         file: the file.
 
+    Returns:
+        Hexadecimal digest.
+
     Raises:
-        OSError: if it can't be read.
+        OSError: if the file cannot be read.
     """
     about = file.stat()
     state = (about.st_size, about.st_mtime_ns, about.st_ino)
@@ -36,17 +41,17 @@ def sha256_of(file: Path) -> str:
 
 
 def describe_files(folder: Path, parts: Iterable[str] = (".",)) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file in some parts of a folder.
+    """Compute size and SHA-256 of the files of a folder.
 
     Args:
         folder: the folder.
-        parts: names of files and folders in it.
+        parts: names of the files and subfolders to describe.
 
     Returns:
-        By path in the folder: ``{"bytes": ..., "sha256": ...}``.
+        By path relative to the folder: ``{"bytes": ..., "sha256": ...}``.
 
     Raises:
-        OSError: if one can't be read.
+        OSError: if a file cannot be read.
     """
     files = [file for part in parts for file in [folder / part, *(folder / part).rglob("*")]]
     return {
@@ -60,25 +65,25 @@ def describe_files(folder: Path, parts: Iterable[str] = (".",)) -> dict[str, dic
 
 
 def damage_of(folder: Path, files: Any, sizes_only: bool = False) -> str | None:
-    """What is wrong with the files of a folder.
+    """Compare the files of a folder with their recorded sizes and checksums.
 
     Args:
         folder: the folder.
-        files: what `describe_files` gave when they were written, as it was read back.
-        sizes_only: do not read them.
+        files: the result of `describe_files` from when the files were written, read from JSON.
+        sizes_only: compare only sizes, without reading the files.
 
     Returns:
-        A sentence without its end, or None if all is as it was.
+        A clause that says what is wrong; None if no file has changed.
 
     Raises:
-        PermissionError: if a file is somebody else's to read.
+        PermissionError: if this user may not read a file.
     """
     if not isinstance(files, Mapping) or not files:
-        return "it names no files"
+        return "it lists no files"
     for name, about in files.items():
         inner = PurePosixPath(name)
         if inner.is_absolute() or ".." in inner.parts or not isinstance(about, Mapping):
-            return f"what it says of {name!r} can't be read"
+            return f"its record of {name!r} can't be read"
         file = folder / inner
         try:
             if not file.is_file():

@@ -1,4 +1,4 @@
-"""What numbers depend on to rounding besides what is in a key: threads, processor, versions."""
+"""Describe what changes the rounding of numbers but is in no key: threads, processor, versions."""
 
 import platform
 import sys
@@ -15,14 +15,14 @@ LIBRARIES = ("torch", "transformers", "peft", "lightning")
 
 
 def describe_machine(device: torch.device, processes: int = 1) -> dict[str, Any]:
-    """Where and with what numbers are computed.
+    """Describe the hardware and the software that compute the numbers.
 
-    Equal descriptions, and equal keys, mean equal bytes on a CPU; otherwise numbers are equal to
-    rounding.
+    On a CPU, equal descriptions and equal keys give equal bytes. In all other cases numbers are
+    equal except for rounding.
 
     Args:
-        device: of this process.
-        processes: that train one model.
+        device: device of this process.
+        processes: number of processes that train one model.
 
     Returns:
         Plain values for JSON.
@@ -42,20 +42,20 @@ def describe_machine(device: torch.device, processes: int = 1) -> dict[str, Any]
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this package, and of the libraries that compute."""
+    """Return the versions of Python, of this package, and of the libraries that compute."""
     found = {"python": ".".join(map(str, sys.version_info[:3])), "lightning-unlearn": __version__}
     for name in LIBRARIES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            # As of an unpacked source tree; torch says it of itself.
+            # A source tree has no package metadata, but torch has a __version__.
             found[name] = str(getattr(sys.modules.get(name), "__version__", "unknown"))
     return found
 
 
 @cache
 def _processor() -> str:
-    """The processor's name as the system gives it."""
+    """Return the name of the processor that the operating system reports."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

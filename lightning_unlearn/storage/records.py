@@ -1,4 +1,4 @@
-"""Tables of measures on disk: tidy Parquet, one row per value."""
+"""Tables of metric values on disk: tidy Parquet, one row per value."""
 
 import json
 import os
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 STEPS, EXAMPLES, TRAINING = "records.parquet", "examples.parquet", "training.parquet"
 
 
-# In the metadata of a study's tables: keys of the runs whose rows they hold, as JSON.
+# Metadata of the tables of a study: keys of the runs whose rows they contain, as JSON.
 RUNS = "lightning_unlearn.runs"
 
 
 class DamagedTable(InputError):
-    """A table can't be read, or is not as it was written."""
+    """A table cannot be read, or has changed since it was written."""
 
 
 @contextmanager
 def table_writer(
     file: Path, schema: "pa.Schema", runs: Sequence[str] | None = None
 ) -> "Iterator[pq.ParquetWriter]":
-    """Write a table part by part; it is sealed when all of it is there.
+    """Write a table in several parts; on exit, write its checksum.
 
     Args:
-        file: where to.
-        schema: of the table.
-        runs: keys of the runs whose rows it holds, for `runs_of`; None for a table of one run.
+        file: path of the table.
+        schema: schema of the table.
+        runs: keys of the runs whose rows the table contains, for `runs_of`; None for one run.
     """
     import pyarrow.parquet as pq
 
@@ -52,11 +52,12 @@ def table_writer(
 def write_table(file: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     """Write columns as Parquet; equal values give equal bytes.
 
-    Pages have checksums, and the file one of its own that covers every byte; see `read_table`.
+    Each page has a checksum. The file has another checksum that covers every byte, which
+    `read_table` verifies.
 
     Args:
-        file: where to.
-        columns: by name, equally long.
+        file: path of the table.
+        columns: columns by name, all of one length.
     """
     import pyarrow as pa
 
@@ -66,73 +67,76 @@ def write_table(file: Path, columns: Mapping[str, Sequence[Any]]) -> None:
 
 
 def read_table(file: Path, needed: Sequence[str] = ()) -> "pd.DataFrame":
-    """Read what `write_table` or `table_writer` wrote, unless a byte of it has changed since.
+    """Read a table of `write_table` or `table_writer` and verify its checksum.
 
     Args:
         file: the table.
-        needed: columns that it must have.
+        needed: columns that the table must have.
+
+    Returns:
+        The table as a data frame.
 
     Raises:
-        DamagedTable: it can't be read, is not as it was written, or lacks a column.
+        DamagedTable: if the table cannot be read, has changed, or lacks a column.
     """
     import pandas as pd
 
     with _reading(file):
         data = BytesIO(checked_bytes(file))
         table = pd.read_parquet(data, page_checksum_verification=True)
-        _need(needed, list(map(str, table.columns)))
+        _check_columns(needed, list(map(str, table.columns)))
         return table
 
 
 def read_arrow(file: Path, needed: Sequence[str] = (), **options: Any) -> "pa.Table":
-    """`read_table` as a table of pyarrow.
+    """Read a table as `read_table` does, but return a table of pyarrow.
 
     Args:
         file: the table.
-        needed: columns that it must have.
-        options: of `pyarrow.parquet.read_table`.
+        needed: columns that the table must have.
+        options: arguments of `pyarrow.parquet.read_table`.
 
     Raises:
-        DamagedTable: as of `read_table`.
+        DamagedTable: see `read_table`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with _reading(file):
         source = pa.BufferReader(checked_bytes(file))
-        _need(needed, pq.read_schema(source).names)
+        _check_columns(needed, pq.read_schema(source).names)
         source.seek(0)
         return pq.read_table(source, page_checksum_verification=True, **options)
 
 
 def runs_of(file: Path) -> list[str]:
-    """Keys of the runs whose rows a table of a study holds.
+    """Read the keys of the runs whose rows a table of a study contains.
 
     Raises:
-        DamagedTable: as of `read_table`.
+        DamagedTable: see `read_table`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with _reading(file):
         source = pa.BufferReader(checked_bytes(file))
-        told = (pq.read_metadata(source).metadata or {}).get(RUNS.encode())
-        if told is None:
-            raise Damage("it does not say whose rows it holds; it is of another version")
-        keys: list[str] = json.loads(told)
+        text = (pq.read_metadata(source).metadata or {}).get(RUNS.encode())
+        if text is None:
+            raise Damage("it does not list the runs of its rows; another version wrote it")
+        keys: list[str] = json.loads(text)
         return keys
 
 
 def checked_bytes(file: Path) -> bytes:
-    """The bytes of a table.
+    """Read the bytes of a table and verify its checksum.
 
     Raises:
-        OSError: it can't be read.
-        Damage: it is not as it was written.
+        OSError: if the table cannot be read.
+        Damage: if the table has changed since it was written.
     """
-    # A pipe would be waited for.
+    # Reading a pipe would block.
     if file.exists() and not file.is_file():
-        raise Damage("it is no file")
+        raise Damage("it is not a regular file")
     data = file.read_bytes()
     check_table(data)
     return data
@@ -147,25 +151,25 @@ def _reading(file: Path) -> Iterator[None]:
     except (OSError, Damage, ArrowException) as error:
         reason = getattr(error, "strerror", None) or error
         raise DamagedTable(
-            f"{file} can't be read: {reason}; run the same command again to have it written anew."
+            f"{file} can't be read: {reason}; run the same command again to rewrite it."
         ) from error
 
 
-def _need(wanted: Sequence[str], found: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in found]
+def _check_columns(needed: Sequence[str], found: Sequence[str]) -> None:
+    missing = [name for name in needed if name not in found]
     if missing:
         raise Damage(
             f"found the columns {', '.join(found) or '(none)'}, expected also "
-            f"{', '.join(missing)}; it is of another version of lightning-unlearn"
+            f"{', '.join(missing)}; another version of lightning-unlearn wrote it"
         )
 
 
 def replace(file: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that it is there whole or as it was.
+    """Write a file atomically: it has either the complete new content or its old content.
 
     Args:
         file: the file.
-        write: writes to the path it is given.
+        write: function that writes the content to the path it receives.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{uuid.uuid4().hex[:8]}-{file.name}")
@@ -177,7 +181,7 @@ def replace(file: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write text so that it is there whole or as it was."""
+    """Write text atomically; see `replace`."""
 
     def write(draft: Path) -> None:
         draft.write_text(text, encoding="utf-8")

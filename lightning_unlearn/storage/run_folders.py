@@ -1,4 +1,4 @@
-"""The folders of runs, as they are found again; needs neither torch nor lightning."""
+"""Find the folders of runs again; imports neither torch nor lightning."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ from lightning_unlearn.storage.integrity import damage_of
 from lightning_unlearn.storage.seals import Damage, read_values
 
 ABOUT = "run.json"
-# What an entry of the stage store says of itself.
+# File in an entry of the stage store with its key, format, content and checksums.
 MANIFEST = "entry.json"
 
 
@@ -18,16 +18,16 @@ def find_run(
     sizes_only: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Path | None:
-    """The folder of a finished run.
+    """Find the folder of a finished run.
 
     Args:
-        folder: wanted place; a number may have been added to it.
-        key: of the run's last step.
-        sizes_only: compare sizes of files, and do not read them.
+        folder: requested path; the run may have added a number to it.
+        key: key of the last stage of the run.
+        sizes_only: compare only the sizes of files, without reading them.
         report: called with one sentence if the run was finished and its files have changed.
 
     Returns:
-        The folder, or None; also if a file of it is missing or is not what was written.
+        The folder; None if there is none, or if one of its files is missing or has changed.
     """
     found, number = folder, 1
     while (found / ABOUT).is_file():
@@ -37,7 +37,7 @@ def find_run(
                 return None
             damage = damage_of(found, about.get("files"), sizes_only)
             if damage is not None and report is not None:
-                report(f"{found} is damaged ({damage}); it is filled again from the store.")
+                report(f"{found} is damaged ({damage}); rebuilding it from the store.")
             return found if damage is None else None
         number += 1
         found = folder.with_name(f"{folder.name}_{number}")
@@ -45,7 +45,7 @@ def find_run(
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What a run's folder says it is; empty if it can't be read, or is not as it was written."""
+    """Read run.json of a run folder; return {} if it cannot be read or its checksum is wrong."""
     try:
         return read_values(folder / ABOUT)
     except Damage:

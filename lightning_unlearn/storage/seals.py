@@ -1,4 +1,4 @@
-"""Checksums inside files: Parquet tables and JSON documents that show when they were changed."""
+"""Checksums inside Parquet tables and JSON documents, which reveal every later change."""
 
 import hashlib
 import json
@@ -6,27 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# In the metadata of a table, and among the values of a document.
+# Key of the checksum in the metadata of a table and in a document.
 CHECKSUM = "checksum"
 TABLE_KEY = f"lightning_unlearn.{CHECKSUM}"
 EMPTY = "0" * 64
-# As Thrift's compact protocol writes a key and a value of 64 bytes: field 2, binary, its length.
+# Thrift's compact protocol writes the key and, for a value of 64 bytes: field 2, binary, length.
 _MARK = TABLE_KEY.encode() + b"\x18\x40"
 _BLOCK = 2**20
 
 
 class Damage(ValueError):
-    """A file is not as it was written; the message is a clause."""
+    """A file has changed since it was written. The message is a clause."""
 
 
 def seal_table(file: Path) -> None:
-    """Put the checksum of a Parquet file into its footer.
+    """Write the checksum of a Parquet file into its footer.
 
-    Parquet's own checksums cover the pages of values, but neither their headers nor the footer;
-    this one covers every byte.
+    Parquet's own checksums cover the pages of values, but neither their headers nor the footer.
+    This checksum covers every byte.
 
     Args:
-        file: written with `EMPTY` as the value of `TABLE_KEY` in its metadata.
+        file: a table whose metadata has `EMPTY` as the value of `TABLE_KEY`.
     """
     with file.open("r+b") as stream:
         digest = hashlib.sha256()
@@ -34,29 +34,29 @@ def seal_table(file: Path) -> None:
             digest.update(block)
         size = stream.tell()
         footer = _footer(stream, size)
-        stream.seek(size - len(footer) + _place(footer))
+        stream.seek(size - len(footer) + _checksum_offset(footer))
         stream.write(digest.hexdigest().encode())
 
 
 def check_table(data: bytes) -> None:
-    """Refuse the bytes of a table that are not those that `seal_table` left.
+    """Compare the bytes of a table with the checksum that `seal_table` wrote.
 
     Raises:
-        Damage: they are not.
+        Damage: if they do not match.
     """
     length = int.from_bytes(data[-8:-4], "little") + 8
     if len(data) < 12 or data[:4] != b"PAR1" or data[-4:] != b"PAR1" or length > len(data):
-        raise Damage("it is cut short or no Parquet file")
-    place = len(data) - length + _place(data[-length:])
-    digest = hashlib.sha256(memoryview(data)[:place])
+        raise Damage("it is truncated or not a Parquet file")
+    offset = len(data) - length + _checksum_offset(data[-length:])
+    digest = hashlib.sha256(memoryview(data)[:offset])
     digest.update(EMPTY.encode())
-    digest.update(memoryview(data)[place + len(EMPTY) :])
-    if digest.hexdigest().encode() != data[place : place + len(EMPTY)]:
+    digest.update(memoryview(data)[offset + len(EMPTY) :])
+    if digest.hexdigest().encode() != data[offset : offset + len(EMPTY)]:
         raise Damage("its content does not match its checksum")
 
 
 def _footer(stream: Any, size: int) -> bytes:
-    """The metadata at the end of a Parquet file, with their length and the mark behind them."""
+    """Read the metadata at the end of a Parquet file, with their length and the end mark."""
     stream.seek(size - 8)
     length = int.from_bytes(stream.read(4), "little") + 8
     stream.seek(size - length)
@@ -64,35 +64,35 @@ def _footer(stream: Any, size: int) -> bytes:
     return footer
 
 
-def _place(footer: bytes) -> int:
-    """Where in the footer the checksum is."""
-    # The last: a value among the statistics of columns may read alike.
-    place = footer.rfind(_MARK)
-    if place < 0 or place + len(_MARK) + len(EMPTY) > len(footer):
+def _checksum_offset(footer: bytes) -> int:
+    """Find the position of the checksum in the footer."""
+    # Take the last match: a value in the column statistics may contain the same bytes.
+    offset = footer.rfind(_MARK)
+    if offset < 0 or offset + len(_MARK) + len(EMPTY) > len(footer):
         raise Damage(
-            "it has no checksum: it is damaged, of another version, or another program wrote it"
+            "it has no checksum: it is damaged, or another version or another program wrote it"
         )
-    return place + len(_MARK)
+    return offset + len(_MARK)
 
 
 def seal_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a JSON document with their checksum among them."""
-    # What is read back: tuples are lists, keys are text.
+    """Return the values of a JSON document and their checksum."""
+    # Hash the values that JSON returns on reading: lists instead of tuples, keys as text.
     plain: dict[str, Any] = json.loads(json.dumps(values))
     plain.pop(CHECKSUM, None)
-    return {**plain, CHECKSUM: _of_values(plain)}
+    return {**plain, CHECKSUM: _hash_values(plain)}
 
 
 def read_values(file: Path) -> dict[str, Any]:
-    """Read a JSON document that `seal_values` sealed; the checksum is left out.
+    """Read a JSON document that `seal_values` sealed; return its values without the checksum.
 
     Raises:
-        Damage: it can't be read, is no document, or was changed.
+        Damage: if it cannot be read, is not a JSON object, or has changed.
     """
     values = read_json(file)
     if CHECKSUM not in values:
-        raise Damage("it has no checksum: it is damaged, or of another version")
-    if values.pop(CHECKSUM) != _of_values(values):
+        raise Damage("it has no checksum: it is damaged, or another version wrote it")
+    if values.pop(CHECKSUM) != _hash_values(values):
         raise Damage("its content does not match its checksum")
     return values
 
@@ -101,12 +101,12 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON document without a checksum.
 
     Raises:
-        Damage: it can't be read, or is no document.
+        Damage: if it cannot be read, or is not a JSON object.
     """
     try:
-        # A pipe would be waited for.
+        # Reading a pipe would block.
         if file.exists() and not file.is_file():
-            raise Damage("it is no file")
+            raise Damage("it is not a regular file")
         values = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise Damage(str(error.strerror or error)) from error
@@ -122,7 +122,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def number_of(values: object, name: str) -> float | None:
-    """A value that is a finite number and not negative, such as seconds; else None."""
+    """Return a value if it is a finite number that is not negative, such as seconds; else None."""
     value = values.get(name) if isinstance(values, dict) else None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
@@ -130,5 +130,5 @@ def number_of(values: object, name: str) -> float | None:
     return float(value) if 0 <= value < 1e300 else None
 
 
-def _of_values(values: Mapping[str, Any]) -> str:
+def _hash_values(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,9 +1,9 @@
-"""The stage store: what training left behind after every prefix of a path, found by content.
+"""The stage store: trained weights for every prefix of a path, found by their content.
 
-An entry is a folder named by the hash of everything that decides its weights. It is written to a
-temporary folder, flushed to disk and renamed, so it is there whole or not at all, and it carries
-checksums, so damage is noticed. A stage that is still being trained may leave checkpoints, written
-in the same way; its entry takes their place.
+An entry is a folder whose name is the hash of everything that determines its weights. The store
+writes it to a temporary folder, flushes it to disk and renames it, so an entry is never incomplete.
+An entry has checksums, so damage is detected. A stage in training may write checkpoints in the same
+way; its finished entry replaces them.
 """
 
 import errno
@@ -26,22 +26,22 @@ from lightning_unlearn.storage.entries import FORMAT, content_key, damage_of_ent
 from lightning_unlearn.storage.integrity import describe_files
 from lightning_unlearn.storage.run_folders import MANIFEST
 
-FOLDERS = ("checkpoints", "damaged", "drafts", "locks", "notes")
+FOLDERS = ("checkpoints", "damaged", "drafts", "locks", "status")
 _KEY = re.compile(r"[0-9a-f]{32}")
 _CHECKPOINT = re.compile(r"([0-9a-f]{32})-([0-9]{1,18})")
-# So many names are told.
+# Largest number of names that a message lists.
 _NAMED = 5
 
 
 class StageStore:
-    """Entries in a folder; several processes may share it.
+    """Entries in a folder, which several processes may use at the same time.
 
     Args:
-        folder: made if missing.
-        report: called with one sentence when an entry is found damaged.
+        folder: folder of the store; it is created if it does not exist.
+        report: called with one sentence when the store finds a damaged entry.
 
     Raises:
-        InputError: if the folder can't be written.
+        InputError: if the folder cannot be read or is a file.
     """
 
     def __init__(self, folder: str | Path, report: Callable[[str], None] = print) -> None:
@@ -50,25 +50,25 @@ class StageStore:
         with self._using("read"):
             is_file = self.folder.exists() and not self.folder.is_dir()
         if is_file:
-            raise InputError(f"trainer.store: found {self.folder}, which is a file; name a folder.")
+            raise InputError(f"trainer.store: found {self.folder}, a file, expected a folder.")
 
-    def look_over(self) -> None:
-        """Tell of what lies in the folder and is never used: foreign files and old entries."""
+    def report_unused(self) -> None:
+        """Report files that do not belong to the store, and entries of an older format."""
         with self._using("read"):
             foreign, old = self._unused()
         if foreign:
             self.report(
-                f"Stage store: {self.folder} holds what is not its own ({_listed(foreign)}); it is "
-                "left alone."
+                f"Stage store: {self.folder} has files that are not part of it "
+                f"({_listed(foreign)}); it ignores them."
             )
         if old:
             self.report(
-                f"Stage store: {self.folder} holds {len(old)} entries of an older format "
-                f"({_listed(old)}), which are of no use any more; their folders may be removed."
+                f"Stage store: {self.folder} has {len(old)} entries of an older format "
+                f"({_listed(old)}), which this version does not use; you can delete them."
             )
 
     def _unused(self) -> tuple[list[str], list[str]]:
-        """Names of what is foreign, and of entries of another format."""
+        """Return the names of files of other programs, and of entries of another format."""
         foreign, old = [], []
         for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
             if path.is_dir() and (path.name in FOLDERS or re.fullmatch(r"damaged-\d+", path.name)):
@@ -82,34 +82,34 @@ class StageStore:
                 foreign.append(f"checkpoints/{path.name}")
         return foreign, old
 
-    def try_writing(self) -> None:
-        """Make the folder, and see whether it can be written.
+    def check_writable(self) -> None:
+        """Create the folder and check that it can be written.
 
         Raises:
-            StorageError: if it can't.
+            StorageError: if it cannot be written.
         """
         drafts = self.folder / "drafts"
         with self._using("written"):
             drafts.mkdir(parents=True, exist_ok=True)
-            # Without a name, so that a kill leaves nothing.
+            # The file has no name, so a killed process leaves no file.
             with tempfile.TemporaryFile(dir=drafts) as trial:
                 trial.write(b"0" * 1024)
                 trial.flush()
                 os.fsync(trial.fileno())
 
     def get(self, key: str) -> Path | None:
-        """The entry of a key, checked file by file.
+        """Find the entry of a key and check each of its files.
 
-        A damaged entry is reported and set aside, so that it is built anew.
+        If the entry is damaged, report it and move it to another folder, so that it is rebuilt.
 
         Args:
             key: from `content_key`.
 
         Returns:
-            Its folder, or None.
+            Folder of the entry; None if there is none or it was damaged.
 
         Raises:
-            StorageError: if the folder can't be read, or a damaged entry can't be set aside.
+            StorageError: if the folder cannot be read, or a damaged entry cannot be moved.
         """
         entry = self.folder / key
         with self._using("read"):
@@ -117,29 +117,30 @@ class StageStore:
                 return None
             damage = damage_of_entry(entry, key)
             if damage is None:
-                # A kill may have come between the entry and the end of its checkpoints.
-                self._drop_checkpoints(key)
+                # A process may have been killed after it wrote the entry and before it deleted the
+                # checkpoints.
+                self._delete_checkpoints(key)
                 return entry
             aside = self._set_aside(entry)
         if aside is None:
-            return self.get(key)  # another process set it aside first, and may have rebuilt it
+            return self.get(key)  # Another process moved it first, and may have rebuilt it.
         self.report(f"Stage store: {entry} is damaged ({damage}); moved to {aside}, rebuilding.")
         return None
 
     def has(self, key: str) -> bool:
-        """Whether there is a whole entry of a key; only looks, whatever it finds."""
+        """Return whether there is an undamaged entry of a key; do not move a damaged one."""
         with self._using("read"):
             entry = self.folder / key
             return _is_there(entry) and damage_of_entry(entry, key) is None
 
     def _set_aside(self, entry: Path) -> Path | None:
-        """Move a damaged folder away; None if it is gone already."""
-        number, place = 1, self.folder / "damaged"
-        while place.exists() and not place.is_dir():
+        """Move a damaged folder into ``damaged``; return its new path, or None if it is gone."""
+        number, parent = 1, self.folder / "damaged"
+        while parent.exists() and not parent.is_dir():
             number += 1
-            place = self.folder / f"damaged-{number}"
-        aside = place / f"{entry.name}-{uuid.uuid4().hex[:8]}"
-        place.mkdir(exist_ok=True)
+            parent = self.folder / f"damaged-{number}"
+        aside = parent / f"{entry.name}-{uuid.uuid4().hex[:8]}"
+        parent.mkdir(exist_ok=True)
         try:
             entry.rename(aside)
         except FileNotFoundError:
@@ -148,30 +149,32 @@ class StageStore:
 
     @contextmanager
     def _using(self, how: str) -> Iterator[None]:
-        """Tell of a folder that can't be used in one sentence.
+        """Replace errors of the operating system by one sentence; `how` is a participle.
 
         Raises:
-            StorageError: in place of what the system says.
+            StorageError: if the folder cannot be used.
         """
         try:
             yield
-        # Of a lock that the file system does not know, filelock says it is not implemented.
+        # filelock raises NotImplementedError if the file system has no locks.
         except (OSError, SafetensorError, NotImplementedError) as error:
             raise StorageError(
-                f"trainer.store: {self.folder} can't be {how}: {_reason(error)}. What was stored "
-                "before is intact; make room, see to its permissions, or name another folder, and "
-                "run the same command again."
+                f"trainer.store: {self.folder} can't be {how}: {_reason(error)}. All entries "
+                "stored before are intact. Free disk space, correct the permissions, or name "
+                "another folder, and run the same command again."
             ) from error
 
     def find(self, content: dict[str, Any], ignoring: Sequence[str]) -> Path | None:
-        """An entry whose content is this one but for some keys, checked as in `get`.
+        """Find an entry whose content equals the given one except for some keys.
+
+        The files of the entry are checked as in `get`.
 
         Args:
-            content: what the entry is to be made from.
+            content: everything that determines the weights of the entry.
             ignoring: keys of the content that may differ.
 
         Returns:
-            Its folder, or None.
+            Folder of the entry; None if there is none.
         """
         exact = self.get(content_key(content))
         if exact is not None:
@@ -183,18 +186,18 @@ class StageStore:
         wanted = core(content)
         for file in sorted(self.folder.glob(f"*/{MANIFEST}")):
             if not _KEY.fullmatch(file.parent.name):
-                continue  # a copy that somebody made
+                continue  # The folder is a copy that a user made.
             try:
                 manifest = json.loads(file.read_text(encoding="utf-8"))
                 found, number = manifest["content"], manifest["format"]
             except (OSError, ValueError, KeyError, TypeError, RecursionError):
-                continue  # get() tells of damage when the entry itself is asked for
+                continue  # get() reports the damage when this entry is needed.
             if number == FORMAT and isinstance(found, dict) and core(found) == wanted:
                 return self.get(file.parent.name)
         return None
 
-    def is_claimed(self, key: str) -> bool:
-        """Whether another process is making the entry of a key."""
+    def is_locked(self, key: str) -> bool:
+        """Return whether another process is training the entry of a key."""
         lock = FileLock(self.folder / "locks" / f"{key}.lock")
         if not Path(lock.lock_file).exists():
             return False
@@ -204,10 +207,10 @@ class StageStore:
         except Timeout:
             return True
         except OSError:
-            return False  # claim() itself tells what is wrong
+            return False  # lock() raises the error with its reason.
 
     def manifest(self, key: str) -> dict[str, Any]:
-        """What an existing entry says of itself: its content, files and details."""
+        """Read the manifest of an existing entry: key, format, content, files and details."""
         text = (self.folder / key / MANIFEST).read_text(encoding="utf-8")
         values: dict[str, Any] = json.loads(text)
         return values
@@ -219,65 +222,65 @@ class StageStore:
         write: Callable[[Path], None],
         details: dict[str, Any] | None = None,
     ) -> Path:
-        """Add an entry, whole or not at all.
+        """Add an entry atomically.
 
         Args:
             key: from `content_key`.
-            content: what the key was made from, kept in readable form.
-            write: writes the entry's files into the folder it is given.
-            details: more to keep with it, such as the time it took.
+            content: the values that the key is computed from; stored in readable form.
+            write: function that writes the files of the entry into the folder it receives.
+            details: further values to store, such as the training time.
 
         Returns:
-            The entry's folder.
+            Folder of the entry.
 
         Raises:
-            StorageError: if the disk is full or the folder can't be written; the store is as
-                before.
+            StorageError: if the disk is full or the folder cannot be written. The store is then
+                unchanged.
         """
         entry = self.folder / key
         self._write(entry, key, content, write, details or {})
-        self._drop_checkpoints(key)
+        self._delete_checkpoints(key)
         return entry
 
     def put_checkpoint(
         self, key: str, step: int, content: dict[str, Any], write: Callable[[Path], None]
     ) -> Path:
-        """Keep how far an entry in the making has come, in place of what was kept before.
+        """Store a checkpoint of a stage in training and delete its earlier checkpoints.
 
         Args:
             key: from `content_key`.
-            step: optimizer steps made.
-            content: what the key was made from.
-            write: writes the checkpoint's files into the folder it is given.
+            step: optimizer steps that are done.
+            content: the values that the key is computed from.
+            write: function that writes the files of the checkpoint into the folder it receives.
 
         Returns:
-            The checkpoint's folder.
+            Folder of the checkpoint.
 
         Raises:
-            StorageError: as of `put`; the checkpoint before is then still there.
+            StorageError: as in `put`. The earlier checkpoint is then kept.
         """
         folder = self.folder / "checkpoints" / f"{key}-{step}"
         with self._using("written"):
-            there = _is_there(folder)
-            if there and (damage := damage_of_entry(folder, key)) is not None:
-                there = False
+            exists = _is_there(folder)
+            if exists and (damage := damage_of_entry(folder, key)) is not None:
+                exists = False
                 aside = self._set_aside(folder)
                 self.report(f"Stage store: {folder} is damaged ({damage}); moved to {aside}.")
-        if not there:
+        if not exists:
             self._write(folder, key, content, write, {"step": step})
-        self._drop_checkpoints(key, keep=step)
+        self._delete_checkpoints(key, keep=step)
         return folder
 
     def checkpoint(self, key: str) -> tuple[int, Path] | None:
-        """The last whole checkpoint of an entry in the making.
+        """Find the last undamaged checkpoint of a stage in training.
 
-        A damaged one is reported and set aside.
+        Report damaged checkpoints and move them to another folder.
 
         Args:
             key: from `content_key`.
 
         Returns:
-            Optimizer steps made, and the folder; None if there is none.
+            Number of optimizer steps that are done, and the folder; None if there is no checkpoint.
         """
         with self._using("read"):
             for step, folder in sorted(self._checkpoints(key), reverse=True):
@@ -296,7 +299,7 @@ class StageStore:
                 found.append((int(name[2]), folder))
         return found
 
-    def _drop_checkpoints(self, key: str, keep: int | None = None) -> None:
+    def _delete_checkpoints(self, key: str, keep: int | None = None) -> None:
         for step, folder in self._checkpoints(key):
             if step != keep:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -309,7 +312,7 @@ class StageStore:
         write: Callable[[Path], None],
         details: dict[str, Any],
     ) -> None:
-        """Make a folder with a manifest, whole or not at all."""
+        """Write a folder with a manifest atomically."""
         draft = self.folder / "drafts" / f"{key}-{uuid.uuid4().hex[:8]}"
         with self._using("written"):
             try:
@@ -317,7 +320,7 @@ class StageStore:
                 target.parent.mkdir(exist_ok=True)
                 write(draft)
                 files = describe_files(draft)
-                assert files, "an entry holds something"
+                assert files, "an entry has at least one file"
                 manifest = {"format": FORMAT, "key": key, "files": files, "content": content}
                 text = json.dumps({**manifest, "details": details}, indent=2, sort_keys=True)
                 (draft / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -337,10 +340,11 @@ class StageStore:
                 raise
 
     @contextmanager
-    def claim(self, key: str) -> Iterator[None]:
-        """Hold a key while its entry is made, so that no two processes make the same one.
+    def lock(self, key: str) -> Iterator[None]:
+        """Lock a key, so that no two processes train the same entry at the same time.
 
-        The claim of a process that dies ends with it.
+        Wait if another process has the lock. The operating system releases the lock of a process
+        that ends.
 
         Args:
             key: from `content_key`.
@@ -352,14 +356,14 @@ class StageStore:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                self.report(f"Stage store: another process is making {key[:8]}; waiting for it.")
+                self.report(f"Stage store: another process is training {key[:8]}; waiting for it.")
                 lock.acquire()
         try:
-            # Who holds the key finds only what killed processes had begun.
+            # This process has the lock, so all drafts of the key are from killed processes.
             for draft in self.folder.glob(f"drafts/{key}-*"):
                 shutil.rmtree(draft, ignore_errors=True)
             if (self.folder / key).is_dir():
-                self._drop_checkpoints(key)
+                self._delete_checkpoints(key)
             yield
         finally:
             lock.release()
@@ -370,7 +374,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is anything of that name; what can't be known is raised."""
+    """Return whether anything has this path; raise every error but "not found"."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -380,13 +384,13 @@ def _is_there(path: Path) -> bool:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    # A name may hold bytes that are no text, or what a terminal would obey.
-    told = (name if name.isprintable() else ascii(name) for name in names[:_NAMED])
-    return ", ".join(told) + more
+    # A name may contain bytes that are not text, or control characters.
+    shown = (name if name.isprintable() else ascii(name) for name in names[:_NAMED])
+    return ", ".join(shown) + more
 
 
 def _flush(path: Path) -> None:
-    """Have a file's or folder's content on disk before going on."""
+    """Write the content of a file or folder to the disk and wait until it is there."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

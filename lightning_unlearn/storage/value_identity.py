@@ -1,4 +1,4 @@
-"""Values as the stage store's key holds them: by content, never by address or shortened text."""
+"""Describe values for the key of the stage store: by content, never by address or cut text."""
 
 import functools
 import hashlib
@@ -16,31 +16,31 @@ from torch import Tensor
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.storage.code_files import LIBRARIES, code_of
 
-# Locks and the like: nothing about them decides a number.
-_IDLE = re.compile(r"_thread|threading|logging|weakref|contextlib|_io")
+# Modules of classes that cannot change a number, such as locks.
+_IGNORED = re.compile(r"_thread|threading|logging|weakref|contextlib|_io")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
 _ITSELF = "itself"
 
 
 def describe(value: Any, name: str, owner: object = None) -> Any:
-    """A value for the stage store's key: equal values give equal descriptions in every process.
+    """Describe a value for the key: equal values give equal descriptions in every process.
 
     Args:
-        value: anything that a callback may keep.
-        name: its place, for the message.
-        owner: what keeps it, of which the value may speak in turn.
+        value: any attribute of a callback.
+        name: name of the attribute, for the message.
+        owner: object that has the attribute; the value may refer to it.
 
     Returns:
-        What JSON can hold.
+        A value that JSON can represent.
 
     Raises:
-        InputError: for a value that nothing tells from others of its kind.
+        InputError: if the only difference between the value and others of its type is its address.
     """
     return _describe(value, name, (id(owner),))
 
 
 def sources(cls: type) -> list[str]:
-    """Hashes of the code of a class and its bases, without those of libraries."""
+    """Return the hashes of the code of a class and its bases, except bases from libraries."""
     codes = [
         code_of(base)
         for base in cls.__mro__
@@ -50,7 +50,7 @@ def sources(cls: type) -> list[str]:
 
 
 def hash_file(file: Path) -> str:
-    """SHA-256 of a file's content."""
+    """Return the SHA-256 of the content of a file."""
     digest = hashlib.sha256()
     with file.open("rb") as handle:
         while block := handle.read(2**20):
@@ -59,7 +59,7 @@ def hash_file(file: Path) -> str:
 
 
 def _describe(value: Any, name: str, seen: tuple[int, ...]) -> Any:
-    """A value as JSON holds it: equal values give equal results in every process."""
+    """Describe a value; `seen` has the ids of the objects that contain it."""
     if isinstance(value, Enum):
         return f"{type(value).__qualname__}.{value.name}"
     if isinstance(value, (str, int, float, bool, type(None))):
@@ -68,7 +68,7 @@ def _describe(value: Any, name: str, seen: tuple[int, ...]) -> Any:
         return _ITSELF
     inside = functools.partial(_describe, seen=(*seen, id(value)))
     if isinstance(value, (list, tuple)):
-        return [inside(item, f"{name}[{place}]") for place, item in enumerate(value)]
+        return [inside(item, f"{name}[{position}]") for position, item in enumerate(value)]
     if isinstance(value, (set, frozenset)):
         return sorted(repr(inside(item, name)) for item in value)
     if isinstance(value, dict):
@@ -76,8 +76,8 @@ def _describe(value: Any, name: str, seen: tuple[int, ...]) -> Any:
         if all(isinstance(k, str) for k in value):
             return dict(sorted(pairs))
         return sorted(([k, v] for k, v in pairs), key=repr)
-    if (told := _as_bytes(value)) is not None:
-        return told
+    if (described := _describe_data(value)) is not None:
+        return described
     if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
         return _describe_function(value, name, inside)
     if isinstance(value, Trainer):
@@ -87,12 +87,16 @@ def _describe(value: Any, name: str, seen: tuple[int, ...]) -> Any:
     return _describe_object(value, name, inside)
 
 
-def _as_bytes(value: Any) -> list[Any] | None:
-    """Arrays, tables, patterns and random generators, whose text leaves something out."""
+def _describe_data(value: Any) -> list[Any] | None:
+    """Describe arrays, tables, patterns and random generators, whose repr omits values.
+
+    Returns:
+        The description; None for values of other types.
+    """
     kind = type(value).__module__.partition(".")[0]
     if isinstance(value, Tensor):
-        whole = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        return [str(value.dtype), list(value.shape), _hash(whole.numpy().tobytes())]
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        return [str(value.dtype), list(value.shape), _hash(content.numpy().tobytes())]
     if isinstance(value, torch.Generator):
         return ["Generator", _hash(value.get_state().numpy().tobytes())]
     if isinstance(value, re.Pattern):
@@ -105,7 +109,7 @@ def _as_bytes(value: Any) -> list[Any] | None:
 
 
 def _describe_function(value: Any, name: str, inside: Callable[..., Any]) -> list[Any]:
-    """A function by its code and all that was bound to it."""
+    """Describe a function by its code and all values that are bound to it."""
     if isinstance(value, functools.partial):
         return ["partial", inside(value.func, name), inside([value.args, value.keywords], name)]
     if isinstance(value, types.MethodType):
@@ -117,31 +121,31 @@ def _describe_function(value: Any, name: str, inside: Callable[..., Any]) -> lis
 
 def _is_filled(cell: types.CellType) -> bool:
     try:
-        cell.cell_contents  # noqa: B018  (an empty one raises)
+        cell.cell_contents  # noqa: B018  (raises if the cell is empty)
     except ValueError:
         return False
     return True
 
 
 def _describe_object(value: Any, name: str, inside: Callable[..., Any]) -> Any:
-    """An object by its class and what it keeps; without such, by its text."""
+    """Describe an object by its class and its attributes; without attributes, by its repr."""
     cls = type(value)
     if cls.__module__.partition(".")[0] in ("pathlib",):
         return str(value)
-    if _IDLE.match(cls.__module__):
+    if _IGNORED.match(cls.__module__):
         return cls.__qualname__
     slots = [s for base in cls.__mro__ for s in _as_tuple(getattr(base, "__slots__", ()))]
-    kept = {s: getattr(value, s) for s in slots if s != "__dict__" and hasattr(value, s)}
-    kept |= getattr(value, "__dict__", {})
-    if kept or hasattr(value, "__dict__"):
-        return [cls.__qualname__, sources(cls), inside(kept, name)]
+    attributes = {s: getattr(value, s) for s in slots if s != "__dict__" and hasattr(value, s)}
+    attributes |= getattr(value, "__dict__", {})
+    if attributes or hasattr(value, "__dict__"):
+        return [cls.__qualname__, sources(cls), inside(attributes, name)]
     text = repr(value)
     if _ADDRESS.search(text):
-        # An address is another in every process: nothing stored would ever be found again.
+        # The address differs in every process, so no stored entry would ever be found again.
         raise InputError(
-            f"trainer.callbacks: {name} is of the type {cls.__name__}, which has no text "
-            "that tells it from others. Keep what it is made from, such as a seed, in __init__, "
-            "and make it in on_train_start."
+            f"trainer.callbacks: {name} is of type {cls.__name__}, expected a type whose content "
+            "can be read: attributes, or a repr without an address. In __init__, keep the values "
+            "it is made from, such as a seed, and create it in on_train_start."
         )
     return text
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
-from lightning_unlearn.storage.entry_status import read_note
+from lightning_unlearn.storage.entry_status import read_status
 from lightning_unlearn.study.estimate import Estimate
 from lightning_unlearn.study.plan import StudyPlan, Task
 from lightning_unlearn.study.task_queue import TaskResult
@@ -68,7 +68,7 @@ class Display:
     def _poll(self) -> None:
         while not self._over.wait(POLL):
             for key, task in list(self._left.items()):
-                note = read_note(Path(self._plan.store), key)
+                note = read_status(Path(self._plan.store), key)
                 runs = note is not None and note.state == "running"
                 if not runs and key in self._bars:
                     self._progress.remove_task(self._bars.pop(key))

@@ -95,7 +95,7 @@ class Study:
         trials = self.plan.select(only)
         tasks = self.plan.needed(trials)
         store = StageStore(self.plan.store, report=self._say)
-        store.look_over()
+        store.report_unused()
         made = {task.key for task in tasks if store.has(task.key)}
         out = Console()
         out.print(draw(self.plan, trials, made), highlight=False)
@@ -133,7 +133,7 @@ class Study:
             if self.executor.is_first_process:
                 if left:
                     # Before anything else is written.
-                    StageStore(plan.store).try_writing()
+                    StageStore(plan.store).check_writable()
                 self._announce(plan, tasks, left)
                 self._write_plan(plan, folder)
                 self._curves = DivergenceCurves(plan, self._say)
@@ -157,7 +157,7 @@ class Study:
     def _left(self, tasks: list[Task]) -> list[Task]:
         """What is still to be made; entries of the store are looked through."""
         store = StageStore(self.plan.store, report=self._say)
-        store.look_over()
+        store.report_unused()
         trials, folder = self.plan.trials, Path(self.plan.folder)
         return [
             task

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lightning_unlearn.errors import InputError, visible
-from lightning_unlearn.storage.entry_status import EntryStatus, read_note
+from lightning_unlearn.storage.entry_status import EntryStatus, read_status
 from lightning_unlearn.storage.run_folders import ABOUT, MANIFEST
 from lightning_unlearn.storage.seals import Damage, number_of, read_json, read_values
 from lightning_unlearn.study.estimate import Estimate
@@ -86,7 +86,7 @@ def _part(store: Path, key: str, label: str) -> Part:
     manifest = store / key / MANIFEST
     if manifest.is_file():
         return Part(label, "done", _seconds(manifest))
-    note = read_note(store, key)
+    note = read_status(store, key)
     if note is None:
         return Part(label, "left")
     seconds = time.time() - note.began if note.state == "running" else None

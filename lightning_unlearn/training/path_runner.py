@@ -83,9 +83,9 @@ class PathRunner:
             # Both before either is written.
             if directory is not None:
                 directory.check()
-            self.trainer.store.try_writing()
+            self.trainer.store.check_writable()
             if self.trainer.announces:
-                self.trainer.store.look_over()
+                self.trainer.store.report_unused()
         if directory is not None:
             self._open_run(directory)
         elif until is not None:
@@ -170,7 +170,7 @@ class PathRunner:
 
     @contextmanager
     def _claim(self, key: str) -> Iterator[None]:
-        with self.trainer.store.claim(key) if self.trainer.is_global_zero else nullcontext():
+        with self.trainer.store.lock(key) if self.trainer.is_global_zero else nullcontext():
             yield
 
     @contextmanager
@@ -395,6 +395,6 @@ class PathRunner:
         if self.trainer.is_global_zero:
             stages = [(s.name, self.trainer.store.folder / s.key) for s in self.plan]
             # Two processes may do the same run; they must not fill its folder at the same time.
-            with self.trainer.store.claim(self.plan[-1].key):
+            with self.trainer.store.lock(self.plan[-1].key):
                 directory.close(stages)
         self.trainer.strategy.barrier("run written")

@@ -39,7 +39,7 @@ def check_run(
         InputError: for anything a user can mend.
     """
     for callback in trainer.keyed:
-        constructed(callback).notice(callback)
+        constructed(callback).record_user_changes(callback)
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise InputError(
             "trainer.strategy: spawned or forked processes end with each stage and take the "

@@ -19,7 +19,7 @@ from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.errors import InputError, StorageError
 from lightning_unlearn.settings.strict_yaml import read_value
 from lightning_unlearn.storage import records
-from lightning_unlearn.storage.entry_status import read_note
+from lightning_unlearn.storage.entry_status import read_status
 from lightning_unlearn.storage.event_files import (
     EVENTS,
     charts_of,
@@ -327,7 +327,7 @@ def _given_up(about: dict[str, Any]) -> bool:
     """Whether a run was left unfinished and nobody is at it: what it had is in the store."""
     if about.get("finished") is not False or "store" not in about:
         return False
-    notes = [read_note(Path(about["store"]), stage["key"]) for stage in about["stages"]]
+    notes = [read_status(Path(about["store"]), stage["key"]) for stage in about["stages"]]
     return not any(note is not None and note.state == "running" for note in notes)
 
 

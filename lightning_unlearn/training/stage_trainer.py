@@ -112,7 +112,7 @@ class StageTrainer(Trainer):
             yield
         finally:
             for callback in self.keyed:
-                constructed(callback).leave(callback)
+                constructed(callback).record_end_of_run(callback)
 
     def fit_once(self, model: CausalLM, loader: DataLoader[GlobalBatch]) -> None:
         """One plain Lightning fit of one epoch.

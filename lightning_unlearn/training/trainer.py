@@ -355,7 +355,7 @@ class StagedTrainer(StageTrainer):
         done = plan[: names.index(wanted)]
         self.open_processes(model)
         if self.is_global_zero:
-            self.store.look_over()
+            self.store.report_unused()
         needed = done[-2:] if wanted == UNLEARN else done[-1:]
         load = {}
         for planned in needed:

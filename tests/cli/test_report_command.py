@@ -1,4 +1,4 @@
-"""The report command: what it reads and writes, and what it says of what it cannot use."""
+"""The report command: what it reads and writes, and its messages about files it cannot use."""
 
 import dataclasses
 import json
@@ -189,7 +189,7 @@ def test_files_of_another_version_are_refused(
     write_frame(steps[:0], study / STEPS, runs)
     assert "found no rows, expected what monitors measured" in refused(capsys, str(study))
     write_frame(steps, study / STEPS)
-    assert "does not say whose rows it holds" in refused(capsys, str(study))
+    assert "does not list the runs of its rows" in refused(capsys, str(study))
     write_frame(steps, study / STEPS, runs[1:])
     assert f"{study / EXAMPLES} holds other runs than {STEPS}" in refused(capsys, str(study))
     steps.to_parquet(study / STEPS)

@@ -1,4 +1,4 @@
-"""How the work is cut changes nothing: micro-batches, and two real processes with gloo."""
+"""Results do not depend on micro-batches or on processes (two real ones with gloo)."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from lightning_unlearn import (
 
 @pytest.mark.parametrize(
     ("method", "sizes", "precision", "tolerance"),
-    # In fp32 it depends on the processor how far they are apart.
+    # In fp32 the difference depends on the processor.
     [(NPO, (8, 2, 1), "64-true", 1e-9), (GA, (4, None), "32-true", 1e-3)],
 )
 def test_micro_batches_change_nothing(
@@ -56,7 +56,7 @@ if __name__ == "__main__":
             if len(told) == 1:
                 before = results(Path(told[0][1]))
         assert results(Path(told[-1][1])) == before
-        # The data of `fitted`, at hand once it has run.
+        # The data of `fitted`, available after it has run.
         measures = trainer.validate(tiny.module(), trainer.observations.data)
         file = tiny.root / f"told-{{trainer.global_rank}}.json"
         file.write_text(json.dumps([told, measures]))
@@ -68,12 +68,12 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     "strategies", [["ddp", "fsdp2"], ["tensor parallel"]], ids=["data", "tensor"]
 )
-def test_two_processes_are_one(tiny: Tiny, strategies: list[str]) -> None:
-    """Losses and measures of two processes are those of one, and both know all of them."""
+def test_two_processes_equal_one(tiny: Tiny, strategies: list[str]) -> None:
+    """Losses and metrics of two processes equal those of one; both processes have all of them."""
     script = tiny.root / "script.py"
     tests = [str(Path(__file__).parents[1] / name) for name in ("distributed", "helpers", "")]
     script.write_text(SCRIPT.format(tests=tests, strategies=strategies))
-    # Started once for all strategies.
+    # The processes are started once for all strategies.
     run_script(script, tiny.settings(), seconds=600)
     methods = (NPO(), GA()) if "ddp" in strategies else (NPO(),)
     one = [fitted(tiny.below("one"), method).run_dir for method in methods]

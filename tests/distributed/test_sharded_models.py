@@ -1,4 +1,4 @@
-"""FSDP2: what is refused, other names of weights, and steps in 16 bits."""
+"""FSDP2: refused models, other names of weights, and steps in 16 bits."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.decoder import decoder_layers
 
 
-def test_layers_that_are_not_there_are_refused(tiny: Tiny) -> None:
+def test_missing_layer_classes_are_refused(tiny: Tiny) -> None:
     trainer = tiny.trainer([NPO()], strategy=FSDP2(layer_classes=["Block"]), devices=2)
     wanted = r"no module of the class Block .* init_args\.layer_classes .* LlamaDecoderLayer"
     with pytest.raises(InputError, match=wanted):
@@ -30,7 +30,7 @@ def test_layers_that_are_not_there_are_refused(tiny: Tiny) -> None:
         type(lm)._no_split_modules = kept
 
 
-def test_a_missing_file_is_named_before_training(tiny: Tiny) -> None:
+def test_a_missing_file_is_reported_before_training(tiny: Tiny) -> None:
     make_bases(tiny)
     (tiny.root / "llama" / "model-00002-of-00004.safetensors").unlink()
     trainer = tiny.trainer([NPO()], strategy="fsdp2", devices=2)
@@ -39,7 +39,7 @@ def test_a_missing_file_is_named_before_training(tiny: Tiny) -> None:
     assert not (tiny.root / "runs").exists()
 
 
-def test_weights_under_other_names_are_read_whole_and_told(tiny: Tiny) -> None:
+def test_weights_under_other_names_are_read_in_full_with_a_warning(tiny: Tiny) -> None:
     lm, said = tiny_lm("llama"), []
     folder = tiny.root / "other"
     lm.save_pretrained(folder)
@@ -76,5 +76,5 @@ def test_small_steps_move_adapters_of_a_base_in_bf16(tiny: Tiny) -> None:
     adapters.start_adapter(module.peft, LEARN, trainer.seed)
     for name, fresh in adapters.adapter_weights(module.peft, LEARN).items():
         gap = (trained[name] - fresh).abs()
-        # In bf16 no weight above 0.004 would have moved at all.
+        # In bf16, no weight above 0.004 would change.
         assert 1e-6 < gap.max() < 1e-4 and (gap > 0).float().mean() > 0.9, name

@@ -37,8 +37,8 @@ from lightning_unlearn.storage.records import read_table
 SMALL = LoRA(rank=3, alpha=6)
 
 
-# Of each: model, method, the module's settings, the trainer's; in float64 where nothing else is
-# said. 3, 49 and 1025 rows are not to be shared out evenly.
+# Model, method, settings of the module and of the trainer; float64 unless another precision is
+# given. 3, 49 and 1025 rows cannot be divided evenly.
 VARIANTS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
     "full, untied": ("llama", GA, {"lora": None}, {}),
     "recomputed, offloaded": (
@@ -57,7 +57,7 @@ VARIANTS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-# Of four processes only: the last in two groups of two.
+# Only with four processes; the last variant has two groups of two.
 OF_FOUR: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
     "full, tied, recomputed": ("qwen2", NPO, {"lora": None, "gradient_checkpointing": True}, {}),
     "bf16": ("qwen2", NPO, {"merge": True}, {"precision": "bf16-true"}),
@@ -65,7 +65,7 @@ OF_FOUR: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-# Sums of bf16 values are cut in another way, and rounded to 8 bits at every layer.
+# Sums of bf16 values have another order, and are rounded to 8 bits at every layer.
 TOLERANCE = {"bf16": 5e-3, "tensor parallel, bf16": 5e-3}
 
 
@@ -76,7 +76,7 @@ def variants(devices: int) -> dict[str, tuple[str, Any, dict[str, Any], dict[str
 def walked(
     tiny: Tiny, name: str, devices: int, *others: Callback, place: str | None = None
 ) -> StagedTrainer:
-    """A walk of two stages and unlearning, two or three steps each."""
+    """Run a path of two stages and unlearning, with two or three steps each."""
     base, method, module, settings = variants(4)[name]
     settings = {"precision": "64-true", **settings, "devices": devices}
     offload, tensor = settings.pop("offload", False), settings.pop("tensor", 1)
@@ -92,7 +92,7 @@ def walked(
         eval_batch_size=3,
     )
     trainer = own.trainer([method(), AnswerLikelihood(2), LabelLikelihood(2)], **settings)
-    # Looks on without being part of what is stored.
+    # These callbacks are not part of the key.
     trainer.callbacks.extend(others)  # type: ignore[attr-defined]
     model = own.module(**{"base": str(tiny.root / base), "lora": SMALL, **module})
     trainer.fit(model, data)
@@ -105,7 +105,7 @@ def walked(
 
 
 class StateTypes(Callback):
-    """What the optimizer remembers is at least fp32."""
+    """Check that optimizer states are at least fp32."""
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         states = [s for o in trainer.optimizers for s in o.state.values()]
@@ -114,7 +114,7 @@ class StateTypes(Callback):
 
 
 class Counts:
-    """How many values are read from weight files by slices."""
+    """Count the values that are read from weight files by slices."""
 
     def __init__(self) -> None:
         self.values = 0
@@ -160,12 +160,12 @@ def script_of(tiny: Tiny, function: str) -> Path:
     return script
 
 
-# Who begins a walk that the other number of processes ends.
+# Number of processes that start a run, which the other number finishes.
 BEGUN = {"one": "full, untied", "two": "tensor parallel"}
 
 
 def all_variants(tiny: Tiny, devices: str) -> None:
-    """What each of several processes does."""
+    """Run in each of several processes."""
     told = {}
     for name in variants(int(devices)):
         with Counts() as read:
@@ -184,7 +184,7 @@ def all_variants(tiny: Tiny, devices: str) -> None:
 
 
 def assert_weights(run: Path, other: Path, tolerance: float) -> None:
-    """Equal files, but for the last digits of what is in them."""
+    """Compare files whose values may differ in the last digits."""
     assert set(results(run)) == set(results(other))
     files = sorted(run.rglob("*.safetensors"))
     assert files
@@ -197,7 +197,7 @@ def assert_weights(run: Path, other: Path, tolerance: float) -> None:
 
 
 def compared(tiny: Tiny, devices: int) -> dict[str, Any]:
-    """All variants with so many processes, against one."""
+    """Compare all variants with this number of processes to one process."""
     make_bases(tiny)
     runs = {name: walked(tiny, name, 1, StateTypes()).run_dir for name in variants(devices)}
     if devices == 2:
@@ -209,15 +209,15 @@ def compared(tiny: Tiny, devices: int) -> dict[str, Any]:
         assert run is not None
         other = Path(told[0][name][0])
         assert_same(run, other, TOLERANCE.get(name, 1e-9))
-        # Adam makes full steps of the smallest difference in sign.
+        # Adam turns the smallest difference in sign into a full step.
         assert_weights(run, other, 2e-2 if name in TOLERANCE else 1e-9)
         whole = told[0][name][3]
         for rank in told:
-            # No process reads or holds more than its part, but for rows that do not come out even.
+            # No process reads or stores more than its shard, except for uneven rows.
             _, read, held, _ = rank[name]
             most = 1.15 * whole / devices
             if "tensor" in name:
-                # Groups of two share out only layers, of which their norms stay whole.
+                # Groups of two shard only decoder layers, and replicate their norms.
                 embeddings = 1025 * 32
                 most = (embeddings + 0.65 * (whole - embeddings)) * 2 / devices
             assert 0 < read < most and 0 < held < most
@@ -227,8 +227,8 @@ def compared(tiny: Tiny, devices: int) -> dict[str, Any]:
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_two_processes_are_one_and_resume_each_other(tiny: Tiny) -> None:
-    """Other models and settings; checkpoints inside a stage; every process reads its own part."""
+def test_two_processes_equal_one_and_resume_its_runs(tiny: Tiny) -> None:
+    """Several models and settings; checkpoints inside a stage; each process reads its own shard."""
     found = compared(tiny, 2)
     assert_same(found["runs"][BEGUN["one"]], Path(found["told"]["one"][0]), 1e-9)
     assert (tiny.root / "two" / "store" / "checkpoints").is_dir()
@@ -251,14 +251,14 @@ def test_two_processes_are_one_and_resume_each_other(tiny: Tiny) -> None:
 
 
 @pytest.mark.slow
-def test_four_processes_are_one(tiny: Tiny) -> None:
+def test_four_processes_equal_one(tiny: Tiny) -> None:
     compared(tiny, 4)
 
 
 def compiled_walk(tiny: Tiny, devices: str, compiles: str) -> StagedTrainer:
-    """Two steps of learning and unlearning with compiled layers, or without."""
+    """Run two steps of learning and unlearning, with or without compiled layers."""
     if compiles == "yes":
-        # What comes after tracing takes minutes.
+        # The compilation after tracing takes minutes.
         compiling.BACKEND = "eager"
     own = tiny.below(f"compiled {devices} {compiles}")
     lora = LoRA(rank=3, alpha=6, target_modules=["q_proj"])
@@ -277,7 +277,7 @@ def compiled_walk(tiny: Tiny, devices: str, compiles: str) -> StagedTrainer:
 
 
 @pytest.mark.slow
-def test_compiled_layers_are_cut_up(tiny: Tiny) -> None:
+def test_compiled_layers_are_sharded(tiny: Tiny) -> None:
     run_script(script_of(tiny, "compiled_walk"), tiny.settings(), "2", "yes", seconds=900)
     run = Path((tiny.root / "compiled-0.json").read_text())
     plain = compiled_walk(tiny, "1", "no").run_dir
@@ -289,7 +289,7 @@ def test_compiled_layers_are_cut_up(tiny: Tiny) -> None:
 
 
 def long_walk(tiny: Tiny) -> StagedTrainer:
-    """A walk with many steps; it says when it makes one."""
+    """Run a path with many steps and print a line at each step."""
     trainer = tiny.trainer(
         [NPO(), AnswerLikelihood(2)],
         devices=1,
@@ -313,7 +313,7 @@ def wait_for(pattern: str, folder: Path, seconds: float = 300) -> None:
 
 
 class Group:
-    """Several commands, none of which outlives the test."""
+    """Start several commands and end all of them after the test."""
 
     def __init__(self, commands: list[list[str]], settings: list[dict[str, str]]) -> None:
         own = ("MASTER_", "LOCAL_", "SLURM_", "NODE_", "WORLD_")
@@ -335,7 +335,7 @@ class Group:
         return self
 
     def ends(self, seconds: float = 300) -> list[str]:
-        """What each of them wrote until its end."""
+        """Return the output of each command."""
         return [process.communicate(timeout=seconds)[0] for process in self.processes]
 
     def __exit__(self, *_: Any) -> None:
@@ -350,8 +350,8 @@ SCONTROL = "#!/bin/sh\necho $@ >> {}\n"
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_slurm_takes_a_job_back_and_two_nodes_go_on_with_it(tiny: Tiny) -> None:
-    """A stand-in for SLURM's commands; then torchrun with two nodes on this machine."""
+def test_slurm_requeues_a_job_and_two_nodes_resume_it(tiny: Tiny) -> None:
+    """Use fake SLURM commands, then torchrun with two nodes on this machine."""
     asked = tiny.root / "asked"
     (tiny.root / "scontrol").write_text(SCONTROL.format(asked))
     (tiny.root / "scontrol").chmod(0o755)
@@ -379,7 +379,7 @@ def test_slurm_takes_a_job_back_and_two_nodes_go_on_with_it(tiny: Tiny) -> None:
             process.send_signal(signal.SIGUSR1)
         outputs = group.ends()
     assert all("is kept. Stored stages of this path: none." in out for out in outputs), outputs
-    assert "SLURM starts job 7 again; it goes on from there." in outputs[0]
+    assert "SLURM will start job 7 again, which resumes this run." in outputs[0]
     assert asked.read_text() == "requeue 7\n"
     (kept,) = checkpoints.iterdir()
     step = kept.name.rpartition("-")[2]
@@ -399,7 +399,7 @@ def test_slurm_takes_a_job_back_and_two_nodes_go_on_with_it(tiny: Tiny) -> None:
         outputs = g.ends()
         assert all(process.returncode == 0 for process in g.processes), outputs
     assert f"tofu: goes on after step {step} of 24." in outputs[0]
-    # In fp32, as most runs are.
+    # In fp32, like most runs.
     alone = tiny.below("alone")
     alone.root.mkdir()
     trainer = long_walk(alone)
@@ -422,7 +422,7 @@ class Dies(Callback):
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_a_killed_process_ends_the_others_and_one_goes_on(
+def test_a_killed_process_ends_the_others_and_one_resumes(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tiny.root)

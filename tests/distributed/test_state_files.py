@@ -1,4 +1,4 @@
-"""States on disk: what is read is what was written, to the last bit."""
+"""States on disk: reading returns every bit that was written."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def through(folder: Path, state: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal, with equal types and tensors equal to the bit."""
+    """Compare values, their types, and every bit of tensors."""
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):
@@ -61,11 +61,11 @@ PLAIN = [
 
 
 @pytest.mark.parametrize("state", PLAIN, ids=map(str, range(len(PLAIN))))
-def test_plain_values_come_back(tmp_path: Path, state: Any) -> None:
+def test_plain_values_read_back_as_written(tmp_path: Path, state: Any) -> None:
     assert same(through(tmp_path, state), state)
 
 
-def test_tensors_come_back_to_the_bit(tmp_path: Path) -> None:
+def test_tensors_read_back_bit_by_bit(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(3, 4, generator=generator)
     state = {
@@ -84,7 +84,7 @@ def test_tensors_come_back_to_the_bit(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["state.json", "state.safetensors"]
 
 
-def test_tensors_that_share_memory_come_back_apart(tmp_path: Path) -> None:
+def test_tensors_that_share_memory_read_back_separately(tmp_path: Path) -> None:
     values = torch.arange(6.0)
     found = through(tmp_path, {"a": values, "b": values, "part": values[2:4]})
     found["a"].zero_()
@@ -92,47 +92,45 @@ def test_tensors_that_share_memory_come_back_apart(tmp_path: Path) -> None:
     assert torch.equal(values, torch.arange(6.0))
 
 
-def test_places_that_are_written_alike_are_not_mixed_up(tmp_path: Path) -> None:
+def test_equal_paths_of_two_tensors_are_not_confused(tmp_path: Path) -> None:
     one, two, three, four = (torch.tensor([float(n)]) for n in range(4))
     state = {1: one, "1": two, "a": {"b": three}, "a.b": four}
     assert same(through(tmp_path, state), state)
 
 
-def test_parameters_come_back_as_plain_tensors(tmp_path: Path) -> None:
+def test_parameters_read_back_as_plain_tensors(tmp_path: Path) -> None:
     found = through(tmp_path, [nn.Parameter(torch.ones(2))])
     assert same(found, [torch.ones(2)]) and not found[0].requires_grad
 
 
 class Other:
-    """Nothing that can be written."""
+    """An object that cannot be written."""
 
 
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (Other(), "state is of the type Other"),
-        ({"a": [1, Other()]}, r"state\.a\.1 is of the type Other"),
-        ({"a": ({"b": len},)}, r"state\.a\.0\.b is of the type builtin_function_or_method"),
-        ({"a": {Other}}, r"state\.a\.0 is of the type type"),
-        ({"a": torch.Generator()}, r"state\.a is of the type Generator"),
-        (b"bytes", "state is of the type bytes"),
+        (Other(), "state is of type Other"),
+        ({"a": [1, Other()]}, r"state\.a\.1 is of type Other"),
+        ({"a": ({"b": len},)}, r"state\.a\.0\.b is of type builtin_function_or_method"),
+        ({"a": {Other}}, r"state\.a\.0 is of type type"),
+        ({"a": torch.Generator()}, r"state\.a is of type Generator"),
+        (b"bytes", "state is of type bytes"),
     ],
 )
-def test_other_values_are_refused_with_their_place(
-    tmp_path: Path, state: Any, message: str
-) -> None:
+def test_other_values_are_refused_with_their_path(tmp_path: Path, state: Any, message: str) -> None:
     with pytest.raises(TypeError, match=f"^{message}$"):
         write_state(tmp_path, state)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_read_was_never_code(tmp_path: Path) -> None:
+def test_reading_runs_no_code(tmp_path: Path) -> None:
     write_state(tmp_path, {"a": (1, torch.ones(1))})
     values = json.loads((tmp_path / "state.json").read_text())
     assert values == {"pairs": [["a", {"tuple": [1, {"tensor": "0 state.a.1"}]}]]}
 
 
-def test_attributes_are_all_but_what_never_changes() -> None:
+def test_attributes_omit_values_that_never_change() -> None:
     owner = Other()
     weights = torch.ones(2)
     vars(owner).update(count=3, _seen=[1, (2,)], weights=weights, call=print, own=owner, name="n")
@@ -149,7 +147,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_an_optimizer_goes_on_bit_by_bit(tmp_path: Path, name: str, kind: torch.dtype) -> None:
+def test_an_optimizer_resumes_bit_by_bit(tmp_path: Path, name: str, kind: torch.dtype) -> None:
     def make() -> tuple[nn.Linear, torch.optim.Optimizer]:
         torch.manual_seed(0)
         model = nn.Linear(4, 3).to(kind)
@@ -172,7 +170,7 @@ def test_an_optimizer_goes_on_bit_by_bit(tmp_path: Path, name: str, kind: torch.
     for group in fresh.param_groups:
         group["lr"] = 0.5
     restore_optimizer(fresh, read_state(tmp_path, CPU))
-    # Settings are its own: a schedule sets the learning rate of the step.
+    # The settings are not restored: a schedule sets the learning rate of each step.
     assert all(group["lr"] == 0.5 for group in fresh.param_groups)
     for group in fresh.param_groups:
         group["lr"] = 0.01

@@ -1,4 +1,4 @@
-"""What can't be shared out by tensor parallelism; test_sharding.py has what can."""
+"""Models that tensor parallelism refuses; test_sharding.py has models that it shards."""
 
 import itertools
 import re
@@ -23,7 +23,7 @@ from lightning_unlearn.distributed.tensor_parallel import (
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
-def test_cuts_are_those_of_the_model_class(family: str) -> None:
+def test_the_plan_is_that_of_transformers(family: str) -> None:
     by_output = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
     wanted = dict.fromkeys(by_output, "colwise") | dict.fromkeys(("o_proj", "down_proj"), "rowwise")
     assert tensor_parallel_plan(AutoConfig.for_model(family)) == wanted
@@ -32,8 +32,11 @@ def test_cuts_are_those_of_the_model_class(family: str) -> None:
 @pytest.mark.parametrize(
     ("family", "message"),
     [
-        ("gpt2", "gpt2 models name no cuts in transformers, expected only colwise and rowwise"),
-        ("phi3", "phi3 models name cuts of the kind colwise_gather_output, rowwise_split_input"),
+        (
+            "gpt2",
+            "found no plan for gpt2 models in transformers, expected only colwise and rowwise",
+        ),
+        ("phi3", "found a plan with colwise_gather_output, rowwise_split_input for phi3 models"),
     ],
 )
 def test_other_models_are_refused(family: str, message: str) -> None:
@@ -48,16 +51,15 @@ def refused(size: int, lora: LoRA | None, **shape: Any) -> str:
     return str(refusal.value)
 
 
-def test_what_does_not_come_out_even_is_refused() -> None:
-    ending = "which can't be shared out evenly."
+def test_sizes_that_are_not_divisible_are_refused() -> None:
     assert refused(3, LoRA()).endswith(
-        f"found 3, but the model has num_attention_heads 8, {ending}"
+        "found 3, expected a divisor of num_attention_heads, which is 8 for this model."
     )
     assert refused(8, LoRA()).endswith(
-        f"found 8, but the model has num_key_value_heads 4, {ending}"
+        "found 8, expected a divisor of num_key_value_heads, which is 4 for this model."
     )
     text = refused(4, LoRA(), intermediate_size=50)
-    assert text.endswith(f"found 4, but the model has intermediate_size 50, {ending}")
+    assert text.endswith("expected a divisor of intermediate_size, which is 50 for this model.")
 
 
 def test_full_fine_tuning_and_dropout_are_refused() -> None:
@@ -68,10 +70,10 @@ def test_full_fine_tuning_and_dropout_are_refused() -> None:
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "lm_head"], r".*(q_proj|lm_head)"])
-def test_adapters_elsewhere_are_refused(tmp_path: Path, targets: Any) -> None:
+def test_adapters_on_replicated_projections_are_refused(tmp_path: Path, targets: Any) -> None:
     module = CausalLM(tiny_checkpoint(tmp_path), LoRA(rank=2, alpha=4, target_modules=targets))
     message = (
-        r"found adapters on lm_head \(model.lora.target_modules\), expected them only on layers"
+        r"found adapters on lm_head \(model.lora.target_modules\), expected them only on sharded"
     )
     with pytest.raises(InputError, match=message):
         module.check_layers(None, 2)
@@ -84,23 +86,23 @@ def test_adapters_elsewhere_are_refused(tmp_path: Path, targets: Any) -> None:
         (
             FSDP2(2, 2),
             "found 2 processes (trainer.devices x trainer.num_nodes) with data_parallel_size 2 x "
-            "tensor_parallel_size 2, expected 4, or null as the former.",
+            "tensor_parallel_size 2, expected 4 processes, or data_parallel_size null.",
         ),
         (
             FSDP2(None, 3),
             "found 2 processes (trainer.devices x trainer.num_nodes) with tensor_parallel_size 3, "
-            "expected a multiple.",
+            "expected a multiple of 2 processes.",
         ),
         (
             FSDP2(3),
             "found 2 processes (trainer.devices x trainer.num_nodes) with data_parallel_size 3 x "
-            "tensor_parallel_size 1, expected 3, or null as the former.",
+            "tensor_parallel_size 1, expected 3 processes, or data_parallel_size null.",
         ),
         (FSDP2(0, None), "found data_parallel_size 0, expected at least 1."),
         (FSDP2(None, 0), "found tensor_parallel_size 0, expected at least 1."),
     ],
 )
-def test_sizes_are_those_of_the_processes(tiny: Tiny, strategy: FSDP2, message: str) -> None:
+def test_sizes_must_match_the_processes(tiny: Tiny, strategy: FSDP2, message: str) -> None:
     trainer = tiny.trainer([GA()], accelerator="cpu", devices=2, strategy=strategy)
     with pytest.raises(InputError, match=re.escape(f"trainer.strategy: {message}")):
         trainer.check(tiny.module(), tiny.datamodule())
@@ -115,8 +117,8 @@ def test_compiled_layers_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [8, 6])
 @pytest.mark.parametrize("cut", [None, 0, 1])
-def test_parts_of_groups_of_two_make_up_the_whole(rows: int, cut: int | None) -> None:
-    """Each process's part, by how PyTorch cuts: first over the layer's group, then by rows."""
+def test_shards_of_groups_of_two_cover_the_full_tensor(rows: int, cut: int | None) -> None:
+    """PyTorch shards first over the tensor-parallel group, then by rows."""
     values = torch.arange(float(rows * 4)).view(rows, 4)
     for group, place in itertools.product(range(2), range(2)):
         of_layer = values if cut is None else values.chunk(2, cut)[place]

@@ -161,7 +161,7 @@ def count_changes(folder: Path, found: Callable[[int, str], None]) -> None:
         if event == "open" and not (given[2] or 0) & writing:
             return
         path = given[1 if event == "os.rename" else 0]
-        if not isinstance(path, (str, os.PathLike)) or "/notes/" in str(path):
+        if not isinstance(path, (str, os.PathLike)) or "/status/" in str(path):
             return
         if str(path).startswith(str(folder)):
             number += 1

@@ -226,7 +226,7 @@ def test_two_processes_are_one(start: Start, tmp_path: Path) -> None:
     assert found.pop("flags").tolist() == [[False, True], [True, True]]
     assert_right(found)
     assert equal(found, all_of([torch.arange(COUNT)])), "to the last digit"
-    assert "found examples 2, 3, 4, 5, 6 and 2 more not measured" in errors[0]
+    assert "found no values of examples 2, 3, 4, 5, 6 and 2 more" in errors[0]
     assert "PerExampleMetric: found no values" in errors[1]
     assert "found rows of [2] (torch.float32) and [3] (torch.float32)" in errors[2]
 
@@ -247,12 +247,15 @@ def test_by_example_counts_each_once() -> None:
 def test_by_example_refuses_gaps() -> None:
     table = PerExampleMetric()
     table.update(torch.tensor([3, 0]), torch.zeros(2))
-    with pytest.raises(InputError, match="examples 1, 2 not measured, expected each of the 4 exam"):
+    with pytest.raises(
+        InputError, match="no values of examples 1, 2, expected values of all 4 exam"
+    ):
         table.compute()
     table = metrics.Probability(2)
     table.update(torch.tensor([0, 5]), random_statistics([2, 3]))
     with pytest.raises(
-        InputError, match="Probability: found example 1 not measured and example 5 not among them"
+        InputError,
+        match="Probability: found no values of example 1 and unexpected values of example 5",
     ):
         table.compute()
     with pytest.raises(InputError, match=r"found numbers \[2\] for values \[3\]"):

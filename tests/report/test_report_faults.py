@@ -129,7 +129,9 @@ def test_a_table_that_is_a_pipe_is_not_waited_for(
 ) -> None:
     (study / file).unlink()
     os.mkfifo(study / file)
-    assert f"{study / file} can't be read: it is no file" in refused(capsys, "report", str(study))
+    assert f"{study / file} can't be read: it is not a regular file" in refused(
+        capsys, "report", str(study)
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="no users")
@@ -256,7 +258,7 @@ def test_what_is_refused_is_mended_as_it_says(
         (run / name).write_bytes(data)
         message = refused(capsys, "report", str(run))
         assert f"report: {run / name} can't be read: " in message
-        assert "the same command again to have it written anew" in message
+        assert "the same command again to rewrite it" in message
         if "remove it and" in message:
             (run / name).unlink()
         again = fitted()

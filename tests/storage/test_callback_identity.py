@@ -1,4 +1,4 @@
-"""What is in a callback's identity: what it was made with, its code, and the files it reads."""
+"""Identity of a callback: its attributes after construction, its code, the files it reads."""
 
 import functools
 import importlib
@@ -38,7 +38,7 @@ PATH = ["tofu", "safety"]
 
 
 class Counts(Unlearning):
-    """Counts its calls, keeps a growing tensor, and lets both decide the loss."""
+    """Method that counts its calls, keeps a growing tensor, and uses both in its loss."""
 
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Counts(Unlearning):
 
 
 class Grows(Callback):
-    """Raises the learning rate from step to step, in every stage from where it is."""
+    """Callback that raises the learning rate at each step of each stage."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -73,7 +73,7 @@ def fit(tiny: Tiny, *callbacks: Callback, order: list[str] = PATH) -> StagedTrai
     return trainer
 
 
-def test_what_a_callback_learns_is_not_in_its_identity(tiny: Tiny) -> None:
+def test_values_that_a_callback_learns_are_not_in_its_identity(tiny: Tiny) -> None:
     method, other = Counts(), Grows()
     trainer = fit(tiny, method, other, AnswerLikelihood())
     assert trainer.trained == [*PATH, "unlearn"] and method.calls == 3 and other.steps == 3
@@ -84,8 +84,8 @@ def test_what_a_callback_learns_is_not_in_its_identity(tiny: Tiny) -> None:
     assert again.trained == [] and again.run_dir == trainer.run_dir
 
 
-def test_a_stage_begins_with_callbacks_as_they_were_made(tiny: Tiny) -> None:
-    """A run from the store is the run that never stopped, whatever callbacks count."""
+def test_a_stage_starts_with_callbacks_as_constructed(tiny: Tiny) -> None:
+    """A resumed run equals an uninterrupted one, even if callbacks count steps."""
     whole, parts = tiny.below("whole"), tiny.below("parts")
     expected = fit(whole, Counts(), Grows()).run_dir
     fit(parts, Counts(), Grows(), order=["tofu", "inst", "safety"])
@@ -94,12 +94,12 @@ def test_a_stage_begins_with_callbacks_as_they_were_made(tiny: Tiny) -> None:
     assert resumed.trained == ["safety", "unlearn"]
     assert expected is not None and resumed.run_dir is not None
     assert results(resumed.run_dir) == results(expected)
-    # Nor does one that was used before bring anything along.
+    # A callback of an earlier run starts as constructed too.
     elsewhere = fit(tiny.below("elsewhere"), method, other).run_dir
     assert elsewhere is not None and results(elsewhere) == results(expected)
 
 
-def test_what_is_set_on_a_callback_later_counts(tiny: Tiny) -> None:
+def test_attributes_that_the_user_sets_later_are_in_the_identity(tiny: Tiny) -> None:
     method = Counts()
     trainer = fit(tiny, method)
     method.beta = 2.0
@@ -109,7 +109,7 @@ def test_what_is_set_on_a_callback_later_counts(tiny: Tiny) -> None:
     assert fit(tiny, Counts(2.0)).trained == []
 
 
-def test_a_list_that_others_hold_too_stays_the_same_list(tiny: Tiny) -> None:
+def test_a_shared_list_stays_the_same_object(tiny: Tiny) -> None:
     class Collects(Callback):
         def __init__(self, seen: list[str]) -> None:
             self.seen = seen
@@ -131,7 +131,7 @@ def keys(tiny: Tiny, *callbacks: Callback) -> list[str]:
 
 
 class Watches(known.LearningRateMonitor):
-    """May do more than its base, for all that is known."""
+    """Subclass of an observer, which may change training."""
 
 
 class OnlyWatches(Callback):
@@ -141,7 +141,7 @@ class OnlyWatches(Callback):
         self.places = places
 
 
-def test_who_only_watches_is_in_no_key(tiny: Tiny) -> None:
+def test_callbacks_that_do_not_change_training_are_in_no_key(tiny: Tiny) -> None:
     plain = keys(tiny, GA())
     onlookers: list[Callback] = [
         known.LearningRateMonitor(),
@@ -168,7 +168,7 @@ def test_who_only_watches_is_in_no_key(tiny: Tiny) -> None:
 
 @pytest.fixture
 def project(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user's folder with a method that imports helpers in many ways."""
+    """Create a user's folder with a method that imports helpers in many ways."""
     folder = tiny.root / "project"
     (folder / "tools" / "deep").mkdir(parents=True)
     files = {
@@ -202,14 +202,14 @@ def project(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def imported_afresh() -> dict[str, Any]:
-    """The identity of the project's method as another process would see it."""
+    """Compute the identity of the project's method as a new process would."""
     for name in [n for n in sys.modules if n.startswith(("own_", "tools"))]:
         del sys.modules[name]
     importlib.invalidate_caches()
     return callback_identity(importlib.import_module("own_helped").Helped())
 
 
-def test_every_file_of_the_project_that_a_method_imports_counts(project: Path) -> None:
+def test_every_file_of_the_project_that_a_method_imports_is_in_its_identity(project: Path) -> None:
     first = imported_afresh()
     for file in sorted(project.rglob("*.py")):
         text = file.read_text()
@@ -219,15 +219,15 @@ def test_every_file_of_the_project_that_a_method_imports_counts(project: Path) -
     assert imported_afresh() == first
 
 
-def test_the_code_that_counts_is_the_code_that_runs(project: Path) -> None:
-    """A file that is edited after it was imported, as in a notebook, does not run."""
+def test_the_identity_is_that_of_the_code_that_runs(project: Path) -> None:
+    """Edits of a file after its import, as in a notebook, do not run."""
     helped = importlib.import_module("own_helped")
     first = callback_identity(helped.Helped())
     for name in ("own_helped.py", "own_sixth.py", "tools/second.py"):
         file = project / name
         file.write_text(file.read_text() + "import own_unrelated\n# edited\n")
         assert callback_identity(helped.Helped()) == first, name
-    # What is imported only when it is needed is read when it is needed.
+    # A module that is imported later is read at that time.
     (project / "tools" / "fifth.py").write_text("five = 6.0\n")
     later = callback_identity(helped.Helped())
     assert later != first
@@ -235,8 +235,8 @@ def test_the_code_that_counts_is_the_code_that_runs(project: Path) -> None:
     assert callback_identity(again.Helped()) not in (first, later)
 
 
-def test_our_own_formulas_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody who works on this package must not be given the results of the version before."""
+def test_formulas_of_this_package_are_in_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an edit of this package, the store must not return older results."""
     from lightning_unlearn.storage import code_files
 
     before = [callback_identity(one()) for one in (NPO, AnswerLikelihood)]
@@ -259,7 +259,7 @@ def test_our_own_formulas_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert edited("nothing.py")[1] != before[1]
 
 
-def test_code_that_has_no_file_is_told_apart() -> None:
+def test_code_without_a_file_is_hashed() -> None:
     def made(text: str) -> Any:
         space: dict[str, Any] = {"__name__": "typed_in", "Unlearning": Unlearning}
         exec(f"class Own(Unlearning):\n def loss(self, policy, reference):\n  {text}", space)
@@ -272,7 +272,7 @@ def test_code_that_has_no_file_is_told_apart() -> None:
 
 
 class Reads(Unlearning):
-    """Reads files that it declares."""
+    """Method that reads the files it declares."""
 
     def __init__(self, retain: str, more: Any = ()) -> None:
         super().__init__()
@@ -287,7 +287,7 @@ class Reads(Unlearning):
         return policy.sum
 
 
-def test_files_that_a_method_declares_count(tiny: Tiny) -> None:
+def test_files_that_a_method_declares_are_in_its_identity(tiny: Tiny) -> None:
     rows, folder = tiny.root / "rows.jsonl", tiny.root / "folder"
     (folder / "below").mkdir(parents=True)
     rows.write_text("1")
@@ -309,7 +309,7 @@ def test_files_that_a_method_declares_count(tiny: Tiny) -> None:
     assert made() == states[-1]
 
 
-def test_a_declared_file_that_is_replaced_has_unlearning_done_again(tiny: Tiny) -> None:
+def test_unlearning_runs_again_after_a_declared_file_changes(tiny: Tiny) -> None:
     rows = tiny.root / "rows.jsonl"
     rows.write_text("1")
     method = Reads(str(rows))
@@ -326,14 +326,14 @@ def test_a_declared_file_that_is_replaced_has_unlearning_done_again(tiny: Tiny) 
         (3, r"Reads\.depends_on: found 3, expected paths"),
     ],
 )
-def test_a_declared_file_that_is_missing_is_named(tiny: Tiny, retain: Any, message: str) -> None:
+def test_a_missing_declared_file_is_reported(tiny: Tiny, retain: Any, message: str) -> None:
     with pytest.raises(InputError, match=rf"^trainer\.callbacks: {message}"):
         fit(tiny, Reads(retain))
     assert not (tiny.root / "runs").exists() and not (tiny.root / "store").exists()
 
 
 class Keeps(GA):
-    """Keeps a value of any kind, in private."""
+    """Method with a private attribute of any type."""
 
     def __init__(self, value: Any) -> None:
         super().__init__()
@@ -341,7 +341,7 @@ class Keeps(GA):
 
 
 class Thing:
-    """Plain, without a text of its own."""
+    """Class with attributes and without a repr."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -384,20 +384,20 @@ DIFFERENT: dict[str, Callable[[float], Any]] = {
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_values_are_told_apart_by_content(name: str) -> None:
+def test_values_are_described_by_content(name: str) -> None:
     make = DIFFERENT[name]
     one, same, other = (callback_identity(Keeps(make(x))) for x in (0.0, 0.0, 1.0))
     assert one == same
     assert one != other
 
 
-def test_what_nothing_tells_apart_is_refused() -> None:
+def test_a_value_without_readable_content_is_refused() -> None:
     assert callback_identity(Keeps(threading.Lock())) == callback_identity(Keeps(threading.Lock()))
-    with pytest.raises(InputError, match=r"Keeps\._value\[0\] is of the type object, which has no"):
+    with pytest.raises(InputError, match=r"Keeps\._value\[0\] is of type object, expected"):
         constructed(Keeps([object()]))
 
 
-def test_a_callback_that_is_gone_is_forgotten() -> None:
+def test_a_deleted_callback_is_forgotten() -> None:
     from lightning_unlearn.storage import callback_identity
 
     method = SimNPO()

@@ -36,13 +36,13 @@ from lightning_unlearn.data.batches import derive_seed
 from lightning_unlearn.distributed.strategy import FSDP2
 
 PATH = ["tofu", "math", "safety"]
-# Steps of the plan: three stages and unlearning. Which of them have another key.
+# Stages of the plan (three stages and unlearning) whose keys change.
 ALL, LATER, UNLEARNING = (0, 1, 2, 3), (1, 2, 3), (3,)
 
 
 @pytest.fixture(autouse=True)
 def flags(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trainers set some for the whole process. Whether a compiler is at hand is no matter here."""
+    """Restore the settings that trainers change for the process; pretend there is a compiler."""
     monkeypatch.setattr(CausalLM, "check_device", lambda *_: None)
     deterministic = torch.are_deterministic_algorithms_enabled()
     benchmark, matmul = torch.backends.cudnn.benchmark, torch.backends.cuda.matmul
@@ -54,7 +54,7 @@ def flags(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Plans:
-    """Keys of the walk [tofu, math, safety, unlearn] under changes of arguments."""
+    """Keys of the path [tofu, math, safety, unlearn] under changes of arguments."""
 
     def __init__(self, tiny: Tiny) -> None:
         self.tiny = tiny
@@ -121,18 +121,18 @@ def copied(plans: Plans) -> str:
 
 
 def unordered(plans: Plans, **place: int) -> dict[str, Any]:
-    """The three stages of the path, put in order in another way."""
+    """The three stages of the path, in another order of definition."""
     stages = {name: stage for name, stage in plans.tiny.stages().items() if name in PATH}
     return {"data": {"stages": stages, "order": None, **place}}
 
 
 class Halved(Precision):
-    """Somebody's own."""
+    """A class of a user."""
 
 
 Change = Callable[[Plans], dict[str, Any]]
 
-# Argument -> steps of which it changes the key, and a change of it.
+# Argument -> stages whose key it changes, and a changed value.
 CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
     CausalLM: {
         "base": [(ALL, lambda p: {"model": {"base": other_base(p)}})],
@@ -231,7 +231,7 @@ CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
     FSDP2: {},
 }
 LORA = {"rank": 4, "alpha": 8}
-# Argument -> changes that leave all keys; with dropout what cuts a batch does count, see below.
+# Argument -> changed values that change no key. With dropout, micro-batches do; see below.
 LEAVES: dict[type, dict[str, list[Change]]] = {
     CausalLM: {
         "base": [lambda p: {"model": {"base": copied(p)}}],
@@ -244,7 +244,7 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
     StagedDataModule: {
         "stages": [
             lambda p: {"data": {"stages": dict(reversed(p.tiny.stages().items()))}},
-            # Those that are not on the path.
+            # Stages that are not on the path.
             lambda p: p.with_stage("inst", source="nowhere.jsonl", lr=1.0),
         ],
         "order": [lambda p: {"data": {"order": tuple(PATH)}}],
@@ -275,12 +275,12 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
         "detect_anomaly": [lambda p: {"trainer": {"detect_anomaly": True}}],
     },
     Recipe: {
-        # Idle beside others.
+        # Ignored if other arguments are set.
         "momentum": [lambda p: p.with_stage(momentum=0.5)],
         "lr": [lambda p: p.with_stage(lr=0.005)],
     },
     Stage: {
-        # Only their rows count.
+        # Only their rows are in the keys.
         "source": [
             lambda p: p.with_stage(source=p.file("math.jsonl", lambda row: {**row, "id": 1}))
         ],
@@ -304,7 +304,7 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
         }.items()
     },
 }
-# Shown by tests of their own, below.
+# Separate tests below cover these.
 APART = {
     CausalLM: {"quantization"},
     StagedDataModule: {"oracle"},
@@ -314,7 +314,7 @@ APART = {
 
 
 def renamed(plans: Plans, column: str) -> dict[str, Any]:
-    """The same rows with a column of another name, in both files."""
+    """Return the same rows with another column name, in both files."""
     old = {"prompt": "question", "answer": "answer"}[column]
 
     def edit(row: dict[str, Any]) -> dict[str, Any]:
@@ -334,14 +334,14 @@ def test_every_argument_is_classified(kind: type) -> None:
 
 
 @pytest.mark.parametrize("kind", CHANGES, ids=lambda kind: kind.__name__)
-def test_what_can_change_a_number_changes_the_keys_from_there_on(plans: Plans, kind: type) -> None:
+def test_arguments_that_change_numbers_change_later_keys(plans: Plans, kind: type) -> None:
     for name, cases in CHANGES[kind].items():
         for steps, change in cases:
             assert plans.changed(**change(plans)) == steps, name
 
 
 @pytest.mark.parametrize("kind", LEAVES, ids=lambda kind: kind.__name__)
-def test_what_changes_no_number_leaves_the_keys(plans: Plans, kind: type) -> None:
+def test_arguments_that_change_no_number_change_no_key(plans: Plans, kind: type) -> None:
     for name, cases in LEAVES[kind].items():
         for number, change in enumerate(cases):
             inner = Plans(plans.tiny.below(f"{name}{number}"))
@@ -349,8 +349,8 @@ def test_what_changes_no_number_leaves_the_keys(plans: Plans, kind: type) -> Non
             assert inner.changed(**change(inner)) == (), name
 
 
-def test_with_dropout_the_cut_counts(plans: Plans) -> None:
-    """Its masks are drawn forward by forward."""
+def test_with_dropout_the_micro_batch_size_changes_the_key(plans: Plans) -> None:
+    """Each forward pass draws its own dropout mask."""
     dropout = {"model": {"lora": LoRA(rank=4, alpha=8, dropout=0.1)}}
     plain = plans.keys(**dropout)
     for change in (
@@ -362,7 +362,7 @@ def test_with_dropout_the_cut_counts(plans: Plans) -> None:
     assert plans.keys(**dropout, trainer={"strategy": "ddp"}) == plain
 
 
-def test_a_quantized_base_is_another_one(plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quantized_base_has_another_key(plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CausalLM, "check_quantization", lambda self, trainer: None)
     assert plans.changed(model={"quantization": "nf4"}) == ALL
 
@@ -373,16 +373,16 @@ def test_an_oracle_is_trained_without_the_forget_stage(plans: Plans) -> None:
     assert oracle[:2] == plain[:2] and len(oracle) == 3 and oracle[2] not in plain
 
 
-def test_products_in_fewer_bits_are_other_numbers(plans: Plans) -> None:
+def test_matmul_precision_changes_the_key(plans: Plans) -> None:
     plain = plans.keys()
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     assert not set(plans.keys()) & set(plain)
 
 
-def test_settings_of_the_hub_count_by_the_rows_they_give(
+def test_hub_arguments_change_the_key_only_through_the_rows(
     plans: Plans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reader is asked with each of them, and what it gives is hashed."""
+    """The reader receives each argument, and the rows it returns are hashed."""
     real = stage_rows.read_rows
 
     def read(source: str, *, split: str, subset: str | None, key: str, **rest: Any) -> Any:
@@ -397,7 +397,7 @@ def test_settings_of_the_hub_count_by_the_rows_they_give(
     assert plans.changed(**plans.with_stage(heldout_split="test")) == UNLEARNING
 
 
-def test_chats_count_by_what_they_say(plans: Plans) -> None:
+def test_chats_are_hashed_by_their_messages(plans: Plans) -> None:
     def chat(row: dict[str, Any]) -> dict[str, Any]:
         turns = (("user", row["question"]), ("assistant", row["answer"]))
         return {"chat": [{"role": role, "content": text} for role, text in turns]}
@@ -410,7 +410,7 @@ def test_chats_count_by_what_they_say(plans: Plans) -> None:
 PROBE = {"question": "a", "answer": "b", "other": "c", "words": "d", "wrong": ["e"], "more": "f"}
 
 
-def test_every_argument_of_a_probe_counts_by_the_rows_it_gives(plans: Plans) -> None:
+def test_arguments_of_an_eval_set_change_the_key_only_through_its_rows(plans: Plans) -> None:
     file = plans.tiny.root / "probe.jsonl"
     more = {"chat": [{"role": "user", "content": "g"}, {"role": "assistant", "content": "h"}]}
     file.write_text(json.dumps({**PROBE, **more}) + "\n" + json.dumps({**PROBE, **more}) + "\n")
@@ -431,14 +431,14 @@ def test_every_argument_of_a_probe_counts_by_the_rows_it_gives(plans: Plans) -> 
         found.append(plans.keys(data={"eval_sets": {"p": probe}}))
     assert len({keys[-1] for keys in found}) == len(changes) + 1
     assert {tuple(keys[:-1]) for keys in found} == {tuple(plans.keys()[:-1])}
-    # Those of the hub are read as a stage's are.
+    # Hub data sets of evaluation sets are read like those of stages.
     assert set(changes) | {"subset", "split"} == {field.name for field in fields(EvalSet)}
 
 
 @pytest.mark.parametrize("name", ["optimizer", "schedule"])
 @pytest.mark.parametrize("value", [None, "adam", ""])
-def test_no_other_optimizer_stands_for_the_default(tiny: Tiny, name: str, value: Any) -> None:
-    """It would train AdamW under another key."""
+def test_an_optimizer_that_is_not_the_default_is_refused(tiny: Tiny, name: str, value: Any) -> None:
+    """Otherwise it would train AdamW under another key."""
     with pytest.raises(InputError, match=rf"^data\.unlearn\.{name}: found .*, expected one of "):
         tiny.datamodule(unlearn=Recipe(batch_size=4, **{name: value}))
     stages = tiny.stages()

@@ -1,4 +1,4 @@
-"""Tables on disk: what is read is what was written, or it is refused."""
+"""Tables on disk: reading returns what was written, or refuses the file."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ from lightning_unlearn.study.results import finished, gather, whole
 COLUMNS = {"step": [0, 5, 5], "metric": ["a", "b", TABLE_KEY + "\x18\x40"], "value": [0.5, -1, 2]}
 
 
-def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_table_reads_back_as_written(tmp_path: Path) -> None:
     for name in ("one", "other"):
         write_table(tmp_path / name, COLUMNS)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
@@ -40,8 +40,8 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [STEPS, EXAMPLES, "run"])
-def test_no_flipped_bit_is_read(tmp_path: Path, kind: str) -> None:
-    """Every byte of header, pages, statistics, footer and checksum counts."""
+def test_every_flipped_bit_is_detected(tmp_path: Path, kind: str) -> None:
+    """The checksum covers every byte of header, pages, statistics, footer and itself."""
     file = tmp_path / kind
     if kind == "run":
         write_table(file, {"step": [*range(200)], "value": [0.1 * n for n in range(200)]})
@@ -73,12 +73,12 @@ def test_no_flipped_bit_is_read(tmp_path: Path, kind: str) -> None:
 def test_a_table_of_another_program_is_refused(tmp_path: Path) -> None:
     frame = pd.DataFrame(COLUMNS)
     frame.drop(columns="metric").to_parquet(tmp_path / "frame")
-    with pytest.raises(DamagedTable, match="has no checksum: it is damaged, of another version"):
+    with pytest.raises(DamagedTable, match="has no checksum: it is damaged, or another version"):
         read_table(tmp_path / "frame")
     write_table(tmp_path / "table", COLUMNS)
     with pytest.raises(DamagedTable, match="found the columns step, metric, value, expected also"):
         read_table(tmp_path / "table", ["value", "example"])
-    with pytest.raises(DamagedTable, match="does not say whose rows it holds"):
+    with pytest.raises(DamagedTable, match="does not list the runs of its rows"):
         runs_of(tmp_path / "table")
     for name in ("nothing", "folder"):
         (tmp_path / "folder").mkdir(exist_ok=True)
@@ -86,7 +86,7 @@ def test_a_table_of_another_program_is_refused(tmp_path: Path) -> None:
             read_table(tmp_path / name)
 
 
-def test_the_runs_of_a_gathered_table_are_written_in_it(tmp_path: Path) -> None:
+def test_a_collected_table_lists_the_keys_of_its_runs(tmp_path: Path) -> None:
     plan = hand_plan(tmp_path, methods=["GA", "NPO"])
     frame = pd.DataFrame({**COLUMNS, "example": [0, 1, 2]})
     for number, cell in enumerate(plan.runs()):
@@ -95,7 +95,7 @@ def test_the_runs_of_a_gathered_table_are_written_in_it(tmp_path: Path) -> None:
     entries, damaged = whole(finished(plan), plan)
     assert damaged == [] and gather(plan, entries) == 12
     assert runs_of(tmp_path / STEPS) == runs_of(tmp_path / EXAMPLES) == list(entries)
-    # A table that is whole, but of another run.
+    # An undamaged table of another run.
     first, second, *_ = entries.values()
     (first / STEPS).write_bytes((second / STEPS).read_bytes())
     (second / "entry.json").write_text(json.dumps({"files": {}}))
@@ -106,7 +106,7 @@ def test_the_runs_of_a_gathered_table_are_written_in_it(tmp_path: Path) -> None:
     assert f"{second}, is damaged (entry.json does not name records.parquet)" in damaged[1]
 
 
-def test_a_document_is_read_as_it_was_written_or_refused(tmp_path: Path) -> None:
+def test_a_document_reads_back_as_written_or_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     values = {"a": [1, 2.5, None], "b": {"c": "ü\n"}, "d": (True, "x")}
     file.write_text(json.dumps(seal_values(values), indent=1))
@@ -119,7 +119,7 @@ def test_a_document_is_read_as_it_was_written_or_refused(tmp_path: Path) -> None
         changed[bit // 8] ^= 1 << bit % 8
         file.write_bytes(changed)
         try:
-            # Blanks between values may change.
+            # Whitespace between values may change.
             assert read_values(file) == {**values, "d": [True, "x"]}
         except Damage:
             continue

@@ -1,4 +1,4 @@
-"""Folders of finished runs: reused only if every file is what was written."""
+"""Folders of finished runs: reused only if no file has changed."""
 
 import json
 import random
@@ -48,7 +48,7 @@ def test_a_run_is_found_by_its_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["learn/adapter_model.safetensors", "records.parquet"])
-def test_every_bit_of_a_run_counts(tmp_path: Path, name: str) -> None:
+def test_every_changed_bit_of_a_run_is_detected(tmp_path: Path, name: str) -> None:
     run = finished_run(tmp_path / "run")
     file = run / name
     bits = random.Random(0).sample(range(8 * file.stat().st_size), 20)
@@ -57,10 +57,9 @@ def test_every_bit_of_a_run_counts(tmp_path: Path, name: str) -> None:
         flip(file, bit)
         assert find_run(run, "k", report=said.append) is None
         assert said == [
-            f"{run} is damaged ({name} does not match its checksum); it is filled again from the "
-            "store."
+            f"{run} is damaged ({name} does not match its checksum); rebuilding it from the store."
         ]
-        # What is only listed is not read through.
+        # sizes_only does not read the files.
         assert find_run(run, "k", sizes_only=True) == run
         flip(file, bit)
         assert find_run(run, "k") == run
@@ -80,7 +79,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("sizes_only", [False, True])
-def test_what_is_not_as_it_was_is_no_finished_run(
+def test_a_run_with_changed_files_is_not_finished(
     tmp_path: Path, damage: str, sizes_only: bool
 ) -> None:
     run = finished_run(tmp_path / "run")
@@ -98,7 +97,7 @@ def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     assert damage_of(tmp_path, describe_files(tmp_path)) is None
 
 
-def test_a_fit_fills_a_damaged_folder_again(tiny: Tiny) -> None:
+def test_fit_rebuilds_a_damaged_folder(tiny: Tiny) -> None:
     def fit() -> Path:
         trainer = tiny.trainer([GA(), AnswerLikelihood()])
         trainer.fit(tiny.module(), tiny.datamodule(order=["safety"]))
@@ -113,7 +112,7 @@ def test_a_fit_fills_a_damaged_folder_again(tiny: Tiny) -> None:
     assert fit() == run and results(run) == before
 
 
-def test_no_folder_is_made_for_a_run_whose_store_cannot_be_written(tiny: Tiny) -> None:
+def test_a_run_creates_no_folder_if_its_store_cannot_be_written(tiny: Tiny) -> None:
     (tiny.root / "file").write_text("x")
     trainer = tiny.trainer([GA()], store=str(tiny.root / "file" / "store"))
     with pytest.raises(InputError, match=r"^trainer\.store: .* can't be written: Not a directory"):
@@ -121,7 +120,7 @@ def test_no_folder_is_made_for_a_run_whose_store_cannot_be_written(tiny: Tiny) -
     assert [file.name for file in tiny.root.iterdir()] == ["file"]
 
 
-def test_a_run_says_how_each_stage_was_made(tiny: Tiny) -> None:
+def test_run_json_records_how_each_stage_was_trained(tiny: Tiny) -> None:
     trainer = tiny.trainer([GA()])
     trainer.fit(tiny.module(), tiny.datamodule(order=["tofu", "safety"]))
     assert trainer.run_dir is not None

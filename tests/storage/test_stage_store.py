@@ -1,4 +1,4 @@
-"""The stage store: whole or not at all, checked, shared by processes."""
+"""The stage store: entries are complete, checked, and shared by processes."""
 
 import errno
 import json
@@ -82,7 +82,7 @@ def no_space(folder: Path) -> None:
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Writes beyond the size fail for real, and only those of this process."""
+    """Let the operating system refuse writes beyond a size, in this process only."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -103,7 +103,7 @@ def no_space_for_bytes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("fail", [no_space, no_space_for_tensors, no_space_for_bytes])
-def test_a_full_disk_is_told_and_the_store_stays_as_it_was(
+def test_a_full_disk_is_reported_and_the_store_does_not_change(
     store: StageStore, fail: Callable[[Path], None]
 ) -> None:
     store.put(KEY, CONTENT, write)
@@ -118,21 +118,21 @@ def test_a_full_disk_is_told_and_the_store_stays_as_it_was(
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("x")
-    with pytest.raises(InputError, match="which is a file; name a folder"):
+    with pytest.raises(InputError, match="a file, expected a folder"):
         StageStore(file)
     below = StageStore(file / "store")
     with pytest.raises(InputError, match="can't be written: Not a directory"):
         below.put(KEY, CONTENT, write)
-    with pytest.raises(InputError, match="can't be written: Not a directory"), below.claim(KEY):
+    with pytest.raises(InputError, match="can't be written: Not a directory"), below.lock(KEY):
         pass
     with pytest.raises(InputError, match="can't be written: Not a directory"):
-        below.try_writing()
+        below.check_writable()
     assert file.read_text() == "x"
 
 
 def test_a_lock_that_cannot_be_made(store: StageStore) -> None:
     (store.folder / "locks" / f"{KEY}.lock").mkdir(parents=True)
-    with pytest.raises(InputError, match="can't be written: Is a directory"), store.claim(KEY):
+    with pytest.raises(InputError, match="can't be written: Is a directory"), store.lock(KEY):
         pass
 
 
@@ -185,15 +185,15 @@ def cut_manifest(entry: Path) -> None:
         (cut, r"learn/adapter_model\.safetensors has \d+ bytes, expected \d+"),
         (flip, r"learn/adapter_model\.safetensors does not match its checksum"),
         (remove, r"training\.parquet is missing"),
-        (edit(content={**CONTENT, "seed": 7}), "its content is not that of its name"),
+        (edit(content={**CONTENT, "seed": 7}), "its content does not match its name"),
         (edit(content=None), r"entry\.json can't be read"),
-        (edit(files=["learn"]), r"entry\.json: it names no files"),
-        (edit(files=None), r"entry\.json: it names no files"),
-        (edit(files={}), r"entry\.json: it names no files"),
-        (edit(files={"training.parquet": 5}), r"what it says of 'training\.parquet' can't be read"),
-        (edit(files={"../x": {}}), r"what it says of '\.\./x' can't be read"),
-        (edit(files={"/etc/hostname": {}}), r"what it says of '/etc/hostname' can't be read"),
-        (edit(format=1), "it is of format 1, expected 2"),
+        (edit(files=["learn"]), r"entry\.json: it lists no files"),
+        (edit(files=None), r"entry\.json: it lists no files"),
+        (edit(files={}), r"entry\.json: it lists no files"),
+        (edit(files={"training.parquet": 5}), r"its record of 'training\.parquet' can't be read"),
+        (edit(files={"../x": {}}), r"its record of '\.\./x' can't be read"),
+        (edit(files={"/etc/hostname": {}}), r"its record of '/etc/hostname' can't be read"),
+        (edit(format=1), "its format is 1, expected 2"),
         (drop("format"), r"entry\.json can't be read: it has no 'format'"),
         (drop("files"), r"entry\.json can't be read: it has no 'files'"),
         (lambda entry: (entry / MANIFEST).write_text("[" * 100_000), "can't be read"),
@@ -204,7 +204,7 @@ def cut_manifest(entry: Path) -> None:
         (lambda entry: (entry / MANIFEST).write_text("[]"), r"entry\.json can't be read"),
     ],
 )
-def test_damage_is_reported_set_aside_and_rebuilt(
+def test_a_damaged_entry_is_reported_moved_and_rebuilt(
     store: StageStore, damage: Callable[[Path], None], found: str
 ) -> None:
     reports: list[str] = store.reports  # type: ignore[attr-defined]
@@ -219,12 +219,12 @@ def test_damage_is_reported_set_aside_and_rebuilt(
     assert len(reports) == 1
 
 
-def test_an_entry_under_another_name_is_not_believed(store: StageStore) -> None:
+def test_an_entry_under_another_name_is_damaged(store: StageStore) -> None:
     other = {**CONTENT, "seed": 1}
     store.put(content_key(other), other, write).rename(store.folder / KEY)
     assert store.get(KEY) is None
     (report,) = store.reports  # type: ignore[attr-defined]
-    assert f"it says it is {content_key(other)}" in report
+    assert f"its key is {content_key(other)}" in report
 
 
 def put_slowly(folder: Path, meet: Path, seconds: float) -> None:
@@ -239,7 +239,7 @@ def put_slowly(folder: Path, meet: Path, seconds: float) -> None:
 
 
 def hold(folder: Path, meet: Path) -> None:
-    with StageStore(folder).claim(KEY):
+    with StageStore(folder).lock(KEY):
         (folder / "drafts" / f"{KEY}-half").mkdir(parents=True)
         meet.touch()
         time.sleep(60)
@@ -261,7 +261,7 @@ def test_two_processes_put_the_same_entry(store: StageStore, tmp_path: Path, sta
     assert list((store.folder / "drafts").iterdir()) == []
 
 
-def test_a_claim_holds_others_off_and_ends_with_its_process(
+def test_a_lock_excludes_other_processes_and_ends_with_its_process(
     store: StageStore, tmp_path: Path, start: Start
 ) -> None:
     holder = start(hold, store.folder, tmp_path / "meet")
@@ -269,21 +269,23 @@ def test_a_claim_holds_others_off_and_ends_with_its_process(
     waiting = start(hold, store.folder, tmp_path / "second")
     time.sleep(0.3)
     assert not (tmp_path / "second").exists()
-    with store.claim(content_key({**CONTENT, "seed": 1})):
+    with store.lock(content_key({**CONTENT, "seed": 1})):
         pass  # another key is free
     assert not store.reports  # type: ignore[attr-defined]
     waiting.kill()
     waiting.join(30)
     holder.kill()
     holder.join(30)
-    with store.claim(KEY):
-        # What the killed process had begun is gone.
+    with store.lock(KEY):
+        # The draft of the killed process is deleted.
         assert list((store.folder / "drafts").iterdir()) == []
-    with store.claim(KEY):
+    with store.lock(KEY):
         pass
 
 
-def test_who_waits_for_a_claim_says_so(store: StageStore, tmp_path: Path, start: Start) -> None:
+def test_a_process_that_waits_for_a_lock_reports_it(
+    store: StageStore, tmp_path: Path, start: Start
+) -> None:
     holder = start(hold, store.folder, tmp_path / "meet")
     wait_for(tmp_path / "meet")
     reports: list[str] = store.reports  # type: ignore[attr-defined]
@@ -293,11 +295,11 @@ def test_who_waits_for_a_claim_says_so(store: StageStore, tmp_path: Path, start:
         holder.kill()
 
     store.report = end_holder
-    with store.claim(KEY):
-        assert reports == [f"Stage store: another process is making {KEY[:8]}; waiting for it."]
+    with store.lock(KEY):
+        assert reports == [f"Stage store: another process is training {KEY[:8]}; waiting for it."]
 
 
-def test_checkpoints_that_a_kill_left_beside_their_entry_go(tmp_path: Path) -> None:
+def test_checkpoints_that_a_killed_process_left_are_deleted(tmp_path: Path) -> None:
     content = {"stage": "tofu"}
     key = content_key(content)
     StageStore(tmp_path).put(key, content, write)
@@ -313,7 +315,9 @@ def reports_of(store: StageStore) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
-def test_an_entry_that_is_no_folder_is_named_and_rebuilt(store: StageStore, kind: str) -> None:
+def test_an_entry_that_is_not_a_folder_is_reported_and_rebuilt(
+    store: StageStore, kind: str
+) -> None:
     store.folder.mkdir(parents=True)
     if kind == "file":
         (store.folder / KEY).write_text("x")
@@ -322,13 +326,13 @@ def test_an_entry_that_is_no_folder_is_named_and_rebuilt(store: StageStore, kind
     assert not store.has(KEY)
     assert store.get(KEY) is None
     (report,) = reports_of(store)
-    what = {"file": "it is a file", "link": "it is a link to nothing"}[kind]
+    what = {"file": "it is a file", "link": "it is a broken link"}[kind]
     assert report.startswith(f"Stage store: {store.folder / KEY} is damaged ({what}); moved to ")
     assert store.put(KEY, CONTENT, write) == store.get(KEY)
 
 
 def foreign(store: StageStore) -> list[str]:
-    """Everything that people, editors and other programs may leave in a store."""
+    """Create files that users, editors and other programs may leave in a store."""
     folder = store.folder
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints" / f"{KEY}-2.bak").mkdir()
@@ -349,20 +353,21 @@ def foreign(store: StageStore) -> list[str]:
     return files(folder)
 
 
-def test_what_is_foreign_never_stops_anything_and_is_told_once(store: StageStore) -> None:
+def test_foreign_files_are_ignored_and_reported_once(store: StageStore) -> None:
     store.put(KEY, CONTENT, write)
     before = foreign(store)
-    store.look_over()
+    store.report_unused()
     (report,) = reports_of(store)
-    assert report.startswith(f"Stage store: {store.folder} holds what is not its own (.DS_Store, ")
-    assert report.endswith(" and 8 more); it is left alone.")
+    start = f"Stage store: {store.folder} has files that are not part of it (.DS_Store, "
+    assert report.startswith(start)
+    assert report.endswith(" and 8 more); it ignores them.")
     assert report.isprintable()
-    # The whole life of two entries goes on between them.
+    # Entries can be written, read and rebuilt beside them.
     assert store.get(KEY) == store.folder / KEY and store.has(KEY)
     assert store.find({**CONTENT, "base": "c"}, ignoring=["base"]) == store.folder / KEY
     other = {**CONTENT, "seed": 1}
     key = content_key(other)
-    with store.claim(key):
+    with store.lock(key):
         for step in (2, 3):
             store.put_checkpoint(key, step, other, write)
         found = store.checkpoint(key)
@@ -372,32 +377,30 @@ def test_what_is_foreign_never_stops_anything_and_is_told_once(store: StageStore
         store.put(key, other, write)
     cut(store.folder / key)
     assert store.get(key) is None
-    # "damaged" is a file of somebody's.
+    # "damaged" is a foreign file.
     assert len(list((store.folder / "damaged-2").iterdir())) == 2
     assert set(before) <= set(files(store.folder))
-    StageStore(store.folder, report=reports_of(store).append).look_over()
+    StageStore(store.folder, report=reports_of(store).append).report_unused()
     assert len(reports_of(store)) == 4 and "damaged-2" not in reports_of(store)[-1]
 
 
-def test_entries_of_an_older_format_are_named_and_not_used(store: StageStore) -> None:
+def test_entries_of_an_older_format_are_reported_and_not_used(store: StageStore) -> None:
     entry = store.put(KEY, CONTENT, write)
     old = {"key": "0" * 32, "files": {"training.parquet": "0"}, "content": CONTENT, "details": {}}
     for number in range(7):
         folder = store.folder / (str(number) * 32)
         folder.mkdir()
         (folder / MANIFEST).write_text(json.dumps({**old, "key": folder.name}))
-    store.look_over()
+    store.report_unused()
     (report,) = reports_of(store)
     assert f"holds 7 entries of an older format ({'0' * 32}, " in report
-    assert report.endswith(
-        "and 2 more), which are of no use any more; their folders may be removed."
-    )
-    # Not even where another entry would do.
+    assert report.endswith("and 2 more), which this version does not use; you can delete them.")
+    # find() ignores them too.
     assert store.find({**CONTENT, "base": "c"}, ignoring=["base"]) == entry
     assert json.loads((entry / MANIFEST).read_text())["format"] == FORMAT
 
 
-def test_a_damaged_checkpoint_does_not_stand_for_a_new_one(store: StageStore) -> None:
+def test_a_damaged_checkpoint_is_written_again(store: StageStore) -> None:
     kept = store.put_checkpoint(KEY, 2, CONTENT, write)
     cut(kept)
     store.put_checkpoint(KEY, 2, CONTENT, write)
@@ -409,8 +412,8 @@ def test_a_damaged_checkpoint_does_not_stand_for_a_new_one(store: StageStore) ->
 OPERATIONS: dict[str, Callable[[StageStore], Any]] = {
     "put": lambda store: store.put(OTHER, OTHERS, write),
     "put_checkpoint": lambda store: store.put_checkpoint(OTHER, 5, OTHERS, write),
-    "claim": lambda store: store.claim(OTHER).__enter__(),
-    "try_writing": lambda store: store.try_writing(),
+    "lock": lambda store: store.lock(OTHER).__enter__(),
+    "check_writable": lambda store: store.check_writable(),
     "get damaged": lambda store: store.get(BROKEN),
     "checkpoint damaged": lambda store: store.checkpoint(BROKEN),
 }
@@ -418,7 +421,7 @@ READING: dict[str, Callable[[StageStore], Any]] = {
     "get": lambda store: store.get(KEY),
     "has": lambda store: store.has(KEY),
     "checkpoint": lambda store: store.checkpoint(KEY),
-    "look_over": lambda store: store.look_over(),
+    "report_unused": lambda store: store.report_unused(),
     "open": lambda store: StageStore(store.folder),
 }
 OTHERS, BROKENS = {**CONTENT, "seed": 1}, {**CONTENT, "seed": 2}
@@ -427,7 +430,7 @@ READS = ("stat", "lstat", "scandir", "listdir", "open")
 
 
 def failing(names: tuple[str, ...], folder: Path, number: int, patch: Any) -> None:
-    """Have these calls fail for everything in a folder, as a full or a foreign disk has them."""
+    """Let these calls fail in a folder, as on a full disk or one without permission."""
     for name in names:
         real = getattr(os, name)
 
@@ -447,7 +450,7 @@ def failing(names: tuple[str, ...], folder: Path, number: int, patch: Any) -> No
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(
+def test_a_failed_write_gives_one_sentence_and_leaves_no_files(
     store: StageStore, operation: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put(KEY, CONTENT, write)
@@ -463,7 +466,7 @@ def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(
             except StorageError as error:
                 message = str(error)
         if not message:
-            continue  # an operation that does not rest on it
+            continue  # The operation does not use this call.
         assert message.startswith(f"trainer.store: {store.folder} can't be ")
         assert os.strerror(number) in message and "\n" not in message and "make room" in message
         after = {name: (store.folder / name).read_bytes() for name in files(store.folder)}
@@ -472,12 +475,12 @@ def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(
         break
     else:
         pytest.fail("nothing failed")
-    # Afterwards all goes on.
+    # Afterwards all operations work.
     OPERATIONS[operation](StageStore(store.folder, report=reports_of(store).append))
 
 
 @pytest.mark.parametrize("operation", READING)
-def test_what_cannot_be_read_is_one_sentence(
+def test_a_failed_read_gives_one_sentence(
     store: StageStore, operation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put(KEY, CONTENT, write)

@@ -13,7 +13,7 @@ from study_runs import METHODS, outcome, spec_of, studied
 from tiny_stages import Tiny
 
 from lightning_unlearn import GA, InputError
-from lightning_unlearn.storage.entry_status import read_note
+from lightning_unlearn.storage.entry_status import read_status
 from lightning_unlearn.study.executors.ray import RayExecutor
 from lightning_unlearn.study.runner import Study
 
@@ -64,7 +64,7 @@ class Waits(GA):
 def running(tiny: Tiny) -> set[int]:
     """Processes that are making something."""
     store = tiny.root / "store"
-    notes = [read_note(store, file.stem) for file in store.glob("notes/*.json")]
+    notes = [read_status(store, file.stem) for file in store.glob("status/*.json")]
     return {note.pid for note in notes if note is not None and note.state == "running"}
 
 

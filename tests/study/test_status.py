@@ -14,7 +14,7 @@ import pytest
 from study_plans import hand_plan
 
 from lightning_unlearn.cli.main import main
-from lightning_unlearn.storage.entry_status import STALE, note_file
+from lightning_unlearn.storage.entry_status import STALE, status_file
 from lightning_unlearn.storage.integrity import describe_files
 from lightning_unlearn.storage.seals import seal_values
 from lightning_unlearn.study.plan import StudyPlan
@@ -57,7 +57,7 @@ def note(plan: StudyPlan, key: str, age: float = 0, **changes: Any) -> None:
         "total": 20,
         "error": "",
     }
-    file = note_file(Path(plan.store), key)
+    file = status_file(Path(plan.store), key)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({**values, **changes}))
     os.utime(file, (time.time() - age,) * 2)
@@ -202,7 +202,7 @@ def test_a_damaged_manifest_or_note_breaks_nothing(
     store(plan, "s0_a")
     (Path(plan.store) / "s0_a" / "entry.json").write_text("[]")
     note(plan, "s0_a-b")
-    note_file(Path(plan.store), "s0_a-b").write_text("{")
+    status_file(Path(plan.store), "s0_a-b").write_text("{")
     assert told(capsys, folder)[1] == "3 parts: 1 done, 2 left"
 
 

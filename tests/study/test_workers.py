@@ -18,7 +18,7 @@ from study_runs import outcome, spec_of, studied
 from tiny_stages import Tiny
 
 from lightning_unlearn import InputError
-from lightning_unlearn.storage.entry_status import read_note
+from lightning_unlearn.storage.entry_status import read_status
 from lightning_unlearn.study.executors.local import LocalExecutor, share_gpus
 from lightning_unlearn.study.plan import FILE
 from lightning_unlearn.study.runner import Study, StudyResult
@@ -177,8 +177,8 @@ def until(happened: Callable[[], bool], seconds: float = 240) -> None:
 def unlearning(tiny: Tiny) -> list[int]:
     """Processes that are at an unlearning."""
     store, pids = tiny.root / "store", []
-    for file in store.glob("notes/*.json"):
-        note = read_note(store, file.stem)
+    for file in store.glob("status/*.json"):
+        note = read_status(store, file.stem)
         if note is not None and note.state == "running" and note.total == LONG and note.step:
             pids.append(note.pid)
     return pids

@@ -228,7 +228,7 @@ def test_a_method_whose_state_cannot_be_kept_begins_its_stage_again(
     trainer_of(whole, Queues()).fit(whole.module(), datamodule(whole))
     with pytest.raises(KeyboardInterrupt, match="at step 3 of 6; its steps are lost"):
         trainer_of(tiny, Queues(), Interrupts("unlearn", 3)).fit(tiny.module(), datamodule(tiny))
-    assert "state.callbacks.0 Queues._last is of the type deque" in capsys.readouterr().err
+    assert "state.callbacks.0 Queues._last is of type deque" in capsys.readouterr().err
     trainer_of(tiny, Queues()).fit(tiny.module(), datamodule(tiny))
     (run,), (other,) = ((t.root / "runs" / "Queues").iterdir() for t in (tiny, whole))
     assert results(run) == results(other)

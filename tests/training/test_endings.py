@@ -23,7 +23,7 @@ from lightning_unlearn import (
 )
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.errors import Unfinished
-from lightning_unlearn.storage.entry_status import read_note
+from lightning_unlearn.storage.entry_status import read_status
 from lightning_unlearn.storage.records import read_table
 
 SIX = {"lr": 2e-3, "epochs": 2, "batch_size": 4}
@@ -78,7 +78,7 @@ def test_a_bare_should_stop_leaves_a_stage_unfinished(tiny: Tiny, stage: str, st
     (kept,) = (tiny.root / "store" / "checkpoints").iterdir()
     key, _, number = kept.name.rpartition("-")
     assert number == str(step)
-    note = read_note(tiny.root / "store", key)
+    note = read_status(tiny.root / "store", key)
     assert note is not None and note.state == "stopped"
     resumed = fit(tiny, GA())
     assert resumed.trained[0] == stage

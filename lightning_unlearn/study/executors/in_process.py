@@ -53,7 +53,7 @@ class InProcessExecutor:
 
     def _next(self, frontier: TaskQueue) -> Task:
         ready = {task.key: task for task in frontier.ready()}
-        free = (key for key in ready if not self.bench.store.is_claimed(key))
+        free = (key for key in ready if not self.bench.store.is_locked(key))
         return ready[self.bench.agree(next(free, next(iter(ready))))]
 
     def _make(self, task: Task) -> TaskResult:
