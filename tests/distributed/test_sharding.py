@@ -236,7 +236,7 @@ def test_two_processes_equal_one_and_resume_its_runs(tiny: Tiny) -> None:
     assert trainer.trained == ["safety", "unlearn"] and trainer.run_dir is not None
     assert_same(found["runs"][BEGUN["two"]], trainer.run_dir, 1e-9)
     assert_weights(found["runs"][BEGUN["two"]], trainer.run_dir, 1e-9)
-    # What two processes wrote is opened by others.
+    # Other libraries load the weights that two processes wrote.
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
