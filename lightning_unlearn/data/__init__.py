@@ -1,1 +1,1 @@
-"""Rows to optimizer steps: recipes, reading, chat format, batch plan, StagedDataModule."""
+"""From rows to optimizer steps: recipes, files, chat format, batch plan, StagedDataModule."""

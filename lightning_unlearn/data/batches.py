@@ -1,7 +1,7 @@
-"""The batch plan: which rows make which optimizer step, a function of (seed, stage, epoch) alone.
+"""The batch plan: the rows of each optimizer step, a function of (seed, stage, epoch) alone.
 
-How a step is then cut into micro-batches and spread over processes changes speed and rounding only:
-every loss is divided by the counts of the whole global batch.
+Micro-batch size and number of processes change only speed and rounding: every loss is divided by
+the counts of the whole global batch.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.errors import InputError
 
-# Micro-batch size where none is asked for: at most this many sequences at a time.
+# Largest micro-batch in sequences, if the user gives no micro-batch size.
 DEFAULT_MICRO_BATCH = 8
 
 
 def derive_seed(*parts: object) -> int:
-    """A seed that depends on nothing but its parts, such as (seed, stage, epoch); 63 bits."""
+    """Compute a seed of 63 bits from its parts alone, such as (seed, stage, epoch)."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -34,9 +34,9 @@ class Batch:
         input_ids: padded on the right, ``[sequences, length]``.
         source: positions in the flattened ``input_ids`` that predict a label, ``[label tokens]``.
         target: the label tokens predicted there, ``[label tokens]``.
-        mask: which places of a ``[sequences, longest answer]`` table are label tokens.
+        mask: True where a ``[sequences, longest answer]`` table has a label token.
         index: row number of each sequence in its data set, ``[sequences]``.
-        weight: 1, or 0 for a filler that only keeps a process busy, ``[sequences]``.
+        weight: 1, or 0 for a filler sequence that only lets a process take part, ``[sequences]``.
     """
 
     input_ids: Tensor
@@ -52,7 +52,7 @@ class GlobalBatch:
     """One process's share of one optimizer step.
 
     Attributes:
-        micro: micro-batches, equally many on every process.
+        micro: micro-batches; every process has the same number.
         tokens: label tokens of the whole global batch.
         sequences: sequences of the whole global batch.
     """
@@ -69,8 +69,8 @@ def collate(
 
     Args:
         examples: the data set.
-        indices: which of its rows.
-        pad_id: fills the right end; any id does, no attention reaches it.
+        indices: numbers of the rows to take.
+        pad_id: id that fills the right end. Its value has no effect: no label attends to it.
         filler: give the sequences weight 0.
 
     Returns:
@@ -100,22 +100,22 @@ def collate(
 
 
 class BatchPlan(Dataset[GlobalBatch]):
-    """All optimizer steps of a stage; item i is one process's share of step i.
+    """All optimizer steps of a stage; item i is the share of one process in step i.
 
     Args:
-        examples: the stage's rows.
+        examples: rows of the stage.
         recipe: epochs or steps, and the global batch size.
         seed: seed of the run.
-        stage: name of the stage; a stage's order of rows does not depend on its place in the path.
+        stage: name of the stage. The order of its rows does not depend on its position in the path.
         pad_id: padding token.
-        micro_batch_size: sequences of one forward; None takes the largest divisor of a process's
-            share up to 8.
+        micro_batch_size: sequences of one forward; None takes the largest divisor, up to 8, of the
+            share of a process.
         rank: number of this process.
         world_size: number of processes.
         key: YAML key of the stage, for messages.
 
     Raises:
-        InputError: if the global batch can't be cut as asked.
+        InputError: if the global batch is not divisible into micro-batches and processes.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class BatchPlan(Dataset[GlobalBatch]):
         for start in range(0, len(ordered), stride):
             begin = start + self.rank * self.micro
             share = ordered[begin : min(begin + self.micro, start + stride)]
-            # A process without rows still takes part: gradients are exchanged by all.
+            # A process without rows computes a filler: all processes must exchange gradients.
             micro.append(
                 collate(self.examples, share or ordered[:1], self.pad_id, filler=not share)
             )
@@ -155,21 +155,22 @@ class BatchPlan(Dataset[GlobalBatch]):
         return GlobalBatch(micro, tokens, len(rows))
 
     def loader(self, done: int = 0) -> DataLoader[GlobalBatch]:
-        """The steps in order, one at a time.
+        """Return a loader that yields the steps in order, one at a time.
 
         Args:
-            done: so many are left out at the start.
+            done: number of steps to skip at the start.
         """
         left = range(done, len(self.steps))
         return DataLoader(self, batch_size=None, sampler=left, num_workers=0)
 
 
-def micro_batch(batch_size: int, asked: int | None, world_size: int, key: str) -> int:
-    """Sequences of one forward on one process.
+def micro_batch(batch_size: int, requested: int | None, world_size: int, key: str) -> int:
+    """Choose the number of sequences of one forward on one process.
 
     Args:
         batch_size: sequences of the global batch.
-        asked: the wanted size; None takes the largest divisor of a process's share up to 8.
+        requested: requested size; None takes the largest divisor, up to 8, of the share of a
+            process.
         world_size: number of processes.
         key: YAML key of the stage, for the message.
 
@@ -177,34 +178,37 @@ def micro_batch(batch_size: int, asked: int | None, world_size: int, key: str) -
         The micro-batch size.
 
     Raises:
-        InputError: if the global batch is no multiple of micro-batch times processes.
+        InputError: if the global batch is not a multiple of micro-batch times processes.
     """
-    unit = world_size * (asked or 1)
-    if asked is not None and asked < 1:
-        raise InputError(f"data.micro_batch_size: found {asked}, expected at least 1, or null.")
+    unit = world_size * (requested or 1)
+    if requested is not None and requested < 1:
+        raise InputError(f"data.micro_batch_size: found {requested}, expected at least 1, or null.")
     if batch_size % unit:
         parts = f"{world_size} process(es)"
-        if asked:
-            parts += f" x data.micro_batch_size {asked}"
+        if requested:
+            parts += f" x data.micro_batch_size {requested}"
         below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
         near = f"{below} or {above}" if below else str(above)
         raise InputError(
-            f"{key}.batch_size: found {batch_size}, which can't be cut into {parts} = {unit}. "
+            f"{key}.batch_size: found {batch_size}, which is not divisible by {parts} = {unit}. "
             f"Choose a multiple of {unit}, such as {near}, or another micro-batch size."
         )
-    if asked:
-        return asked
+    if requested:
+        return requested
     share = batch_size // world_size
     return max(n for n in range(1, DEFAULT_MICRO_BATCH + 1) if share % n == 0)
 
 
 def _global_batches(count: int, recipe: Recipe, seed: int, stage: str) -> Iterator[list[int]]:
-    """Row numbers of each optimizer step; what is left over at the end of an epoch is a step."""
+    """Yield the row numbers of each optimizer step.
+
+    The remaining rows at the end of an epoch make a smaller step.
+    """
     per_epoch = -(-count // recipe.batch_size)
-    wanted = recipe.steps if recipe.steps is not None else recipe.epochs * per_epoch
-    for step in range(wanted):
-        epoch, place = divmod(step, per_epoch)
-        if place == 0:
+    total = recipe.steps if recipe.steps is not None else recipe.epochs * per_epoch
+    for step in range(total):
+        epoch, position = divmod(step, per_epoch)
+        if position == 0:
             generator = torch.Generator().manual_seed(derive_seed(seed, stage, epoch))
             order = torch.randperm(count, generator=generator).tolist()
-        yield order[place * recipe.batch_size : (place + 1) * recipe.batch_size]
+        yield order[position * recipe.batch_size : (position + 1) * recipe.batch_size]

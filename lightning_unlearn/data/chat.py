@@ -1,10 +1,12 @@
-"""Rows to token ids: prompt and label, the truncation policy, and where a written answer ends.
+"""Tokenize rows: prompt, label, truncation, and the tokens that end a generated answer.
 
-A label is the answer and the end-of-turn token. What a template writes after that token (a newline;
-Llama 3's first one the next assistant header) and a thinking block before the answer are no label.
+The label is the answer and the end-of-turn token. Text that a template writes after that token is
+not part of the label: a newline, or the next assistant header in the first template of Llama 3. A
+thinking block before the answer is not part of it either.
 
-Truncation: a sequence longer than ``max_length`` tokens loses the end of its answer (the
-end-of-turn token with it), and is counted. A prompt that leaves no room for an answer is an error.
+Truncation: if a sequence is longer than ``max_length`` tokens, the end of its answer is cut off,
+including the end-of-turn token. Truncated answers are counted. A prompt that leaves no room for an
+answer is an error.
 """
 
 import hashlib
@@ -17,7 +19,7 @@ from lightning_unlearn.data.chat_template import ChatTemplate
 from lightning_unlearn.data.rows import Row
 from lightning_unlearn.errors import InputError
 
-# Text that tokenizers of one vocabulary cut differently if their rules differ.
+# Text that two tokenizers with one vocabulary split differently if their rules differ.
 _SPECIMEN = (
     " It's 1234567.89 o'clock -- don't GO\tback,\r\n\n   I said: \u00c9t\u00e9 e\u0301 "
     "\uff21\u4e2d\u6587 \u0394\u03b4 x_y=f(a)[0]; https://a.b/c?d=e&f  "
@@ -30,8 +32,8 @@ class Example:
 
     Attributes:
         prompt: tokens up to and including the assistant header.
-        answer: label tokens: the answer and what ends the turn.
-        truncated: the answer's end was cut off.
+        answer: label tokens: the answer and the end of the turn.
+        truncated: whether the end of the answer was cut off.
     """
 
     prompt: tuple[int, ...]
@@ -45,19 +47,19 @@ class Example:
 class ChatFormat:
     """A tokenizer with its chat template.
 
-    Where the answer starts is known by length, never by token id: where padding and end-of-turn
-    are the same id, a mask by id would hide real labels.
+    The start of the answer is found by length, never by token id. If padding and end-of-turn have
+    the same id, a mask by id would hide real labels.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
         max_length: longest sequence in tokens.
         template: another tokenizer whose chat template is used, for base models without one.
-        name: how to call the model in messages.
-        vocabulary: rows of the model's embedding; None leaves token ids unchecked.
-        template_name: how to call the template's model in messages.
+        name: name of the model in messages.
+        vocabulary: number of rows of the model's embedding; None leaves token ids unchecked.
+        template_name: name of the template's model in messages.
 
     Raises:
-        InputError: if there is no chat template that compiles.
+        InputError: if there is no chat template, or it does not compile.
     """
 
     def __init__(
@@ -78,15 +80,16 @@ class ChatFormat:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of tokenizer and template."""
+        """Return a hash of tokenizer and template."""
         vocabulary = sorted(self.tokenizer.get_vocab().items())
-        # How text is cut is in no table that stays the same from version to version.
+        # No table describes the splitting rules in the same way in all versions of the library, so
+        # hash the tokens of a sample text.
         rules = self._tokens(_SPECIMEN)
         values = (vocabulary, rules, self.tokenizer.eos_token_id, self.template.source)
         return hashlib.sha256(repr(values).encode()).hexdigest()
 
     def same(self, other: "ChatFormat") -> bool:
-        """Whether both encode every row alike, and refuse the same rows."""
+        """Return whether both encode all rows in the same way and refuse the same rows."""
         mine = self.fingerprint, self.max_length, self.vocabulary
         return mine == (other.fingerprint, other.max_length, other.vocabulary)
 
@@ -95,15 +98,16 @@ class ChatFormat:
         return ids
 
     def _after(self, prompt: str, prompt_ids: list[int], rest: str) -> list[int]:
-        """Tokens of ``rest`` as they follow the prompt.
+        """Tokenize ``rest`` as a continuation of the prompt.
 
-        Tokenized with the prompt, as in text; apart only where the tokenizer would merge the two
-        at the seam, which at generation time it can't do either.
+        Both are tokenized together. If the tokenizer merges characters of the two into one token,
+        ``rest`` is tokenized separately, because generation cannot merge them either.
         """
         together = self._tokens(prompt + rest)
         if together[: len(prompt_ids)] == prompt_ids:
             return together[len(prompt_ids) :]
-        # After a token that nothing merges with: at the start of a text SentencePiece adds a blank.
+        # Put a token before it that merges with nothing: SentencePiece adds a space at the start of
+        # a text.
         end, end_id = self.tokenizer.eos_token, self.tokenizer.eos_token_id
         if end is not None and not rest[:1].isspace():
             first, *others = self._tokens(end + rest)
@@ -118,38 +122,40 @@ class ChatFormat:
             row: prompt turns and answer.
 
         Returns:
-            The example, its answer cut if the sequence would exceed ``max_length``.
+            The example; its answer is truncated if the sequence would exceed ``max_length``.
 
         Raises:
-            InputError: if the template can't be used for the row, the prompt alone fills
-                ``max_length``, or a token is none of the model's.
+            InputError: if the template cannot be used for the row, the prompt alone fills
+                ``max_length``, or the model has no embedding for a token.
         """
         turn = self.template.turn(row)
         content = self.template.content(row)
-        if len(turn.prompt) > self._most_characters:
+        if len(turn.prompt) > self._max_characters:
             raise self._no_room(row, f"{len(turn.prompt)} characters")
         prompt_ids = self._prompt(row)
         room = self.max_length - len(prompt_ids)
         if room < 1:
             raise self._no_room(row, f"{len(prompt_ids)} tokens")
         text = turn.lead + content + turn.end
-        answer_ids = self._after(turn.prompt, prompt_ids, text[: self._most_characters])
+        answer_ids = self._after(turn.prompt, prompt_ids, text[: self._max_characters])
         self._check_ids(answer_ids, row.where, "answer")
-        cut = len(answer_ids) > room or len(text) > self._most_characters
+        cut = len(answer_ids) > room or len(text) > self._max_characters
         return Example(tuple(prompt_ids), tuple(answer_ids[:room]), cut)
 
     @cached_property
-    def _most_characters(self) -> int:
-        """More characters than any text of ``max_length`` tokens has: what is longer is not cut
-        into tokens, which of a gigabyte would take hours."""
+    def _max_characters(self) -> int:
+        """Return more characters than any text of ``max_length`` tokens has.
+
+        Longer text is not tokenized: a gigabyte would take hours.
+        """
         longest = max(map(len, self.tokenizer.get_vocab()), default=0)
         return self.max_length * 4 * max(256, longest)
 
     def _no_room(self, row: Row, size: str) -> InputError:
         return InputError(
             f"{row.where}: the prompt alone has {size} and leaves no room for an answer within "
-            f"{self.max_length} tokens (data.max_length or the model's context). Shorten or drop "
-            "the row, or raise data.max_length."
+            f"{self.max_length} tokens (data.max_length or the model's context). Shorten or remove "
+            "the row, or increase data.max_length."
         )
 
     def _check_ids(self, ids: Sequence[int], where: str, part: str) -> None:
@@ -157,14 +163,14 @@ class ChatFormat:
         if not ids:
             raise InputError(
                 f"{where}: the {part} has no tokens, expected at least one: the tokenizer of "
-                f"{self.name} knows none of its characters. Remove the row."
+                f"{self.name} has no token for its characters. Remove the row."
             )
         if self.vocabulary is not None and (largest := max(ids)) >= self.vocabulary:
             text = self.tokenizer.convert_ids_to_tokens(largest)
             raise InputError(
                 f"{where}: the {part} has the token {text!r} with id {largest}, expected ids below "
-                f"{self.vocabulary}, the rows of the embedding of {self.name}. Remove that text, "
-                "or use a model whose embedding was enlarged with its tokenizer."
+                f"{self.vocabulary}, the number of rows of the embedding of {self.name}. Remove "
+                "that text, or use a model whose embedding has a row for every token."
             )
 
     def _prompt(self, row: Row) -> list[int]:
@@ -173,32 +179,32 @@ class ChatFormat:
         return ids
 
     def prompt_ids(self, row: Row) -> tuple[int, ...]:
-        """Tokens of the prompt up to and including the assistant header.
+        """Tokenize the prompt up to and including the assistant header.
 
         Args:
-            row: its prompt turns count; its answer does not.
+            row: prompt turns; its answer is not used.
 
         Returns:
-            The tokens, those of `encode`.
+            The same tokens as those of `encode`.
 
         Raises:
-            InputError: if the template can't be used for the row.
+            InputError: if the template cannot be used for the row.
         """
         return tuple(self._prompt(row))
 
     def phrase_ids(self, row: Row, phrase: str) -> tuple[int, ...]:
-        """Tokens of a phrase as the start of the assistant's turn, without header and end.
+        """Tokenize a phrase as the start of the assistant's turn, without header and end.
 
         Args:
             row: its prompt turns count; its answer does not.
             phrase: the text; white space around it does not count, as some templates drop it.
 
         Returns:
-            The phrase's tokens.
+            Tokens of the phrase.
 
         Raises:
-            InputError: if the template can't be used for the row, or a token is none of the
-                model's.
+            InputError: if the template cannot be used for the row, or the model has no embedding
+                for a token.
         """
         turn = self.template.turn(row)
         text = turn.lead + phrase.strip()
@@ -207,36 +213,36 @@ class ChatFormat:
         return tuple(ids)
 
     def end_ids(self, row: Row) -> tuple[int, ...]:
-        """Tokens at which a generated answer is complete: end of turn and end of text."""
+        """Return the tokens that end a generated answer: end of turn and end of text."""
         token = self.template.turn(row).end_token
-        # One token, as it is found among those that the tokenizer never splits.
+        # It is one token, because the tokenizer never splits it.
         turn_end = [] if token is None else self._tokens(token)[:1]
         ends = [*turn_end, self.tokenizer.eos_token_id]
         return tuple(dict.fromkeys(i for i in ends if i is not None))
 
     @property
     def pad_id(self) -> int:
-        """Padding token id, one of the model's; what it is has no effect on results."""
+        """Return a padding token id of the model; its value has no effect on results."""
         pad: int | None = self.tokenizer.pad_token_id
         if pad is None or (self.vocabulary is not None and pad >= self.vocabulary):
             return 0
         return pad
 
     def remark(self, row: Row) -> str | None:
-        """A sentence if nothing teaches the model to end an answer; else None."""
+        """Return a warning if the template has no end-of-turn token, else None."""
         turn = self.template.turn(row)
         if turn.end_token is not None:
             return None
-        found = f"{turn.end.strip()!r}, which is no token of its own" if turn.end else "nothing"
+        found = f"{turn.end.strip()!r}, which is not a single token" if turn.end else "nothing"
         return (
-            f"data.chat_template_from: after an answer the chat template writes {found}, so "
-            "answers that the model writes end at its end of text only. A template for this "
-            "tokenizer has an end-of-turn token."
+            f"data.chat_template_from: after an answer the chat template writes {found}, expected "
+            "an end-of-turn token. Generated answers will end only at the end-of-text token. "
+            "Choose a template for this tokenizer."
         )
 
 
 def data_fingerprint(examples: Iterable[Example]) -> str:
-    """Hash of the token ids of a data set: what was trained on, however it was written down."""
+    """Hash the token ids of a data set; the file format has no effect."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(repr((example.prompt, example.answer)).encode())

@@ -1,4 +1,4 @@
-"""StagedDataModule: the stages, the path through them, and the rows of each as token ids."""
+"""StagedDataModule: the stages, the path through them, and their rows as token ids."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -27,28 +27,29 @@ UNLEARN, ORACLE = "unlearn", "oracle"
 class StagedDataModule(LightningDataModule):
     """Training stages in a chosen order, and the stage to be unlearned.
 
-    The path is given by one of ``order``, ``position`` and ``permutation``; by none of them it is
-    the order in which the stages are written.
+    One of ``order``, ``position`` and ``permutation`` gives the path. Without them, the path is the
+    order in which the stages are written.
 
     Args:
         stages: the stages by name.
-        forget: the stage to unlearn after the path has been walked; null to train only.
-        order: the path as a list of stage names; it may leave stages out.
-        position: place of the forget stage in the path, from 1, the others in written order.
+        forget: the stage to unlearn at the end of the path; null to train only.
+        order: the path as a list of stage names; it may omit stages.
+        position: position of the forget stage in the path, from 1; the other stages keep their
+            written order.
         permutation: number of the order among all orders of the stages, from 1, counted
             lexicographically from the written order.
-        oracle: leave the forget stage out of training and unlearn nothing: the model that
-            unlearning is to be compared with. It is measured like the others.
+        oracle: train an oracle: omit the forget stage from training and unlearn nothing. The
+            oracle is evaluated like the other models.
         unlearn: recipe of unlearning.
-        eval_sets: further rows to measure, by name; monitors name them as they name stages.
+        eval_sets: further rows to evaluate, by name; monitors refer to them as to stages.
         max_length: longest sequence in tokens; null for the model's context.
         chat_template_from: model whose chat template is used, for a base model that has none.
-        micro_batch_size: sequences of one forward in training, per process; null chooses. Changes
-            speed, memory and rounding.
-        eval_batch_size: sequences of one forward in measuring, per process.
+        micro_batch_size: sequences of one forward in training, per process; null for automatic. It
+            changes speed, memory and rounding.
+        eval_batch_size: sequences of one forward in evaluation, per process.
 
     Raises:
-        InputError: for a path that can't be walked or a recipe that can't train.
+        InputError: if the path is not valid or a recipe cannot train.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class StagedDataModule(LightningDataModule):
         position: int | None = None,
         permutation: int | None = None,
         oracle: bool = False,
-        unlearn: Recipe = Recipe(),  # noqa: B008  (never changed; its values are the documentation)
+        unlearn: Recipe = Recipe(),  # noqa: B008  (never modified; documents the defaults)
         eval_sets: dict[str, EvalSet] | None = None,
         max_length: int | None = None,
         chat_template_from: str | None = None,
@@ -100,7 +101,8 @@ class StagedDataModule(LightningDataModule):
             )
         if self.oracle and self.forget is None:
             raise InputError(
-                "data.oracle: it leaves out the forget stage, but data.forget is null."
+                "data.oracle: found true with data.forget null, expected a forget stage to omit; "
+                "set data.forget, or data.oracle: false."
             )
         lengths = (("max_length", self.max_length, 2), ("eval_batch_size", self.eval_batch_size, 1))
         for name, found, least in lengths:
@@ -108,33 +110,33 @@ class StagedDataModule(LightningDataModule):
                 raise InputError(f"data.{name}: found {found}, expected at least {least}.")
 
     def check_order(self, order: Sequence[str], key: str = "data.order") -> tuple[str, ...]:
-        """A path, if it can be walked; see `lightning_unlearn.data.paths.check_order`.
+        """Return a path if it is valid; see `lightning_unlearn.data.paths.check_order`.
 
         Args:
             order: names of stages.
             key: YAML key of the order, for messages.
 
         Raises:
-            InputError: if it can't.
+            InputError: if the path is not valid.
         """
         return check_order([*self.stages], self.forget, order, key)
 
     def paths(self, kind: Literal["positions", "permutations"]) -> list[tuple[str, ...]]:
-        """Many paths through the stages; see `lightning_unlearn.data.paths.all_paths`.
+        """Return all paths of a kind; see `lightning_unlearn.data.paths.all_paths`.
 
         Args:
             kind: "positions" or "permutations".
 
         Raises:
-            InputError: "positions" without a forget stage.
+            InputError: if the kind is "positions" and there is no forget stage.
         """
         return all_paths([*self.stages], self.forget, kind)
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The stages in the order they are trained.
+        """The stages in the order of training.
 
-        Of an oracle the forget stage is among them, for it is measured, and is not trained.
+        The path of an oracle includes the forget stage, which is evaluated but not trained.
         """
         return self._path
 
@@ -144,7 +146,7 @@ class StagedDataModule(LightningDataModule):
 
     @property
     def position(self) -> int | None:
-        """Place of the forget stage in the path, from 1."""
+        """Position of the forget stage in the path, from 1; None without one or for an oracle."""
         if self.forget is None or self.oracle:
             return None
         return self.path.index(self.forget) + 1
@@ -156,7 +158,7 @@ class StagedDataModule(LightningDataModule):
         return tuple(name for name in self.path if name != left_out)
 
     def encodes_with(self, tokenizer: Any) -> bool:
-        """Whether rows are encoded with a tokenizer already; its template is then known."""
+        """Return whether the rows are already encoded with this tokenizer and its template."""
         return self.format is not None and self.format.tokenizer is tokenizer
 
     def prepare(
@@ -167,24 +169,24 @@ class StagedDataModule(LightningDataModule):
         name: str = "",
         vocabulary: int | None = None,
     ) -> None:
-        """Read and tokenize the rows of every stage on the path; once is enough.
+        """Read and tokenize the rows of every stage of the path; further calls read nothing again.
 
         Args:
-            tokenizer: the model's tokenizer.
-            context: longest sequence the model takes, in tokens.
-            template: tokenizer of the sibling named by ``chat_template_from``.
-            name: the model's name, for messages.
-            vocabulary: rows of the model's embedding; None leaves token ids unchecked.
+            tokenizer: tokenizer of the model.
+            context: longest sequence that the model accepts, in tokens.
+            template: tokenizer of the model ``chat_template_from``.
+            name: name of the model, for messages.
+            vocabulary: number of rows of the model's embedding; None leaves token ids unchecked.
 
         Raises:
-            InputError: for files and rows that can't be used.
+            InputError: if a file or a row cannot be used.
         """
         self.context = context
         if not self.encodes_with(tokenizer):
             if self.max_length is not None and self.max_length > context:
                 raise InputError(
-                    f"data.max_length: found {self.max_length}, but {name or 'the model'} takes "
-                    f"at most {context} tokens."
+                    f"data.max_length: found {self.max_length}, expected at most {context}, the "
+                    f"context of {name or 'the model'} in tokens."
                 )
             form = ChatFormat(
                 tokenizer,
@@ -195,12 +197,12 @@ class StagedDataModule(LightningDataModule):
                 self.chat_template_from if template is not None else None,
             )
             if self.format is None or not form.same(self.format):
-                # Another model: what was encoded for the one before does not hold.
+                # The model has changed: tokens of the earlier model are not valid.
                 for known in self._read():
                     known.clear()
                 self._fingerprints.clear()
             self.format = form
-        assert self.format is not None, "made above, or before"
+        assert self.format is not None, "set above or by an earlier call"
         for stage in self.path:
             if stage not in self.examples:
                 found = read_stage(stage, self.stages[stage], self.format)
@@ -217,39 +219,36 @@ class StagedDataModule(LightningDataModule):
                 self._found[eval_set] = found.remarks
 
     def _read(self) -> list[dict[str, Any]]:
-        """What was read: tables by name of the stage or evaluation set."""
+        """Return all tables of rows, each by name of the stage or evaluation set."""
         known: list[Any] = [self.rows, self.examples, self.heldout_rows, self.heldout_examples]
         return [*known, self.eval_set_rows, self.eval_set_examples, self._found]
 
     def adopt(self, other: "StagedDataModule") -> None:
-        """Take over what another has read of the stages that are read in the same way.
+        """Copy the rows of stages and evaluation sets that another data module has read.
 
-        Args:
-            other: of the same model; `prepare` then reads only what is missing.
+        Only stages with equal sources and columns are copied. `prepare` then reads the others.
+        `other` must be of the same model.
         """
         own, its = ((data.chat_template_from, data.max_length) for data in (self, other))
         if own != its:
             return
-        alike = {
+        shared = {
             name
             for name, stage in self.stages.items()
             if name in other.examples and other.stages[name].reading() == stage.reading()
         }
-        alike |= {
+        shared |= {
             name for name, rows in self.eval_sets.items() if other.eval_sets.get(name) == rows
         }
         for mine, theirs in zip(self._read(), other._read(), strict=True):
-            mine.update({name: theirs[name] for name in alike & set(theirs)})
+            mine.update({name: theirs[name] for name in shared & set(theirs)})
         self.format = other.format
 
     def check_batches(self, world_size: int) -> None:
-        """Refuse global batches that can't be cut over the processes, before anything runs.
-
-        Args:
-            world_size: number of processes.
+        """Refuse global batches that cannot be distributed over the processes, before training.
 
         Raises:
-            InputError: naming the recipe.
+            InputError: with the key of the recipe.
         """
         for name in self.trained:
             batch_size = self.stages[name].batch_size
@@ -258,27 +257,27 @@ class StagedDataModule(LightningDataModule):
             micro_batch(self.unlearn.batch_size, self.micro_batch_size, world_size, "data.unlearn")
 
     def measured(self, stage: str) -> tuple[list[Row], list[Example]]:
-        """The rows on which a stage is measured.
+        """Return the rows on which a stage is evaluated, and their tokens.
 
-        The forget stage is measured on the rows that are unlearned; every other stage on its
-        held-out rows if it has them, else on its training rows.
+        The forget stage is evaluated on its training rows, which are unlearned. Every other stage
+        is evaluated on its held-out rows, or on its training rows if it has no held-out rows.
         """
         if stage in self.heldout_rows and stage != self.forget:
             return self.heldout_rows[stage], self.heldout_examples[stage]
         return self.rows[stage], self.examples[stage]
 
     def row_set(self, name: str) -> tuple[list[Row], list[Example]]:
-        """The rows that a monitor names.
+        """Return the rows of a row set.
 
         Args:
-            name: a stage, for the rows on which it is measured; "STAGE:train" or "STAGE:heldout"
-                for others of it; or an evaluation set.
+            name: a stage, for the rows on which it is evaluated; "STAGE:train" or "STAGE:heldout"
+                for its training or held-out rows; or an evaluation set.
 
         Returns:
-            The rows and their tokens, equally many.
+            The rows, and their tokens in the same order.
 
         Raises:
-            InputError: if there are no such rows.
+            InputError: if there is no such row set.
         """
         stage, _, which = self.set_name(name).partition(":")
         if stage in self.eval_sets:
@@ -290,10 +289,10 @@ class StagedDataModule(LightningDataModule):
         return self.measured(stage)
 
     def set_name(self, name: str) -> str:
-        """The one name of a row set that may have two: "tofu" where "tofu:heldout" is the same.
+        """Return the unique name of a row set: "tofu" for "tofu:heldout" if both are the same.
 
         Raises:
-            InputError: if there are no such rows.
+            InputError: if there is no such row set.
         """
         if name in self.eval_sets:
             return name
@@ -301,25 +300,25 @@ class StagedDataModule(LightningDataModule):
         return one_name(name, heldout, self.forget, [*self.eval_sets])
 
     def overlap(self, names: Sequence[str], forgotten: str) -> int:
-        """How many rows of some sets are in another one, prompt and answer alike.
+        """Count the rows of some row sets that are also in another one, with prompt and answer.
 
         Args:
-            names: of row sets.
-            forgotten: name of the other.
+            names: names of the row sets.
+            forgotten: name of the other row set.
         """
         known = {(e.prompt, e.answer) for e in self.row_set(forgotten)[1]}
         rows = (e for name in names for e in self.row_set(name)[1])
         return sum((e.prompt, e.answer) in known for e in rows)
 
     def remarks(self) -> list[str]:
-        """What a user should know of the rows: columns not used, answers cut or without an end."""
+        """Return notes on the rows: unused columns, and answers that are cut or have no end."""
         assert self.format is not None, "prepare() comes first"
         found = [line for name in (*self.path, *self.eval_sets) for line in self._found[name]]
         endless = self.format.remark(self.rows[self.path[0]][0])
         return [*found, *([endless] if endless is not None else []), *self.truncations()]
 
     def truncations(self) -> list[str]:
-        """One sentence per row set of which answers lost their end."""
+        """Return one sentence for each row set with truncated answers."""
         assert self.format is not None, "prepare() comes first"
         sets = {stage: self.examples[stage] for stage in self.path}
         for stage in self.path:
@@ -329,20 +328,20 @@ class StagedDataModule(LightningDataModule):
         return [line for name, rows in sets.items() for line in truncation(name, rows, self.format)]
 
     def recipe(self, stage: str) -> Recipe:
-        """The recipe of a stage of the path, or of "unlearn"."""
+        """Return the recipe of a stage of the path, or of "unlearn"."""
         return self.unlearn if stage == UNLEARN else self.stages[stage]
 
     def training_examples(self, stage: str) -> list[Example]:
-        """The rows trained on in a stage of the path, or in "unlearn": the forget stage's."""
+        """Return the training rows of a stage; "unlearn" has those of the forget stage."""
         return self.examples[self.forget if stage == UNLEARN and self.forget else stage]
 
     def fingerprint(self, stage: str) -> str:
-        """Hash of what is trained on in a stage of the path, or in "unlearn"."""
+        """Return the hash of the training rows of a stage of the path, or of "unlearn"."""
         trained = self.forget if stage == UNLEARN and self.forget else stage
         return self._fingerprint(trained, self.training_examples(stage))
 
     def measured_fingerprints(self) -> dict[str, str]:
-        """Hashes of all rows that may be measured and are not trained on, by name of the set."""
+        """Return the hashes of all row sets that may be evaluated but are not trained, by name."""
         sets = [stage for stage in self.path if stage != self.forget]
         if self.forget in self.heldout_rows:
             sets.append(f"{self.forget}:{HELDOUT}")
@@ -350,20 +349,20 @@ class StagedDataModule(LightningDataModule):
 
     def _measured_fingerprint(self, name: str) -> str:
         rows, examples = self.row_set(name)
-        # Written answers are compared with the text, of which truncation may have cut the end.
+        # Generated answers are compared with the full text, not with truncated tokens.
         texts = [(row.answer, row.paraphrase, row.alternatives) for row in rows]
         plain = all(text[1:] == (None, ()) for text in texts)
         answers = derive_seed(*((text[0] for text in texts) if plain else texts))
         return f"{self._fingerprint(f'{name} measured', examples)} {answers}"
 
     def _fingerprint(self, name: str, examples: Sequence[Example]) -> str:
-        """Remembered: rows do not change once they are read."""
+        """Hash token ids, and keep the hash: rows do not change after they are read."""
         if name not in self._fingerprints:
             self._fingerprints[name] = data_fingerprint(examples)
         return self._fingerprints[name]
 
     def begin(self, stage: str, seed: int, rank: int, world_size: int) -> BatchPlan:
-        """Make a stage the one that `train_dataloader` yields.
+        """Select the stage whose steps `train_dataloader` yields.
 
         Args:
             stage: a stage of the path, or "unlearn".
@@ -372,7 +371,7 @@ class StagedDataModule(LightningDataModule):
             world_size: number of processes.
 
         Returns:
-            The plan of its optimizer steps.
+            The plan of the optimizer steps.
         """
         assert self.format is not None, "prepare() comes first"
         self._plan = BatchPlan(
@@ -390,11 +389,11 @@ class StagedDataModule(LightningDataModule):
 
     @property
     def pad_id(self) -> int:
-        """Padding token id; what it is has no effect on results."""
+        """Padding token id; its value has no effect on results."""
         assert self.format is not None, "prepare() comes first"
         return self.format.pad_id
 
     def train_dataloader(self) -> DataLoader[GlobalBatch]:
-        """The optimizer steps of the stage that was begun last."""
+        """Return the loader of the optimizer steps of the selected stage."""
         assert self._plan is not None, "begin() comes first"
         return self._plan.loader()

@@ -1,4 +1,4 @@
-"""Files of rows as tables: JSON arrays, JSON lines, CSV and Parquet, with the line of every row."""
+"""Read files of rows: JSON arrays, JSON lines, CSV and Parquet, with the line of every row."""
 
 import codecs
 import csv
@@ -22,7 +22,7 @@ _LARGEST_CSV_FIELD = 2**31 - 1  # the limit is a C long, which has 32 bits on Wi
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one source. `columns` holds every name that some row has, in order of appearance."""
+    """Rows of one source. `columns` has every name that a row has, in order of appearance."""
 
     columns: list[str]
     rows: list[dict[str, Any]]
@@ -30,10 +30,18 @@ class Table:
 
 
 def read_file(path: Path, place: str, wanted: Sequence[str]) -> Table:
-    """Read a file by its suffix. `place` starts every message.
+    """Read a file by its suffix.
 
-    Rows of Parquet files hold no other columns than `wanted`, as far as the file has those.
-    Raises InputError for a suffix that is not in FORMATS and for a file that does not parse.
+    Args:
+        path: the file.
+        place: start of every message: key and source.
+        wanted: columns to load from a Parquet file, if it has them; other formats load all.
+
+    Returns:
+        The rows.
+
+    Raises:
+        InputError: if the suffix is not in `FORMATS`, or the file cannot be parsed.
     """
     reader = FORMATS.get(path.suffix.lower())
     if reader is None:
@@ -47,7 +55,7 @@ def read_file(path: Path, place: str, wanted: Sequence[str]) -> Table:
 
 @contextmanager
 def quiet_datasets() -> Iterator[None]:
-    """Silence the progress bars and log lines of `datasets`: errors are told once, by us."""
+    """Silence progress bars and logs of `datasets`: this package reports its errors once."""
     import datasets
 
     verbosity = datasets.logging.get_verbosity()
@@ -67,8 +75,8 @@ def _text(path: Path, place: str) -> str:
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise InputError(
-            f"{place}: found a file that cannot be read ({error.strerror}), expected one "
-            "that can; check its permissions"
+            f"{place}: found a file that cannot be read ({error.strerror}), expected a readable "
+            "one; check its permissions"
         ) from error
     try:
         text = data.decode("utf-8")
@@ -83,8 +91,8 @@ def _text(path: Path, place: str) -> str:
     return text
 
 
-# JSON is parsed here and not by `datasets`, whose builder infers dates, merges types over rows and
-# adds null columns: rows stay as they are written, and every one knows its line.
+# `datasets` does not parse JSON here, because its builder infers dates, merges types over rows and
+# adds null columns. This parser keeps the values as they are written, and the line of every row.
 def _read_json(path: Path, place: str, wanted: Sequence[str]) -> Table:
     text = _text(path, place)
     is_array = path.suffix.lower() == ".json" and text.startswith("[", _after_space(text, 0))
@@ -96,7 +104,7 @@ def _read_json(path: Path, place: str, wanted: Sequence[str]) -> Table:
             raise InputError(
                 f"{place}, row {len(rows) + 1}, line {line}: found {describe(value)}, "
                 f'expected an object such as {{"question": "...", "answer": "..."}}; '
-                f"mend or remove it{advice}"
+                f"correct or remove it{advice}"
             )
         rows.append(value)
         lines.append(line)
@@ -104,7 +112,7 @@ def _read_json(path: Path, place: str, wanted: Sequence[str]) -> Table:
 
 
 class _RepeatedKeyError(ValueError):
-    """A JSON object that has a key twice, of which a parser keeps one in silence."""
+    """A JSON object has one key twice; Python's parser would silently keep the last value."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -116,16 +124,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(text: str) -> int | str:
-    """A whole number, as text where Python would write another one or none at all."""
+    """Parse an integer; return the text if Python would write it differently."""
     try:
         value = int(text)
         return value if str(value) == text else text
-    except ValueError:  # more digits than Python takes
+    except ValueError:  # Python limits the number of digits.
         return text
 
 
 def _number(text: str) -> float | str:
-    """A number, as text where a float does not have all its digits."""
+    """Parse a number; return the text if a float cannot represent all its digits."""
     value = float(text)
     try:
         exact = Decimal(text) == Decimal(repr(value))
@@ -138,7 +146,7 @@ _JSON = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_fl
 
 
 def _json_lines(text: str, place: str) -> Iterator[tuple[int, Any]]:
-    # Not str.splitlines: U+2028 and its like may stand unescaped inside a JSON string.
+    # Not str.splitlines: a JSON string may contain U+2028 and similar characters unescaped.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
@@ -166,7 +174,7 @@ def _json_array(text: str, place: str) -> Iterator[tuple[int, Any]]:
         if at < len(text):
             raise json.JSONDecodeError("Extra data after the array", text, at)
     except (ValueError, RecursionError) as error:
-        # A JSONDecodeError counts lines itself, from the start of the text.
+        # A JSONDecodeError counts lines from the start of the text.
         first = 1 if isinstance(error, json.JSONDecodeError) else line
         raise _malformed_json(error, place, first) from error
 
@@ -188,14 +196,14 @@ def _malformed_json(error: Exception, place: str, line: int) -> InputError:
         where, what = f"line {line + error.lineno - 1}, column {error.colno}", error.msg
     return InputError(
         f"{place}, {where}: found malformed JSON ({what}); expected one object per line, or in "
-        "a .json file one array of objects; mend this place or write the file again"
+        "a .json file one array of objects; correct this line or write the file again"
     )
 
 
 def _data_file(path: Path, place: str) -> str:
-    """The path as `datasets` must get it, which expands patterns and opens chains `a::b`."""
+    """Escape a path for `datasets`, which expands patterns and opens chains like ``a::b``."""
     if "::" in str(path):
-        raise InputError(f"{place}: found '::' in the path, expected a name without; rename it")
+        raise InputError(f"{place}: found '::' in the path, expected a path without; rename it")
     return glob.escape(str(path))
 
 
@@ -206,7 +214,7 @@ def _read_csv(path: Path, place: str, wanted: Sequence[str]) -> Table:
     if not any(lines):
         return Table(header, [])
     names = [str(number) for number in range(len(header))]
-    # The names stand in for a header that may have blanks in it.
+    # Use numbers as column names: the header may have blank names.
     with quiet_datasets(), tempfile.TemporaryDirectory() as cache:
         records = datasets.Dataset.from_csv(
             _data_file(path, place),
@@ -230,7 +238,7 @@ def _read_csv(path: Path, place: str, wanted: Sequence[str]) -> Table:
 
 
 def _csv_lines(text: str, place: str) -> tuple[list[str], list[int]]:
-    """The header and the first line of each record after it, 0 for a blank line."""
+    """Return the header, and the first line of each record after it (0 for a blank line)."""
     lines: list[int] = []
     start = 1
     usual_limit = csv.field_size_limit(_LARGEST_CSV_FIELD)
@@ -252,7 +260,8 @@ def _csv_lines(text: str, place: str) -> tuple[list[str], list[int]]:
     except csv.Error as error:
         raise InputError(
             f"{place}, line {start}: found malformed CSV in the row that starts here ({error}); "
-            "expected commas between fields and quotes inside a quoted field doubled; mend this row"
+            "expected commas between fields and quotes inside a quoted field doubled; correct this "
+            "row"
         ) from error
     finally:
         csv.field_size_limit(usual_limit)
@@ -296,7 +305,7 @@ def _read_parquet(path: Path, place: str, wanted: Sequence[str]) -> Table:
                 cache_dir=cache,
                 keep_in_memory=True,
             )
-    # DatasetsError and ArrowException are the libraries' own; ValueError is a bad list of features.
+    # The libraries raise DatasetsError and ArrowException; ValueError means bad features metadata.
     except (
         OSError,
         ValueError,
@@ -304,18 +313,23 @@ def _read_parquet(path: Path, place: str, wanted: Sequence[str]) -> Table:
         datasets.exceptions.DatasetsError,
     ) as error:
         raise InputError(
-            f"{place}: found no readable Parquet ({error.__cause__ or error}); expected a complete "
+            f"{place}: found unreadable Parquet ({error.__cause__ or error}); expected a complete "
             "Parquet file; write or download it again"
         ) from error
     return Table(columns, rows_of(records, place))
 
 
 def rows_of(records: Any, place: str) -> list[dict[str, Any]]:
-    """The rows of a data set, as their columns show them.
+    """Return the rows of a data set, with values as they are displayed.
 
-    0.1 of 32 bits is 0.1, and a class label is its name.
+    A 32-bit 0.1 becomes 0.1, and a class label becomes its name.
 
-    Raises InputError, its message starting with `place`, for values that can't be decoded.
+    Args:
+        records: a data set of `datasets`.
+        place: start of the message: key and source.
+
+    Raises:
+        InputError: if a value cannot be decoded.
     """
     from datasets import ClassLabel
 
@@ -331,7 +345,8 @@ def rows_of(records: Any, place: str) -> list[dict[str, Any]]:
             {name: shown[name](value) if name in shown else value for name, value in row.items()}
             for row in records
         ]
-    # Text that is no UTF-8, an image that is none: whatever decodes a column says so itself.
+    # Decoders of columns raise many exceptions, such as for text that is not UTF-8 or for a broken
+    # image.
     except Exception as error:
         raise InputError(
             f"{place}: found a value in {', '.join(records.column_names)} that cannot be read "
@@ -344,7 +359,11 @@ def _name_of(labels: Any) -> Callable[[Any], Any]:
 
 
 def _shortest(kind: Any) -> Callable[[Any], Any] | None:
-    """What turns values of a type into those with as few digits as it needs; None if nothing."""
+    """Return a function that rounds values of a type to the digits that the type has.
+
+    Returns:
+        The function; None if values of the type need no rounding.
+    """
     import numpy
     from pyarrow import types
 
@@ -362,7 +381,7 @@ def _shortest(kind: Any) -> Callable[[Any], Any] | None:
 
 
 def describe(value: Any) -> str:
-    """Name a value in the words of JSON, for messages."""
+    """Describe a value in the terms of JSON, for messages."""
     names = {type(None): "null", dict: "an object", list: "a list", str: "a text"}
     return names.get(type(value)) or f"{value!r:.40} ({type(value).__name__})"
 

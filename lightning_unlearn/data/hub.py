@@ -1,4 +1,4 @@
-"""Data sets that are opened by `datasets`: those of the hub, and folders of ``save_to_disk``."""
+"""Read data sets with `datasets`: from the Hugging Face hub, or folders of ``save_to_disk``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,21 +17,21 @@ def read_hub(
     subset: str | None,
     limit: int | None,
 ) -> Table:
-    """Rows of a data set of the hub.
+    """Read rows of a data set of the hub.
 
     Args:
-        name: of the data set.
-        place: starts every message.
+        name: name of the data set.
+        place: start of every message: key and source.
         wanted: columns to load.
-        split: of the data set.
-        subset: its configuration.
-        limit: only the first so many rows; None for all.
+        split: split of the data set.
+        subset: configuration name of the data set.
+        limit: number of rows to read, from the first; None for all.
 
     Returns:
         The rows.
 
     Raises:
-        InputError: if it can't be read.
+        InputError: if the data set cannot be read.
     """
     import datasets
 
@@ -43,22 +43,22 @@ def read_hub(
             records = datasets.load_dataset(name, subset, split=split)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise InputError(
-            f"{place}: found no such file, and no such data set on the Hugging Face hub or one "
-            f"that needs a login ({error}); expected a file or ORG/NAME; check the name, {advice}"
+            f"{place}: found no such file, and no such public data set on the Hugging Face hub "
+            f"({error}); expected a file or ORG/NAME; check the name, log in, {advice}"
         ) from error
     except ConnectionError as error:
         raise InputError(
             f"{place}: found no such file, and the Hugging Face hub cannot be reached ({error}); "
-            "expected a file or a data set that can be reached; check name, network and "
+            "expected a file or a data set that can be reached; check the name, the network and "
             f"HF_HUB_OFFLINE, {advice}"
         ) from error
-    # Reading a foreign repository fails in many ways, all of them the source's: an unknown split
-    # or subset (a ValueError that lists those there are), a script, a broken file, a refused login.
+    # Reading a repository can fail in many ways: an unknown split or subset (a ValueError that
+    # lists the known ones), a script, a broken file, a refused login. None is a defect here.
     except Exception as error:
         what = " ".join(str(error.__cause__ or error).split())
         raise InputError(
             f"{place}: found an error on the Hugging Face hub with subset {subset!r} and split "
-            f"'{split}' ({what}); expected a subset and a split that it has; set them, {advice}"
+            f"'{split}' ({what}); expected a subset and a split of the data set; set them, {advice}"
         ) from error
     return _table(records, place, wanted, limit)
 
@@ -72,40 +72,40 @@ def _table(records: Any, place: str, wanted: Sequence[str], limit: int | None) -
 def read_saved(
     folder: Path, place: str, wanted: Sequence[str], split: str, limit: int | None
 ) -> Table:
-    """Rows of a folder that ``save_to_disk`` of `datasets` wrote, of one data set or of its splits.
+    """Read rows of a folder that ``save_to_disk`` of `datasets` wrote.
 
     Args:
-        folder: the folder.
-        place: starts every message.
+        folder: folder of one data set, or of several splits.
+        place: start of every message: key and source.
         wanted: columns to load.
-        split: which one, where the folder holds several.
-        limit: only the first so many rows; None for all.
+        split: split to read, if the folder has several.
+        limit: number of rows to read, from the first; None for all.
 
     Returns:
         The rows.
 
     Raises:
-        InputError: if it can't be read.
+        InputError: if the folder cannot be read.
     """
     import datasets
 
     if "::" in str(folder):
-        raise InputError(f"{place}: found '::' in the path, expected a name without; rename it")
+        raise InputError(f"{place}: found '::' in the path, expected a path without; rename it")
     try:
         with quiet_datasets():
             records = datasets.load_from_disk(str(folder))
-    # What can be wrong with files of another library is that library's to say.
+    # The files are in the format of another library, which may raise any exception.
     except Exception as error:
         what = " ".join(str(error.__cause__ or error).split())
         raise InputError(
             f"{place}: found a folder of save_to_disk that cannot be read ({what}); expected a "
-            "whole one; save the data set again, or name a file of its rows"
+            "complete one; save the data set again, or name a file of its rows"
         ) from error
     if isinstance(records, datasets.DatasetDict):
         if split not in records:
             raise InputError(
                 f"{place}: found the splits {', '.join(records)} in this folder, expected "
-                f"'{split}'; set split (of held-out rows heldout_split) to one of them"
+                f"'{split}'; set split (for held-out rows heldout_split) to one of them"
             )
         records = records[split]
     elif split != "train":
@@ -114,14 +114,14 @@ def read_saved(
 
 
 def refused_option(name: str, value: str | None, place: str) -> InputError:
-    """What to say of a split or subset where the rows have none.
+    """Return the error for a split or subset of a file, which has none.
 
     Args:
         name: "split" or "subset".
-        value: what was given.
-        place: starts the message.
+        value: the value of the user.
+        place: start of the message: key and source.
     """
     return InputError(
         f"{place}: found {name} '{value}' with a file, which has no {name}s; expected none; set "
-        f"{name} to {'train' if name == 'split' else 'null'} and name the file that holds the rows"
+        f"{name} to {'train' if name == 'split' else 'null'} and name the file with the rows"
     )

@@ -1,4 +1,4 @@
-"""Paths: the orders in which stages are trained."""
+"""Paths: orders of training stages."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,25 +14,34 @@ def choose_path(
     position: int | None,
     permutation: int | None,
 ) -> tuple[str, ...]:
-    """The path that a user names in one of three ways; by none of them the written order.
+    """Return the path of the configuration; by default the written order.
 
     Args:
-        stages: names of all stages, as they are written.
+        stages: names of all stages, in written order.
         forget: the stage to unlearn; None for none.
         order: the path as a list of names.
-        position: place of the forget stage, from 1, the others in written order.
+        position: position of the forget stage, from 1; the others keep their written order.
         permutation: number of the order among all orders, from 1.
 
+    Returns:
+        Names of the stages, in the order of training.
+
     Raises:
-        InputError: for a path that there is not, or that is named twice.
+        InputError: if there is no such path, or two of the arguments give one.
     """
     given = {"order": order, "position": position, "permutation": permutation}
     chosen = [f"data.{name}" for name, value in given.items() if value is not None]
     if len(chosen) > 1:
-        raise InputError(f"{' and '.join(chosen)}: both choose the path; keep one of them.")
+        raise InputError(
+            f"{' and '.join(chosen)}: found {len(chosen)} keys that choose the path, expected one; "
+            "remove the others."
+        )
     if position is not None:
         if forget is None:
-            raise InputError("data.position: it places the forget stage, and data.forget is null.")
+            raise InputError(
+                f"data.position: found {position} with data.forget null, expected a forget stage; "
+                "set data.forget."
+            )
         paths = all_paths(stages, forget, "positions")
         if not 1 <= position <= len(paths):
             raise InputError(
@@ -54,7 +63,7 @@ def choose_path(
 def check_order(
     stages: Sequence[str], forget: str | None, order: Sequence[str], key: str = "data.order"
 ) -> tuple[str, ...]:
-    """A path, if it can be walked.
+    """Check a path.
 
     Args:
         stages: names of all stages.
@@ -66,22 +75,22 @@ def check_order(
         The same names.
 
     Raises:
-        InputError: if it is empty, names an unknown stage or one stage twice, or leaves the
-            forget stage out.
+        InputError: if the path is empty, has an unknown stage or one stage twice, or omits the
+            forget stage.
     """
     if not order:
         raise InputError(f"{key}: found an empty list, expected names of stages.")
-    for place, name in enumerate(order):
+    for position, name in enumerate(order):
         if name not in stages:
             raise InputError(
                 f"{key}: found the unknown stage {name!r}, expected some of {', '.join(stages)}."
             )
-        if name in order[:place]:
-            raise InputError(f"{key}: found {name!r} twice; a path visits a stage once.")
+        if name in order[:position]:
+            raise InputError(f"{key}: found {name!r} twice, expected each stage once.")
     if forget is not None and forget not in order:
         raise InputError(
-            f"{key}: found {', '.join(order)}, which leaves out the forget stage "
-            f"{forget!r}: nothing would be there to unlearn."
+            f"{key}: found {', '.join(order)}, expected a path with the forget stage {forget!r}, "
+            "which is to be unlearned."
         )
     return tuple(order)
 
@@ -89,20 +98,23 @@ def check_order(
 def all_paths(
     stages: Sequence[str], forget: str | None, kind: Literal["positions", "permutations"]
 ) -> list[tuple[str, ...]]:
-    """Many paths through the stages.
+    """Return all paths of a kind.
 
     Args:
-        stages: names of all stages, as they are written.
+        stages: names of all stages, in written order.
         forget: the stage to unlearn; None for none.
-        kind: "positions" moves the forget stage from first to last among the others, which
-            keep their written order; "permutations" gives every order.
+        kind: "positions" moves the forget stage from first to last; the other stages keep their
+            written order. "permutations" gives every order.
 
     Raises:
-        InputError: "positions" without a forget stage.
+        InputError: if the kind is "positions" and there is no forget stage.
     """
     if kind == "permutations":
         return list(itertools.permutations(stages))
     if forget is None:
-        raise InputError("paths: positions: it moves the forget stage, and data.forget is null.")
+        raise InputError(
+            "paths: found positions with data.forget null, expected a forget stage to move; set "
+            "data.forget, or paths: permutations."
+        )
     others = [name for name in stages if name != forget]
-    return [(*others[:place], forget, *others[place:]) for place in range(len(others) + 1)]
+    return [(*others[:i], forget, *others[i:]) for i in range(len(others) + 1)]

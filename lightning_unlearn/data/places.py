@@ -1,4 +1,4 @@
-"""Where a source is: a file, a folder of `datasets.save_to_disk`, or a name of the hub."""
+"""Find a source: a file, a folder of `datasets.save_to_disk`, or a data set of the hub."""
 
 import difflib
 import errno
@@ -11,7 +11,7 @@ from pathlib import Path
 from lightning_unlearn.data.file_formats import FORMATS
 from lightning_unlearn.errors import InputError
 
-# What a path may name beside files and folders; reading one of these would wait or never end.
+# Other things that a path may name. Reading one of them could wait forever or never end.
 _KINDS = (
     (stat.S_ISFIFO, "a pipe (FIFO)"),
     (stat.S_ISCHR, "a device"),
@@ -21,18 +21,18 @@ _KINDS = (
 
 
 def local_path(source: str, place: str) -> Path | None:
-    """The file or folder that a source names.
+    """Return the file or folder that a source names.
 
     Args:
-        source: as of `lightning_unlearn.data.rows.read_rows`.
-        place: starts every message.
+        source: see `lightning_unlearn.data.rows.read_rows`.
+        place: start of every message: key and source.
 
     Returns:
-        A file, a folder that `datasets` has saved, or None if the source is written like a data set
-        of the hub.
+        A file, or a folder that `datasets` has saved; None if the source looks like the name of a
+        data set of the hub.
 
     Raises:
-        InputError: for a path that can't be read, or holds no rows.
+        InputError: if the path cannot be read or has no rows.
     """
     if source.startswith("demo:"):
         from lightning_unlearn.demo import resolve
@@ -44,10 +44,10 @@ def local_path(source: str, place: str) -> Path | None:
     else:
         try:
             path = Path(source).expanduser()
-        except RuntimeError as error:  # of a user that is not there
+        except RuntimeError as error:  # The user in ~user does not exist.
             raise InputError(
-                f"{place}: found a home folder that is not there ({error}), expected a path; "
-                "write the folder out"
+                f"{place}: found an unknown home folder ({error}), expected a path; write the full "
+                "path"
             ) from error
     mode = _mode(path, place)
     if mode is not None:
@@ -60,7 +60,7 @@ def local_path(source: str, place: str) -> Path | None:
                     "write the rows to a file and name it"
                 )
         return path
-    # A suffix begins with a letter, or else wikitext-2.0 would be taken for a file.
+    # A suffix begins with a letter; otherwise wikitext-2.0 would count as a file.
     if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) and not re.search(r"\.[A-Za-z]\w*$", source):
         return None
     raise InputError(
@@ -71,7 +71,7 @@ def local_path(source: str, place: str) -> Path | None:
 
 
 def _mode(path: Path, place: str) -> int | None:
-    """What kind of thing a path names; None if nothing is there."""
+    """Return the file mode of a path; None if it does not exist."""
     try:
         return path.stat().st_mode
     except ValueError as error:
@@ -85,7 +85,7 @@ def _mode(path: Path, place: str) -> int | None:
         if error.errno == errno.ENAMETOOLONG:
             longest = max(len(os.fsencode(part)) for part in path.parts)
             raise InputError(
-                f"{place}: found a name of {longest} bytes, which the file system does not take, "
+                f"{place}: found a name of {longest} bytes, which the file system refuses, "
                 "expected a shorter one; check the path"
             ) from error
         raise InputError(
@@ -95,22 +95,22 @@ def _mode(path: Path, place: str) -> int | None:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether a folder was written by ``save_to_disk`` of a data set or of several splits."""
+    """Return whether ``save_to_disk`` wrote a folder, of one data set or of several splits."""
     return is_dictionary(folder) or all(
         (folder / name).is_file() for name in ("dataset_info.json", "state.json")
     )
 
 
 def is_dictionary(folder: Path) -> bool:
-    """Whether a folder was written by ``save_to_disk`` of several splits."""
+    """Return whether ``save_to_disk`` wrote a folder of several splits."""
     return (folder / "dataset_dict.json").is_file()
 
 
 def _folder(path: Path, place: str) -> InputError:
-    held = _readable_files(path)[:5]
-    advice = "name one in it" if held else "name a file that holds the rows"
+    files = _readable_files(path)[:5]
+    advice = "name one of its files" if files else "name a file with the rows"
     return InputError(
-        f"{place}: found a directory, which holds {', '.join(held) or f'no {_formats()}'}; "
+        f"{place}: found a directory with {', '.join(files) or f'no {_formats()}'}; "
         f"expected a file, or a folder written by save_to_disk of datasets; {advice}"
     )
 
@@ -120,21 +120,21 @@ def _formats() -> str:
 
 
 def _readable_files(folder: Path) -> list[str]:
-    """Files with rows in a folder; none if it can't be listed."""
+    """Return the names of files with rows in a folder; [] if it cannot be listed."""
     with suppress(OSError):
         return sorted(file.name for file in folder.iterdir() if file.suffix.lower() in FORMATS)
     return []
 
 
 def _absolute(path: Path) -> Path:
-    """The whole path, where the current directory is still there to tell it."""
+    """Return the absolute path; the path itself if the current directory no longer exists."""
     with suppress(OSError):
         return path.absolute()
     return path
 
 
 def close_names(path: Path) -> str:
-    """Files beside a path that are called like it, as the end of a message."""
+    """Return the end of a message: files in the same folder with similar names."""
     with suppress(OSError, ValueError):
         if not path.parent.is_dir():
             return f"; the folder '{path.parent}' does not exist either"

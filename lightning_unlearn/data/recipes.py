@@ -1,4 +1,4 @@
-"""What a stage trains on and how: plain dataclasses, filled from YAML or Python."""
+"""Rows and training settings of a stage: plain dataclasses, filled from YAML or Python."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from lightning_unlearn.schedules import ScheduleName
 
 Optimizer = Literal["adamw", "sgd"]
 
-# More is a slip of the pen: a plan of so many steps or rows would take days and all memory.
+# Larger values are typing errors: such a plan would take days and fill the memory.
 LARGEST = {"epochs": 10**6, "steps": 10**9, "batch_size": 10**6}
 
 
@@ -28,7 +28,7 @@ class Recipe:
         decay: share of the steps with falling learning rate (wsd).
         optimizer: "adamw" or "sgd".
         betas: AdamW's decay rates.
-        momentum: of SGD.
+        momentum: momentum of SGD.
         weight_decay: decoupled for AdamW, L2 for SGD.
         gradient_clip: largest norm of the gradient of a step; null for no clipping.
     """
@@ -53,7 +53,7 @@ class Recipe:
             key: YAML key of this recipe, for the message.
 
         Raises:
-            InputError: naming the key, the value and what is allowed.
+            InputError: with the key, the value found and the value expected.
         """
 
         def refuse(name: str, expected: str) -> None:
@@ -73,7 +73,7 @@ class Recipe:
             if value < 1 and name == "batch_size":
                 refuse(name, "at least 1 sequence")
             if value < 1:
-                refuse(name, "at least 1: a stage of 0 steps trains nothing; leave it out instead")
+                refuse(name, "at least 1: a stage of 0 steps trains nothing; remove it instead")
             if value > largest:
                 refuse(name, f"at most {largest}")
         for name in ("warmup", "decay"):
@@ -91,39 +91,41 @@ class Recipe:
             refuse("gradient_clip", "a positive norm, or null")
 
     def key(self) -> dict[str, Any]:
-        """The values that decide what training does, for the stage store's key.
+        """Return the values that change training, for the key of the stage store.
 
-        Values without effect are left out, such as epochs where steps are given.
+        Values without effect are omitted, such as epochs if steps are given.
         """
         values = asdict(self)
-        idle = {"epochs"} if self.steps is not None else {"steps"}
-        idle |= {"betas"} if self.optimizer == "sgd" else {"momentum"}
-        idle |= {"wsd": set(), "cosine": {"decay"}, "constant": {"warmup", "decay"}}[self.schedule]
-        # Whole numbers from Python are the numbers that YAML gives.
+        unused = {"epochs"} if self.steps is not None else {"steps"}
+        unused |= {"betas"} if self.optimizer == "sgd" else {"momentum"}
+        unused |= {"wsd": set(), "cosine": {"decay"}, "constant": {"warmup", "decay"}}[
+            self.schedule
+        ]
+        # An integer from Python gives the same key as the float from YAML.
         for f in fields(Recipe):
             if f.type in (float, float | None) and values[f.name] is not None:
                 values[f.name] = float(values[f.name])
         values["betas"] = [float(beta) for beta in self.betas]
-        return {f.name: values[f.name] for f in fields(Recipe) if f.name not in idle}
+        return {f.name: values[f.name] for f in fields(Recipe) if f.name not in unused}
 
 
 @dataclass
 class Stage(Recipe):
-    """A stage: its rows, and how it is trained on them.
+    """A stage: its rows, and its training settings.
 
     Attributes:
         source: .json, .jsonl, .csv or .parquet file, a folder that ``save_to_disk`` of `datasets`
             wrote, ``demo:NAME`` for an embedded corpus, or the name of a data set on the Hugging
             Face hub.
-        heldout: like ``source``: rows that are measured and not trained on. Without it the
-            training rows are measured.
+        heldout: rows that are evaluated and not trained on, given like ``source``. Without them,
+            the stage is evaluated on its training rows.
         prompt: column of the prompt.
         answer: column of the answer.
         messages: column of a chat (list of role and content), instead of prompt and answer. Its
             last message is the answer, everything before is the prompt.
         subset: configuration name of a hub data set.
-        split: split of a hub data set, or of a saved folder that holds several.
-        heldout_split: the same of what is given as ``heldout``, such as test.
+        split: split of a hub data set, or of a saved folder with several splits.
+        heldout_split: split of ``heldout``, such as test.
         limit: use only the first rows of ``source``.
         heldout_limit: use only the first rows of ``heldout``.
     """
@@ -140,7 +142,7 @@ class Stage(Recipe):
     heldout_limit: int | None = None
 
     def reading(self) -> dict[str, Any]:
-        """The values that decide which rows the stage has."""
+        """Return the values that determine the rows of the stage."""
         trained = {f.name for f in fields(Recipe)}
         return {k: v for k, v in asdict(self).items() if k not in trained}
 
@@ -154,17 +156,17 @@ class Stage(Recipe):
 
 @dataclass
 class EvalSet:
-    """Rows that are measured and never trained on.
+    """Rows that are evaluated and never trained on.
 
     Attributes:
-        source: as of a stage.
+        source: as in a stage.
         prompt: column of the prompt.
-        answer: column of the right answer.
-        messages: column of a chat, instead of prompt and answer; as of a stage.
-        paraphrase: column of the right answer in other words; rows that repeat the answer there
-            are left out.
-        alternatives: column that holds a list of wrong answers; or a list of columns of answers,
-            among which the right one may be.
+        answer: column of the correct answer.
+        messages: column of a chat, instead of prompt and answer, as in a stage.
+        paraphrase: column with a paraphrase of the correct answer; rows that repeat the answer
+            there are skipped.
+        alternatives: column with a list of wrong answers; or a list of columns of answers, one of
+            which may have the correct one.
         subset: configuration name of a hub data set.
         split: split of a hub data set.
         limit: use only the first rows.
@@ -187,7 +189,7 @@ class EvalSet:
             key: YAML key of this evaluation set, for the message.
 
         Raises:
-            InputError: naming the key.
+            InputError: with the key.
         """
         _check_source(self.source, key)
         _check_limit(self.limit, f"{key}.limit")
@@ -214,15 +216,15 @@ def _check_source(source: str, key: str) -> None:
 def check_row_sets(
     stages: Mapping[str, Stage], eval_sets: Mapping[str, EvalSet], reserved: tuple[str, str]
 ) -> None:
-    """Refuse stages and evaluation sets whose names or settings can't be used.
+    """Refuse stages and evaluation sets whose names or settings cannot be used.
 
     Args:
-        stages: by name.
-        eval_sets: by name.
+        stages: stages by name.
+        eval_sets: evaluation sets by name.
         reserved: names that neither may have.
 
     Raises:
-        InputError: naming the first that can't be used.
+        InputError: with the first name or key that cannot be used.
     """
     if not stages:
         raise InputError("data.stages: found none, expected at least one stage.")
@@ -232,11 +234,11 @@ def check_row_sets(
             if not name or name in reserved or not all(c.isalnum() or c == "_" for c in name):
                 raise InputError(
                     f"data.{kind}: found the name {name!r}, expected letters, digits and "
-                    f"underscores, and neither {reserved[0]!r} nor {reserved[1]!r}: names make up "
-                    "folders and curves."
+                    f"underscores, and neither {reserved[0]!r} nor {reserved[1]!r}: folders and "
+                    "curves have these names."
                 )
             rows.check(f"data.{kind}.{name}")
     if both := sorted(set(stages) & set(eval_sets)):
         raise InputError(
-            f"data.eval_sets: found the name {both[0]!r}, which is a stage's; choose another."
+            f"data.eval_sets: found the name {both[0]!r}, which a stage has; choose another."
         )

@@ -1,4 +1,4 @@
-"""Rows of a source, a file or a data set of the Hugging Face hub, as prompts and answers."""
+"""Read the rows of a file or of a data set of the Hugging Face hub as prompts and answers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from lightning_unlearn.data.places import local_path
 from lightning_unlearn.errors import InputError
 
 _ROLES = ("system", "user", "assistant")
-# Names that published data sets use, most telling first: only for proposals in messages.
+# Column names of published data sets, most specific first. Messages propose them.
 _USUAL_PROMPTS = ("question", "instruction", "prompt", "query", "problem", "input")
 _USUAL_ANSWERS = ("answer", "output", "response", "completion", "solution", "target")
 _USUAL_MESSAGES = ("messages", "conversations", "conversation", "chat")
@@ -20,10 +20,15 @@ _USUAL_MESSAGES = ("messages", "conversations", "conversation", "chat")
 
 @dataclass(frozen=True)
 class Row:
-    """One example: the chat before the answer, the assistant's answer, and its place for messages.
+    """One example: a chat and the assistant's answer.
 
-    The last of `turns` is the user's; each has the keys "role" and "content". `paraphrase` is the
-    answer in other words, `alternatives` are wrong answers; both only where they were asked for.
+    Attributes:
+        turns: messages before the answer, each with the keys "role" and "content"; the last one is
+            the user's.
+        answer: the assistant's answer.
+        where: source and line of the row, for messages.
+        paraphrase: paraphrase of the answer; None if no column was requested.
+        alternatives: wrong answers; empty if no columns were requested.
     """
 
     turns: tuple[dict[str, str], ...]
@@ -48,19 +53,29 @@ def read_rows(
     beside: str | None = None,
     remark: Callable[[str], None] = lambda sentence: None,
 ) -> list[Row]:
-    """Read the first `limit` rows of a source, all of them by default, with text as it is written.
+    """Read the rows of a source, with text as it is written.
 
-    `source` is a .json, .jsonl, .csv or .parquet file, a folder of ``datasets.save_to_disk``,
-    `demo:NAME`, or the name of a data set on the Hugging Face hub; `subset` applies to the latter
-    alone, `split` to a saved folder of several splits too. A row is made of the columns `prompt`
-    and `answer`, or of a chat in the column `messages` that ends in user, assistant. Numbers become
-    their text, as short as their column allows. Rows beyond `limit` must parse but are not checked
-    further. `paraphrase` is a column of text; a row that only repeats its answer there is left out.
-    `alternatives` is a column of lists of texts, or columns of text, of which those that repeat the
-    answer are left out. `beside` names the source that has the same columns, of held-out rows.
-    `remark` is called with what a user should know: columns that are not used, rows left out.
+    Numbers become text with as few digits as the type of their column needs.
 
-    Raises InputError, its message starting with `key`, for everything else that is found.
+    Args:
+        source: a .json, .jsonl, .csv or .parquet file, a folder of ``datasets.save_to_disk``,
+            ``demo:NAME``, or the name of a data set on the Hugging Face hub.
+        prompt: column of the prompt.
+        answer: column of the answer.
+        messages: column of a chat that ends in user, assistant; instead of `prompt` and `answer`.
+        split: split of a hub data set, or of a saved folder with several splits.
+        subset: configuration name of a hub data set.
+        limit: number of rows to read, from the first; None for all. Further rows must parse, but
+            are not checked otherwise.
+        paraphrase: column of text; rows that repeat the answer there are skipped.
+        alternatives: a column of lists of texts, or several columns of text. Texts that repeat the
+            answer are skipped.
+        key: YAML key of the source, with which every message starts.
+        beside: for held-out rows, the source of the training rows, which has the same columns.
+        remark: called with notes for the user: unused columns, skipped rows.
+
+    Raises:
+        InputError: if the source or a row cannot be used.
     """
     place = f"{key}: {source}"
     if limit is not None and limit < 1:
@@ -74,11 +89,11 @@ def read_rows(
     _check_columns(table, mapping, place)
     rows = _rows(table, mapping, source, place, limit, remark)
     if messages is None and prompt == answer:
-        remark(f"{place}: the column '{prompt}' is both prompt and answer: they are the same text.")
+        remark(f"{place}: the column '{prompt}' is both prompt and answer, so both are equal.")
     if unused := _unused(table, mapping.wanted, limit):
         remark(
             f"{place}: {_names(unused)} {'is' if len(unused) == 1 else 'are'} not used "
-            f"({mapping}). Where a prompt needs it, write its text into the column that is used."
+            f"({mapping}). If a prompt needs this text, write it into the column that is used."
         )
     return rows
 
@@ -86,7 +101,7 @@ def read_rows(
 def _check_columns(table: Table, mapping: "_Mapping", place: str) -> None:
     if not table.rows:
         raise InputError(
-            f"{place}: found no rows, expected at least one; check how the data were written"
+            f"{place}: found no rows, expected at least one; check the program that wrote the data"
         )
     for name in mapping.wanted:
         if name not in table.columns:
@@ -104,21 +119,21 @@ def _rows(
     limit: int | None,
     remark: Callable[[str], None],
 ) -> list[Row]:
-    """The rows, but for those of which the paraphrase is the answer."""
-    made = []
+    """Return the rows, except those whose paraphrase repeats the answer."""
+    read = []
     for index, record in enumerate(table.rows[:limit]):
         where = f", row {index + 1}" + (f", line {table.lines[index]}" if table.lines else "")
-        made.append(mapping.row(record, source, place, where))
-    rows = [row for row in made if row is not None]
-    if repeated := len(made) - len(rows):
+        read.append(mapping.row(record, source, place, where))
+    rows = [row for row in read if row is not None]
+    if repeated := len(read) - len(rows):
         column = mapping.paraphrase
-        found = f"{place}: in {repeated} of {len(made)} rows '{column}' is the answer again"
+        found = f"{place}: in {repeated} of {len(read)} rows '{column}' repeats the answer"
         if not rows:
             raise InputError(
-                f"{found}, expected it in other words; name another column (paraphrase), or leave "
-                "out what compares paraphrases with it"
+                f"{found}, expected a paraphrase; name another column (paraphrase), or remove the "
+                "monitors that compare with paraphrases"
             )
-        remark(f"{found}; they are left out of what is measured on these rows.")
+        remark(f"{found}; these rows are skipped in the evaluation.")
     return rows
 
 
@@ -143,25 +158,25 @@ def _table(
 
 
 def _unused(table: Table, wanted: Sequence[str], limit: int | None) -> list[str]:
-    """Columns that nothing asks for and that hold something, as far as they were loaded."""
+    """Return the columns that are not used and not empty (columns that were not loaded count)."""
 
-    def holds(name: str) -> bool:
+    def has_values(name: str) -> bool:
         values = [record[name] for record in table.rows[:limit] if name in record]
         return not values or any(value not in (None, "", [], {}) for value in values)
 
-    return [name for name in table.columns if name not in wanted and name and holds(name)]
+    return [name for name in table.columns if name not in wanted and name and has_values(name)]
 
 
 @dataclass(frozen=True)
 class _Mapping:
-    """Which columns a row is made of."""
+    """The columns that make a row."""
 
     prompt: str
     answer: str
     messages: str | None
     paraphrase: str | None
     alternatives: tuple[str, ...]
-    spread: bool  # alternatives are columns of one answer each
+    spread: bool  # True: several columns of one answer each; False: a column of lists.
     beside: str | None
 
     def __str__(self) -> str:
@@ -181,19 +196,19 @@ class _Mapping:
         )
 
     def advice(self, name: str, columns: Sequence[str]) -> str:
-        """What to set where a column is missing."""
+        """Return advice on what to set if a column is missing."""
         if name not in self.main:
             kind = "paraphrase" if name == self.paraphrase else "alternatives"
             return f"set {kind} to another column, or to null"
         if self.beside is not None:
             return (
-                f"the rows of a stage and its held-out rows have the same columns, here those of "
-                f"{self.beside}; set heldout to a source with these columns, or to null"
+                f"held-out rows need the same columns as the training rows of the stage, here "
+                f"those of {self.beside}; set heldout to a source with these columns, or to null"
             )
         return _proposal(columns, self.main, self.messages)
 
     def row(self, record: dict[str, Any], source: str, place: str, where: str) -> Row | None:
-        """A row; None if its paraphrase is its answer."""
+        """Return the row of a record; None if its paraphrase repeats the answer."""
         for name in self.wanted:
             if name not in record:
                 raise InputError(
@@ -209,10 +224,10 @@ class _Mapping:
             reply = _content(record[self.answer], spot(self.answer))
         else:
             *turns, (_, reply) = _chat(record[self.messages], spot(self.messages))
-        other_words = None
+        paraphrase = None
         if self.paraphrase is not None:
-            other_words = _content(record[self.paraphrase], spot(self.paraphrase))
-            if other_words.strip() == reply.strip():
+            paraphrase = _content(record[self.paraphrase], spot(self.paraphrase))
+            if paraphrase.strip() == reply.strip():
                 return None
         wrong: list[str] = []
         for name in self.alternatives:
@@ -222,10 +237,10 @@ class _Mapping:
         if self.alternatives and not wrong:
             raise InputError(
                 f"{place}{where}: found no alternative to the answer, expected at least one wrong "
-                "answer; remove the row or name the columns that hold them (alternatives)"
+                "answer; remove the row or name columns with wrong answers (alternatives)"
             )
         chat = tuple({"role": role, "content": content} for role, content in turns)
-        return Row(chat, reply, source + where, other_words, tuple(wrong))
+        return Row(chat, reply, source + where, paraphrase, tuple(wrong))
 
 
 def _list(value: Any, place: str) -> list[Any]:
@@ -253,8 +268,8 @@ def _content(value: Any, place: str) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{place}: found half a surrogate pair ({value[error.start]!a}), expected whole "
-            "characters; write the character out or remove it"
+            f"{place}: found half a surrogate pair ({value[error.start]!a}), expected complete "
+            "characters; replace or remove it"
         ) from error
     return value
 
@@ -263,7 +278,7 @@ def _chat(value: Any, place: str) -> list[tuple[str, str]]:
     if not isinstance(value, list):
         raise InputError(
             f"{place}: found {describe(value)}, expected a list of messages with role and content; "
-            "for columns of plain text set prompt and answer in place of messages"
+            "for columns of plain text set prompt and answer instead of messages"
         )
     chat = []
     for number, message in enumerate(value, start=1):
@@ -284,7 +299,7 @@ def _chat(value: Any, place: str) -> list[tuple[str, str]]:
     if roles[-2:] != ["user", "assistant"]:
         raise InputError(
             f"{place}: found the roles {', '.join(roles) or 'of no message'}, expected a chat that "
-            "ends in user, assistant; the last message is the answer to learn"
+            "ends in user, assistant; the last message is the answer that the model learns"
         )
     return chat
 
@@ -294,7 +309,7 @@ def _names(columns: Sequence[str]) -> str:
 
 
 def _proposal(columns: Sequence[str], wanted: Sequence[str], messages: str | None) -> str:
-    """What to set in place of a mapping that does not fit these columns."""
+    """Return advice on what to set if the configured columns are missing."""
 
     def first(*candidates: str) -> str | None:
         return next((name for name in candidates if name in columns), None)
@@ -308,15 +323,15 @@ def _proposal(columns: Sequence[str], wanted: Sequence[str], messages: str | Non
     if chat and (messages is not None or not (prompt and answer)):
         return f"set messages: {chat}"
     if prompt and answer:
-        # In a file on top of another nothing can be left out, only set.
+        # A later configuration file cannot remove the key messages, only set it to null.
         none = "" if messages is None else "messages: null, "
-        # Alpaca's context of an instruction, without which it asks something else.
+        # Alpaca's column input is the context of an instruction, which may change its meaning.
         lost = "input" in columns and "input" not in (prompt, answer)
         more = "; 'input' is not used then, so write it into that prompt first" if lost else ""
         return f"set {none}prompt: {prompt}, answer: {answer}{more}"
     if len(columns) == 1:
         return (
-            "these rows have one column, and a stage learns answers to prompts: write the rows "
-            "with a column for each, then set prompt and answer to them"
+            "these rows have one column, but a stage needs prompts and answers: write the rows "
+            "with one column for each, then set prompt and answer to these columns"
         )
-    return "set prompt and answer to two of the columns, or messages to one that holds chats"
+    return "set prompt and answer to two of the columns, or messages to a column of chats"

@@ -1,4 +1,4 @@
-"""The rows of a stage, or of a set that is only measured, with their tokens."""
+"""The rows of a stage or of an evaluation set, with their tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,20 +9,20 @@ from lightning_unlearn.data.recipes import EvalSet, Stage
 from lightning_unlearn.data.rows import Row, read_rows
 from lightning_unlearn.errors import InputError
 
-# Endings of the names of row sets: which rows of a stage are meant.
+# Suffixes of row-set names that select the training or the held-out rows of a stage.
 TRAIN, HELDOUT = "train", "heldout"
 
 
 @dataclass
 class StageRows:
-    """What was read.
+    """Rows and their tokens.
 
     Attributes:
-        rows: those to train on, or to measure.
-        examples: their tokens, equally many.
-        heldout_rows: those of the stage that are never trained on; None where none are named.
-        heldout_examples: their tokens.
-        remarks: what the user should know of them.
+        rows: training rows of a stage, or rows of an evaluation set.
+        examples: tokens of `rows`, in the same order.
+        heldout_rows: held-out rows of the stage; None if it has none.
+        heldout_examples: tokens of `heldout_rows`.
+        remarks: notes for the user.
     """
 
     rows: list[Row]
@@ -36,12 +36,12 @@ def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
     """Read and tokenize the rows of a stage.
 
     Args:
-        name: of the stage.
-        stage: names the files.
-        form: makes tokens.
+        name: name of the stage.
+        stage: sources and columns.
+        form: tokenizer and chat template.
 
     Raises:
-        InputError: for files and rows that can't be used.
+        InputError: if a file or a row cannot be used.
     """
     key = f"data.stages.{name}"
     read = partial(
@@ -73,21 +73,21 @@ def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
 
 
 def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
-    """Read and tokenize rows that are only measured.
+    """Read and tokenize the rows of an evaluation set.
 
     Args:
-        name: of the set.
-        eval_set: names the file.
-        form: makes tokens.
+        name: name of the set.
+        eval_set: source and columns.
+        form: tokenizer and chat template.
 
     Raises:
-        InputError: for files and rows that can't be used.
+        InputError: if a file or a row cannot be used.
     """
     remarks: list[str] = []
     key = f"data.eval_sets.{name}.source"
     rows = read_rows(**asdict(eval_set), key=key, remark=remarks.append)
     examples = [form.encode(row) for row in rows]
-    # Encoded when they are measured; what can't be is to be known before.
+    # Monitors encode these again. Encode them here to find rows that cannot be used.
     others = [
         form.encode(Row(row.turns, text, row.where))
         for row in rows
@@ -99,32 +99,32 @@ def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
 
 
 def truncation(name: str, examples: Sequence[Example], form: ChatFormat) -> list[str]:
-    """A sentence if some answers of a row set lost their end.
+    """Return a list of one sentence if some answers of a row set are truncated, else [].
 
     Args:
-        name: of the set.
-        examples: its tokens.
-        form: that made them.
+        name: name of the set.
+        examples: tokens of the set.
+        form: chat format that encoded them.
     """
     cut = sum(example.truncated for example in examples)
     size = f"{cut} of {len(examples)} answers"
     end = f"{form.max_length} tokens (data.max_length)"
-    return [f"{name}: {size} lost their end at {end}."] if cut else []
+    return [f"{name}: {size} are truncated at {end}."] if cut else []
 
 
 def one_name(
     name: str, heldout: Mapping[str, bool], forget: str | None, eval_sets: Sequence[str]
 ) -> str:
-    """The one name of a row set of a stage that may have two.
+    """Return the unique name of a row set of a stage, which may have two names.
 
     Args:
         name: a stage, "STAGE:train" or "STAGE:heldout".
-        heldout: whether rows are held out, by stage of the path.
-        forget: the forget stage, which is measured on its training rows.
-        eval_sets: names of the other sets, for the message.
+        heldout: whether a stage of the path has held-out rows, by name.
+        forget: the forget stage, which is evaluated on its training rows.
+        eval_sets: names of the evaluation sets, for the message.
 
     Raises:
-        InputError: if there are no such rows.
+        InputError: if there is no such row set.
     """
     if name in heldout:
         return name

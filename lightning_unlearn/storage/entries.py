@@ -62,4 +62,4 @@ def damage_of_entry(entry: Path, key: str) -> str | None:
     except (OSError, ValueError, TypeError, RecursionError) as error:
         return f"{MANIFEST} can't be read: {error}"
     damage = damage_of(entry, files)
-    return f"{MANIFEST}: {damage}" if damage == "it names no files" else damage
+    return f"{MANIFEST}: {damage}" if damage == "it lists no files" else damage

@@ -45,7 +45,7 @@ def test_a_file_that_is_missing(place: Workplace) -> None:
     assert "did you mean math.jsonl" in message
 
 
-def test_a_prompt_that_leaves_no_room(place: Workplace) -> None:
+def test_a_prompt_that_leaves_no_room_for_an_answer(place: Workplace) -> None:
     row = json.dumps({"question": "word " * 900, "answer": "b"})
     place.write("math.jsonl", '{"question": "a", "answer": "b"}\n' + row)
     message = place.fit()
@@ -56,14 +56,14 @@ def test_a_prompt_that_leaves_no_room(place: Workplace) -> None:
 PATHS = [
     ("data.order: found the unknown stage 'nope', expected some of", ["--data.order=[math, nope]"]),
     ("data.order: found 'math' twice", ["--data.order", "[math, math, safety]"]),
-    ("data.order: found math, which leaves out the forget stage", ["--data.order", "[math]"]),
+    ("data.order: found math, expected a path with the forget stage", ["--data.order", "[math]"]),
     ("data.order: found an empty list", ["--data.order", "[]"]),
     ("data.forget: found 'nope', expected one of the stages math,", ["--data.forget", "nope"]),
     ("data.position: found 0, expected 1 to 2", ["--data.position", "0"]),
     ("data.position: found 3, expected 1 to 2", ["--data.position", "3"]),
     ("data.permutation: found 3, expected 1 to 2", ["--data.permutation", "3"]),
     (
-        "data.order and data.position: both choose the path",
+        "data.order and data.position: found 2 keys that choose the path",
         ["--data.order", "[safety, math]", "--data.position", "1"],
     ),
 ]
@@ -187,7 +187,11 @@ TYPES = [
     ("trainer.strategy", "wish", "invalid strategy name"),
     ("trainer.strategy", "ddp_spawn", "use ddp"),
     ("trainer.devices", "-3", "should be an int > 0"),
-    ("data.max_length", "100000", "found 100000, but demo:tiny-llama takes at most 512 tokens"),
+    (
+        "data.max_length",
+        "100000",
+        "found 100000, expected at most 512, the context of demo:tiny-llama",
+    ),
     ("data.max_length", "1", "found 1, expected at least 2"),
     ("model.lora.target_modules", "[nope]", "found 'nope', which matches no layer"),
     ("model.lora.target_modules", "nope", "found 'nope'"),
@@ -366,7 +370,7 @@ def test_a_tokenizer_without_chat_template(place: Workplace) -> None:
 
 def test_batches_that_cannot_be_cut(place: Workplace) -> None:
     message = place.fit("--data.micro_batch_size", "3")
-    assert message.startswith("data.stages.math.batch_size: found 8, which can't be cut into ")
+    assert message.startswith("data.stages.math.batch_size: found 8, which is not divisible by ")
     assert "data.micro_batch_size 3" in message
     assert message.endswith(f"({place.line('batch_size: 8').replace('24', '18')})")
 

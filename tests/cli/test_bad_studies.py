@@ -23,7 +23,11 @@ STUDIES = [
     ),
     ("paths: positions", "paths: sideways", "paths: found 'sideways', expected one of positions"),
     ("paths: positions", "paths: [[math, nope]]", "paths: found the unknown stage 'nope'"),
-    ("paths: positions", "paths: [[math]]", "paths: found math, which leaves out the forget stage"),
+    (
+        "paths: positions",
+        "paths: [[math]]",
+        "paths: found math, expected a path with the forget stage",
+    ),
     ("paths: positions", "paths: []", "paths: found an empty list"),
     ("paths: positions", "nope: 3", "nope: found an unknown key, expected one of fit, methods"),
     ("config.yaml", "no.yaml", "fit: found 'no.yaml', which can't be read"),
@@ -155,7 +159,7 @@ SWEEPS = [
     (
         "[8, 7]\n  data.micro_batch_size: [2]",
         "data.stages.math.batch_size",
-        "found 7, which can't be cut into 1 process(es) x data.micro_batch_size 2 = 2. Choose a "
+        "found 7, which is not divisible by 1 process(es) x data.micro_batch_size 2 = 2. Choose a "
         "multiple of 2, such as 6 or 8, or another micro-batch size.",
     ),
     *(
@@ -284,7 +288,7 @@ def test_mistakes_of_the_fit_configuration_of_a_study(place: Workplace) -> None:
         (["--folder", ""], "folder: found '', expected the name of a folder."),
         (["--name", " "], "name: found ' ', expected a name, or null for the file's."),
         (["--paths", "[" * 10000], f"paths: found '{'[' * 100}'..., expected"),
-        (["--overrides.data.forget", "null"], "paths: positions: it moves the forget stage"),
+        (["--overrides.data.forget", "null"], "paths: found positions with data.forget null"),
         (["--overrides", "3"], "overrides: found 3, expected keys and values"),
         (["--data.position", "1"], "data: found an unknown key, expected one of fit, methods"),
         (["--print_config"], "--print_config: not an option of study."),

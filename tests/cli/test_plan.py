@@ -59,7 +59,7 @@ def test_what_does_not_fit_gets_advice(
         (["--gpus", "nan"], "--gpus: found nan, expected a number of GPUs, at least 1."),
         (["--gpus", "2.5"], "--gpus: found 2.5, expected a number of GPUs, at least 1."),
         (["--gpus", "many"], "--gpus: found 'many', expected a number of GPUs"),
-        (["--gpus", "3"], "batch_size: found 8, which can't be cut into 3 process"),
+        (["--gpus", "3"], "batch_size: found 8, which is not divisible by 3 process"),
         (["--data.micro_batch_size", "3"], "1 process(es) x data.micro_batch_size 3 = 3. Choose"),
         (["--gpu-memory", "80 TiB"], "--gpu-memory: found '80 TiB', expected the memory of one"),
         (["--gpu-memory", "big"], "--gpu-memory: found 'big', expected the memory of one GPU"),

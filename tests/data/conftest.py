@@ -1,4 +1,4 @@
-"""Fixtures of these tests."""
+"""Fixtures of the tests of data."""
 
 from pathlib import Path
 from typing import Any

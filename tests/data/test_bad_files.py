@@ -1,4 +1,4 @@
-"""Files that hold no rows as they are expected, and what is said of each."""
+"""Files without usable rows, and the message for each."""
 
 import errno
 import json
@@ -73,10 +73,10 @@ def test_missing_file(write: Write, tmp_path: Path) -> None:
 
 
 def test_directory(tmp_path: Path, write: Write) -> None:
-    refused(str(tmp_path), "found a directory, which holds no .json, .jsonl, .csv, .parquet;")
+    refused(str(tmp_path), "found a directory with no .json, .jsonl, .csv, .parquet;")
     write("b.csv", "")
     write("a.json", "")
-    refused(str(tmp_path), "found a directory, which holds a.json, b.csv; expected a file")
+    refused(str(tmp_path), "found a directory with a.json, b.csv; expected a file")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_unreadable_file(write: Write, monkeypatch: pytest.MonkeyPatch, suffix: 
     def deny(*_: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    source = write(f"rows.{suffix}", "x")  # no chmod, which would not stop root
+    source = write(f"rows.{suffix}", "x")  # chmod would not stop root
     monkeypatch.setattr(Path, "read_bytes", deny)
     monkeypatch.setattr(pyarrow.parquet, "ParquetFile", deny)
     refused(source, "Permission denied")
@@ -205,12 +205,12 @@ def test_not_utf8(write: Write, name: str) -> None:
 
 
 def test_wrong_parquet_file(write: Write) -> None:
-    refused(write("a.parquet", ""), "found no readable Parquet", "expected a complete Parquet file")
-    refused(write("b.parquet", lines_of(pair("a", "b"))), "found no readable Parquet")
+    refused(write("a.parquet", ""), "found unreadable Parquet", "expected a complete Parquet file")
+    refused(write("b.parquet", lines_of(pair("a", "b"))), "found unreadable Parquet")
     source = write("c.parquet", {"question": ["a" * 99], "answer": ["b"]})
     whole = Path(source).read_bytes()
-    refused(write("c.parquet", whole[:-20]), "found no readable Parquet")
-    refused(write("c.parquet", whole[:4] + bytes(60) + whole[64:]), "found no readable Parquet")
+    refused(write("c.parquet", whole[:-20]), "found unreadable Parquet")
+    refused(write("c.parquet", whole[:4] + bytes(60) + whole[64:]), "found unreadable Parquet")
 
 
 @pytest.mark.parametrize("limit", [0, -1])
@@ -227,7 +227,7 @@ def test_split_or_subset_of_a_file(write: Write) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A stand-in for the hub: any name is a data set of two splits with two rows each."""
+    """Replace the hub: any name is a data set of two splits with two rows each."""
     load = datasets.load_dataset
     table = {"question": ["a", "c"], "answer": ["b", "d"], "id": [1, 2]}
     path = tmp_path / "hub.parquet"
@@ -265,7 +265,7 @@ def test_unknown_split(hub: None) -> None:
     )
 
 
-def test_hub_out_of_reach(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_that_cannot_be_reached(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     write("tofu.json", "[]")
@@ -273,7 +273,7 @@ def test_hub_out_of_reach(write: Write, monkeypatch: pytest.MonkeyPatch) -> None
         refused(
             source,
             "found no such file, and the Hugging Face hub cannot be reached (Couldn't reach",
-            "check name, network and HF_HUB_OFFLINE, or download the rows and name the file (",
+            "check the name, the network and HF_HUB_OFFLINE, or download the rows and name the fil",
         )
     refused("tofu", "; did you mean tofu.json?")
 
@@ -283,4 +283,8 @@ def test_unknown_hub_name(monkeypatch: pytest.MonkeyPatch) -> None:
         raise datasets.exceptions.DatasetNotFoundError("Dataset 'locuslab/TOFO' doesn't exist")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    refused("locuslab/TOFO", "no such data set on the Hugging Face hub", "check the name, or downl")
+    refused(
+        "locuslab/TOFO",
+        "no such public data set on the Hugging Face hub",
+        "check the name, log in, or downl",
+    )

@@ -1,4 +1,4 @@
-"""Rows, templates and tokens that can't be used end in one sentence, and nothing is written."""
+"""Rows, templates and tokens that cannot be used: one sentence, and no files are written."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def chat(*texts: str, roles: tuple[str, ...]) -> dict[str, Any]:
 
 
 def sibling(template: Any, tokens: tuple[str, ...] = ()) -> None:
-    """A copy of the demo model, as ./model, with another template or further tokens."""
+    """Copy the demo model to ./model, with another template or further tokens."""
     shutil.copytree(resolve("demo:tiny-llama"), "model")
     tokenizer = AutoTokenizer.from_pretrained("model")
     if template is not None:
@@ -67,10 +67,10 @@ def test_a_row_that_the_template_refuses(place: Workplace) -> None:
     )
     assert message == (
         "chats.jsonl, row 2, line 2: the chat template fails on this row (Only user and model), "
-        "expected a chat that it takes; change or remove the row, or name a model with another "
+        "expected a chat that it accepts; change or remove the row, or name a model with another "
         "template (data.chat_template_from)."
     )
-    # Following it works as far as it concerns the template: the demo's takes such a row.
+    # The advice works: the template of the demo accepts such a row.
     assert "noway" in place.fit(
         "--model.base=./model",
         "--data.chat_template_from=demo:tiny-llama",
@@ -85,7 +85,7 @@ def test_a_row_that_the_template_refuses(place: Workplace) -> None:
     ("template", "expected"),
     [
         ("{% for m in messages %}", "./model: found a chat template that does not compile"),
-        ("{{ '' }}", "math.jsonl, row 1, line 1: the chat template writes nothing of the question"),
+        ("{{ '' }}", "math.jsonl, row 1, line 1: the chat template omits the question"),
         ("{{ messages[0].content }}" + HEADER, "math.jsonl, row 1, line 1: the chat template leav"),
         (
             "{% for i in range(10**9) %}{% endfor %}" + PLAIN,
@@ -108,8 +108,8 @@ def test_a_token_that_the_model_lacks(place: Workplace) -> None:
     place.write("safety.jsonl", lines_of(GOOD, BAD))
     assert place.fit("--model.base=./model") == (
         "safety.jsonl, row 2, line 2: the answer has the token '<extra1>' with id 1024, expected "
-        "ids below 1024, the rows of the embedding of ./model. Remove that text, or use a model "
-        "whose embedding was enlarged with its tokenizer."
+        "ids below 1024, the number of rows of the embedding of ./model. Remove that text, or use "
+        "a model whose embedding has a row for every token."
     )
 
 
@@ -133,7 +133,7 @@ LABEL, MATHS = LabelLikelihood(label="No <extra1>"), MathAccuracy(instruction="W
         ([GOOD], None, None, MATHS, "rows.jsonl, row 1, line 1: the prompt has"),
     ],
 )
-def test_all_that_will_be_encoded_is_tried_before(
+def test_all_texts_are_encoded_before_training(
     place: Workplace, rows: Any, heldout: Any, probe: Any, monitor: Any, where: str
 ) -> None:
     tokenizer = tiny_tokenizer()
@@ -179,7 +179,7 @@ def test_phrases_that_do_not_fit_after_a_prompt(place: Workplace) -> None:
         check(prompt + tokens - 1)
 
 
-def test_every_answer_that_is_cut_is_counted(place: Workplace) -> None:
+def test_every_truncated_answer_is_counted(place: Workplace) -> None:
     long = " and so on" * 30
     probe = [GOOD | {"other": "It's a letter." + long, "wrong": ["No.", "No" + long]}, GOOD | WRONG]
     place.write("probe.jsonl", lines_of(*({"other": "It", **row} for row in probe)))
@@ -190,22 +190,22 @@ def test_every_answer_that_is_cut_is_counted(place: Workplace) -> None:
         eval_sets={"facts": EvalSet("probe.jsonl", paraphrase="other", alternatives="wrong")},
     )
     data.prepare(tiny_tokenizer(), 512)
-    found = [line for line in data.remarks() if "lost their end" in line]
-    end = "lost their end at 64 tokens (data.max_length)."
+    found = [line for line in data.remarks() if "are truncated" in line]
+    end = "are truncated at 64 tokens (data.max_length)."
     assert found == [
         f"facts, paraphrases and alternatives: 2 of 6 answers {end}",
         f"a:heldout: 1 of 2 answers {end}",
     ]
 
 
-def test_a_name_that_a_terminal_would_obey(place: Workplace) -> None:
+def test_control_characters_of_a_name_are_escaped(place: Workplace) -> None:
     name = "a\x1b[2J\n.jsonl"
     place.write(name, lines_of(GOOD, {"question": "a"}))
     message = place.fit(f"--data.stages.math.source={name}")
     assert message.startswith(r"data.stages.math.source: a\x1b[2J\n.jsonl, row 2, line 2: found")
 
 
-def test_a_folder_of_such_a_name_is_refused_in_a_line(place: Workplace) -> None:
+def test_a_folder_with_control_characters_is_refused(place: Workplace) -> None:
     folder = "runs\x1b[2J\n"
     arguments = ["--config", "config.yaml", f"--trainer.default_root_dir={folder}"]
     message = place.refused("fit", *arguments)

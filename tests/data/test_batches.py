@@ -1,4 +1,4 @@
-"""The batch plan, and the law that how the work is cut changes no number."""
+"""The batch plan; numbers do not depend on micro-batches and processes."""
 
 import re
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ law = settings(deadline=None, derandomize=True, max_examples=60)
 
 @st.composite
 def cuts(draw: st.DrawFn) -> dict[str, Any]:
-    """A number of rows and a global batch with one of the ways to cut it."""
+    """Draw a number of rows, a global batch, a micro-batch size and a number of processes."""
     world, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     return {
         "count": draw(st.integers(1, 40)),
@@ -59,7 +59,9 @@ def rows_of_step(shares: list[GlobalBatch]) -> list[int]:
 
 @law
 @given(cuts())
-def test_a_step_is_the_same_rows_however_it_is_cut(cut: dict[str, Any]) -> None:
+def test_the_rows_of_a_step_do_not_depend_on_micro_batches_and_processes(
+    cut: dict[str, Any],
+) -> None:
     examples = random_examples(cut["count"], seed=cut["seed"])
     recipe = Recipe(batch_size=cut["batch_size"], epochs=cut["epochs"])
     whole = plan(examples, recipe, cut["seed"])
@@ -120,7 +122,7 @@ def test_the_order_is_a_function_of_seed_stage_and_epoch(count: int, seed: int, 
         generator = torch.Generator().manual_seed(derive_seed(seed, stage, epoch))
         expected += [[i] for i in torch.randperm(count, generator=generator).tolist()]
     torch.manual_seed(count + 1)
-    # Neither the global generator, nor the content of the rows, nor the batch size plays a part.
+    # The global generator, the content of the rows and the batch size have no effect.
     others = random_examples(count, seed=1)
     again = plan(others, Recipe(batch_size=count, epochs=3), seed, stage).steps
     assert steps == expected
@@ -197,7 +199,7 @@ def test_the_micro_batch_is_the_largest_divisor_up_to_8(
             10,
             4,
             1,
-            "data.unlearn.batch_size: found 10, which can't be cut into 1 process(es) x "
+            "data.unlearn.batch_size: found 10, which is not divisible by 1 process(es) x "
             "data.micro_batch_size 4 = 4. Choose a multiple of 4, such as 8 or 12, or another "
             "micro-batch size.",
         ),
@@ -205,14 +207,14 @@ def test_the_micro_batch_is_the_largest_divisor_up_to_8(
             10,
             None,
             4,
-            "data.unlearn.batch_size: found 10, which can't be cut into 4 process(es) = 4. Choose "
-            "a multiple of 4, such as 8 or 12, or another micro-batch size.",
+            "data.unlearn.batch_size: found 10, which is not divisible by 4 process(es) = 4. "
+            "Choose a multiple of 4, such as 8 or 12, or another micro-batch size.",
         ),
         (
             4,
             2,
             3,
-            "data.unlearn.batch_size: found 4, which can't be cut into 3 process(es) x "
+            "data.unlearn.batch_size: found 4, which is not divisible by 3 process(es) x "
             "data.micro_batch_size 2 = 6. Choose a multiple of 6, such as 6, or another "
             "micro-batch size.",
         ),
@@ -220,7 +222,7 @@ def test_the_micro_batch_is_the_largest_divisor_up_to_8(
         (8, -2, 1, "data.micro_batch_size: found -2, expected at least 1, or null."),
     ],
 )
-def test_global_batches_that_cannot_be_cut(
+def test_global_batches_that_are_not_divisible(
     batch_size: int, asked: int | None, world: int, message: str
 ) -> None:
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
@@ -235,7 +237,7 @@ def test_global_batches_that_cannot_be_cut(
         )
 
 
-# A full global batch of 24, and 5 rows left over: too few to give every process some.
+# A full global batch of 24, and 5 remaining rows: fewer than processes.
 EXAMPLES = random_examples(29, seed=5)
 RECIPE = Recipe(batch_size=24)
 METHODS: dict[str, Unlearning | None] = {
@@ -249,14 +251,14 @@ METHODS: dict[str, Unlearning | None] = {
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
-    # In fp32 the sums of two cuts differ by what a processor makes of them.
+    # In fp32, sums in another order differ, depending on the processor.
     folder = tmp_path_factory.mktemp("tiny")
     return tiny_module(folder, dtype=torch.float64, initializer_range=0.1)
 
 
 @pytest.fixture
 def references(module: CausalLM) -> Tensor:
-    """Log-probabilities of a model that is not the present one, so that NPO is not at its start."""
+    """Log-probabilities of another model than the current one, so that NPO is not at its start."""
     score = module.score(EXAMPLES, 8).per_token
     return score * torch.linspace(0.7, 1.3, len(EXAMPLES))[:, None]
 
@@ -273,7 +275,7 @@ def swap_objective(module: CausalLM, name: str, references: Tensor) -> None:
 
 
 def optimizer_step(module: CausalLM, step: int, micro: int, world: int) -> tuple[Tensor, Tensor]:
-    """Loss and gradient of one step, its processes played one after the other."""
+    """Compute loss and gradient of one step, simulating its processes one after the other."""
     module.zero_grad()
     total = torch.zeros((), dtype=torch.float64)
     for rank in range(world):
@@ -287,7 +289,7 @@ def optimizer_step(module: CausalLM, step: int, micro: int, world: int) -> tuple
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("step", [0, 1], ids=["full-batch", "left-overs"])
-def test_loss_and_gradient_do_not_depend_on_how_the_step_is_cut(
+def test_loss_and_gradient_do_not_depend_on_micro_batches_and_processes(
     module: CausalLM, references: Tensor, name: str, step: int
 ) -> None:
     swap_objective(module, name, references)

@@ -1,4 +1,4 @@
-"""Chat format: which tokens are labels, whatever the template and the padding token."""
+"""Chat format: label tokens for every template and padding token."""
 
 import re
 from typing import Any
@@ -23,14 +23,14 @@ LLAMA2_TEMPLATE = (
     "{% elif message['role'] == 'assistant' %}"
     "{{ ' ' + message['content'] | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
-# What Llama 3.2 does.
+# The template of Llama 3.2.
 DATED_TEMPLATE = (
     "{% if not date_string is defined %}{% if strftime_now is defined %}"
     "{% set date_string = strftime_now('%d %b %Y') %}{% else %}"
     "{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}"
     "{{ bos_token + 'Today Date: ' + date_string + '\n' }}" + CHATML_TEMPLATE
 )
-# What Granite and SmolLM3 do.
+# The templates of Granite and SmolLM3.
 CLOCK_TEMPLATE = "{{ 'Today: ' + strftime_now('%B %d, %Y') + '\n' }}" + CHATML_TEMPLATE
 TEMPLATES = {
     "llama": LLAMA_TEMPLATE,
@@ -61,7 +61,7 @@ def rendered(tokenizer: Any, turns: Any, generation: bool) -> str:
 
 
 def naive(tokenizer: Any, example: Row) -> tuple[list[int], list[int]]:
-    """Tokens of the whole conversation up to the last end token, cut where the prompt's end."""
+    """Split the tokens of a conversation, up to the last end token, at the end of the prompt."""
     answer = {"role": "assistant", "content": example.answer}
     whole = tokenizer(
         rendered(tokenizer, [*example.turns, answer], False), add_special_tokens=False
@@ -77,9 +77,7 @@ def naive(tokenizer: Any, example: Row) -> tuple[list[int], list[int]]:
 @pytest.mark.parametrize(
     "example", [row("What is two and two?", "Four."), CHAT], ids=["row", "chat"]
 )
-def test_prompt_and_answer_are_the_tokens_of_the_whole_conversation(
-    template: str, example: Row
-) -> None:
+def test_prompt_and_answer_are_the_tokens_of_the_conversation(template: str, example: Row) -> None:
     form = chat_format(template)
     encoded = form.encode(example)
     assert (list(encoded.prompt), list(encoded.answer)) == naive(form.tokenizer, example)
@@ -89,7 +87,7 @@ def test_prompt_and_answer_are_the_tokens_of_the_whole_conversation(
 
 
 @pytest.mark.parametrize("template", [LLAMA_TEMPLATE, CHATML_TEMPLATE], ids=["llama", "chatml"])
-def test_any_text_is_encoded_as_in_the_whole_conversation(template: str) -> None:
+def test_any_text_is_encoded_as_in_the_conversation(template: str) -> None:
     form = chat_format(template, 100_000)
     texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(str.strip)
 
@@ -104,7 +102,7 @@ def test_any_text_is_encoded_as_in_the_whole_conversation(template: str) -> None
 
 
 @every_template
-def test_the_answer_is_all_that_is_learned(template: str) -> None:
+def test_only_the_answer_is_a_label(template: str) -> None:
     form = chat_format(template)
     encoded = form.encode(CHAT)
     answer = form.tokenizer.decode(encoded.answer)
@@ -116,7 +114,7 @@ def test_the_answer_is_all_that_is_learned(template: str) -> None:
 
 @every_template
 @pytest.mark.parametrize("pad", [END, None], ids=["pad-is-eos", "no-pad"])
-def test_end_of_turn_is_a_label_even_where_it_is_the_padding_too(
+def test_end_of_turn_is_a_label_even_if_it_is_the_padding_token(
     template: str, pad: str | None
 ) -> None:
     form, usual = chat_format(template, pad=pad), chat_format(template)
@@ -133,7 +131,7 @@ def test_end_of_turn_is_a_label_even_where_it_is_the_padding_too(
     assert [flat[place + 1] for place in batch.source.tolist()] == batch.target.tolist()
 
 
-def test_tokens_that_would_merge_at_the_seam_are_kept_apart() -> None:
+def test_prompt_and_answer_tokens_do_not_merge() -> None:
     form = chat_format("{% for message in messages %}{{ message['content'] }}{% endfor %}")
     words = form.tokenizer(" can", add_special_tokens=False)["input_ids"]
     encoded = form.encode(row("I c", "an not"))
@@ -143,8 +141,8 @@ def test_tokens_that_would_merge_at_the_seam_are_kept_apart() -> None:
     assert form.tokenizer.decode(encoded.answer) == "an not"
 
 
-def test_no_blank_is_added_where_tokens_are_kept_apart() -> None:
-    # SentencePiece writes one before the first word of a text.
+def test_no_space_is_added_between_prompt_and_answer() -> None:
+    # SentencePiece adds a space before the first word of a text.
     pieces = Tokenizer(models.BPE(unk_token="<unk>"))
     pieces.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     pieces.decoder = decoders.Metaspace(prepend_scheme="first")
@@ -164,7 +162,7 @@ def test_no_blank_is_added_where_tokens_are_kept_apart() -> None:
 
 
 @every_template
-def test_answers_are_cut_at_the_end_and_marked(template: str) -> None:
+def test_answers_are_truncated_at_the_end_and_marked(template: str) -> None:
     whole = chat_format(template).encode(CHAT)
     for cut in range(len(whole.answer)):
         form = chat_format(template, len(whole) - cut)
@@ -175,20 +173,20 @@ def test_answers_are_cut_at_the_end_and_marked(template: str) -> None:
 
 
 @pytest.mark.parametrize("missing", [0, 1, 5])
-def test_a_prompt_that_leaves_no_room_is_refused(missing: int) -> None:
+def test_a_prompt_that_fills_max_length_is_refused(missing: int) -> None:
     size = len(chat_format(CHATML_TEMPLATE).prompt_ids(CHAT))
     with pytest.raises(
         InputError,
         match=re.escape(
             f"chats.jsonl, row 7: the prompt alone has {size} tokens and leaves no room for an "
             f"answer within {size - missing} tokens (data.max_length or the model's context). "
-            "Shorten or drop the row, or raise data.max_length."
+            "Shorten or remove the row, or increase data.max_length."
         ),
     ):
         chat_format(CHATML_TEMPLATE, size - missing).encode(CHAT)
 
 
-def test_texts_of_absurd_length_are_not_cut_into_tokens() -> None:
+def test_very_long_texts_are_not_tokenized() -> None:
     form = chat_format(CHATML_TEMPLATE, 16)
     with pytest.raises(
         InputError, match=r"^rows, row 1: the prompt alone has \d{6} characters and"
@@ -210,7 +208,7 @@ def test_a_tokenizer_without_template_is_refused(template: str | None) -> None:
 
 
 @pytest.mark.parametrize("own", [None, LLAMA_TEMPLATE], ids=["no-template", "another-template"])
-def test_the_template_of_a_sibling_is_used(own: str | None) -> None:
+def test_the_template_of_another_model_is_used(own: str | None) -> None:
     form = ChatFormat(tiny_tokenizer(own), 512, template=tiny_tokenizer(CHATML_TEMPLATE))
     sibling = chat_format(CHATML_TEMPLATE)
     assert form.encode(CHAT) == sibling.encode(CHAT)
@@ -219,7 +217,7 @@ def test_the_template_of_a_sibling_is_used(own: str | None) -> None:
 
 
 def test_a_template_that_rewrites_the_prompt_is_refused() -> None:
-    # Some templates drop the thinking of earlier turns once an answer follows.
+    # Some templates remove thinking blocks of earlier turns if an answer follows.
     template = CHATML_TEMPLATE.replace(
         "message['content']",
         "(message['content'] if add_generation_prompt or loop.last else 'dropped')",
@@ -228,7 +226,7 @@ def test_a_template_that_rewrites_the_prompt_is_refused() -> None:
     for ask in (form.encode, form.end_ids, lambda example: form.phrase_ids(example, "Sorry")):
         with pytest.raises(
             InputError,
-            match=r"^chats\.jsonl, row 7: the chat template renders the prompt differently once an "
+            match=r"^chats\.jsonl, row 7: the chat template renders the prompt differently if an "
             r"answer follows.*data\.chat_template_from",
         ):
             ask(CHAT)
@@ -241,7 +239,7 @@ def test_phrases_have_neither_header_nor_end(template: str, phrase: str) -> None
     ids = form.phrase_ids(CHAT, phrase)
     assert form.tokenizer.decode(ids).strip() == phrase.strip()
     assert not set(ids) & set(form.tokenizer.all_special_ids)
-    # They are the first tokens of an answer that begins with them.
+    # Their tokens are the first tokens of an answer that begins with them.
     longer = form.encode(Row(CHAT.turns, f"{phrase.strip()}, because", CHAT.where))
     assert longer.answer[: len(ids)] == ids
 
@@ -255,7 +253,7 @@ def test_phrases_do_not_depend_on_the_answer_of_the_row() -> None:
 @every_template
 def test_an_answer_ends_at_the_end_token(template: str) -> None:
     form = chat_format(template)
-    # The newline that ChatML writes after it and the space that Llama 2 writes before it do not.
+    # ChatML's newline after the end token and Llama 2's space before it do not end an answer.
     assert form.end_ids(CHAT) == (form.tokenizer.eos_token_id,)
 
 
@@ -283,7 +281,7 @@ def test_fingerprint_is_that_of_vocabulary_and_template() -> None:
     larger = tiny_tokenizer(LLAMA_TEMPLATE)
     larger.add_tokens(["unheard-of"])
     assert first != ChatFormat(larger, 512).fingerprint
-    # The same vocabulary, cut by other rules; another end of text.
+    # The same vocabulary with other splitting rules; another end of text.
     other = tiny_tokenizer(LLAMA_TEMPLATE)
     other.backend_tokenizer.normalizer = Lowercase()
     assert first != ChatFormat(other, 512).fingerprint
@@ -292,7 +290,7 @@ def test_fingerprint_is_that_of_vocabulary_and_template() -> None:
     assert first != ChatFormat(ends, 512).fingerprint
 
 
-def test_data_fingerprint_sees_every_token_its_place_and_the_order() -> None:
+def test_the_data_fingerprint_covers_every_token_and_the_order() -> None:
     rows = [Example((1, 2), (3,)), Example((4,), (5, 6))]
     same = [Example((1, 2), (3,), truncated=True), Example((4,), (5, 6))]
     assert data_fingerprint(rows) == data_fingerprint(same) == data_fingerprint(iter(rows))

@@ -37,7 +37,7 @@ BLOCK = "'" + THOUGHT.replace("\n", "\\n") + "'"
 SHAPES = {
     "chatml": (CHATML_TEMPLATE, f"{END}\n<|assistant|>\n", f"{ANSWER}{END}"),
     "llama": (LLAMA_TEMPLATE, f"{END}<|assistant|>\n\n", f"{ANSWER}{END}"),
-    # The first one of Llama 3: the header of the next answer comes last, asked for or not.
+    # The first template of Llama 3 always ends with the header of the next answer.
     "always-a-header": (
         "{% for m in messages %}{{ '<|' + m.role + '|>\n\n' + m.content | trim + '<|end|>' }}"
         "{% endfor %}{{ '<|assistant|>\n\n' }}",
@@ -51,20 +51,20 @@ SHAPES = {
         "<|stop|>\n<|turn|>model\n",
         f"{ANSWER}<|stop|>",
     ),
-    # Mistral: no header; a blank before the answer, none before the end.
+    # Mistral: no header; a space before the answer, none before the end.
     "mistral": (
         turns("{{ '[INST] ' + m.content + ' [/INST]' }}", SAID, STOP, "' '", "''"),
         " [/INST]",
         f" {ANSWER}{END}",
     ),
-    # An empty thought before the last answer only; in the prompt where thinking is switched off.
+    # An empty thinking block before the last answer only; in the prompt if thinking is off.
     "thinks-in-both": (
         turns(USER, SAID, STOP, f"'<|assistant|>' + {BLOCK}",
               f"'<|assistant|>' + ({BLOCK} if {OFF} else '')"),
         f"{END}<|assistant|>{THOUGHT}",
         f"{ANSWER}{END}",
     ),
-    # The same, which never asks whether thinking is switched off.
+    # The same, without a switch for thinking.
     "thinks-in-the-answer": (
         turns(USER, SAID, STOP, f"'<|assistant|>' + {BLOCK}", "'<|assistant|>'"),
         f"{END}<|assistant|>{THOUGHT}",
@@ -76,14 +76,14 @@ SHAPES = {
         f"{END}<|assistant|>{THOUGHT}",
         f"{ANSWER}{END}",
     ),
-    # Other names of the switch.
+    # Other names of the switch for thinking.
     "thinking": (
         turns(USER, SAID, STOP, "'<|assistant|></think>'",
               "'<|assistant|>' + ('<think>' if thinking | default(true) else '</think>')"),
         f"{END}<|assistant|></think>",
         f"{ANSWER}{END}",
     ),
-    # The prompt opens a thought that can't be switched off, which a finished answer lacks.
+    # The prompt opens a thinking block that cannot be switched off; complete chats have none.
     "opens-a-thought": (
         turns(USER, SAID, STOP, "'<|assistant|>'", "'<|assistant|><think>\n'"),
         f"{END}<|assistant|>",
@@ -94,13 +94,13 @@ SHAPES = {
         f"{END}<|assistant|>{THOUGHT}",
         f"{ANSWER}{END}",
     ),
-    # Both write one, differently: what generation sees counts.
+    # Prompt and complete chat write different blocks: the one of the prompt is used.
     "two-blocks": (
         turns(USER, SAID, STOP, f"'<|assistant|>' + {BLOCK}", "'<|assistant|><think></think>\n'"),
         f"{END}<|assistant|><think></think>\n",
         f"{ANSWER}{END}",
     ),
-    # A newline of the header that only a finished conversation has; a channel (gpt-oss).
+    # A newline of the header that only a complete conversation has; a channel (gpt-oss).
     "newline": (
         turns(USER, SAID, STOP, "'<|assistant|>\n'", "'<|assistant|>'"),
         f"{END}<|assistant|>\n",
@@ -111,7 +111,7 @@ SHAPES = {
         f"{END}<|assistant|>final<|turn|>",
         f"{ANSWER}{END}",
     ),
-    # Further marks after the end, as some write at the end of a conversation.
+    # Further tokens after the end, which some templates write at the end of a conversation.
     "end-of-text-too": (
         turns(USER, SAID, "{{ '<|stop|>\n<|end|>' }}", "'<|assistant|>'", "'<|assistant|>'"),
         f"{END}<|assistant|>",
@@ -140,7 +140,7 @@ def test_a_label_is_the_answer_and_the_end_of_its_turn(shape: str, answer: str) 
     decode = form.tokenizer.decode
     assert decode(encoded.answer) == label.replace(ANSWER, answer)
     assert decode(encoded.prompt).endswith(QUESTION + header)
-    # Generation, phrases and labels go on from the same prompt and stop at the same token.
+    # Generation, phrases and labels have the same prompt and the same end token.
     asked = row(QUESTION, answer)
     assert form.prompt_ids(asked) == encoded.prompt
     assert form.end_ids(asked)[0] == encoded.answer[-1]
@@ -150,7 +150,7 @@ def test_a_label_is_the_answer_and_the_end_of_its_turn(shape: str, answer: str) 
 
 
 @every_shape
-def test_chats_of_several_turns_end_alike(shape: str) -> None:
+def test_chats_of_several_turns_end_in_the_same_way(shape: str) -> None:
     chat = (
         {"role": "user", "content": "Who?"},
         {"role": "assistant", "content": "The author."},
@@ -187,9 +187,13 @@ def test_a_prompt_has_one_begin_token() -> None:
     [
         ("", ANSWER, "writes nothing"),
         ("{{ '\n' }}", ANSWER, "writes nothing"),
-        # As in the template of another tokenizer.
-        ("{{ '<|im_end|>\n' }}", f"{ANSWER}<|im_end|>", "'<|im_end|>', which is no token"),
-        ("{{ '\n### Question' }}", f"{ANSWER}\n###", "'###', which is no token"),
+        # Templates of another tokenizer.
+        (
+            "{{ '<|im_end|>\n' }}",
+            f"{ANSWER}<|im_end|>",
+            "'<|im_end|>', which is not a single token",
+        ),
+        ("{{ '\n### Question' }}", f"{ANSWER}\n###", "'###', which is not a single token"),
     ],
 )
 def test_without_an_end_token_answers_end_at_the_end_of_text(
@@ -200,7 +204,7 @@ def test_without_an_end_token_answers_end_at_the_end_of_text(
     )
     asked = row(QUESTION, ANSWER)
     assert form.tokenizer.decode(form.encode(asked).answer) == label
-    # Not at "<", which answers have too.
+    # "<" does not end an answer: answers contain it.
     assert form.end_ids(asked) == (form.tokenizer.eos_token_id,)
     remark = form.remark(asked)
     assert remark is not None and words in remark and remark.startswith("data.chat_template_from: ")
@@ -228,12 +232,12 @@ FAILING = {
         "fails on this row (maximum recursion depth",
     ),
     "range": ("{% for i in range(10**9) %}{% endfor %}", "fails on this row (Range too big."),
-    "loops": (LOOP + "{% endfor %}" + LLAMA_TEMPLATE, "runs through more than 1000000 lines"),
-    "nothing": ("{% if false %}x{% endif %}", "writes nothing of the question"),
-    "constant": ("{{ '<|user|>hello<|end|>' }}", "writes nothing of the question"),
+    "loops": (LOOP + "{% endfor %}" + LLAMA_TEMPLATE, "executes more than 1000000 lines"),
+    "nothing": ("{% if false %}x{% endif %}", "omits the question"),
+    "constant": ("{{ '<|user|>hello<|end|>' }}", "omits the question"),
     "no-answer": (
         turns(USER, "", STOP, "'<|assistant|>'", "'<|assistant|>'"),
-        "leaves the answer out",
+        "omits the answer",
     ),
     "answer-twice": (
         turns(USER, SAID + SAID, STOP, "'<|assistant|>'", "'<|assistant|>'"),
@@ -244,7 +248,7 @@ FAILING = {
             "message['content']",
             "(message['content'] if add_generation_prompt or loop.last else 'dropped')",
         ),
-        "renders the prompt differently once an answer follows",
+        "renders the prompt differently if an answer follows",
     ),
 }
 
@@ -268,7 +272,7 @@ def test_a_template_that_fails_on_a_row_is_refused(kind: str) -> None:
     assert sys.gettrace() is trace
 
 
-def test_other_rows_of_such_a_template_are_taken() -> None:
+def test_other_rows_of_such_a_template_are_accepted() -> None:
     form = ChatFormat(tokenizer_of(FAILING["system"][0]), 512)
     assert form.encode(row(QUESTION, ANSWER)) == shaped("llama").encode(row(QUESTION, ANSWER))
 
@@ -277,12 +281,12 @@ def test_other_rows_of_such_a_template_are_taken() -> None:
     "answer", ["<think>\nIt is far.\n</think>\n\nBy the sea.", "a</think>b", "</think>"]
 )
 def test_an_answer_that_the_template_rewrites_is_refused(answer: str) -> None:
-    # Templates for models that think take the thought out of what is written.
+    # Templates of reasoning models remove the thinking block from an answer.
     content = "{{ m.content.split('</think>')[-1] | trim }}"
     form = ChatFormat(
         tokenizer_of(turns(USER, content, STOP, "'<|assistant|>'", "'<|assistant|>'")), 512
     )
-    with pytest.raises(InputError, match=r"^rows, row 1: .* writes another answer than this row"):
+    with pytest.raises(InputError, match=r"^rows, row 1: .* changes the answer of this row"):
         form.encode(row(QUESTION, answer))
     assert form.encode(row(QUESTION, ANSWER)).answer
 
@@ -299,7 +303,7 @@ def test_an_answer_that_the_template_rewrites_is_refused(answer: str) -> None:
         ({"default": ""}, "has no chat template"),
     ],
 )
-def test_a_template_that_is_none_is_refused_at_once(template: Any, words: str) -> None:
+def test_an_invalid_template_is_refused_at_once(template: Any, words: str) -> None:
     sibling = tokenizer_of(None)
     sibling.chat_template = template
     with pytest.raises(InputError, match=f"^models/base.*{words}.*data.chat_template_from"):
@@ -308,14 +312,14 @@ def test_a_template_that_is_none_is_refused_at_once(template: Any, words: str) -
         ChatFormat(tokenizer_of(None), 512, sibling, "models/base", None, "models/chat")
 
 
-def test_of_several_templates_the_default_one_counts() -> None:
+def test_the_default_one_of_several_templates_is_used() -> None:
     several = tokenizer_of(None)
     several.chat_template = {"default": LLAMA_TEMPLATE, "tools": "{{ 'no' }}"}
     asked = row(QUESTION, ANSWER)
     assert ChatFormat(several, 512).encode(asked) == shaped("llama").encode(asked)
 
 
-def test_long_chats_are_no_endless_ones() -> None:
+def test_long_chats_are_accepted() -> None:
     chat = [{"role": role, "content": "x"} for role in ("user", "assistant")] * 400
     long = Row((*chat, {"role": "user", "content": QUESTION}), ANSWER, "rows, row 1")
     assert shaped("chatml", 10**6).encode(long).answer
@@ -335,16 +339,16 @@ def test_tokens_without_an_embedding_are_refused(question: str, answer: str, par
     with pytest.raises(
         InputError,
         match=rf"^rows\.jsonl, row 9, line 9: the {part} has the token '<extra1>' with id {size}, "
-        rf"expected ids below {size}, the rows of the embedding of models/base",
+        rf"expected ids below {size}, the number of rows of the embedding of models/b",
     ):
         form.encode(asked)
     with pytest.raises(InputError, match=r"row 1, phrase '<extra1>': the phrase has the token"):
         form.phrase_ids(row(QUESTION, ANSWER), "<extra1>")
-    # With a row for it the same text is taken.
+    # With an embedding for the token, the text is accepted.
     assert ChatFormat(tokenizer, 512, vocabulary=size + 1).encode(asked).answer
 
 
-def test_padding_is_one_of_the_models_tokens() -> None:
+def test_the_padding_token_has_an_embedding() -> None:
     tokenizer = tiny_tokenizer(LLAMA_TEMPLATE)
     size = len(tokenizer)
     tokenizer.add_special_tokens({"pad_token": "<|padding|>"})

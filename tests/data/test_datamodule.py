@@ -1,4 +1,4 @@
-"""StagedDataModule: paths, rows, fingerprints, and what is refused."""
+"""StagedDataModule: paths, rows, fingerprints, and refused settings."""
 
 import csv
 import itertools
@@ -43,7 +43,7 @@ def test_without_a_choice_the_path_is_the_written_order() -> None:
 
 
 @pytest.mark.parametrize("order", [NAMES[::-1], ("tofu", "safety"), ("safety",)])
-def test_order_chooses_the_path_and_may_leave_stages_out(order: tuple[str, ...]) -> None:
+def test_order_gives_the_path_and_may_omit_stages(order: tuple[str, ...]) -> None:
     data = staged(order=list(order))
     assert data.path == order
     assert data.position == order.index("safety") + 1
@@ -96,12 +96,13 @@ def test_the_path_can_be_set_and_is_checked() -> None:
         ({"stages": {}}, "data.stages: found none, expected at least one stage."),
         (
             {"order": ["inst"], "position": 1},
-            "data.order and data.position: both choose the path; keep one of them.",
+            "data.order and data.position: found 2 keys that choose the path, expected one; remove "
+            "the others.",
         ),
         (
             {"order": ["inst"], "position": 1, "permutation": 1},
-            "data.order and data.position and data.permutation: both choose the path; keep one of "
-            "them.",
+            "data.order and data.position and data.permutation: found 3 keys that choose the path, "
+            "expected one; remove the others.",
         ),
         ({"order": []}, "data.order: found an empty list, expected names of stages."),
         (
@@ -111,12 +112,12 @@ def test_the_path_can_be_set_and_is_checked() -> None:
         ),
         (
             {"order": ["safety", "inst", "safety"]},
-            "data.order: found 'safety' twice; a path visits a stage once.",
+            "data.order: found 'safety' twice, expected each stage once.",
         ),
         (
             {"order": ["inst", "math"]},
-            "data.order: found inst, math, which leaves out the forget stage 'safety': nothing "
-            "would be there to unlearn.",
+            "data.order: found inst, math, expected a path with the forget stage 'safety', which "
+            "is to be unlearned.",
         ),
         (
             {"position": 0},
@@ -128,7 +129,8 @@ def test_the_path_can_be_set_and_is_checked() -> None:
         ),
         (
             {"position": 1, "forget": None},
-            "data.position: it places the forget stage, and data.forget is null.",
+            "data.position: found 1 with data.forget null, expected a forget stage; set "
+            "data.forget.",
         ),
         (
             {"permutation": 0},
@@ -151,7 +153,7 @@ def test_the_path_can_be_set_and_is_checked() -> None:
         ),
     ],
 )
-def test_what_cannot_be_walked_is_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_paths_are_refused(options: dict[str, Any], message: str) -> None:
     refused(message, **options)
 
 
@@ -159,7 +161,7 @@ def test_what_cannot_be_walked_is_refused(options: dict[str, Any], message: str)
 def test_names_of_stages_must_make_folders_and_curves(name: str) -> None:
     refused(
         f"data.stages: found the name {name!r}, expected letters, digits and underscores, and "
-        "neither 'unlearn' nor 'oracle': names make up folders and curves.",
+        "neither 'unlearn' nor 'oracle': folders and curves have these names.",
         stages=stages("safety", name),
     )
 
@@ -172,12 +174,12 @@ def test_names_of_stages_must_make_folders_and_curves(name: str) -> None:
         ({"lr": float("nan")}, "lr: found nan, expected a positive number."),
         (
             {"epochs": 0},
-            "epochs: found 0, expected at least 1: a stage of 0 steps trains nothing; leave it out "
+            "epochs: found 0, expected at least 1: a stage of 0 steps trains nothing; remove it "
             "instead.",
         ),
         (
             {"steps": 0},
-            "steps: found 0, expected at least 1: a stage of 0 steps trains nothing; leave it out "
+            "steps: found 0, expected at least 1: a stage of 0 steps trains nothing; remove it "
             "instead.",
         ),
         ({"batch_size": 0}, "batch_size: found 0, expected at least 1 sequence."),
@@ -203,23 +205,23 @@ def test_recipes_that_cannot_train_are_refused(values: dict[str, Any], message: 
     )
 
 
-def test_recipes_at_the_edge_are_taken() -> None:
+def test_recipes_at_the_limits_are_accepted() -> None:
     staged(unlearn=Recipe(epochs=0, steps=1, warmup=0.5, decay=0.5, betas=(0.0, 0.0)))
     staged(unlearn=Recipe(schedule="cosine", warmup=1.0, decay=1.0))
 
 
-def test_the_key_of_a_recipe_leaves_out_where_the_rows_come_from() -> None:
+def test_the_key_of_a_recipe_omits_the_source_of_the_rows() -> None:
     key = Recipe(lr=0.5).key()
     assert Stage(lr=0.5, source="a.csv", prompt="p", limit=3).key() == key
     assert Stage(lr=0.25, source="a.csv").key() != key
-    # Without effect: steps are not given, momentum is not AdamW's.
+    # AdamW has no momentum, and no steps are given.
     assert set(key) == set(Recipe.__dataclass_fields__) - {"steps", "momentum"}
     assert Recipe(steps=3, epochs=7).key() == Recipe(steps=3).key()
     assert Recipe(schedule="cosine", decay=0.5).key() == Recipe(schedule="cosine").key()
 
 
 def prepared(folder: Path, **options: Any) -> StagedDataModule:
-    """Two stages of which tofu has held-out rows, with rows read."""
+    """Return two stages with their rows; tofu has held-out rows."""
     source = write_rows(folder / "rows.jsonl", ROWS)
     heldout = write_rows(folder / "heldout.jsonl", ROWS[:2])
     both = {
@@ -251,7 +253,7 @@ def test_preparing_again_reads_only_what_is_new(tmp_path: Path) -> None:
     assert data.examples["safety"] is before and len(data.examples["tofu"]) == 6
 
 
-def test_measured_rows_are_held_out_ones_where_there_are_some(tmp_path: Path) -> None:
+def test_stages_are_evaluated_on_held_out_rows_if_they_have_any(tmp_path: Path) -> None:
     data = prepared(tmp_path)
     rows, examples = data.measured("tofu")
     assert [row.answer for row in rows] == [record["answer"] for record in ROWS[:2]]
@@ -298,7 +300,7 @@ def test_fingerprints_change_with_rows_and_not_with_the_file_format(tmp_path: Pa
     )
     first = fingerprint(lines)
     assert fingerprint(array) == fingerprint(table) == fingerprint(chats, messages="chat") == first
-    # How a stage is trained is not part of what it is trained on.
+    # Training settings are not part of the fingerprint of the rows.
     assert fingerprint(lines, lr=0.5, epochs=3, limit=len(ROWS)) == first
     changed = [
         ROWS[::-1],
@@ -337,7 +339,7 @@ def test_truncated_answers_are_counted(tmp_path: Path) -> None:
     assert [example.truncated for example in data.examples["tofu"]] == list(map(bool, endings))
     assert all(len(example) <= usual for example in data.examples["tofu"])
     assert data.truncations() == [
-        f"tofu: 2 of 6 answers lost their end at {usual} tokens (data.max_length)."
+        f"tofu: 2 of 6 answers are truncated at {usual} tokens (data.max_length)."
     ]
 
 
@@ -352,7 +354,8 @@ def test_max_length_beyond_the_context_is_refused(tmp_path: Path) -> None:
     data = staged(max_length=513)
     with pytest.raises(
         InputError,
-        match=r"^data\.max_length: found 513, but models/base takes at most 512 tokens\.$",
+        match=r"^data\.max_length: found 513, expected at most 512, the context of models/base "
+        r"in tokens\.$",
     ):
         data.prepare(tiny_tokenizer(), 512, name="models/base")
 
@@ -374,7 +377,7 @@ def test_an_unreadable_source_names_its_key(tmp_path: Path) -> None:
             data.prepare(tiny_tokenizer(), 512)
 
 
-def test_batches_are_checked_for_every_recipe_before_anything_runs() -> None:
+def test_batches_are_checked_for_every_recipe_before_training() -> None:
     data = staged(micro_batch_size=4, unlearn=Recipe(batch_size=6))
     with pytest.raises(InputError, match=r"^data\.unlearn\.batch_size: found 6, which can't"):
         data.check_batches(1)
@@ -383,11 +386,11 @@ def test_batches_are_checked_for_every_recipe_before_anything_runs() -> None:
     data.check_batches(3)
     with pytest.raises(InputError, match=r"^data\.stages\.inst\.batch_size: found 12, which can't"):
         data.check_batches(5)
-    # A recipe of unlearning that is not used is not in the way.
+    # A recipe of unlearning that is not used is not checked.
     staged(stages=stages(batch_size=12), unlearn=Recipe(batch_size=5), forget=None).check_batches(4)
 
 
-def test_the_stage_that_was_begun_is_the_one_that_is_loaded(tmp_path: Path) -> None:
+def test_the_loader_yields_the_selected_stage(tmp_path: Path) -> None:
     data = prepared(tmp_path, unlearn=Recipe(batch_size=3, epochs=2))
     assert [len(data.begin(name, 0, 0, 1)) for name in ("tofu", "safety", "unlearn")] == [2, 2, 2]
     plan = data.begin("tofu", seed=1, rank=0, world_size=1)
@@ -396,12 +399,12 @@ def test_the_stage_that_was_begun_is_the_one_that_is_loaded(tmp_path: Path) -> N
     assert [batch.sequences for batch in batches] == [4, 2]
     unlearning = data.begin("unlearn", 1, 0, 1)
     assert unlearning.examples == data.examples["safety"]
-    # A stage's order of rows is that of its name, wherever it stands in the path.
+    # The order of rows depends on the name of the stage, not on its position in the path.
     steps = prepared(tmp_path, order=["safety", "tofu"]).begin("tofu", 1, 0, 1).steps
     assert plan.steps == steps
 
 
-def test_begin_names_the_recipe_that_cannot_be_cut(tmp_path: Path) -> None:
+def test_begin_names_the_recipe_that_is_not_divisible(tmp_path: Path) -> None:
     data = prepared(tmp_path, unlearn=Recipe(batch_size=3))
     for stage, key in (("tofu", r"data\.stages\.tofu"), ("unlearn", r"data\.unlearn")):
         with pytest.raises(InputError, match=rf"^{key}\.batch_size: "):

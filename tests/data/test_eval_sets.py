@@ -1,4 +1,4 @@
-"""Rows that are measured and not trained on: their columns, their names, and their overlap."""
+"""Evaluation sets: their columns, their names, and their overlap with training rows."""
 
 import re
 from pathlib import Path
@@ -47,7 +47,9 @@ def test_paraphrase_and_alternatives_are_read(tmp_path: Path) -> None:
         ({"paraphrased_answer": None}, "column 'paraphrased_answer': found null, expected text"),
     ],
 )
-def test_rows_without_them_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_rows_without_a_value_are_reported(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     file = source(tmp_path, {}, change)
     with pytest.raises(InputError, match=f", row 2, line 2.*{re.escape(message)}"):
         read_rows(file, paraphrase="paraphrased_answer", alternatives="perturbed_answer")
@@ -83,7 +85,7 @@ def test_row_sets_are_named(tmp_path: Path) -> None:
     for name, count in {**counts, "safety:train": 3, "facts": 5}.items():
         rows, examples = data.row_set(name)
         assert len(rows) == len(examples) == count
-    # One set, one name: what is measured of it is computed once.
+    # Each set has one name, so its values are computed once.
     assert data.set_name("tofu:heldout") == "tofu" and data.set_name("safety:train") == "safety"
     assert data.set_name("safety:heldout") == "safety:heldout"
     assert set(data.measured_fingerprints()) == {"tofu", "safety:heldout", "facts"}
@@ -102,7 +104,7 @@ def test_overlap_with_the_forget_rows_is_counted(tmp_path: Path) -> None:
     assert data.overlap(["facts", "tofu"], "safety") == 5
 
 
-def test_probes_are_checked(tmp_path: Path) -> None:
+def test_eval_sets_are_checked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^data.eval_sets.facts.source: found nothing"):
         prepared(tmp_path, eval_sets={"facts": EvalSet()})
     with pytest.raises(
@@ -124,7 +126,7 @@ def test_fingerprints_change_with_alternatives(tmp_path: Path) -> None:
     assert plain != wrong and wrong != fingerprint(alternatives=["option1"])
 
 
-def test_what_another_has_read_is_taken_over(tmp_path: Path) -> None:
+def test_rows_of_another_data_module_are_adopted(tmp_path: Path) -> None:
     first = prepared(tmp_path)
     second = StagedDataModule(stages=first.stages, forget="safety", eval_sets=first.eval_sets)
     second.adopt(first)

@@ -1,4 +1,4 @@
-"""Sources that can't be read or would be read as something else, and what is said of both."""
+"""Sources that cannot be read or are ambiguous, and the messages about them."""
 
 import errno
 import json
@@ -50,7 +50,7 @@ def remarks(source: str, **options: Any) -> list[str]:
     return found
 
 
-# What is no file of rows
+# Paths that are not files of rows
 
 
 def pipe() -> None:
@@ -69,7 +69,7 @@ def unix_socket() -> None:
 @pytest.mark.parametrize(
     ("make", "kind"), [(pipe, "a pipe (FIFO)"), (device, "a device"), (unix_socket, "a socket")]
 )
-def test_what_never_ends_is_not_read(make: Callable[[], None], kind: str) -> None:
+def test_sources_that_never_end_are_not_read(make: Callable[[], None], kind: str) -> None:
     make()
     assert said("rows.jsonl") == (
         f"rows.jsonl: found {kind}, expected a file that can be read more than once; write the "
@@ -80,17 +80,17 @@ def test_what_never_ends_is_not_read(make: Callable[[], None], kind: str) -> Non
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("a" * 256 + ".jsonl", "found a name of 262 bytes, which the file system does not take"),
-        ("a" * 300, "found a name of 300 bytes, which the file system does not take"),
-        ("é" * 130, "found a name of 260 bytes, which the file system does not take"),
+        ("a" * 256 + ".jsonl", "found a name of 262 bytes, which the file system refuses"),
+        ("a" * 300, "found a name of 300 bytes, which the file system refuses"),
+        ("é" * 130, "found a name of 260 bytes, which the file system refuses"),
         ("rows\0.jsonl", "found a path that no file can have ("),
-        ("~nobody-of-that-name/rows.jsonl", "found a home folder that is not there ("),
+        ("~nobody-of-that-name/rows.jsonl", "found an unknown home folder ("),
         ("loop.jsonl", "found a path that cannot be followed (Too many levels of symbolic links)"),
         ("dangling.jsonl", "found no such file ("),
         ("rows.csv/more.jsonl", "found no such file ("),
     ],
 )
-def test_paths_that_lead_nowhere(source: str, expected: str) -> None:
+def test_paths_that_do_not_exist(source: str, expected: str) -> None:
     Path("loop.jsonl").symlink_to("loop.jsonl")
     Path("dangling.jsonl").symlink_to("nowhere.jsonl")
     write("rows.csv")
@@ -101,7 +101,7 @@ def test_folders_that_may_not_be_entered(monkeypatch: pytest.MonkeyPatch) -> Non
     def deny(path: Path, **_: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "stat", deny)  # no chmod, which would not stop root
+    monkeypatch.setattr(Path, "stat", deny)  # chmod would not stop root
     message = said("locked/rows.jsonl")
     assert message.startswith("locked/rows.jsonl: found a path that cannot be followed (Permission")
     assert "check the permissions of its folders" in message
@@ -113,7 +113,7 @@ def test_a_folder_that_may_not_be_listed(monkeypatch: pytest.MonkeyPatch) -> Non
 
     Path("folder").mkdir()
     monkeypatch.setattr(Path, "iterdir", deny)
-    assert "name a file that holds the rows" in said("folder")
+    assert "name a file with the rows" in said("folder")
     assert "found no such file" in said("rows.jsonl")
 
 
@@ -165,13 +165,13 @@ def test_a_saved_data_set_is_read(capfd: pytest.CaptureFixture[str]) -> None:
     assert "found subset 'x' with a file" in said(source, subset="x")
 
 
-def test_of_saved_splits_one_is_read() -> None:
+def test_one_of_the_saved_splits_is_read() -> None:
     source = saved(train=[GOOD], test=[{"question": "b", "answer": "c"}])
     assert [row.answer for row in read_rows(source)] == ["A letter."]
     assert [row.answer for row in read_rows(source, split="test")] == ["c"]
     assert said(source, split="dev") == (
-        "saved: found the splits train, test in this folder, expected 'dev'; set split (of "
-        "held-out rows heldout_split) to one of them"
+        "saved: found the splits train, test in this folder, expected 'dev'; set split (for "
+        "held-out rows heldout_split)  to one of them"
     )
 
 
@@ -196,7 +196,7 @@ NUMBERS = [0.1, 1 / 3, 1e22, 16777216.0, -2.5, 1e-7]
 
 @pytest.mark.parametrize(("kind", "bits"), [(numpy.float16, 16), (numpy.float32, 32)])
 @pytest.mark.parametrize("way", ["parquet", "saved"])
-def test_short_numbers_are_written_short(kind: Any, bits: int, way: str) -> None:
+def test_short_floats_become_short_text(kind: Any, bits: int, way: str) -> None:
     values = numpy.array([n for n in NUMBERS if abs(n) < 60000 or bits == 32], kind)
     columns = {"question": ["q"] * len(values), "answer": pyarrow.array(values)}
     source = table("rows.parquet", **columns)
@@ -207,7 +207,7 @@ def test_short_numbers_are_written_short(kind: Any, bits: int, way: str) -> None
         datasets.enable_progress_bars()
     found = [row.answer for row in read_rows(source)]
     assert found[0] == "0.1"
-    # As few digits as give this number back, and no fewer.
+    # The shortest text that reads back as this number.
     assert [kind(text) for text in found] == list(values)
     assert found == [repr(float(str(value))) for value in values]
 
@@ -232,7 +232,7 @@ def test_no_digit_of_a_number_is_lost(name: str, number: str) -> None:
     assert row.answer == number
 
 
-def test_numbers_that_are_none() -> None:
+def test_values_that_are_not_finite_numbers() -> None:
     write("rows.jsonl", '{"question": "q", "answer": NaN}')
     assert "column 'answer': found nan (float), expected text" in said("rows.jsonl")
 
@@ -266,7 +266,7 @@ def test_values_that_cannot_be_decoded() -> None:
     )
 
 
-# JSON that says two things
+# JSON with repeated keys
 
 
 @pytest.mark.parametrize(
@@ -277,14 +277,14 @@ def test_values_that_cannot_be_decoded() -> None:
         ("rows.json", '[{"question": "q", "answer": "a"},\n{"answer": 1, "answer": 1}]', "line 3"),
     ],
 )
-def test_a_key_that_is_there_twice(name: str, text: str, place: str) -> None:
+def test_a_repeated_key(name: str, text: str, place: str) -> None:
     write(name, "" if name == "rows.json" else json.dumps(GOOD), text)
     message = said(name)
     assert message.startswith(f"{name}, {place}")
     assert message.endswith("twice in one object, expected it once; remove or rename one of them")
 
 
-# What is not used, or repeats
+# Columns that are not used, rows that repeat
 
 
 ALPACA = [
@@ -293,7 +293,7 @@ ALPACA = [
 ]
 
 
-def test_columns_that_are_not_used_are_named() -> None:
+def test_unused_columns_are_reported() -> None:
     source = write("rows.jsonl", *ALPACA)
     assert said(source).endswith(
         "expected the column 'question'; set prompt: instruction, answer: output; 'input' is not "
@@ -304,7 +304,7 @@ def test_columns_that_are_not_used_are_named() -> None:
         f"{KEY}: rows.jsonl: 'input' is not used (prompt: instruction, answer: output). Where a "
         "prompt needs it, write its text into the column that is used."
     ]
-    # Following it.
+    # The advice works.
     joined = [{**row, "instruction": f"{row['instruction']} {row['input']}"} for row in ALPACA]
     source = write(
         "joined.jsonl", *({k: v for k, v in row.items() if k != "input"} for row in joined)
@@ -313,7 +313,7 @@ def test_columns_that_are_not_used_are_named() -> None:
     assert read_rows(source, **columns)[0].turns[0]["content"] == "Find the area. Sides 3 and 4"
 
 
-def test_columns_of_nothing_are_not_named() -> None:
+def test_empty_columns_are_not_reported() -> None:
     source = write("rows.jsonl", GOOD | {"input": "", "note": None, "tags": []}, GOOD)
     assert remarks(source) == []
     assert remarks(write("rows.csv", "question,answer,", "a,b,0")) == []
@@ -326,15 +326,15 @@ def test_columns_of_nothing_are_not_named() -> None:
 def test_rows_of_one_column() -> None:
     source = write("rows.jsonl", {"text": "A passage of news."})
     assert said(source).endswith(
-        "these rows have one column, and a stage learns answers to prompts: write the rows with a "
-        "column for each, then set prompt and answer to them"
+        "these rows have one column, but a stage needs prompts and answers: write the rows with "
+        "one column for each, then set prompt and answer to these columns"
     )
 
 
 def test_one_column_as_prompt_and_answer() -> None:
     source = write("rows.jsonl", GOOD)
     assert remarks(source, prompt="answer")[0] == (
-        f"{KEY}: rows.jsonl: the column 'answer' is both prompt and answer: they are the same text."
+        f"{KEY}: rows.jsonl: the column 'answer' is both prompt and answer, so both are equal."
     )
     assert (
         remarks(
@@ -356,20 +356,22 @@ FACTS = [
 ]
 
 
-def test_rows_whose_paraphrase_is_the_answer_are_left_out() -> None:
+def test_rows_whose_paraphrase_repeats_the_answer_are_skipped() -> None:
     source = write("rows.jsonl", *FACTS)
     columns: dict[str, Any] = {"paraphrase": "other", "alternatives": "wrong"}
     assert [row.answer for row in read_rows(source, **columns)] == ["A letter."]
     assert remarks(source, **columns) == [
-        f"{KEY}: rows.jsonl: in 1 of 2 rows 'other' is the answer again; they are left out of what "
-        "is measured on these rows."
+        f"{KEY}: rows.jsonl: in 1 of 2 rows 'other' repeats the answer; these rows are "
+        "skipped in the evaluation."
     ]
     message = said(write("rows.jsonl", FACTS[1]), **columns)
-    assert message.startswith("rows.jsonl: in 1 of 1 rows 'other' is the answer again, expected")
+    assert message.startswith(
+        "rows.jsonl: in 1 of 1 rows 'other' repeats the answer, expected a paraphrase"
+    )
     assert [row.answer for row in read_rows(source, alternatives="wrong")] == ["A digit."]
 
 
-def test_tofu_takes_probes_of_which_rows_are_left_out() -> None:
+def test_tofu_accepts_eval_sets_with_skipped_rows() -> None:
     write("facts.jsonl", *reversed(FACTS))
     probe = EvalSet("facts.jsonl", paraphrase="other", alternatives="wrong")
     data = StagedDataModule(
@@ -384,7 +386,7 @@ def staged(**stages: Stage) -> StagedDataModule:
     return StagedDataModule(stages, eval_sets={"facts": EvalSet("facts.jsonl", paraphrase="other")})
 
 
-def test_each_of_these_is_said_once_by_the_data_module() -> None:
+def test_the_data_module_reports_each_note_once() -> None:
     write("rows.jsonl", *ALPACA)
     write("facts.jsonl", *FACTS)
     data = staged(a=Stage(source="rows.jsonl", prompt="instruction", answer="output"))
@@ -409,17 +411,17 @@ def test_a_new_source_beside_old_heldout_rows() -> None:
         staged(a=Stage(**columns, heldout="old.jsonl")).prepare(tiny_tokenizer(), 512)
     assert str(caught.value) == (
         "data.stages.a.heldout: old.jsonl: found 'question', 'answer' in the rows, expected the "
-        "column 'instruction'; the rows of a stage and its held-out rows have the same columns, "
-        "here those of new.jsonl; set heldout to a source with these columns, or to null"
+        "column 'instruction'; held-out rows need the same columns as the training rows of the "
+        "stage, here those of new.jsonl;  set heldout to a source with these columns, or to null"
     )
-    # Following it.
+    # The advice works.
     for heldout in (None, "new.jsonl"):
         data = staged(a=Stage(**columns, heldout=heldout))
         data.prepare(tiny_tokenizer(), 512)
         assert len(data.measured("a")[0]) == 2
 
 
-# Names that a terminal would obey
+# Names with control characters
 
 
 @pytest.mark.parametrize(
@@ -433,12 +435,12 @@ def test_a_new_source_beside_old_heldout_rows() -> None:
         (r"plain \n é 漢 👩‍👩‍👧 ' \x1b", r"plain \n é 漢 👩‍👩‍👧 ' \x1b"),
     ],
 )
-def test_control_characters_are_written_out(text: str, shown: str) -> None:
+def test_control_characters_are_escaped(text: str, shown: str) -> None:
     assert visible(text) == shown == visible(shown)
     assert str(InputError(text)) == shown
 
 
-def test_names_of_files_and_columns_are_written_out() -> None:
+def test_control_characters_in_names_are_escaped() -> None:
     name = "a\x1b[2Jb\n.jsonl"
     source = write(name, {"q\x1b": "a"})
     assert said(source).startswith(r"a\x1b[2Jb\n.jsonl: found 'q\x1b' in the rows")

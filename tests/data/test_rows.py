@@ -1,4 +1,4 @@
-"""Every kind of source that is read, and every mistake in one that is told."""
+"""Every kind of source, and the message for every mistake in one."""
 
 import csv
 import json
@@ -63,7 +63,7 @@ def test_byte_order_mark(write: Write, suffix: str) -> None:
     assert (only.turns[0]["content"], only.answer) == ("a", "b")
 
 
-def test_text_is_kept_as_written(write: Write) -> None:
+def test_text_does_not_change(write: Write) -> None:
     text = " \n\tdrei Äpfel\u2028\x85\x0b\r\n "
     for source in (
         write("escaped.jsonl", lines_of(pair(text, text))),
@@ -167,7 +167,7 @@ def test_name_that_looks_like_a_chain(write: Write) -> None:
         write("a::b.csv", "question,answer\na,b\n"),
         write("a::b.parquet", {"question": ["a"], "answer": ["b"]}),
     ):
-        refused(source, "found '::' in the path, expected a name without; rename it")
+        refused(source, "found '::' in the path, expected a path without; rename it")
     assert read_rows(write("a::b.jsonl", lines_of(pair("a", "b"))))
 
 
@@ -179,7 +179,7 @@ def test_home_directory(write: Write, tmp_path: Path, monkeypatch: pytest.Monkey
     assert only.where == "~/rows.jsonl, row 1, line 1"
 
 
-def test_changed_file_is_read_anew(write: Write) -> None:
+def test_changed_file_is_read_again(write: Write) -> None:
     assert read_rows(write("rows.csv", "question,answer\na,b\n"))[0].answer == "b"
     assert read_rows(write("rows.csv", "question,answer\na,c\n"))[0].answer == "c"
     for value in ("b", "c"):
@@ -187,7 +187,7 @@ def test_changed_file_is_read_anew(write: Write) -> None:
         assert read_rows(source)[0].answer == value
 
 
-def test_nothing_is_left_behind(
+def test_no_temporary_files_remain(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cache = tmp_path / "cache"
@@ -198,7 +198,7 @@ def test_nothing_is_left_behind(
     verbosity = datasets.logging.get_verbosity()
     read_rows(write("rows.csv", "question,answer\na,b\n"))
     read_rows(write("rows.parquet", {"question": ["a"], "answer": ["b"]}))
-    refused(write("bad.parquet", b"PAR1 no PAR1"), "found no readable Parquet")
+    refused(write("bad.parquet", b"PAR1 no PAR1"), "found unreadable Parquet")
     assert not cache.exists()
     assert not list(temporary.iterdir())
     assert capfd.readouterr() == ("", "")
@@ -306,7 +306,7 @@ def test_wrong_chat(write: Write, value: Any, text: str) -> None:
         ("a\ud800b", r"found half a surrogate pair ('\ud800'), expected whole characters"),
     ],
 )
-def test_value_that_is_no_text(write: Write, column: str, value: Any, text: str) -> None:
+def test_value_that_is_not_text(write: Write, column: str, value: Any, text: str) -> None:
     bad = pair("a", "b") | {column: value}
     source = write("rows.jsonl", "\n" + lines_of(pair("a", "b"), bad))
     refused(source, f": rows.jsonl, row 2, line 3, column '{column}': {text}")

@@ -91,7 +91,7 @@ def test_adapters_on_replicated_projections_are_refused(tmp_path: Path, targets:
         (
             FSDP2(None, 3),
             "found 2 processes (trainer.devices x trainer.num_nodes) with tensor_parallel_size 3, "
-            "expected a multiple of 2 processes.",
+            "expected a multiple of 3 processes.",
         ),
         (
             FSDP2(3),

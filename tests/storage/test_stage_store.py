@@ -109,7 +109,7 @@ def test_a_full_disk_is_reported_and_the_store_does_not_change(
     store.put(KEY, CONTENT, write)
     before = files(store.folder)
     other = {**CONTENT, "seed": 1}
-    with pytest.raises(InputError, match=r"trainer\.store: .* can't be written: .*make room"):
+    with pytest.raises(InputError, match=r"trainer\.store: .* can't be written: .*Free disk space"):
         store.put(content_key(other), other, fail)
     assert files(store.folder) == before
     assert store.get(KEY) is not None
@@ -393,7 +393,7 @@ def test_entries_of_an_older_format_are_reported_and_not_used(store: StageStore)
         (folder / MANIFEST).write_text(json.dumps({**old, "key": folder.name}))
     store.report_unused()
     (report,) = reports_of(store)
-    assert f"holds 7 entries of an older format ({'0' * 32}, " in report
+    assert f"has 7 entries of an older format ({'0' * 32}, " in report
     assert report.endswith("and 2 more), which this version does not use; you can delete them.")
     # find() ignores them too.
     assert store.find({**CONTENT, "base": "c"}, ignoring=["base"]) == entry
@@ -468,7 +468,7 @@ def test_a_failed_write_gives_one_sentence_and_leaves_no_files(
         if not message:
             continue  # The operation does not use this call.
         assert message.startswith(f"trainer.store: {store.folder} can't be ")
-        assert os.strerror(number) in message and "\n" not in message and "make room" in message
+        assert os.strerror(number) in message and "\n" not in message and "Free disk space" in message
         after = {name: (store.folder / name).read_bytes() for name in files(store.folder)}
         assert {k: v for k, v in after.items() if not k.startswith("locks/")} == before
         assert not list(store.folder.glob("drafts/*"))

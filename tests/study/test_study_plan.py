@@ -203,7 +203,7 @@ def test_answers_cut_short_are_told_once(shared_tiny: Tiny) -> None:
     fit["data"]["max_length"] = 48
     plan = planned(shared_tiny, fit, paths=[["safety"], ["tofu", "safety"]], seeds=[0, 1])
     assert plan.remarks and len(set(plan.remarks)) == len(plan.remarks) <= 2
-    assert all(" answers lost their end at 48 tokens" in remark for remark in plan.remarks)
+    assert all(" answers are truncated at 48 tokens" in remark for remark in plan.remarks)
 
 
 def test_nothing_is_written_and_the_plan_is_always_the_same(shared_tiny: Tiny) -> None:

@@ -115,7 +115,7 @@ def test_what_a_plan_refuses_comes_from_the_worker_in_the_same_words(tiny: Tiny)
     fit["data"]["stages"]["tofu"]["batch_size"] = 7
     fit["data"]["micro_batch_size"] = 2
     spec = spec_of(tiny, fit=fit)
-    message = r"^data\.stages\.tofu\.batch_size: found 7, which can't be cut into "
+    message = r"^data\.stages\.tofu\.batch_size: found 7, which is not divisible by "
     with pytest.raises(InputError, match=message):
         worked(spec, tiny, LocalExecutor(spec, 2))
     with pytest.raises(InputError, match=message):
