@@ -1,8 +1,8 @@
-"""What unlearning is measured by: pure functions, and torchmetrics shells over them.
+"""Metrics of unlearning: pure functions, and torchmetrics classes that wrap them.
 
-A function gives one value per example. A shell is a `torchmetrics.Metric`: ``update`` takes the
-numbers of some examples and what the function takes, on any process; ``compute`` gives the values
-of all examples in their order, each counted once, or the one number that is the point of it.
+A function returns one value per example. A class is a `torchmetrics.Metric`: ``update`` takes the
+numbers of some examples and the arguments of the function, on any process. ``compute`` returns the
+values of all examples in the order of their numbers, each counted once, or a single number.
 """
 
 from lightning_unlearn.metrics.answers import (

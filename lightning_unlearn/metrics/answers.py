@@ -1,6 +1,6 @@
-"""How well a model knows given answers, from the statistics of their label tokens.
+"""Metrics of how well a model knows given answers, from the statistics of their label tokens.
 
-Functions give one value per sequence; NaN for a sequence without label tokens.
+Functions return one value per sequence; NaN for a sequence without label tokens.
 """
 
 import torch
@@ -10,16 +10,16 @@ from lightning_unlearn.distributed.gather import PerExampleMetric
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.token_statistics import TokenStatistics
 
-# Below this, the deviation of a next-token distribution is rounding: the distribution is flat or
-# one token has all of it.
+# A smaller standard deviation of a next-token distribution is due to rounding: the distribution is
+# flat, or one token has probability 1.
 LEAST_DEVIATION = 1e-6
 
 
 def probability(statistics: TokenStatistics) -> Tensor:
-    """Probability of the answer, normalized for its length: exp(-NLL / label tokens).
+    """Compute the probability of the answer, normalized for its length: exp(-NLL / label tokens).
 
     Args:
-        statistics: of the label tokens.
+        statistics: statistics of the label tokens.
 
     Returns:
         Between 0 and 1, ``[sequences]``.
@@ -30,10 +30,12 @@ def probability(statistics: TokenStatistics) -> Tensor:
 
 
 def exact_memorization(statistics: TokenStatistics) -> Tensor:
-    """Share of the label tokens that the model would write next, given the true ones before.
+    """Compute the share of the label tokens that are the most likely next token.
+
+    The context is the true answer up to that token.
 
     Args:
-        statistics: of the label tokens.
+        statistics: statistics of the label tokens.
 
     Returns:
         Between 0 and 1, ``[sequences]``.
@@ -44,31 +46,31 @@ def exact_memorization(statistics: TokenStatistics) -> Tensor:
 
 
 def extraction_strength(statistics: TokenStatistics) -> Tensor:
-    """How much of the answer need not be given: 1 - k / L.
+    """Compute the share of the answer that greedy decoding adds to a prefix of it: 1 - k / L.
 
-    k is the length of the shortest prefix of the answer after which every label token is the one
-    the model would write. k = L is allowed, so an answer with a wrong last token has 0.
+    k is the length of the shortest prefix of the answer after which every label token is the most
+    likely one. k = L is allowed, so an answer with a wrong last token has 0.
 
     Args:
-        statistics: of the label tokens.
+        statistics: statistics of the label tokens.
 
     Returns:
         Between 0 and 1, ``[sequences]``.
 
     Source: Wang et al. 2025, arXiv 2406.09179, after Carlini et al. 2021, arXiv 2012.07805.
     """
-    place = statistics.mask.cumsum(-1)
+    position = statistics.mask.cumsum(-1)
     wrong = statistics.mask & (statistics.top < 0.5)
-    prefix = (place * wrong).amax(-1) if place.shape[-1] else place.sum(-1)
+    prefix = (position * wrong).amax(-1) if position.shape[-1] else position.sum(-1)
     return _defined(1 - prefix / statistics.length.clamp(min=1), statistics)
 
 
 def min_k(statistics: TokenStatistics, share: float = 0.2) -> Tensor:
-    """Min-k %: mean of the lowest log-probabilities of the label tokens.
+    """Compute min-k %: the mean of the lowest log-probabilities of the label tokens.
 
     Args:
-        statistics: of the label tokens.
-        share: of the tokens, rounded down, at least one token.
+        statistics: statistics of the label tokens.
+        share: share of the tokens that is averaged, rounded down, at least one token.
 
     Returns:
         Nats per token, ``[sequences]``; higher = more likely a member.
@@ -79,15 +81,15 @@ def min_k(statistics: TokenStatistics, share: float = 0.2) -> Tensor:
 
 
 def min_k_plus_plus(statistics: TokenStatistics, share: float = 0.2) -> Tensor:
-    """Min-k %++: mean of the lowest standardized log-probabilities of the label tokens.
+    """Compute min-k %++: the mean of the lowest standardized log-probabilities of label tokens.
 
-    Standardized under the model's own next-token distribution: (log p - mean) / deviation. Where
-    the deviation is 0, all tokens are equally likely or one is certain; it then counts as 1e-6,
-    so that the value is finite, and near 0 if the label is one of the likeliest tokens.
+    They are standardized under the model's own next-token distribution: (log p - mean) / deviation.
+    If the deviation is 0, all tokens are equally likely or one is certain. It is then replaced by
+    1e-6, so that the value is finite, and near 0 if the label is one of the most likely tokens.
 
     Args:
-        statistics: of the label tokens.
-        share: of the tokens, rounded down, at least one token.
+        statistics: statistics of the label tokens.
+        share: share of the tokens that is averaged, rounded down, at least one token.
 
     Returns:
         ``[sequences]``; higher = more likely a member.
@@ -99,10 +101,10 @@ def min_k_plus_plus(statistics: TokenStatistics, share: float = 0.2) -> Tensor:
 
 
 def margin(statistics: TokenStatistics) -> Tensor:
-    """Mean margin of the label tokens, what KLoM compares.
+    """Compute the mean margin of the label tokens, which KLoM compares.
 
     Args:
-        statistics: of the label tokens.
+        statistics: statistics of the label tokens.
 
     Returns:
         Mean of log p - log(1 - p), nats, ``[sequences]``.
@@ -152,8 +154,8 @@ class MinK(PerExampleMetric):
     """`min_k` of all examples, ``[examples]``.
 
     Args:
-        count: number of examples; None for the highest number seen and one.
-        share: of the tokens.
+        count: number of examples; None for the highest number plus one.
+        share: share of the tokens that is averaged.
     """
 
     def __init__(self, count: int | None = None, share: float = 0.2) -> None:
@@ -166,7 +168,7 @@ class MinK(PerExampleMetric):
 
 
 class MinKPlusPlus(MinK):
-    """`min_k_plus_plus` of all examples, ``[examples]``; arguments as of `MinK`."""
+    """`min_k_plus_plus` of all examples, ``[examples]``; see `MinK` for the arguments."""
 
     def measure(self, statistics: TokenStatistics) -> Tensor:
         return min_k_plus_plus(statistics, self.share)
@@ -176,12 +178,12 @@ def _lowest(values: Tensor, statistics: TokenStatistics, share: float) -> Tensor
     check_share(share)
     if not values.shape[-1]:
         return values.new_full(values.shape[:1], torch.nan)
-    # 0.29 of 100 tokens is 28.999999999999996 to a computer.
+    # In floating point, 0.29 of 100 tokens is 28.999999999999996.
     counts = [max(1, int(length * share + 1e-9)) for length in statistics.length.tolist()]
-    wanted = torch.tensor(counts, device=values.device)
-    rising = values.masked_fill(~statistics.mask, torch.inf).sort(-1).values
-    taken = torch.arange(values.shape[-1], device=values.device) < wanted[:, None]
-    mean = torch.where(taken, rising, 0.0).sum(-1) / wanted
+    count = torch.tensor(counts, device=values.device)
+    ascending = values.masked_fill(~statistics.mask, torch.inf).sort(-1).values
+    selected = torch.arange(values.shape[-1], device=values.device) < count[:, None]
+    mean = torch.where(selected, ascending, 0.0).sum(-1) / count
     return _defined(mean, statistics)
 
 

@@ -1,4 +1,4 @@
-"""How far a model is from its oracle, the model retrained without the forget set."""
+"""Distances between a model and its oracle, the model retrained without the forget set."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from lightning_unlearn.model.token_statistics import TokenStatistics
 
 
 def re_distance(policy: Tensor, oracle: Tensor) -> Tensor:
-    """Squared difference of two models' log-likelihoods, example by example.
+    """Compute the squared difference of the log-likelihoods of two models for each example.
 
     Its mean over examples is the retrain-equivalence distance with log-likelihoods as outputs.
 
@@ -26,15 +26,15 @@ def re_distance(policy: Tensor, oracle: Tensor) -> Tensor:
 
 
 def overshoot(policy: Tensor, oracle: Tensor) -> Tensor:
-    """Which examples are less likely than if they had never been seen.
+    """Find the examples that are less likely than under the oracle.
 
     Args:
         policy: log-likelihood, ``[examples]``.
         oracle: the same under the oracle, ``[examples]``.
 
     Returns:
-        1 where the policy's is below the oracle's, else 0, ``[examples]``; their mean is the share
-        of examples that are past their target.
+        1 if the policy's value is below the oracle's, else 0, ``[examples]``. The mean is the share
+        of examples that overshoot.
 
     Source: the missing-targets problem of Georgiev et al. 2024, arXiv 2410.23232.
     """
@@ -43,18 +43,18 @@ def overshoot(policy: Tensor, oracle: Tensor) -> Tensor:
 
 
 def kl_to_oracle(statistics: TokenStatistics) -> Tensor:
-    """Mean KL(oracle || model) of the next-token distributions at the label tokens.
+    """Compute the mean KL(oracle || model) of the next-token distributions at the label tokens.
 
     Args:
-        statistics: of the label tokens, with their KL.
+        statistics: statistics of the label tokens, with their KL.
 
     Returns:
         Nats per token, ``[sequences]``; NaN for a sequence without label tokens.
     """
     if statistics.kl is None:
         raise InputError(
-            "KL to the oracle: found statistics without a KL, expected some that an oracle was "
-            "looked at for: give the pass an oracle"
+            "KL to the oracle: found statistics without a KL, expected statistics of a pass with "
+            "an oracle"
         )
     values = statistics.average(statistics.kl)
     return values.masked_fill(statistics.length == 0, float("nan"))
@@ -82,9 +82,9 @@ class KLToOracle(PerExampleMetric):
 
 
 def _same(policy: Tensor, oracle: Tensor) -> None:
-    # [B] less [B, 1] would be [B, B].
+    # [B] minus [B, 1] would give [B, B].
     if policy.shape != oracle.shape:
         raise InputError(
             f"distance to the oracle: found values {list(policy.shape)} and "
-            f"{list(oracle.shape)}, expected one of each per example"
+            f"{list(oracle.shape)}, expected equal shapes, one value per example"
         )

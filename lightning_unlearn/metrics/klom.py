@@ -1,4 +1,4 @@
-"""KLoM over models that several processes measured."""
+"""KLoM over models that several processes evaluate."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from lightning_unlearn.statistics.klom import BINS, CLIP, FLOOR, klom, noise_flo
 
 
 class KLoM(TwoSampleMetric):
-    """`statistics.klom.klom` of margins, with the noise floor of as many models.
+    """`statistics.klom.klom` of margins, with the noise floor for the same number of models.
 
-    ``compute`` gives a dictionary: ``per_point`` divergences, nats, ``[points]``; their ``mean``
+    ``compute`` returns a dictionary: ``per_point`` divergences, nats, ``[points]``; their ``mean``
     and ``percentile95``; ``unlearned`` and ``oracles``, the numbers of models; and
-    ``floor_mean`` and ``floor_percentile95``, what models as good as oracles would show.
+    ``floor_mean`` and ``floor_percentile95``, the values for unlearned models that equal oracles.
 
     Args:
-        bins: bins of a histogram.
-        clip: margins are clipped to +- this.
-        floor: least share of the oracles in a bin.
+        bins: number of bins of a histogram.
+        clip: margins are clipped to [-clip, clip].
+        floor: smallest share of the oracles in a bin.
     """
 
     def __init__(
@@ -32,15 +32,15 @@ class KLoM(TwoSampleMetric):
         """Add a model.
 
         Args:
-            model_number: among the oracles, or among the unlearned models.
-            margins: of all points, in one order for all models, ``[points]``.
-            is_oracle: whether it was retrained without the forget set.
+            model_number: number among the oracles, or among the unlearned models.
+            margins: margins of all points, in one order for all models, ``[points]``.
+            is_oracle: whether the model is an oracle.
         """
         index = torch.tensor([model_number], device=margins.device)
         self.keep_side(index, margins[None], not is_oracle)
 
     def compute(self) -> dict[str, Any]:
-        """The divergences and what they are worth."""
+        """Return the divergences and the noise floor."""
         unlearned, oracle = (side.cpu().double().numpy() for side in self.samples())
         values = torch.from_numpy(klom(unlearned, oracle, self.bins, self.clip, self.floor))
         chance = noise_floor(

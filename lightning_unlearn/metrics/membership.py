@@ -1,7 +1,7 @@
-"""Membership inference: scores of examples, and how well they tell members from others.
+"""Membership inference: scores of examples, and how well they separate members from others.
 
-A score is higher the more likely its example was trained on. Two more scores are
-`measures.answers.min_k` and `measures.answers.min_k_plus_plus`, which have this sense as they are.
+A higher score means that the example was more likely trained on. Two further scores are
+`metrics.answers.min_k` and `metrics.answers.min_k_plus_plus`, which need no change of sign.
 """
 
 import zlib
@@ -16,10 +16,10 @@ from lightning_unlearn.model.log_probs import LogProbs
 
 
 def loss_score(log_probs: LogProbs) -> Tensor:
-    """Minus the loss: log-likelihood per label token.
+    """Return minus the loss: the log-likelihood per label token.
 
     Args:
-        log_probs: of the label tokens.
+        log_probs: log-probabilities of the label tokens.
 
     Returns:
         Nats per token, ``[sequences]``.
@@ -30,33 +30,36 @@ def loss_score(log_probs: LogProbs) -> Tensor:
 
 
 def zlib_score(log_probs: LogProbs, texts: Sequence[str], mean: bool = False) -> Tensor:
-    """Minus the loss over the length of the compressed text: what is likely but not trite.
+    """Compute minus the loss divided by the length of the compressed text.
+
+    The score is high for texts that are likely although they are not repetitive.
 
     Args:
-        log_probs: of the label tokens.
-        texts: what the label tokens say, one per sequence.
-        mean: take the loss per token, as Carlini et al. and MUSE do, and not its sum.
+        log_probs: log-probabilities of the label tokens.
+        texts: text of the label tokens, one per sequence.
+        mean: use the loss per token, as Carlini et al. and MUSE do, instead of its sum.
 
     Returns:
-        Nats (per token) per byte that zlib makes of the UTF-8 text, ``[sequences]``.
+        Nats (per token) per byte of the UTF-8 text compressed with zlib, ``[sequences]``.
 
     Source: Carlini et al. 2021, arXiv 2012.07805.
     """
     logps = log_probs.mean if mean else log_probs.sum
     if len(texts) != len(logps):
         raise InputError(
-            f"zlib score: found {len(texts)} texts for {len(logps)} sequences, expected as many"
+            f"zlib score: found {len(texts)} texts for {len(logps)} sequences, expected one text "
+            "per sequence"
         )
     sizes = [len(zlib.compress(text.encode("utf-8"))) for text in texts]
     return logps / torch.tensor(sizes, dtype=logps.dtype, device=logps.device)
 
 
 def reference_score(log_probs: LogProbs, reference: LogProbs) -> Tensor:
-    """How much lower the loss is than that of a model that was not trained on the examples.
+    """Compute the loss of a reference model minus the loss of the model.
 
     Args:
-        log_probs: of the label tokens.
-        reference: the same under the other model.
+        log_probs: log-probabilities of the label tokens.
+        reference: the same under a model that was not trained on the examples.
 
     Returns:
         Nats per token, ``[sequences]``.
@@ -71,10 +74,10 @@ def reference_score(log_probs: LogProbs, reference: LogProbs) -> Tensor:
 
 
 def gradient_norm_score(norms: Tensor) -> Tensor:
-    """Minus the norm of the gradient of an example's loss: training made it small.
+    """Return minus the norm of the gradient of an example's loss, which training makes small.
 
     Args:
-        norms: per example, ``[examples]``.
+        norms: gradient norm of each example, ``[examples]``.
 
     Returns:
         ``[examples]``.
@@ -85,19 +88,20 @@ def gradient_norm_score(norms: Tensor) -> Tensor:
 
 
 def auc(members: Tensor, nonmembers: Tensor) -> float:
-    """Area under the ROC curve: how often a member scores higher than another; a tie is half.
+    """Compute the area under the ROC curve.
 
-    Exact: all pairs are counted, by ranks.
+    It is the share of pairs in which the member has the higher score than the other example; a tie
+    counts one half. The value is exact: ranks count all pairs.
 
     Args:
-        members: scores, ``[members]``.
-        nonmembers: scores, ``[others]``.
+        members: scores of members, ``[members]``.
+        nonmembers: scores of other examples, ``[others]``.
 
     Returns:
         Between 0 and 1; 0.5 = no better than chance.
 
     Raises:
-        InputError: no scores of either kind, or a NaN.
+        InputError: if there are no scores of one kind, or a score is NaN.
     """
     mine, others = (x.detach().cpu().double().flatten() for x in (members, nonmembers))
     if not len(mine) or not len(others) or mine.isnan().any() or others.isnan().any():
@@ -113,30 +117,30 @@ def auc(members: Tensor, nonmembers: Tensor) -> float:
 
 
 def privleak(auc: float, auc_retrained: float) -> float:
-    """PrivLeak: relative distance of an AUC from that of the retrained model.
+    """Compute PrivLeak: the relative distance of an AUC to that of the oracle.
 
-    With AUCs of members (forget set) against a holdout set, above 0 the forget set still shows,
-    and below 0 it shows as something avoided. MUSE's published numbers have the opposite sign, as
-    its evaluation takes the holdout set as the positive class, and are in per cent: for them, take
-    100 times this of both ``auc(holdout, forget)``, with min-k at a share of 0.4.
+    The AUCs are those of members (forget set) against a holdout set. Above 0, the forget set is
+    still detectable as trained. Below 0, it is detectable because the model avoids it. MUSE's
+    published numbers are in per cent and have the opposite sign, because its evaluation takes the
+    holdout set as the positive class. To get them, use ``auc(holdout, forget)`` for both AUCs, with
+    min-k at a share of 0.4, and multiply the result by 100.
 
     Args:
-        auc: of the unlearned model.
-        auc_retrained: of the model retrained without the forget set.
+        auc: AUC of the unlearned model.
+        auc_retrained: AUC of the oracle.
 
     Returns:
         (auc - auc_retrained) / auc_retrained.
 
     Raises:
-        InputError: the retrained model's AUC is 0, or not between 0 and 1.
+        InputError: if the AUC of the oracle is 0, or an AUC is not between 0 and 1.
 
     Source: Shi et al. 2024 (MUSE), arXiv 2407.06460.
     """
     if not (0 <= auc <= 1 and 0 < auc_retrained <= 1):
         raise InputError(
             f"PrivLeak: found an AUC of {auc} against {auc_retrained} of the retrained model, "
-            "expected numbers from 0 to 1, the second above 0: it is what the distance is relative "
-            "to"
+            "expected numbers from 0 to 1, the second above 0: the distance is divided by it"
         )
     return (auc - auc_retrained) / auc_retrained
 
@@ -145,7 +149,7 @@ class MembershipAUC(TwoSampleMetric):
     """`auc` of scores, a scalar.
 
     Args:
-        counts: number of members and of others; None for as many as there are.
+        counts: expected numbers of members and of others; None for any numbers.
     """
 
     def update(self, index: Tensor, scores: Tensor, member: Tensor | bool) -> None:
@@ -154,10 +158,10 @@ class MembershipAUC(TwoSampleMetric):
         Args:
             index: example numbers, ``[rows]``; members and others may both count from 0.
             scores: higher = more likely a member, ``[rows]``.
-            member: True for members, ``[rows]`` or one for all.
+            member: True for members, ``[rows]`` or one value for all.
         """
         self.keep_side(index, scores, member)
 
     def compute(self) -> Tensor:
-        """The area."""
+        """Return the area under the ROC curve."""
         return torch.tensor(auc(*self.samples()), dtype=torch.float64)

@@ -1,7 +1,7 @@
-"""Verbatim and knowledge memorization as MUSE measures them, from written texts.
+"""Verbatim and knowledge memorization of MUSE, from generated texts.
 
-Source: Shi et al. 2024 (MUSE), arXiv 2407.06460; that ROUGE-L is the F1 without a
-stemmer, and where knowledge answers end, is from its published evaluation.
+Source: Shi et al. 2024 (MUSE), arXiv 2407.06460. Its published evaluation code defines two details:
+ROUGE-L is the F1 without a stemmer, and the strings that end a knowledge answer.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,17 @@ from torch import Tensor
 from lightning_unlearn.distributed.gather import PerExampleMetric
 from lightning_unlearn.metrics.rouge import rouge_l
 
-# A model that is shown questions and answers goes on with questions of its own.
+# After questions and answers in its prompt, a model continues with further questions.
 ENDS = ("\n\n", "\nQuestion", "Question:")
 
 
 def verbatim_memorization(continuations: Sequence[str], written: Sequence[str]) -> Tensor:
-    """How much of a text's true continuation a model writes, given its beginning: ROUGE-L F1.
+    """Compute the ROUGE-L F1 of generated continuations of texts, given the start of each text.
 
     Args:
-        continuations: the true ones; of MUSE, cut to the tokens the model may write, 128.
-        written: the model's greedy ones.
+        continuations: true continuations; MUSE truncates them to the tokens that the model may
+            generate, 128.
+        written: continuations that the model generated greedily.
 
     Returns:
         Between 0 and 1, ``[texts]``.
@@ -31,12 +32,12 @@ def verbatim_memorization(continuations: Sequence[str], written: Sequence[str]) 
 def knowledge_memorization(
     answers: Sequence[str], written: Sequence[str], ends: Sequence[str] = ENDS
 ) -> Tensor:
-    """How well a model answers questions about a text: ROUGE-L F1 of its first answer.
+    """Compute the ROUGE-L F1 of generated answers to questions about a text.
 
     Args:
-        answers: the right answers.
-        written: the model's greedy ones.
-        ends: what a written answer is cut at.
+        answers: correct answers.
+        written: answers that the model generated greedily; only the first answer of each counts.
+        ends: strings at which a generated answer is cut.
 
     Returns:
         Between 0 and 1, ``[questions]``.

@@ -1,4 +1,4 @@
-"""ROUGE-L of written answers."""
+"""ROUGE-L of generated answers."""
 
 import functools
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class RougeScores(NamedTuple):
 
     Attributes:
         recall: longest common subsequence over the words of the answer.
-        precision: the same over the words that were written.
+        precision: the same over the words of the generated text.
         f1: harmonic mean of both.
     """
 
@@ -28,15 +28,15 @@ class RougeScores(NamedTuple):
 
 
 def rouge_l(answers: Sequence[str], written: Sequence[str], stemmer: bool = True) -> RougeScores:
-    """ROUGE-L: the longest common subsequence of words of two texts.
+    """Compute ROUGE-L: the longest common subsequence of words of two texts.
 
-    Words are runs of a-z and 0-9 after lower-casing. Where one of two texts has no word in this
-    sense, as an empty one or one in another script, the scores are 1 if both are the same but for
-    white space at the ends, and 0 if not.
+    Words are sequences of a-z and 0-9 after conversion to lower case. An empty text, or a text in
+    another script, has no words. If one of the two texts has no words, the scores are 1 if both are
+    equal except for white space at the ends, and 0 if not.
 
     Args:
-        answers: the right answers.
-        written: what the model wrote, one per answer.
+        answers: correct answers.
+        written: generated texts, one per answer.
         stemmer: reduce words to their stems: TOFU does, MUSE does not.
 
     Returns:
@@ -61,11 +61,11 @@ def rouge_l(answers: Sequence[str], written: Sequence[str], stemmer: bool = True
 
 
 class RougeL(PerExampleMetric):
-    """`rouge_l` of all examples, ``[examples]``; update with numbers, answers and written texts.
+    """`rouge_l` of all examples, ``[examples]``; update with numbers, answers, generated texts.
 
     Args:
-        count: number of examples; None for the highest number seen and one.
-        score: which of the three.
+        count: number of examples; None for the highest number plus one.
+        score: "recall", "precision" or "f1".
         stemmer: reduce words to their stems.
     """
 

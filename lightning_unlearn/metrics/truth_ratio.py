@@ -1,4 +1,4 @@
-"""The measures of TOFU that compare answers: truth ratio, choices, forget quality, utility.
+"""The metrics of TOFU that compare answers: truth ratio, choices, forget quality, utility.
 
 Source of all: Maini et al. 2024 (TOFU), arXiv 2401.06121.
 """
@@ -22,17 +22,18 @@ def truth_ratio(
     mask: Tensor | None = None,
     variant: Variant = "arithmetic",
 ) -> Tensor:
-    """Truth ratio R: mean probability of wrong answers over that of the right, paraphrased one.
+    """Compute the truth ratio R: mean probability of wrong answers / that of the paraphrase.
 
-    Probabilities are normalized for length, exp(log-likelihood per token). R is near 0 for a model
-    that knows the answer and about 1 for one that does not.
+    The paraphrase is that of the correct answer. Probabilities are normalized for length,
+    exp(log-likelihood per token). R is near 0 for a model that knows the answer and about 1 for one
+    that does not.
 
     Args:
         alternatives: log-likelihood per token of wrong answers, ``[rows, answers]``.
-        paraphrase: the same of the paraphrased right answer, ``[rows]``.
-        mask: True at real wrong answers, ``[rows, answers]``; None if all are.
-        variant: mean of the wrong answers' probabilities. "arithmetic" is the paper's; much
-            published code takes the "geometric", which is never higher.
+        paraphrase: the same of the paraphrased correct answer, ``[rows]``.
+        mask: True for wrong answers, False for padding, ``[rows, answers]``; None without padding.
+        variant: mean of the wrong answers' probabilities. The paper uses "arithmetic"; much
+            published code uses "geometric", which is never higher.
 
     Returns:
         R >= 0, ``[rows]``.
@@ -50,7 +51,7 @@ def truth_ratio(
 
 
 def truth_ratio_utility(ratio: Tensor) -> Tensor:
-    """Truth ratio as a utility, for facts a model should know: max(0, 1 - R).
+    """Convert the truth ratio to a utility, for facts that a model should know: max(0, 1 - R).
 
     Args:
         ratio: R, any shape.
@@ -62,14 +63,14 @@ def truth_ratio_utility(ratio: Tensor) -> Tensor:
 
 
 def choice_probability(right: Tensor, wrong: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Probability of the right answer among the given ones: P(a) / sum of all candidates' P.
+    """Compute the probability of the correct answer among all: P(a) / sum of all candidates' P.
 
-    P is normalized for length. TOFU measures real authors and world facts in this way.
+    P is normalized for length. TOFU evaluates real authors and world facts in this way.
 
     Args:
-        right: log-likelihood per token of the right answer, ``[rows]``.
+        right: log-likelihood per token of the correct answer, ``[rows]``.
         wrong: the same of wrong answers, ``[rows, answers]``.
-        mask: True at real wrong answers, ``[rows, answers]``; None if all are.
+        mask: True for wrong answers, False for padding, ``[rows, answers]``; None without padding.
 
     Returns:
         Between 0 and 1, ``[rows]``.
@@ -80,17 +81,17 @@ def choice_probability(right: Tensor, wrong: Tensor, mask: Tensor | None = None)
 
 
 def forget_quality(unlearned: Tensor, retrained: Tensor) -> float:
-    """p-value of a two-sample Kolmogorov-Smirnov test of truth ratios against a retrained model.
+    """Compute the p-value of a two-sample Kolmogorov-Smirnov test of truth ratios.
 
     Args:
-        unlearned: truth ratios on the forget set, ``[rows]``.
-        retrained: the same under a model retrained without it, ``[rows]``.
+        unlearned: truth ratios of the unlearned model on the forget set, ``[rows]``.
+        retrained: truth ratios of the oracle, ``[rows]``.
 
     Returns:
-        Between 0 and 1; low = the two can be told apart.
+        Between 0 and 1; low = the two models differ.
 
     Raises:
-        InputError: an empty sample or a NaN.
+        InputError: if a sample is empty or has a NaN.
     """
     from scipy.stats import ks_2samp
 
@@ -104,19 +105,19 @@ def forget_quality(unlearned: Tensor, retrained: Tensor) -> float:
 
 
 def model_utility(parts: Sequence[float] | Tensor) -> float:
-    """Harmonic mean of what a model should still do; one 0 makes it 0.
+    """Compute the harmonic mean of several utilities; it is 0 if one of them is 0.
 
-    TOFU takes nine parts: probability, ROUGE-L recall and truth ratio as a utility, each on the
+    TOFU uses nine parts: probability, ROUGE-L recall and truth ratio as a utility, each on the
     retain set, real authors and world facts.
 
     Args:
-        parts: each 0 or more, higher = better.
+        parts: utilities, each 0 or more, higher = better.
 
     Returns:
         The harmonic mean.
 
     Raises:
-        InputError: no parts, or one that is negative or no number.
+        InputError: if there are no parts, or a part is negative or not finite.
     """
     values = [float(part) for part in parts]
     if not values or not all(0 <= value < math.inf for value in values):
@@ -139,8 +140,8 @@ class TruthRatio(PerExampleMetric):
     """`truth_ratio` of all examples, ``[examples]``.
 
     Args:
-        count: number of examples; None for the highest number seen and one.
-        variant: mean of the wrong answers' probabilities.
+        count: number of examples; None for the highest number plus one.
+        variant: mean of the wrong answers' probabilities, "arithmetic" or "geometric".
     """
 
     def __init__(self, count: int | None = None, variant: Variant = "arithmetic") -> None:
@@ -165,7 +166,7 @@ class ForgetQuality(TwoSampleMetric):
     """`forget_quality`, a scalar.
 
     Args:
-        counts: rows of the unlearned and of the retrained model; None for as many as there are.
+        counts: expected rows of the unlearned and of the retrained model; None for any numbers.
     """
 
     def update(self, index: Tensor, ratios: Tensor, unlearned: Tensor | bool) -> None:
@@ -174,13 +175,13 @@ class ForgetQuality(TwoSampleMetric):
         Args:
             index: example numbers, from 0 for each model, ``[rows]``.
             ratios: ``[rows]``.
-            unlearned: True for the unlearned model's, False for the retrained one's, ``[rows]`` or
-                one for all.
+            unlearned: True for ratios of the unlearned model, False for those of the retrained
+                model, ``[rows]`` or one value for all.
         """
         self.keep_side(index, ratios, unlearned)
 
     def compute(self) -> Tensor:
-        """The p-value."""
+        """Return the p-value."""
         return torch.tensor(forget_quality(*self.samples()), dtype=torch.float64)
 
 
@@ -188,7 +189,7 @@ class ModelUtility(Table):
     """`model_utility` of the means of named parts, a scalar.
 
     Args:
-        parts: names of the parts, each of which must be given values.
+        parts: names of the parts; `update` must add values to each of them.
     """
 
     def __init__(self, parts: Sequence[str], **kwargs: Any) -> None:
@@ -201,7 +202,7 @@ class ModelUtility(Table):
         """Add values of examples to a part.
 
         Args:
-            part: its name.
+            part: name of the part.
             index: example numbers, from 0 in each part, ``[rows]``.
             values: ``[rows]``.
         """
@@ -212,14 +213,14 @@ class ModelUtility(Table):
         self.keep(index * len(self.parts) + self.parts.index(part), values)
 
     def compute(self) -> Tensor:
-        """The harmonic mean."""
+        """Return the harmonic mean of the means of the parts."""
         keys, values = self.table()
         part = keys % len(self.parts)
         missing = sorted(set(range(len(self.parts))) - set(part.tolist()))
         if missing:
             raise InputError(
                 f"model utility: found no values of {', '.join(self.parts[i] for i in missing)}, "
-                "expected some of every part"
+                "expected values of every part"
             )
         means = [values[part == i].cpu().double().mean().item() for i in range(len(self.parts))]
         return torch.tensor(model_utility(means), dtype=torch.float64)
@@ -229,8 +230,8 @@ def _candidates(many: Tensor, one: Tensor, mask: Tensor | None) -> Tensor:
     mask = torch.ones_like(many, dtype=torch.bool) if mask is None else mask
     if many.ndim != 2 or one.shape != many.shape[:1] or mask.shape != many.shape:
         raise InputError(
-            f"answers: found wrong ones {list(many.shape)}, mask {list(mask.shape)} and right ones "
-            f"{list(one.shape)}, expected [rows, answers], the same, and [rows]"
+            f"answers: found wrong answers {list(many.shape)}, mask {list(mask.shape)} and right "
+            f"answers {list(one.shape)}, expected [rows, answers] twice, and [rows]"
         )
     empty = (~mask.any(-1)).nonzero().flatten().tolist()
     if empty:

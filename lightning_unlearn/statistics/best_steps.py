@@ -1,4 +1,4 @@
-"""When to stop unlearning: the best step of each path, and one step for all."""
+"""The step at which to stop unlearning: the best step of each path, and one step for all."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BestSteps:
-    """Where paths come closest to their oracles.
+    """The steps at which paths come closest to their oracles.
 
     Attributes:
-        own: each path's best step, as a place in the curves, [paths].
-        falling: whether that is the last step measured on the path, so that the distance may be
-            less still at a later one, [paths]; not with a single step.
-        complete: the seeds that means are of, [paths, seeds].
-        common: the best step for all paths together; None where no step was measured on all.
-        regret: what the common step costs each path: the distance there less the distance at its
-            own best step; empty without a common step. A single seed's regret is not negative, if
-            the path's best step is that of this seed.
+        own: best step of each path, as an index of the curves, [paths].
+        falling: whether the best step is the last evaluated one, so that the distance may fall
+            further at later steps, [paths]; False for a single step.
+        complete: the seeds over which means are taken, [paths, seeds].
+        common: the best step for all paths together; None if no step was evaluated on all paths.
+        regret: regret of the common step for each path: the distance at the common step minus the
+            distance at the path's own best step. It is empty without a common step. The regret of
+            one seed is not negative if the path's best step is the best step of this seed.
     """
 
     own: NDArray[np.intp]
@@ -37,7 +37,7 @@ class BestSteps:
 
 
 def mean_over_seeds(curves: ArrayLike) -> NDArray[np.float64]:
-    """The mean of the finite values over the seeds.
+    """Compute the mean over seeds of the finite values.
 
     Args:
         curves: [paths, seeds, steps].
@@ -53,15 +53,15 @@ def mean_over_seeds(curves: ArrayLike) -> NDArray[np.float64]:
 
 
 def complete_seeds(curves: ArrayLike) -> NDArray[np.bool_]:
-    """The seeds with a finite value at every step at which any seed of their path has one.
+    """Find the seeds with a finite value at every step at which any seed of their path has one.
 
-    Means of other seeds at each step would differ from step to step for the seeds alone.
+    If the seeds differed between steps, the mean curve would change for this reason alone.
 
     Args:
         curves: [paths, seeds, steps].
 
     Returns:
-        [paths, seeds]; none on a path without any value.
+        [paths, seeds]; all False on a path without finite values.
     """
     known: NDArray[np.bool_] = np.isfinite(np.asarray(curves, dtype=np.float64))
     measured = np.expand_dims(known.any(axis=1), 1)
@@ -69,35 +69,35 @@ def complete_seeds(curves: ArrayLike) -> NDArray[np.bool_]:
 
 
 def best_steps(curves: ArrayLike) -> BestSteps:
-    """The steps at which the distance to the oracle is least.
+    """Find the steps with the smallest distance to the oracle.
 
-    Means are over the seeds that are complete on their path. A path's own step is where its mean
-    curve is lowest, the first of several; the common step is where the mean over paths is lowest,
-    among the steps at which every path has a value.
+    Means are taken over the seeds that are complete on their path. The own step of a path is the
+    minimum of its mean curve, the first one of several. The common step is the minimum of the mean
+    over paths, among the steps at which every path has a value.
 
     Args:
-        curves: distances, [paths, seeds, steps]; values that are not finite are missing ones.
+        curves: distances, [paths, seeds, steps]; values that are not finite count as missing.
 
     Returns:
-        Steps, and the regret of the common one in the unit of the distance, paired by seed.
+        Steps, and the regret of the common step in the unit of the distance, paired by seed.
 
     Raises:
-        InputError: the curves do not have three axes, or a path has no complete seed.
+        InputError: if the curves do not have three axes, or a path has no complete seed.
     """
     array = np.asarray(curves, dtype=np.float64)
     if array.ndim != 3 or not array.size:
         raise InputError(
-            f"best steps: found curves of shape {array.shape}, expected [paths, seeds, steps], "
-            "none of them 0"
+            f"best steps: found curves of shape {array.shape}, expected [paths, seeds, steps] "
+            "without empty axes"
         )
     complete = complete_seeds(array)
     if not complete.any(axis=1).all():
         raise InputError(
             f"best steps: found no seed with a finite value at every step on path "
-            f"{int(np.argmin(complete.any(axis=1)))} of {len(array)}, expected one or more; leave "
-            "the path out"
+            f"{int(np.argmin(complete.any(axis=1)))} of {len(array)}, expected one or more; remove "
+            "the path"
         )
-    # An infinite distance has no difference to another one.
+    # The difference of two infinite distances is not defined.
     array = np.where(np.isfinite(array) & complete[..., None], array, np.nan)
     means = mean_over_seeds(array)
     measured = ~np.isnan(means)

@@ -1,4 +1,4 @@
-"""How far models are from each other."""
+"""Distances between models."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def squared_distance(one: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
-    """Mean squared difference over examples: the RE distance of two models.
+    """Compute the mean squared difference over examples: the RE distance of two models.
 
     Args:
-        one: log-likelihoods, [..., examples], nats per token.
-        other: the same of the other model, of the same shape.
+        one: log-likelihoods of one model, [..., examples], nats per token.
+        other: log-likelihoods of the other model, of the same shape.
 
     Returns:
-        [...], in (nats per token)^2. Examples that are not finite in both are left out; NaN where
-        none is left.
+        [...], in (nats per token)^2. Examples that are not finite in both models are ignored; NaN
+        if there are no others.
 
     Source: arXiv 2510.16629, definition 2.1.
     """
@@ -35,17 +35,17 @@ def squared_distance(one: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
 
 
 def pairwise_distance(models: ArrayLike) -> NDArray[np.float64]:
-    """The RE distance of each pair of models.
+    """Compute the RE distance of each pair of models.
 
     Args:
-        models: log-likelihoods, [models, ..., examples], nats per token. What is between, such as
-            seeds and steps, is compared like with like.
+        models: log-likelihoods, [models, ..., examples], nats per token. The axes in between, such
+            as seeds and steps, are not mixed: each model is compared at the same seed and step.
 
     Returns:
         [pairs, ...], in (nats per token)^2, pairs in the order of `itertools.combinations`.
 
     Raises:
-        InputError: no axis of examples.
+        InputError: if there is no axis of examples.
     """
     array = np.asarray(models, dtype=np.float64)
     if array.ndim < 2:
@@ -54,8 +54,8 @@ def pairwise_distance(models: ArrayLike) -> NDArray[np.float64]:
             "[models, ..., examples]"
         )
     pairs = list(itertools.combinations(range(len(array)), 2))
-    # Pair by pair: all at once would hold every squared difference at the same time.
-    found = np.empty((len(pairs), *array.shape[1:-1]))
-    for place, (one, other) in enumerate(pairs):
-        found[place] = squared_distance(array[one], array[other])
-    return found
+    # One pair at a time: all pairs at once would need memory for every squared difference.
+    distances = np.empty((len(pairs), *array.shape[1:-1]))
+    for number, (one, other) in enumerate(pairs):
+        distances[number] = squared_distance(array[one], array[other])
+    return distances

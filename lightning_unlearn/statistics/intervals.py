@@ -1,4 +1,4 @@
-"""Means, and differences of means, with Student's interval."""
+"""Means and differences of means, with Student's interval."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Interval:
     """A mean with its 95 % interval.
 
     Attributes:
-        mean: NaN where there was no value.
-        low: lower end; NaN with fewer than two values, which show no spread.
-        high: upper end; likewise.
-        count: values that the mean is of.
+        mean: the mean; NaN without values.
+        low: lower end; NaN with fewer than two values, which have no spread.
+        high: upper end; NaN in the same case.
+        count: number of values.
     """
 
     mean: float
@@ -33,19 +33,19 @@ class Interval:
 
     @property
     def half(self) -> float:
-        """Half the width; NaN with fewer than two values."""
+        """Half the width of the interval; NaN with fewer than two values."""
         return (self.high - self.low) / 2
 
 
 def half_width(deviation: ArrayLike, count: ArrayLike) -> NDArray[np.float64]:
-    """Half the 95 % interval of a mean: t(0.975, n - 1) s / sqrt(n).
+    """Compute half the 95 % interval of a mean: t(0.975, n - 1) s / sqrt(n).
 
     Args:
         deviation: standard deviations with n - 1 in the denominator, of any shape.
-        count: values that each mean is of, of the same shape.
+        count: number of values of each mean, of the same shape.
 
     Returns:
-        Of that shape, in the unit of the values; NaN where there are fewer than two values.
+        Half widths of the same shape, in the unit of the values; NaN for fewer than two values.
     """
     n = np.asarray(count, dtype=np.float64)
     known = n >= 2
@@ -55,10 +55,10 @@ def half_width(deviation: ArrayLike, count: ArrayLike) -> NDArray[np.float64]:
 
 
 def mean_interval(values: ArrayLike) -> Interval:
-    """The mean of independent values with Student's 95 % interval.
+    """Compute the mean of independent values with Student's 95 % interval.
 
     Args:
-        values: [n], such as one per seed; those that are not finite are left out.
+        values: [n], such as one per seed; values that are not finite are ignored.
 
     Returns:
         Mean and ends in the unit of the values.
@@ -70,30 +70,30 @@ def mean_interval(values: ArrayLike) -> Interval:
     if not known.size:
         return Interval(math.nan, math.nan, math.nan, 0)
     mean = float(known.mean())
-    # Equal values have no spread, whatever their mean is rounded to.
+    # Equal values have no spread, even if their mean is rounded.
     deviation = known.std(ddof=1) if known.size > 1 and np.ptp(known) > 0 else 0.0
     half = float(half_width(deviation, known.size))
     return Interval(mean, mean - half, mean + half, int(known.size))
 
 
 def half_width_of_difference(one: ArrayLike, other: ArrayLike) -> float:
-    """Half the 95 % interval of the difference of the means of two independent samples.
+    """Compute half the 95 % interval of the difference of the means of two independent samples.
 
-    t(0.975, f) sqrt(s^2 / n + r^2 / m) with f = min(n, m) - 1, the least that Welch's degrees of
-    freedom can be: never narrower than his interval, whichever of the two varies more.
+    It is t(0.975, f) sqrt(s^2 / n + r^2 / m) with f = min(n, m) - 1, the smallest possible value of
+    Welch's degrees of freedom. So the interval is never narrower than Welch's.
 
     Args:
         one: [n], two values or more, all finite.
-        other: [m], likewise; the two may differ in spread and in size.
+        other: [m], two values or more, all finite; the two may differ in spread and in size.
 
     Returns:
-        In the unit of the values; 0 where neither sample varies.
+        Half width in the unit of the values; 0 if neither sample varies.
 
     Source: Welch 1947, "The generalization of 'Student's' problem when several different population
     variances are involved".
     """
     samples = [np.asarray(values, dtype=np.float64) for values in (one, other)]
-    # Equal values have no spread, whatever their mean is rounded to.
+    # Equal values have no spread, even if their mean is rounded.
     squares = [x.var(ddof=1) / x.size if np.ptp(x) > 0 else 0.0 for x in samples]
     fewest = min(x.size for x in samples)
     return float(stdtrit(fewest - 1, (1 + LEVEL) / 2)) * math.sqrt(float(sum(squares)))

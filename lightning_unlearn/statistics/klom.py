@@ -1,8 +1,8 @@
-"""How far unlearned models are, as a distribution, from oracles retrained without the forget set.
+"""Distances between the distributions of unlearned models and of oracles.
 
 All functions take the margins of N unlearned and M oracle models on the same points, arrays
-``[models, points]``. The margin of a token is its logit less the logsumexp of the other logits,
-log p - log(1 - p). `klom` needs many models; `standardized_difference` and `wasserstein` do with
+``[models, points]``. The margin of a token is its logit minus the logsumexp of the other logits,
+log p - log(1 - p). `klom` needs many models; `standardized_difference` and `wasserstein` work with
 few.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-# With fewer models of either kind the histograms say little but noise; see `noise_floor`.
+# With fewer models of either kind, the histograms differ mainly by noise; see `noise_floor`.
 LEAST_MODELS = 10
 BINS = 20
 CLIP = 100.0
@@ -29,13 +29,13 @@ FLOOR = 1e-5
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """What `klom` shows between two samples that do not differ.
+    """Value of `klom` for two samples of one distribution.
 
     Attributes:
         mean: mean over points.
         percentile95: 95th percentile over points.
-        count: unlearned models.
-        oracles: oracle models.
+        count: number of unlearned models.
+        oracles: number of oracle models.
     """
 
     mean: float
@@ -49,18 +49,17 @@ class StandardizedDifference:
     """Difference of the mean margins, in standard deviations of the oracles.
 
     Attributes:
-        mean: mean of the signed differences over the points that count: above 0, something is
-            left to forget; below 0, the unlearned models are past the oracles.
+        mean: mean of the signed differences over all points that are not skipped. Above 0, the
+            unlearned models have not forgotten enough; below 0, they overshoot the oracles.
         low: lower end of the 95 % interval of ``mean``, Student's over models.
-        high: upper end.
-        absolute: mean of the absolute differences: opposite errors do not cancel.
-        absolute_floor: what ``absolute`` would be expected to be if both kinds of models were
-            samples of one normal distribution; infinite with 2 oracles. Compare with it, not
-            with 0.
-        per_point: signed differences, ``[points]``; NaN where the oracles do not differ at all.
-        skipped: points counted out, because the oracles' standard deviation is 0.
-        count: unlearned models.
-        oracles: oracle models.
+        high: upper end of that interval.
+        absolute: mean of the absolute differences, in which opposite errors do not cancel.
+        absolute_floor: expected value of ``absolute`` if both kinds of models were samples of one
+            normal distribution; infinite with 2 oracles. Compare ``absolute`` with it, not with 0.
+        per_point: signed differences, ``[points]``; NaN where all oracles have the same margin.
+        skipped: number of points where the standard deviation of the oracles is 0.
+        count: number of unlearned models.
+        oracles: number of oracle models.
     """
 
     mean: float
@@ -81,25 +80,26 @@ def klom(
     clip: float = CLIP,
     floor: float = FLOOR,
 ) -> "Floats":
-    """KLoM: KL(unlearned || oracle) of the histograms of margins, point by point.
+    """Compute KLoM: KL(unlearned || oracle) of the histograms of margins, point by point.
 
-    Both histograms of a point share their bins: equal in width, from the lowest to the highest
-    clipped margin of both samples together, the right edge included. Where both samples are one
-    and the same value the divergence is 0; where each is one value, but not the same, it is the
-    highest, -log ``floor``. Margins beyond ``clip`` on the same side are the same value.
+    Both histograms of a point have the same bins. The bins have equal width, from the lowest to
+    the highest clipped margin of both samples, the right edge included. If all margins of both
+    samples are equal, the divergence is 0. If each sample has one value and the two values differ,
+    it has its largest value, -log ``floor``. Margins beyond ``clip`` on one side count as equal.
 
     Args:
         unlearned: margins of unlearned models, ``[models, points]``.
         oracle: margins of oracles, ``[models, points]``.
-        bins: bins of a histogram.
-        clip: margins are clipped to +- this.
-        floor: least share of the oracles in a bin, so that the divergence stays finite.
+        bins: number of bins of a histogram.
+        clip: margins are clipped to [-clip, clip].
+        floor: smallest share of the oracles in a bin, which keeps the divergence finite.
 
     Returns:
         Divergence per point, nats, ``[points]``.
 
     Raises:
-        InputError: fewer than 10 models of either kind, unequal points, or a NaN.
+        InputError: if there are fewer than 10 models of either kind, the points differ, or a
+            margin is NaN.
 
     Source: Georgiev et al. 2024, arXiv 2410.23232.
     """
@@ -108,7 +108,7 @@ def klom(
         raise InputError(
             f"KLoM: found margins of {len(own)} unlearned models and {len(aim)} oracles, expected "
             f"at least {LEAST_MODELS} of each: with fewer, histograms differ by chance alone; use "
-            f"standardized_difference or wasserstein, which do with few models"
+            f"standardized_difference or wasserstein, which work with few models"
         )
     return _divergence(own, aim, bins, clip, floor)
 
@@ -122,18 +122,18 @@ def noise_floor(
     clip: float = CLIP,
     floor: float = FLOOR,
 ) -> NoiseFloor:
-    """KLoM of models that are as good as oracles, simulated.
+    """Simulate KLoM of unlearned models that equal oracles.
 
-    For each of ``points`` independent points, ``count`` unlearned and ``oracles`` oracle margins
-    are drawn from the same standard normal distribution and go through the histograms of `klom`.
-    The result does not depend on mean and spread of the normal, as long as nothing is clipped.
-    Any number of models is allowed.
+    For each of ``points`` independent points, the simulation draws ``count`` unlearned and
+    ``oracles`` oracle margins from one standard normal distribution and computes `klom` of them.
+    Mean and spread of the normal have no effect as long as no margin is clipped. Any number of
+    models is allowed.
 
     Args:
-        count: unlearned models.
-        oracles: oracle models; None for as many.
-        points: points to simulate.
-        seed: of the random draws.
+        count: number of unlearned models.
+        oracles: number of oracle models; None for ``count``.
+        points: number of points to simulate.
+        seed: seed of the random draws.
         bins: as in `klom`.
         clip: as in `klom`.
         floor: as in `klom`.
@@ -156,29 +156,30 @@ def noise_floor(
 
 
 def standardized_difference(unlearned: "ArrayLike", oracle: "ArrayLike") -> StandardizedDifference:
-    """Difference of the mean margins, in standard deviations of the oracles.
+    """Compute the difference of the mean margins, in standard deviations of the oracles.
 
-    The interval is Student's, over models: each model counts once, with its mean over points,
-    since the points of one model are not independent; with the fewer models' degrees of freedom.
-    It is that of the difference in the unit that these oracles give. That the unit is estimated is
-    not in it: see `inflation`. Models of both kinds are taken to be independent: where those of
-    one seed are alike, it is wider than need be.
+    The interval is Student's over models. Each model counts once, with its mean over points,
+    because the points of one model are not independent. The degrees of freedom are those of the
+    smaller sample. The unit is the standard deviation of these oracles; the interval does not
+    include the error of that estimate (see `inflation`). It assumes that models of both kinds are
+    independent; if models of one seed are similar, it is wider than necessary.
 
-    Simulated with as many models of each kind and 1 or 100 points, independent or alike, it holds
-    the difference in 96 to 98 % of draws with 4 models, 95 to 97 % with 8. The percentiles of a
-    bootstrap over models do so in 50 % with 2 models, 81 % with 4 and 89 % with 8, so there is
-    none.
+    In simulations with equal numbers of both kinds and 1 or 100 points, independent or equal, the
+    interval contains the difference in 96 to 98 % of draws with 4 models, and 95 to 97 % with 8.
+    The percentiles of a bootstrap over models contain it in 50 % with 2 models, 81 % with 4 and
+    89 % with 8; therefore this function does not use a bootstrap.
 
     Args:
         unlearned: margins of unlearned models, ``[models, points]``.
         oracle: margins of oracles, ``[models, points]``.
 
     Returns:
-        Mean with interval, absolute mean, and the differences per point; NaN where no point
-        counts.
+        Mean with interval, absolute mean, and the differences per point; NaN if all points are
+        skipped.
 
     Raises:
-        InputError: fewer than 2 models of either kind, unequal points, or a value not finite.
+        InputError: if there are fewer than 2 models of either kind, the points differ, or a
+            margin is not finite.
     """
     own, aim = _samples(unlearned, oracle, finite=True)
     n, m = len(own), len(aim)
@@ -214,13 +215,13 @@ def standardized_difference(unlearned: "ArrayLike", oracle: "ArrayLike") -> Stan
 
 
 def inflation(oracles: int) -> float:
-    """How much too large standardized differences are on average, as a factor.
+    """Return the factor by which standardized differences are too large on average.
 
     It is the mean of 1/s times the standard deviation that s estimates: 1.38 with 4 oracles, 1.13
     with 8; infinite with 2.
 
     Args:
-        oracles: those that the standard deviation is of, taken to be normal.
+        oracles: number of oracles that give the standard deviation, assumed to be normal.
 
     Source: Hedges 1981, "Distribution theory for Glass's estimator of effect size and related
     estimators".
@@ -233,7 +234,9 @@ def inflation(oracles: int) -> float:
 
 
 def wasserstein(unlearned: "ArrayLike", oracle: "ArrayLike") -> "Floats":
-    """Wasserstein-1 distance of the margins, point by point: one model of each kind is enough.
+    """Compute the Wasserstein-1 distance of the margins, point by point.
+
+    One model of each kind is enough.
 
     Args:
         unlearned: margins of unlearned models, ``[models, points]``.
@@ -243,7 +246,7 @@ def wasserstein(unlearned: "ArrayLike", oracle: "ArrayLike") -> "Floats":
         Distance per point, in the unit of the margins, ``[points]``.
 
     Raises:
-        InputError: no models, unequal points, or a value not finite.
+        InputError: if there are no models, the points differ, or a margin is not finite.
     """
     own, aim = _samples(unlearned, oracle, finite=True)
     if len(own) == len(aim):
@@ -261,7 +264,7 @@ def _samples(
     if own.ndim != 2 or aim.ndim != 2 or own.shape[1] != aim.shape[1] or not own.size * aim.size:
         raise InputError(
             f"margins: found unlearned {_shape(own)} and oracle {_shape(aim)}, expected two tables "
-            "[models, points] with the same points, none of them empty"
+            "[models, points] with the same points, both not empty"
         )
     for name, values in (("unlearned", own), ("oracle", aim)):
         bad = ~np.isfinite(values) if finite else np.isnan(values)
@@ -269,7 +272,7 @@ def _samples(
             model, point = (int(i) for i in np.argwhere(bad)[0])
             raise InputError(
                 f"margins: {name} model {model} has {values[model, point]} at point {point}, "
-                "expected a finite number: leave the model or the point out"
+                "expected a finite number: remove the model or the point"
             )
     return own, aim
 
@@ -279,11 +282,11 @@ def _shape(values: "NDArray[Any]") -> str:
 
 
 def _divergence(own: "Floats", aim: "Floats", bins: int, clip: float, floor: float) -> "Floats":
-    """KL(own || aim) of histograms, without a look at the number of models."""
+    """Compute KL(own || aim) of histograms, for any number of models."""
     own, aim = np.clip(own, -clip, clip), np.clip(aim, -clip, clip)
     lowest = np.minimum(own.min(axis=0), aim.min(axis=0))
     width = np.maximum(own.max(axis=0), aim.max(axis=0)) - lowest
-    # All in one bin where both samples are one value.
+    # If all margins are equal, put them into one bin.
     scale = np.divide(bins, width, out=np.zeros_like(width), where=width > 0)
     share = _histogram((own - lowest) * scale, bins)
     aimed = np.maximum(_histogram((aim - lowest) * scale, bins), floor)
@@ -293,16 +296,16 @@ def _divergence(own: "Floats", aim: "Floats", bins: int, clip: float, floor: flo
 
 
 def _histogram(positions: "Floats", bins: int) -> "Floats":
-    """Shares of the models in each bin, ``[points, bins]``; positions are in bins."""
+    """Return the share of the models in each bin, ``[points, bins]``; the unit is one bin."""
     models, points = positions.shape
-    place = np.minimum(positions.astype(np.int64), bins - 1) + np.arange(points) * bins
-    counts = np.bincount(place.ravel(), minlength=points * bins)
+    index = np.minimum(positions.astype(np.int64), bins - 1) + np.arange(points) * bins
+    counts = np.bincount(index.ravel(), minlength=points * bins)
     shares: Floats = counts.reshape(points, bins) / models
     return shares
 
 
 def _absolute_floor(count: int, oracles: int) -> float:
-    """E|t| sqrt(1/n + 1/m), t Student's with m - 1 degrees of freedom."""
+    """Return E|t| sqrt(1/n + 1/m), where t is Student's with m - 1 degrees of freedom."""
     freedom = oracles - 1
     if freedom < 2:
         return math.inf

@@ -1,4 +1,4 @@
-"""The recency effect: what it changes that the forget stage was trained last."""
+"""The recency effect: the change of an outcome if the forget stage is trained last."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 def recency_effect(values: ArrayLike) -> Interval:
-    """The last position less the mean of the others, paired by seed.
+    """Compute the outcome at the last position minus the mean of the others, paired by seed.
 
-    Paths of one seed share the data order and the adapter's first weights, so the difference is
-    taken within each seed, and the interval is over the differences.
+    Paths of one seed have the same data order and the same initial adapter weights. So the
+    difference is taken within each seed, and the interval is that of the differences.
 
     Args:
-        values: an outcome, [positions, seeds], the last position in the last row; a seed with a
-            value that is not finite is left out, for its positions can't be compared.
+        values: an outcome, [positions, seeds], with the last position in the last row. A seed with
+            a value that is not finite is ignored, because its positions cannot be compared.
 
     Returns:
-        Mean difference with its interval, in the unit of the outcome; negative where the last
-        position has less. Of forget scores: negative where it forgot slower.
+        Mean difference with its interval, in the unit of the outcome. It is negative if the last
+        position has a smaller value. For forget scores, negative means slower forgetting.
 
     Raises:
-        InputError: fewer than two positions.
+        InputError: if there are fewer than two positions.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or len(array) < 2:

@@ -1,4 +1,4 @@
-"""The embedded default: what ships, and a few of its losses as golden numbers."""
+"""The embedded demo: its files, and a few of its losses as golden numbers."""
 
 import json
 import runpy
@@ -24,13 +24,13 @@ def rows(name: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in resolve(f"demo:{name}").read_text("utf-8").splitlines()]
 
 
-def test_the_files_are_what_the_generators_write() -> None:
+def test_the_files_equal_the_output_of_the_generators() -> None:
     for name, generated in embedded().items():
         assert rows(name) == generated
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_no_row_is_double_or_both_trained_on_and_held_out(stage: str) -> None:
+def test_rows_are_unique_and_held_out_rows_are_not_trained_on(stage: str) -> None:
     prompts = [next(iter(row.values())) for row in rows(stage) + rows(f"{stage}-heldout")]
     assert len(prompts) == len(set(prompts))
     assert len(rows(stage)) >= 400
@@ -85,7 +85,7 @@ def test_the_model_is_small() -> None:
     assert 0.9e6 < sum(p.numel() for p in module.lm.parameters()) < 1.1e6
 
 
-def test_unknown_names_say_what_there_is() -> None:
+def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"no embedded .* 'demo:maths'; there are: .*demo:math"):
         resolve("demo:maths")
 
@@ -106,8 +106,8 @@ GOLDEN = {
 }
 
 
-# In float64 too transformers computes norms and rotary angles of a Llama in fp32: processors differ
-# by 3e-7 after nine steps, and by 4e-6 in fp32.
+# transformers computes norms and rotary angles of a Llama in fp32, in float64 models too. Results
+# of processors differ by 3e-7 after nine steps, and by 4e-6 in fp32.
 @pytest.mark.parametrize(("precision", "tolerance"), [("64-true", 2e-6), ("32-true", 1e-4)])
 def test_golden_losses(tmp_path: Path, precision: str, tolerance: float) -> None:
     recipe = {"lr": 1e-3, "batch_size": 8, "steps": 3}

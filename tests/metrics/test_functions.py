@@ -1,4 +1,4 @@
-"""The measures as functions, against closed forms and plain second implementations."""
+"""The metrics as functions, against closed forms and naive second implementations."""
 
 import math
 import zlib
@@ -28,7 +28,7 @@ def of_tops(*rows: list[int]) -> TokenStatistics:
 
 
 def lists(table: Tensor, statistics: TokenStatistics) -> list[list[float]]:
-    """The values of the label tokens, row by row."""
+    """Return the values of the label tokens, row by row."""
     return [row[real].tolist() for row, real in zip(table, statistics.mask, strict=True)]
 
 
@@ -70,19 +70,19 @@ def test_means_over_label_tokens() -> None:
     [([1], 1), ([0], 0), ([1, 1, 1], 1), ([1, 1, 0], 0), ([0, 1, 1, 1], 0.75), ([1, 0, 1], 1 / 3)],
 )
 def test_extraction_strength_in_closed_form(row: list[int], strength: float) -> None:
-    # The other row is longer: what is masked at the end must not count.
+    # The other row is longer, so the end of this row is masked and must not count.
     found = metrics.extraction_strength(of_tops(row, [1, 0, 0, 1, 1, 1]))
     assert_equal(found, [strength, 0.5])
 
 
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), min_size=1, max_size=5))
-def test_extraction_strength_is_the_naive_one(rows: list[list[int]]) -> None:
+def test_extraction_strength_equals_a_naive_implementation(rows: list[list[int]]) -> None:
     found = metrics.extraction_strength(of_tops(*rows))
     assert_equal(found, [naive_extraction_strength([float(x) for x in row]) for row in rows])
 
 
 @pytest.mark.parametrize("percent", [1, 20, 29, 60, 100])
-def test_min_k_is_the_naive_one(percent: int) -> None:
+def test_min_k_equals_a_naive_implementation(percent: int) -> None:
     s = random_statistics([*LENGTHS, 100])
     expected = [naive_lowest(row, percent) for row in lists(s.log_prob, s)]
     assert_equal(metrics.min_k(s, percent / 100), expected)
@@ -92,7 +92,7 @@ def test_min_k_is_the_naive_one(percent: int) -> None:
 
 
 def test_min_k_plus_plus_of_flat_and_certain_distributions() -> None:
-    """Without a deviation, the likeliest label has 0, and any other something finite."""
+    """Without a deviation, the most likely label has 0, and any other a finite value."""
     s = random_statistics([2, 2])
     flat = torch.full((2, 2), -math.log(6)).double()
     s = replace(s, log_prob=flat, mean=flat, std=torch.zeros(2, 2))
@@ -103,7 +103,7 @@ def test_min_k_plus_plus_of_flat_and_certain_distributions() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5, math.nan])
-def test_min_k_refuses_no_share(share: float) -> None:
+def test_min_k_refuses_invalid_shares(share: float) -> None:
     with pytest.raises(InputError, match=r"found a share of .*more than 0 and at most 1"):
         metrics.min_k(random_statistics([2]), share)
     with pytest.raises(InputError, match="found a share"):
@@ -132,7 +132,7 @@ def test_distance_to_the_oracle() -> None:
     assert metrics.overshoot(policy, oracle).tolist() == [0.0, 0.0, 1.0]
     with pytest.raises(InputError, match=r"found values \[3\] and \[3, 1\]"):
         metrics.re_distance(policy, oracle[:, None])
-    with pytest.raises(InputError, match="expected some that an oracle was looked at for"):
+    with pytest.raises(InputError, match="expected statistics of a pass with an oracle"):
         metrics.kl_to_oracle(replace(random_statistics([2]), kl=None))
 
 
@@ -144,13 +144,15 @@ def naive_truth_ratio(wrong: list[float], right: float, variant: str) -> float:
 
 
 @pytest.mark.parametrize("variant", ["arithmetic", "geometric"])
-def test_truth_ratio_is_the_naive_one(variant: Literal["arithmetic", "geometric"]) -> None:
+def test_truth_ratio_equals_a_naive_implementation(
+    variant: Literal["arithmetic", "geometric"],
+) -> None:
     random = torch.Generator().manual_seed(0)
     wrong = -torch.rand(6, 5, generator=random).double() * 4
     right = -torch.rand(6, generator=random).double() * 4
     counts = [1, 2, 3, 4, 5, 5]
     mask = torch.arange(5) < torch.tensor(counts)[:, None]
-    # What is masked may be anything.
+    # Masked values have no effect.
     wrong[~mask] = torch.nan
     found = metrics.truth_ratio(wrong, right, mask, variant)
     expected = [
@@ -178,7 +180,7 @@ def test_truth_ratio_refuses() -> None:
         metrics.TruthRatio(variant="x")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="row 1 has no wrong answer"):
         metrics.truth_ratio(wrong, right, torch.tensor([[True] * 3, [False] * 3]))
-    with pytest.raises(InputError, match=r"wrong ones \[2, 3\].*right ones \[2, 1\]"):
+    with pytest.raises(InputError, match=r"wrong answers \[2, 3\].*right answers \[2, 1\]"):
         metrics.truth_ratio(wrong, right[:, None])
 
 
@@ -186,7 +188,7 @@ def test_truth_ratio_utility() -> None:
     assert_equal(metrics.truth_ratio_utility(torch.tensor([0.0, 0.25, 1.0, 3.0])), [1, 0.75, 0, 0])
 
 
-def test_choice_probability_is_the_naive_one() -> None:
+def test_choice_probability_equals_a_naive_implementation() -> None:
     random = torch.Generator().manual_seed(1)
     wrong = -torch.rand(4, 3, generator=random).double()
     right = -torch.rand(4, generator=random).double()
@@ -198,13 +200,13 @@ def test_choice_probability_is_the_naive_one() -> None:
     assert_equal(metrics.choice_probability(right, wrong, mask), expected)
 
 
-def test_forget_quality_is_scipys() -> None:
+def test_forget_quality_equals_that_of_scipy() -> None:
     random = np.random.default_rng(0)
     one, two = random.normal(size=30), random.normal(0.7, 1, size=40)
     found = metrics.forget_quality(torch.from_numpy(one), torch.from_numpy(two))
     assert found == ks_2samp(one, two).pvalue
     assert metrics.forget_quality(torch.from_numpy(one), torch.from_numpy(one)) == 1.0
-    # Apart altogether: 2 of the 70! / (30! 40!) orders are as extreme.
+    # The samples do not overlap: 2 of the 70! / (30! 40!) orders are as extreme.
     apart = metrics.forget_quality(torch.from_numpy(one), torch.from_numpy(two + 100))
     assert apart == pytest.approx(2 / math.comb(70, 30))
     with pytest.raises(InputError, match="found 0 truth ratios of the unlearned and 3"):
@@ -224,7 +226,7 @@ def test_model_utility() -> None:
 
 
 def naive_rouge(answer: str, written: str) -> tuple[float, float]:
-    """Recall and F1 of lower-case words, without stems."""
+    """Compute recall and F1 of lower-case words, without stems."""
     a, b = answer.lower().split(), written.lower().split()
     table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i, x in enumerate(a):
@@ -241,7 +243,7 @@ words = st.lists(st.sampled_from(["sea", "Port", "river", "7", "ox"]), min_size=
 
 @settings(max_examples=50, deadline=None)
 @given(words, words)
-def test_rouge_is_the_naive_one(answer: list[str], written: list[str]) -> None:
+def test_rouge_equals_a_naive_implementation(answer: list[str], written: list[str]) -> None:
     found = metrics.rouge_l([" ".join(answer)], [" ".join(written)], stemmer=False)
     recall, f1 = naive_rouge(" ".join(answer), " ".join(written))
     assert_equal(found.recall, [recall])
@@ -296,7 +298,7 @@ def test_membership_scores() -> None:
         metrics.reference_score(s.log_probs, random_statistics([2, 5, 4]).log_probs)
 
 
-def test_scores_are_higher_for_what_is_known() -> None:
+def test_scores_are_higher_for_members() -> None:
     s = random_statistics([4])
     known = replace(s, log_prob=s.log_prob / 2)
     for score in (

@@ -1,4 +1,4 @@
-"""The measures as metrics: order, repeats, what is missing, and two real processes."""
+"""The torchmetrics classes: order, repeated and missing rows, and two real processes."""
 
 import pickle
 from collections.abc import Callable
@@ -30,7 +30,7 @@ WRITTEN = [f"town Port {i % 3}" + "\n\nand more" * (i % 2) for i in range(COUNT)
 MODELS = 10
 MARGINS = torch.randn(2, MODELS, 4, generator=RANDOM)
 
-# What one process is given, and the metrics it gives it to.
+# The data of one process, and the metrics that it updates.
 Give = Callable[[Any, Tensor], None]
 
 
@@ -117,7 +117,7 @@ def of_parts(metric: metrics.ModelUtility, index: Tensor) -> None:
 
 
 def of_models(metric: metrics.KLoM, index: Tensor) -> None:
-    """The first six models by their own numbers, the others by the last one."""
+    """Give the first six models their own numbers, and the others the last number."""
     for i in range(MODELS):
         if i in index.tolist() or (i >= COUNT and COUNT - 1 in index.tolist()):
             metric.update(i, MARGINS[0, i], False)
@@ -140,7 +140,7 @@ SCALARS: dict[str, tuple[Callable[[], Any], Give, Callable[[], float]]] = {
 
 
 def all_of(shares: list[Tensor]) -> dict[str, Any]:
-    """Every metric, given some examples in these portions."""
+    """Return every metric, updated with some examples in these portions."""
     found: dict[str, Any] = {}
     given = {name: (make(COUNT), give) for name, (make, give, _) in PER_EXAMPLE.items()}
     given |= {name: (make(), give) for name, (make, give, _) in SCALARS.items()}
@@ -180,18 +180,18 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_one_process_whatever_the_order(order: str) -> None:
+def test_results_do_not_depend_on_the_order(order: str) -> None:
     found = all_of([torch.tensor(share) for share in ORDERS[order]])
     assert_right(found)
     assert equal(found, all_of([torch.arange(COUNT)])), "to the last digit"
 
 
-# As a sampler that pads to equal shares deals seven examples out: the first comes again.
+# Shares of a sampler that pads seven examples to equal shares: it repeats the first example.
 SHARES = [[[0, 2], [4, 6]], [[5, 3], [1, 0]]]
 
 
 def in_two(rank: int, root: Path) -> None:
-    """All metrics in one of two processes; then a process that has none of the examples."""
+    """Update all metrics in one of two processes, then with a process without examples."""
     dist.init_process_group("gloo", init_method=f"file://{root}/meet", rank=rank, world_size=2)
     found = all_of([torch.tensor(share) for share in SHARES[rank]])
     everything = [torch.arange(COUNT)]
@@ -213,7 +213,7 @@ def in_two(rank: int, root: Path) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_are_one(start: Start, tmp_path: Path) -> None:
+def test_two_processes_equal_one(start: Start, tmp_path: Path) -> None:
     children = [start(in_two, rank, tmp_path, output=f"out{rank}") for rank in (0, 1)]
     for rank, child in enumerate(children):
         child.join(300)
@@ -231,7 +231,7 @@ def test_two_processes_are_one(start: Start, tmp_path: Path) -> None:
     assert "found rows of [2] (torch.float32) and [3] (torch.float32)" in errors[2]
 
 
-def test_by_example_counts_each_once() -> None:
+def test_per_example_metrics_count_each_example_once() -> None:
     table = PerExampleMetric()
     table.update(torch.tensor([2, 0]), torch.tensor([[20.0, 21.0], [0.0, 1.0]]))
     table.update(torch.tensor([1, 2]), torch.tensor([[10.0, 11.0], [-1.0, -1.0]]))
@@ -244,7 +244,7 @@ def test_by_example_counts_each_once() -> None:
     assert again.compute().tolist() == [4.0]
 
 
-def test_by_example_refuses_gaps() -> None:
+def test_per_example_metrics_refuse_gaps() -> None:
     table = PerExampleMetric()
     table.update(torch.tensor([3, 0]), torch.zeros(2))
     with pytest.raises(
@@ -262,13 +262,13 @@ def test_by_example_refuses_gaps() -> None:
         PerExampleMetric().update(torch.tensor([0, 1]), torch.zeros(3))
 
 
-def test_nothing_to_measure() -> None:
+def test_metrics_without_examples() -> None:
     table = PerExampleMetric(0)
     table.update(torch.empty(0, dtype=torch.long), torch.empty(0, 5))
     assert table.compute().shape == (0, 5)
 
 
-def test_samples_that_are_not_whole() -> None:
+def test_incomplete_samples() -> None:
     metric = metrics.MembershipAUC(counts=(2, 3))
     metric.update(torch.tensor([0, 1]), torch.ones(2), True)
     metric.update(torch.tensor([0, 1]), torch.zeros(2), False)
@@ -295,8 +295,8 @@ def test_model_utility_needs_its_parts() -> None:
         metrics.ModelUtility([])
 
 
-def test_statistics_of_rows_are_given_by_number() -> None:
-    """Rows in any order, of a table as wide as any."""
+def test_rows_of_token_statistics_are_selected_by_number() -> None:
+    """Select rows in any order, from tables of any width."""
     metric = metrics.MinK(3)
     wide: TokenStatistics = STATISTICS.rows(torch.tensor([2, 0, 1]))
     metric.update(torch.tensor([2, 0, 1]), wide)

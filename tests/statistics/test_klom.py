@@ -1,4 +1,4 @@
-"""KLoM and what stands in for it with few models, against plain second implementations."""
+"""KLoM and the statistics for few models, against naive second implementations."""
 
 import math
 
@@ -20,7 +20,7 @@ from lightning_unlearn.statistics.klom import (
 def naive_klom(
     unlearned: list[float], oracle: list[float], bins: int, clip: float, floor: float
 ) -> float:
-    """One point, with numpy's own histogram, whose last bin holds the right edge."""
+    """KLoM of one point with numpy's histogram, whose last bin includes the right edge."""
     own = [max(-clip, min(clip, x)) for x in unlearned]
     aim = [max(-clip, min(clip, x)) for x in oracle]
     edges = (min(own + aim), max(own + aim))
@@ -34,7 +34,7 @@ def naive_klom(
 
 
 @pytest.mark.parametrize(("n", "m", "spread"), [(10, 10, 1), (30, 17, 3), (100, 100, 80)])
-def test_klom_is_the_naive_one(n: int, m: int, spread: float) -> None:
+def test_klom_equals_a_naive_implementation(n: int, m: int, spread: float) -> None:
     random = np.random.default_rng(n)
     own, aim = random.normal(1, spread, (n, 40)), random.normal(0, spread, (m, 40))
     found = klom(own, aim, bins=12, clip=90, floor=1e-4)
@@ -43,20 +43,20 @@ def test_klom_is_the_naive_one(n: int, m: int, spread: float) -> None:
 
 
 def test_klom_of_single_values() -> None:
-    """Equal margins at the top of the range are not lost; unequal ones score the highest."""
+    """Equal margins at the top of the range are counted; unequal ones give the largest value."""
     same = np.full((10, 1), 3.0)
     other = np.full((10, 1), -2.0)
     highest = -math.log(1e-5)
     assert klom(same, same).tolist() == [0.0]
     assert klom(same, other) == pytest.approx(highest)
     assert klom(other, same) == pytest.approx(highest)
-    # All beyond the clip on one side, or on both.
+    # All margins beyond the clip on one side, or on both.
     assert klom(same * 1000, same * 2000).tolist() == [0.0]
     assert klom(same * np.inf, other * 1000) == pytest.approx(highest)
 
 
 def test_klom_has_a_direction() -> None:
-    """What the oracles do and no unlearned model does is cheap; the other way round is not."""
+    """Bins with oracles only cost little; bins with unlearned models only cost much."""
     narrow = np.zeros((10, 1))
     wide = np.array([0.0] * 5 + [1.0] * 5)[:, None]
     assert klom(narrow, wide) == pytest.approx(math.log(2))
@@ -86,7 +86,7 @@ def test_tables_must_fit() -> None:
         klom(np.zeros((10, 2)), np.zeros((10, 3)))
     with pytest.raises(InputError, match=r"unlearned \[3\]"):
         wasserstein(np.zeros(3), np.zeros((3, 1)))
-    with pytest.raises(InputError, match="none of them empty"):
+    with pytest.raises(InputError, match="both not empty"):
         standardized_difference(np.zeros((2, 0)), np.zeros((2, 0)))
     bad = np.zeros((10, 2))
     bad[4, 1] = np.nan
@@ -133,7 +133,7 @@ def test_standardized_difference_in_closed_form() -> None:
 
 
 def naive_interval(unlearned: np.ndarray, oracle: np.ndarray) -> tuple[float, float]:
-    """Model by model: the mean over points of each, in standard deviations of the oracles."""
+    """Return the mean over points of each model, in standard deviations of the oracles."""
     deviation = oracle.std(axis=0, ddof=1)
     own, aim = ([float(np.mean(model / deviation)) for model in x] for x in (unlearned, oracle))
     error = math.sqrt(stats.sem(own) ** 2 + stats.sem(aim) ** 2)
@@ -155,8 +155,10 @@ def test_interval_is_students_over_models() -> None:
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (4, 4), (8, 8), (4, 8)])
 @pytest.mark.parametrize("alike", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("difference", [0.0, 10.0])
-def test_the_interval_holds_the_difference(n: int, m: int, alike: float, difference: float) -> None:
-    """In the unit that the oracles give, with points of a model independent, or alike."""
+def test_the_interval_contains_the_difference(
+    n: int, m: int, alike: float, difference: float
+) -> None:
+    """The unit is that of the oracles; the points of a model are independent or equal."""
     random = np.random.default_rng(5)
 
     def models(count: int) -> np.ndarray:
@@ -173,7 +175,7 @@ def test_the_interval_holds_the_difference(n: int, m: int, alike: float, differe
 
 
 @pytest.mark.parametrize("oracles", [4, 8])
-def test_inflation_is_what_few_oracles_show(oracles: int) -> None:
+def test_inflation_equals_that_of_simulated_oracles(oracles: int) -> None:
     aim = np.random.default_rng(6).normal(size=(oracles, 40000))
     found = standardized_difference(np.full((2, 40000), 10.0), aim)
     assert found.mean / 10 == pytest.approx(inflation(oracles), rel=0.03)
@@ -181,15 +183,15 @@ def test_inflation_is_what_few_oracles_show(oracles: int) -> None:
 
 
 @pytest.mark.parametrize(("n", "m"), [(4, 3), (10, 20)])
-def test_absolute_floor_is_what_equal_samples_show(n: int, m: int) -> None:
+def test_absolute_floor_equals_that_of_simulated_samples(n: int, m: int) -> None:
     random = np.random.default_rng(2)
     found = standardized_difference(random.normal(size=(n, 40000)), random.normal(size=(m, 40000)))
     assert found.absolute == pytest.approx(found.absolute_floor, rel=0.05)
     assert abs(found.mean) < 0.05
 
 
-def test_oracles_that_never_differ_are_counted_out() -> None:
-    # 0.1 has no exact mean of three: the deviation computed would be about 1e-17, not 0.
+def test_points_where_oracles_do_not_differ_are_skipped() -> None:
+    # The mean of three times 0.1 is not exact: the computed deviation would be 1e-17, not 0.
     found = standardized_difference(np.zeros((2, 4)), np.full((3, 4), 0.1))
     assert found.skipped == 4 and math.isnan(found.mean) and math.isnan(found.absolute)
     assert np.isnan(found.per_point).all()
@@ -198,7 +200,7 @@ def test_oracles_that_never_differ_are_counted_out() -> None:
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (7, 7), (7, 4), (1, 9)])
-def test_wasserstein_is_scipys(n: int, m: int) -> None:
+def test_wasserstein_equals_that_of_scipy(n: int, m: int) -> None:
     random = np.random.default_rng(n)
     own, aim = random.normal(size=(n, 9)), random.normal(2, 3, size=(m, 9))
     expected = [wasserstein_distance(a, b) for a, b in zip(own.T, aim.T, strict=True)]

@@ -58,7 +58,7 @@ def test_best_steps_by_hand():
         ]
     )
     found = best_steps(curves)
-    # Means are 4 1 3 5 and 4 3.5 1.5 2, so those over paths 4, 2.25, 2.25, 3.5.
+    # Means are 4 1 3 5 and 4 3.5 1.5 2; their means over paths are 4, 2.25, 2.25, 3.5.
     assert found.own.tolist() == [1, 2] and found.common == 1
     assert found.regret == [mean_interval([0.0, 0.0]), mean_interval([3.0, 1.0])]
 
@@ -82,7 +82,7 @@ def test_best_steps_of_curves_with_gaps():
 
 
 def test_seeds_that_lack_a_step_do_not_move_the_best_one():
-    # The second seed is far off throughout; without its last step the mean would fall there.
+    # The second seed has large values but no last step, so a mean over both would fall there.
     curves = np.array([[[3.0, 1.0, 2.0], [9.0, 8.0, math.nan]]])
     assert mean_over_seeds(curves)[0].argmin() == 2
     found = best_steps(curves)

@@ -1,4 +1,4 @@
-"""Exponential growth: what is claimed of it, against curves that are none."""
+"""Exponential growth: the properties that its docstring states, also for other curves."""
 
 import itertools
 import math
@@ -37,7 +37,7 @@ def test_powers_of_the_step_are_not_exponential(power, steps):
 
 
 def naive_line(steps, values):
-    """The latest range that is a line by `scipy.stats.linregress`, range by range."""
+    """Find the last range that is a line, with `scipy.stats.linregress` on each range."""
     ranges = [(s, e) for e in range(len(steps), 4, -1) for s in range(e - 4)]
     for start, end in ranges:
         x, d = steps[start:end], values[start:end]
@@ -95,7 +95,7 @@ def test_fits_equal_those_of_a_naive_search():
 
 
 def naive_left(function, x, d, starts):
-    """Least sum of squared relative errors, by the simplex method."""
+    """Minimize the sum of squared relative errors with the simplex method."""
 
     def loss(parameters):
         return float(((1 - function(x, *parameters) / d) ** 2).sum())
@@ -105,7 +105,7 @@ def naive_left(function, x, d, starts):
                for s in starts)  # fmt: skip
 
 
-def test_other_curves_are_fitted_as_well_as_they_can_be():
+def test_other_curves_are_fitted_optimally():
     draw = np.random.default_rng(1)
     x = np.arange(5.0, 40, 5)
     for rate in (0.04, -0.05):
@@ -125,7 +125,7 @@ def test_other_curves_are_fitted_as_well_as_they_can_be():
         }  # fmt: skip
         for name, wanted in naive.items():
             assert left[name] == pytest.approx(wanted, rel=1e-4)
-        # Over the same k; the power by a grid of its own.
+        # With the same values of k; for the power, a grid search.
         level = min(
             naive_left(lambda x, a, b, k=s * k: a + b * np.exp(-k * (x - 5) / 30), x, d, starts)
             for k in np.geomspace(0.5, 8, 5)
@@ -140,7 +140,7 @@ def test_other_curves_are_fitted_as_well_as_they_can_be():
 
 
 def draws(curve, error, trials):
-    """What is found of a curve with log-normal errors."""
+    """Return the result for a curve with log-normal errors."""
     draw = np.random.default_rng(2)
     steps = np.arange(len(curve))
     return [
@@ -150,18 +150,18 @@ def draws(curve, error, trials):
 
 
 def share_with_growth(curve, error, trials=100):
-    """In how many draws a curve with log-normal errors has an exponential range."""
+    """Count the draws in which a curve with log-normal errors has an exponential range."""
     return np.mean([isinstance(found, Growth) for found in draws(curve, error, trials)])
 
 
 @pytest.mark.parametrize("points", [7, 31])
-def test_noise_is_hardly_ever_growth(points):
+def test_noise_is_rarely_growth(points):
     for error in (0.01, 0.1, 1.0):
         assert share_with_growth(np.ones(points), error) <= 0.02
 
 
 @pytest.mark.parametrize(("points", "factor"), [(7, 4), (7, 10), (7, 30), (13, 10), (31, 10)])
-def test_other_curves_are_hardly_ever_exponential(points, factor):
+def test_other_curves_are_rarely_exponential(points, factor):
     u, rise = np.linspace(0, 1, points), factor - 1
     for curve in (
         1 + rise * u,
@@ -177,7 +177,7 @@ def test_other_curves_are_hardly_ever_exponential(points, factor):
 
 
 @pytest.mark.parametrize("points", [7, 13])
-def test_an_exponential_is_found_and_its_rate_held(points):
+def test_an_exponential_is_found_and_its_interval_contains_the_rate(points):
     for factor, error, least in ((10, 0.02, 0.95), (30, 0.05, 0.95), (1 / 100, 0.1, 0.85)):
         found = draws(factor ** np.linspace(0, 1, points), error, 150)
         fits = [fit for fit in found if isinstance(fit, Growth)]
@@ -188,8 +188,8 @@ def test_an_exponential_is_found_and_its_rate_held(points):
 
 @pytest.mark.parametrize(("points", "apart"), [(7, 5), (13, 5), (31, 1), (31, 5)])
 @pytest.mark.parametrize("error", [0.0, 0.02, 0.1])
-def test_the_interval_holds_the_rate_at_the_last_step(points, apart, error):
-    """Of d = |D|^2 with D' = (I + M) D, whose rate rises to that of the largest eigenvalue."""
+def test_the_interval_contains_the_rate_at_the_last_step(points, apart, error):
+    """The rate of d = |D|^2 with D' = (I + M) D rises to that of the largest eigenvalue."""
     draw = np.random.default_rng(1)
     steps = apart * np.arange(float(points))
     held, late = list[bool](), 0
@@ -219,7 +219,7 @@ def test_the_range_is_the_latest():
     found = exponential_growth(STEPS, values)
     assert isinstance(found, Growth) and found.last == 45 and 10 <= found.first <= 15
     assert found.low <= 0.3 <= found.high and found.r_squared > 0.95
-    # Where it is level at the end, an earlier range is judged.
+    # If the curve is level at the end, an earlier range is tested.
     found = exponential_growth(
         np.arange(0, 100, 5), np.minimum(np.exp(0.4 * np.arange(0, 100, 5)), 1e6)
     )
@@ -268,6 +268,6 @@ def test_the_rate_does_not_depend_on_the_unit_of_the_distance(unit, stretch):
     assert other.evidence == pytest.approx(one.evidence, rel=1e-6)
 
 
-def test_every_pair_of_ranges_counts_in_the_chance_of_noise():
+def test_the_chance_of_noise_covers_all_ranges():
     ranges = [(s, e) for s, e in itertools.combinations(range(14), 2) if e - s >= 5]
     assert len(ranges) == (13 - 4) * (13 - 3) / 2

@@ -32,7 +32,7 @@ def test_an_interval_is_students(count):
     assert half_width([values.std(ddof=1)], [count]) == pytest.approx([found.half])
 
 
-def test_missing_values_are_left_out_of_an_interval():
+def test_an_interval_ignores_missing_values():
     found = mean_interval([1.0, math.nan, 3.0, math.inf, -math.inf])
     assert found == mean_interval([1.0, 3.0]) and found.count == 2
 
@@ -51,7 +51,7 @@ def test_equal_values_have_an_interval_of_no_width():
 
 
 def naive_icc1(groups):
-    """Index and F from the analysis of variance, value by value."""
+    """Compute index and F by the analysis of variance, value by value."""
     every = [value for group in groups for value in group]
     grand = sum(every) / len(every)
     between = within = 0.0
@@ -70,13 +70,13 @@ def test_the_index_of_shrout_and_fleiss():
     assert found is not None and found.balanced and found.size == 4
     assert (found.between, found.within) == (5, 18)
     assert found.index == pytest.approx(0.1657, abs=5e-5)
-    # Mean squares 11.24 and 6.26 in their table 3; bounds as of McGraw and Wong's formula.
+    # Mean squares 11.24 and 6.26 in their table 3; bounds by the formula of McGraw and Wong.
     assert found.f == pytest.approx(11.24 / 6.26, abs=2e-3)
     assert (found.low, found.high) == pytest.approx((-0.1329, 0.7226), abs=5e-5)
     assert found.p == pytest.approx(stats.f_oneway(*RATINGS).pvalue)
 
 
-def test_the_index_of_unequal_groups_equals_a_naive_one():
+def test_the_index_of_unequal_groups_equals_a_naive_implementation():
     draw = np.random.default_rng(1)
     for _ in range(20):
         groups = [draw.normal(draw.normal(), 1, size) for size in (1, 2, 4, 3)]
@@ -100,7 +100,7 @@ def test_the_index_does_not_depend_on_unit_order_and_origin(groups, origin, unit
     assert found.index == pytest.approx(naive_icc1(groups)[0])
 
 
-def test_the_interval_covers_what_it_says():
+def test_the_interval_has_its_stated_coverage():
     draw = np.random.default_rng(0)
     share, hits, trials = 0.6, 0, 2000
     for _ in range(trials):
@@ -119,10 +119,10 @@ def test_no_index_without_two_groups_and_a_spread(groups):
     assert icc1(groups) is None
 
 
-def test_groups_without_a_spread_of_their_own():
+def test_groups_that_do_not_vary():
     found = icc1([[0.1, 0.1, 0.1], [0.7, 0.7, math.nan]])
     assert found is not None
-    # Chance can't be judged: no p of 0, and no interval of no width.
+    # There is no estimate of the noise, so neither p nor the interval is defined.
     assert found.index == 1 and found.f == math.inf and found.within == 3
     assert all(math.isnan(value) for value in (found.low, found.high, found.p))
 
@@ -150,7 +150,7 @@ def test_the_recency_effect_is_paired_by_seed():
     st.lists(st.floats(-10, 10), min_size=4, max_size=4),
     st.lists(st.floats(-1000, 1000), min_size=4, max_size=4),
 )
-def test_what_a_seed_adds_to_every_position_has_no_bearing(last, seeds):
+def test_an_effect_of_a_seed_on_all_positions_cancels(last, seeds):
     values = np.array([[0.0] * 4, [1.0] * 4, last])
     found, moved = recency_effect(values), recency_effect(values + seeds)
     ends = (found.mean, found.low, found.high)

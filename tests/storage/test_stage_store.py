@@ -468,7 +468,8 @@ def test_a_failed_write_gives_one_sentence_and_leaves_no_files(
         if not message:
             continue  # The operation does not use this call.
         assert message.startswith(f"trainer.store: {store.folder} can't be ")
-        assert os.strerror(number) in message and "\n" not in message and "Free disk space" in message
+        assert os.strerror(number) in message and "\n" not in message
+        assert "Free disk space" in message
         after = {name: (store.folder / name).read_bytes() for name in files(store.folder)}
         assert {k: v for k, v in after.items() if not k.startswith("locks/")} == before
         assert not list(store.folder.glob("drafts/*"))
