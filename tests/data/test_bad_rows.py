@@ -174,7 +174,7 @@ def test_phrases_that_do_not_fit_after_a_prompt(place: Workplace) -> None:
     with pytest.raises(
         InputError,
         match=rf"^LabelLikelihood: rows\.jsonl, row 2, line 2: found a prompt of {prompt} tokens "
-        rf"and a phrase of {tokens}, expected both within the {prompt + tokens - 1} that the model",
+        rf"and a phrase of {tokens}, expected at most {prompt + tokens - 1} together, the context",
     ):
         check(prompt + tokens - 1)
 
