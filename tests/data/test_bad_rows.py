@@ -86,7 +86,10 @@ def test_a_row_that_the_template_refuses(place: Workplace) -> None:
     [
         ("{% for m in messages %}", "./model: found a chat template that does not compile"),
         ("{{ '' }}", "math.jsonl, row 1, line 1: the chat template omits the question"),
-        ("{{ messages[0].content }}" + HEADER, "math.jsonl, row 1, line 1: the chat template leav"),
+        (
+            "{{ messages[0].content }}" + HEADER,
+            "math.jsonl, row 1, line 1: the chat template omits",
+        ),
         (
             "{% for i in range(10**9) %}{% endfor %}" + PLAIN,
             "math.jsonl, row 1, line 1: the chat template fails on this row (Range too big.",
@@ -209,4 +212,6 @@ def test_a_folder_with_control_characters_is_refused(place: Workplace) -> None:
     folder = "runs\x1b[2J\n"
     arguments = ["--config", "config.yaml", f"--trainer.default_root_dir={folder}"]
     message = place.refused("fit", *arguments)
-    assert message.startswith(r"trainer.default_root_dir: found 'runs\x1b[2J\n', which has a char")
+    assert message.startswith(
+        r"trainer.default_root_dir: found 'runs\x1b[2J\n', which has a control char"
+    )
