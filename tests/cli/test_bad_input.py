@@ -353,7 +353,7 @@ def test_models_that_are_none(
             place.write(f"model/{name}", text)
     message = place.fit("--model.base", "./model")
     assert message.startswith("model.base: ") and expected in message
-    assert "no embedded model" in place.fit("--model.base", "demo:nope")
+    assert "which is not an embedded model" in place.fit("--model.base", "demo:nope")
 
 
 def test_a_tokenizer_without_chat_template(place: Workplace) -> None:

@@ -49,7 +49,10 @@ def test_a_folder_with_an_unreadable_configuration(tiny: Tiny) -> None:
 
 
 def test_an_unknown_embedded_model(tiny: Tiny) -> None:
-    with pytest.raises(InputError, match=r"'demo:huge-llama'; there are: .*demo:tiny-llama"):
+    with pytest.raises(
+        InputError,
+        match=r"'demo:huge-llama', which is not an embedded .*, expected one of .*demo:tiny-llama",
+    ):
         tiny.module(base="demo:huge-llama")
 
 
