@@ -20,8 +20,9 @@ _OTHERS = (nn.Embedding, nn.modules.conv._ConvNd)
 def special_layers(lm: Any) -> list[str]:
     """Return the linear layers that "all-linear" excludes.
 
-    These are layers that return more than one tensor, such as the routers of Llama 4, and layers of
-    Mamba blocks whose kernels use only the weights, without an adapter, on a GPU or everywhere.
+    These are layers that return more than one tensor, such as the routers of Llama 4. They are also
+    layers of Mamba blocks whose kernels use only the weights, without an adapter, on a GPU or
+    everywhere.
 
     Args:
         lm: a causal LM without adapters.
