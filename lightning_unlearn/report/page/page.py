@@ -77,34 +77,28 @@ def build(reports: Sequence[StudyReport], files: Sequence[str]) -> str:
     Raises:
         InputError: plotly, which draws the curves, is not installed.
     """
-    from markupsafe import Markup
-
     scripts = [plotly_script(), _resource("page.js")]
     page = Page(reports)
     sections = page.sections()
     # Charts of different studies are to be compared as well.
     shown, differ = share_axes(page.charts) if len(reports) > 1 else (page.charts, False)
     charts, every = chart_data(shown, MOST_CHARACTERS)
-    html: str = (
-        environment()
-        .get_template(TEMPLATE)
-        .render(
-            page=page,
-            reports=reports,
-            sections=sections,
-            verdicts=[(report.name, verdict_of(report), _missing(report)) for report in reports],
-            charts=charts,
-            every=every,
-            differ=differ,
-            files=files,
-            policy=_policy(scripts),
-            css=Markup(colors_css() + _resource("page.css")),
-            scripts=[Markup(script) for script in scripts],
-            dashes=DASHES,
-            version=__version__,
-        )
+    template = environment().get_template(TEMPLATE)
+    return template.render(
+        page=page,
+        reports=reports,
+        sections=sections,
+        verdicts=[(report.name, verdict_of(report), _missing(report)) for report in reports],
+        charts=charts,
+        every=every,
+        differ=differ,
+        files=files,
+        policy=_policy(scripts),
+        css=colors_css() + _resource("page.css"),
+        scripts=scripts,
+        dashes=DASHES,
+        version=__version__,
     )
-    return html
 
 
 def plotly_script() -> str:
@@ -246,12 +240,8 @@ class Page:
 
     def _forget(self, report: StudyReport) -> list[Block]:
         measured = report.measured("forget/")
-        own = [name for name in ("label", "mean") if name in measured][:1]
-        return [
-            block
-            for name in own
-            for block in self._grid(measure_charts(report, f"forget/{name}", self.looks, "label"))
-        ]
+        own = "label" if "label" in measured else "mean"
+        return self._grid(measure_charts(report, f"forget/{own}", self.looks, "label"))
 
     def _utility(self, report: StudyReport) -> list[Block]:
         stages = [stage for stage in report.measured("answers/") if [stage] != report.forget]
