@@ -48,7 +48,7 @@ def numbers(module: CausalLM, all_of_them: bool) -> torch.Tensor:
 
     Args:
         module: without weights yet.
-        all_of_them: each kind of forward is traced anew, which takes seconds.
+        all_of_them: each kind of forward is traced separately, which takes seconds.
     """
     found: list[float] = []
     for stage in ("tofu", "unlearn"):

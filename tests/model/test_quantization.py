@@ -217,7 +217,7 @@ def test_a_path_is_run_compared_with_its_oracle_and_resumed(tiny: Tiny, precisio
     assert min(fall(trainer)[stage] for stage in PATH) > 0.1 and fall(trainer)["unlearn"] > 0
     before = results(trainer.run_dir)
     assert fitted(tiny, LONG, precision=precision).trained == []
-    # The last step anew, on what is stored of those before.
+    # Repeat the last step with the stored earlier stages.
     for adapter in (tiny.root / "store").glob("*/unlearn"):
         shutil.rmtree(adapter.parent)
     resumed = fitted(tiny, LONG, precision=precision)

@@ -117,7 +117,7 @@ def test_files_that_do_not_match_the_model(
     assert message.startswith(f"model.base: {base}: its files do not match the model that")
     assert "Missing weights are not replaced by random numbers" in message
     assert re.search(expected, message), message
-    # Who opens it in another way is told the same.
+    # Other ways of loading raise the same error.
     for options in ({}, {"dtype": torch.bfloat16}):
         with pytest.raises(InputError, match=expected):
             load_causal_lm(str(base), **{"dtype": torch.float32, **options}, **OPENING)
