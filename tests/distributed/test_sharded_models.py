@@ -59,7 +59,7 @@ def test_a_gpu_without_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda", 0)
     check_precision("32-true", gpu)
     check_precision("bf16-true", torch.device("cpu"))
-    with pytest.raises(InputError, match="found bf16-mixed on V100, which has no bf16"):
+    with pytest.raises(InputError, match="found bf16-mixed on V100, which does not support bf16"):
         check_precision("bf16-mixed", gpu)
 
 

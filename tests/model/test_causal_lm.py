@@ -33,7 +33,7 @@ def copied(tiny: Tiny, name: str) -> Path:
 
 
 def test_a_folder_that_does_not_exist(tiny: Tiny) -> None:
-    with pytest.raises(InputError, match=r"model\.base: found '.*/nothing', which is no folder"):
+    with pytest.raises(InputError, match=r"model\.base: found '.*/nothing', which is not a folder"):
         tiny.module(base=str(tiny.root / "nothing"))
 
 
@@ -120,7 +120,10 @@ def test_context_is_the_longest_sequence(tiny: Tiny) -> None:
     module = tiny.module()
     assert module.context == 128
     data = tiny.datamodule(max_length=129)
-    with pytest.raises(InputError, match=r"data\.max_length: found 129, but .* at most 128 tokens"):
+    with pytest.raises(
+        InputError,
+        match=r"data\.max_length: found 129, expected at most 128, the context of .* in tokens",
+    ):
         tiny.trainer([GA()]).fit(module, data)
 
 

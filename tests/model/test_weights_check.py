@@ -78,7 +78,7 @@ def without_layer(number: int) -> Callable[[Weights], Weights]:
 
 DOWN = "model.layers.0.mlp.down_proj.weight"
 PARTS: list[tuple[str, Callable[[Weights], Weights], str]] = [
-    ("one weight", without(DOWN), rf"1 missing \({DOWN}\).* as save_pretrained of"),
+    ("one weight", without(DOWN), rf"1 missing \({DOWN}\).* written by save_pretrained of"),
     ("no head", headless, r"1 missing \(lm_head\.weight\).*The output projection is missing"),
     ("first layer", without_layer(0), r"9 missing \(model\.layers\.0\.input_layernorm\.weight, "),
     (
@@ -262,7 +262,7 @@ def test_weights_in_several_files(tiny: Tiny, base: Path) -> None:
     )
     shutil.copy(files[0], files[1])
     assert re.search(
-        rf"found no \S+ in model-1\.safetensors, where {INDEX} says it is", refused(tiny, base)
+        rf"found no \S+ in model-1\.safetensors, where {INDEX} lists it", refused(tiny, base)
     )
 
 

@@ -207,7 +207,7 @@ def test_row_sets_are_checked(tiny: Tiny, monitor: Monitor, message: str) -> Non
         ),
         (
             lambda: LabelLikelihood(paraphrases=["No", "No"]),
-            "number 2: found 'No', which is LabelLikelihood.paraphrases, number 1 again",
+            "number 2: found 'No', which repeats LabelLikelihood.paraphrases, number 1",
         ),
     ],
 )

@@ -231,7 +231,9 @@ def test_math_accuracy_refuses_answers_without_a_number(tiny: Tiny) -> None:
         InputError, match=r"found 'math', expected a stage of the path tofu, safety"
     ):
         check(tiny, MathAccuracy(), order=["tofu", "safety"])
-    with pytest.raises(InputError, match=r"tofu\.jsonl, row 1, line 1: .* no number after ####"):
+    with pytest.raises(
+        InputError, match=r"tofu\.jsonl, row 1, line 1: .* an answer without a number after ####"
+    ):
         check(tiny, MathAccuracy("tofu"))
     for settings in ({"num_samples": 0}, {"max_new_tokens": 0}, {"limit": 0}, {"temperature": 0.0}):
         with pytest.raises(InputError, match=rf"MathAccuracy\.{next(iter(settings))}: found 0"):
@@ -243,7 +245,7 @@ def test_math_accuracy_checks_the_rows_it_uses(tiny: Tiny) -> None:
     stages = tiny.stages()
     stages["math"].heldout = str(tiny.data / "tofu.jsonl")
     check(tiny, MathAccuracy(), stages=stages, forget="math")
-    with pytest.raises(InputError, match="no number after ####"):
+    with pytest.raises(InputError, match="an answer without a number after ####"):
         check(tiny, MathAccuracy(), stages=stages)
 
 

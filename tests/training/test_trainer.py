@@ -308,7 +308,7 @@ def test_mistakes_are_found_before_anything_is_written(tiny: Tiny) -> None:
     cases: list[tuple[list[Any], dict[str, Any], str]] = [
         ([], {}, r"stage 'safety' is to be forgotten \(data\.forget\), but no callback unlearns"),
         ([GA()], {"forget": None}, r"data\.forget: found null, but GA is among trainer\.callbacks"),
-        ([GA()], {"micro_batch_size": 3}, r"data\.stages\.inst\.batch_size: found 4, which can't"),
+        ([GA()], {"micro_batch_size": 3}, r"data\.stages\.inst\.batch_size: found 4, which is not"),
         ([GA(), MathAccuracy("history")], {}, r"MathAccuracy\.stage: found 'history'"),
         ([LabelLikelihood()], {"forget": None}, "LabelLikelihood: .* data.forget is null"),
     ]
