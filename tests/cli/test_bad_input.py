@@ -87,7 +87,7 @@ def test_what_a_later_file_takes_away_is_missed_at_its_line(place: Workplace) ->
 def test_methods_and_forget_stage_go_together(place: Workplace) -> None:
     two = place.fit("--trainer.callbacks+=SimNPO", "--trainer.callbacks+=GA")
     assert "found 2 unlearning methods (SimNPO and GA)" in two
-    assert "to be forgotten (data.forget), but no callback unlearns" in place.fit(
+    assert "found no unlearning method, expected one for the forget stage" in place.fit(
         "--trainer.callbacks", "[AnswerLikelihood]"
     )
     assert place.fit("--data.forget", "null").startswith("data.forget: found null, but NPO is")
@@ -153,7 +153,7 @@ def test_an_unknown_argument_of_the_class_added_last(place: Workplace) -> None:
     ],
 )
 def test_arguments_that_a_recipe_replaces(place: Workplace, name: str, advice: str) -> None:
-    expected = f"trainer.{name} is not taken: set {advice} instead."
+    expected = f"trainer.{name}: this key is not supported; set {advice} instead."
     assert place.fit(f"--trainer.{name}", "3") == expected
     place.edit("trainer:\n", f"trainer:\n  {name}: 3\n")
     assert place.fit() == f"{expected} ({place.line(f'  {name}: 3')})"
@@ -371,8 +371,8 @@ def test_folders_that_are_files(place: Workplace) -> None:
 
 
 def test_validate_needs_a_stored_model_and_monitors(place: Workplace) -> None:
-    assert place.validate().startswith("nothing is stored of this path after unlearn")
-    assert place.validate("--stage", "math").startswith("nothing is stored of this path after math")
+    assert place.validate().startswith("stage: found unlearn, but ")
+    assert "has no model of this path" in place.validate("--stage", "math")
     expected = "stage: found 'nope', expected one of base, math, safety, unlearn."
     assert place.validate("--stage", "nope") == expected
     without = place.validate("--trainer.callbacks", "[NPO]")

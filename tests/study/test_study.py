@@ -261,7 +261,7 @@ def test_results_that_cannot_be_written_are_one_clear_error(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("shutil.copytree", full)
-    message = r"trainer\.default_root_dir: .*GA/p2_tofu-safety_s0 can't be written: No space left"
+    message = r"trainer\.default_root_dir: .*GA/p2_tofu-safety_s0 cannot be written: No space left"
     with pytest.raises(StorageError, match=message):
         studied(spec_of(tiny), tiny)
     monkeypatch.undo()

@@ -202,7 +202,7 @@ def test_a_stop_comes_after_the_step_and_says_how_to_go_on(
     os.kill(head.pid, number)
     _, said = head.communicate(timeout=300)
     assert head.returncode == code, said
-    assert "same command goes on from" in said and "Traceback" not in said
+    assert "Run the same command again to resume." in said and "Traceback" not in said
     until(lambda: not any(alive(pid) for pid in at_work), 120)
     kept = list((tiny.root / "store" / "checkpoints").iterdir())
     assert len(kept) == max(1, workers)
