@@ -18,8 +18,8 @@ STUDIES = [
     (
         "GA:",
         "oracle:",
-        "methods: found the label 'oracle', which is that of models retrained without the forget "
-        "stage; choose another.",
+        "methods: found the label 'oracle', which is reserved for models retrained without the "
+        "forget stage. Choose another label.",
     ),
     ("paths: positions", "paths: sideways", "paths: found 'sideways', expected one of positions"),
     ("paths: positions", "paths: [[math, nope]]", "paths: found the unknown stage 'nope'"),
@@ -42,7 +42,7 @@ STUDIES = [
     (
         "paths:",
         "overrides: {trainer: {max_steps: 3}}\npaths:",
-        "overrides.trainer.max_steps is not take",
+        "overrides.trainer.max_steps: this key is not supported",
     ),
     ("paths: positions", "paths: null", "paths: found null, expected one of positions, permutat"),
     ("paths:", "overrides: null\npaths:", "overrides: found null, expected keys and values"),
@@ -50,10 +50,10 @@ STUDIES = [
     (
         "GA:",
         "Report:",
-        "methods: found the label 'Report', which is a folder or file of every study",
+        "methods: found the label 'Report', which is the name of a folder or file",
     ),
-    ("GA:", "records.parquet:", "methods: found the label 'records.parquet', which is a folder or"),
-    ("GA:", "divergence:", "methods: found the label 'divergence', which is a folder or file of"),
+    ("GA:", "records.parquet:", "methods: found the label 'records.parquet', which is the na"),
+    ("GA:", "divergence:", "methods: found the label 'divergence', which is the name of a"),
     ("GA:", f"{'G' * 300}:", "methods: found a name of 300 bytes (GGGGGG"),
 ]
 
@@ -81,7 +81,7 @@ TOO_LARGE = "expected 0 to 4294967295."
 
 KEYS = [
     ("seeds: []", "seeds: found an empty list, expected at least one seed."),
-    ("seeds: [1, 2, 1]", "seeds: found 1 twice; a seed is run once."),
+    ("seeds: [1, 2, 1]", "seeds: found 1 twice, expected each seed once."),
     ("seeds: [-1]", f"seeds: found -1, {TOO_LARGE}"),
     ("seeds: [4294967296]", f"seeds: found 4294967296, {TOO_LARGE}"),
     ("seeds: [a]", "seeds: found 'a', expected an integer."),
@@ -94,7 +94,10 @@ KEYS = [
     ("gpus_per_worker: -1", "gpus_per_worker: found -1, expected 0 or more."),
     ("cpus_per_worker: 0", "cpus_per_worker: found 0, expected 1 or more."),
     ("ray: 3", "ray: found 3, expected text or null."),
-    ("workers: 2\nray: auto", "workers: ray does the work already; keep one of the two."),
+    (
+        "workers: 2\nray: auto",
+        "workers: found 2 and ray auto, expected one of the two. Set workers to 0, or ray to null.",
+    ),
 ]
 
 
@@ -114,7 +117,7 @@ ADVICE = {
     "data.position": "paths",
     "data.permutation": "paths",
     "data.oracle": "oracle",
-    "data.forget": "a study of its own for each stage to forget",
+    "data.forget": "one study per forget stage",
     "trainer.run_name": "folder",
     "trainer.default_root_dir": "folder",
     "trainer.store": "overrides.trainer.store",
@@ -129,8 +132,8 @@ SWEEPS = [
     ("0.1", "data.unlearn.lr", "found 0.1, expected a list of values."),
     ("null", "data.unlearn.lr", "found null, expected a list of values."),
     ("abc", "data.unlearn.lr", "found 'abc', expected a list of values."),
-    ("[0.1, 0.2, 1e-1]", "data.unlearn.lr", "found 0.1 twice; a value is swept once."),
-    ("[1, 1.0]", "data.unlearn.lr", "found 1.0 twice; a value is swept once."),
+    ("[0.1, 0.2, 1e-1]", "data.unlearn.lr", "found 0.1 twice, expected each value once."),
+    ("[1, 1.0]", "data.unlearn.lr", "found 1.0 twice, expected each value once."),
     ("[null]", "data.unlearn.lr", "found null, expected a number."),
     ("[0.1, abc]", "data.unlearn.lr", "found 'abc', expected a number."),
     ("[0.1, -1]", "data.unlearn.lr", "found -1.0, expected a positive number."),
@@ -159,10 +162,10 @@ SWEEPS = [
         "multiple of 2, such as 6 or 8, or another micro-batch size.",
     ),
     *(
-        ("[1]", key, f"{key} can't be swept: use {instead} instead.")
+        ("[1]", key, f"{key} cannot be swept. Use {instead} instead.")
         for key, instead in ADVICE.items()
     ),
-    ("[1]", "data.order.more", "data.order can't be swept: use paths instead."),
+    ("[1]", "data.order.more", "data.order cannot be swept. Use paths instead."),
 ]
 
 
@@ -217,7 +220,9 @@ def test_swept_values_that_do_not_go_together(place: Workplace) -> None:
 def test_a_swept_key_is_not_also_a_methods(place: Workplace, key: str, values: str) -> None:
     place.edit("callback: GA\n", "callback: GA\n    unlearn: {lr: 1}\n", "study.yaml")
     message = place.study(f"--sweep.{key}", values)
-    assert message == f"sweep.{key}: methods.GA.unlearn.lr sets it too; keep one."
+    assert (
+        message == f"sweep.{key}: methods.GA.unlearn.lr sets the same key. Remove one of the two."
+    )
 
 
 def test_a_methods_own_mistake_is_not_the_sweeps(place: Workplace) -> None:

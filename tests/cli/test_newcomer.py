@@ -48,4 +48,4 @@ def test_the_demo_of_a_fresh_clone_in_a_fresh_environment(tmp_path: Path) -> Non
         text=True,
     )
     assert (status.returncode, status.stderr) == (0, ""), status.stderr
-    assert "26 parts: 26 done" in status.stdout, status.stdout
+    assert "26 tasks: 26 done" in status.stdout, status.stdout

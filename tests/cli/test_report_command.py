@@ -170,8 +170,8 @@ def test_a_study_without_a_finished_run_is_refused(
     assert "is damaged (entry.json does not name records.parquet); run the whole study" in message
     shutil.rmtree(study / "store")
     assert refused(capsys, str(study)) == (
-        f"{study}: found no finished run, expected one or more of the 3 of the study; "
-        f"lightning-unlearn status {study} tells how far it is."
+        f"{study}: found no finished run, expected at least one of the 3 runs of the study. "
+        f"Show the progress with: lightning-unlearn status {study}"
     )
     assert not (study / "report").exists()
 
@@ -187,11 +187,11 @@ def test_files_of_another_version_are_refused(
     assert "found the columns study, path, " in message and "expected also metric, value" in message
     assert "another version" in message
     write_frame(steps[:0], study / STEPS, runs)
-    assert "found no rows, expected what monitors measured" in refused(capsys, str(study))
+    assert "found no rows, expected results of monitors" in refused(capsys, str(study))
     write_frame(steps, study / STEPS)
     assert "does not say whose rows it holds" in refused(capsys, str(study))
     write_frame(steps, study / STEPS, runs[1:])
-    assert f"{study / EXAMPLES} holds other runs than {STEPS}" in refused(capsys, str(study))
+    assert f"{study / EXAMPLES} contains other runs than {STEPS}" in refused(capsys, str(study))
     steps.to_parquet(study / STEPS)
     assert f"{study / STEPS} can't be read: it has no checksum: " in refused(capsys, str(study))
 
@@ -210,7 +210,9 @@ def test_a_damaged_table_is_named_or_read_from_the_store(
     source = source_of(study)
     assert set(source.records["path"]) == set(ORDERS) and source.examples is not None
     (said,) = source.remarks
-    assert said.startswith(f"{study}: the stage store was read, because {study / file} can't be")
+    assert said.startswith(
+        f"{study}: tables read from the stage store, because {study / file} can't be"
+    )
     # An entry that is damaged as well: its run is left out, and named.
     entry = Path(plan.store) / plan.trials[1].walk[-1]
     data = bytearray((entry / file).read_bytes())
@@ -221,7 +223,7 @@ def test_a_damaged_table_is_named_or_read_from_the_store(
     (left_out,) = [line for line in source.remarks if "left out" in line]
     assert left_out.startswith(f"GA/{ORDERS[1]}_s0 is left out: its entry in the stage store, ")
     assert f"{entry}, is damaged" in left_out and left_out.endswith(
-        "run the whole study again to have it made anew."
+        "Make it again by running the whole study again."
     )
     assert "1 of 3 runs are missing." in source.remarks
 
@@ -236,7 +238,9 @@ def test_records_of_an_earlier_study_in_the_folder_are_not_read(
     keys = {old.walk[-1]: new.walk[-1] for old, new in zip(plan.trials, cells, strict=True)}
     nodes = [dataclasses.replace(n, key=keys.get(n.key, n.key)) for n in plan.tasks]
     dataclasses.replace(plan, trials=tuple(cells), tasks=tuple(nodes)).write(study)
-    assert "holds runs that are not of the study in study.json" in refused(capsys, str(study))
+    assert "contains runs that are not part of the study in study.json" in refused(
+        capsys, str(study)
+    )
     entry = Path(plan.store) / cells[0].walk[-1]
     columns = {"step": [0, 9], "metric": ["forget/mean"] * 2, "value": [-1.0, -4.5]}
     examples = {**columns, "example": [0, 0]}

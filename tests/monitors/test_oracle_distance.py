@@ -223,7 +223,10 @@ def test_a_study_makes_oracles_first_and_compares_with_them(tiny: Tiny) -> None:
 
 def test_a_study_without_oracles_says_so(tiny: Tiny) -> None:
     result, said = studied(spec_of(tiny, "GA", fit=tiny.fit(WATCH)), tiny)
-    assert said.count("OracleDistance: no distance to the oracle is measured, for the study") == 1
+    assert (
+        said.count("OracleDistance: cannot measure the distance to the oracle, because this study")
+        == 1
+    )
     measures = set(read_table(result.folder / STEPS)["metric"])
     assert "log_likelihood/forget" in measures and "distance/forget" not in measures
 
