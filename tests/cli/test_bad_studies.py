@@ -102,7 +102,7 @@ KEYS = [
 
 
 @pytest.mark.parametrize(("text", "message"), KEYS)
-def test_values_of_a_study_that_do_not_fit(place: Workplace, text: str, message: str) -> None:
+def test_wrong_values_of_a_study_file(place: Workplace, text: str, message: str) -> None:
     place.write("study.yaml", f"{STUDY}{text}\n")
     assert place.study() == f"{message} ({place.line(text.split()[0], 'study.yaml')})"
 
@@ -170,7 +170,7 @@ SWEEPS = [
 
 
 @pytest.mark.parametrize(("values", "key", "message"), SWEEPS)
-def test_sweeps_that_cannot_be_made(place: Workplace, values: str, key: str, message: str) -> None:
+def test_wrong_sweeps(place: Workplace, values: str, key: str, message: str) -> None:
     if not key:
         place.write("study.yaml", f"{STUDY}sweep: {values}\n")
         assert place.study() == f"sweep: {message} (study.yaml, line 8)"
@@ -184,7 +184,7 @@ IN_OTHER_PLACES = [case for case in SWEEPS if "\n" not in case[0]][3::6]
 
 @pytest.mark.parametrize(("values", "key", "message"), IN_OTHER_PLACES)
 def test_sweeps_in_other_places(place: Workplace, values: str, key: str, message: str) -> None:
-    """Nested keys have a line of their own, and those of the command line have none."""
+    """Nested keys have their own line; keys of the command line have no line."""
     *outer, last = key.split(".")
     nested = "".join(f"{'  ' * (depth + 1)}{part}:\n" for depth, part in enumerate(outer))
     end = f"{'  ' * (len(outer) + 1)}{last}: {values}\n"
@@ -206,7 +206,7 @@ def test_a_swept_argument_that_the_method_refuses(place: Workplace) -> None:
     assert message == f"sweep.trainer.callbacks.beta: {expected}"
 
 
-def test_swept_values_that_do_not_go_together(place: Workplace) -> None:
+def test_swept_values_that_contradict_each_other(place: Workplace) -> None:
     message = place.study(
         *("--sweep.data.unlearn.warmup", "[0.1, 0.6]", "--sweep.data.unlearn.decay", "[0.1, 0.6]")
     )
@@ -217,7 +217,7 @@ def test_swept_values_that_do_not_go_together(place: Workplace) -> None:
 
 
 @pytest.mark.parametrize(("key", "values"), [("data.unlearn.lr", "[1]"), ("data.unlearn", "[{}]")])
-def test_a_swept_key_is_not_also_a_methods(place: Workplace, key: str, values: str) -> None:
+def test_a_swept_key_that_a_method_sets_too(place: Workplace, key: str, values: str) -> None:
     place.edit("callback: GA\n", "callback: GA\n    unlearn: {lr: 1}\n", "study.yaml")
     message = place.study(f"--sweep.{key}", values)
     assert (
@@ -225,7 +225,7 @@ def test_a_swept_key_is_not_also_a_methods(place: Workplace, key: str, values: s
     )
 
 
-def test_a_methods_own_mistake_is_not_the_sweeps(place: Workplace) -> None:
+def test_a_mistake_of_a_method_is_not_reported_for_the_sweep(place: Workplace) -> None:
     place.edit("callback: GA\n", "callback: GA\n    unlearn: {epochs: 0}\n", "study.yaml")
     message = place.study("--sweep.data.unlearn.lr", "[1]")
     assert message.startswith("methods.GA.unlearn.epochs: found 0, expected at least 1: a stage of")
@@ -242,11 +242,11 @@ def test_mistakes_of_a_fit_configuration_inside_the_study_file(place: Workplace)
 
 @pytest.mark.parametrize("arguments", [["--only"], ["--only="], ["--dry-run", "--only"]])
 def test_only_without_conditions(place: Workplace, arguments: list[str]) -> None:
-    assert place.study(*arguments) == "--only: found nothing after it, expected KEY=VALUE,..."
+    assert place.study(*arguments) == "--only: found no value, expected KEY=VALUE,..."
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
-def test_a_part_of_the_study_that_is_not_there(place: Workplace, dry: list[str]) -> None:
+def test_conditions_that_no_trial_fulfills(place: Workplace, dry: list[str]) -> None:
     assert place.study(*dry, "--only", "path=9") == (
         "--only: found path=9, expected one of 1, 2, math-safety, safety-math."
     )
@@ -292,7 +292,10 @@ def test_mistakes_of_the_fit_configuration_of_a_study(place: Workplace) -> None:
         (["--overrides.data.forget", "null"], "paths: positions: it moves the forget stage"),
         (["--overrides", "3"], "overrides: found 3, expected keys and values"),
         (["--data.position", "1"], "data: found an unknown key, expected one of fit, methods"),
-        (["--print_config"], "--print_config: not an option of study."),
+        (
+            ["--print_config"],
+            "--print_config: found an unknown option, expected an option of study.",
+        ),
         (["stray"], "found the argument 'stray', expected --KEY VALUE."),
     ],
 )

@@ -1,4 +1,4 @@
-"""Commands as a user runs them, in a process of their own where that is the point."""
+"""Commands as a user runs them, in a separate process where this matters."""
 
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def test_a_dry_run_prints_the_tree_and_writes_nothing(place: Workplace, more: li
     assert snapshot() == before
 
 
-def test_a_study_may_hold_its_fit_configuration(place: Workplace) -> None:
+def test_a_study_file_may_contain_its_fit_configuration(place: Workplace) -> None:
     inside = "".join(f"  {line}\n" for line in CONFIG.splitlines())
     place.write("study.yaml", f"fit:\n{inside}{STUDY.partition(chr(10))[2]}")
     Path("config.yaml").unlink()
@@ -102,7 +102,7 @@ def test_a_study_of_oracles_alone(place: Workplace) -> None:
     )
 
 
-def test_a_part_of_a_study_is_made_and_the_rest_is_left(place: Workplace) -> None:
+def test_only_selected_trials_of_a_study_run(place: Workplace) -> None:
     part = ["study", "--config", "study.yaml", "--only", "path=2,method=GA", "--folder", "out"]
     assert main(part) == 0
     printed = place.capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The plan command: what it prints, and what it refuses."""
+"""The plan command: its output and its errors."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ DEMO = ["plan", "--config", str(ROOT / "configs" / "demo.yaml")]
 def test_the_demo_is_planned(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A slow processor tries no fewer sizes.
+    # A slow processor must try the same sizes.
     monkeypatch.setattr(estimate, "PATIENCE", float("inf"))
     assert main(DEMO) == 0
     printed = capsys.readouterr().out
@@ -31,7 +31,7 @@ def test_the_demo_is_planned(
     assert "Time: give --throughput" in printed
 
 
-def test_what_does_not_fit_gets_advice(
+def test_a_run_that_does_not_fit_gets_advice(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -79,7 +79,7 @@ def test_what_does_not_fit_gets_advice(
         (["--modl.base", "x"], "modl"),
     ],
 )
-def test_mistakes_are_told(
+def test_mistakes_are_reported(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", "--config", str(ROOT / "configs" / "demo.yaml"), *options]) == 2
@@ -136,7 +136,7 @@ def test_ddp_copies_the_model_and_offloading_empties_the_gpu(
     copied = capsys.readouterr().out
     assert "2 x 80 GiB, DDP (trainer.strategy)" in copied
     assert row("parameters", copied)[0] == 4.96 and row("gathered layers", copied)[0] == 0
-    # Monitors measure within a stage.
+    # Monitors evaluate inside a stage.
     assert len(set(row("optimizer", copied))) == 1
     assert main([*demo, "--trainer.strategy", strategy(cpu_offload=True)]) == 0
     offloaded = capsys.readouterr().out
@@ -145,7 +145,7 @@ def test_ddp_copies_the_model_and_offloading_empties_the_gpu(
 
 
 @pytest.mark.slow
-def test_the_table_of_the_docs_is_what_is_printed(
+def test_the_table_of_the_docs_equals_the_output(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(estimate, "PATIENCE", 0.0)

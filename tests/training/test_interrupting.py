@@ -127,7 +127,7 @@ def test_interrupting_says_how_to_resume(tiny: Tiny, start: Start, number: int, 
     check_no_half_written_run(tiny)
 
 
-def test_interrupting_between_stages_says_so_too(
+def test_interrupting_between_stages_says_how_to_resume_too(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: Any) -> None:
@@ -135,4 +135,4 @@ def test_interrupting_between_stages_says_so_too(
 
     monkeypatch.setattr("lightning_unlearn.cli.main._lightning", interrupted)
     assert main(["fit", "--config", "some.yaml"]) == 130
-    assert "stopped; the same command goes on from here." in capsys.readouterr().err
+    assert "stopped. Run the same command again to resume." in capsys.readouterr().err
