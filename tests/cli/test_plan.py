@@ -25,10 +25,11 @@ def test_the_demo_is_planned(
     assert main(DEMO) == 0
     printed = capsys.readouterr().out
     assert (
-        "1.00 million parameters" in printed and "512 tokens long (data.max_length not" in printed
+        "1.00 million parameters" in printed
+        and "512 tokens in every sequence (data.max_length is not set" in printed
     )
     assert "Largest micro-batch that fits in training: 8." in printed
-    assert "Time: give --throughput" in printed
+    assert "Time: unknown. Add --throughput" in printed
 
 
 def test_a_run_that_does_not_fit_gets_advice(
@@ -63,11 +64,11 @@ def test_a_run_that_does_not_fit_gets_advice(
         (["--data.micro_batch_size", "3"], "1 process(es) x data.micro_batch_size 3 = 3. Choose"),
         (["--gpu-memory", "80 TiB"], "--gpu-memory: found '80 TiB', expected the memory of one"),
         (["--gpu-memory", "big"], "--gpu-memory: found 'big', expected the memory of one GPU"),
-        (["--throughput", "-1"], "--throughput: found -1, expected TFLOPS that one GPU reaches"),
+        (["--throughput", "-1"], "--throughput: found -1, expected the TFLOPS of one GPU in"),
         (["--rows", "inst"], "--rows: found 'inst', expected STAGE=NUMBER"),
         (["--data.max_length", "4096"], "data.max_length: found 4096, but demo:tiny-llama takes"),
         (["--model.quantization", "nf4", "--trainer.strategy", "fsdp2"], "found nf4 with the str"),
-        (["--gpus", "2", "--trainer.strategy", "deepspeed"], "expected fsdp2 or ddp to plan with"),
+        (["--gpus", "2", "--trainer.strategy", "deepspeed"], "expected fsdp2 or ddp for a plan"),
         (["--gpus", "8", "--trainer.strategy", strategy(data_parallel_size=4)], "4 with --gpus 8"),
         (["--trainer.strategy", strategy(tensor_parallel_size=2)], "not simulate tensor parallel"),
         (["--model.base", str(ROOT / "configs")], "configs without config.json, expected a Hugg"),
@@ -118,7 +119,9 @@ def test_strategies_and_memory_are_read() -> None:
     machine, content, changes = take_settings(["--gpu_memory=24GB", "--model.base", "x"], {})
     assert machine.memory == 24 * 10**9
     assert content == {"model": {"base": "x"}} and changes == ["--model.base", "x"]
-    with pytest.raises(InputError, match="--print_config: not an option of plan"):
+    with pytest.raises(
+        InputError, match="--print_config: found an unknown option, expected an option of plan"
+    ):
         take_settings(["--print_config"], {})
 
 

@@ -312,7 +312,7 @@ def test_a_run_file_with_wrong_content(
     folder.mkdir()
     (folder / "run.json").write_text(text)
     message = refused(capsys, "study", command=command)
-    assert message.startswith(f"error: {command}: study/run.json can't be read: ")
+    assert message.startswith(f"error: {command}: study/run.json cannot be read: ")
     assert message.endswith(". Delete it and run the same command again to write it again.\n")
 
 
@@ -321,7 +321,7 @@ def test_a_run_of_another_version(
     folder: Path, capsys: pytest.CaptureFixture[str], about: dict[str, Any]
 ) -> None:
     write_run(folder, **about)
-    assert "study/run.json can't be read: " in refused(capsys, "study")
+    assert "study/run.json cannot be read: " in refused(capsys, "study")
 
 
 @pytest.mark.parametrize(
