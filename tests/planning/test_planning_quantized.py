@@ -20,7 +20,7 @@ def planned(base: str, precision: str = "bf16-true", **options: Any) -> Simulati
 
 
 def test_a_plan_counts_four_bits_and_the_scales() -> None:
-    """Llama-3.2-3B: quantized matrices of 28 layers; embeddings (tied to the head), norms in bf16."""
+    """Llama-3.2-3B: matrices of 28 layers are quantized; embeddings (tied) and norms are bf16."""
     name = "meta-llama/Llama-3.2-3B"
     with config_folder(name) as folder:
         count, size = planned(folder).base
