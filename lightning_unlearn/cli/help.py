@@ -1,4 +1,4 @@
-"""Help texts, in a module of their own because other modules are slow to import."""
+"""Help texts, in a separate module because other modules are slow to import."""
 
 OVERVIEW = """\
 usage: lightning-unlearn COMMAND [--config FILE ...] [--KEY VALUE ...]

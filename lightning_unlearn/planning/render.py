@@ -80,7 +80,9 @@ def _memory(plan: Plan) -> str:
     limit = _size(plan.machine.usable)
     verdicts = ["no" if phase in plan.misfits else "yes" for phase in plan.steps]
     lines.append(_row(f"fits into {limit}", verdicts))
-    reserved = f"{plan.machine.kept / GIB:.1f} GiB are reserved for CUDA, NCCL and fragmentation."
+    reserved = (
+        f"{plan.machine.reserved / GIB:.1f} GiB are reserved for CUDA, NCCL and fragmentation."
+    )
     if plan.host:
         reserved += f" The computer's memory holds {_gib(plan.host)} GiB more, over all GPUs."
     largest = plan.largest

@@ -32,14 +32,14 @@ class Machine:
     rows: dict[str, int]
 
     @property
-    def kept(self) -> int:
+    def reserved(self) -> int:
         """Return the bytes of a GPU that are reserved for libraries and fragmentation."""
         return LIBRARIES + int(self.memory * FRAGMENTED)
 
     @property
     def usable(self) -> int:
         """Return the bytes of a GPU that are available for tensors."""
-        return self.memory - self.kept
+        return self.memory - self.reserved
 
 
 def take_settings(

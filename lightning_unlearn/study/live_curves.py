@@ -59,11 +59,11 @@ class DivergenceCurves:
         self._folder = Path(plan.folder)
         self._groups: dict[Path, list[Trial]] = {}
         for trial in plan.runs():
-            if plan.task[trial.walk[-1]].stage == "unlearn":
+            if plan.task[trial.keys[-1]].stage == "unlearn":
                 group = self._folder / FOLDER / Path(trial.run).parent / f"s{trial.seed}"
                 self._groups.setdefault(group, []).append(trial)
         self._group = {
-            trial.walk[-1]: group for group, trials in self._groups.items() for trial in trials
+            trial.keys[-1]: group for group, trials in self._groups.items() for trial in trials
         }
         self._loaded: dict[str, _LogLikelihoods] = {}
         self._with_curves: set[str] = set()
@@ -111,7 +111,7 @@ class DivergenceCurves:
                 for trial in pair
             ]
             tag = f"{pair[0].method}/divergence/{named[0]} to {named[1]}"
-            text = "\n".join([tag, *(trial.walk[-1] for trial in pair)])
+            text = "\n".join([tag, *(trial.keys[-1] for trial in pair)])
             yield pair, tag, hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _write(self, group: Path, key: str | None = None) -> None:
@@ -119,7 +119,7 @@ class DivergenceCurves:
         there = {file.name.rpartition(".")[2] for file in group.glob(f"{EVENTS}.*")}
         # TensorBoard may ignore a file whose name sorts before a file that it has read.
         for pair, tag, name in sorted(self._pairs(group), key=lambda found: found[-1]):
-            keys = [trial.walk[-1] for trial in pair]
+            keys = [trial.keys[-1] for trial in pair]
             wanted = name not in there and (key is None or key in keys)
             if not wanted or not all(self._has_curves(trial) for trial in pair):
                 continue
@@ -133,16 +133,16 @@ class DivergenceCurves:
             if points:
                 self._write_layout()
                 write_events(group / f"{EVENTS}.{int(time):010d}.{name}", time, points)
-        if all(trial.walk[-1] in self._loaded for trial in self._groups[group]):
+        if all(trial.keys[-1] in self._loaded for trial in self._groups[group]):
             for trial in self._groups[group]:
-                del self._loaded[trial.walk[-1]]
+                del self._loaded[trial.keys[-1]]
 
     def _entry(self, trial: Trial) -> Path:
-        return Path(self._plan.store) / trial.walk[-1]
+        return Path(self._plan.store) / trial.keys[-1]
 
     def _has_curves(self, trial: Trial) -> bool:
         """Return whether a run is finished and has curves: TensorBoard may be switched off."""
-        key = trial.walk[-1]
+        key = trial.keys[-1]
         if key not in self._with_curves and (self._entry(trial) / MANIFEST).is_file():
             run = trial.find(self._folder, sizes_only=True)
             if run is not None and any(run.glob(f"{EVENTS}.*")):
@@ -150,7 +150,7 @@ class DivergenceCurves:
         return key in self._with_curves
 
     def _load(self, trial: Trial) -> _LogLikelihoods | None:
-        key = trial.walk[-1]
+        key = trial.keys[-1]
         if key not in self._loaded:
             forget = trial.path[trial.position - 1]
             file = self._entry(trial) / records.EXAMPLES

@@ -35,7 +35,7 @@ class Trial:
         method: label of the unlearning method, or "oracle".
         seed: seed of all random numbers.
         sweep: swept keys and their values.
-        walk: keys of the trial's entries in the stage store, in order. Trials with the same last
+        keys: keys of the trial's entries in the stage store, in order. Trials with the same last
             key are one run.
         run: folder of the run, relative to the folder of the study.
     """
@@ -46,7 +46,7 @@ class Trial:
     method: str
     seed: int
     sweep: tuple[tuple[str, Any], ...]
-    walk: tuple[str, ...]
+    keys: tuple[str, ...]
     run: str
 
     def find(
@@ -62,7 +62,7 @@ class Trial:
             sizes_only: see `find_run`.
             report: see `find_run`.
         """
-        return find_run(folder / self.run, self.walk[-1], sizes_only, report)
+        return find_run(folder / self.run, self.keys[-1], sizes_only, report)
 
 
 @dataclass(frozen=True)
@@ -133,14 +133,14 @@ class StudyPlan:
     @property
     def stages_apart(self) -> int:
         """Return the number of stage trainings if no two models shared a prefix."""
-        ends = {trial.walk[:-1] for trial in self.trials}
+        ends = {trial.keys[:-1] for trial in self.trials}
         return sum(map(len, ends))
 
     def runs(self) -> list[Trial]:
         """Return one trial per run: the first of the trials with the same last key."""
         found: dict[str, Trial] = {}
         for trial in self.trials:
-            found.setdefault(trial.walk[-1], trial)
+            found.setdefault(trial.keys[-1], trial)
         return list(found.values())
 
     @cached_property
@@ -148,7 +148,7 @@ class StudyPlan:
         """Return the trials that need each task, by key of the task."""
         found: dict[str, list[Trial]] = {}
         for trial in self.trials:
-            for key in trial.walk:
+            for key in trial.keys:
                 found.setdefault(key, []).append(trial)
         return found
 
@@ -157,13 +157,13 @@ class StudyPlan:
         trial = self.trials[task.trial]
         if task.is_run:
             return visible(trial.run)
-        names = [self.task[key].stage for key in trial.walk[: task.number + 1]]
+        names = [self.task[key].stage for key in trial.keys[: task.number + 1]]
         setting = common_setting([trial.sweep for trial in self.through[task.key]])
         return visible(f"{'-'.join(names)} (seed {trial.seed}{', ' if setting else ''}{setting})")
 
     def needed(self, trials: Iterable[Trial]) -> list[Task]:
         """Return the tasks that the given trials need, in order."""
-        keys = {key for trial in trials for key in trial.walk}
+        keys = {key for trial in trials for key in trial.keys}
         # Go backwards: the tasks that a task needs come before it.
         for task in reversed(self.tasks):
             if task.key in keys:
@@ -270,7 +270,7 @@ class StudyPlan:
                 **{
                     **trial,
                     "path": tuple(trial["path"]),
-                    "walk": tuple(trial["walk"]),
+                    "keys": tuple(trial["keys"]),
                     "sweep": tuple((key, value) for key, value in trial["sweep"]),
                 }
             )

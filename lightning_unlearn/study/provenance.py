@@ -28,7 +28,7 @@ def provenance_of_study(plan: StudyPlan, folder: Path) -> Provenance:
     """
     store = Path(plan.store)
     entries = {task.key: read_entry(store, task.key) for task in plan.tasks}
-    made = [trial for trial in plan.runs() if entries.get(trial.walk[-1])]
+    made = [trial for trial in plan.runs() if entries.get(trial.keys[-1])]
     # Prefer the configuration of another run: the oracle's has no method.
     made.sort(key=lambda trial: trial.method == "oracle")
     runs = [folder / trial.run for trial in made]

@@ -85,7 +85,7 @@ def _tables_of_study(plan: StudyPlan, folder: Path) -> _Tables:
     """Return records and examples; collect them from the store if the study has not done so."""
     from lightning_unlearn.study.results import finished, undamaged
 
-    keys = {trial.walk[-1] for trial in plan.runs()}
+    keys = {trial.keys[-1] for trial in plan.runs()}
     entries = finished(plan)
     written: _Tables | InputError | None = None
     if (folder / records.STEPS).exists():

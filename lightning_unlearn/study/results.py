@@ -36,7 +36,7 @@ def finished(plan: StudyPlan) -> dict[str, Path]:
     Returns:
         Folders by key of the run, in the order of the trials.
     """
-    entries = {trial.walk[-1]: Path(plan.store) / trial.walk[-1] for trial in plan.runs()}
+    entries = {trial.keys[-1]: Path(plan.store) / trial.keys[-1] for trial in plan.runs()}
     return {key: entry for key, entry in entries.items() if (entry / MANIFEST).is_file()}
 
 
@@ -107,7 +107,7 @@ def collect_records(plan: StudyPlan, entries: dict[str, Path]) -> int:
         # A process that was killed while writing leaves its draft.
         if time.time() - draft.stat().st_mtime > ABANDONED:
             draft.unlink(missing_ok=True)
-    trials = [trial for trial in plan.trials if trial.walk[-1] in entries]
+    trials = [trial for trial in plan.trials if trial.keys[-1] in entries]
     counts = [_write(folder / file, plan, trials, entries, file) for file in reversed(VALUES)]
     return counts[-1]
 
@@ -141,7 +141,7 @@ def _write(
         nonlocal rows
         with records.table_writer(draft, schema, list(entries)) as writer:
             for trial in trials:
-                table = records.read_arrow(entries[trial.walk[-1]] / file, VALUES[file][1:])
+                table = records.read_arrow(entries[trial.keys[-1]] / file, VALUES[file][1:])
                 if len(table):
                     rows += len(table)
                     writer.write_table(_with_trial(table, plan, trial, schema))
@@ -163,7 +163,7 @@ def _with_trial(
         "method": trial.method,
         "seed": trial.seed,
         **dict(trial.sweep),
-        "stage": plan.task[trial.walk[-1]].stage,
+        "stage": plan.task[trial.keys[-1]].stage,
     }
     columns = []
     for column in schema:

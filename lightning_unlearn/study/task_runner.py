@@ -78,7 +78,7 @@ class TaskRunner:
             return self._plan
         points = list(self._points())
         checked = set()
-        walks = []
+        chains = []
         tasks: dict[str, Task] = {}
         remarks: dict[str, None] = {}
         for number, point in enumerate(points):
@@ -92,10 +92,10 @@ class TaskRunner:
                 remarks |= dict.fromkeys(trainer.remarks(model, data))
                 if not self.spec.oracle:
                     remarks |= dict.fromkeys(_without_oracle(trainer))
-            walk = trainer.plan(model, data)
-            walks.append(tuple(stage.key for stage in walk))
-            for place, stage in enumerate(walk):
-                parent = walk[place - 1].key if place else None
+            planned = trainer.plan(model, data)
+            chains.append(tuple(stage.key for stage in planned))
+            for place, stage in enumerate(planned):
+                parent = planned[place - 1].key if place else None
                 if stage.key not in tasks:
                     tokens = _tokens(data, stage)
                     tasks[stage.key] = Task(
@@ -105,7 +105,7 @@ class TaskRunner:
             self.spec.name,
             str(self.folder),
             str(self.store.folder.absolute()),
-            tuple(self._trials(points, walks)),
+            tuple(self._trials(points, chains)),
             tuple(tasks.values()),
             tuple(remarks),
             self._first.trainer.machine,
@@ -188,15 +188,15 @@ class TaskRunner:
                     yield _Point(path, place, label, seed, chosen)
 
     def _trials(
-        self, points: Sequence[_Point], walks: Sequence[tuple[str, ...]]
+        self, points: Sequence[_Point], chains: Sequence[tuple[str, ...]]
     ) -> Iterator[Trial]:
         """Convert points to trials; points with the same last key share one folder."""
         same_run: dict[str, list[_Point]] = {}
-        for point, walk in zip(points, walks, strict=True):
-            same_run.setdefault(walk[-1], []).append(point)
+        for point, keys in zip(points, chains, strict=True):
+            same_run.setdefault(keys[-1], []).append(point)
         forget = self._first.datamodule.forget
-        for point, walk in zip(points, walks, strict=True):
-            run = _folder(same_run[walk[-1]], forget)
+        for point, keys in zip(points, chains, strict=True):
+            run = _folder(same_run[keys[-1]], forget)
             check_folder(str(self.folder / run), "sweep" if point.setting else "data.stages")
             yield Trial(
                 point.path,
@@ -205,7 +205,7 @@ class TaskRunner:
                 point.method,
                 point.seed,
                 point.setting,
-                walk,
+                keys,
                 run,
             )
 

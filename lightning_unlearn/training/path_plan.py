@@ -81,21 +81,21 @@ def plan_path(
     shared = _shared(model, data, conditions)
     plan = _trainings(data, shared, data.trained)
     stages = plan[-1].content["stages"] if plan else []
-    looks = {
+    evaluation = {
         "monitors": [callback_identity(monitor) for monitor in monitors],
         "measured": data.measured_fingerprints(),
     }
     unlearned = {**shared, "stages": stages, "forget": data.forget}
     if data.oracle:
         forgotten = {"data": data.fingerprint(UNLEARN)}
-        plan.append(PlannedStage(ORACLE, {**unlearned, **forgotten, **looks}))
+        plan.append(PlannedStage(ORACLE, {**unlearned, **forgotten, **evaluation}))
     elif data.forget is not None and method is not None:
         content = {
             **unlearned,
             "unlearn": data.recipe(UNLEARN).key(),
             "data": data.fingerprint(UNLEARN),
             "method": callback_identity(method),
-            **looks,
+            **evaluation,
         }
         oracle = None
         if any(monitor.uses_oracle for monitor in monitors):

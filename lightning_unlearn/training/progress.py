@@ -33,7 +33,7 @@ class StageProgress(ProgressBar):
     """One bar per stage. Without a terminal, one line per finished stage.
 
     Args:
-        progress: bars of a larger display to add to; None shows a display of its own.
+        progress: bars of a larger display to add to; None creates a display.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:

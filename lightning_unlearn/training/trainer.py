@@ -177,7 +177,7 @@ class StagedTrainer(StageTrainer):
                 enable_checkpointing=False,
                 enable_model_summary=False,
                 use_distributed_sampler=False,
-                # Monitors may ask for gradients; they switch them off where they do not.
+                # Monitors may compute gradients; those that do not switch them off.
                 inference_mode=False,
                 num_sanity_val_steps=0,
                 log_every_n_steps=1,

@@ -44,7 +44,7 @@ def store_runs(study: Path) -> StudyPlan:
             own = table[table["path"] == "-".join(cell.path)]
             columns = ["step", "metric", "example", "value"]
             tables[file] = own[[name for name in columns if name in own]]
-        write_entry(Path(plan.store) / cell.walk[-1], tables)
+        write_entry(Path(plan.store) / cell.keys[-1], tables)
     return plan
 
 
@@ -112,7 +112,7 @@ def test_the_report_of_an_unfinished_study_names_missing_runs(
         if node.name.startswith("s0~inst~safety"):
             shutil.rmtree(node)
     plan = StudyPlan.load(study)
-    runs = [cell.walk[-1] for cell in plan.runs() if "-".join(cell.path) != ORDERS[1]]
+    runs = [cell.keys[-1] for cell in plan.runs() if "-".join(cell.path) != ORDERS[1]]
     write_frame(steps[steps["path"] != ORDERS[1]], study / STEPS, runs)
     write_frame(examples[examples["path"] != ORDERS[1]], study / EXAMPLES, runs)
     assert main(["report", str(study)]) == 0
@@ -124,7 +124,7 @@ def test_the_report_of_an_unfinished_study_names_missing_runs(
 
 def test_a_study_without_records_is_read_from_its_store(study: Path) -> None:
     plan = store_runs(study)
-    shutil.rmtree(Path(plan.store) / plan.trials[2].walk[-1])
+    shutil.rmtree(Path(plan.store) / plan.trials[2].keys[-1])
     (study / STEPS).unlink()
     source = source_of(study)
     assert set(source.records["path"]) == set(ORDERS[:2])
@@ -216,7 +216,7 @@ def test_a_damaged_table_is_named_or_read_from_the_store(
         f"{study}: tables read from the stage store, because {study / file} can't be"
     )
     # If the entry is damaged too, the report leaves its run out and names it.
-    entry = Path(plan.store) / plan.trials[1].walk[-1]
+    entry = Path(plan.store) / plan.trials[1].keys[-1]
     data = bytearray((entry / file).read_bytes())
     data[-20] ^= 1
     (entry / file).write_bytes(data)
@@ -236,14 +236,14 @@ def test_records_of_an_earlier_study_in_the_folder_are_not_read(
     """A study writes its plan when it starts and its records when it ends."""
     stale = dataclasses.replace(Synthetic(methods=["GA"], seeds=(0,), oracle=False), name="next")
     plan = stale.plan(study)
-    cells = [dataclasses.replace(c, walk=(*c.walk[:-1], f"{c.walk[-1]}-lr2")) for c in plan.trials]
-    keys = {old.walk[-1]: new.walk[-1] for old, new in zip(plan.trials, cells, strict=True)}
+    cells = [dataclasses.replace(c, keys=(*c.keys[:-1], f"{c.keys[-1]}-lr2")) for c in plan.trials]
+    keys = {old.keys[-1]: new.keys[-1] for old, new in zip(plan.trials, cells, strict=True)}
     nodes = [dataclasses.replace(n, key=keys.get(n.key, n.key)) for n in plan.tasks]
     dataclasses.replace(plan, trials=tuple(cells), tasks=tuple(nodes)).write(study)
     assert "contains runs that are not part of the study in study.json" in refused(
         capsys, str(study)
     )
-    entry = Path(plan.store) / cells[0].walk[-1]
+    entry = Path(plan.store) / cells[0].keys[-1]
     columns = {"step": [0, 9], "metric": ["forget/mean"] * 2, "value": [-1.0, -4.5]}
     examples = {**columns, "example": [0, 0]}
     write_entry(entry, {STEPS: pd.DataFrame(columns), EXAMPLES: pd.DataFrame(examples)})

@@ -91,7 +91,7 @@ def test_the_runs_of_a_gathered_table_are_written_in_it(tmp_path: Path) -> None:
     frame = pd.DataFrame({**COLUMNS, "example": [0, 1, 2]})
     for number, cell in enumerate(plan.runs()):
         tables = {STEPS: frame.drop(columns="example").assign(value=number), EXAMPLES: frame}
-        write_entry(Path(plan.store) / cell.walk[-1], tables)
+        write_entry(Path(plan.store) / cell.keys[-1], tables)
     entries, damaged = undamaged(finished(plan), plan)
     assert damaged == [] and collect_records(plan, entries) == 12
     assert runs_of(tmp_path / STEPS) == runs_of(tmp_path / EXAMPLES) == list(entries)

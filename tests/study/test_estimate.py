@@ -59,7 +59,7 @@ def naive_left(
     workers: int,
 ) -> float | None:
     """Compute the estimate in another way: from the root of the tree, with means over lists."""
-    methods = {key: trial.method for trial in plan.trials for key in trial.walk[-1:]}
+    methods = {key: trial.method for trial in plan.trials for key in trial.keys[-1:]}
     costs: dict[str, float] = {}
     for task in left:
         alike = [
@@ -78,7 +78,7 @@ def naive_left(
         else:
             return None
         costs[task.key] = whole * (1 - begun.get(task.key, 0))
-    walks = [sum(costs.get(key, 0) for key in trial.walk) for trial in plan.trials]
+    walks = [sum(costs.get(key, 0) for key in trial.keys) for trial in plan.trials]
     return max(sum(costs.values()) / workers, *walks)
 
 

@@ -20,7 +20,7 @@ RATE = "data.unlearn.lr"
 
 def fill(plan: StudyPlan, trial: Trial, value: float) -> Path:
     """Write the store entry of a run, with two steps of one metric."""
-    entry = Path(plan.store) / trial.walk[-1]
+    entry = Path(plan.store) / trial.keys[-1]
     shared = {"step": [0, 3], "metric": ["forget/label"] * 2}
     steps = {**shared, "value": [value, value + 0.5]}
     examples = {**shared, "example": [4, 5], "value": [value, value + 0.25]}
@@ -120,7 +120,7 @@ def test_only_finished_runs_are_in_the_tables(tmp_path: Path) -> None:
     done, going, also, *_ = plan.runs()
     entries = [fill(plan, trial, number) for number, trial in enumerate((done, going, also))]
     (entries[1] / "entry.json").unlink()
-    assert finished(plan) == {done.walk[-1]: entries[0], also.walk[-1]: entries[2]}
+    assert finished(plan) == {done.keys[-1]: entries[0], also.keys[-1]: entries[2]}
     table = collected(plan)
     assert table["value"].tolist() == [0, 0.5, 2, 2.5]
     assert table["method"].unique().tolist() == ["GA", "SimNPO"]
@@ -153,10 +153,10 @@ def test_runs_without_results_have_no_rows(tmp_path: Path) -> None:
     (first, second) = plan.runs()
     store = Path(plan.store)
     for file in (STEPS, EXAMPLES):
-        columns = pd.read_parquet(store / first.walk[-1] / file).columns
-        write_table(store / first.walk[-1] / file, {name: [] for name in columns})
+        columns = pd.read_parquet(store / first.keys[-1] / file).columns
+        write_table(store / first.keys[-1] / file, {name: [] for name in columns})
     assert collected(plan)["path"].tolist() == ["-".join(second.path)] * 2
-    write_table(store / second.walk[-1] / STEPS, {name: [] for name in columns})
+    write_table(store / second.keys[-1] / STEPS, {name: [] for name in columns})
     assert len(collected(plan)) == 0
 
 

@@ -89,7 +89,7 @@ def test_a_store_that_was_moved_is_named(folder: Path, capsys: pytest.CaptureFix
     plan = hand_plan(folder, paths=[("a", "b")])
     plan.write(folder)
     trial = plan.trials[0]
-    write_run(folder / trial.run, key=trial.walk[-1], finished=True)
+    write_run(folder / trial.run, key=trial.keys[-1], finished=True)
     assert printed_lines(capsys, folder)[-1].startswith("The stage store is missing: ")
 
 

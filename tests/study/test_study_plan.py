@@ -64,7 +64,7 @@ def test_a_swept_recipe_of_unlearning_trains_no_stage_twice(shared_tiny: Tiny) -
     swept = planned(shared_tiny, methods={"GA": GA}, oracle=True, sweep={RATE: [2e-3, 1e-2]})
     assert [task.key for task in swept.stages] == [task.key for task in alone.stages]
     # One value is that of the fit configuration, and the oracle is the same for both.
-    assert {trial.walk[-1] for trial in alone.trials} < {trial.walk[-1] for trial in swept.trials}
+    assert {trial.keys[-1] for trial in alone.trials} < {trial.keys[-1] for trial in swept.trials}
     assert len(swept.runs()) == 9
 
 
@@ -72,7 +72,7 @@ def test_a_swept_recipe_of_a_stage_splits_the_tree_at_that_stage(shared_tiny: Ti
     plan = planned(shared_tiny, methods={"GA": GA}, sweep={MATH_RATE: [1e-3, 1e-2]})
     for path in {trial.path for trial in plan.trials}:
         one, other = (trial for trial in plan.trials if trial.path == path)
-        same = [a == b for a, b in zip(one.walk, other.walk, strict=True)]
+        same = [a == b for a, b in zip(one.keys, other.keys, strict=True)]
         place = path.index("math")
         assert same == [True] * place + [False] * (5 - place)
     # safety / inst / inst-safety / inst-tofu / ...: prefixes with math appear twice.
@@ -87,7 +87,7 @@ def test_oracles_of_several_trials_are_one_run_in_one_folder(shared_tiny: Tiny) 
     oracles = [trial for trial in plan.trials if trial.method == "oracle"]
     assert len(oracles) == 2 * 4
     assert {trial.run for trial in oracles} == {"oracle/math_s0"}
-    assert len({trial.walk for trial in oracles}) == 1
+    assert len({trial.keys for trial in oracles}) == 1
     assert {trial.position for trial in oracles} == {1, 2}
     (task,) = (task for task in plan.tasks if task.stage == "oracle")
     assert task.is_run and task.tokens == 0
@@ -171,9 +171,9 @@ def test_parents_come_first_and_trials_that_share_are_neighbors(shared_tiny: Tin
         assert task.parent in seen and task.key not in seen
         seen.add(task.key)
         trial = plan.trials[task.trial]
-        assert trial.walk[task.number] == task.key
-        assert task.key not in {key for c in plan.trials[: task.trial] for key in c.walk}
-    assert seen == {None} | {key for trial in plan.trials for key in trial.walk}
+        assert trial.keys[task.number] == task.key
+        assert task.key not in {key for c in plan.trials[: task.trial] for key in c.keys}
+    assert seen == {None} | {key for trial in plan.trials for key in trial.keys}
     # The model changes least often, then the seed, then the path.
     ranks = [dict(trial.sweep)["model.lora.rank"] for trial in plan.trials]
     assert ranks == [4] * 8 + [2] * 8

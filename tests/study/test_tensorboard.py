@@ -318,7 +318,7 @@ def test_a_damaged_table_of_examples_does_not_end_the_study(tiny: Tiny) -> None:
     studied(tiny, only="path=2")
     for file in (result.folder / "divergence").rglob("events*"):
         file.unlink()
-    key = plan.trials[0].walk[-1]
+    key = plan.trials[0].keys[-1]
     (Path(plan.store) / key / "examples.parquet").write_bytes(b"PAR1")
     said: list[str] = []
     curves = DivergenceCurves(plan, said.append)

@@ -74,7 +74,7 @@ def test_seeds_with_equal_trees_are_drawn_once() -> None:
 
 def test_stored_tasks_are_marked() -> None:
     plan = hand_plan(paths=[("a", "b")], methods=["GA", "NPO", "oracle"], sweep={RATE: [1, 2]})
-    runs = [trial.walk[-1] for trial in plan.runs()]
+    runs = [trial.keys[-1] for trial in plan.runs()]
     assert drawn(plan, made=["s0_a", "s0_a_oracle", "s0_a-b", runs[0]]) == (
         "small: 2 stage trainings instead of 3, 4 unlearnings, 1 oracle\n"
         "└── a ✓\n"
