@@ -153,8 +153,8 @@ class StageCheckpoint(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the signal handlers, start the clock and restore the state of the callbacks.
 
-        The state is restored here, after the callbacks have handled the start of the stage: what
-        they do there applies to step 0 and not to the step of the checkpoint.
+        The state is restored here, after the callbacks have handled the start of the stage. Their
+        changes at the start apply to step 0 and not to the step of the checkpoint.
         """
         self._last = time.monotonic()
         self._single_process = trainer.world_size == 1

@@ -1,6 +1,6 @@
 """Reasons for which a stage ends before its last step, and whether it counts as finished.
 
-A rule finishes a stage only if all its settings are part of the stage's key: another run with the
+A rule finishes a stage only if all its settings are part of the stage's key. Another run with the
 same key then ends the stage at the same step. A timer, a signal, or a ``should_stop`` set by
 unknown code does not finish a stage.
 """

@@ -30,8 +30,8 @@ _WORKERS: dict[str, WorkerProcess] = {}
 def _worker(spec: str, folder: str) -> WorkerProcess:
     """Return the worker of this Ray process; start it for the first task.
 
-    Tasks run in a separate process for two reasons: it may start further processes (DDP), and it
-    ends together with a task that Ray cancels or whose machine is lost.
+    Tasks run in a separate process for two reasons. The process may start further processes (DDP).
+    It ends together with a task that Ray cancels or whose machine is lost.
     """
     if spec not in _WORKERS:
         home = tempfile.mkdtemp(prefix="lightning-unlearn-")
