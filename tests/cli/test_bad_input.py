@@ -187,7 +187,7 @@ TYPES = [
     ("trainer.strategy", "wish", "invalid strategy name"),
     ("trainer.strategy", "ddp_spawn", "Set trainer.strategy to ddp"),
     ("trainer.devices", "-3", "should be an int > 0"),
-    ("data.max_length", "100000", "found 100000, expected at most 512, the number of positions of"),
+    ("data.max_length", "100000", "found 100000, but demo:tiny-llama takes at most 512 tokens"),
     ("data.max_length", "1", "found 1, expected at least 2"),
     ("model.lora.target_modules", "[nope]", "found 'nope', which matches no layer"),
     ("model.lora.target_modules", "nope", "found 'nope'"),
@@ -367,7 +367,7 @@ def test_folders_that_are_files(place: Workplace) -> None:
     store = place.fit("--trainer.store", "file")
     assert store == "trainer.store: found file, which is a file; name a folder."
     root = place.fit("--trainer.default_root_dir", "file", "--trainer.store", "store")
-    assert root.startswith("trainer.default_root_dir: file/")
+    assert root.startswith("trainer.default_root_dir: found file/")
 
 
 def test_validate_needs_a_stored_model_and_monitors(place: Workplace) -> None:

@@ -153,7 +153,7 @@ SWEEPS = [
     (
         "[1]",
         "trainer.max_steps",
-        "trainer.max_steps: this key is not supported; set data.stages.STAGE.steps instead.",
+        "this key is not supported; set data.stages.STAGE.steps instead.",
     ),
     (
         "[8, 7]\n  data.micro_batch_size: [2]",

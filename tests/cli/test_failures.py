@@ -48,7 +48,7 @@ def test_an_unexpected_error_is_one_line_and_a_file(
     printed = place.capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
     assert printed.err.startswith("error: lightning-unlearn failed with an unexpected error: KeyEr")
-    assert "please report it" in printed.err
+    assert "Please report it" in printed.err
     assert f"The traceback is in {kept()}" in printed.err
     text = kept().read_text()
     assert text.startswith("arguments: ['fit', '--help']\nlightning-unlearn ")

@@ -66,10 +66,16 @@ def test_a_run_that_does_not_fit_gets_advice(
         (["--gpu-memory", "big"], "--gpu-memory: found 'big', expected the memory of one GPU"),
         (["--throughput", "-1"], "--throughput: found -1, expected the TFLOPS of one GPU in"),
         (["--rows", "inst"], "--rows: found 'inst', expected STAGE=NUMBER"),
-        (["--data.max_length", "4096"], "data.max_length: found 4096, but demo:tiny-llama takes"),
+        (
+            ["--data.max_length", "4096"],
+            "data.max_length: found 4096, expected at most 512, the number",
+        ),
         (["--model.quantization", "nf4", "--trainer.strategy", "fsdp2"], "found nf4 with the str"),
         (["--gpus", "2", "--trainer.strategy", "deepspeed"], "expected fsdp2 or ddp for a plan"),
-        (["--gpus", "8", "--trainer.strategy", strategy(data_parallel_size=4)], "4 with --gpus 8"),
+        (
+            ["--gpus", "8", "--trainer.strategy", strategy(data_parallel_size=4)],
+            "found data_parallel_size 4, expected 8 (--gpus)",
+        ),
         (["--trainer.strategy", strategy(tensor_parallel_size=2)], "not simulate tensor parallel"),
         (["--model.base", str(ROOT / "configs")], "configs without config.json, expected a Hugg"),
         (

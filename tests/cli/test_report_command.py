@@ -170,7 +170,7 @@ def test_a_study_without_a_finished_run_is_refused(
     for path in ORDERS:
         entry = study / "store" / "s0~"
         assert f"GA/{path}_s0 is left out: its entry in the stage store, {entry}" in message
-    assert "is damaged (entry.json does not name records.parquet); run the whole study" in message
+    assert "is damaged (entry.json does not name records.parquet). Make it again by" in message
     shutil.rmtree(study / "store")
     assert refused(capsys, str(study)) == (
         f"{study}: found no finished run, expected at least one of the 3 runs of the study. "
