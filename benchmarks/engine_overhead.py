@@ -1,9 +1,9 @@
-"""What the study engine costs per trial besides training and measuring, in-process.
+"""Measure the overhead of a study per trial, besides training and evaluation, in one process.
 
     OMP_NUM_THREADS=1 python benchmarks/engine_overhead.py
 
-Training and measuring is the time inside Lightning's fit and validate; the rest is the engine:
-parsing, planning, making trainers, loading and storing adapters, run folders, TensorBoard, tables.
+Training and evaluation is the time inside Lightning's fit and validate. The rest is overhead:
+parsing, planning, creating trainers, loading and storing adapters, folders, TensorBoard, tables.
 """
 
 import tempfile
@@ -20,8 +20,8 @@ from lightning_unlearn.training.trainer import StagedTrainer
 
 
 def main() -> None:
-    """Run a study of 24 trials and print where its time went."""
-    inside = {"training and measuring": 0.0, "figures": 0.0}
+    """Run a study of 24 trials and print its time by part."""
+    inside = {"training and evaluation": 0.0, "figures": 0.0}
 
     def timed(name: str, function: Any) -> Any:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -34,7 +34,7 @@ def main() -> None:
         return call
 
     for method in ("fit_once", "look"):
-        changed = timed("training and measuring", getattr(StagedTrainer, method))
+        changed = timed("training and evaluation", getattr(StagedTrainer, method))
         setattr(StagedTrainer, method, changed)
     from lightning_unlearn import report
 
@@ -54,12 +54,12 @@ def main() -> None:
             whole = time.perf_counter() - began
             assert not result.failed and Path(folder, "table.md").is_file()
         trials = len(study.plan.trials)
-        engine_time = whole - sum(inside.values())
+        overhead = whole - sum(inside.values())
         print(
-            f"{kind}: {trials} trials, {len(study.plan.tasks)} parts, {whole:.1f} s: "
+            f"{kind}: {trials} trials, {len(study.plan.tasks)} tasks, {whole:.1f} s: "
             + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in inside.items())
-            + f", engine {engine_time:.1f} s = {engine_time / trials:.3f} s per trial "
-            f"({(engine_time + inside['figures']) / trials:.3f} s with figures)",
+            + f", overhead {overhead:.1f} s = {overhead / trials:.3f} s per trial "
+            f"({(overhead + inside['figures']) / trials:.3f} s with figures)",
             flush=True,
         )
 

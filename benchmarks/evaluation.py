@@ -1,7 +1,8 @@
-"""How much of the demo's study is spent on measuring: looks of monitors against wall time.
+"""Measure the fraction of the demo study's wall time that monitors take.
 
-Everything from an empty folder, in this process: planning, training, looks, tables and figures.
-Imports, which cost the same whatever is measured, count for neither.
+The study starts from an empty folder and runs in this process: planning, training, evaluation,
+tables and figures. Imports are counted for neither, because they take the same time without
+monitors.
 """
 
 import os
@@ -17,7 +18,7 @@ STUDY = str(ROOT / "configs" / "demo-study.yaml")
 
 
 def main() -> None:
-    """Run the study and print the share."""
+    """Run the study and print the fraction."""
     spent: dict[str, float] = {}
     look = Monitor.look
 
@@ -34,9 +35,10 @@ def main() -> None:
         command(["study", "--config", STUDY])
         whole = time.perf_counter() - began
     for name, seconds in sorted(spent.items(), key=lambda item: -item[1]):
-        # Monitors of one step share forwards; whoever asks first pays.
+        # Monitors of one step share forward passes; the first one gets their time.
         print(f"{name}: {seconds:.1f} s")
-    print(f"looks: {sum(spent.values()):.1f} of {whole:.1f} s, {sum(spent.values()) / whole:.2f}")
+    total = sum(spent.values())
+    print(f"monitors: {total:.1f} of {whole:.1f} s, {total / whole:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A training step on a GPU: tokens per second, share of its matmul rate, memory.
+"""Measure a training step on a GPU: tokens per second, fraction of the matmul rate, memory.
 
-Llama-3.2-1B and Qwen2.5-14B in bf16 with random weights and LoRA on all linear layers; our step
-and one of NPO in Lightning's loop, and Hugging Face's Trainer with PEFT on the same micro-batches,
-in alternating rounds. Peak memory is set beside the figure of `lightning-unlearn plan`. Weights are
-made on the GPU, nothing is downloaded. On a CPU the shapes "tiny" and "60m" try it out; there
-processor time is taken.
+The shapes are Llama-3.2-1B and Qwen2.5-14B in bf16 with random weights and LoRA on all linear
+layers. The sides are this package's learning step, its NPO step, and Hugging Face's Trainer with
+PEFT on the same micro-batches, in alternating rounds. Peak memory is compared with the value of
+`lightning-unlearn plan`. Weights are created on the GPU; nothing is downloaded. The shapes "tiny"
+and "60m" test the script on a CPU, where processor time is measured.
 """
 
 import argparse
@@ -66,12 +66,12 @@ LORA = LoRA(rank=16, alpha=32)
 
 
 def size(count: float) -> str:
-    """Bytes to read."""
+    """Return a number of bytes as text in MiB or GiB."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.2f} MiB"
 
 
 def matmul_rate(device: str, dtype: torch.dtype, size: int, repeats: int = 21) -> float:
-    """Operations per second of a product of two square matrices, median."""
+    """Measure the median operations per second of a product of two square matrices."""
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = []
     for number in range(repeats + 3):
@@ -83,21 +83,21 @@ def matmul_rate(device: str, dtype: torch.dtype, size: int, repeats: int = 21) -
 
 
 def flops(config: Any, lora: LoRA, sequences: int, length: int, labels: int, again: bool) -> float:
-    """Operations of a training step with a frozen base, by formula.
+    """Compute the floating-point operations of a training step with a frozen base, by formula.
 
-    A product with a frozen weight costs 2 for each of its parameters and tokens forward, and 2
-    backward, for the gradient of its input; its own gradient is not formed. The adapters' weights
-    get one, so they cost 6. The output projection counts for label tokens only, on both sides:
-    nothing else is needed. Attention is counted as causal, half of all pairs: 2 products forward
-    and 4 backward. Recomputed activations add a forward of the trunk.
+    A product with a frozen weight costs 2 per parameter and token forward, and 2 backward for the
+    gradient of its input; a frozen weight has no gradient itself. Adapter weights have a gradient,
+    so they cost 6. The output projection counts for label tokens only, on both sides, because no
+    other position is needed. Attention is counted as causal, half of all pairs: 2 products forward
+    and 4 backward. Recomputed activations add a forward pass of the trunk.
 
     Args:
-        config: of the model.
-        lora: on all linear layers but the output projection.
-        sequences: of the step.
-        length: tokens of each.
-        labels: of these.
-        again: activations are recomputed.
+        config: configuration of the model.
+        lora: adapters on all linear layers but the output projection.
+        sequences: number of sequences of the step.
+        length: number of tokens per sequence.
+        labels: number of label tokens per sequence.
+        again: whether activations are recomputed.
     """
     width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     head = getattr(config, "head_dim", None) or width // config.num_attention_heads
@@ -108,7 +108,7 @@ def flops(config: Any, lora: LoRA, sequences: int, length: int, labels: int, aga
     adapters = layers * sum(lora.rank * (a + b) for a, b in linear)
     tokens = sequences * length
     pairs = sequences * length * length / 2
-    # Two products over all pairs that are seen, queries with keys and weights with values.
+    # Two products over the visible pairs: queries with keys, and attention weights with values.
     attention = layers * 2 * 2 * pairs * queries
     trunk = 4 * base * tokens + 6 * adapters * tokens + 3 * attention
     if again:
@@ -117,7 +117,7 @@ def flops(config: Any, lora: LoRA, sequences: int, length: int, labels: int, aga
 
 
 def planned(setting: Setting, unlearns: bool, micro: int, length: int, accumulates: bool) -> int:
-    """The peak that `lightning-unlearn plan` simulates, bytes."""
+    """Return the peak in bytes that `lightning-unlearn plan` simulates."""
     module = CausalLM(
         setting.folder,
         setting.lora,
@@ -139,7 +139,7 @@ def planned(setting: Setting, unlearns: bool, micro: int, length: int, accumulat
 
 
 class Table:
-    """Runs of several sides in alternating rounds, and what is said of them."""
+    """Runs of several sides in alternating rounds, with printed results."""
 
     def __init__(self, sides: dict[str, Callable[[], Run]]) -> None:
         self.sides = sides
@@ -158,7 +158,7 @@ class Table:
                 empty_gpu()
 
     def speed(self, tokens: int, labels: int, work: float, rate: float) -> None:
-        """Print each side's tokens per second and share of the GPU's rate."""
+        """Print tokens per second of each side and its fraction of the GPU's rate."""
         for name, runs in self.runs.items():
             if name in self.failed:
                 print(f"  {name:<24}{self.failed[name]}")
@@ -173,7 +173,7 @@ class Table:
             )
 
     def ratio(self, first: str, second: str) -> None:
-        """Print how many times as fast a side is as another, round by round."""
+        """Print the speed ratio of two sides over the rounds."""
         pairs = zip(self.runs[first], self.runs[second], strict=False)
         ratios = [b.seconds / a.seconds for a, b in pairs]
         if ratios and not {first, second} & set(self.failed):
@@ -184,7 +184,7 @@ class Table:
 
 
 def bench(name: str, folder: str, options: argparse.Namespace, rate: float) -> None:
-    """Measure a shape and print."""
+    """Measure a shape and print the results."""
     config = load_config(folder, False)
     micro, batch = options.micro_batch, options.batch or 2 * options.micro_batch
     length = options.length
@@ -231,7 +231,7 @@ def bench(name: str, folder: str, options: argparse.Namespace, rate: float) -> N
 def memory(
     setting: Setting, config: Any, unlearns: bool, micro: int, batch: int, length: int
 ) -> None:
-    """Print the plan's figure, for which every token but the first is a label, and the real one."""
+    """Print planned and real peak memory of a step in which all tokens but the first are labels."""
     full = make_plan(config.vocab_size, length, length - 1, micro, batch, 2)
     phase = "unlearning" if unlearns else "learning"
     said = planned(setting, unlearns, micro, length, batch > micro)
@@ -250,7 +250,7 @@ def memory(
 
 
 def positive(text: str) -> int:
-    """A number of an argument, at least 1."""
+    """Parse an argument as a number of at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"found {number}, expected at least 1")
@@ -258,7 +258,7 @@ def positive(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--shapes", "--shape", nargs="+", choices=SHAPES, default=["llama3.2-1b", "qwen2.5-14b"])
@@ -266,35 +266,36 @@ def main(arguments: list[str] | None = None) -> None:
     add("--device", choices=["cuda", "cpu"], default=default)
     add("--attention", default="sdpa", choices=["sdpa", "eager", "flash_attention_2"])
     add("--length", type=positive, default=512, help="tokens of a sequence")
-    add("--labels", type=positive, help="of these; half of them if not given")
-    add("--micro-batch", type=positive, default=8, help="sequences of one forward")
+    add("--labels", type=positive, help="label tokens of a sequence; default: half of its tokens")
+    add("--micro-batch", type=positive, default=8, help="sequences per forward pass")
     add(
         "--batch",
         type=positive,
-        help="sequences of an optimizer step; two micro-batches if not given",
+        help="sequences per optimizer step; default: two micro-batches",
     )
-    add("--steps", type=positive, default=10, help="optimizer steps that are timed in each round")
+    add("--steps", type=positive, default=10, help="timed optimizer steps per round")
     add("--rounds", type=positive, default=3)
-    add("--compile", action="store_true", help="also with model.compile")
+    add("--compile", action="store_true", help="also measure with model.compile")
     add("--gradient-checkpointing", action="store_true")
-    add("--precision", choices=list(DTYPES), help="bf16-true on a GPU if not given")
+    add("--precision", choices=list(DTYPES), help="default: bf16-true on a GPU")
     add(
         "--against",
         nargs="*",
         choices=["npo", "hf"],
         default=["npo", "hf"],
-        help="what learning is set beside: a step of NPO, Hugging Face's Trainer",
+        help="what learning is compared with: a step of NPO, Hugging Face's Trainer",
     )
     options = parser.parse_args(arguments)
     options.precision = options.precision or ("32-true" if options.device == "cpu" else "bf16-true")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no GPU")
     if options.device == "cpu" and not set(options.shapes) <= set(OWN):
-        parser.error(f"a CPU is too slow for {' and '.join(options.shapes)}: give --shapes tiny")
+        shapes = " and ".join(options.shapes)
+        parser.error(f"--shapes: found {shapes}, too slow on a CPU; set --shapes tiny")
     if options.length < 2:
-        parser.error("--length: expected at least 2, a token of the prompt and one of the answer")
+        parser.error("--length: expected at least 2, one token of prompt and one of answer")
     if options.labels and options.labels >= options.length:
-        parser.error("--labels: expected fewer than --length, for a prompt has a token at least")
+        parser.error("--labels: expected less than --length: a prompt has at least one token")
     quiet_transformers()
     if options.device == "cuda":
         gpu = torch.cuda.get_device_properties(0)

@@ -1,8 +1,9 @@
-"""Whether everything works on this machine's GPU, as one table.
+"""Check all features on this machine's GPU and write one table.
 
-Every check runs in a process of its own with a time limit of its own: one that hangs or crashes
-costs only itself. The table is written after every check. The path of the demo, made smaller, is
-trained on the CPU and on the device, and compared. One GPU; nothing is downloaded.
+Every check runs in its own process with its own time limit, so a check that hangs or crashes does
+not stop the others. The table is written after every check. A smaller version of the demo's path is
+trained on the CPU and on the device, and the results are compared. The script uses one GPU and
+downloads nothing.
 """
 
 import argparse
@@ -23,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from gpu_table import Row, Skipped, add_row, read_rows, write_tables  # noqa: E402
 
-# Seconds below which no further check is begun.
+# Remaining seconds below which no further check starts.
 LEAST = 15
-# A CPU takes so many times as long, with other processes beside it.
+# Factor of the time limits on a CPU, with other processes running.
 SLOWER = 6
 
 
@@ -35,10 +36,10 @@ class Check:
 
     Attributes:
         function: "MODULE:FUNCTION", which takes a `Bench` and yields rows.
-        seconds: its time limit.
-        about: what it checks.
-        needs: checks that must have ended before.
-        alone: nothing else runs beside it.
+        seconds: time limit.
+        about: description.
+        needs: checks that must have passed before.
+        alone: whether no other check may run at the same time.
     """
 
     function: str
@@ -50,12 +51,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Bench:
-    """What a check is given.
+    """Arguments of a check.
 
     Attributes:
         device: "cuda" or "cpu".
-        work: folder in which checks leave what others need.
-        name: of the check.
+        work: folder for files that other checks need.
+        name: name of the check.
     """
 
     device: str
@@ -63,18 +64,18 @@ class Bench:
     name: str
 
 
-# The cheapest and most telling first.
+# Cheap and important checks come first.
 CHECKS = {
     "environment": Check("gpu_device:environment", 60, "device, versions, defaults of PyTorch"),
     "attention": Check("gpu_model:attention", 60, "sdpa, eager and flash attention are equal"),
-    "cpu": Check("gpu_paths:on_cpu", 150, "the path on the CPU, with which others compare"),
-    "fp32": Check("gpu_paths:fp32", 90, "the path in 32-true is that of the CPU", ("cpu",)),
-    "generation": Check("gpu_model:generation", 60, "answers are those of the CPU", ("cpu",)),
+    "cpu": Check("gpu_paths:on_cpu", 150, "the path on the CPU, for the other checks"),
+    "fp32": Check("gpu_paths:fp32", 90, "the path in 32-true equals that of the CPU", ("cpu",)),
+    "generation": Check("gpu_model:generation", 60, "answers equal those of the CPU", ("cpu",)),
     "bf16": Check("gpu_paths:bf16", 90, "the path in bf16-true forgets as the CPU's", ("cpu",)),
     "resume": Check("gpu_paths:resume", 120, "SIGKILL inside a stage changes nothing", ("fp32",)),
-    "ddp": Check("gpu_paths:ddp", 90, "ddp of one process is one device", ("fp32",)),
-    "fsdp2": Check("gpu_paths:fsdp2", 90, "fsdp2 of one process is one device", ("fp32",)),
-    "plan": Check("gpu_speed:plan", 150, "the plan against the real peak of memory"),
+    "ddp": Check("gpu_paths:ddp", 90, "ddp with one process equals one device", ("fp32",)),
+    "fsdp2": Check("gpu_paths:fsdp2", 90, "fsdp2 with one process equals one device", ("fp32",)),
+    "plan": Check("gpu_speed:plan", 150, "the plan against the real peak memory"),
     "step": Check("gpu_speed:step", 150, "time of a training step of the 1B shape", alone=True),
     "compile": Check("gpu_speed:compiled", 150, "model.compile gives the same losses", alone=True),
     "qlora": Check("gpu_paths:qlora", 120, "a base in NF4 learns and forgets", ("bf16",)),
@@ -86,7 +87,7 @@ CHECKS = {
 
 
 def run_check(name: str, device: str, work: Path) -> None:
-    """Make a check in this process; rows go to a file, and its end to another."""
+    """Run a check in this process; write its rows to a file, and another file at its end."""
     module, _, function = CHECKS[name].function.partition(":")
     rows, bench = work / f"{name}.rows", Bench(device, work, name)
     try:
@@ -100,14 +101,14 @@ def run_check(name: str, device: str, work: Path) -> None:
 
 @dataclass
 class Started:
-    """A check that is being made.
+    """A running check.
 
     Attributes:
-        name: of the check.
-        process: leads a group.
-        began: when, on the monotonic clock.
-        limit: seconds it may take.
-        whole: whether that is its own limit, and not what was left of the total.
+        name: name of the check.
+        process: the process, which leads a process group.
+        began: start on the monotonic clock, in seconds.
+        limit: allowed seconds.
+        whole: whether the limit is that of the check, and not the rest of the total limit.
     """
 
     name: str
@@ -118,19 +119,19 @@ class Started:
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Return the seconds since the start."""
         return time.monotonic() - self.began
 
 
 class Runner:
-    """Makes checks in the order given, some at the same time.
+    """Runs checks in the given order, some at the same time.
 
     Args:
         device: "cuda" or "cpu".
         output: folder for the tables and the log.
-        work: folder for what checks leave to each other.
+        work: folder for files that checks share.
         seconds: total time limit.
-        jobs: checks at the same time; those that measure time are alone.
+        jobs: number of checks at the same time; checks that measure time run alone.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class Runner:
         self.started: list[Started] = []
 
     def run(self, names: list[str]) -> bool:
-        """Make the checks; returns whether none failed."""
+        """Run the checks; return whether none failed."""
         self.output.mkdir(parents=True, exist_ok=True)
         (self.output / "log.txt").write_text("", encoding="utf-8")
         waiting, self.rows = list(names), {name: [] for name in names}
@@ -156,7 +157,7 @@ class Runner:
                     time.sleep(0.05)
                     continue
                 waiting.remove(name)
-                if (why := self._against(name)) is not None:
+                if (why := self._reason_to_skip(name)) is not None:
                     self._keep(name, [Row(name, why, "", "skipped")], 0)
                 else:
                     self.started.append(self._start(name))
@@ -169,7 +170,7 @@ class Runner:
         return each.process.poll() is not None or each.seconds > each.limit
 
     def _next(self, waiting: list[str]) -> str | None:
-        """The first that can begin now; nothing overtakes one that is to be alone."""
+        """Return the first check that can start now; none overtakes one that must run alone."""
         running = [each.name for each in self.started]
         if len(running) >= self.jobs or any(CHECKS[name].alone for name in running):
             return None
@@ -180,17 +181,17 @@ class Runner:
                 return None
         return None
 
-    def _against(self, name: str) -> str | None:
-        """Why a check is not made; None if it is."""
+    def _reason_to_skip(self, name: str) -> str | None:
+        """Return the reason for which a check cannot run; None if it can."""
         if self.ends - time.monotonic() < LEAST:
             return f"the time limit of {self.limit / 60:g} minutes"
         for needed in needs(name, self.device):
             if not (self.work / f"{needed}.done").exists():
-                return f"it needs {needed}, which was not made"
+                return f"it needs {needed}, which did not finish"
         return None
 
     def _start(self, name: str) -> Started:
-        """Begin a check in a process of its own."""
+        """Start a check in its own process."""
         left = self.ends - time.monotonic()
         own = CHECKS[name].seconds * (SLOWER if self.device == "cpu" else 1)
         command = [sys.executable, str(Path(__file__)), "--run", name]
@@ -203,13 +204,13 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # A group, to end it with all that it started; no session, to be ended with this.
+                # Use a group, to end it with its children, but no session: Ctrl-C ends it too.
                 preexec_fn=os.setpgrp,
             )
         return Started(name, process, time.monotonic(), min(own, left), own <= left)
 
     def _rows_of(self, each: Started) -> list[Row]:
-        """Rows that a check has left, and one for an end that is no good one."""
+        """Return the rows of a check, with one more if it hung, crashed or wrote none."""
         code = each.process.poll()
         end_group(each.process)
         name, text = each.name, (self.work / f"{each.name}.log").read_text(errors="replace")
@@ -217,16 +218,16 @@ class Runner:
             log.write(f"=== {name}\n{text}\n")
         rows = list(read_rows(self.work / f"{name}.rows"))
         if code is None:
-            whose = "its" if each.whole else "what was left of the"
-            found = f"not done after {each.limit:.0f} s, {whose} time limit"
-            # The total limit says nothing about the check.
-            rows.append(Row(name, found, "an end", "FAILED" if each.whole else "skipped"))
+            whose = "its" if each.whole else "the rest of the total"
+            found = f"not finished after {each.limit:.0f} s, {whose} time limit"
+            # Only the check's own limit shows that the check failed.
+            rows.append(Row(name, found, "finished", "FAILED" if each.whole else "skipped"))
         elif code:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
             rows.append(Row(name, f"{how}: {last.strip()[:300]}", "no error", "FAILED"))
         elif not rows:
-            rows.append(Row(name, "no row", "a row at least", "FAILED"))
+            rows.append(Row(name, "no row", "at least one row", "FAILED"))
         return rows
 
     def _keep(self, name: str, rows: list[Row], seconds: float) -> None:
@@ -242,14 +243,14 @@ class Runner:
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
-    """End a process that leads a group, and the group."""
+    """Kill a process that leads a group, and the group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def environment() -> dict[str, str]:
-    """Of the processes of checks: this tree first, nothing from the hub, few threads."""
+    """Return the environment of checks: this source tree first, no hub, few threads."""
     known = os.environ.get("PYTHONPATH")
     paths = [str(ROOT), str(ROOT / "benchmarks"), *([known] if known else [])]
     own = {
@@ -262,13 +263,13 @@ def environment() -> dict[str, str]:
 
 
 def needs(name: str, device: str) -> set[str]:
-    """Checks that must have ended well before another; on a GPU, that there is one."""
+    """Return the checks that must have passed before another; on a GPU, also "environment"."""
     first = {"environment"} if device == "cuda" and name != "environment" else set()
     return {*CHECKS[name].needs, *first}
 
 
 def with_needs(names: list[str], device: str) -> list[str]:
-    """Names with those of the checks that they need, in the order of `CHECKS`."""
+    """Add the names of the needed checks; return all names in the order of `CHECKS`."""
     wanted = set(names)
     for name in reversed(CHECKS):
         if name in wanted:
@@ -277,17 +278,19 @@ def with_needs(names: list[str], device: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make the checks; exit code 1 if one failed."""
+    """Run the checks; return exit code 1 if one failed."""
     parser = argparse.ArgumentParser(prog="scripts/gpu", description=__doc__)
     add = parser.add_argument
-    add("--device", choices=["cuda", "cpu"], default="cuda", help="cpu tries all of it out")
-    add("--only", nargs="+", metavar="NAME", choices=CHECKS, help="these, and what they need")
-    add("--without", nargs="+", metavar="NAME", choices=CHECKS, default=[], help="all but these")
-    add("--list", action="store_true", help="print the checks and end")
-    add("--minutes", type=float, default=8.0, help="time limit of all checks together")
-    add("--jobs", type=int, help="checks at the same time; three on a GPU, one on a CPU")
-    add("--output", type=Path, default=Path("runs/gpu"), help="gets checks.md, .json and log.txt")
-    add("--work", type=Path, help="folder for what checks leave; temporary if not given")
+    add("--device", choices=["cuda", "cpu"], default="cuda", help="cpu tests the script")
+    add("--only", nargs="+", metavar="NAME", choices=CHECKS, help="these checks and their needs")
+    add(
+        "--without", nargs="+", metavar="NAME", choices=CHECKS, default=[], help="skip these checks"
+    )
+    add("--list", action="store_true", help="print the checks and exit")
+    add("--minutes", type=float, default=8.0, help="total time limit")
+    add("--jobs", type=int, help="checks at the same time; default: 3 on a GPU, 1 on a CPU")
+    add("--output", type=Path, default=Path("runs/gpu"), help="for checks.md, .json and log.txt")
+    add("--work", type=Path, help="folder for files that checks share; default: temporary")
     add("--run", choices=CHECKS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.list:

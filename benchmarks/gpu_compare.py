@@ -1,4 +1,4 @@
-"""Two runs of one path, number by number."""
+"""Comparison of two runs of one path, number by number."""
 
 import hashlib
 import math
@@ -8,24 +8,23 @@ from typing import Any
 
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, TRAINING, read_table
 
-# Measures of texts that are written: a likelihood that is as good as another may end in another
-# token.
-WRITTEN = ("accuracy/", "truncated/", "verbatim/", "knowledge", "tofu_rouge/", "tofu_truncated/")
-# Measures that jump where a likelihood passes another.
+# Metrics of generated texts: with two nearly equal likelihoods, rounding may choose another token.
+GENERATED = ("accuracy/", "truncated/", "verbatim/", "knowledge", "tofu_rouge/", "tofu_truncated/")
+# Metrics that jump when one likelihood becomes larger than another.
 COUNTS = ("auc/", "privleak/", "overshoot/", "exact_memorization/", "extraction_strength/", "tofu/")
-# What a run is judged by: the log-likelihood per token of the forget set's answers.
+# Metric of forgetting: the log-likelihood per token of the forget set's answers.
 FORGET = "answers/safety"
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a run left.
+    """Results of a run.
 
     Attributes:
-        losses: by stage and step.
-        means: by step and measure.
-        values: by step, measure and example.
-        adapters: hash of the adapters' bytes.
+        losses: losses by stage and step.
+        means: means by step and metric.
+        values: values by step, metric and example.
+        adapters: hash of the bytes of the adapters.
     """
 
     losses: dict[tuple[str, int], float]
@@ -35,32 +34,32 @@ class Found:
 
     @property
     def finite(self) -> bool:
-        """Whether all numbers are."""
+        """Return whether all numbers are finite."""
         every = (*self.losses.values(), *self.means.values(), *self.values.values())
         return all(map(math.isfinite, every))
 
     @property
     def start(self) -> float:
-        """The forget set before unlearning, nats per token."""
+        """Return the log-likelihood of the forget set before unlearning, nats per token."""
         return self.means[0, FORGET]
 
     @property
     def end(self) -> float:
-        """The forget set after unlearning, nats per token."""
+        """Return the log-likelihood of the forget set after unlearning, nats per token."""
         return self.means[max(step for step, _ in self.means), FORGET]
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How far two runs are apart.
+    """Difference of two runs.
 
     Attributes:
-        keys: "the same", with counts, or what only one of them has.
+        keys: "the same" with counts, or the number of values that only one run has.
         losses: largest difference of a loss, relative to 1 + its size.
-        likelihoods: largest difference of a value that is no jump, likewise.
-        worst: which value that is.
-        written: share of the scores of written texts that are equal; 1 without any.
-        counts: share of the values that jump that are equal; 1 without any.
+        likelihoods: largest difference of a continuous value, relative to 1 + its size.
+        worst: name of that value.
+        generated: fraction of equal scores of generated texts; 1 without any.
+        counts: fraction of equal values of metrics that jump; 1 without any.
         ranks: lowest rank correlation of the examples' log-likelihoods over the steps.
     """
 
@@ -68,16 +67,16 @@ class Gap:
     losses: float
     likelihoods: float
     worst: str
-    written: float
+    generated: float
     counts: float
     ranks: float
 
 
 def read_run(folder: Path) -> Found:
-    """Read a run's folder.
+    """Read the results of a run.
 
     Args:
-        folder: of ``lightning-unlearn fit``.
+        folder: folder of a run of ``lightning-unlearn fit``.
     """
 
     def rows(file: str, *columns: str) -> list[tuple[Any, ...]]:
@@ -92,23 +91,23 @@ def read_run(folder: Path) -> Found:
     values = rows(EXAMPLES, "step", "metric", "example", "value")
     return Found(
         {(str(stage), int(step)): float(value) for stage, step, value in losses},
-        {(int(step), str(measure)): float(value) for step, measure, value in means},
-        {(int(s), str(measure), int(number)): float(v) for s, measure, number, v in values},
+        {(int(step), str(metric)): float(value) for step, metric, value in means},
+        {(int(s), str(metric), int(number)): float(v) for s, metric, number, v in values},
         digest.hexdigest(),
     )
 
 
 def compare(own: Found, other: Found) -> Gap:
-    """How far a run is from another.
+    """Compute the difference of two runs.
 
     Args:
         own: the run.
-        other: the one that is taken for right.
+        other: the reference run.
     """
     mine = {**own.means, **own.values}
     theirs: dict[Any, float] = {**other.means, **other.values}
     both = sorted(set(mine) & set(theirs), key=str)
-    smooth = [key for key in both if not key[1].startswith((*WRITTEN, *COUNTS))]
+    smooth = [key for key in both if not key[1].startswith((*GENERATED, *COUNTS))]
     gaps = {key: abs(mine[key] - theirs[key]) / (1 + abs(theirs[key])) for key in smooth}
     worst = max(gaps, key=lambda key: _or_inf(gaps[key]), default=None)
     steps = sorted(set(own.losses) & set(other.losses))
@@ -118,14 +117,14 @@ def compare(own: Found, other: Found) -> Gap:
         max(map(_or_inf, losses), default=math.inf),
         _or_inf(gaps[worst]) if worst is not None else math.inf,
         " ".join(map(str, (worst[1], "step", worst[0]))) if worst is not None else "none",
-        _equal([key for key in both if key[1].startswith(WRITTEN)], mine, theirs),
+        _equal([key for key in both if key[1].startswith(GENERATED)], mine, theirs),
         _equal([key for key in both if key[1].startswith(COUNTS)], mine, theirs),
         _ranks(own, other),
     )
 
 
 def _or_inf(value: float) -> float:
-    """nan is no small difference."""
+    """Return inf for nan, so that nan counts as a large difference."""
     return math.inf if math.isnan(value) else value
 
 
@@ -134,7 +133,7 @@ def _keys(own: Found, other: Found) -> str:
         {str(key) for name in ("losses", "means", "values") for key in _only(own, other, name)}
     )
     if only:
-        return f"{len(only)} of one run alone, such as {only[0]}"
+        return f"{len(only)} values in one run only, such as {only[0]}"
     return f"the same {len(own.losses)} steps, {len(own.means)} means, {len(own.values)} values"
 
 
@@ -149,7 +148,7 @@ def _equal(keys: list[Any], mine: Any, theirs: Any) -> float:
 
 def _ranks(own: Found, other: Found) -> float:
     found = []
-    for step in sorted({step for step, measure, _ in own.values if measure == FORGET}):
+    for step in sorted({step for step, metric, _ in own.values if metric == FORGET}):
         keys = [k for k in own.values if k[:2] == (step, FORGET) and k in other.values]
         found.append(
             spearman([own.values[key] for key in keys], [other.values[key] for key in keys])
@@ -158,11 +157,11 @@ def _ranks(own: Found, other: Found) -> float:
 
 
 def spearman(one: list[float], two: list[float]) -> float:
-    """Rank correlation of two equally long lists without equal values.
+    """Compute the rank correlation of two lists of equal length without ties.
 
     Args:
         one: values.
-        two: values of the same things.
+        two: values of the same examples.
     """
 
     def ranks(values: list[float]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Check of `gpu_checks.py` on the device itself; little more than PyTorch is imported."""
+"""Check of `gpu_checks.py` on the device itself; it imports little more than PyTorch."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ PACKAGES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "flash
 
 
 def found_version(name: str) -> str:
-    """Version of an installed package, or that it is missing."""
+    """Return the version of an installed package, or "missing"."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -22,7 +22,7 @@ def found_version(name: str) -> str:
 
 
 def environment(bench: Bench) -> Iterator[Row]:
-    """What the table is headed by, and what PyTorch does unless told otherwise."""
+    """Write the heading of the table, and check the default settings of PyTorch."""
     about = {name: found_version(name) for name in PACKAGES}
     if bench.device == "cuda":
         if not torch.cuda.is_available():
@@ -33,7 +33,7 @@ def environment(bench: Bench) -> Iterator[Row]:
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         yield judged("bf16", str(bf16), "True, on a GPU of 2020 or later", bf16 == (gpu.major >= 8))
     else:
-        about = {"device": f"CPU, {torch.get_num_threads()} threads: tries it out", **about}
+        about = {"device": f"CPU, {torch.get_num_threads()} threads: test without a GPU", **about}
     (bench.work / "about.json").write_text(json.dumps(about), encoding="utf-8")
     reduced = reduced_fp32_products()
     found = ", ".join(f"{place} {how}" for place, how in reduced.items()) or "fp32"

@@ -1,4 +1,4 @@
-"""Checks of `gpu_checks.py` on a model alone: attention, written answers."""
+"""Checks of `gpu_checks.py` on a model alone: attention and generated answers."""
 
 import json
 from collections.abc import Iterator
@@ -22,12 +22,12 @@ from lightning_unlearn.model.candidates import _apart, _tree_sums, grow
 from lightning_unlearn.model.generation import generate_answers
 from lightning_unlearn.planning.model_shapes import CONFIGS, config_folder
 
-# Heads of 64 units of which two share keys, as in Llama 3.2; flash attention takes them.
+# Heads of 64 units, two of which share keys, as in Llama 3.2; flash attention supports them.
 SHARED = TINY | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3}
-# Differences from fp32 on the CPU: of log-probabilities in nats, root mean square, and of gradients
-# as the norm of the difference relative to the norm. fp32: rounding of 1e-7 through three layers.
-# bf16 has 8 bits, which through three layers make 0.05 and 0.07 on a CPU; a wrong mask or scale
-# makes whole nats, and gradients that have nothing in common.
+# Tolerances for differences from fp32 on the CPU. For log-probabilities: root mean square, in nats.
+# For gradients: norm of the difference relative to the norm. fp32 rounds by 1e-7 in three layers.
+# bf16 has 8 bits, which give 0.05 and 0.07 after three layers on a CPU. A wrong mask or scale gives
+# several nats, and unrelated gradients.
 NEAR = {"32-true": 1e-4, "bf16-true": 0.15}
 NEAR_GRADIENT = {"32-true": 1e-3, "bf16-true": 0.2}
 
@@ -36,7 +36,7 @@ NEAR_GRADIENT = {"32-true": 1e-3, "bf16-true": 0.2}
 def model(
     folder: str, device: str, precision: str, attention: str, lora: LoRA = LORA
 ) -> Iterator[CausalLM]:
-    """A module with random weights, the same on every device and in every precision."""
+    """Create a module with random weights, equal on every device and in every precision."""
     trainer = StagedTrainer(
         accelerator="cpu", precision=precision, logger=False, enable_progress_bar=False
     )
@@ -54,7 +54,7 @@ def model(
 
 
 def rows_of(vocabulary: int, count: int = 4) -> list[Example]:
-    """Random sequences of unequal lengths."""
+    """Return random sequences of different lengths."""
     generator = torch.Generator().manual_seed(0)
 
     def tokens(most: int) -> tuple[int, ...]:
@@ -65,7 +65,7 @@ def rows_of(vocabulary: int, count: int = 4) -> list[Example]:
 
 
 def forward_and_backward(module: CausalLM, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of a batch, and all gradients of their mean, on the CPU."""
+    """Return log-probabilities of a batch, and the gradients of their mean, on the CPU."""
     module.train()
     with module.precision_context():
         values = module.log_probs(module.to_device(batch)).per_token
@@ -76,7 +76,7 @@ def forward_and_backward(module: CausalLM, batch: Batch) -> tuple[Tensor, Tensor
 
 
 def attention(bench: Bench) -> Iterator[Row]:
-    """All implementations against eager attention in fp32 on the CPU."""
+    """Compare all implementations with eager attention in fp32 on the CPU."""
     CONFIGS["shared"] = SHARED
     batch = collate(rows_of(TINY["vocab_size"]), range(4), pad_id=0)
     with config_folder("shared") as folder:
@@ -104,7 +104,7 @@ def attention(bench: Bench) -> Iterator[Row]:
 
 
 def candidates(about: str, module: CausalLM, precision: str) -> Row:
-    """Candidates in one sequence, under a mask of their own, against separate forwards."""
+    """Compare candidates in one sequence with a custom mask with separate forward passes."""
     prompt = rows_of(TINY["vocab_size"], 1)[0].prompt
     own = [example.answer for example in rows_of(TINY["vocab_size"], 6)]
     with module.measuring():
@@ -116,10 +116,10 @@ def candidates(about: str, module: CausalLM, precision: str) -> Row:
 
 
 def fused(bench: Bench, folder: str) -> Row:
-    """Whether fp32 with shared keys takes a kernel that forms no table of scores."""
+    """Check that fp32 with shared keys uses a kernel that stores no attention scores."""
     name = "sdpa in 32-true, memory of 2 x 2048 tokens"
     if bench.device == "cpu":
-        return Row(name, "the memory of a CPU is not counted", "", "skipped")
+        return Row(name, "the memory of a CPU is not measured", "", "skipped")
     length, peaks = 2048, {}
     batch = collate([Example((10,) * 2000, (11,) * (length - 2000))] * 2, range(2), pad_id=0)
     for kind in ("eager", "sdpa"):
@@ -129,11 +129,11 @@ def fused(bench: Bench, folder: str) -> Row:
             forward_and_backward(module, batch)
             peaks[kind] = torch.cuda.max_memory_allocated() - before
     share = peaks["sdpa"] / peaks["eager"]
-    return at_most(name, share, 0.5, "of what eager attention takes")
+    return at_most(name, share, 0.5, "of the memory of eager attention")
 
 
 def generation(bench: Bench) -> Iterator[Row]:
-    """Answers of the CPU's trained adapters on the device, token by token."""
+    """Compare generated answers of the CPU's adapters on the device with those on the CPU."""
     (run,) = (bench.work / "cpu" / "runs" / "NPO").iterdir()
     prompts, ends, tokenizer = demo_prompts()
     texts: dict[str, list[str]] = {}
@@ -155,13 +155,13 @@ def generation(bench: Bench) -> Iterator[Row]:
                 texts[f"{kind} alone"] = write(1, greedy)
     for kind in ("greedy", "sampled"):
         own = texts[f"{bench.device} {kind}"]
-        for name, other in (("the CPU's", f"cpu {kind}"), ("written one by one", f"{kind} alone")):
+        for name, other in (("the CPU's", f"cpu {kind}"), ("one by one", f"{kind} alone")):
             share = sum(map(str.__eq__, own, texts[other])) / len(own)
             yield at_least(f"{kind} answers, {name}", share, 0.95, f"equal, of {len(own)}")
 
 
 def demo_prompts() -> tuple[list[tuple[int, ...]], tuple[int, ...], Any]:
-    """Some prompts of the demo, what ends an answer, and the tokenizer."""
+    """Return some prompts of the demo, the end tokens of an answer, and the tokenizer."""
     from lightning_unlearn.demo import resolve
     from lightning_unlearn.model.pretrained import load_tokenizer
 

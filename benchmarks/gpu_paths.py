@@ -1,4 +1,4 @@
-"""Checks of `gpu_checks.py` that train the demo's path, made smaller, and forget a stage of it."""
+"""Checks of `gpu_checks.py` that train a smaller version of the demo's path and unlearn a stage."""
 
 import json
 import os
@@ -16,27 +16,27 @@ from gpu_compare import Found, compare, read_run
 from gpu_table import Row, Skipped, at_least, at_most, judged
 
 DEMO = ROOT / "configs" / "demo.yaml"
-# Of a path on two devices in fp32. One forward differs by 1e-6; AdamW's first steps have the length
-# of the learning rate whatever the gradient's, so a gradient that is zero but for rounding moves a
-# weight by as much as any other, and 30 such steps bring the difference to 1e-4.
+# Tolerance for a path on two devices in fp32. One forward pass differs by 1e-6. The first steps of
+# AdamW have the length of the learning rate for any gradient, so a gradient that is zero up to
+# rounding moves a weight as far as any other. After 30 such steps the difference is 1e-4.
 ACROSS = 1e-3
-# Of the same sums on one device, where a kernel may add up in another order.
+# Tolerance for the same sums on one device, where a kernel may add in another order.
 WITHIN = 1e-4
 
 
 def limited(count: int, **others: Any) -> dict[str, Any]:
-    """A stage of few rows."""
+    """Return the settings of a stage with few rows."""
     return {"limit": count, "heldout_limit": 8, "epochs": 1, **others}
 
 
 def settings(work: Path) -> Path:
-    """What is laid over the demo's configuration: fewer rows, and every monitor.
+    """Write a file that changes the demo's configuration: fewer rows, and every monitor.
 
     Args:
-        work: gets the file, and one of rows with wrong answers.
+        work: folder for the file, and for one with rows that have wrong answers.
 
     Returns:
-        The file.
+        Path of the file.
     """
     from lightning_unlearn.demo import resolve
 
@@ -91,7 +91,7 @@ MONITORS: dict[str, dict[str, Any]] = {
 
 
 def arguments(bench: Bench, name: str, device: str, *options: str) -> list[str]:
-    """Arguments of ``lightning-unlearn`` for the path."""
+    """Return the arguments of ``lightning-unlearn`` for the path."""
     folder = bench.work / name
     given = ["fit", "--config", str(DEMO), "--config", str(settings(bench.work))]
     given += ["--trainer.default_root_dir", str(folder / "runs")]
@@ -101,13 +101,13 @@ def arguments(bench: Bench, name: str, device: str, *options: str) -> list[str]:
 
 
 def fit(bench: Bench, name: str, *options: str, device: str | None = None) -> Found:
-    """Train the oracle and the path, unlearn, and read what came out.
+    """Train the oracle and the path, unlearn, and read the results.
 
     Args:
-        bench: of the check.
-        name: of the folder.
+        bench: arguments of the check.
+        name: name of the folder.
         options: further arguments.
-        device: "cuda" or "cpu"; None takes the bench's.
+        device: "cuda" or "cpu"; None takes the device of the check.
     """
     from lightning_unlearn.cli.main import main
 
@@ -120,62 +120,63 @@ def fit(bench: Bench, name: str, *options: str, device: str | None = None) -> Fo
 
 
 def found(bench: Bench, name: str) -> Found:
-    """What the path in a folder gave."""
+    """Read the results of the path in a folder."""
     (folder,) = (bench.work / name / "runs" / "NPO").iterdir()
     return read_run(folder)
 
 
 def on_cpu(bench: Bench) -> Iterator[Row]:
-    """The numbers with which others are compared."""
+    """Compute the values with which other checks compare."""
     run = fit(bench, "cpu", device="cpu")
     yield judged(
         "",
         f"{len(run.losses)} steps, {len(run.means)} means, {len(run.values)} values of examples, "
         f"forget set {run.start:.3f} to {run.end:.3f} nats",
-        "finite numbers, and a likelihood that falls",
+        "finite numbers, and a falling likelihood",
         run.finite and run.end < run.start - 0.05,
     )
 
 
 def fp32(bench: Bench) -> Iterator[Row]:
-    """The path on the device, in fp32, against the CPU's."""
+    """Compare the path on the device in fp32 with the CPU's."""
     yield from same(fit(bench, "fp32"), found(bench, "cpu"), ACROSS)
 
 
 def same(own: Found, other: Found, limit: float) -> Iterator[Row]:
-    """Rows that two runs are the same path.
+    """Compare two runs of the same path; yield the rows.
 
     Args:
         own: the run.
-        other: with which it is compared.
-        limit: largest difference, relative to 1 + the size of the number.
+        other: the run to compare with.
+        limit: largest allowed difference, relative to 1 + the size of the number.
     """
     gap = compare(own, other)
     yield judged(
-        "steps and measures", gap.keys, "the same", gap.keys.startswith("the same") and own.finite
+        "steps and metrics", gap.keys, "the same", gap.keys.startswith("the same") and own.finite
     )
     yield at_most("losses", gap.losses, limit, "largest difference / (1 + loss)")
     yield at_most("likelihoods", gap.likelihoods, limit, f"largest, {gap.worst}")
-    yield at_least("written answers", gap.written, 0.95, "share of scores that are equal")
-    yield at_least("ranks and counts", gap.counts, 0.95, "share of values that are equal")
+    yield at_least("generated answers", gap.generated, 0.95, "fraction of equal scores")
+    yield at_least("ranks and counts", gap.counts, 0.95, "fraction of equal values")
 
 
 def bf16(bench: Bench) -> Iterator[Row]:
-    """The path in bf16-true against fp32 of the CPU: what a study would conclude is the same."""
+    """Compare conclusions of a study in bf16-true with those in fp32 on the CPU."""
     yield from alike(fit(bench, "bf16", "--trainer.precision", "bf16-true"), found(bench, "cpu"))
 
 
 def mixed(bench: Bench) -> Iterator[Row]:
-    """The same in bf16-mixed."""
+    """Compare conclusions of a study in bf16-mixed with those in fp32 on the CPU."""
     yield from alike(fit(bench, "mixed", "--trainer.precision", "bf16-mixed"), found(bench, "cpu"))
 
 
 def alike(own: Found, other: Found) -> Iterator[Row]:
-    """Rows that two runs in different precisions lead to the same conclusion.
+    """Compare the conclusions of two runs in different precisions; yield the rows.
 
-    bf16 has 8 bits: a log-probability of -4 is known to 0.02, and of an answer of 25 tokens, which
-    NPO's loss depends on, to 0.1 or more. So losses are compared where they are means per token,
-    and what unlearning does by its change and by the order of the examples.
+    bf16 has 8 bits: a log-probability of -4 has an error of 0.02, and that of an answer of 25
+    tokens, on which NPO's loss depends, 0.1 or more. Losses are therefore compared if they are
+    means per token. The effect of unlearning is compared by its size and by the order of the
+    examples.
     """
     gap = compare(learning(own), learning(other))
     yield at_most("losses of learning", gap.losses, 0.02, "largest difference / (1 + loss)")
@@ -186,12 +187,12 @@ def alike(own: Found, other: Found) -> Iterator[Row]:
 
 
 def learning(run: Found) -> Found:
-    """A run without the losses of unlearning."""
+    """Return a run without the losses of unlearning."""
     return replace(run, losses={k: v for k, v in run.losses.items() if k[0] != "unlearn"})
 
 
 def resume(bench: Bench) -> Iterator[Row]:
-    """A path that is killed inside unlearning, and gone on with."""
+    """Check a path that is killed inside unlearning and then resumed."""
     given = arguments(bench, "resume", bench.device, "--trainer.checkpoint_steps", "2")
     step = "3"
     command = [sys.executable, str(Path(__file__)), step, *given]
@@ -211,7 +212,7 @@ def resume(bench: Bench) -> Iterator[Row]:
 
 
 def kill_after(step: int) -> None:
-    """Have this process kill itself once unlearning has made so many steps."""
+    """Let this process kill itself after the given number of unlearning steps."""
     from lightning_unlearn import CausalLM
 
     before = CausalLM.training_step
@@ -225,31 +226,31 @@ def kill_after(step: int) -> None:
 
 
 def ddp(bench: Bench) -> Iterator[Row]:
-    """One process with DistributedDataParallel."""
+    """Check one process with DistributedDataParallel."""
     yield from same(fit(bench, "ddp", "--trainer.strategy", "ddp"), found(bench, "fp32"), WITHIN)
 
 
 def fsdp2(bench: Bench) -> Iterator[Row]:
-    """One process with FSDP2."""
+    """Check one process with FSDP2."""
     own = fit(bench, "fsdp2", "--trainer.strategy", "fsdp2")
     yield from same(own, found(bench, "fp32"), WITHIN)
 
 
 def offload(bench: Bench) -> Iterator[Row]:
-    """FSDP2 whose parts wait in the computer's memory."""
+    """Check FSDP2 with shards in the computer's memory."""
     strategy = '{"class_path": "FSDP2", "init_args": {"cpu_offload": true}}'
     own = fit(bench, "offload", f"--trainer.strategy={strategy}")
     yield from same(own, found(bench, "fp32"), WITHIN)
 
 
 def checkpointing(bench: Bench) -> Iterator[Row]:
-    """Activations computed again in the backward pass."""
+    """Check activations that are computed again in the backward pass."""
     own = fit(bench, "checkpointing", "--model.gradient_checkpointing", "true")
     yield from same(own, found(bench, "fp32"), WITHIN)
 
 
 def deterministic(bench: Bench) -> Iterator[Row]:
-    """PyTorch's deterministic algorithms: every operation has one, and two runs are equal."""
+    """Check that every operation has a deterministic algorithm, and that two runs are equal."""
     runs = [fit(bench, f"deterministic-{n}", "--trainer.deterministic", "true") for n in (1, 2)]
     one, two = runs
     equal = one.adapters == two.adapters and one.values == two.values and one.losses == two.losses
@@ -261,7 +262,7 @@ def deterministic(bench: Bench) -> Iterator[Row]:
 
 
 def qlora(bench: Bench) -> Iterator[Row]:
-    """A base in NF4, in bf16."""
+    """Check a base in NF4, with products in bf16."""
     from importlib.util import find_spec
 
     if find_spec("bitsandbytes") is None:
@@ -273,19 +274,19 @@ def qlora(bench: Bench) -> Iterator[Row]:
         "",
         f"forget set {own.start:.3f} to {own.end:.3f} nats, without NF4 {other.start:.3f} to "
         f"{other.end:.3f}",
-        "finite numbers, a fall of at least half and at most twice that without NF4",
+        "finite numbers; a drop between half and twice the drop without NF4",
         own.finite and 0.5 <= (own.end - own.start) / (other.end - other.start) <= 2,
     )
     gap = compare(learning(own), learning(other))
-    # Four bits move a weight by up to a tenth of the largest of its block.
+    # Four bits change a weight by up to a tenth of the largest weight of its block.
     yield at_most("losses of learning", gap.losses, 0.05, "largest difference / (1 + loss)")
 
 
 def padded(work: Path) -> str:
-    """The demo's model with zeros added to its MLPs: on CPUs bitsandbytes takes multiples of 64.
+    """Pad the MLPs of the demo's model with zeros: on CPUs bitsandbytes needs multiples of 64.
 
     Returns:
-        Its folder.
+        Folder of the model.
     """
     import shutil
 

@@ -1,7 +1,7 @@
-"""The two sides of `gpu.py`: our training step, and that of Hugging Face's Trainer with PEFT.
+"""The two sides of `gpu.py`: this package's training step, and Hugging Face's Trainer with PEFT.
 
-Both train LoRA adapters in fp32 on a frozen base, in bf16 on a GPU, with AdamW at a constant rate,
-on the same micro-batches, and are timed over the same optimizer steps inside their own loops.
+Both train LoRA adapters in fp32 on a frozen base (bf16 on a GPU) with AdamW at a constant learning
+rate on the same micro-batches. Both are timed over the same optimizer steps inside their own loops.
 """
 
 import gc
@@ -25,24 +25,24 @@ from lightning_unlearn.model.causal_lm import StageStart
 from lightning_unlearn.model.compat import enable_gradient_checkpointing
 from lightning_unlearn.model.pretrained import empty_causal_lm, load_config
 
-# Of random weights: that with which models begin.
+# Standard deviation of random weights, as in the initialization of models.
 SPREAD = 0.02
 DTYPES = {"bf16-true": torch.bfloat16, "32-true": torch.float32}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What both sides are given.
+    """Settings of both sides.
 
     Attributes:
-        folder: with the model's configuration.
+        folder: folder of the model's configuration.
         device: "cuda" or "cpu".
         precision: "bf16-true" or "32-true".
-        attention: as of transformers.
-        checkpointing: recompute activations.
+        attention: attention implementation of transformers.
+        checkpointing: whether to recompute activations.
         lora: the adapters.
-        plan: the batches, equal for all.
-        warmup: optimizer steps before those that are timed.
+        plan: the batches, equal for both sides.
+        warmup: number of optimizer steps before the timed ones.
     """
 
     folder: str
@@ -57,12 +57,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Run:
-    """What was seen of a side.
+    """Measurement of a side.
 
     Attributes:
-        seconds: of the steps that are timed; on a CPU of processor time.
-        peak: most bytes of the GPU's memory that tensors took; 0 on a CPU.
-        loss: of the first step.
+        seconds: duration of the timed steps; on a CPU, processor time.
+        peak: peak bytes of tensors in the GPU's memory; 0 on a CPU.
+        loss: loss of the first step.
     """
 
     seconds: float
@@ -71,20 +71,20 @@ class Run:
 
 
 class OutOfMemory(Exception):
-    """A side that needs more memory than the GPU has."""
+    """Raised when a side needs more memory than the GPU has."""
 
 
 def now(device: str) -> float:
-    """Seconds, once the GPU has done what it was asked; on a CPU of processor time."""
+    """Return the time in seconds after the GPU has finished its work; on a CPU, processor time."""
     if device == "cpu":
-        # What other processes do beside it does not count.
+        # Processor time does not include other processes.
         return time.process_time()
     torch.cuda.synchronize()
     return time.perf_counter()
 
 
 class Clock:
-    """Times the steps after the first few, waiting for the GPU only at both ends."""
+    """Measures the time of the steps after the warmup; waits for the GPU only at both ends."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -103,9 +103,9 @@ class Clock:
 def make_plan(
     vocabulary: int, length: int, labels: int, micro: int, batch: int, steps: int
 ) -> BatchPlan:
-    """Random sequences, all equally long; the last tokens of each are its answer."""
+    """Create batches of random sequences of equal length; the last tokens are the answer."""
     generator = torch.Generator().manual_seed(0)
-    # Ids from 10: no token that a model knows as its end or its padding.
+    # Ids start at 10, so that none is an end or padding token of a model.
     rows = torch.randint(10, vocabulary, (batch * steps, length), generator=generator).tolist()
     split = length - labels
     examples = [Example(tuple(row[:split]), tuple(row[split:])) for row in rows]
@@ -115,7 +115,7 @@ def make_plan(
 
 @torch.no_grad()
 def fill_random(lm: Any, device: torch.device) -> None:
-    """Give a model without memory random weights where it is to be: no detour over the disk."""
+    """Create random weights of a model directly on its device, without a file."""
     sharding.materialize(lm, lm, device)
     torch.manual_seed(0)
     for name, parameter in lm.named_parameters():
@@ -126,7 +126,7 @@ def fill_random(lm: Any, device: torch.device) -> None:
 
 
 class Random(CausalLM):
-    """The module, with random weights made on its device."""
+    """The module with random weights that are created on its device."""
 
     device_made = "cpu"
 
@@ -137,7 +137,7 @@ class Random(CausalLM):
 
 
 class _Timed(Callback):
-    """Lightning's side of the clock."""
+    """Callback that runs the clock in Lightning's loop."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -154,12 +154,12 @@ class _Timed(Callback):
 
 
 def ours(setting: Setting, unlearns: bool = False, compiled: bool = False) -> Run:
-    """Stages as the product trains them: `CausalLM.training_step` in Lightning's loop.
+    """Measure this package's training: `CausalLM.training_step` in Lightning's loop.
 
     Args:
-        setting: of both sides.
-        unlearns: NPO instead of learning.
-        compiled: with ``model.compile``.
+        setting: settings of both sides.
+        unlearns: whether to unlearn with NPO instead of learning.
+        compiled: whether to use ``model.compile``.
     """
     clock = Clock(setting)
     module = Random(
@@ -189,17 +189,48 @@ def ours(setting: Setting, unlearns: bool = False, compiled: bool = False) -> Ru
 
 
 def hugging_face(setting: Setting) -> Run:
-    """Hugging Face's Trainer on a PEFT model, as its documentation has it: adapters in fp32.
+    """Measure Hugging Face's Trainer on a PEFT model as in its documentation: adapters in fp32.
 
     Logging, saving, evaluation and clipping are off.
 
     Args:
-        setting: of both sides.
+        setting: settings of both sides.
     """
-    from peft import LoraConfig, get_peft_model
-    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainerCallback
 
     clock = Clock(setting)
+    peft = _peft_model(setting)
+
+    class Ticks(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            clock.before(state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            clock.after(state.global_step - 1)
+
+    class Same(Trainer):  # type: ignore[misc]
+        """Trainer with the micro-batches of the plan."""
+
+        def get_train_dataloader(self) -> Any:
+            return DataLoader(micro_batches(setting.plan), batch_size=None)
+
+        def training_step(self, *arguments: Any, **options: Any) -> Any:
+            loss = super().training_step(*arguments, **options)
+            if self.state.global_step == 0:
+                clock.loss = loss + (0 if clock.loss is None else clock.loss)
+            return loss
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = _training_arguments(setting, folder)
+        trainer = Same(model=peft, args=options, train_dataset=[{}], callbacks=[Ticks()])
+        trainer.remove_callback(PrinterCallback)
+        return _run(trainer.train, clock)
+
+
+def _peft_model(setting: Setting) -> Any:
+    """Create a model with random weights and PEFT's adapters."""
+    from peft import LoraConfig, get_peft_model
+
     shape = load_config(setting.folder, False)
     lm = empty_causal_lm(shape, DTYPES[setting.precision], setting.attention, False)
     fill_random(lm, torch.device(setting.device))
@@ -214,64 +245,46 @@ def hugging_face(setting: Setting) -> Run:
         r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
     )
     with quiet_peft():
-        peft = get_peft_model(lm, config)
-    parts = len(setting.plan[0].micro)
+        return get_peft_model(lm, config)
 
-    class Ticks(TrainerCallback):  # type: ignore[misc]
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            clock.before(state.global_step)
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            clock.after(state.global_step - 1)
+def _training_arguments(setting: Setting, folder: str) -> Any:
+    """Return the arguments of Hugging Face's Trainer for one GPU or the CPU."""
+    from transformers import TrainingArguments
 
-    class Same(Trainer):  # type: ignore[misc]
-        """With the micro-batches of our plan."""
-
-        def get_train_dataloader(self) -> Any:
-            return DataLoader(micro_batches(setting.plan), batch_size=None)
-
-        def training_step(self, *arguments: Any, **options: Any) -> Any:
-            loss = super().training_step(*arguments, **options)
-            if self.state.global_step == 0:
-                clock.loss = loss + (0 if clock.loss is None else clock.loss)
-            return loss
-
-    with tempfile.TemporaryDirectory() as folder:
-        options = TrainingArguments(
-            output_dir=folder,
-            use_cpu=setting.device == "cpu",
-            bf16=setting.precision == "bf16-true",
-            max_steps=len(setting.plan),
-            per_device_train_batch_size=len(setting.plan[0].micro[0].index),
-            gradient_accumulation_steps=parts,
-            learning_rate=1e-5,
-            lr_scheduler_type="constant",
-            optim="adamw_torch",
-            weight_decay=0.0,
-            max_grad_norm=0.0,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
-            seed=0,
-        )
-        if options.n_gpu > 1:
-            # One GPU as for ours, where its Trainer would take all that it sees.
-            options._n_gpu = 1
-        trainer = Same(model=peft, args=options, train_dataset=[{}], callbacks=[Ticks()])
-        trainer.remove_callback(PrinterCallback)
-        return _run(trainer.train, clock)
+    options = TrainingArguments(
+        output_dir=folder,
+        use_cpu=setting.device == "cpu",
+        bf16=setting.precision == "bf16-true",
+        max_steps=len(setting.plan),
+        per_device_train_batch_size=len(setting.plan[0].micro[0].index),
+        gradient_accumulation_steps=len(setting.plan[0].micro),
+        learning_rate=1e-5,
+        lr_scheduler_type="constant",
+        optim="adamw_torch",
+        weight_decay=0.0,
+        max_grad_norm=0.0,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        seed=0,
+    )
+    if options.n_gpu > 1:
+        # Use one GPU as the other side does; the Trainer would use all visible ones.
+        options._n_gpu = 1
+    return options
 
 
 def micro_batches(plan: BatchPlan) -> list[dict[str, torch.Tensor]]:
-    """Micro-batches of a plan as transformers takes them, one after the other."""
+    """Convert the micro-batches of a plan to the input format of transformers, in order."""
     found = []
     for number in range(len(plan)):
         for micro in plan[number].micro:
             labels = torch.full_like(micro.input_ids, -100)
-            # `source` is where a label is predicted, one place before it.
+            # `source` is the position that predicts a label, one before the label itself.
             labels.view(-1)[micro.source + 1] = micro.target
             mask = torch.ones_like(micro.input_ids)
             found.append({"input_ids": micro.input_ids, "labels": labels, "attention_mask": mask})
@@ -280,14 +293,14 @@ def micro_batches(plan: BatchPlan) -> list[dict[str, torch.Tensor]]:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Without the warning that PEFT asks transformers 5 by an older name."""
+    """Hide PEFT's warning about a deprecated name of transformers 5."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
         yield
 
 
 def _run(train: Callable[[], Any], clock: Clock) -> Run:
-    """Train, and leave the GPU empty."""
+    """Train and return the measurement."""
     on_gpu, lacking = clock.setting.device == "cuda", ""
     if on_gpu:
         torch.cuda.synchronize()
@@ -298,17 +311,17 @@ def _run(train: Callable[[], Any], clock: Clock) -> Run:
     except torch.OutOfMemoryError as error:
         lacking = str(error).splitlines()[0]
     if lacking:
-        # Not while the error is at hand: its frames hold on to the tensors.
+        # Raise outside of the except block: the error's frames keep references to the tensors.
         raise OutOfMemory(lacking)
     peak = torch.cuda.max_memory_allocated() if on_gpu else 0
     return Run(clock.seconds, peak, float(clock.loss))
 
 
 def empty_gpu() -> None:
-    """Free what a side has left behind, and tell if there is more."""
+    """Free the memory of a side, and print a warning if some is still in use."""
     gc.collect()
     torch._dynamo.reset()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         if (left := torch.cuda.memory_allocated()) > 2**27:
-            print(f"  {left / 2**20:.0f} MiB are still taken: the peaks that follow are too high")
+            print(f"  {left / 2**20:.0f} MiB are still in use: the following peaks are too high")

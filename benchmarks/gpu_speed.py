@@ -1,4 +1,4 @@
-"""Checks of `gpu_checks.py` on training steps: memory against the plan, time, compiled layers."""
+"""Checks of `gpu_checks.py` on training steps: planned memory, time, compiled layers."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,14 +17,14 @@ WARMUP = 2
 
 
 def shape(bench: Bench) -> tuple[str, int, int]:
-    """Name of the shape that is measured, sequences of a micro-batch, and their length."""
+    """Return the name of the measured shape, sequences per micro-batch, and their length."""
     return ("llama3.2-1b", 4, 512) if bench.device == "cuda" else ("tiny", 2, 32)
 
 
 def setting(
     bench: Bench, folder: str, precision: str, labels: int, steps: int, size: tuple[int, int]
 ) -> Setting:
-    """What the sides of `gpu.py` are given; two micro-batches make a step."""
+    """Return the settings for the sides of `gpu.py`, with two micro-batches per step."""
     micro, length = size
     vocabulary = load_config(folder, False).vocab_size
     batches = make_plan(vocabulary, length, labels, micro, 2 * micro, steps)
@@ -32,7 +32,7 @@ def setting(
 
 
 def plan(bench: Bench) -> Iterator[Row]:
-    """The peak of PyTorch's allocated memory against the figure of `lightning-unlearn plan`."""
+    """Compare PyTorch's peak of allocated memory with the value of `lightning-unlearn plan`."""
     quiet_transformers()
     name, micro, length = shape(bench)
     with config_folder(SHAPES[name]) as folder:
@@ -42,7 +42,7 @@ def plan(bench: Bench) -> Iterator[Row]:
                 figure = planned(given, unlearns, micro, length, True)
                 about = f"{name}, {'unlearning' if unlearns else 'learning'} in {precision}"
                 if bench.device == "cpu":
-                    why = f"planned {size(figure)}; the memory of a CPU is not counted"
+                    why = f"planned {size(figure)}; the memory of a CPU is not measured"
                     yield Row(about, why, "", "skipped")
                     continue
                 real = ours(replace(given, warmup=1), unlearns).peak
@@ -52,7 +52,7 @@ def plan(bench: Bench) -> Iterator[Row]:
 
 
 def step(bench: Bench) -> Iterator[Row]:
-    """Time of a training step of the 1B shape, beside Hugging Face's Trainer."""
+    """Measure the time of a training step of the 1B shape, beside Hugging Face's Trainer."""
     quiet_transformers()
     precision = "bf16-true" if bench.device == "cuda" else "32-true"
     name, micro, length = shape(bench)
@@ -86,12 +86,12 @@ def step(bench: Bench) -> Iterator[Row]:
 
 
 def compiled(bench: Bench) -> Iterator[Row]:
-    """Compiled layers against the same as they are written."""
+    """Compare compiled layers with uncompiled ones."""
     quiet_transformers()
     name = "60m" if bench.device == "cuda" else "tiny"
     sizes = (8, 512) if bench.device == "cuda" else (2, 32)
     on_gpu = bench.device == "cuda"
-    # On a CPU compiling takes a minute each.
+    # On a CPU each compilation takes a minute.
     precisions = ("bf16-true", "32-true") if on_gpu else ("32-true",)
     with config_folder(SHAPES[name]) as folder:
         for precision in precisions:

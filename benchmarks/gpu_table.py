@@ -1,4 +1,4 @@
-"""Rows of `gpu_checks.py`: what was checked, what came out, what was expected."""
+"""Rows of `gpu_checks.py`: check, value, expected value and result."""
 
 import json
 import os
@@ -16,10 +16,10 @@ class Row:
     """One line of the table.
 
     Attributes:
-        check: name of the check and what of it.
-        value: what came out.
-        expected: what should have.
-        result: "ok", "FAILED", or "skipped" with the reason as its value.
+        check: name of the check and of the checked quantity.
+        value: value found.
+        expected: value expected.
+        result: "ok", "FAILED", or "skipped" with the reason as the value.
     """
 
     check: str
@@ -29,47 +29,47 @@ class Row:
 
 
 class Skipped(Exception):
-    """A check that can't be made here; its text says why."""
+    """Raised by a check that cannot run here; its text is the reason."""
 
 
 def judged(check: str, value: str, expected: str, holds: bool) -> Row:
-    """A row that is ok or FAILED.
+    """Return a row with the result ok or FAILED.
 
     Args:
-        check: what was checked.
-        value: what came out.
-        expected: what should have.
-        holds: whether it did.
+        check: name of the checked quantity.
+        value: value found.
+        expected: value expected.
+        holds: whether the value is as expected.
     """
     return Row(check, value, expected, "ok" if holds else "FAILED")
 
 
 def at_most(check: str, found: float, limit: float, about: str) -> Row:
-    """A row for a difference that may not be larger than a limit; nan is not.
+    """Return a row for a difference with an upper limit; nan fails.
 
     Args:
-        check: what was checked.
+        check: name of the checked quantity.
         found: the difference.
-        limit: the largest that is expected.
-        about: what the difference is of.
+        limit: the largest allowed difference.
+        about: unit or kind of the difference.
     """
     return judged(check, f"{found:.2g} ({about})", f"at most {limit:g}", found <= limit)
 
 
 def at_least(check: str, found: float, limit: float, about: str) -> Row:
-    """A row for a share or a coefficient that may not be smaller than a limit; nan is not."""
+    """Return a row for a fraction or a coefficient with a lower limit; nan fails."""
     return judged(check, f"{found:.4g} ({about})", f"at least {limit:g}", found >= limit)
 
 
 def read_rows(file: Path) -> Iterator[Row]:
-    """Rows that a check has left so far, one JSON object a line."""
+    """Yield the rows that a check has written so far, one JSON object per line."""
     if file.is_file():
         for line in file.read_text(encoding="utf-8").splitlines():
             yield Row(**json.loads(line))
 
 
 def add_row(file: Path, row: Row) -> None:
-    """Add a row to what a check leaves, at once."""
+    """Append a row to the file of a check and flush it to the disk."""
     with file.open("a", encoding="utf-8") as handle:
         handle.write(json.dumps(asdict(row)) + "\n")
         handle.flush()
@@ -82,7 +82,7 @@ def write_tables(folder: Path, about: dict[str, str], rows: Sequence[Row]) -> No
     Args:
         folder: an existing folder.
         about: the device and versions, by name.
-        rows: in the order of the checks.
+        rows: the rows in the order of the checks.
     """
     lines = [f"{name}: {value}  " for name, value in about.items()]
     lines += ["", "| check | value | expected | |", "|---|---|---|---|"]

@@ -1,13 +1,14 @@
-"""The packages that `scripts/gpu` needs besides PyTorch, as wheels to carry to a machine.
+"""Collect the packages that `scripts/gpu` needs besides PyTorch, as wheels for another machine.
 
     scripts/gpu --wheels DIR [--python 3.12] [--present NAME ...]
     scripts/gpu --install DIR/part-1 [DIR/part-2 ...]
 
-The first command runs where there is a package registry, in this project's environment, whose
-versions it takes. It leaves out PyTorch with its CUDA packages, what no check imports (TensorBoard,
-Ray, the packages of figures), and what the other machine has already (--present). The wheels are
-spread over folders of at most 60 MiB, so that each can travel in one call. The second command runs
-on the machine with the GPU, and installs into .gpu/site what is missing there or too old.
+Run the first command on a machine with a package registry, in this project's environment; it uses
+the versions of that environment. It excludes PyTorch with its CUDA packages, packages that no check
+imports (TensorBoard, Ray, packages for figures), and packages that the other machine has
+(--present). The wheels are divided into folders of at most 60 MiB, so that each can be copied in
+one call. Run the second command on the machine with the GPU; it installs missing and outdated
+packages into .gpu/site.
 """
 
 import argparse
@@ -32,23 +33,23 @@ ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / ".gpu" / "site"
 MANIFEST = "wheels.json"
 MOST = 60 * 2**20
-# There already, or imported by no check.
-LEFT_OUT = ("torch", "tensorboard", "hf-xet")
+# Packages that the machine has, or that no check imports.
+EXCLUDED = ("torch", "tensorboard", "hf-xet")
 EXTRAS = ("", "bitsandbytes")
 
 
 def closure(python: str, present: set[str]) -> dict[str, dict[str, str]]:
-    """Packages that are needed, with version and accepted range, from what is installed here.
+    """Find the needed packages with installed version and accepted range.
 
     Args:
-        python: version of Python of the other machine, such as "3.12".
-        present: names that it has.
+        python: version of Python on the other machine, such as "3.12".
+        present: names of packages on the other machine.
 
     Returns:
-        By name: "version" and "range".
+        "version" and "range" by name of the package.
 
     Raises:
-        SystemExit: naming a package that is not installed here.
+        SystemExit: if a needed package is not installed here; the message names it.
     """
     target = {"python_version": python, "python_full_version": f"{python}.0"}
     target |= {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
@@ -65,14 +66,14 @@ def closure(python: str, present: set[str]) -> dict[str, dict[str, str]]:
             if marker and not any(marker.evaluate({**target, "extra": e}) for e in (*extras, "")):
                 continue
             own = canonicalize_name(needed.name)
-            if own in LEFT_OUT or own in present:
+            if own in EXCLUDED or own in present:
                 continue
             try:
                 version = metadata.version(own)
             except metadata.PackageNotFoundError:
                 raise SystemExit(
-                    f"error: {own}, which {name} needs, is not installed here; run this in the "
-                    'environment of scripts/test, with pip install -e ".[bitsandbytes]"'
+                    f"error: {own}, which {name} needs, is not installed here. Run this command in "
+                    'the environment of scripts/test, after: pip install -e ".[bitsandbytes]"'
                 ) from None
             known = found.setdefault(own, {"version": version, "range": ""})
             known["range"] = ",".join(filter(None, (known["range"], str(needed.specifier))))
@@ -84,12 +85,12 @@ def closure(python: str, present: set[str]) -> dict[str, dict[str, str]]:
 
 
 def download(folder: Path, packages: dict[str, dict[str, str]], python: str) -> None:
-    """Fetch wheels for another machine; what is only there as source is built, if it is Python.
+    """Download wheels for another machine; build a package without wheel if it is pure Python.
 
     Args:
-        folder: an empty one.
-        packages: from `closure`.
-        python: version of Python of the other machine.
+        folder: an empty folder.
+        packages: the result of `closure`.
+        python: version of Python on the other machine.
     """
     platforms = [f"--platform=manylinux_2_{n}_x86_64" for n in range(39, 4, -1)]
     platforms += [f"--platform=manylinux{name}_x86_64" for name in ("2014", "2010", "1")]
@@ -105,13 +106,13 @@ def download(folder: Path, packages: dict[str, dict[str, str]], python: str) -> 
         (wheel,) = (f for f in folder.glob("*.whl") if _name_of(f) == name)
         if wheel.stem.split("-")[-2:] == ["none", "any"] or "manylinux" in wheel.stem:
             continue
-        raise SystemExit(f"\nerror: {wheel.name} fits this machine only")
+        raise SystemExit(f"\nerror: {wheel.name} works on this machine only")
     if sys.stdout.isatty():
         print("\r" + " " * 70 + "\r", end="")
 
 
 def pip(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """What pip of this environment did, or of the Python that it was made with."""
+    """Run pip of this environment, or of the Python that created it; return the result."""
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
     options["env"] = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -120,14 +121,14 @@ def pip(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [str(python), "-m", "pip"]
         if not subprocess.run([*command, "--version"], **options).returncode:
             return subprocess.run([*command, *arguments], **options)
-    raise SystemExit("error: found no pip; install it in this environment")
+    raise SystemExit("error: found no pip. Install it in this environment.")
 
 
 def spread(folder: Path, packages: dict[str, dict[str, str]]) -> list[tuple[Path, int]]:
-    """Move wheels into folders of at most 60 MiB each, small ones first, with a list of all.
+    """Move wheels into folders of at most 60 MiB each, small wheels first, with a list of all.
 
     Returns:
-        The folders, with their bytes.
+        The folders with their sizes in bytes.
     """
     parts: list[tuple[Path, int]] = []
     for wheel in sorted(folder.glob("*.whl"), key=lambda file: (file.stat().st_size, file.name)):
@@ -149,7 +150,7 @@ def _name_of(wheel: Path) -> str:
 
 
 def install(parts: list[Path]) -> None:
-    """Install what is missing here or too old, and say what is still missing."""
+    """Install packages that are missing or too old, and print those that are still missing."""
     sys.path.insert(0, str(SITE))
     known: dict[str, Any] = {}
     wheels: list[str] = []
@@ -172,11 +173,11 @@ def install(parts: list[Path]) -> None:
     print(f"Installed {len(wheels)} packages into {SITE.relative_to(ROOT)}.")
     if missing:
         names = ", ".join(f"{name} ({part})" for name, part in sorted(missing.items()))
-        print(f"Still missing, or too old: {names}.")
+        print(f"Still missing or too old: {names}.")
 
 
 def lacking(name: str, accepted: str) -> bool:
-    """Whether a package is not installed here, or in a version that is not accepted."""
+    """Return whether a package is missing here, or has a version that is not accepted."""
     try:
         found = metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -185,21 +186,21 @@ def lacking(name: str, accepted: str) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make the folders, or install from them."""
+    """Create the folders, or install from them."""
     parser = argparse.ArgumentParser(
         prog="scripts/gpu", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--wheels", type=Path, metavar="DIR", help="make the folders below DIR")
+    what.add_argument("--wheels", type=Path, metavar="DIR", help="create folders in DIR")
     what.add_argument("--install", type=Path, metavar="PART", nargs="+")
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    parser.add_argument("--python", default=here, help="version of Python of the other machine")
+    parser.add_argument("--python", default=here, help="version of Python on the other machine")
     parser.add_argument(
         "--present",
         nargs="+",
         metavar="NAME",
         default=[],
-        help="packages that the other machine has: left out",
+        help="packages on the other machine, which are excluded",
     )
     options = parser.parse_args(arguments)
     if options.install:

@@ -1,10 +1,10 @@
-"""One pass of all measures of label tokens against the plain forwards that one of them needs.
+"""Compare one pass for all metrics of label tokens with plain forward passes.
 
-The pass gives log-probability, mean and deviation of the next token's log-probability, margin and
-whether the label is the likeliest, for every label token. Beside it, alternating in one process:
-our own forward for log-probabilities alone, and `model(input_ids, labels=...)` of transformers,
-which gives a mean loss. All without gradient, on a Llama with a trunk of about 60 million
-parameters and a large vocabulary.
+For every label token the pass computes: log-probability; mean and standard deviation of the next
+token's log-probability; margin; and whether the label is the most likely token. It is compared,
+alternately in one process, with this package's forward pass for log-probabilities alone, and with
+`model(input_ids, labels=...)` of transformers, which computes a mean loss. All run without gradient
+on a Llama with a trunk of about 60 million parameters and a large vocabulary.
 """
 
 import argparse
@@ -23,21 +23,26 @@ from lightning_unlearn.model.token_statistics import TokenStatistics
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Run a function and return its seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
-def main() -> None:
-    """Measure and print."""
+def read_options() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sequences", type=int, default=8)
     parser.add_argument("--length", type=int, default=160, help="tokens of a sequence")
     parser.add_argument("--labels", type=int, default=50, help="label tokens of a sequence")
     parser.add_argument("--vocabulary", type=int, default=128_256)
     parser.add_argument("--repeats", type=int, default=7)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print the results."""
+    given = read_options()
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=given.vocabulary,

@@ -1,8 +1,8 @@
-"""An NPO step against a GA step: what the reference costs when it is a constant.
+"""Compare an NPO step with a GA step: the cost of a constant reference.
 
-Both run the module's own path (objective, share of the global batch, backward, AdamW) on a Llama of
-about 10 million parameters with LoRA adapters, alternating in one process. The one pass over the
-forget set that makes the reference is timed apart.
+Both run the module's own code (objective, weight in the global batch, backward pass, AdamW) on a
+Llama of about 10 million parameters with LoRA adapters, alternately in one process. The pass over
+the forget set that computes the reference is timed separately.
 """
 
 import argparse
@@ -22,7 +22,7 @@ SEQUENCES, LENGTH, LABELS = 8, 128, 32
 
 
 def make_module(folder: str) -> CausalLM:
-    """The module, ready to unlearn."""
+    """Create the module, ready to unlearn."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=8192,
@@ -40,7 +40,7 @@ def make_module(folder: str) -> CausalLM:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=21)
     repeats = parser.parse_args().repeats

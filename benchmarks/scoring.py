@@ -1,9 +1,10 @@
-"""The unlearn label and its paraphrases scored with each prompt encoded once, against apart.
+"""Compare two ways to score the unlearn label and its paraphrases.
 
-Ours is `score_candidates`; apart is a padded forward of the Hugging Face model for each of the 20
-phrases and one more, as published code does it. Both give log-likelihoods of the same Llama of
-about 60 million parameters on prompts of 120 tokens, alternating in one process; the numbers are
-compared first. Phrases are split into words, so that they begin alike as they do in text.
+`score_candidates` encodes each prompt once. The other way, as in published code, runs a padded
+forward pass of the Hugging Face model for each of the 20 phrases and one more. Both compute
+log-likelihoods of the same Llama of about 60 million parameters on prompts of 120 tokens,
+alternately in one process. The values are compared first. Phrases are split into words, so that
+they share beginnings as in real text.
 """
 
 import argparse
@@ -29,7 +30,7 @@ Ids = tuple[int, ...]
 
 
 def make_module(folder: str) -> CausalLM:
-    """The module, ready to measure."""
+    """Create the module, ready to evaluate."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -47,15 +48,15 @@ def make_module(folder: str) -> CausalLM:
 
 
 def phrases() -> list[Ids]:
-    """The phrases as ids of their words."""
+    """Return the phrases as ids of their words."""
     known: dict[str, int] = {}
     split = [re.findall(r"\w+|'\w+|,", phrase) for phrase in PHRASES]
     return [tuple(known.setdefault(word, 100 + len(known)) for word in words) for words in split]
 
 
 @torch.no_grad()
-def apart(lm: LlamaForCausalLM, prompts: list[Ids], candidates: list[Ids]) -> Tensor:
-    """Log-likelihoods, ``[prompts, candidates]``: one batch of prompts per candidate."""
+def score_separately(lm: LlamaForCausalLM, prompts: list[Ids], candidates: list[Ids]) -> Tensor:
+    """Return log-likelihoods, ``[prompts, candidates]``, with one batch per candidate."""
     columns = []
     for candidate in candidates:
         width = PROMPT + len(candidate)
@@ -69,14 +70,14 @@ def apart(lm: LlamaForCausalLM, prompts: list[Ids], candidates: list[Ids]) -> Te
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Run a function and return its seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=7)
@@ -92,9 +93,9 @@ def main() -> None:
         return score_candidates(module, prompts, [candidates] * len(prompts), len(prompts)).sum
 
     def theirs() -> Tensor:
-        return apart(module.lm, prompts, candidates)
+        return score_separately(module.lm, prompts, candidates)
 
-    # Warm both up, and let the module try how it shares prompts, which it does once in a run.
+    # Warm up both; the module also tests once per run how it can share prompts.
     trial = seconds(ours)
     expected = theirs()
     gap = ((ours() - expected).abs() / expected.abs()).max().item()
@@ -107,13 +108,13 @@ def main() -> None:
         f"{len(prompts)} prompts of {PROMPT} tokens, {len(candidates)} phrases of {tokens} tokens"
     )
     print(f"largest relative difference of the log-likelihoods: {gap:.1e}")
-    print(f"a forward per phrase: median {statistics.median(a for a, _ in pairs):.2f} s")
-    print(f"prompts shared: median {statistics.median(b for _, b in pairs):.2f} s")
+    print(f"one forward pass per phrase: median {statistics.median(a for a, _ in pairs):.2f} s")
+    print(f"shared prompts: median {statistics.median(b for _, b in pairs):.2f} s")
     print(
-        f"speed-up: median of {len(ratios)} pairwise ratios {statistics.median(ratios):.1f} "
+        f"speedup: median of {len(ratios)} pairwise ratios {statistics.median(ratios):.1f} "
         f"({min(ratios):.1f} to {max(ratios):.1f})"
     )
-    print(f"the first time, with the trial: {trial:.2f} s")
+    print(f"first call, with the test of sharing: {trial:.2f} s")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A study against its paths run apart: stage trainings, and wall time.
+"""Compare a study with one separate study per path: stage trainings and wall time.
 
     OMP_NUM_THREADS=1 python benchmarks/study_sharing.py             # four positions
     OMP_NUM_THREADS=1 python benchmarks/study_sharing.py --orders    # all 24 orders
 
-Every stage has equally many steps, and one method unlearns for as many. Apart means a store for
-each path, as one would train path by path without a stage store. All in one process, in turns.
+All stages and the unlearning have the same number of steps. A separate study has its own store, as
+if the paths were trained without a shared stage store. All studies run in one process, alternately.
 """
 
 import argparse
@@ -25,13 +25,13 @@ STAGES = ("inst", "tofu", "math", "safety")
 
 
 def fit_configuration(folder: str, steps: int) -> dict[str, Any]:
-    """The demo's, with short stages of equal length and without generation."""
+    """Return the demo's configuration with short stages of equal length, without generation."""
     stages = {name: {"steps": steps, "batch_size": 8} for name in STAGES}
-    looks = [{"class_path": "AnswerLikelihood", "init_args": {"every_n_steps": 0, "limit": 16}}]
+    monitors = [{"class_path": "AnswerLikelihood", "init_args": {"every_n_steps": 0, "limit": 16}}]
     trainer = {
         "store": f"{folder}/store",
         "default_root_dir": folder,
-        "callbacks": looks,
+        "callbacks": monitors,
         "enable_progress_bar": False,
     }
     changes = {
@@ -42,7 +42,7 @@ def fit_configuration(folder: str, steps: int) -> dict[str, Any]:
 
 
 def run(paths: str | list[list[str]], steps: int) -> tuple[float, int, list[list[str]]]:
-    """Seconds, stage trainings and paths of a study in a folder of its own."""
+    """Run a study in a new folder; return its seconds, number of stage trainings, and paths."""
     with tempfile.TemporaryDirectory() as folder:
         methods = {"NPO": {"callback": {"class_path": "NPO"}, "unlearn": {}}}
         spec = StudySpec("bench", fit_configuration(folder, steps), methods, paths)
@@ -55,29 +55,29 @@ def run(paths: str | list[list[str]], steps: int) -> tuple[float, int, list[list
 
 
 def main() -> None:
-    """Run both ways in turns and print the ratios."""
+    """Run both alternately and print the ratios."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--orders", action="store_true")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     kind = "permutations" if options.orders else "positions"
-    run([["inst", "safety"]], 1)  # imports, and files into memory
+    run([["inst", "safety"]], 1)  # imports modules and caches files
     ratios = []
     for _ in range(options.repeats):
         shared, trainings, paths = run(kind, options.steps)
-        apart, trainings_apart = 0.0, 0
+        separate, separate_trainings = 0.0, 0
         for path in paths:
             seconds, count, _ = run([path], options.steps)
-            apart += seconds
-            trainings_apart += count
-        ratios.append(shared / apart)
+            separate += seconds
+            separate_trainings += count
+        ratios.append(shared / separate)
         print(
-            f"{kind}: {trainings} of {trainings_apart} stage trainings; "
-            f"{shared:.1f} s against {apart:.1f} s apart, ratio {ratios[-1]:.2f}",
+            f"{kind}: {trainings} of {separate_trainings} stage trainings; "
+            f"{shared:.1f} s against {separate:.1f} s of separate studies, ratio {ratios[-1]:.2f}",
             flush=True,
         )
-    steps = (trainings + len(paths)) / (trainings_apart + len(paths))
+    steps = (trainings + len(paths)) / (separate_trainings + len(paths))
     print(f"median ratio {statistics.median(ratios):.2f}; of optimizer steps {steps:.2f}")
 
 

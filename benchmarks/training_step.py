@@ -1,8 +1,9 @@
-"""A training step here against transformers' own loss on the same batch: memory and time.
+"""Compare a training step with transformers' own loss on the same batch: memory and time.
 
 Both train the same LoRA adapters on the same frozen Llama (trunk of about 60 million parameters,
-vocabulary of 128,256) on 4 x 512 tokens, a quarter of them labels. Times alternate in one process.
-Memory is the peak of a process of its own, with and without what it held before the step.
+vocabulary of 128,256) on 4 x 512 tokens, a quarter of them labels. Times are measured alternately
+in one process. Memory is the peak of a separate process, with and without its memory before the
+step.
 """
 
 import argparse
@@ -28,12 +29,12 @@ SEQUENCES, LENGTH, LABELS, VOCABULARY = 4, 512, 128, 128_256
 
 
 def make_model(device: str) -> torch.nn.Module:
-    """The Llama with LoRA adapters on all linear layers of the trunk."""
+    """Create the Llama with LoRA adapters on all linear layers of the trunk."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        # Proportions of Llama 3.2: MLP four times the width, heads of 64, a quarter as many
-        # key/value heads.
+        # Proportions of Llama 3.2: MLP of four times the width, heads of 64 units, one key-value
+        # head per four heads.
         hidden_size=1024,
         intermediate_size=4096,
         num_hidden_layers=4,
@@ -47,7 +48,7 @@ def make_model(device: str) -> torch.nn.Module:
 
 
 def make_batch(device: str) -> Batch:
-    """Random tokens; the last quarter of each sequence is the answer."""
+    """Return a batch of random tokens; the last quarter of each sequence is the answer."""
     torch.manual_seed(1)
     ids = torch.randint(VOCABULARY, (SEQUENCES, LENGTH)).tolist()
     split = LENGTH - LABELS
@@ -57,7 +58,7 @@ def make_batch(device: str) -> Batch:
 
 
 def steps(lm: torch.nn.Module, batch: Batch) -> dict[str, Callable[[], torch.Tensor]]:
-    """Forward and backward, ours and theirs; both return the loss."""
+    """Return forward and backward passes of both sides; each returns its loss."""
     ours_model = LogProbModel(lm)
     labels = batch.input_ids.clone()
     labels[:, : LENGTH - LABELS] = -100
@@ -77,7 +78,7 @@ def steps(lm: torch.nn.Module, batch: Batch) -> dict[str, Callable[[], torch.Ten
 
 
 def peak_bytes(which: str, device: str) -> dict[str, int]:
-    """Peak memory of one step in this process, and what was held before it."""
+    """Return the peak memory of one step in this process, and its memory before the step."""
     step = steps(make_model(device), make_batch(device))[which]
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -90,13 +91,13 @@ def peak_bytes(which: str, device: str) -> dict[str, int]:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process (Linux)."""
+    """Return the resident memory of this process (Linux) in bytes."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,8 +1,8 @@
-"""Two workers against one, with one thread each, on a machine with two cores or more.
+"""Compare two workers with one, with one thread each, on a machine with two or more cores.
 
     python benchmarks/workers.py
 
-The study of configs/demo-study.yaml, each time from an empty store, whole command.
+Each measurement runs the whole command with configs/demo-study.yaml and an empty store.
 """
 
 import argparse
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(workers: int, arguments: list[str]) -> float:
-    """Seconds of the whole command."""
+    """Run the command; return its seconds."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "lightning_unlearn", "study", *arguments]
         command += ["--config", str(ROOT / "configs" / "demo-study.yaml")]
@@ -30,7 +30,7 @@ def run(workers: int, arguments: list[str]) -> float:
 
 
 def main() -> None:
-    """Run both in turns and print the ratios."""
+    """Run both alternately and print the ratios."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=1)
     options, arguments = parser.parse_known_args()

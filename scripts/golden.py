@@ -1,12 +1,13 @@
-"""Do this tree and an earlier commit give the same numbers? Both run the demo's study and compare.
+"""Check that this tree and an earlier commit give the same numbers in the demo study.
 
     python scripts/golden.py [COMMIT] [--only path=4]
 
-The earlier commit (HEAD by default, without what is not committed) is checked out into a temporary
-folder. Each tree runs its own configs/demo-study.yaml, with one thread and an empty store. Equal
-means: the same runs, every column of records.parquet, examples.parquet and training.parquet equal
-to the bit, and every adapter file equal byte for byte. Columns, metrics and files that were renamed
-since are compared under their new names, which `RENAMED` lists. Exit code 1 if anything differs.
+The script checks out the earlier commit (default: HEAD, without uncommitted changes) into a
+temporary folder. Each tree runs its own configs/demo-study.yaml, with one thread and an empty
+store. Equal means: the same runs, every column of records.parquet, examples.parquet and
+training.parquet equal to the bit, and every adapter file equal byte for byte. Renamed columns,
+metrics and files are compared under their new names, which `RENAMED` lists. Exit code 1 if anything
+differs.
 """
 
 import argparse
@@ -42,12 +43,12 @@ def run(tree: Path, folder: Path, only: str | None) -> None:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """What runs left, by path: tables under their new names, hashes of adapters."""
+    """Read the results of all runs, by path: tables with new names, and hashes of adapters."""
     found: dict[str, object] = {}
     for file in sorted(folder.glob("runs/**/*")):
         name = file.relative_to(folder).as_posix()
         if "/store/" in name:
-            continue  # its folders are named by keys, in which names of classes are
+            continue  # keys of its folders contain names of classes
         if file.name in TABLES:
             found[name] = renamed(pd.read_parquet(file))
         elif file.suffix == ".safetensors":
@@ -56,7 +57,7 @@ def contents(folder: Path) -> dict[str, object]:
 
 
 def renamed(table: pd.DataFrame) -> pd.DataFrame:
-    """A table whose columns and metrics have their new names."""
+    """Return a table with the new names of columns and metrics."""
     table = table.rename(columns=RENAMED)
     for column in table.select_dtypes(exclude="number"):
         for old, new in RENAMED.items():
@@ -67,7 +68,7 @@ def renamed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(old: dict[str, object], new: dict[str, object]) -> list[str]:
-    """What differs, a line each."""
+    """Return one line per difference."""
     lines = [f"only before: {name}" for name in sorted(old.keys() - new.keys())]
     lines += [f"only now: {name}" for name in sorted(new.keys() - old.keys())]
     for name in sorted(old.keys() & new.keys()):
@@ -84,12 +85,12 @@ def differences(old: dict[str, object], new: dict[str, object]) -> list[str]:
 
 
 def main() -> int:
-    """Compare; the exit code."""
+    """Compare and return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("commit", nargs="?", default="HEAD", help="what to compare with")
-    parser.add_argument("--only", help="a part of the study, such as path=4,method=NPO")
+    parser.add_argument("commit", nargs="?", default="HEAD", help="the earlier commit")
+    parser.add_argument("--only", help="run selected trials, such as path=4,method=NPO")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="golden-") as temporary:
         tree = Path(temporary) / "tree"
@@ -104,7 +105,7 @@ def main() -> int:
         finally:
             subprocess.run([*git, "remove", "--force", str(tree)], check=True)
     if not before:
-        raise SystemExit("error: the study left no run, so nothing was compared.")
+        raise SystemExit("error: the study has no finished run, so nothing was compared.")
     lines = differences(before, now)
     print("\n".join(lines) if lines else f"{len(before)} files: all equal.")
     return 1 if lines else 0

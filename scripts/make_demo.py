@@ -1,10 +1,10 @@
-"""Write the embedded default anew: the stage corpora and the tiny Llama, from fixed seeds.
+"""Write the embedded default again: the stage corpora and the tiny Llama, from fixed seeds.
 
     python scripts/make_demo.py           # about three minutes on one free CPU core
-    python scripts/make_demo.py --corpora # the corpora alone; the checkpoint stays as it is
-    python scripts/make_demo.py --check   # are the files in the package what would be written?
+    python scripts/make_demo.py --corpora # write the corpora only
+    python scripts/make_demo.py --check   # compare the files of the package with new ones
 
-The corpora are equal on every machine, the weights on every run on one machine.
+The corpora are equal on every machine; the weights are equal on every run on one machine.
 """
 
 import argparse
@@ -38,8 +38,9 @@ THREADS = 1
 VOCABULARY = 1024
 CONTEXT = 512
 DOCUMENTS = 40_000
-# Random tokens, half of them said twice. A token that pre-training never shows gets a row in the
-# output layer that no LoRA on the decoder can raise again: the stages could not learn to say it.
+# Documents of random tokens; half of them repeat the tokens. A token that never occurs in
+# pretraining gets a row in the output layer that no LoRA on the decoder can raise again: the stages
+# could not learn to generate it.
 TOKEN_DOCUMENTS = 4_500
 BATCH = 32
 LEARNING_RATE = 3e-3
@@ -53,12 +54,12 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-# Llama 3's way of cutting, without its contractions: a number stays apart from the space before.
+# Splits words as Llama 3 does, without its contractions: a number is separate from a space before.
 WORDS = Regex(r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
 
 def text_of(rows: Iterable[Row]) -> str:
-    """One JSON object per line."""
+    """Return the rows as text with one JSON object per line."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
@@ -102,7 +103,7 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
-    """Token ids of the documents and of random ones, each from the begin to the end token."""
+    """Return token ids of documents and of random tokens, from the begin to the end token."""
     texts: list[str] = []
     for document in itertools.islice(documents(SEED), DOCUMENTS):
         if isinstance(document, str):
@@ -119,7 +120,7 @@ def encode(tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
 
 
 def batches(sequences: list[list[int]]) -> list[list[list[int]]]:
-    """Cut the sequences into batches of like length, in shuffled order."""
+    """Divide the sequences into batches of similar length, in shuffled order."""
     rng = random.Random(SEED)
     rng.shuffle(sequences)
     window = BATCH * 100
@@ -133,7 +134,7 @@ def batches(sequences: list[list[int]]) -> list[list[list[int]]]:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama of about a million parameters with grouped-query attention."""
+    """Create a Llama of about a million parameters with grouped-query attention."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -161,7 +162,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    """One pass of AdamW over the documents, warm-up and cosine."""
+    """Train one epoch on the documents with AdamW, warmup and cosine schedule."""
     plan = batches(encode(tokenizer))
     pad = SPECIAL.index(PAD)
     decayed = [p for p in model.parameters() if p.ndim == 2]
@@ -216,20 +217,20 @@ def write_checkpoint(out: Path) -> None:
 
 
 def check(out: Path) -> list[str]:
-    """Say what under `out` differs from what the generators make, and load the checkpoint."""
+    """Compare `out` with the output of the generators, load the checkpoint, return problems."""
     problems = []
     for stem, rows in embedded(SEED).items():
         path = out / f"{stem}.jsonl"
         if not path.is_file():
             problems.append(f"{path} is missing")
         elif path.read_bytes() != text_of(rows).encode():
-            problems.append(f"{path} is not what the generators make now")
+            problems.append(f"{path} differs from the output of the generators")
     folder = out / "tiny-llama"
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        return [*problems, f"{folder} can not be loaded: {error}"]
+        return [*problems, f"{folder} cannot be loaded: {error}"]
     if model.config.vocab_size != len(tokenizer):
         problems.append(f"{folder}: {model.config.vocab_size} rows for {len(tokenizer)} tokens")
     if model.generation_config.eos_token_id != tokenizer.convert_tokens_to_ids(END):
@@ -238,12 +239,12 @@ def check(out: Path) -> list[str]:
 
 
 def main() -> int:
-    """Write, or with --check compare; the exit status is 1 where something differs."""
+    """Write, or with --check compare; return exit code 1 if something differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     package = Path(lightning_unlearn.demo.__file__).parent
     parser.add_argument("--out", type=Path, default=package, help="default: inside the package")
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    parser.add_argument("--corpora", action="store_true", help="leave the checkpoint as it is")
+    parser.add_argument("--corpora", action="store_true", help="do not write the checkpoint")
     arguments = parser.parse_args()
     if not arguments.check:
         write_corpora(arguments.out)

@@ -228,7 +228,7 @@ def test_every_key_of_the_study_help_is_one_of_a_study(place: Workplace) -> None
 
 def test_the_options_of_the_study_help_are_taken(place: Workplace) -> None:
     assert study(["--config", "study.yaml", "--dry-run", "--only", "path=1,method=NPO"]) == 0
-    assert place.capsys.readouterr().out.endswith("1 of 4 trials; 0 of 3 parts are in the store.\n")
+    assert place.capsys.readouterr().out.endswith("1 of 4 trials; 0 of 3 tasks are in the store.\n")
 
 
 def test_a_method_of_a_study_is_changed_from_the_command_line(place: Workplace) -> None:

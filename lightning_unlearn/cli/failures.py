@@ -1,4 +1,4 @@
-"""What the command line says of exceptions that are no `InputError`."""
+"""Messages of the command line for exceptions that are not an `InputError`."""
 
 import errno
 import os
@@ -13,39 +13,39 @@ from pathlib import Path
 from lightning_unlearn.errors import own_place
 from lightning_unlearn.version import __version__
 
-# Set to 1, every failure is shown with its traceback.
+# Environment variable; set to 1, it prints the traceback of every error.
 TRACEBACK = "LIGHTNING_UNLEARN_TRACEBACK"
 PACKAGES = ("torch", "lightning", "transformers", "peft", "jsonargparse")
 
-_ROOM = "make room, and give the same command again"
-_ELSEWHERE = "change who may use it, or name another place"
+_ROOM = "free disk space and run the same command again"
+_ELSEWHERE = "change its permissions, or choose another path"
 _SHORTER = "choose a shorter name"
 REMEDIES = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
     errno.EACCES: _ELSEWHERE,
     errno.EPERM: _ELSEWHERE,
-    errno.EROFS: "name a place that can be written",
+    errno.EROFS: "choose a path on a writable file system",
     errno.ENAMETOOLONG: _SHORTER,
-    errno.EISDIR: "name a file, or move the folder away",
-    errno.ENOTDIR: "a part of this path is a file; name another place, or move the file away",
-    errno.EEXIST: "name another place, or move away what is there",
-    errno.ENOENT: "see whether it was moved or removed, or its name is misspelt",
-    errno.EMFILE: "raise the number of open files (ulimit -n)",
-    errno.ELOOP: "a link in this path leads to itself; remove it",
-    errno.ESTALE: "see whether the disk it is on is still there",
-    errno.EIO: "see whether the disk it is on is in order",
+    errno.EISDIR: "choose a file, or move the folder away",
+    errno.ENOTDIR: "a part of this path is a file: choose another path, or move the file away",
+    errno.EEXIST: "choose another path, or move the existing file away",
+    errno.ENOENT: "check whether it was moved or deleted, and how its name is spelled",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ELOOP: "a link in this path refers to itself: delete the link",
+    errno.ESTALE: "check whether its disk is still mounted",
+    errno.EIO: "check its disk for errors",
 }
 
 
-def told_os_error(error: OSError) -> str | None:
-    """A failure of the file system in a sentence.
+def describe_os_error(error: OSError) -> str | None:
+    """Describe an error of the file system in a sentence.
 
     Args:
-        error: with the path that it concerns; a full disk needs none.
+        error: the error, with the path that it concerns; a full disk needs no path.
 
     Returns:
-        Path, what was found, and what to do; None if the error names no path.
+        Path, reason and remedy; None if the error names no path.
     """
     paths = [
         os.fsdecode(p) for p in (error.filename, error.filename2) if isinstance(p, str | bytes)
@@ -59,69 +59,69 @@ def told_os_error(error: OSError) -> str | None:
 
 
 def _short(path: str) -> str:
-    """A path that fits into a sentence."""
+    """Return a path, shortened in the middle if it has more than 200 characters."""
     return path if len(path) <= 200 else f"{path[:100]}...{path[-60:]}"
 
 
-def told_failure(error: BaseException, arguments: list[str]) -> str:
-    """An exception that nothing foresaw, in a line, with the file that holds its traceback.
+def describe_failure(error: BaseException, arguments: list[str]) -> str:
+    """Describe an unexpected exception in a line, and write its traceback to a file.
 
     Args:
         error: the exception.
-        arguments: of the command line.
+        arguments: arguments of the command line.
 
     Returns:
-        What happened where, and what to do.
+        The exception, the file of its traceback, and what to do.
     """
     text = " ".join(str(error).split())
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if len(what) > 400:
         what = f"{what[:400]}..."
-    file = _kept(error, arguments)
+    file = _write_traceback(error, arguments)
     if file is None:
         traceback.print_exception(error)
-    held = "The traceback stands above" if file is None else f"{file} holds the traceback"
+    where = "The traceback is printed above" if file is None else f"The traceback is in {file}"
     own = own_place(error)
     if own is not None:
-        return f"{own}: {what}. {held}."
+        return f"{own}: {what}. {where}."
     return (
-        f"lightning-unlearn met what it does not foresee: {what}. {held}; please report it to its "
-        "developers with that traceback, the command and the configuration."
+        f"lightning-unlearn failed with an unexpected error: {what}. {where}. Please report it to "
+        "the developers with the traceback, the command and the configuration."
     )
 
 
-def told_missing(error: BaseException) -> str | None:
-    """A package that is not installed, in a sentence; None for other exceptions."""
+def describe_missing_package(error: BaseException) -> str | None:
+    """Describe a package that is not installed; return None for other exceptions."""
     if not isinstance(error, ModuleNotFoundError) or not error.name or own_place(error):
         return None
     package = error.name.partition(".")[0]
     if package == __name__.partition(".")[0]:
         return None
     return (
-        f"the package {package}, which is needed here, is not installed in {sys.prefix}; install "
-        "lightning-unlearn again, which brings it: pip install lightning-unlearn."
+        f"the package {package} is not installed in {sys.prefix}, but lightning-unlearn needs it. "
+        "Install lightning-unlearn again with all its dependencies: pip install lightning-unlearn"
     )
 
 
-def told_memory(error: BaseException) -> str | None:
-    """A lack of memory in a sentence; None for other exceptions."""
+def describe_memory_error(error: BaseException) -> str | None:
+    """Describe a lack of memory; return None for other exceptions."""
     if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
         return None
     which = "this computer" if isinstance(error, MemoryError) else "the GPU"
     return (
-        f"the memory of {which} does not suffice. Lower data.micro_batch_size, "
-        "data.eval_batch_size or data.max_length, or set model.gradient_checkpointing to true; "
-        "lightning-unlearn plan tells what a run needs."
+        f"{which} has not enough memory. Lower data.micro_batch_size, data.eval_batch_size or "
+        "data.max_length, or set model.gradient_checkpointing to true. lightning-unlearn plan "
+        "prints the memory that a run needs."
     )
 
 
 def shows_traceback() -> bool:
-    """Whether the environment asks for tracebacks."""
+    """Return whether the environment variable requests tracebacks."""
     return os.environ.get(TRACEBACK, "") not in ("", "0")
 
 
-def _kept(error: BaseException, arguments: list[str]) -> Path | None:
-    """Write a traceback where that is possible."""
+def _write_traceback(error: BaseException, arguments: list[str]) -> Path | None:
+    """Write a traceback to the temporary folder or the current one; return None if both fail."""
     versions = {"lightning-unlearn": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

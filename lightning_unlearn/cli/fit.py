@@ -1,4 +1,4 @@
-"""``lightning-unlearn fit`` and ``validate``: run, and print what came out."""
+"""``lightning-unlearn fit`` and ``validate``: run the trainer and print the results."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from lightning_unlearn.training.from_config import StagedCLI
 
 
 class FitCLI(StagedCLI):
-    """What runs the two commands, of the trainer's methods of the same names."""
+    """Runs the two commands with the trainer's methods of the same names."""
 
     def fit(self, **kwargs: Any) -> None:
-        """Train and unlearn; the configuration is kept with the run."""
+        """Train and unlearn, write the configuration to the run's folder, and print results."""
         self.trainer.config_text = self.config_text()
         self.trainer.fit(**kwargs)
         if not self.trainer.is_global_zero:
@@ -35,11 +35,11 @@ class FitCLI(StagedCLI):
             print(visible(line))
 
     def _print_ends(self, ends: dict[str, tuple[float, float]]) -> None:
-        """Curves of the run, and how it was before and after."""
+        """Print the curves of the run and the metrics before and after unlearning."""
         out = Console()
         assert self.trainer.run_dir is not None, "made by fit"
-        seen = read_table(self.trainer.run_dir / STEPS)
-        if (drawn := terminal.curves(seen)) is not None:
+        table_of_steps = read_table(self.trainer.run_dir / STEPS)
+        if (drawn := terminal.curves(table_of_steps)) is not None:
             out.print(drawn)
         table, left_out = terminal.ends_table(ends)
         out.print(table)
@@ -47,15 +47,15 @@ class FitCLI(StagedCLI):
             out.print(f"{left_out} They are in {STEPS}.", highlight=False)
 
     def validate(self, **kwargs: Any) -> None:
-        """Measure without training, and print what is measured."""
-        measures = self.trainer.validate(**kwargs)
+        """Evaluate without training, and print the means of the metrics."""
+        means = self.trainer.validate(**kwargs)
         if self.trainer.is_global_zero:
-            _print_means(measures)
+            _print_means(means)
 
 
-def _print_means(measures: dict[str, float]) -> None:
+def _print_means(means: dict[str, float]) -> None:
     table = Table("metric", "mean")
-    for name, value in measures.items():
+    for name, value in means.items():
         table.add_row(name, f"{value:.4f}")
     Console().print(table)
 
@@ -64,11 +64,11 @@ def run(command: str, content: dict[str, Any], arguments: list[str]) -> None:
     """Run ``fit`` or ``validate``.
 
     Args:
-        command: which.
-        content: configuration composed from files.
+        command: "fit" or "validate".
+        content: configuration merged from files.
         arguments: command-line arguments.
 
     Raises:
-        InputError: for a mistake in either.
+        InputError: for a mistake in the configuration or the arguments.
     """
     FitCLI(command, content, arguments)

@@ -1,4 +1,4 @@
-"""Help texts, kept apart from everything that is slow to import."""
+"""Help texts, in a separate module because other modules are slow to import."""
 
 OVERVIEW = """\
 usage: lightning-unlearn COMMAND [--config FILE ...] [--KEY VALUE ...]
@@ -7,13 +7,13 @@ Machine unlearning in language models that were trained in stages.
 
 commands:
   fit        train the stages of one path, then unlearn the forget stage
-  validate   measure a stored model, without training
-  study      paths x methods x seeds x settings: every stage prefix is trained once; table, figures
-  status     what of a study or run is done, running, failed, left
-  report     a page with curves, tables and figures of a study or run, or of several
-  plan       memory, work, time and disk that a run needs, without GPU and weights
+  validate   evaluate a stored model, without training
+  study      run paths x methods x seeds x settings, training each prefix once; tables and figures
+  status     show which tasks of a study or run are done, running, failed or left
+  report     write a page with curves, tables and figures of one or several studies or runs
+  plan       estimate memory, work, time and disk space of a run, without GPU and weights
 
-lightning-unlearn COMMAND --help tells more.  --version prints the version.
+lightning-unlearn COMMAND --help prints the options.  --version prints the version.
 
 first steps:
   lightning-unlearn fit --config configs/demo.yaml
@@ -22,30 +22,30 @@ first steps:
 
 _KEYS = """\
 configuration:
-  --config FILE                YAML; may be given several times, later ones change what they name
-  --print_config               print the whole configuration, defaults included, and stop
-  --help-all                   every key with its type and default (slow: imports torch)
+  --config FILE                YAML file; may be given several times, later files override earlier
+  --print_config               print the complete configuration with defaults, and exit
+  --help-all                   print every key with its type and default (slow: imports torch)
 
-most used keys (each is also a YAML key; the command line wins):
-  --seed_everything N          seed of everything random
+most used keys (each is also a YAML key; the command line overrides the files):
+  --seed_everything N          seed of all random numbers
   --trainer.callbacks+=NAME    add GA, NPO, SimNPO, a monitor, or your own module.Class; a method
-                               added here takes the place of the file's
-  --trainer.store DIR          stage store; runs that share it train no prefix twice
-  --trainer.default_root_dir DIR   where runs go
+                               added here replaces the method of the file
+  --trainer.store DIR          stage store; runs that share a store train each prefix once
+  --trainer.default_root_dir DIR   folder of the runs
   --trainer.accelerator cpu|gpu    --trainer.devices N    --trainer.strategy ddp
-  --trainer.checkpoint_steps N     checkpoints inside a stage; or .checkpoint_minutes (10)
+  --trainer.checkpoint_steps N     write a checkpoint every N steps; or .checkpoint_minutes (10)
   --trainer.precision 32-true|bf16-true|bf16-mixed
   --model.base NAME            model folder, hub name, or demo:tiny-llama
   --model.lora.rank N          --model.lora null trains all weights
   --model.lora.target_modules '[q_proj, v_proj]'
-  --model.quantization nf4     the base in 4 bits a weight, as in QLoRA; needs bitsandbytes
+  --model.quantization nf4     base model with 4 bits per weight, as in QLoRA; needs bitsandbytes
   --model.gradient_checkpointing true    --model.merge true    --model.compile true
   --data.order '[a, b, c]'     the path; or --data.position P, or --data.permutation K
-  --data.forget STAGE          the stage to unlearn
-  --data.oracle true           train the path without it, and measure: what unlearning should give
+  --data.forget STAGE          the forget stage, which is unlearned
+  --data.oracle true           train and evaluate the oracle: the path without the forget stage
   --data.stages.STAGE.source FILE    .lr .epochs .steps .batch_size .schedule .prompt .answer ...
   --data.unlearn.lr LR         .epochs .steps .batch_size .schedule ...
-  --data.micro_batch_size N    sequences of one forward; changes speed, memory and rounding"""
+  --data.micro_batch_size N    sequences per forward pass; changes speed, memory and rounding"""
 
 HELP = {
     "fit": f"""\
@@ -62,10 +62,10 @@ examples:
     "validate": f"""\
 usage: lightning-unlearn validate --config FILE [--stage STAGE] [--KEY VALUE ...]
 
-Ask the monitors about a stored model, without training.
+Evaluate the monitors on a stored model, without training.
 
-  --stage STAGE                after which stage: base (the untouched model), a stage of the path,
-                               or unlearn; the last one if not given
+  --stage STAGE                the stage after which to evaluate: base (the untrained base model),
+                               a stage of the path, or unlearn; default: the last one
 
 {_KEYS}
 
@@ -75,40 +75,41 @@ examples:
     "study": """\
 usage: lightning-unlearn study --config FILE [--config FILE ...] [options] [--KEY VALUE ...]
 
-Run paths x methods x seeds x settings, training every stage prefix once; then write the table, the
-records and the figures. The same command goes on where a study was stopped.
+Run paths x methods x seeds x settings, training each prefix once. Then write records, tables and
+figures. To resume a stopped study, run the same command again.
 
 options:
-  --dry-run                    show the plan as a tree, and stop; nothing is trained or written
-  --only KEY=VALUE,...         only some trials: path (number, or stages joined by -), position,
+  --dry-run                    print the plan as a tree and exit, without training or writing
+  --only KEY=VALUE,...         run selected trials: path (number, or stages joined by -), position,
                                method, seed, swept keys; values of one key are alternatives
 
 keys of a study file:
-  --name NAME                  name of the study in its records; the file's name if not given
-  --fit FILE                   a fit configuration, relative to the study file; a list composes;
+  --name NAME                  name of the study in its records; default: name of the file
+  --fit FILE                   a fit configuration, relative to the study file; a list is merged;
                                in the file it may also be the configuration itself
   --paths positions            move the forget stage from first to last
   --paths permutations         every order of the stages
-  --paths '[[a, b], [b, a]]'   these paths
+  --paths '[[a, b], [b, a]]'   the listed paths
   --methods.LABEL.callback NAME      unlearning method: name, or class_path and init_args
-  --methods.LABEL.unlearn.lr LR      recipe of unlearning for this method, where it differs
-  --seeds '[0, 1, 2]'          everything once for each; the fit configuration's seed if not given
-  --sweep.data.unlearn.lr '[1e-5, 5e-5]'   everything once for each value of any key of fit, and
-                               for each combination of several keys
-  --oracle true                also train each path without the forget stage, and measure it
+  --methods.LABEL.unlearn.lr LR      change of the unlearning recipe for this method
+  --seeds '[0, 1, 2]'          run every trial once per seed; default: seed of the fit configuration
+  --sweep.data.unlearn.lr '[1e-5, 5e-5]'   run every trial once per value of any key of fit, and
+                               once per combination of several keys
+  --oracle true                also train and evaluate the oracle of each path
   --overrides.KEY VALUE        change the fit configuration: --overrides.data.unlearn.lr 1e-4
-  --folder DIR                 where results go; trainer.default_root_dir if not given
-  --figures false              only tables at the end; the report command draws figures and page
+  --folder DIR                 folder of the results; default: trainer.default_root_dir
+  --figures false              write tables only; the report command draws figures and page
 
-where the work is done:
-  --workers N                  N processes of this machine, each with its own GPUs
-  --gpus_per_worker N          GPUs of each worker, or of each task on Ray
+parallel execution:
+  --workers N                  N processes on this machine, each with its own GPUs
+  --gpus_per_worker N          number of GPUs per worker, or per task on Ray
   --ray ADDRESS                a Ray cluster, or auto; its machines share the study's folders
-  --cpus_per_worker N          CPU cores of each task on Ray
+  --cpus_per_worker N          number of CPU cores per task on Ray
 
-  On a CPU, the same machine, versions and number of threads give the same bytes; all else is equal
-  to rounding. Workers share the cores, so their number decides that of the threads of each:
-  OMP_NUM_THREADS=1 in the environment gives the same bytes with any number of workers.
+  On a CPU, results are equal to the byte with the same machine, versions and number of threads;
+  otherwise they are equal up to rounding. Workers divide the cores, so the number of workers
+  changes the number of threads of each. OMP_NUM_THREADS=1 in the environment gives the same bytes
+  with any number of workers.
 
 examples:
   lightning-unlearn study --config configs/demo-study.yaml
@@ -117,20 +118,21 @@ examples:
     "status": """\
 usage: lightning-unlearn status FOLDER
 
-Tell what of a study or a run is done, running (where, which step), failed (why) and left.
+Show which tasks of a study or a run are done, running (machine and step), failed (reason) or left.
 
 example:
   lightning-unlearn status runs/demo""",
     "report": """\
 usage: lightning-unlearn report FOLDER [FOLDER ...] [--out FOLDER] [--paper]
 
-Write a page to look at, with tables as CSV and Markdown and figures beside it, of a study or a run;
-several are compared side by side. An unfinished study has what is finished, and says what is
-missing. Nothing is trained, and torch is not needed.
+Write the report of a study or a run: a page, tables as CSV and Markdown, and figures. The report of
+several studies or runs compares them. The report of an unfinished study contains its finished runs
+and names the missing ones. Nothing is trained, and torch is not needed.
 
 options:
-  --out FOLDER                 where to; FOLDER/report of a single one, report-compared of several
-  --paper                      also the figures of the paper that the study has the runs for
+  --out FOLDER                 folder of the report; default: FOLDER/report for one study or run,
+                               report-compared for several
+  --paper                      also draw those figures of the paper for which the study has runs
 
 examples:
   lightning-unlearn report runs/demo
@@ -138,19 +140,20 @@ examples:
     "plan": """\
 usage: lightning-unlearn plan --config FILE [--config FILE ...] [options] [--KEY VALUE ...]
 
-Tell before a run what it needs: the real steps of learning, unlearning and evaluation are simulated
-on tensors without memory, as one of the GPUs would do them. Needs neither GPU nor weights nor data;
-for the models of configs/models not even the network. Exit code 1 if it does not fit.
+Estimate memory, work, time and disk space of a run. The plan simulates the steps of training,
+unlearning and evaluation on tensors without memory, as one GPU would run them. It needs neither GPU
+nor weights nor data, and no network for the models of configs/models. Exit code 1: the run does
+not fit.
 
 options:
-  --gpus N                     one process each; 1 if not given. More than one share the model out
-                               (fsdp2), unless trainer.strategy is ddp or the base is quantized
-  --gpu-memory SIZE            memory of each, such as 24GiB; 80GiB if not given
-  --throughput TFLOPS          what one GPU reaches in training, for an estimate of time
-  --rows STAGE=N,...           rows of stages whose files are not at hand
-  --KEY VALUE                  change the configuration; most telling are data.max_length,
-                               data.micro_batch_size, model.gradient_checkpointing, model.lora.rank,
-                               model.quantization, trainer.precision
+  --gpus N                     number of GPUs, one process each; default: 1. Several GPUs shard the
+                               model (fsdp2), except with trainer.strategy ddp or a quantized base
+  --gpu-memory SIZE            memory of each GPU, such as 24GiB; default: 80GiB
+  --throughput TFLOPS          throughput of one GPU in training, to estimate the time
+  --rows STAGE=N,...           number of rows of stages whose files are not available
+  --KEY VALUE                  change the configuration; the keys with the largest effect are
+                               data.max_length, data.micro_batch_size, model.gradient_checkpointing,
+                               model.lora.rank, model.quantization, trainer.precision
 
 examples:
   lightning-unlearn plan --config configs/demo.yaml

@@ -1,15 +1,15 @@
-"""The command line: LightningCLI for fit and validate, and the commands of studies."""
+"""Entry point of the command line: dispatches commands and prints errors."""
 
 import os
 import sys
 import traceback
 
 from lightning_unlearn.cli.failures import (
+    describe_failure,
+    describe_memory_error,
+    describe_missing_package,
+    describe_os_error,
     shows_traceback,
-    told_failure,
-    told_memory,
-    told_missing,
-    told_os_error,
 )
 from lightning_unlearn.cli.help import HELP, OVERVIEW
 from lightning_unlearn.cli.output import lasting_output
@@ -34,13 +34,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: arguments without the program's name; None takes the process's.
+        argv: arguments without the name of the program; None takes those of the process.
 
     Returns:
-        Exit code: 0 done, 1 some run of a study failed, a stage is not finished, a plan does not
-        fit, or something went wrong that nothing foresaw, 2 a mistake in the input, a file that
-        can't be read or written, or a loss that is not finite, 129 terminal closed, 130
-        interrupted, 143 terminated.
+        Exit code. 0: done. 1: a run of a study failed, a stage is not finished, a plan does not
+        fit, or an unexpected error occurred. 2: a mistake in the input, a file that cannot be read
+        or written, or a loss that is not finite. 129: terminal closed. 130: interrupted. 143:
+        terminated.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with lasting_output() as (out, _):
@@ -48,38 +48,47 @@ def main(argv: list[str] | None = None) -> int:
         out.flush()
         if out.failure is not None:
             reason = out.failure.strerror or out.failure
-            print(f"error: the output can't be written: {reason}.", file=sys.stderr)
+            print(f"error: the output cannot be written: {reason}.", file=sys.stderr)
             code = code or 2
     return code
 
 
 def _run(arguments: list[str]) -> int:
-    """Dispatch, and tell of what is raised."""
+    """Run a command, print its error, and return the exit code."""
     try:
         with sigterm_as_interrupt(), quiet_deprecations():
             return _dispatch(arguments)
     except (InputError, DivergedError) as error:
-        return _tell(error, str(error), 2)
+        return _print_error(error, str(error), 2)
     except Unfinished as error:
-        return _tell(error, str(error), 1)
+        return _print_error(error, str(error), 1)
     except KeyboardInterrupt as stop:
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            told = str(stop) or "stopped; the same command goes on from here."
-            print(f"\n{told}", file=sys.stderr)
+            message = str(stop) or "stopped. Run the same command again to resume."
+            print(f"\n{message}", file=sys.stderr)
         if isinstance(stop, HungUp):
             return HUNG_UP
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
-    # Whatever it is: a user gets a line, and a file to hand on.
+    # For any other exception the user gets one line, and a file to send to the developers.
     except Exception as error:
-        if (text := told_memory(error) or told_missing(error)) is not None:
-            return _tell(error, text, 1)
-        if isinstance(error, OSError) and (text := told_os_error(error)) is not None:
-            return _tell(error, text, 2)
-        return _tell(error, "" if shows_traceback() else told_failure(error, arguments), 1, True)
+        if (text := describe_memory_error(error) or describe_missing_package(error)) is not None:
+            return _print_error(error, text, 1)
+        if isinstance(error, OSError) and (text := describe_os_error(error)) is not None:
+            return _print_error(error, text, 2)
+        text = "" if shows_traceback() else describe_failure(error, arguments)
+        return _print_error(error, text, 1, always=True)
 
 
-def _tell(error: BaseException, text: str, code: int, always: bool = False) -> int:
-    """Print what went wrong, on the first process unless only this one may know; the exit code."""
+def _print_error(error: BaseException, text: str, code: int, always: bool = False) -> int:
+    """Print an error and return the exit code.
+
+    Args:
+        error: the exception.
+        text: the message.
+        code: the exit code.
+        always: print on every process, because only this one may have the error; False prints on
+            the first process only.
+    """
     if shows_traceback():
         traceback.print_exception(error)
     if text and (always or os.environ.get("LOCAL_RANK", "0") == "0"):
@@ -97,8 +106,8 @@ def _dispatch(arguments: list[str]) -> int:
     command, *rest = arguments
     if command not in COMMANDS:
         raise InputError(
-            f"found the command {command!r}, expected one of {', '.join(COMMANDS)}; "
-            "lightning-unlearn --help tells what they do."
+            f"found the command {command!r}, expected one of {', '.join(COMMANDS)}. "
+            "Describe them with: lightning-unlearn --help"
         )
     if "-h" in rest or "--help" in rest:
         print(HELP[command])
@@ -129,16 +138,16 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _join_current_directory() -> None:
-    """Let methods and monitors of one's own be found in the current directory, as by `python -m`.
+    """Add the current directory to the import path, for the user's own methods and monitors.
 
     Raises:
-        InputError: if that directory was removed.
+        InputError: if the current directory was deleted.
     """
     try:
         here = os.getcwd()
     except OSError:
         raise InputError(
-            "the current directory was removed or can't be entered; change to another one."
+            "the current directory was deleted or cannot be entered. Change to another directory."
         ) from None
     if here not in sys.path:
         sys.path.append(here)
@@ -155,7 +164,7 @@ def _lightning(command: str, arguments: list[str]) -> int:
     except InputError as error:
         raise InputError(with_place(error, files, others)) from error
     except SystemExit as stop:
-        # The parser has printed the configuration, or all keys.
+        # Code 0: the parser has printed the configuration or all keys.
         if stop.code:
             raise
     return 0

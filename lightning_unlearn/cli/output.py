@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed, full, narrow, or unable to show every character."""
+"""Wrappers for standard output and error that handle closed pipes, full disks and encodings."""
 
 import codecs
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-# What stands for characters that an encoding lacks.
+# Replacements for characters that an encoding lacks.
 PLAIN = {
     "→": "->",
     "✓": "+",
@@ -37,16 +37,17 @@ codecs.register_error(ERRORS, _plain)
 
 
 class Output:
-    """A text stream whose end does not end the command.
+    """Text stream whose write errors do not end the command.
 
-    What nobody reads any more is dropped, and so is what does not fit on a full disk; the latter
-    is remembered.
+    After a write error, all further text is dropped. A closed pipe is no failure; any other error,
+    such as a full disk, is recorded.
 
     Args:
-        stream: what is written to.
+        stream: the stream to write to.
 
     Attributes:
-        failure: why something could not be written; None if it could, or if it was not wanted.
+        failure: the error of the first failed write; None if all writes worked or the reader closed
+            the pipe.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -58,7 +59,7 @@ class Output:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write, if that is still possible."""
+        """Write a text, unless an earlier write failed; return its length."""
         if self._works:
             try:
                 self._stream.write(text)
@@ -72,7 +73,7 @@ class Output:
             self.write(line)
 
     def flush(self) -> None:
-        """Flush, if that is still possible."""
+        """Flush the stream, unless an earlier write failed."""
         if self._works:
             try:
                 self._stream.flush()
@@ -81,10 +82,10 @@ class Output:
 
     def _give_up(self, error: OSError) -> None:
         self._works = False
-        # A pipe whose reader has left, as that of `| head`, has lost nothing that was wanted.
+        # A reader that closes the pipe, such as `| head`, does not need the rest.
         if not isinstance(error, BrokenPipeError):
             self.failure = error
-        # Else the interpreter would complain at its end of what is left in the buffer.
+        # Otherwise the interpreter prints an error at exit about text left in the buffer.
         with suppress(OSError, ValueError):
             devnull = os.open(os.devnull, os.O_WRONLY)
             os.dup2(devnull, self._stream.fileno())
@@ -93,13 +94,13 @@ class Output:
 
 @contextmanager
 def lasting_output() -> Iterator[tuple[Output, Output]]:
-    """Let `sys.stdout` and `sys.stderr` be an `Output` each.
+    """Replace `sys.stdout` and `sys.stderr` by an `Output` each, and restore them afterwards.
 
     Yields:
-        Both.
+        The two outputs.
     """
     before = sys.stdout, sys.stderr
-    # Python has None for a stream that was closed when it began.
+    # Python sets a stream to None if it was closed at the start of the process.
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         pair = Output(_open(sys.stdout or nowhere)), Output(_open(sys.stderr or nowhere))
         sys.stdout, sys.stderr = pair
@@ -112,7 +113,7 @@ def lasting_output() -> Iterator[tuple[Output, Output]]:
 
 
 def _open(stream: Any) -> Any:
-    """A stream that takes every character."""
+    """Configure a stream to accept every character, and return it."""
     with suppress(AttributeError, LookupError, TypeError):
         if codecs.lookup(stream.encoding).name not in ("utf-8", "utf-16", "utf-32"):
             stream.reconfigure(errors=ERRORS)

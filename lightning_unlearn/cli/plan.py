@@ -1,4 +1,4 @@
-"""The plan command."""
+"""``lightning-unlearn plan``: estimate the needs of a fit configuration."""
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.planning.settings import on_cpu, sharing, take_settings
@@ -11,13 +11,13 @@ from lightning_unlearn.settings.compose import (
 
 
 def plan(arguments: list[str]) -> int:
-    """Tell what a fit configuration needs, without GPU and weights.
+    """Print the memory, work, time and disk space that a fit configuration needs.
 
     Args:
-        arguments: of the command.
+        arguments: arguments of the command.
 
     Returns:
-        0, or 1 if it does not fit.
+        Exit code: 0 if the run fits into the memory of the GPUs, else 1.
 
     Raises:
         InputError: for a mistake in the configuration or the options.
@@ -26,10 +26,11 @@ def plan(arguments: list[str]) -> int:
     content = load_configs(files)
     if "methods" in content:
         raise InputError(
-            "plan: found a study file, expected a fit configuration, such as that in its key fit."
+            "plan: found a study file, expected a fit configuration, such as the file that the key "
+            "fit of the study file names."
         )
     machine, content, changes = take_settings(others, content)
-    # Slow to import.
+    # These modules are slow to import.
     from lightning_unlearn.planning.estimate import estimate
     from lightning_unlearn.planning.model_shapes import config_folder
     from lightning_unlearn.planning.render import text

@@ -1,4 +1,4 @@
-"""``lightning-unlearn report``: the folders of studies and runs to a page, tables and figures."""
+"""``lightning-unlearn report``: write a page, tables and figures of studies and runs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,36 +15,36 @@ PAPER = "paper"
 
 
 def report(arguments: list[str]) -> int:
-    """Write the report of studies or runs, and tell where its page is.
+    """Write the report of studies or runs, and print the path of its page.
 
     Args:
-        arguments: folders, where the report goes: --out FOLDER, and --paper for the figures of
-            the paper as well.
+        arguments: folders; --out FOLDER for the folder of the report; --paper to draw the figures
+            of the paper too.
 
     Returns:
-        0.
+        Exit code 0.
 
     Raises:
-        InputError: for arguments, folders or records that cannot be used; plotly is missing.
-        StorageError: the report can't be written.
+        InputError: for arguments, folders or records that cannot be used, or if plotly is missing.
+        StorageError: if the report cannot be written.
     """
     folders, out, paper = _read(arguments)
     if paper and len(folders) > 1:
         raise InputError(
-            f"report: found --paper with {len(folders)} folders, expected one: the paper's figures "
-            "are of one study."
+            f"report: found --paper with {len(folders)} folders, expected one folder, because the "
+            "figures of the paper show one study."
         )
-    # Before anything is read that takes time.
+    # Check for plotly before reading tables, which takes time.
     plotly_script()
     sources = [source_of(folder) for folder in folders]
     target = out or (folders[0] / FOLDER if len(folders) == 1 else Path(COMPARED))
     try:
-        written = write_report(_named_apart(sources, folders), target)
+        written = write_report(_with_unique_names(sources, folders), target)
         drawn = _paper(sources[0], target / PAPER) if paper else []
     except OSError as error:
         raise StorageError(
-            f"report: {target} can't be written: {error.strerror or error}; choose another folder "
-            "with --out, or make room."
+            f"report: {target} cannot be written: {error.strerror or error}. Choose another folder "
+            "with --out, or free disk space."
         ) from error
     for source in sources:
         for remark in source.remarks:
@@ -57,12 +57,12 @@ def report(arguments: list[str]) -> int:
 
 
 def _paper(source: Source, folder: Path) -> list[str]:
-    """Draw the paper's figures; sentences on what was drawn, and on what the study lacks."""
+    """Draw the figures of the paper; return sentences on the drawn and the missing ones."""
     from lightning_unlearn.report.paper import save_paper
 
     paper = save_paper(source.records, source.examples, folder, ("png", "pdf"))
-    told = [f"Written to {folder}: {', '.join(file.name for file in paper.written)}"]
-    return [*(told if paper.written else []), *paper.missing.values()]
+    written = [f"Written to {folder}: {', '.join(file.name for file in paper.written)}"]
+    return [*(written if paper.written else []), *paper.missing.values()]
 
 
 def _read(arguments: Sequence[str]) -> tuple[list[Path], Path | None, bool]:
@@ -87,13 +87,14 @@ def _read(arguments: Sequence[str]) -> tuple[list[Path], Path | None, bool]:
             folders.append(Path(argument))
     if not folders:
         raise InputError(
-            "report: found no folder, expected one or more of studies or runs, such as runs/demo."
+            "report: found no folder, expected one or more folders of studies or runs, such as "
+            "runs/demo."
         )
     return folders, out, paper
 
 
-def _named_apart(sources: Sequence[Source], folders: Sequence[Path]) -> list[Source]:
-    """Studies of the same name are told apart by their folders."""
+def _with_unique_names(sources: Sequence[Source], folders: Sequence[Path]) -> list[Source]:
+    """Add the folder to the names of studies with the same name."""
     names = [source.name for source in sources]
     return [
         dataclasses.replace(source, name=f"{source.name} ({folder})")

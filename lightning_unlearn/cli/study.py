@@ -1,4 +1,4 @@
-"""The study command: a study file to a `Study`."""
+"""``lightning-unlearn study``: create a `Study` from a study file and run it."""
 
 import difflib
 import json
@@ -26,26 +26,26 @@ from lightning_unlearn.study.executors.ray import RayExecutor
 from lightning_unlearn.study.runner import Study
 from lightning_unlearn.study.spec import StudyFile, StudySpec, flat, parse_study
 
-# Keys of a study file that hold a mapping of anything.
+# Keys of a study file whose values are mappings with any content.
 DEEP = ("fit", "methods", "sweep", "overrides")
-# What is said on the command line alone.
+# Options that exist on the command line only.
 OPTIONS = ("dry-run", "only")
 
 
 def study(arguments: list[str]) -> int:
-    """Run a study, or show its plan.
+    """Run a study, or print its plan.
 
     Args:
-        arguments: of the command.
+        arguments: arguments of the command.
 
     Returns:
-        0, or 1 if a part failed.
+        Exit code: 0, or 1 if a task failed.
 
     Raises:
         InputError: for a mistake in the study file or the fit configuration.
     """
     files, others = split_config_arguments(arguments)
-    others, only, dry = _take_own(others)
+    others, only, dry = _split_options(others)
     fits: list[str] = []
     try:
         wanted, fits, fit = read_study(files, others)
@@ -65,23 +65,23 @@ def study(arguments: list[str]) -> int:
 def read_study(
     files: list[str], arguments: list[str]
 ) -> tuple[Namespace, list[str], dict[str, Any]]:
-    """A study file and the fit configuration that it names.
+    """Read a study file and the fit configuration that it names.
 
     Args:
-        files: study files; later ones change what they name.
-        arguments: of the command line, which change the files.
+        files: study files; later files override earlier ones.
+        arguments: command-line arguments, which override the files.
 
     Returns:
         The values of the study file, the files of the fit configuration, and its content.
 
     Raises:
-        InputError: for a mistake in the study file, or a file that can't be read.
+        InputError: for a mistake in the study file, or a file that cannot be read.
     """
     wanted = parse_study(_changed(load_configs(files), arguments))
     if isinstance(wanted.fit, (dict, Namespace)):
         content = wanted.fit.as_dict() if isinstance(wanted.fit, Namespace) else wanted.fit
         return wanted, [], merge(content, wanted.overrides)
-    # The fit configuration is named relative to the file that names it.
+    # A path of the fit configuration is relative to the study file that names it.
     homes = [Path(file).parent for file in files if "fit" in read_yaml(file)]
     from_command_line = any(key == "fit" for key, _ in read_arguments(arguments))
     home = homes[-1] if homes and not from_command_line else Path()
@@ -91,12 +91,12 @@ def read_study(
 
 
 def to_spec(wanted: Namespace, fit: dict[str, Any], name: str) -> StudySpec:
-    """A study in plain values.
+    """Return a study in plain values.
 
     Args:
         wanted: values of the study file.
         fit: the fit configuration.
-        name: of the study, where the file gives none.
+        name: name of the study if the study file gives none.
     """
     methods = {
         label: {"callback": method.callback.as_dict(), "unlearn": dict(method.unlearn)}
@@ -115,7 +115,7 @@ def to_spec(wanted: Namespace, fit: dict[str, Any], name: str) -> StudySpec:
 
 
 def _executor(wanted: Namespace, spec: StudySpec) -> Executor | None:
-    """Who does the work; None for this process."""
+    """Return the executor of a study; None runs the tasks in this process."""
     if wanted.ray is not None:
         return RayExecutor(spec, wanted.ray, wanted.gpus_per_worker, wanted.cpus_per_worker)
     if wanted.workers:
@@ -123,8 +123,12 @@ def _executor(wanted: Namespace, spec: StudySpec) -> Executor | None:
     return None
 
 
-def _take_own(arguments: list[str]) -> tuple[list[str], str | None, bool]:
-    """The arguments that say what to do with the study, apart from those that change it."""
+def _split_options(arguments: list[str]) -> tuple[list[str], str | None, bool]:
+    """Separate the options from arguments that change keys.
+
+    Returns:
+        The other arguments, the conditions of --only, and whether --dry-run was given.
+    """
     others: list[str] = []
     only: str | None = None
     dry = False
@@ -137,14 +141,18 @@ def _take_own(arguments: list[str]) -> tuple[list[str], str | None, bool]:
             condition = value if assigned else next(rest, None)
             only = ",".join(filter(None, [only, condition]))
             if not condition:
-                raise InputError("--only: found nothing after it, expected KEY=VALUE,...")
+                raise InputError("--only: found no value, expected KEY=VALUE,...")
         else:
             others.append(argument)
     return others, only, dry
 
 
 def _arguments_of_study(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
-    """Keys and values, as of `read_arguments`; a misspelt option is told by what it is close to."""
+    """Yield keys and values of `read_arguments`.
+
+    Raises:
+        InputError: for a misspelled option; the message suggests the correct one.
+    """
 
     def check(key: str) -> None:
         known = [*OPTIONS, *(own.name for own in fields(StudyFile))]
@@ -165,16 +173,16 @@ def _arguments_of_study(arguments: list[str]) -> Iterator[tuple[str, str | None]
 
 
 def _changed(content: Any, arguments: list[str]) -> Any:
-    """A study file's content, changed by the command line."""
+    """Apply the command-line arguments to the content of a study file."""
     for key, value in _arguments_of_study(arguments):
         if value is None:
-            raise InputError(f"--{key}: not an option of study.")
+            raise InputError(f"--{key}: found an unknown option, expected an option of study.")
         if key.startswith("sweep."):
-            # The rest of the key is one name, however the file writes it.
+            # The rest of the key is one dotted key, also if the file nests it.
             sweep = flat(content.get("sweep") or {})
             content = {**content, "sweep": {**sweep, key.removeprefix("sweep."): read_value(value)}}
         else:
-            # Below these keys anything may stand; that of others shows which type is meant.
+            # Values below these keys have any type; the types of other keys are known.
             read = read_value if "." in key or key in DEEP else read_argument
             content = set_key(content, key.split("."), read(value))
     return content

@@ -1,1 +1,1 @@
-"""What a run needs, told beforehand: memory of each GPU, work, time and disk, without weights."""
+"""Plans: memory per GPU, work, time and disk space of a run, estimated without weights."""

@@ -1,68 +1,96 @@
-"""What would help where a run does not fit."""
+"""Settings that lower the memory of a run that does not fit."""
 
 from lightning_unlearn.planning.estimate import Plan
 from lightning_unlearn.planning.settings import GIB
 
 
 def advice(plan: Plan) -> list[str]:
-    """Settings that lower the peak, those that change no result first.
+    """Return settings that lower the peak; settings that change no result come first.
 
     Args:
-        plan: one that does not fit.
+        plan: a plan that does not fit.
 
     Returns:
-        Sentences.
+        One sentence per setting.
     """
-    found = []
+    return [
+        *_about_training(plan),
+        *_about_evaluation(plan),
+        *_about_sharing(plan),
+        *_about_precision(plan),
+    ]
+
+
+def _about_training(plan: Plan) -> list[str]:
     training = [step for phase, step in plan.steps.items() if phase in plan.misfits]
     training = [step for step in training if step.phase != "evaluation"]
-    held = max((step.measured.memory["activations"] for step in training), default=0)
-    if training:
-        micro = max(step.micro for step in training)
-        if 0 < plan.largest.size < micro:
-            found.append(f"--data.micro_batch_size {plan.largest.size}: fits.")
-        elif micro > 1:
-            found.append("--data.micro_batch_size 1: helps, and is not enough alone.")
-        if not plan.module.gradient_checkpointing:
-            found.append(
-                "--model.gradient_checkpointing true: of activations, up to "
-                f"{held / GIB:.0f} GiB here, little is left; a third more time."
-            )
-    if "evaluation" in plan.misfits or "written answers" in plan.misfits:
-        sequences = plan.steps["evaluation"].micro
+    if not training:
+        return []
+    found = []
+    activations = max(step.measured.memory["activations"] for step in training)
+    micro = max(step.micro for step in training)
+    if 0 < plan.largest.size < micro:
+        found.append(f"--data.micro_batch_size {plan.largest.size}: fits.")
+    elif micro > 1:
+        found.append("--data.micro_batch_size 1: helps, but is not enough alone.")
+    if not plan.module.gradient_checkpointing:
         found.append(
-            f"--data.eval_batch_size {max(1, sequences // 4)}: what evaluation and written "
-            "answers hold falls in proportion."
+            "--model.gradient_checkpointing true: removes most of the activations (up to "
+            f"{activations / GIB:.0f} GiB here); takes a third more time."
         )
+    return found
+
+
+def _about_evaluation(plan: Plan) -> list[str]:
+    if "evaluation" not in plan.misfits and "generated answers" not in plan.misfits:
+        return []
+    sequences = plan.steps["evaluation"].micro
+    return [
+        f"--data.eval_batch_size {max(1, sequences // 4)}: lowers the memory of evaluation and "
+        "generated answers in proportion."
+    ]
+
+
+def _about_sharing(plan: Plan) -> list[str]:
     gpus = plan.machine.gpus
     if plan.sharing.name == "FSDP2":
-        found.append(
-            f"--gpus {2 * gpus}: halves parameters, gradients and optimizer; the layers that are "
-            "gathered stay."
-        )
+        found = [
+            f"--gpus {2 * gpus}: halves parameters, gradients and optimizer; the gathered layers "
+            "stay."
+        ]
         if not plan.sharing.cpu_offload:
             found.append(
-                "trainer.strategy with cpu_offload: true: parameters, gradients and optimizer in "
-                "the computer's memory; slower."
+                "trainer.strategy with cpu_offload: true: moves parameters, gradients and "
+                "optimizer to the computer's memory; slower."
             )
-    elif plan.module.quantization is not None:
-        found.append(
+        return found
+    if plan.module.quantization is not None:
+        return [
             f"--gpus {max(2, gpus)} with --trainer.strategy fsdp2, --model.quantization null and "
-            "--trainer.precision bf16-true: shares the model out, not quantized; results differ."
-        )
-    elif plan.sharing.name == "DDP":
-        found.append("--trainer.strategy fsdp2: shares parameters out instead of copying them.")
-    else:
-        found.append("--gpus 2 with --trainer.strategy fsdp2: shares the model out.")
+            "--trainer.precision bf16-true: shards the model without quantization; results differ."
+        ]
+    if plan.sharing.name == "DDP":
+        return ["--trainer.strategy fsdp2: shards the parameters instead of copying them."]
+    return ["--gpus 2 with --trainer.strategy fsdp2: shards the model."]
+
+
+def _about_precision(plan: Plan) -> list[str]:
+    found = []
     if plan.precision == "32-true":
-        packed = " but the packed weights" if plan.module.quantization is not None else ""
-        found.append(f"--trainer.precision bf16-true: halves all parts{packed}; results differ.")
-    if plan.module.lora is not None and plan.module.quantization is None:
-        shared = " Not with fsdp2: take ddp." if plan.sharing.name == "FSDP2" else ""
-        found.append(
-            "--model.quantization nf4: the base's linear layers, but for the output projection, in "
-            f"4 bits a weight; results differ.{shared}"
-        )
+        quantized = " but the quantized weights" if plan.module.quantization is not None else ""
+        found.append(f"--trainer.precision bf16-true: halves all parts{quantized}; results differ.")
     if plan.module.lora is None:
-        found.append("model.lora instead of null: no gradients and optimizer of the base weights.")
+        found.append(
+            "model.lora instead of null: removes gradients and optimizer of the base weights."
+        )
+    elif plan.module.quantization is None:
+        strategy = (
+            " Set trainer.strategy to ddp: fsdp2 does not support it."
+            if plan.sharing.name == "FSDP2"
+            else ""
+        )
+        found.append(
+            "--model.quantization nf4: stores the base's linear layers, except the output "
+            f"projection, with 4 bits per weight; results differ.{strategy}"
+        )
     return found

@@ -1,4 +1,4 @@
-"""From simulated steps to a plan: what fits, how large a micro-batch may be, work and disk."""
+"""Plan of a run from simulated steps: memory, largest micro-batch, work and disk space."""
 
 import math
 import time
@@ -23,20 +23,20 @@ from lightning_unlearn.planning.simulation import Measured, Phase, Simulation
 from lightning_unlearn.training.trainer import StagedTrainer
 
 LONGEST = 1024
-# Processor seconds of simulation after which no further micro-batch is tried.
+# Processor seconds of simulation after which no further micro-batch is simulated.
 PATIENCE = 40.0
 
 
 @dataclass(frozen=True)
 class Step:
-    """An optimizer step of training, or a forward of evaluation.
+    """An optimizer step of training, or a forward pass of evaluation.
 
     Attributes:
-        phase: what it is of.
-        micro: sequences of one forward.
-        batch: sequences of the step over all GPUs; of evaluation those of one forward.
-        measured: one forward, and in training what follows.
-        parts: micro-batches of one GPU.
+        phase: "learning", "unlearning" or "evaluation".
+        micro: number of sequences per forward pass.
+        batch: number of sequences of the step over all GPUs; in evaluation per forward pass.
+        measured: measurement of one forward pass; in training also of backward pass and step.
+        parts: number of micro-batches per GPU.
     """
 
     phase: Phase
@@ -47,28 +47,28 @@ class Step:
 
     @property
     def flops(self) -> int:
-        """Of one GPU."""
+        """Return the floating-point operations of one GPU."""
         return self.measured.flops * self.parts
 
     @property
     def traffic(self) -> int:
-        """Bytes of one GPU's memory that are read and written."""
+        """Return the bytes that one GPU reads from and writes to its memory."""
         return self.measured.traffic * self.parts
 
     @property
     def exchanged(self) -> float:
-        """Bytes that one GPU sends."""
+        """Return the bytes that one GPU sends."""
         return self.measured.exchanged * self.parts
 
 
 @dataclass(frozen=True)
-class Written:
-    """Answers that the model writes for a monitor.
+class Generation:
+    """Memory for answers that the model generates for a monitor.
 
     Attributes:
-        sequences: that are written together.
-        cache: bytes of keys and values, once they are as long as sequences may be.
-        peak: bytes, with the model and the layers that are gathered.
+        sequences: number of sequences that are generated together.
+        cache: bytes of keys and values for sequences of the maximum length.
+        peak: bytes together with the model and the gathered layers.
     """
 
     sequences: int
@@ -78,26 +78,29 @@ class Written:
 
 @dataclass
 class Plan:
-    """All that is told.
+    """The plan of a run.
 
     Attributes:
-        length: tokens of each sequence.
-        assumed: the length was chosen here.
-        steps: by phase.
-        largest: micro-batch of training.
-        parameters: of the base model.
+        machine: the GPUs.
+        sharing: distribution of the work over the GPUs.
+        module: the module with the settings of the model.
+        length: number of tokens of each sequence.
+        assumed: whether the length is a default, because data.max_length is not set.
+        steps: steps by phase.
+        largest: largest micro-batch of training that fits.
+        parameters: number of parameters of the base model.
         base: bytes of the base model's weights, over all GPUs.
-        adapter: bytes of what is stored after a stage.
-        paths: prefixes of the paths that move the forget stage, and paths.
-        counts: optimizer steps of each stage and of unlearning; None where its rows are unknown.
-        precision: the Trainer's.
-        host: bytes of the computer's memory that hold what GPUs do not.
-        stages: those that are trained.
-        written: the most that a monitor lets the model write; None if none does.
-        norms: bytes at the peak of gradient norms of single rows; None if no monitor asks for them.
-        scored: rows of the forget set that are looked at once for the method's reference, as far as
-            they are known. A forward without gradient of a training micro-batch, when there is no
-            optimizer yet, takes less memory than the steps that follow.
+        adapter: bytes of the weights that are stored after a stage.
+        paths: number of prefixes of the paths that move the forget stage, and number of paths.
+        counts: optimizer steps of each stage and of unlearning; None if the rows are unknown.
+        precision: precision of the Trainer.
+        host: bytes in the memory of the computer for tensors that are offloaded from the GPUs.
+        stages: trained stages.
+        generation: largest memory for generated answers of a monitor; None if none generates.
+        norms: peak bytes of gradient norms of single rows; None if no monitor requests them.
+        scored: number of rows of the forget set that are evaluated once for the method's reference;
+            0 if unknown. This forward pass without gradient runs before the optimizer exists and
+            takes less memory than the training steps.
     """
 
     machine: Machine
@@ -115,24 +118,24 @@ class Plan:
     precision: str
     host: int = 0
     stages: tuple[str, ...] = ()
-    written: Written | None = None
+    generation: Generation | None = None
     norms: int | None = None
     scored: int = 0
 
     @cached_property
     def misfits(self) -> list[str]:
-        """Phases that do not fit, "written answers" among them."""
+        """Return the phases that do not fit, with "generated answers" and "gradient norms"."""
         usable = self.machine.usable
         found: list[str] = [n for n, step in self.steps.items() if step.measured.peak > usable]
-        if self.written is not None and self.written.peak > usable:
-            found.append("written answers")
+        if self.generation is not None and self.generation.peak > usable:
+            found.append("generated answers")
         if self.norms is not None and self.norms > usable:
             found.append("gradient norms")
         return found
 
     @property
     def fits(self) -> bool:
-        """Whether all phases fit."""
+        """Return whether all phases fit."""
         return not self.misfits
 
 
@@ -143,17 +146,17 @@ def estimate(
     machine: Machine,
     shared: Sharing,
 ) -> Plan:
-    """Simulate learning, unlearning and evaluation, and what follows from them.
+    """Simulate learning, unlearning and evaluation, and return the plan.
 
     Args:
-        trainer: made for the CPU; gives precision and method.
-        module: gives the model's settings.
-        data: gives stages and recipes; their files need not be there.
+        trainer: a trainer for the CPU, with the precision and the method of the run.
+        module: the module with the settings of the model.
+        data: stages and recipes; their files may be missing.
         machine: the GPUs.
-        shared: how they share the work.
+        shared: distribution of the work over the GPUs.
 
     Raises:
-        InputError: for settings that can't be run.
+        InputError: for settings that cannot be run.
     """
     began = time.process_time()
     if module.quantization is not None:
@@ -161,8 +164,8 @@ def estimate(
     length = data.max_length or min(module.context, LONGEST)
     if length > module.context:
         raise InputError(
-            f"data.max_length: found {length}, but {module.base} takes at most {module.context} "
-            "tokens."
+            f"data.max_length: found {length}, expected at most {module.context}, the number of "
+            f"positions of {module.base}."
         )
     recipes = _recipes(data)
     micros = {
@@ -201,7 +204,7 @@ def estimate(
             parts = batch // (micro * machine.gpus)
             measured = train(phase, name, micro)
             if shared.name == "DDP":
-                # Once for each step.
+                # Gradients are sent once per step.
                 sent = 2 * adapter * (machine.gpus - 1) / machine.gpus
                 measured = replace(measured, exchanged=sent / parts)
             steps[phase] = Step(phase, micro, batch, measured, parts)
@@ -210,8 +213,8 @@ def estimate(
         lent = simulation.lent() if any(m.uses_oracle for m in trainer.monitors) else 0
 
         def measure(pass_: Measured) -> Measured:
-            # Monitors measure within a stage too, when the optimizer remembers its most, and look
-            # at the oracle meanwhile.
+            # Monitors also evaluate inside a stage, when the state of the optimizer is complete,
+            # and evaluate the oracle then.
             pass_.memory["optimizer"] = state
             pass_.memory["other"] += lent
             return adjust(pass_)
@@ -247,7 +250,7 @@ def estimate(
             precision=str(trainer.precision),
             host=(whole + 3 * adapter) if shared.cpu_offload else 0,
             stages=data.trained,
-            written=_written(trainer, module, data, lm.dtype.itemsize, forward, length),
+            generation=_generation(trainer, module, data, lm.dtype.itemsize, forward, length),
             norms=None if norms is None else norms.peak,
             scored=_scored(trainer, data, machine) if UNLEARN in recipes else 0,
         )
@@ -263,7 +266,7 @@ def _recipes(data: StagedDataModule) -> dict[str, Recipe]:
 
 
 def _hungriest(recipes: dict[str, Recipe], micros: dict[str, int]) -> dict[Phase, str]:
-    """Which recipe of each phase takes most memory."""
+    """Return the recipe with the largest memory of each phase."""
 
     def hunger(name: str) -> tuple[int, int, int]:
         recipe = recipes[name]
@@ -278,12 +281,12 @@ def _hungriest(recipes: dict[str, Recipe], micros: dict[str, int]) -> dict[Phase
 
 
 def _adjustment(shared: Sharing, trained: int) -> Callable[[Measured], Measured]:
-    """What a strategy adds to a simulation without it."""
+    """Return the function that adds the memory of a strategy to a simulation without it."""
 
     def adjusted(measured: Measured) -> Measured:
         memory = dict(measured.memory)
         if shared.name == "DDP" and memory["optimizer"]:
-            # Buckets, in which gradients are sent.
+            # DDP copies gradients into buckets to send them.
             memory["gradients"] += trained
             return replace(measured, memory=memory)
         if shared.cpu_offload:
@@ -294,15 +297,15 @@ def _adjustment(shared: Sharing, trained: int) -> Callable[[Measured], Measured]
     return adjusted
 
 
-def _written(
+def _generation(
     trainer: StagedTrainer,
     module: CausalLM,
     data: StagedDataModule,
     itemsize: int,
     forward: Measured,
     length: int,
-) -> Written | None:
-    """What is held while monitors let the model write; generation itself is not simulated."""
+) -> Generation | None:
+    """Return the memory of generated answers by formula; generation is not simulated."""
     writers = [monitor for monitor in trainer.monitors if hasattr(monitor, "max_new_tokens")]
     if not writers:
         return None
@@ -317,7 +320,7 @@ def _written(
     sequences = data.eval_batch_size * attempts
     cache = pairs * width * itemsize * sequences * length
     held = sum(size for part, size in forward.memory.items() if part != "activations")
-    return Written(sequences, cache, cache + held)
+    return Generation(sequences, cache, cache + held)
 
 
 def _asks_norms(trainer: StagedTrainer) -> bool:
@@ -343,7 +346,7 @@ def _stage_rows(data: StagedDataModule, name: str, machine: Machine) -> int | No
 
 
 def _count(data: StagedDataModule, name: str, recipe: Recipe, machine: Machine) -> int | None:
-    """Optimizer steps of a stage."""
+    """Return the number of optimizer steps of a stage; None if its rows are unknown."""
     if recipe.steps is not None:
         return recipe.steps
     stage = data.forget if name == UNLEARN else name
@@ -353,7 +356,7 @@ def _count(data: StagedDataModule, name: str, recipe: Recipe, machine: Machine) 
 
 
 def _rows(stage: Stage, key: str) -> int | None:
-    """Rows of a stage whose file is at hand; nothing is downloaded for a plan."""
+    """Return the number of rows of a local file; None for other sources: plan downloads nothing."""
     if not stage.source.startswith("demo:") and not Path(stage.source).is_file():
         return None
     options: dict[str, Any] = {

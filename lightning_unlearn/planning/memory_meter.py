@@ -1,4 +1,4 @@
-"""What tensors take, while they live: a count of bytes by part, with its peak, and of work."""
+"""Meter for the memory of tensors, by part and at the peak, and for the work of operations."""
 
 import weakref
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ PARTS: tuple[Part, ...] = (
 )
 
 _RESIZE = torch.UntypedStorage.resize_
-# Which arguments of a collective are its whole buffers, and how often their bytes are sent.
+# Per collective: the arguments that are full buffers, the one whose bytes are sent, and how often.
 _EXCHANGES = {
     "c10d::_allgather_base_": ((0,), 0, 1),
     "c10d::_reduce_scatter_base_": ((0, 1), 1, 1),
@@ -32,20 +32,20 @@ _EXCHANGES = {
 
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts bytes of the tensors that operations make, until they are freed, and operations' work.
+    """Counts the bytes of tensors from their creation until they are freed, and the work.
 
-    The counting of `torch.distributed._tools.fsdp2_mem_tracker.FSDPMemTracker`, without its record
-    for each module, which makes up most of its time.
+    It counts as `torch.distributed._tools.fsdp2_mem_tracker.FSDPMemTracker` does, but without the
+    record of each module, which takes most of that tracker's time.
 
     Args:
-        processes: that share a model.
+        processes: number of processes that share a model.
 
     Attributes:
-        now: bytes by part.
-        peak: bytes by part at the moment at which they were most together.
-        flops: operations with floating-point numbers of matrix products and attention.
-        traffic: bytes that operations read and wrote, as if nothing stayed in a cache.
-        exchanged: bytes that this process sends to others.
+        now: current bytes by part.
+        peak: bytes by part at the moment of their largest sum.
+        flops: floating-point operations of matrix products and attention.
+        traffic: bytes that operations read and wrote, without any cache.
+        exchanged: bytes that this process sends to other processes.
     """
 
     def __init__(self, processes: int = 1) -> None:
@@ -63,12 +63,12 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._mode: Any = None
 
     def put(self, tensor: Tensor, part: Part, again: bool = True) -> None:
-        """Count a tensor's memory.
+        """Count the memory of a tensor.
 
         Args:
-            tensor: any.
-            part: what it is.
-            again: also where it is counted as another part already.
+            tensor: the tensor.
+            part: the part that the tensor belongs to.
+            again: whether to move a tensor that is already counted for another part.
         """
         storage = local_part(tensor).untyped_storage()
         key = storage._cdata
@@ -94,20 +94,20 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """The time during which operations are counted."""
+        """Count operations while the context is active."""
 
         def resize(storage: torch.UntypedStorage, size: int) -> Any:
-            # FSDP2 frees and gives memory so, which is no operation.
+            # FSDP2 frees and allocates memory by resizing, which is not an operation.
             changed = _RESIZE(storage, size)
             if (found := self._known.get(storage._cdata)) is not None:
                 before, part, reference = found
                 self._known[storage._cdata] = (storage.nbytes(), part, reference)
                 self._add(part, storage.nbytes() - before)
-                self._look()
+                self._update_peak()
             return changed
 
         self._mode = active_fake_mode()
-        self._look()
+        self._update_peak()
         torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign, assignment]
         try:
             with self:
@@ -115,8 +115,8 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             torch.UntypedStorage.resize_ = _RESIZE  # type: ignore[method-assign]
 
-    def _look(self) -> None:
-        # Also where it is the same again: a buffer is known for what it is only when it is used.
+    def _update_peak(self) -> None:
+        # Update for an equal sum too: the part of a buffer is known only when it is used.
         if self._total >= self._most:
             self._most, self.peak = self._total, dict(self.now)
 
@@ -125,7 +125,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return NotImplemented
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        # DTensor works out shapes with a mode of its own; nothing is allocated there.
+        # DTensor computes shapes in another fake mode, without allocating memory.
         if active_fake_mode() is not self._mode:
             return result
         name = func._schema.name
@@ -143,11 +143,13 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in _tensors(kwargs.get("out")):
                 self.put(tensor, "gathered")
         else:
-            self._work(func, args, kwargs, result, made)
-        self._look()
+            self._count_work(func, args, kwargs, result, made)
+        self._update_peak()
         return result
 
-    def _work(self, func: Any, args: Any, kwargs: Any, result: Any, made: list[Tensor]) -> None:
+    def _count_work(
+        self, func: Any, args: Any, kwargs: Any, result: Any, made: list[Tensor]
+    ) -> None:
         if func not in self._views:
             aliases = [value.alias_info for value in func._schema.returns]
             self._views[func] = any(a is not None and not a.is_write for a in aliases)
@@ -163,17 +165,17 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor that may be cut up, by no operation."""
+    """Return this process's part of a tensor that may be sharded, without an operation."""
     return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
 def _attention_flops(name: str, args: Any) -> int:
-    """Both products of attention over all pairs of positions, as is the custom, causal or not."""
+    """Return the FLOP of both attention products over all pairs of positions, causal or not."""
     backward = "backward" in name
     query, key, value = args[1:4] if backward else args[:3]
     pairs = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
     flops: int = 2 * pairs * (query.shape[3] + value.shape[3])
-    # Backward forms the scores anew, and two products for each of the two.
+    # The backward pass computes the scores again, and two products for each forward product.
     return flops * 5 // 2 if backward else flops
 
 
@@ -182,7 +184,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _tensors(values: Any) -> list[Tensor]:
-    """The tensors among arguments or results, which lie at most in lists and mappings."""
+    """Return the tensors among arguments or results, also inside lists and mappings."""
     if isinstance(values, Tensor):
         return [values]
     if isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""The largest micro-batch that fits, with as few simulations as will do."""
+"""Search for the largest micro-batch that fits, with few simulations."""
 
 import time
 from collections.abc import Callable
@@ -10,8 +10,8 @@ class Largest:
     """The largest micro-batch that fits.
 
     Attributes:
-        size: sequences; 0 if none.
-        tried: the next larger one was simulated too, or there is none.
+        size: number of sequences; 0 if no micro-batch fits.
+        tried: whether the next larger size was simulated and does not fit, or does not exist.
     """
 
     size: int
@@ -25,19 +25,21 @@ def find_largest(
     usable: int,
     deadline: float,
 ) -> Largest:
-    """The largest micro-batch whose peak fits.
+    """Find the largest micro-batch whose peak fits.
+
+    If the time runs out, the result is the largest simulated size that fits, or a size between two
+    simulated ones. Between two sizes the peak is below the straight line through their peaks,
+    because the peak is the maximum of several straight lines.
 
     Args:
-        sizes: those that are possible, rising.
-        peaks: bytes, of those known already.
-        measure: gives the peak of one.
-        usable: bytes there are.
-        deadline: process time after which none is measured, once there is one that fits.
+        sizes: possible sizes, ascending.
+        peaks: known peaks in bytes, by size.
+        measure: simulates a size and returns its peak in bytes.
+        usable: usable bytes.
+        deadline: process time after which no further size is simulated if one already fits.
 
     Returns:
-        One that fits; where time ran out, of those measured, or between two measured ones: peaks
-        lie below the straight line between them, for they are the highest of several straight
-        lines.
+        The largest size that fits, and whether the search was complete.
     """
     known = dict(peaks)
 
@@ -55,7 +57,7 @@ def find_largest(
         if time.process_time() > deadline and low > 0:
             return Largest(_on_line(between, low, high, known, usable), False)
         if high is None:
-            # As far up as the slope allows, or all the way, to have a second point.
+            # Try the largest size: it gives a second point of the line.
             trial = between[-1]
         elif low == 0:
             trial = between[0]
@@ -69,7 +71,7 @@ def find_largest(
 def _on_line(
     between: list[int], low: int, high: int | None, known: dict[int, int], usable: int
 ) -> int:
-    """The largest size that fits by the straight line between two that are known."""
+    """Return the largest size that fits according to the line between two known peaks."""
     if low == 0 or high is None:
         return low
     slope = (known[high] - known[low]) / (high - low)

@@ -1,4 +1,4 @@
-"""Shapes of some models by their hub names, so that a plan needs neither download nor account."""
+"""Shapes of some models by hub name: a plan needs neither a download nor an account for them."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-# Rotary positions of Llama 3: what the model is told of its pretraining's 8192 positions.
+# Rotary positions of Llama 3, which was pretrained with 8192 positions.
 _LLAMA3_ROPE = {
     "rope_type": "llama3",
     "low_freq_factor": 1.0,
@@ -28,7 +28,7 @@ _LLAMA3 = _LLAMA | {
     "num_key_value_heads": 8,
     "rope_theta": 500000.0,
 }
-# Queries, keys and values have a bias in every Qwen2, which is no key of its configuration.
+# In every Qwen2, queries, keys and values have a bias; its configuration has no key for it.
 _QWEN: dict[str, Any] = {
     "model_type": "qwen2",
     "architectures": ["Qwen2ForCausalLM"],
@@ -38,9 +38,9 @@ _QWEN: dict[str, Any] = {
     "use_sliding_window": False,
 }
 
-# Figures of each model's config.json on the hub, compared with litgpt/config.py of
-# Lightning-AI/litgpt, which names these files as its source. Numbers of parameters that follow are
-# those the hub shows (tests/test_planning.py).
+# Values of each model's config.json on the hub, compared with litgpt/config.py of
+# Lightning-AI/litgpt, which names these files as its source. The resulting numbers of parameters
+# equal those that the hub shows (tests/planning/test_planning.py).
 CONFIGS: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-3.2-1B": _LLAMA3
     | {
@@ -108,7 +108,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
-# Their siblings that follow instructions: the same shapes, and of Qwen fewer positions.
+# Instruction-tuned versions: the same shapes; those of Qwen have fewer positions.
 INSTRUCTED = {
     "meta-llama/Llama-3.2-1B-Instruct": "meta-llama/Llama-3.2-1B",
     "meta-llama/Llama-3.2-3B-Instruct": "meta-llama/Llama-3.2-3B",
@@ -125,14 +125,15 @@ CONFIGS |= {
 
 @contextmanager
 def config_folder(base: str, **changes: Any) -> Iterator[str]:
-    """A folder with the configuration of a known model; other names are given back as they are.
+    """Create a temporary folder with the configuration of a known model.
 
     Args:
         base: model folder, hub name, or demo:NAME.
-        changes: keys of the configuration that are to be different.
+        changes: changed keys of the configuration.
 
     Yields:
-        What ``model.base`` may be; a temporary folder is removed afterwards.
+        A value for ``model.base``: the temporary folder, or ``base`` itself if it is a folder or
+        not a known model.
     """
     if Path(base).expanduser().is_dir() or base not in CONFIGS:
         yield base

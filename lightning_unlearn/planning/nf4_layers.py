@@ -1,4 +1,4 @@
-"""Linear layers of 4 bits a weight as far as memory and work go, without bitsandbytes."""
+"""Linear layers with the memory and work of 4-bit layers, without bitsandbytes."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from lightning_unlearn.model.quantization import packed_sizes, quantized_layers
 
 
 class _Product(torch.autograd.Function):
-    """The product of bitsandbytes: weights are unpacked for it, there and back, and not kept."""
+    """The product of bitsandbytes: it dequantizes the weights in both passes and keeps no copy."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, layer: "PackedLinear") -> Tensor:
@@ -24,11 +24,11 @@ class _Product(torch.autograd.Function):
 
 
 class PackedLinear(nn.Linear):
-    """A stand-in for the ``Linear4bit`` of bitsandbytes.
+    """Replacement for the ``Linear4bit`` of bitsandbytes.
 
     Args:
         linear: the layer that is quantized.
-        compute: in which type products are computed.
+        compute: data type of the products.
     """
 
     def __init__(self, linear: nn.Linear, compute: torch.dtype) -> None:
@@ -46,8 +46,8 @@ class PackedLinear(nn.Linear):
         self.bias = linear.bias
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
-        """The weights, unpacked, ``[out, in]``."""
-        scales = self.scales.float()  # there until the weights are
+        """Return the dequantized weights, ``[out, in]``."""
+        scales = self.scales.float()  # allocated until the weights exist
         pairs = self.weight.expand(-1, 2).to(dtype)
         del scales
         return pairs.flatten()[: self.in_features * self.out_features].view(
@@ -55,18 +55,18 @@ class PackedLinear(nn.Linear):
         )
 
     def forward(self, rows: Tensor) -> Tensor:
-        """``[..., in]`` to ``[..., out]``, in the type of ``rows``."""
+        """Map ``[..., in]`` to ``[..., out]``, in the data type of ``rows``."""
         found: Tensor = _Product.apply(rows.to(self.compute), self)  # type: ignore[no-untyped-call]
-        # PEFT copies what comes out of a packed layer.
+        # PEFT clones the output of a quantized layer.
         return found.to(rows.dtype).clone()
 
 
 def pack(lm: Any, compute: torch.dtype) -> None:
-    """Put stand-ins in the place of the layers that would be quantized.
+    """Replace the layers that would be quantized.
 
     Args:
         lm: a Hugging Face causal LM without memory.
-        compute: in which type products are computed.
+        compute: data type of the products.
     """
     for name, layer in quantized_layers(lm):
         lm.set_submodule(name, PackedLinear(layer, compute))

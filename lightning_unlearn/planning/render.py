@@ -1,4 +1,4 @@
-"""A plan as text."""
+"""Text of a plan, as the plan command prints it."""
 
 from lightning_unlearn.planning.advice import advice
 from lightning_unlearn.planning.estimate import Plan
@@ -17,16 +17,16 @@ LABELS: dict[Part, str] = {
 
 
 def text(plan: Plan, base: str) -> str:
-    """A plan as the command prints it.
+    """Return the text of a plan.
 
     Args:
-        plan: what is printed.
-        base: the model's name.
+        plan: the plan.
+        base: name of the base model.
     """
     parts = [_head(plan, base), _memory(plan), _work(plan), _time(plan), _disk(plan)]
     if not plan.fits:
         names = " and ".join(plan.misfits)
-        lines = [f"Does not fit: {names}. What would help:"]
+        lines = [f"Does not fit: {names}. Settings that help:"]
         parts.append("\n".join(lines + [f"  {line}" for line in advice(plan)]))
     return "\n\n".join(parts)
 
@@ -38,13 +38,13 @@ def _head(plan: Plan, base: str) -> str:
         trained += f", base in {plan.module.quantization.upper()} ({_size(plan.base)})"
     how = plan.sharing.name
     how += f" ({plan.sharing.chosen})" if plan.sharing.chosen else ""
-    chosen = "data.max_length not given" if plan.assumed else "data.max_length"
+    chosen = "data.max_length is not set" if plan.assumed else "data.max_length"
     checkpointing = "with" if plan.module.gradient_checkpointing else "without"
     return (
         f"{base}: {_count(plan.parameters)} parameters, {trained}, {plan.precision}, "
         f"{checkpointing} gradient checkpointing\n"
         f"{machine.gpus} x {machine.memory / GIB:.0f} GiB, {how}\n"
-        f"Simulated with all sequences {plan.length} tokens long ({chosen}): the most there can be."
+        f"Simulated with {plan.length} tokens in every sequence ({chosen}), the maximum."
     )
 
 
@@ -72,32 +72,35 @@ def _memory(plan: Plan) -> str:
     def size(value: int) -> str:
         return f"{value / unit:.2f}"
 
-    lines = [_row(f"{name} of each GPU", list(plan.steps))]
-    lines.append(_row("sequences of one forward", [str(step.micro) for step in steps]))
+    lines = [_row(f"{name} per GPU", list(plan.steps))]
+    lines.append(_row("sequences per forward", [str(step.micro) for step in steps]))
     for part in PARTS:
         lines.append(_row(LABELS[part], [size(step.measured.memory[part]) for step in steps]))
     lines.append(_row("peak", [size(step.measured.peak) for step in steps]))
     limit = _size(plan.machine.usable)
     verdicts = ["no" if phase in plan.misfits else "yes" for phase in plan.steps]
     lines.append(_row(f"fits into {limit}", verdicts))
-    kept = f"{plan.machine.kept / GIB:.1f} GiB are left to CUDA, NCCL and fragmentation."
+    reserved = (
+        f"{plan.machine.reserved / GIB:.1f} GiB are reserved for CUDA, NCCL and fragmentation."
+    )
     if plan.host:
-        kept += f" The computer's memory holds {_gib(plan.host)} GiB more, over all GPUs."
+        reserved += f" The computer's memory holds {_gib(plan.host)} GiB more, over all GPUs."
     largest = plan.largest
     if largest.size == 0:
-        said = "Not even a micro-batch of 1 fits in training."
+        verdict = "Not even a micro-batch of 1 fits in training."
     else:
-        tried = "" if largest.tried else " at least (not all were tried)"
-        said = f"Largest micro-batch that fits in training: {largest.size}{tried}."
-    told = [*lines, kept, said]
-    if plan.written is not None:
-        told.append(
-            f"Written answers, {plan.written.sequences} at a time: {_size(plan.written.cache)} of "
-            f"keys and values (by formula), {_size(plan.written.peak)} with the model."
+        tried = "" if largest.tried else " or more (larger ones were not all simulated)"
+        verdict = f"Largest micro-batch that fits in training: {largest.size}{tried}."
+    lines += [reserved, verdict]
+    if plan.generation is not None:
+        lines.append(
+            f"Generated answers, {plan.generation.sequences} at a time: "
+            f"{_size(plan.generation.cache)} of keys and values (by formula), "
+            f"{_size(plan.generation.peak)} with the model."
         )
     if plan.norms is not None:
-        told.append(f"Gradient norms, one row at a time: {_size(plan.norms)} with the model.")
-    return "\n".join(told)
+        lines.append(f"Gradient norms, one row at a time: {_size(plan.norms)} with the model.")
+    return "\n".join(lines)
 
 
 def _work(plan: Plan) -> str:
@@ -105,14 +108,14 @@ def _work(plan: Plan) -> str:
     rows = {
         "sequences": [str(step.batch) for step in steps],
         "tokens, at most": [str(step.batch * plan.length) for step in steps],
-        "micro-batches of each GPU": [str(step.parts) for step in steps],
-        "TFLOP of each GPU": [f"{step.flops / 1e12:.1f}" for step in steps],
-        "TFLOP together": [f"{step.flops * plan.machine.gpus / 1e12:.1f}" for step in steps],
+        "micro-batches per GPU": [str(step.parts) for step in steps],
+        "TFLOP per GPU": [f"{step.flops / 1e12:.1f}" for step in steps],
+        "TFLOP in total": [f"{step.flops * plan.machine.gpus / 1e12:.1f}" for step in steps],
         "GiB read and written": [f"{step.traffic / GIB:.0f}" for step in steps],
-        "GiB sent by each GPU": [f"{step.exchanged / GIB:.2f}" for step in steps],
+        "GiB sent per GPU": [f"{step.exchanged / GIB:.2f}" for step in steps],
     }
     names = [phase for phase in plan.steps if phase != "evaluation"]
-    lines = [_row("An optimizer step", [str(name) for name in names])]
+    lines = [_row("One optimizer step", [str(name) for name in names])]
     return "\n".join(lines + [_row(name, values) for name, values in rows.items()])
 
 
@@ -123,20 +126,20 @@ def _time(plan: Plan) -> str:
     if unknown:
         example = ",".join(f"{name}=4000" for name in plan.stages[:2])
         lines.append(
-            f"Rows of {', '.join(unknown)} are not at hand: name their files, or give "
-            f"--rows {example},..."
+            f"The number of rows of {', '.join(unknown)} is unknown. Set the sources to local "
+            f"files, or add --rows {example},..."
         )
     speed = plan.machine.throughput
     if speed is None:
         lines.append(
-            "Time: give --throughput, the TFLOPS that one GPU reaches in training, such as 300 "
+            "Time: unknown. Add --throughput with the TFLOPS of one GPU in training, such as 300 "
             "for an H100 in bf16."
         )
         return "\n".join(lines)
     flops = {phase: step.flops for phase, step in plan.steps.items()}
     seconds = {phase: flops[phase] / speed for phase in flops}
     each = ", ".join(f"{seconds[p]:.1f} s in {p}" for p in seconds if p != "evaluation")
-    lines.append(f"Time of an optimizer step at {speed / 1e12:g} TFLOPS, at most: {each}.")
+    lines.append(f"Time per optimizer step at {speed / 1e12:g} TFLOPS, at most: {each}.")
     if counted and not unknown:
         total = sum(
             (count or 0) * seconds["unlearning" if name == "unlearn" else "learning"]
@@ -144,7 +147,8 @@ def _time(plan: Plan) -> str:
         )
         share = plan.scored / plan.machine.gpus / plan.steps["evaluation"].micro
         total += share * seconds["evaluation"]
-        lines.append(f"A path and its unlearning, without monitors: {total / 3600:.1f} h at most.")
+        hours = f"{total / 3600:.1f} h"
+        lines.append(f"Training of a path and unlearning, without monitors: at most {hours}.")
     return "\n".join(lines)
 
 
@@ -154,8 +158,8 @@ def _disk(plan: Plan) -> str:
     what = "adapter" if plan.module.lora is not None else "model"
     one = len(plan.counts)
     return (
-        f"Disk: base model {_size(2 * plan.parameters)} as bf16; {what} of a stage "
-        f"{_size(size)}; store of a path {_size(one * size)}, and {_size(3 * size)} for "
-        f"its checkpoint; store of a study of positions {_size(prefixes * size)} for each seed "
-        f"({prefixes} stages), and {_size(paths * size)} for each method and seed."
+        f"Disk: base model {_size(2 * plan.parameters)} in bf16; {what} of a stage "
+        f"{_size(size)}; store of a path {_size(one * size)}, plus {_size(3 * size)} for its "
+        f"checkpoint; store of a study of positions {_size(prefixes * size)} per seed "
+        f"({prefixes} stages), plus {_size(paths * size)} per method and seed."
     )

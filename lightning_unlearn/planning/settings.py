@@ -1,4 +1,4 @@
-"""What a plan is asked for: a configuration, and the machine it is to run on."""
+"""Input of a plan: a fit configuration and the machine that will run it."""
 
 import re
 from dataclasses import dataclass
@@ -9,22 +9,21 @@ from lightning_unlearn.settings.compose import merge, read_arguments, set_key
 from lightning_unlearn.settings.strict_yaml import read_value
 
 GIB = 2**30
-# Of a GPU's memory: libraries, their workspaces and buffers for sending; and what lies between
-# blocks of the allocator. Assumed, not simulated.
+# Assumed, not simulated: memory of libraries, their workspaces and communication buffers; and the
+# fraction lost between the blocks of the allocator.
 LIBRARIES = 1 * GIB
 FRAGMENTED = 0.05
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The GPUs.
+    """The GPUs of a plan.
 
     Attributes:
-        gpus: how many, one process each.
-        memory: bytes of each.
-        throughput: floating-point operations per second that each reaches in training; None for
-            unknown.
-        rows: rows of stages, where their files are not at hand.
+        gpus: number of GPUs, one process each.
+        memory: bytes per GPU.
+        throughput: floating-point operations per second of one GPU in training; None if unknown.
+        rows: number of rows of stages whose files are not available.
     """
 
     gpus: int
@@ -33,36 +32,37 @@ class Machine:
     rows: dict[str, int]
 
     @property
-    def kept(self) -> int:
-        """Bytes of a GPU that the plan leaves to libraries and fragmentation."""
+    def reserved(self) -> int:
+        """Return the bytes of a GPU that are reserved for libraries and fragmentation."""
         return LIBRARIES + int(self.memory * FRAGMENTED)
 
     @property
     def usable(self) -> int:
-        """Bytes of a GPU for tensors."""
-        return self.memory - self.kept
+        """Return the bytes of a GPU that are available for tensors."""
+        return self.memory - self.reserved
 
 
 def take_settings(
     arguments: list[str], content: dict[str, Any]
 ) -> tuple[Machine, dict[str, Any], list[str]]:
-    """Separate the plan's own options from keys of the configuration.
+    """Separate the options of plan from keys of the configuration.
 
     Args:
-        arguments: of the command line, without configuration files.
+        arguments: command-line arguments without configuration files.
         content: the configuration.
 
     Returns:
-        The machine, the configuration as the command line changes it, and the arguments that did.
+        The machine, the configuration with the changes of the command line, and the arguments that
+        changed it.
 
     Raises:
-        InputError: for options that mean nothing.
+        InputError: for an unknown option or a wrong value.
     """
     own = {"gpus": "1", "gpu_memory": "80GiB", "throughput": "", "rows": ""}
     changes: list[str] = []
     for key, value in read_arguments(arguments):
         if value is None:
-            raise InputError(f"--{key}: not an option of plan.")
+            raise InputError(f"--{key}: found an unknown option, expected an option of plan.")
         if (name := key.replace("-", "_")) in own:
             own[name] = value
         else:
@@ -72,7 +72,7 @@ def take_settings(
     if not 1 <= gpus < 2**31 or gpus != int(gpus):
         raise InputError(f"--gpus: found {own['gpus']}, expected a number of GPUs, at least 1.")
     throughput = own["throughput"]
-    expected = "TFLOPS that one GPU reaches in training, such as 300"
+    expected = "the TFLOPS of one GPU in training, such as 300"
     speed = _number(throughput, "throughput", expected) if throughput else None
     if speed is not None and not 0 < speed < float("inf"):
         raise InputError(f"--throughput: found {throughput}, expected {expected}.")
@@ -116,7 +116,7 @@ def _rows(text: str) -> dict[str, int]:
 
 
 def on_cpu(content: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with which its objects can be made on any computer.
+    """Return a configuration whose objects can be created on any computer.
 
     Args:
         content: a fit configuration.
@@ -135,13 +135,13 @@ def on_cpu(content: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Sharing:
-    """How the GPUs share the work.
+    """Distribution of the work over the GPUs.
 
     Attributes:
         name: "one GPU", "FSDP2" or "DDP".
-        chosen: by whom: the configuration, or the plan.
-        cpu_offload: as of `lightning_unlearn.distributed.strategy.FSDP2`.
-        layers: the same.
+        chosen: the origin of the choice: the configuration or an assumption of the plan.
+        cpu_offload: see `lightning_unlearn.distributed.strategy.FSDP2`.
+        layers: ``layer_classes`` of `lightning_unlearn.distributed.strategy.FSDP2`.
     """
 
     name: str
@@ -151,14 +151,14 @@ class Sharing:
 
 
 def sharing(content: dict[str, Any], gpus: int) -> Sharing:
-    """How a configuration shares the work among GPUs.
+    """Read from a configuration how the work is distributed over the GPUs.
 
     Args:
         content: a fit configuration.
-        gpus: how many.
+        gpus: number of GPUs.
 
     Raises:
-        InputError: for strategies that are not planned.
+        InputError: for a strategy that plan does not support.
     """
     found = (content.get("trainer") or {}).get("strategy") or "auto"
     options = found.get("init_args") or {} if isinstance(found, dict) else {}
@@ -172,13 +172,13 @@ def sharing(content: dict[str, Any], gpus: int) -> Sharing:
         )
     if copies not in (None, gpus):
         raise InputError(
-            f"trainer.strategy: found data_parallel_size {copies} with --gpus {gpus}, expected as "
-            "many, or null."
+            f"trainer.strategy: found data_parallel_size {copies}, expected {gpus} (--gpus), or "
+            "null."
         )
     model = content.get("model")
     packed = isinstance(model, dict) and model.get("quantization") is not None
     if packed and short == "fsdp2":
-        # Imports torch, which is slow.
+        # This import loads torch, which is slow.
         from lightning_unlearn.model.quantization import of_strategy
 
         raise of_strategy(name)
@@ -193,4 +193,4 @@ def sharing(content: dict[str, Any], gpus: int) -> Sharing:
         return Sharing("DDP", "assumed; set trainer.strategy: ddp")
     if short == "auto":
         return Sharing("FSDP2", "assumed; set trainer.strategy: fsdp2")
-    raise InputError(f"trainer.strategy: found {name!r}, expected fsdp2 or ddp to plan with.")
+    raise InputError(f"trainer.strategy: found {name!r}, expected fsdp2 or ddp for a plan.")

@@ -1,4 +1,4 @@
-"""One process's part of the real steps, on tensors that have shapes and no memory."""
+"""Simulation of the real steps of one process, on tensors with shapes but without memory."""
 
 import inspect
 import warnings
@@ -35,11 +35,11 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Measured:
-    """What one micro-batch of a phase takes on one GPU, an optimizer step included.
+    """Memory and work of one micro-batch of a phase on one GPU, with its optimizer step.
 
     Attributes:
         memory: bytes by part at the peak.
-        flops: of matrix products and attention.
+        flops: floating-point operations of matrix products and attention.
         traffic: bytes that operations read and write in the GPU's memory.
         exchanged: bytes sent to other GPUs.
     """
@@ -51,22 +51,22 @@ class Measured:
 
     @property
     def peak(self) -> int:
-        """Bytes at the peak, all parts together."""
+        """Return the bytes of all parts at the peak."""
         return sum(self.memory.values())
 
 
 class _Strategy(FSDP2):
-    """FSDP2 as far as a module asks for it, without processes."""
+    """The parts of FSDP2 that a module uses, without processes."""
 
     root_device = CPU
 
     def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = None) -> Tensor:
-        # The loss is looked at, and a tensor without memory has no value.
+        # Return a number: training checks the loss, and a tensor without memory has no value.
         return torch.tensor(0.0)
 
 
 class _Simulated(CausalLM):
-    """The module without Lightning's loop, and without weights to read."""
+    """The module without Lightning's training loop and without weight files."""
 
     fake: FakeTensorMode
     optimizer: "_Optimizer"
@@ -78,7 +78,7 @@ class _Simulated(CausalLM):
         return lm
 
     def _fill(self, net: LogProbModel, lm: Any) -> None:
-        # As the strategy does with what was configured.
+        # The strategy does this with a configured model.
         self.trainer.precision_plugin.convert_module(net)
         with self.fake, _quiet():
             sharding.materialize(net, lm, CPU)
@@ -99,7 +99,7 @@ class _Simulated(CausalLM):
         return batch
 
     def _squared_gradients(self, loss: Tensor, parameters: list[Tensor]) -> float:
-        # Without the sum, which has no value either.
+        # Leave out the sum: a tensor without memory has no value.
         if self.is_sharded:
             loss.backward()  # type: ignore[no-untyped-call]
             for parameter in parameters:
@@ -110,17 +110,17 @@ class _Simulated(CausalLM):
 
 
 class _Optimizer:
-    """The module's optimizer, over this process's parts as plain tensors.
+    """The module's optimizer on this process's shards as plain tensors.
 
-    What it computes is the same. For cut up tensors PyTorch would work out, for every list of them,
-    how the parts lie, which takes longer than a forward.
+    The computation is the same. For lists of sharded tensors PyTorch would compute the placement of
+    the shards, which takes longer than a forward pass.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
         self.pairs: list[tuple[nn.Parameter, Tensor]] = []
         for group in optimizer.param_groups:
-            # What PyTorch chooses on a GPU.
+            # PyTorch chooses this implementation on a GPU.
             group["foreach"] = True
             own = [(p, local_part(p).detach()) for p in group["params"]]
             group["params"] = [part for _, part in own]
@@ -128,7 +128,7 @@ class _Optimizer:
         self.param_groups = optimizer.param_groups
 
     def tensors(self) -> Iterator[Tensor]:
-        """All that it remembers."""
+        """Yield all tensors of the optimizer's state."""
         for values in self.optimizer.state.values():
             yield from (value for value in values.values() if isinstance(value, Tensor))
 
@@ -143,18 +143,16 @@ class _Optimizer:
 
 
 class Simulation:
-    """A model as one of several processes has it.
+    """A simulated model on one of several processes; call `close` at the end.
 
     Args:
-        module: what is planned; it is only asked for its settings.
-        precision: the Trainer's.
-        precision_plugin: the Trainer's, on the CPU.
-        processes: GPUs.
-        sharded: FSDP2 shares the model out.
-        layers: as of `FSDP2`.
-        on_gpu: compute as a GPU does, if a CPU would do it otherwise.
-
-    Ends with `close`.
+        module: the module of the run; only its settings are read.
+        precision: precision of the Trainer.
+        precision_plugin: precision plugin of the Trainer, on the CPU.
+        processes: number of GPUs.
+        sharded: whether FSDP2 shards the model.
+        layers: ``layer_classes`` of `FSDP2`.
+        on_gpu: use the implementations of a GPU where a CPU uses other ones.
     """
 
     def __init__(
@@ -173,7 +171,7 @@ class Simulation:
         taken = [name for name in inspect.signature(CausalLM).parameters if hasattr(module, name)]
         settings = {name: getattr(module, name) for name in taken} | {"compile": False}
         if module.attn_implementation.startswith(FLASH):
-            # It takes no more memory than PyTorch's own, and need not be installed for a plan.
+            # FlashAttention takes no more memory than PyTorch's attention, and may be missing here.
             settings["attn_implementation"] = "sdpa"
         self.module = _Simulated(**settings)
         self.module.fake = self.fake
@@ -184,7 +182,7 @@ class Simulation:
             world_size=processes,
             global_rank=0,
         )
-        # Past Lightning's setter, which wants a real Trainer.
+        # Bypass Lightning's setter, which requires a real Trainer.
         vars(self.module)["_trainer"] = trainer
         if sharded:
             self.module._device_mesh = _mesh(processes)
@@ -204,15 +202,15 @@ class Simulation:
         length: int,
         accumulates: bool,
     ) -> Measured:
-        """A micro-batch, and the optimizer step after it.
+        """Simulate a micro-batch and the optimizer step after it.
 
         Args:
             phase: "learning" or "unlearning".
-            recipe: gives the optimizer.
-            method: of unlearning.
-            micro: sequences of a micro-batch.
-            length: tokens of each sequence, of which all but one are labels.
-            accumulates: gradients of other micro-batches are there already.
+            recipe: recipe with the settings of the optimizer.
+            method: the unlearning method; None in learning.
+            micro: number of sequences of a micro-batch.
+            length: number of tokens of each sequence; all but one are labels.
+            accumulates: whether gradients of earlier micro-batches exist already.
         """
         module = self.module
         module.stage, module.recipe = phase, recipe
@@ -248,11 +246,11 @@ class Simulation:
         return self._measured(meter)
 
     def evaluate(self, sequences: int, length: int) -> Measured:
-        """Statistics of the label tokens of sequences, as monitors ask for them.
+        """Simulate a forward pass for statistics of label tokens, as monitors request it.
 
         Args:
-            sequences: of one forward.
-            length: tokens of each.
+            sequences: number of sequences of the forward pass.
+            length: number of tokens of each sequence.
         """
         module = self.module
         assert module.net is not None
@@ -266,10 +264,10 @@ class Simulation:
         return self._measured(meter)
 
     def gradient_norms(self, length: int) -> Measured:
-        """The gradient of one sequence, as `CausalLM.gradient_norms` takes it.
+        """Simulate the gradient of one sequence, as `CausalLM.gradient_norms` computes it.
 
         Args:
-            length: tokens.
+            length: number of tokens of the sequence.
         """
         module = self.module
         if module.peft is not None:
@@ -281,7 +279,7 @@ class Simulation:
         return self._measured(meter)
 
     def lent(self) -> int:
-        """Bytes of one GPU that `CausalLM.borrowed` keeps of its own weights meanwhile."""
+        """Return the bytes per GPU of the weights that `CausalLM.borrowed` sets aside."""
         if self.module.peft is None:
             return _whole_bytes(map(local_part, self.module.lm.parameters()))
         pair = [adapters.adapter_parameters(self.module.peft, which) for which in (LEARN, UNLEARN)]
@@ -311,12 +309,16 @@ class Simulation:
         return Measured(meter.peak, meter.flops, meter.traffic, meter.exchanged)
 
     def close(self) -> None:
-        """Take leave of the processes that were not there."""
+        """Destroy the group of simulated processes."""
         if self.module.is_sharded and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
     def parameters(self, adapter: str | None = None) -> int:
-        """Bytes of the whole model's parameters, or of one adapter's, over all GPUs."""
+        """Return the bytes of the parameters over all GPUs.
+
+        Args:
+            adapter: name of an adapter; None for the whole model.
+        """
         if adapter is None:
             return _whole_bytes(self.module.parameters())
         if self.module.peft is None:
@@ -325,7 +327,7 @@ class Simulation:
 
     @property
     def base(self) -> tuple[int, int]:
-        """Parameters of the base model, and bytes of what is kept of them over all GPUs."""
+        """Return number of parameters of the base model, and bytes of its weights on all GPUs."""
         lm = self.module.lm
         kept = [p for name, p in lm.named_parameters() if "lora_" not in name]
         count = sum(p.numel() for p in kept)
@@ -337,12 +339,12 @@ class Simulation:
 
 
 def _mesh(processes: int) -> Any:
-    """Processes that are not there: what they would send is not sent."""
+    """Create a mesh of simulated processes, which send and receive nothing."""
     from torch import distributed
     from torch.distributed.device_mesh import init_device_mesh
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    # Tells older versions of PyTorch what collectives give.
+    # Older versions of PyTorch need this import for the results of collectives.
     import_module("torch.distributed._tools.fake_collectives")
     if distributed.is_initialized():
         distributed.destroy_process_group()
@@ -356,7 +358,7 @@ def _give_gradients(parameters: list[nn.Parameter]) -> None:
 
 
 def _batch(sequences: int, length: int) -> Batch:
-    """Sequences of one token of prompt: the most label tokens that there can be."""
+    """Return sequences with one prompt token, and so the maximum number of label tokens."""
     examples = [Example((0,), (0,) * (length - 1))] * sequences
     return collate(examples, range(sequences), pad_id=0)
 
@@ -368,6 +370,6 @@ def _whole_bytes(parameters: Any) -> int:
 @contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
-        # FSDP2 compares where tensors lie, which those without memory do not say.
+        # FSDP2 compares the addresses of tensors, and tensors without memory have none.
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
         yield

@@ -1,1 +1,1 @@
-"""Studies: many runs that share what they can."""
+"""Studies: many runs of paths, methods, seeds and settings that share trained stages."""

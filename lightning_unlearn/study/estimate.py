@@ -1,4 +1,4 @@
-"""How long the rest of a study takes."""
+"""Estimate of the time that the rest of a study takes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,26 +9,30 @@ from lightning_unlearn.study.plan import StudyPlan, Task
 
 @dataclass
 class Estimate:
-    """How long the rest of a study takes, from how long its parts took.
+    """Estimate of remaining time from the durations of finished tasks.
 
     Attributes:
         plan: the study.
-        seconds: how long tasks took, by key.
+        seconds: durations of finished tasks in seconds, by key.
     """
 
     plan: StudyPlan
     seconds: dict[str, float] = field(default_factory=dict)
 
     def of(self, task: Task) -> float | None:
-        """Seconds that a task will take; None as long as nothing tells.
+        """Estimate the duration of a task.
 
-        Like the mean of tasks of the same stage and method; else by its tokens, at the speed of
-        the trainings that are known.
+        The estimate is the mean duration of finished tasks of the same stage and method. If there
+        are none, it is the task's number of tokens times the mean time per token of the finished
+        trainings.
+
+        Returns:
+            Seconds; None while no finished task allows an estimate.
         """
-        return self._speeds()(task)
+        return self._estimator()(task)
 
-    def _speeds(self) -> Callable[[Task], float | None]:
-        """`of`, for many tasks: what is known is looked through once."""
+    def _estimator(self) -> Callable[[Task], float | None]:
+        """Return the function `of` for many tasks; it reads the durations once."""
         alike: dict[tuple[Any, ...], list[float]] = {}
         tokens, trained = 0, 0.0
         for key, seconds in self.seconds.items():
@@ -52,18 +56,18 @@ class Estimate:
     def left(
         self, tasks: Sequence[Task], begun: Mapping[str, float] | None = None, workers: int = 1
     ) -> float | None:
-        """Seconds until all of some tasks are made.
+        """Estimate the time until the given tasks are finished.
 
         Args:
-            tasks: those that are not made yet.
-            begun: share that is done, by key.
-            workers: how many are made at a time, where the tree allows it.
+            tasks: unfinished tasks, each after the tasks it needs.
+            begun: finished fraction of running tasks, by key.
+            workers: maximum number of tasks that run at the same time.
 
         Returns:
-            Seconds; None as long as nothing tells.
+            Seconds; None while no finished task allows an estimate.
         """
         cost: dict[str, float] = {}
-        of = self._speeds()
+        of = self._estimator()
         for task in tasks:
             whole = of(task)
             if whole is None:

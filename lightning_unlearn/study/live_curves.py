@@ -1,4 +1,4 @@
-"""How far the paths of a study are from each other, as TensorBoard curves while it runs."""
+"""TensorBoard curves of the divergence between the paths of a study, written while it runs."""
 
 import hashlib
 import itertools
@@ -24,17 +24,17 @@ FOLDER = "divergence"
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """The log-likelihoods of a run's examples.
+class _LogLikelihoods:
+    """Log-likelihoods of the examples of a run.
 
     Attributes:
-        measure: which.
-        steps: ascending.
-        examples: their numbers, ascending.
-        values: [steps, examples]; NaN where nothing was measured.
+        metric: name of the metric.
+        steps: steps with a value, ascending.
+        examples: numbers of the examples, ascending.
+        values: ``[steps, examples]``, nats per token; NaN if not measured.
     """
 
-    measure: str
+    metric: str
     steps: "NDArray[np.int64]"
     examples: "NDArray[np.int64]"
     values: "NDArray[np.float64]"
@@ -43,14 +43,14 @@ class _Seen:
 class DivergenceCurves:
     """Writes the RE distance between the paths of a method, setting and seed, pair by pair.
 
-    A pair is written when both of its runs are finished and have curves of their own, whoever made
-    them. A pair that is written is never written again, so a study that goes on, or two commands on
-    one study, leave the same curves. Curves that can't be written are told once, and cost nothing
-    else.
+    A pair is written when both of its runs are finished and have TensorBoard curves, also if
+    another process made the runs. A pair is never written twice, so a resumed study, or two
+    commands on one study, write the same curves. Curves that cannot be written cause one warning
+    and do not stop the study.
 
     Args:
         plan: the study.
-        say: called with a sentence.
+        say: function that prints a message.
     """
 
     def __init__(self, plan: StudyPlan, say: Callable[[str], None]) -> None:
@@ -59,48 +59,48 @@ class DivergenceCurves:
         self._folder = Path(plan.folder)
         self._groups: dict[Path, list[Trial]] = {}
         for trial in plan.runs():
-            if plan.task[trial.walk[-1]].stage == "unlearn":
+            if plan.task[trial.keys[-1]].stage == "unlearn":
                 group = self._folder / FOLDER / Path(trial.run).parent / f"s{trial.seed}"
                 self._groups.setdefault(group, []).append(trial)
         self._group = {
-            trial.walk[-1]: group for group, trials in self._groups.items() for trial in trials
+            trial.keys[-1]: group for group, trials in self._groups.items() for trial in trials
         }
-        self._seen: dict[str, _Seen] = {}
-        self._drawn: set[str] = set()
-        self._is_told = False
+        self._loaded: dict[str, _LogLikelihoods] = {}
+        self._with_curves: set[str] = set()
+        self._has_warned = False
 
     def begin(self) -> None:
-        """Write what an earlier command left to be written, and drop curves of other runs."""
+        """Write the pairs that an earlier command did not write; delete curves of other runs."""
         for group in self._groups:
             names = {name for _, _, name in self._pairs(group)}
-            self._carefully(partial(_clear, group, names))
-            self._carefully(partial(self._write, group))
+            self._warn_on_failure(partial(_clear, group, names))
+            self._warn_on_failure(partial(self._write, group))
 
     def add(self, key: str) -> None:
-        """A part of the study is made.
+        """Write the pairs of a finished run.
 
         Args:
-            key: of a run; other parts are no matter.
+            key: key of a finished task; tasks that are not runs are ignored.
         """
         group = self._group.get(key)
         if group is not None:
-            self._carefully(partial(self._write, group, key))
+            self._warn_on_failure(partial(self._write, group, key))
 
-    def _carefully(self, act: Callable[[], None]) -> None:
+    def _warn_on_failure(self, act: Callable[[], None]) -> None:
         try:
             act()
-        # A file that is cut short is a ValueError of its reader's.
+        # The reader raises ValueError for a truncated file.
         except (OSError, ValueError) as error:
-            if not self._is_told:
-                self._is_told = True
+            if not self._has_warned:
+                self._has_warned = True
                 reason = getattr(error, "strerror", None) or error
                 self._say(
-                    f"{self._folder / FOLDER}: curves of the distance between paths are missing: "
-                    f"{reason}."
+                    f"{self._folder / FOLDER}: the curves of the distance between paths cannot be "
+                    f"written: {reason}."
                 )
 
     def _pairs(self, group: Path) -> Iterator[tuple[tuple[Trial, Trial], str, str]]:
-        """Pairs of runs, each with the tag of its curve and the end of its file's name."""
+        """Yield pairs of runs, each with the tag of its curve and the suffix of its file."""
         trials = sorted(self._groups[group], key=lambda trial: (trial.position, trial.place))
         positions = [trial.position for trial in trials]
         for pair in itertools.combinations(trials, 2):
@@ -111,57 +111,57 @@ class DivergenceCurves:
                 for trial in pair
             ]
             tag = f"{pair[0].method}/divergence/{named[0]} to {named[1]}"
-            text = "\n".join([tag, *(trial.walk[-1] for trial in pair)])
+            text = "\n".join([tag, *(trial.keys[-1] for trial in pair)])
             yield pair, tag, hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _write(self, group: Path, key: str | None = None) -> None:
-        """Write the pairs that are not there yet, or those of them that one run is in."""
+        """Write the missing pairs of a group; with a key, only the pairs of that run."""
         there = {file.name.rpartition(".")[2] for file in group.glob(f"{EVENTS}.*")}
-        # TensorBoard may pass over a file that comes before one it has read.
+        # TensorBoard may ignore a file whose name sorts before a file that it has read.
         for pair, tag, name in sorted(self._pairs(group), key=lambda found: found[-1]):
-            keys = [trial.walk[-1] for trial in pair]
+            keys = [trial.keys[-1] for trial in pair]
             wanted = name not in there and (key is None or key in keys)
-            if not wanted or not all(self._is_drawn(trial) for trial in pair):
+            if not wanted or not all(self._has_curves(trial) for trial in pair):
                 continue
-            one, other = (self._of(trial) for trial in pair)
-            if one is None or other is None or one.measure != other.measure:
+            one, other = (self._load(trial) for trial in pair)
+            if one is None or other is None or one.metric != other.metric:
                 continue
-            # When the later of the two was stored: names in order of time, as TensorBoard reads
-            # them, and the same whoever writes.
+            # Use the time at which the later run was stored: the names are then in order of time,
+            # as TensorBoard reads them, and the same in every process.
             time = max((self._entry(trial) / MANIFEST).stat().st_mtime for trial in pair)
             points = [(step, scalar(tag, value)) for step, value in distances(one, other)]
             if points:
-                self._arrange()
+                self._write_layout()
                 write_events(group / f"{EVENTS}.{int(time):010d}.{name}", time, points)
-        if all(trial.walk[-1] in self._seen for trial in self._groups[group]):
+        if all(trial.keys[-1] in self._loaded for trial in self._groups[group]):
             for trial in self._groups[group]:
-                del self._seen[trial.walk[-1]]
+                del self._loaded[trial.keys[-1]]
 
     def _entry(self, trial: Trial) -> Path:
-        return Path(self._plan.store) / trial.walk[-1]
+        return Path(self._plan.store) / trial.keys[-1]
 
-    def _is_drawn(self, trial: Trial) -> bool:
-        """Whether a run is finished, and with curves: TensorBoard may be switched off."""
-        key = trial.walk[-1]
-        if key not in self._drawn and (self._entry(trial) / MANIFEST).is_file():
+    def _has_curves(self, trial: Trial) -> bool:
+        """Return whether a run is finished and has curves: TensorBoard may be switched off."""
+        key = trial.keys[-1]
+        if key not in self._with_curves and (self._entry(trial) / MANIFEST).is_file():
             run = trial.find(self._folder, sizes_only=True)
             if run is not None and any(run.glob(f"{EVENTS}.*")):
-                self._drawn.add(key)
-        return key in self._drawn
+                self._with_curves.add(key)
+        return key in self._with_curves
 
-    def _of(self, trial: Trial) -> _Seen | None:
-        key = trial.walk[-1]
-        if key not in self._seen:
+    def _load(self, trial: Trial) -> _LogLikelihoods | None:
+        key = trial.keys[-1]
+        if key not in self._loaded:
             forget = trial.path[trial.position - 1]
             file = self._entry(trial) / records.EXAMPLES
-            seen = _read(file, ["log_likelihood/forget", f"answers/{forget}"])
-            if seen is None:
+            loaded = _read(file, ["log_likelihood/forget", f"answers/{forget}"])
+            if loaded is None:
                 return None
-            self._seen[key] = seen
-        return self._seen[key]
+            self._loaded[key] = loaded
+        return self._loaded[key]
 
-    def _arrange(self) -> None:
-        """Write the layout of the Custom Scalars tab: a chart for each method."""
+    def _write_layout(self) -> None:
+        """Write the layout of the Custom Scalars tab: one chart per method."""
         methods = list(dict.fromkeys(trials[0].method for trials in self._groups.values()))
         name = hashlib.sha256("\n".join(methods).encode()).hexdigest()[:16]
         file = self._folder / FOLDER / f"{EVENTS}.{0:010d}.{name}"
@@ -173,21 +173,21 @@ class DivergenceCurves:
 
 
 def _clear(folder: Path, names: set[str]) -> None:
-    """Remove event files of other names than those that end so."""
+    """Delete the event files whose suffix is not among the given names."""
     for file in folder.glob(f"{EVENTS}.*"):
         if file.name.rpartition(".")[2] not in names:
             file.unlink(missing_ok=True)
 
 
-def distances(one: _Seen, other: _Seen) -> list[tuple[int, float]]:
-    """The RE distance of two runs at each step that both were measured at.
+def distances(one: _LogLikelihoods, other: _LogLikelihoods) -> list[tuple[int, float]]:
+    """Compute the RE distance of two runs at each step at which both were measured.
 
     Args:
-        one: a run.
-        other: another one.
+        one: log-likelihoods of the first run.
+        other: log-likelihoods of the second run.
 
     Returns:
-        Steps and finite distances, (nats per token)^2.
+        Pairs of step and finite distance, (nats per token)^2.
     """
     steps, mine, theirs = np.intersect1d(one.steps, other.steps, return_indices=True)
     _, own, others = np.intersect1d(one.examples, other.examples, return_indices=True)
@@ -196,18 +196,18 @@ def distances(one: _Seen, other: _Seen) -> list[tuple[int, float]]:
     return [(step, value) for step, value in pairs if np.isfinite(value)]
 
 
-def _read(file: Path, measures: list[str]) -> _Seen | None:
-    """The first of some measures that a run has."""
+def _read(file: Path, metrics: list[str]) -> _LogLikelihoods | None:
+    """Read the first of the given metrics that a run has; None if it has none of them."""
     columns = ["step", "metric", "example", "value"]
-    wanted = [("metric", "in", measures)]
+    wanted = [("metric", "in", metrics)]
     table = records.read_arrow(file, columns, columns=columns, filters=wanted)
     names = table["metric"].to_numpy()
-    for measure in measures:
-        rows = names == measure
+    for metric in metrics:
+        rows = names == metric
         if rows.any():
             steps, at = np.unique(table["step"].to_numpy()[rows], return_inverse=True)
             examples, which = np.unique(table["example"].to_numpy()[rows], return_inverse=True)
             values = np.full((len(steps), len(examples)), np.nan)
             values[at, which] = table["value"].to_numpy()[rows]
-            return _Seen(measure, steps, examples, values)
+            return _LogLikelihoods(metric, steps, examples, values)
     return None

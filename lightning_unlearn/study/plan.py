@@ -1,6 +1,6 @@
-"""What a study has to do, counted before it starts: a tree of stage prefixes with runs as leaves.
+"""Plan of a study: a tree whose nodes are prefixes of paths and whose leaves are runs.
 
-Plain values: neither torch nor lightning is needed to read a plan back.
+A plan consists of plain values: reading it needs neither torch nor lightning.
 """
 
 import json
@@ -26,18 +26,18 @@ LEAVES = ("unlearn", "oracle")
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of the grid.
+    """One trial of a study: a combination of path, method, seed and setting.
 
     Attributes:
         path: the stages in order.
-        place: number of the path in the study, from 1.
-        position: place of the forget stage in the path, from 1.
+        place: number of the path in the study, counted from 1.
+        position: position of the forget stage in the path, counted from 1.
         method: label of the unlearning method, or "oracle".
-        seed: of everything random.
+        seed: seed of all random numbers.
         sweep: swept keys and their values.
-        walk: keys in the stage store of what is made for it, in order. Trials that end in the same
+        keys: keys of the trial's entries in the stage store, in order. Trials with the same last
             key are one run.
-        run: folder of the run inside the study's.
+        run: folder of the run, relative to the folder of the study.
     """
 
     path: tuple[str, ...]
@@ -46,7 +46,7 @@ class Trial:
     method: str
     seed: int
     sweep: tuple[tuple[str, Any], ...]
-    walk: tuple[str, ...]
+    keys: tuple[str, ...]
     run: str
 
     def find(
@@ -55,29 +55,28 @@ class Trial:
         sizes_only: bool = False,
         report: Callable[[str], None] | None = None,
     ) -> Path | None:
-        """The folder of its finished run in that of the study; None if there is none.
+        """Find the folder of the trial's finished run; return None if there is none.
 
         Args:
-            folder: of the study.
-            sizes_only: as of `find_run`.
-            report: as of `find_run`.
+            folder: folder of the study.
+            sizes_only: see `find_run`.
+            report: see `find_run`.
         """
-        return find_run(folder / self.run, self.walk[-1], sizes_only, report)
+        return find_run(folder / self.run, self.keys[-1], sizes_only, report)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A store entry that the study needs: a trained stage, or a run at its end.
+    """One task of a study: it makes a store entry, either a trained stage or a run.
 
     Attributes:
-        key: in the stage store.
+        key: key of the entry in the stage store.
         stage: name of the stage, "unlearn" or "oracle".
-        parent: key of what it starts from; None for the base model.
-        trial: number of the first trial that needs it.
-        number: its place in that trial's walk, from 0.
-        tokens: tokens that pass through training.
-        oracle: key of the trained stage whose model it is compared with while it is made; None for
-            none.
+        parent: key of the task whose weights it starts from; None for the base model.
+        trial: index of the first trial that needs the task.
+        number: index of the task among the keys of that trial, counted from 0.
+        tokens: number of tokens that training processes.
+        oracle: key of the stage that trains the oracle it is compared with; None for none.
     """
 
     key: str
@@ -90,27 +89,27 @@ class Task:
 
     @property
     def needs(self) -> list[str]:
-        """Keys of what must be made before it."""
+        """Return the keys of the tasks that must be finished first."""
         return [key for key in (self.parent, self.oracle) if key is not None]
 
     @property
     def is_run(self) -> bool:
-        """Whether a run ends here."""
+        """Return whether the task completes a run."""
         return self.stage in LEAVES
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """The trials of a study, and the tree of what they share.
+    """The trials of a study, and the tree of tasks that they share.
 
     Attributes:
-        name: of the study.
-        folder: where its results go.
+        name: name of the study.
+        folder: folder of the results.
         store: folder of the stage store.
-        trials: the grid; those that share a prefix are neighbors.
-        tasks: what is to be made, parents before children, in the order of the trials.
-        remarks: what the user should know before it starts.
-        machine: where and with what numbers are computed, as far as the process that plans knows.
+        trials: all trials; trials that share a prefix are neighbors.
+        tasks: all tasks, parents before children, in the order of the trials.
+        remarks: notes for the user before the study starts.
+        machine: hardware and software of the process that made the plan.
     """
 
     name: str
@@ -123,64 +122,65 @@ class StudyPlan:
 
     @cached_property
     def task(self) -> dict[str, Task]:
-        """The tasks by key."""
+        """Return the tasks by key."""
         return {task.key: task for task in self.tasks}
 
     @property
     def stages(self) -> list[Task]:
-        """The distinct stage trainings."""
+        """Return the distinct stage trainings."""
         return [task for task in self.tasks if not task.is_run]
 
     @property
     def stages_apart(self) -> int:
-        """Stage trainings if every trained model were made from the start."""
-        ends = {trial.walk[:-1] for trial in self.trials}
+        """Return the number of stage trainings if no two models shared a prefix."""
+        ends = {trial.keys[:-1] for trial in self.trials}
         return sum(map(len, ends))
 
     def runs(self) -> list[Trial]:
-        """One trial per run: of those that end in the same key, the first."""
+        """Return one trial per run: the first of the trials with the same last key."""
         found: dict[str, Trial] = {}
         for trial in self.trials:
-            found.setdefault(trial.walk[-1], trial)
+            found.setdefault(trial.keys[-1], trial)
         return list(found.values())
 
     @cached_property
     def through(self) -> dict[str, list[Trial]]:
-        """The trials that need each task, by its key."""
+        """Return the trials that need each task, by key of the task."""
         found: dict[str, list[Trial]] = {}
         for trial in self.trials:
-            for key in trial.walk:
+            for key in trial.keys:
                 found.setdefault(key, []).append(trial)
         return found
 
     def label(self, task: Task) -> str:
-        """A task in words: of a run its folder, of a stage the prefix that ends with it."""
+        """Return the name of a task: the folder of a run, or the prefix that ends in a stage."""
         trial = self.trials[task.trial]
         if task.is_run:
             return visible(trial.run)
-        names = [self.task[key].stage for key in trial.walk[: task.number + 1]]
+        names = [self.task[key].stage for key in trial.keys[: task.number + 1]]
         setting = common_setting([trial.sweep for trial in self.through[task.key]])
         return visible(f"{'-'.join(names)} (seed {trial.seed}{', ' if setting else ''}{setting})")
 
     def needed(self, trials: Iterable[Trial]) -> list[Task]:
-        """The tasks that some trials need, in order."""
-        keys = {key for trial in trials for key in trial.walk}
-        # What a task needs comes before it.
+        """Return the tasks that the given trials need, in order."""
+        keys = {key for trial in trials for key in trial.keys}
+        # Go backwards: the tasks that a task needs come before it.
         for task in reversed(self.tasks):
             if task.key in keys:
                 keys.update(task.needs)
         return [task for task in self.tasks if task.key in keys]
 
     def select(self, only: str | None) -> list[Trial]:
-        """A part of the grid.
+        """Select trials by conditions.
 
         Args:
-            only: conditions such as ``path=4,method=NPO``. Those on one key are alternatives,
-                those on different keys must all hold. Keys are path (number, or stages joined by
-                "-"), position, method, seed and the swept keys, whole or by their last part.
+            only: conditions such as ``path=4,method=NPO``. Conditions on one key are alternatives;
+                conditions on different keys must all hold. Keys are path (number, or stages joined
+                by "-"), position, method, seed and the swept keys, complete or by their last part.
+                None selects all trials.
 
         Returns:
-            The trials, or all for None.
+            The selected trials.
 
         Raises:
             InputError: for a key or value that no trial has.
@@ -190,7 +190,7 @@ class StudyPlan:
         wanted: dict[str, list[str]] = {}
         swept = [key for key, _ in self.trials[0].sweep] if self.trials else []
         keys = ["path", "position", "method", "seed", *swept]
-        # Commas inside brackets are those of a value.
+        # Commas inside brackets belong to a value.
         for condition in re.split(r",(?![^\[{]*[\]}])", only):
             key, equals, value = (part.strip() for part in condition.partition("="))
             close = [known for known in swept if known.endswith(f".{key}")]
@@ -214,7 +214,10 @@ class StudyPlan:
             if all(_values(trial, key) & set(values) for key, values in wanted.items())
         ]
         if not chosen:
-            raise InputError(f"--only: found {only!r}, and no trial of the study has all of that.")
+            raise InputError(
+                f"--only: found {only!r}, expected conditions that at least one trial of the study "
+                "fulfills."
+            )
         return chosen
 
     def __str__(self) -> str:
@@ -228,16 +231,16 @@ class StudyPlan:
         return ", ".join(parts)
 
     def write(self, folder: Path) -> None:
-        """Keep the plan as study.json, for ``lightning-unlearn status``."""
+        """Write the plan to study.json, for ``lightning-unlearn status``."""
         values = seal_values({"format": FORMAT, **asdict(self)})
         records.write_text(folder / FILE, json.dumps(values, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "StudyPlan":
-        """The plan that `write` left in a folder.
+        """Read the plan that `write` wrote to a folder.
 
         Raises:
-            InputError: it can't be read, is not as it was written, or is of another version.
+            InputError: if the file cannot be read, was changed, or is of another version.
         """
         file = folder / FILE
         try:
@@ -246,27 +249,28 @@ class StudyPlan:
             raise InputError(f"{file}: {error}") from error
         except (Damage, KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(
-                f"{file} can't be read: {error}; run the study again to have it written anew."
+                f"{file} cannot be read: {error}. Write it again with: lightning-unlearn study "
+                "--config FILE"
             ) from error
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "StudyPlan":
-        """The plan from what `write` wrote, or from its ``asdict``.
+        """Return the plan from the values of study.json, or from its ``asdict``.
 
         Raises:
-            InputError: if it is of another version.
+            InputError: if the values are of another version.
         """
         if values.get("format", FORMAT) != FORMAT:
             raise InputError(
-                f"found format {values['format']}, expected {FORMAT}; it is of another version of "
-                "lightning-unlearn: run the study again to have it written anew."
+                f"found format {values['format']} of another version of lightning-unlearn, "
+                f"expected {FORMAT}. Write it again with: lightning-unlearn study --config FILE"
             )
         trials = [
             Trial(
                 **{
                     **trial,
                     "path": tuple(trial["path"]),
-                    "walk": tuple(trial["walk"]),
+                    "keys": tuple(trial["keys"]),
                     "sweep": tuple((key, value) for key, value in trial["sweep"]),
                 }
             )
@@ -287,13 +291,13 @@ class StudyPlan:
 
 
 def plan_of(answer: Mapping[str, Any]) -> StudyPlan:
-    """The plan that another process made.
+    """Return the plan that another process made.
 
     Args:
-        answer: its answer: the plan as of ``asdict``, or why there is none.
+        answer: the answer of that process: the ``asdict`` of the plan, or the refusal.
 
     Raises:
-        InputError: what that process refused.
+        InputError: the error of that process, if it refused to plan.
     """
     if "refused" in answer:
         error = InputError(answer["refused"])
@@ -304,15 +308,18 @@ def plan_of(answer: Mapping[str, Any]) -> StudyPlan:
 
 
 def refusal(error: InputError) -> dict[str, Any]:
-    """The answer of a process that refuses to plan."""
+    """Return the answer of a process that refuses to plan."""
     return {"refused": str(error), "path": getattr(error, "path", None)}
 
 
 def common_setting(settings: Sequence[Sequence[tuple[str, Any]]]) -> str:
-    """What settings have in common, in words; keys are named alike wherever the study names them.
+    """Return the text of the keys and values that several settings have in common.
 
     Args:
         settings: swept keys and values, the same keys in each.
+
+    Returns:
+        The text, with the same short names of keys everywhere in the study.
     """
     common = [all(pair in setting for setting in settings) for pair in settings[0]]
     values = [
@@ -323,13 +330,13 @@ def common_setting(settings: Sequence[Sequence[tuple[str, Any]]]) -> str:
 
 
 def written(value: Any) -> str:
-    """A swept value as text; one that is text already is read as YAML, so 3e-5 is 0.00003."""
+    """Return a swept value as text; a string is read as YAML first, so 3e-5 becomes 0.00003."""
     value = read_value(value) if isinstance(value, str) else value
     return json.dumps(value) if isinstance(value, (list, dict)) else short_value(value)
 
 
 def _values(trial: Trial, key: str) -> set[str]:
-    """How a trial's value of a key may be written."""
+    """Return the texts that stand for a trial's value of a key."""
     if key == "path":
         return {str(trial.place), "-".join(trial.path)}
     if key in ("position", "method", "seed"):

@@ -1,4 +1,4 @@
-"""Progress of a study: how many parts are made, how long it will take, who is at what."""
+"""Progress of a study: number of finished tasks, remaining time, and running tasks."""
 
 import threading
 from collections.abc import Sequence
@@ -15,14 +15,15 @@ POLL = 1.0
 
 
 class Display:
-    """The bars above which outcomes are printed.
+    """Progress bars of a study; results are printed above them.
 
     Args:
         progress: a running display.
         plan: the study.
-        left: what is to be made.
-        workers: how many parts are made at a time.
-        polls: whether other processes do the work: their notes in the store tell how far they are.
+        left: the tasks to do.
+        workers: number of tasks that run at the same time.
+        polls: whether other processes do the work; the display then reads their progress from the
+            store.
     """
 
     def __init__(
@@ -42,27 +43,30 @@ class Display:
             self._thread.start()
 
     @property
-    def made(self) -> int:
-        """How many parts are made, or failed."""
+    def finished(self) -> int:
+        """Return the number of tasks that are done, failed or skipped."""
         return self._total - len(self._left)
 
     @property
     def place(self) -> str:
-        """Which of all parts the next one is, in brackets."""
-        return f"[{self.made + 1}/{self._total}] "
+        """Return the number of the next task and the number of all tasks, in brackets."""
+        return f"[{self.finished + 1}/{self._total}] "
 
-    def close(self, outcome: TaskResult) -> str:
-        """A part is made, or can't be.
+    def close(self, result: TaskResult) -> str:
+        """Count a finished task.
+
+        Args:
+            result: result of the task.
 
         Returns:
-            How long the rest will take, in words; empty as long as nothing tells.
+            The estimated remaining time in words; empty while there is no estimate.
         """
-        self._left.pop(outcome.key, None)
-        if outcome.state == "done" and outcome.made:
-            self._estimate.seconds[outcome.key] = outcome.seconds
+        self._left.pop(result.key, None)
+        if result.state == "done" and result.ran:
+            self._estimate.seconds[result.key] = result.seconds
         seconds = self._estimate.left(list(self._left.values()), workers=self._workers)
         note = f"about {duration(seconds)} left" if seconds and self._left else ""
-        self._progress.update(self._overall, completed=self.made, note=note)
+        self._progress.update(self._overall, completed=self.finished, note=note)
         return note
 
     def _poll(self) -> None:
@@ -85,7 +89,7 @@ class Display:
                 self._progress.remove_task(self._bars.pop(key))
 
     def stop(self) -> None:
-        """Take the bars away."""
+        """Remove the bars."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()
@@ -95,7 +99,7 @@ class Display:
 
 
 def duration(seconds: float) -> str:
-    """A time as one says it: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    """Return a duration as text with one or two units: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{max(1, round(seconds))} s"

@@ -1,4 +1,4 @@
-"""How a study came about, from its plan and from what the entries of its stage store say."""
+"""Provenance of a study, from its plan and from the manifests of its stage store."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from lightning_unlearn.study.plan import StudyPlan, Task
 
 CONFIGURATION = "config.yaml"
-# Names under which an entry may tell of the bytes that it took at the peak.
+# Names under which an entry may record its peak memory in bytes.
 MEMORY = ("peak_memory", "memory")
 
 
 def provenance_of_study(plan: StudyPlan, folder: Path) -> Provenance:
-    """What is recorded of a study.
+    """Return the provenance of a study.
 
     Args:
-        plan: from its study.json.
-        folder: of the study.
+        plan: plan from study.json.
+        folder: folder of the study.
     """
     store = Path(plan.store)
     entries = {task.key: read_entry(store, task.key) for task in plan.tasks}
-    made = [trial for trial in plan.runs() if entries.get(trial.walk[-1])]
-    # An oracle's configuration says less.
+    made = [trial for trial in plan.runs() if entries.get(trial.keys[-1])]
+    # Prefer the configuration of another run: the oracle's has no method.
     made.sort(key=lambda trial: trial.method == "oracle")
     runs = [folder / trial.run for trial in made]
     configured = [run for run in runs if (run / CONFIGURATION).is_file()]
     ends = [entry for task in plan.tasks if task.is_run and (entry := entries[task.key])]
-    # What an oracle was made with has no method in it.
+    # Prefer an entry whose content names a method.
     ends.sort(key=lambda entry: "method" not in entry.get("content", {}))
     return Provenance(
         plan=f"{plan}.",
@@ -47,7 +47,7 @@ def provenance_of_study(plan: StudyPlan, folder: Path) -> Provenance:
 
 
 def provenance_of_run(folder: Path) -> Provenance:
-    """What is recorded of a single run of fit."""
+    """Return the provenance of a single run of fit."""
     about = read_about(folder)
     store = Path(str(about.get("store", "")))
     stages = [stage for stage in about.get("stages", []) if isinstance(stage, dict)]
@@ -66,7 +66,7 @@ def provenance_of_run(folder: Path) -> Provenance:
 
 
 def read_entry(store: Path, key: str) -> dict[str, Any] | None:
-    """What an entry of the store says of itself; None where there is none that can be read."""
+    """Read the manifest of a store entry; return None if it cannot be read."""
     try:
         return read_json(store / key / MANIFEST)
     except Damage:
@@ -76,7 +76,7 @@ def read_entry(store: Path, key: str) -> dict[str, Any] | None:
 def _trees(
     plan: StudyPlan, entries: Mapping[str, dict[str, Any] | None]
 ) -> list[tuple[str, list[Branch]]]:
-    """The tree of every seed; seeds whose trees have the same shape are one."""
+    """Return the tree of every seed; seeds with equal trees share one."""
     children: dict[str | None, list[Task]] = {}
     for task in plan.tasks:
         children.setdefault(task.parent, []).append(task)
@@ -108,7 +108,7 @@ def _trees(
         drawn.setdefault(_shape(branches), ([], branches))[0].append(seed)
     found = []
     for own, branches in drawn.values():
-        each = f", alike; the times are those of seed {own[0]}" if len(own) > 1 else ""
+        each = f", same tree; times of seed {own[0]}" if len(own) > 1 else ""
         found.append((f"seed{'s' * (len(own) > 1)} {', '.join(map(str, own))}{each}", branches))
     return found
 
@@ -162,10 +162,10 @@ def _facts(plan: StudyPlan, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _made_with(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Model, precision and data of a run, with their fingerprints."""
+    """Return model, precision and data of a run, with their fingerprints."""
     content = entry.get("content")
     if not isinstance(content, dict):
-        return [("fingerprints", "not recorded: the stage store is gone or has no finished run")]
+        return [("fingerprints", "not recorded: no stage store, or no finished run in it")]
     facts = []
     for key, label in (
         ("base", "base model, fingerprint"),
@@ -175,35 +175,35 @@ def _made_with(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("precision", "precision"),
     ):
         if key in content:
-            facts.append((label, _said(content[key])))
+            facts.append((label, _text_of(content[key])))
     for stage in content.get("stages") or []:
         if isinstance(stage, dict) and "data" in stage:
             facts.append((f"data of {stage.get('name')}, fingerprint", str(stage["data"])))
     measured = content.get("measured")
     if isinstance(measured, dict):
-        facts += [(f"measured on {name}, fingerprint", str(own)) for name, own in measured.items()]
+        facts += [(f"evaluated on {name}, fingerprint", str(own)) for name, own in measured.items()]
     return facts
 
 
 def _computed_with(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What an entry says of the software and the machine that made it."""
+    """Return the software versions and the machine that a store entry records."""
     details = entry.get("details")
     machine = details.get("machine") if isinstance(details, dict) else None
     machine = machine if isinstance(machine, dict) else {}
     versions = machine.get("versions")
     named = versions.items() if isinstance(versions, dict) else ()
-    told = ", ".join(f"{name} {number}" for name, number in named)
+    listed = ", ".join(f"{name} {number}" for name, number in named)
     where = [str(machine[name]) for name in ("processor", "instructions") if name in machine]
     where += [f"{machine['threads']} threads"] if "threads" in machine else []
     if (device := machine.get("device")) not in (None, "cpu"):
         where.append(str(device))
     return [
-        ("versions", told or "not recorded"),
+        ("versions", listed or "not recorded"),
         ("machine", ", ".join(where) or "not recorded"),
     ]
 
 
-def _said(value: object) -> str:
+def _text_of(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 

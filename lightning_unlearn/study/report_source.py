@@ -1,4 +1,4 @@
-"""What the folders of studies and runs hold, as a report is written from it."""
+"""Input of a report: the tables and the provenance in the folder of a study or a run."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ if TYPE_CHECKING:
 
 
 def source_of(folder: Path, remarks: Sequence[str] = ()) -> Source:
-    """What a folder of a study or a run holds.
+    """Read the folder of a study or a run.
 
     Args:
-        folder: with a study.json, or with a run.json.
-        remarks: sentences on it.
+        folder: folder with a study.json or a run.json.
+        remarks: notes to include in the report.
+
+    Returns:
+        The tables, notes and provenance.
 
     Raises:
-        InputError: it is neither, nothing in it is finished, or a file cannot be read.
+        InputError: if the folder is neither, has no finished run, or a file cannot be read.
     """
     if (folder / FILE).is_file():
         return _study(folder, remarks)
@@ -63,13 +66,13 @@ def _plan(folder: Path) -> StudyPlan:
 
 @dataclass(frozen=True)
 class _Tables:
-    """What was measured in a study.
+    """Results of a study.
 
     Attributes:
-        records: steps.
-        examples: None where there are none.
-        runs: keys of the runs that they are of.
-        remarks: sentences on what is left out, or read from elsewhere.
+        records: values per step.
+        examples: values per step and example; None if there are none.
+        runs: keys of the runs in the tables.
+        remarks: notes on runs that are left out and on tables read from the stage store.
     """
 
     records: pd.DataFrame
@@ -79,40 +82,40 @@ class _Tables:
 
 
 def _tables_of_study(plan: StudyPlan, folder: Path) -> _Tables:
-    """Records and examples; gathered from the store where the study has not come to that yet."""
-    from lightning_unlearn.study.results import finished, whole
+    """Return records and examples; collect them from the store if the study has not done so."""
+    from lightning_unlearn.study.results import finished, undamaged
 
-    keys = {trial.walk[-1] for trial in plan.runs()}
+    keys = {trial.keys[-1] for trial in plan.runs()}
     entries = finished(plan)
     written: _Tables | InputError | None = None
     if (folder / records.STEPS).exists():
         try:
             written = _written(folder)
-            # An earlier study in this folder, whose runs were others.
+            # The tables are of an earlier study in this folder with other runs.
             if not written.runs <= keys:
                 written = InputError(
-                    f"report: {folder / records.STEPS} holds runs that are not of the study in "
-                    f"{FILE}; run the study again to have it written anew."
+                    f"report: {folder / records.STEPS} contains runs that are not part of the "
+                    f"study in {FILE}. Write it again with: lightning-unlearn study --config FILE"
                 )
             elif written.runs >= entries.keys():
                 return written
         except records.DamagedTable as error:
             written = InputError(f"report: {error}")
-    entries, damaged = whole(entries, plan)
-    # What has been gathered may be more than what is whole.
+    entries, damaged = undamaged(entries, plan)
+    # The written tables may contain runs whose store entries are damaged now.
     if isinstance(written, _Tables) and not written.runs <= entries.keys():
         return dataclasses.replace(written, remarks=[*written.remarks, *damaged])
     if not entries:
         if isinstance(written, InputError):
             raise written
         raise InputError(
-            f"report: {folder}: found no finished run, expected one or more of the "
-            f"{len(plan.runs())} of the study; "
-            + (" ".join(damaged) or f"lightning-unlearn status {folder} tells how far it is.")
+            f"report: {folder}: found no finished run, expected at least one of the "
+            f"{len(plan.runs())} runs of the study. "
+            + (" ".join(damaged) or f"Show the progress with: lightning-unlearn status {folder}")
         )
     if isinstance(written, InputError):
-        damaged.insert(0, f"{folder}: the stage store was read, because {_reason(written)}")
-    return _gathered(plan, entries, damaged)
+        damaged.insert(0, f"{folder}: tables read from the stage store, because {_reason(written)}")
+    return _collected(plan, entries, damaged)
 
 
 def _reason(error: InputError) -> str:
@@ -120,33 +123,33 @@ def _reason(error: InputError) -> str:
 
 
 def _written(folder: Path) -> _Tables:
-    """The tables that a study has gathered.
+    """Read the tables that a study has written.
 
     Raises:
-        DamagedTable: one of them is damaged, or they are not of the same runs.
+        DamagedTable: if a table is damaged, or the tables are of different runs.
     """
     runs, examples = set(records.runs_of(folder / records.STEPS)), folder / records.EXAMPLES
     if examples.exists() and set(records.runs_of(examples)) != runs:
         raise records.DamagedTable(
-            f"{examples} holds other runs than {records.STEPS}; run the study again to have them "
-            "written anew."
+            f"{examples} contains other runs than {records.STEPS}. Write both again with: "
+            "lightning-unlearn study --config FILE"
         )
     return _Tables(_table(folder / records.STEPS), _optional(examples), runs, [])
 
 
-def _gathered(plan: StudyPlan, entries: dict[str, Path], remarks: list[str]) -> _Tables:
-    """The tables as a study would gather them; its own files are left alone: it may be at work."""
-    from lightning_unlearn.study.results import gather
+def _collected(plan: StudyPlan, entries: dict[str, Path], remarks: list[str]) -> _Tables:
+    """Collect the tables in a temporary folder, because the study may be running."""
+    from lightning_unlearn.study.results import collect_records
 
     try:
         with tempfile.TemporaryDirectory() as draft:
-            gather(dataclasses.replace(plan, folder=draft), entries)
+            collect_records(dataclasses.replace(plan, folder=draft), entries)
             steps = _table(Path(draft) / records.STEPS)
             return _Tables(steps, _optional(Path(draft) / records.EXAMPLES), set(entries), remarks)
     except OSError as error:
         raise StorageError(
-            f"report: the folder for temporary files, {tempfile.gettempdir()}, can't be written: "
-            f"{error.strerror or error}; make room, or name another in TMPDIR."
+            f"report: the folder for temporary files, {tempfile.gettempdir()}, cannot be written: "
+            f"{error.strerror or error}. Free disk space, or set TMPDIR to another folder."
         ) from error
 
 
@@ -156,13 +159,13 @@ def _run(folder: Path, remarks: Sequence[str]) -> Source:
         about = read_values(folder / ABOUT)
     except Damage as error:
         raise InputError(
-            f"report: {folder / ABOUT} can't be read: {error}; remove it and run the same command "
-            "again to have it written anew."
+            f"report: {folder / ABOUT} cannot be read: {error}. Delete it and run the same command "
+            "again to write it again."
         ) from error
     if not file.is_file():
         raise InputError(
-            f"report: {folder}: found no {records.STEPS}, expected that of a finished run; "
-            "the command that began it goes on from where it stopped."
+            f"report: {folder}: found no {records.STEPS}, expected the folder of a finished run. "
+            "Run the same command again to resume the run."
         )
     unfinished = [] if about.get("finished") is True else ["The run is not finished."]
     name = f"{about.get('method', 'run')} {about.get('path', '')} seed {about.get('seed', '')}"
@@ -178,14 +181,14 @@ def _table(file: Path) -> pd.DataFrame:
     table = records.read_table(file, COLUMNS)
     if not len(table):
         raise InputError(
-            f"report: {file}: found no rows, expected what monitors measured; add a monitor to "
+            f"report: {file}: found no rows, expected results of monitors. Add a monitor to "
             "trainer.callbacks."
         )
     return table
 
 
 def _optional(file: Path) -> pd.DataFrame | None:
-    """The values per example, where there are any."""
+    """Read the values per example; return None if there are none."""
     if not file.exists():
         return None
     table = records.read_table(file, [*COLUMNS, "example"])

@@ -1,7 +1,8 @@
-"""The records of a whole study: two tidy tables, written run by run."""
+"""The records of a study: two tidy tables, written run by run."""
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from lightning_unlearn.study.plan import StudyPlan, Trial
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Seconds after which nobody writes a draft any more.
+# Seconds after which a draft counts as abandoned.
 ABANDONED = 3600.0
 VALUES = {
     records.STEPS: ("stage", "step", "metric", "value"),
@@ -25,9 +26,9 @@ VALUES = {
 
 
 def finished(plan: StudyPlan) -> dict[str, Path]:
-    """The entries of the stage store that hold what the finished runs of a study saw.
+    """Find the store entries with the results of the finished runs of a study.
 
-    From there, not from the folders of the runs, which another process may be filling.
+    The results are read from the store, because another process may be filling a run's folder.
 
     Args:
         plan: the study.
@@ -35,30 +36,32 @@ def finished(plan: StudyPlan) -> dict[str, Path]:
     Returns:
         Folders by key of the run, in the order of the trials.
     """
-    entries = {trial.walk[-1]: Path(plan.store) / trial.walk[-1] for trial in plan.runs()}
+    entries = {trial.keys[-1]: Path(plan.store) / trial.keys[-1] for trial in plan.runs()}
     return {key: entry for key, entry in entries.items() if (entry / MANIFEST).is_file()}
 
 
-def whole(entries: dict[str, Path], plan: StudyPlan) -> tuple[dict[str, Path], list[str]]:
-    """Those of some entries whose tables are as they were stored.
+def undamaged(entries: dict[str, Path], plan: StudyPlan) -> tuple[dict[str, Path], list[str]]:
+    """Separate the entries with unchanged tables from damaged ones.
 
     Args:
         entries: folders by key, from `finished`.
         plan: the study.
 
     Returns:
-        The entries, and a sentence on each of the others.
+        The undamaged entries, and a sentence about each damaged one.
     """
     kept, damaged = {}, []
     for key, entry in entries.items():
         try:
             _check(entry)
         except (OSError, InputError, Damage) as error:
-            reason = str(getattr(error, "strerror", None) or error).partition("; run the same")[0]
+            text = str(getattr(error, "strerror", None) or error)
+            # Remove the remedy for a single run.
+            reason = re.split(r"[;.] run the same", text, maxsplit=1, flags=re.IGNORECASE)[0]
             label = plan.label(plan.task[key])
             damaged.append(
                 f"{label} is left out: its entry in the stage store, {entry}, is damaged "
-                f"({reason}); run the whole study again to have it made anew."
+                f"({reason}). Make it again by running the whole study again."
             )
         else:
             kept[key] = entry
@@ -66,7 +69,11 @@ def whole(entries: dict[str, Path], plan: StudyPlan) -> tuple[dict[str, Path], l
 
 
 def _check(entry: Path) -> None:
-    """Refuse an entry whose tables are not those that it was stored with."""
+    """Check that the tables of an entry are unchanged.
+
+    Raises:
+        Damage: if a table is missing from the manifest or does not match its checksum.
+    """
     files = read_json(entry / MANIFEST).get("files")
     for name in VALUES:
         about = files.get(name) if isinstance(files, dict) else None
@@ -77,30 +84,30 @@ def _check(entry: Path) -> None:
             raise Damage(f"{name} does not match its checksum")
 
 
-def gather(plan: StudyPlan, entries: dict[str, Path]) -> int:
-    """Write records.parquet and examples.parquet of a study, from what its runs saw.
+def collect_records(plan: StudyPlan, entries: dict[str, Path]) -> int:
+    """Write records.parquet and examples.parquet of a study from the results of its runs.
 
-    Columns: study, path, position, method, seed, one per swept key, stage, step, measure, example
-    where there is one, value. An oracle has its rows under every path and setting that it is the
-    oracle of. Equal runs give equal bytes.
+    Columns: study, path, position, method, seed, one per swept key, stage, step, metric, example
+    (examples.parquet only), value. The rows of an oracle appear under every path and setting that
+    it is the oracle of. Equal runs give equal bytes.
 
     Args:
         plan: the study.
         entries: folders by key, from `finished`.
 
     Returns:
-        Rows of records.parquet.
+        Number of rows of records.parquet.
 
     Raises:
-        DamagedTable: a table of an entry is not as it was written; `whole` tells which are.
-        OSError: the tables can't be written.
+        DamagedTable: if a table of an entry was changed; `undamaged` finds these entries.
+        OSError: if the tables cannot be written.
     """
     folder = Path(plan.folder)
     for draft in folder.glob(".*.parquet"):
-        # Left by a process that was killed while it wrote.
+        # A process that was killed while writing leaves its draft.
         if time.time() - draft.stat().st_mtime > ABANDONED:
             draft.unlink(missing_ok=True)
-    trials = [trial for trial in plan.trials if trial.walk[-1] in entries]
+    trials = [trial for trial in plan.trials if trial.keys[-1] in entries]
     counts = [_write(folder / file, plan, trials, entries, file) for file in reversed(VALUES)]
     return counts[-1]
 
@@ -108,7 +115,7 @@ def gather(plan: StudyPlan, entries: dict[str, Path]) -> int:
 def _write(
     target: Path, plan: StudyPlan, trials: Sequence[Trial], entries: dict[str, Path], file: str
 ) -> int:
-    """One of the tables; as many rows at a time as one run has."""
+    """Write one of the tables, the rows of one run at a time; return the number of rows."""
     import pyarrow as pa
 
     swept = [key for key, _ in plan.trials[0].sweep]
@@ -134,17 +141,19 @@ def _write(
         nonlocal rows
         with records.table_writer(draft, schema, list(entries)) as writer:
             for trial in trials:
-                table = records.read_arrow(entries[trial.walk[-1]] / file, VALUES[file][1:])
+                table = records.read_arrow(entries[trial.keys[-1]] / file, VALUES[file][1:])
                 if len(table):
                     rows += len(table)
-                    writer.write_table(_of_cell(table, plan, trial, schema))
+                    writer.write_table(_with_trial(table, plan, trial, schema))
 
     records.replace(target, write)
     return rows
 
 
-def _of_cell(table: "pa.Table", plan: StudyPlan, trial: Trial, schema: "pa.Schema") -> "pa.Table":
-    """A run's table with the columns that say which trial it is."""
+def _with_trial(
+    table: "pa.Table", plan: StudyPlan, trial: Trial, schema: "pa.Schema"
+) -> "pa.Table":
+    """Add the columns that identify the trial to the table of a run."""
     import pyarrow as pa
 
     own: dict[str, Any] = {
@@ -154,7 +163,7 @@ def _of_cell(table: "pa.Table", plan: StudyPlan, trial: Trial, schema: "pa.Schem
         "method": trial.method,
         "seed": trial.seed,
         **dict(trial.sweep),
-        "stage": plan.task[trial.walk[-1]].stage,
+        "stage": plan.task[trial.keys[-1]].stage,
     }
     columns = []
     for column in schema:
@@ -169,12 +178,12 @@ def _of_cell(table: "pa.Table", plan: StudyPlan, trial: Trial, schema: "pa.Schem
 
 
 def _kind(values: Sequence[Any]) -> Any:
-    """The type of a column that holds the values of a swept key."""
+    """Return the column type for the values of a swept key."""
     import pyarrow as pa
 
     if all(isinstance(value, bool) for value in values):
         return pa.bool_()
-    # A swept null is the text "null": an empty field would say that nothing was set.
+    # Write a swept null as the text "null": an empty field would mean that nothing was set.
     if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
         return pa.string()
     return pa.float64() if any(isinstance(value, float) for value in values) else pa.int64()

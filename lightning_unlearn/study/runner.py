@@ -1,4 +1,4 @@
-"""Runs a study: has its tree made, then writes tables and figures."""
+"""Run of a study: runs its tasks, then writes tables and figures."""
 
 import importlib.util
 import os
@@ -16,24 +16,27 @@ from lightning_unlearn.study.executors.in_process import InProcessExecutor
 from lightning_unlearn.study.live_curves import DivergenceCurves
 from lightning_unlearn.study.plan import StudyPlan, Task
 from lightning_unlearn.study.progress import Display
-from lightning_unlearn.study.results import finished, gather, whole
+from lightning_unlearn.study.results import collect_records, finished, undamaged
 from lightning_unlearn.study.spec import StudySpec
 from lightning_unlearn.study.task_queue import TaskResult
 from lightning_unlearn.study.task_runner import TaskRunner
 from lightning_unlearn.study.tree_view import draw
 from lightning_unlearn.training.progress import StageProgress, make_progress
 
-NOTHING = "There is no table, for nothing was measured: trainer.callbacks has no monitor."
+NOTHING = (
+    "No tables are written: trainer.callbacks has no monitor, so there are no results. Add a "
+    "monitor to trainer.callbacks."
+)
 
 
 @dataclass
 class StudyResult:
-    """What a study left behind.
+    """Result of a study.
 
     Attributes:
-        folder: where tables and figures are.
+        folder: folder of tables and figures.
         runs: folders of the finished runs, in the order of the trials.
-        failed: what went wrong, by part of the study.
+        failed: error messages of failed and skipped tasks, by name of the task.
     """
 
     folder: Path
@@ -42,13 +45,13 @@ class StudyResult:
 
 
 class Study:
-    """Paths x methods x seeds x settings on one base model, and the oracles.
+    """Runs of all paths, methods, seeds and settings on one base model, and their oracles.
 
     Args:
         spec: the study.
-        executor: does the work; None works in this process.
-        console: where progress and results are printed.
-        figures: whether figures and page are drawn at the end; tables are written in any case.
+        executor: runs the tasks; None runs them in this process.
+        console: prints progress; None prints to standard error.
+        figures: whether to draw figures and the report page at the end; tables are always written.
 
     Raises:
         InputError: for a mistake in the study or in its fit configuration.
@@ -77,52 +80,52 @@ class Study:
 
     @property
     def plan(self) -> StudyPlan:
-        """The tree, after everything that can be found wrong before the first run.
+        """Return the plan of the study, after all checks of its runs.
 
         Raises:
-            InputError: for whatever a run would refuse before it trains.
+            InputError: for any mistake that a run would report before training.
         """
         if self._plan is None:
             self._plan = self.executor.plan()
         return self._plan
 
     def show(self, only: str | None = None) -> None:
-        """Print the plan as a tree; nothing is trained or written.
+        """Print the plan as a tree, without training or writing anything.
 
         Args:
-            only: a part of the grid, as of `StudyPlan.select`.
+            only: conditions that select trials, see `StudyPlan.select`.
         """
         trials = self.plan.select(only)
         tasks = self.plan.needed(trials)
         store = StageStore(self.plan.store, report=self._say)
         store.report_unused()
-        made = {task.key for task in tasks if store.has(task.key)}
+        stored = {task.key for task in tasks if store.has(task.key)}
         out = Console()
-        out.print(draw(self.plan, trials, made), highlight=False)
+        out.print(draw(self.plan, trials, stored), highlight=False)
         for remark in self.plan.remarks:
             out.print(remark, highlight=False, markup=False)
         chosen = f" of {len(self.plan.trials)}" if only is not None else ""
         out.print(
-            f"{len(trials)}{chosen} trials; {len(made)} of {len(tasks)} parts are in the store.",
+            f"{len(trials)}{chosen} trials; {len(stored)} of {len(tasks)} tasks are in the store.",
             highlight=False,
         )
 
     def run(self, only: str | None = None) -> StudyResult:
-        """Make what is not stored yet, then write records, tables and, if wanted, figures.
+        """Run the tasks that are not stored yet, then write records, tables and figures.
 
-        A part that fails is reported, and the others go on.
+        A task that fails is reported, and the other tasks continue.
 
         Args:
-            only: a part of the grid, as of `StudyPlan.select`. Tables hold all trials that are
-                finished, whoever made them.
+            only: conditions that select trials, see `StudyPlan.select`. The tables contain all
+                finished trials, also those of earlier commands.
 
         Returns:
             Folders and failures.
 
         Raises:
-            InputError: for anything wrong that shows before the first run.
-            StorageError: if results can't be written; what is stored is intact.
-            KeyboardInterrupt: if it was stopped.
+            InputError: for any mistake that a run would report before training.
+            StorageError: if results cannot be written; the store is intact.
+            KeyboardInterrupt: if a signal stopped the study.
         """
         try:
             plan = self.plan
@@ -132,7 +135,7 @@ class Study:
             result = StudyResult(folder)
             if self.executor.is_first_process:
                 if left:
-                    # Before anything else is written.
+                    # Check the store before writing anything else.
                     StageStore(plan.store).check_writable()
                 self._announce(plan, tasks, left)
                 self._write_plan(plan, folder)
@@ -142,7 +145,7 @@ class Study:
                 self._work(plan, left, result)
         finally:
             self.executor.close()
-        # In the order of the plan, whoever was first to fail.
+        # Sort the failures in the order of the plan.
         order = {plan.label(task): number for number, task in enumerate(plan.tasks)}
         result.failed = dict(sorted(result.failed.items(), key=lambda item: order[item[0]]))
         if self.executor.is_first_process:
@@ -155,7 +158,7 @@ class Study:
         return result
 
     def _left(self, tasks: list[Task]) -> list[Task]:
-        """What is still to be made; entries of the store are looked through."""
+        """Return the tasks that are not finished, after checking the entries of the store."""
         store = StageStore(self.plan.store, report=self._say)
         store.report_unused()
         trials, folder = self.plan.trials, Path(self.plan.folder)
@@ -171,11 +174,11 @@ class Study:
         for remark in plan.remarks:
             self._say(remark)
         if len(left) < len(tasks):
-            self._say(f"{len(tasks) - len(left)} of {len(tasks)} parts are in the store already.")
+            self._say(f"{len(tasks) - len(left)} of {len(tasks)} tasks are in the store already.")
         if self.figures and importlib.util.find_spec("matplotlib") is None:
             self._say(
-                'Figures are left out: they need matplotlib (pip install "lightning-unlearn'
-                '[figures]").'
+                "Figures are left out because matplotlib is missing. Install it with: "
+                'pip install "lightning-unlearn[figures]"'
             )
 
     def _write_plan(self, plan: StudyPlan, folder: Path) -> None:
@@ -183,56 +186,55 @@ class Study:
             plan.write(folder)
         except OSError as error:
             raise StorageError(
-                f"folder: {folder} can't be written: {error.strerror or error}."
+                f"folder: {folder} cannot be written: {error.strerror or error}. Free disk space, "
+                "or set folder to another one."
             ) from error
 
     def _work(self, plan: StudyPlan, left: list[Task], result: StudyResult) -> None:
-        """Have the executor make what is left, and tell of each part how it ended."""
+        """Run the remaining tasks with the executor, and print the result of each."""
         polls = not isinstance(self.executor, InProcessExecutor)
         with self.progress:
             display = Display(self.progress, plan, left, self.executor.workers, polls)
 
-            def report(outcome: TaskResult) -> None:
+            def report(finished_task: TaskResult) -> None:
                 place = display.place
-                rest = display.close(outcome)
-                self._tell(plan, outcome, place, rest, result)
+                rest = display.close(finished_task)
+                self._print_result(plan, finished_task, place, rest, result)
 
             try:
                 self.executor.run(left, report)
             except KeyboardInterrupt as stop:
                 if not str(stop):
-                    made = f"{display.made} of {len(left)} parts were made"
-                    text = f"stopped: {made}. The same command goes on from there."
+                    count = f"{display.finished} of {len(left)} tasks are finished"
+                    text = f"stopped: {count}. Run the same command again to resume."
                     raise type(stop)(text) from None
                 raise
             finally:
                 display.stop()
 
-    def _tell(
-        self, plan: StudyPlan, outcome: TaskResult, place: str, rest: str, result: StudyResult
+    def _print_result(
+        self, plan: StudyPlan, task: TaskResult, place: str, rest: str, result: StudyResult
     ) -> None:
-        label = plan.label(plan.task[outcome.key])
-        for sentence in outcome.said:
-            self._say(sentence)
-        if outcome.state == "done":
-            how = f"{outcome.seconds:.1f} s" if outcome.made else "found in the store"
-            # A terminal has it in the bar below.
+        label = plan.label(plan.task[task.key])
+        for message in task.messages:
+            self._say(message)
+        if task.state == "done":
+            how = f"{task.seconds:.1f} s" if task.ran else "found in the store"
+            # On a terminal the progress bar shows the remaining time.
             rest = f", {rest}" if rest and not self.console.is_terminal else ""
             text = f"[green]✓[/] {place}{escape(label)} ({how}{rest})"
             self.console.print(text, highlight=False)
             if self._curves is not None:
-                self._curves.add(outcome.key)
+                self._curves.add(task.key)
             return
-        result.failed[label] = outcome.error
-        why = "not made, for something it needs failed: " if outcome.state == "skipped" else ""
-        self.console.print(
-            f"[red]✗[/] {place}{escape(label)}: {why}{escape(visible(outcome.error))}"
-        )
-        if outcome.trace:
-            self.console.print(escape(visible(outcome.trace, lines=True)), highlight=False)
+        result.failed[label] = task.error
+        why = "skipped: a task it depends on failed: " if task.state == "skipped" else ""
+        self.console.print(f"[red]✗[/] {place}{escape(label)}: {why}{escape(visible(task.error))}")
+        if task.trace:
+            self.console.print(escape(visible(task.trace, lines=True)), highlight=False)
 
     def _report(self, plan: StudyPlan, entries: dict[str, Path], result: StudyResult) -> None:
-        """Tables, figures and page of all finished runs, and what can be read off them."""
+        """Write tables, figures and page of all finished runs, and print the findings."""
         from lightning_unlearn.report import terminal
         from lightning_unlearn.report.sections import Section
         from lightning_unlearn.report.summary import Summary
@@ -241,11 +243,11 @@ class Study:
 
         folder = result.folder
         page = self.figures and importlib.util.find_spec("plotly") is not None
-        # The report command draws vectors too, which takes as long again.
+        # The report command also draws vector graphics, which takes the same time again.
         formats = ("png",) if self.figures else ()
         try:
-            entries, damaged = whole(entries, plan)
-            if not gather(plan, entries):
+            entries, damaged = undamaged(entries, plan)
+            if not collect_records(plan, entries):
                 for sentence in damaged or [NOTHING]:
                     self._say(sentence)
                 return
@@ -254,12 +256,13 @@ class Study:
             report = write_report([source], folder / FOLDER, page, formats)
         except OSError as error:
             raise StorageError(
-                f"folder: {folder} can't be written: {error.strerror or error}. The runs are "
-                "stored; make room, and the same command writes tables and figures."
+                f"folder: {folder} cannot be written: {error.strerror or error}. All runs are "
+                "stored. Free disk space and run the same command again to write tables and "
+                "figures."
             ) from error
         summary = report.summaries[0]
         written = [records.STEPS, records.EXAMPLES, *(f"{FOLDER}/{file}" for file in report.files)]
-        # Results go to standard output; a file or pipe has no width that columns must fit.
+        # Results go to standard output; a file or pipe gets a fixed width.
         out = Console()
         if not out.is_terminal:
             out = Console(width=160)
@@ -278,9 +281,10 @@ class Study:
             text = f"Open {visible(str(report.page))} in a browser."
         elif self.figures:
             text = (
-                'The page is left out: it needs plotly (pip install "lightning-unlearn[figures]").'
+                "The page is left out because plotly is missing. Install it with: "
+                'pip install "lightning-unlearn[figures]"'
             )
         else:
-            older = " anew" if (folder / FOLDER / "index.html").exists() else ""
-            text = f"To draw figures and page{older}: lightning-unlearn report {folder}"
+            again = " again" if (folder / FOLDER / "index.html").exists() else ""
+            text = f"To draw figures and page{again}: lightning-unlearn report {folder}"
         out.print(visible(text), highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The study file: what a study is, as YAML and as plain values."""
+"""The study file: the settings of a study, as YAML and as plain values."""
 
 import argparse
 import itertools
@@ -19,22 +19,22 @@ from lightning_unlearn.study.plan import FILE
 from lightning_unlearn.training.from_config import LARGEST_SEED
 from lightning_unlearn.unlearning.base import Unlearning
 
-# What else is in the folder of a study, beside those of its methods.
+# Files and folders of a study besides the folders of its methods.
 FOLDERS = (
     *("logs", "stages", "store", "report", "divergence"),
     *(FILE, STEPS, EXAMPLES, TRAINING),
 )
-# More processes or GPUs for one worker are a slip of the pen.
+# Larger numbers of workers, GPUs or cores are taken for typing mistakes.
 MOST_WORKERS = 4096
-# Swept keys that something else of a study decides.
-ELSEWHERE = {
+# Keys that cannot be swept, and the key of the study file that sets each.
+SET_BY_STUDY = {
     "seed_everything": "seeds",
     "trainer.seed": "seeds",
     "data.order": "paths",
     "data.position": "paths",
     "data.permutation": "paths",
     "data.oracle": "oracle",
-    "data.forget": "a study of its own for each stage to forget",
+    "data.forget": "one study per forget stage",
     "trainer.run_name": "folder",
     "trainer.default_root_dir": "folder",
     "trainer.store": "overrides.trainer.store",
@@ -43,11 +43,11 @@ ELSEWHERE = {
 
 @dataclass
 class Method:
-    """A column of a study.
+    """An unlearning method of a study.
 
     Attributes:
         callback: the unlearning method.
-        unlearn: what differs in the recipe of unlearning.
+        unlearn: changes of the recipe of unlearning (data.unlearn) for this method.
     """
 
     callback: Unlearning
@@ -56,24 +56,26 @@ class Method:
 
 @dataclass
 class StudyFile:
-    """A study as written in YAML.
+    """The keys of a study file.
 
     Attributes:
-        fit: a fit configuration: a file, several that compose, relative to the study file, or the
-            configuration itself.
+        fit: a fit configuration: a file, several files to merge (relative to the study file), or
+            the configuration itself.
         methods: the unlearning methods by label.
         paths: "positions", "permutations", or lists of stage names.
-        seeds: everything once for each; null takes the fit configuration's one.
-        sweep: values by key of the fit configuration; everything once for each combination.
-        oracle: also train every path without the forget stage, and measure it.
-        workers: processes that work at the same time; 0 is this process alone.
-        gpus_per_worker: GPUs that each of them sees; null is one where there are enough, else none.
-        ray: address of a Ray cluster that does the work, or "auto".
-        cpus_per_worker: CPU cores that a task asks of the Ray cluster.
-        name: of the study; null takes the file's.
-        folder: where results go; null takes trainer.default_root_dir.
-        figures: draw figures and page once the work is done; false writes the tables alone.
-        overrides: changes to the fit configuration.
+        seeds: run every trial once per seed; null takes the seed of the fit configuration.
+        sweep: values by key of the fit configuration; run every trial once per combination.
+        oracle: also train and evaluate the oracle of every path (the model retrained without the
+            forget stage).
+        workers: number of processes that run tasks at the same time; 0 runs them in this process.
+        gpus_per_worker: number of GPUs per process; null gives each process one GPU if there are
+            enough, else none.
+        ray: address of a Ray cluster that runs the tasks, or "auto".
+        cpus_per_worker: number of CPU cores that a task requests from the Ray cluster.
+        name: name of the study; null takes the name of the file.
+        folder: folder of the results; null takes trainer.default_root_dir.
+        figures: draw figures and page at the end; false writes the tables only.
+        overrides: changes of the fit configuration.
     """
 
     fit: str | list[str] | dict[str, Any]
@@ -94,18 +96,18 @@ class StudyFile:
 
 @dataclass(frozen=True)
 class StudySpec:
-    """A study in plain values, as another process can take it.
+    """A study in plain values, which can be sent to another process.
 
     Attributes:
-        name: of the study.
+        name: name of the study.
         fit: the fit configuration.
-        methods: by label: ``callback``, with class_path and init_args, and ``unlearn``, which may
-            be left out.
+        methods: methods by label, each with ``callback`` (class_path and init_args) and optionally
+            ``unlearn``.
         paths: "positions", "permutations", or lists of stage names.
-        seeds: of the runs; null takes the fit configuration's.
-        sweep: values by dotted key.
-        oracle: also the paths without the forget stage.
-        folder: where results go; null takes the fit configuration's.
+        seeds: seeds of the runs; None takes the seed of the fit configuration.
+        sweep: swept values by dotted key.
+        oracle: whether to train and evaluate the oracles.
+        folder: folder of the results; None takes the folder of the fit configuration.
     """
 
     name: str
@@ -118,10 +120,10 @@ class StudySpec:
     folder: str | None = None
 
     def check(self) -> None:
-        """Refuse what can be seen to be wrong without the fit configuration.
+        """Check everything that does not depend on the fit configuration.
 
         Raises:
-            InputError: naming the key.
+            InputError: for a wrong value; the message names the key.
         """
         if not self.methods and not self.oracle:
             raise InputError("methods: found none, expected at least one unlearning method.")
@@ -129,27 +131,29 @@ class StudySpec:
             dotted = label.startswith(".")
             if not label or dotted or not all(c.isalnum() or c in "_.+" for c in label):
                 raise InputError(
-                    f"methods: found the label {label!r}, expected letters, digits and _ . +, not "
-                    "beginning with a dot: labels make up folders and curves."
+                    f"methods: found the label {label!r}, expected letters, digits and _ . +, and "
+                    "no dot at the beginning: labels are names of folders and curves."
                 )
             check_folder(label, "methods")
-            # Some file systems do not tell capitals from small letters.
+            # Some file systems ignore the case of letters.
             if label.lower() in FOLDERS:
                 raise InputError(
-                    f"methods: found the label {label!r}, which is a folder or file of every "
-                    "study; choose another."
+                    f"methods: found the label {label!r}, which is the name of a folder or file of "
+                    "every study. Choose another label."
                 )
             if label.lower() == ORACLE:
                 raise InputError(
-                    f"methods: found the label {label!r}, which is that of models retrained "
-                    "without the forget stage; choose another."
+                    f"methods: found the label {label!r}, which is reserved for models retrained "
+                    "without the forget stage. Choose another label."
                 )
         if self.paths == []:
             raise InputError("paths: found an empty list, expected at least one path.")
         if isinstance(self.paths, list):
             for place, path in enumerate(self.paths):
                 if path in self.paths[:place]:
-                    raise InputError(f"paths: found {'-'.join(path)} twice; a path is walked once.")
+                    raise InputError(
+                        f"paths: found {'-'.join(path)} twice, expected each path once."
+                    )
         seeds = self.seeds
         if seeds is not None:
             if not seeds:
@@ -158,56 +162,62 @@ class StudySpec:
                 if not 0 <= seed <= LARGEST_SEED:
                     raise InputError(f"seeds: found {seed}, expected 0 to {LARGEST_SEED}.")
                 if seed in seeds[:place]:
-                    raise InputError(f"seeds: found {seed} twice; a seed is run once.")
+                    raise InputError(f"seeds: found {seed} twice, expected each seed once.")
         for key, values in self.sweep.items():
             self._check_swept(key, values)
 
     def _check_swept(self, key: str, values: list[Any]) -> None:
         if not values:
             raise InputError(f"sweep.{key}: found an empty list, expected at least one value.")
-        alike = [json.dumps(_alike(value)) for value in values]
-        for place, text in enumerate(alike):
-            if text in alike[:place]:
+        texts = [json.dumps(_normalized(value)) for value in values]
+        for place, text in enumerate(texts):
+            if text in texts[:place]:
                 found = json.dumps(values[place])
-                raise InputError(f"sweep.{key}: found {found} twice; a value is swept once.")
-        for decided, instead in ELSEWHERE.items():
-            if key == decided or key.startswith(f"{decided}."):
-                raise InputError(f"sweep.{key}: {decided} can't be swept: use {instead} instead.")
+                raise InputError(f"sweep.{key}: found {found} twice, expected each value once.")
+        for fixed, instead in SET_BY_STUDY.items():
+            if key == fixed or key.startswith(f"{fixed}."):
+                raise InputError(f"sweep.{key}: {fixed} cannot be swept. Use {instead} instead.")
         for label, method in self.methods.items():
             for name in method.get("unlearn", {}):
                 if key in ("data.unlearn", f"data.unlearn.{name}"):
                     raise InputError(
-                        f"sweep.{key}: methods.{label}.unlearn.{name} sets it too; keep one."
+                        f"sweep.{key}: methods.{label}.unlearn.{name} sets the same key. Remove "
+                        "one of the two."
                     )
 
     def settings(self) -> Iterator[dict[str, Any]]:
-        """Every combination of the swept values, by key."""
+        """Yield every combination of the swept values, by key."""
         for values in itertools.product(*self.sweep.values()):
             yield dict(zip(self.sweep, values, strict=True))
 
     def write(self) -> str:
-        """The values as JSON."""
+        """Return the values as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def read(cls, text: str) -> "StudySpec":
-        """The values from what `write` gave."""
+        """Return the study from the JSON of `write`."""
         return cls(**json.loads(text))
 
 
 def parse_study(content: dict[str, Any]) -> Namespace:
-    """A study file's values; methods stay specifications, made anew for each run.
+    """Parse the content of a study file.
+
+    Methods stay specifications, because every run creates its own objects.
 
     Args:
-        content: of the file, changed by the command line.
+        content: content of the file, with the changes of the command line.
+
+    Returns:
+        The values by key of `StudyFile`.
 
     Raises:
-        InputError: for a key or value that does not fit.
+        InputError: for an unknown key or a wrong value.
     """
-    # Dotted keys of a sweep are kept from the parser, which would take them for nested ones.
+    # Remove the sweep: the parser would read its dotted keys as nested ones.
     sweep = content.get("sweep", {})
     rest = {key: value for key, value in content.items() if key != "sweep"}
-    # First, for the parser takes null for anything.
+    # Diagnose before parsing: the parser accepts null for every type.
     if mistake := diagnose(rest, StudyFile):
         raise mistake
     parser = ArgumentParser(exit_on_error=False)
@@ -217,7 +227,7 @@ def parse_study(content: dict[str, Any]) -> Namespace:
         found = parser.parse_args(["--config", json.dumps(rest)])
     except (argparse.ArgumentError, TypeError, ValueError) as error:
         raise InputError(f"study: {' '.join(str(error).split())}") from None
-    # The parser would take NaN and the like for text.
+    # Restore these values: the parser reads NaN and infinity as text.
     found.overrides = rest.get("overrides", {})
     if isinstance(rest["fit"], dict):
         found.fit = rest["fit"]
@@ -236,22 +246,36 @@ def parse_study(content: dict[str, Any]) -> Namespace:
     if found.folder is not None:
         check_folder(found.folder, "folder")
     if found.workers and found.ray is not None:
-        raise InputError("workers: ray does the work already; keep one of the two.")
+        raise InputError(
+            f"workers: found {found.workers} and ray {found.ray}, expected one of the two. Set "
+            "workers to 0, or ray to null."
+        )
     return found
 
 
-def _alike(value: Any) -> Any:
-    """A value as all that are written otherwise and mean the same: 1, 1.0 and '1'."""
+def _normalized(value: Any) -> Any:
+    """Return one form for values that mean the same, such as 1, 1.0 and '1'."""
     if isinstance(value, list):
-        return [_alike(item) for item in value]
+        return [_normalized(item) for item in value]
     if isinstance(value, dict):
-        return {key: _alike(value[key]) for key in sorted(value)}
+        return {key: _normalized(value[key]) for key in sorted(value)}
     value = read_value(value) if isinstance(value, str) else value
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def flat(sweep: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested keys of a sweep as dotted ones."""
+    """Convert the nested keys of a sweep to dotted keys.
+
+    Args:
+        sweep: the value of ``sweep`` in a study file.
+        prefix: the dotted key of ``sweep``, with a dot at the end.
+
+    Returns:
+        Values by dotted key.
+
+    Raises:
+        InputError: if a level is not a mapping, is empty, or a key appears twice.
+    """
     if not isinstance(sweep, dict):
         raise InputError(
             f"sweep: found {show(sweep)}, expected keys of the fit configuration, each with a list "
@@ -261,11 +285,11 @@ def flat(sweep: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in sweep.items():
         name = f"{prefix}{key}"
         if value == {}:
-            raise InputError(f"sweep.{name}: found keys and values without any, expected a list.")
+            raise InputError(f"sweep.{name}: found {{}}, expected a list of values.")
         found = flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
         if twice := set(found) & set(values):
             raise InputError(
-                f"sweep.{min(twice)}: found twice, with dots and nested; a key is swept once."
+                f"sweep.{min(twice)}: found twice, dotted and nested, expected each key once."
             )
         values |= found
     return values

@@ -1,4 +1,4 @@
-"""The status command: what of a study or a run is done, running, failed and left."""
+"""The status command: which tasks of a study or a run are done, running, failed and left."""
 
 import time
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ MARKS = {
 
 
 @dataclass(frozen=True)
-class Part:
-    """A stage or a run, and what has become of it.
+class TaskStatus:
+    """Status of a task of a study, or of a stage of a run.
 
     Attributes:
-        label: in words.
+        label: name of the task.
         state: "done", "running", "stopped", "failed" or "left".
-        seconds: how long it took, or has taken so far.
-        note: who is or was at it.
+        seconds: duration of a done task, or time since a running task started.
+        note: the process that runs or ran the task, and its progress.
     """
 
     label: str
@@ -44,16 +44,16 @@ class Part:
 
 
 def status(arguments: list[str]) -> int:
-    """Tell how far a study or a run is.
+    """Print the progress of a study or a run.
 
     Args:
         arguments: folder of a study or of a run.
 
     Returns:
-        0.
+        Exit code 0.
 
     Raises:
-        InputError: if it is neither.
+        InputError: if the folder is neither that of a study nor that of a run.
     """
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise InputError(
@@ -81,20 +81,20 @@ def _plan_of(folder: Path) -> StudyPlan:
         raise InputError(f"status: {error}") from error
 
 
-def _part(store: Path, key: str, label: str) -> Part:
-    """What has become of an entry of the store."""
+def _task_status(store: Path, key: str, label: str) -> TaskStatus:
+    """Read the status of the task that makes a store entry."""
     manifest = store / key / MANIFEST
     if manifest.is_file():
-        return Part(label, "done", _seconds(manifest))
+        return TaskStatus(label, "done", _seconds(manifest))
     note = read_status(store, key)
     if note is None:
-        return Part(label, "left")
+        return TaskStatus(label, "left")
     seconds = time.time() - note.began if note.state == "running" else None
-    return Part(label, note.state, seconds, note)
+    return TaskStatus(label, note.state, seconds, note)
 
 
 def _seconds(manifest: Path) -> float | None:
-    """How long an entry took, where it says so."""
+    """Read the duration of an entry; return None if the manifest does not record it."""
     try:
         details = read_json(manifest).get("details")
     except Damage:
@@ -104,27 +104,27 @@ def _seconds(manifest: Path) -> float | None:
 
 def _show_study(plan: StudyPlan, folder: Path, out: Console) -> None:
     store = Path(plan.store)
-    parts = {task.key: _part(store, task.key, plan.label(task)) for task in plan.tasks}
+    tasks = {task.key: _task_status(store, task.key, plan.label(task)) for task in plan.tasks}
     out.print(f"[bold]{escape(visible(plan.name))}[/]: {plan}", highlight=False)
-    _show_counts(list(parts.values()), out)
-    _show_parts([p for p in parts.values() if p.state in ("running", "failed", "stopped")], out)
+    _show_counts(list(tasks.values()), out)
+    _show_tasks([t for t in tasks.values() if t.state in ("running", "failed", "stopped")], out)
     runs = [trial for trial in plan.runs() if trial.find(folder, sizes_only=True)]
     out.print(f"{len(runs)} of {len(plan.runs())} runs are finished, in {folder}.", highlight=False)
     if runs and not store.is_dir():
-        out.print(f"The stage store is gone: {store} is no folder.", highlight=False)
-    seconds = {key: p.seconds for key, p in parts.items() if p.state == "done" and p.seconds}
-    left = [task for task in plan.tasks if parts[task.key].state != "done"]
+        out.print(f"The stage store is missing: {store} is not a folder.", highlight=False)
+    seconds = {key: t.seconds for key, t in tasks.items() if t.state == "done" and t.seconds}
+    left = [task for task in plan.tasks if tasks[task.key].state != "done"]
     if not left:
         return
     begun = {
-        key: part.note.step / part.note.total
-        for key, part in parts.items()
-        if part.note is not None and part.note.total and part.state == "running"
+        key: task.note.step / task.note.total
+        for key, task in tasks.items()
+        if task.note is not None and task.note.total and task.state == "running"
     }
-    workers = max(1, sum(part.state == "running" for part in parts.values()))
+    workers = max(1, sum(task.state == "running" for task in tasks.values()))
     rest = Estimate(plan, seconds).left(left, begun, workers)
     if rest is not None:
-        at_a_time = f", {workers} parts at a time" if workers > 1 else ""
+        at_a_time = f", {workers} tasks at a time" if workers > 1 else ""
         out.print(f"About {duration(rest)} of work left{at_a_time}.", highlight=False)
 
 
@@ -132,35 +132,35 @@ def _show_run(folder: Path, out: Console) -> None:
     try:
         about = read_values(folder / ABOUT)
         store = Path(about["store"])
-        parts = [_part(store, stage["key"], stage["name"]) for stage in about["stages"]]
+        stages = [_task_status(store, stage["key"], stage["name"]) for stage in about["stages"]]
         method, path = (escape(visible(str(about[key]))) for key in ("method", "path"))
         title = f"[bold]{method}[/] {path} seed {visible(str(about['seed']))}"
     except (Damage, KeyError, TypeError) as error:
         raise InputError(
-            f"status: {folder / ABOUT} can't be read: {error}; remove it and run the same command "
-            "again to have it written anew."
+            f"status: {folder / ABOUT} cannot be read: {error}. Delete it and run the same command "
+            "again to write it again."
         ) from error
     finished = "finished" if about.get("finished") is True else "not finished"
     out.print(f"{title}: {finished}", highlight=False)
-    _show_parts(parts, out)
+    _show_tasks(stages, out)
 
 
-def _show_counts(parts: list[Part], out: Console) -> None:
-    counts = {state: sum(part.state == state for part in parts) for state in ORDER}
-    told = [f"{count} {state}" for state, count in counts.items() if count]
-    spent = sum(part.seconds or 0 for part in parts if part.state == "done")
+def _show_counts(tasks: list[TaskStatus], out: Console) -> None:
+    counts = {state: sum(task.state == state for task in tasks) for state in ORDER}
+    listed = [f"{count} {state}" for state, count in counts.items() if count]
+    spent = sum(task.seconds or 0 for task in tasks if task.state == "done")
     hours = f"; {duration(spent)} of work done" if spent else ""
-    out.print(f"{len(parts)} parts: {', '.join(told)}{hours}", highlight=False)
+    out.print(f"{len(tasks)} tasks: {', '.join(listed)}{hours}", highlight=False)
 
 
-def _show_parts(parts: list[Part], out: Console) -> None:
-    if not parts:
+def _show_tasks(tasks: list[TaskStatus], out: Console) -> None:
+    if not tasks:
         return
     table = Table(box=None, show_header=False, pad_edge=False)
-    for part in sorted(parts, key=lambda part: ORDER.index(part.state)):
-        took = duration(part.seconds) if part.seconds is not None else ""
+    for task in sorted(tasks, key=lambda task: ORDER.index(task.state)):
+        took = duration(task.seconds) if task.seconds is not None else ""
         table.add_row(
-            MARKS[part.state], part.state, escape(visible(part.label)), took, _where(part.note)
+            MARKS[task.state], task.state, escape(visible(task.label)), took, _where(task.note)
         )
     out.print(table, highlight=False)
 

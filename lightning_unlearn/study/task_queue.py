@@ -1,4 +1,4 @@
-"""The order of the tree: a task can be made when what it starts from is made."""
+"""Order of the tasks of a study: a task can run when the tasks it needs are finished."""
 
 import traceback
 from collections.abc import Iterable, Mapping
@@ -13,34 +13,34 @@ State = Literal["done", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class TaskResult:
-    """How the making of a task ended.
+    """Result of a task.
 
     Attributes:
-        key: of the task.
-        state: "done"; "failed"; or "skipped", for something it needs failed.
-        seconds: how long it took.
-        made: whether anything had to be trained or measured.
-        error: what went wrong.
-        trace: where, if the mistake may be the program's.
-        said: sentences for the user that came up.
+        key: key of the task.
+        state: "done"; "failed"; or "skipped" because a task it needs failed.
+        seconds: duration of the task.
+        ran: whether the task trained or evaluated anything; False if its entry was stored already.
+        error: error message of a failed or skipped task.
+        trace: traceback, if the error may be a defect of the program.
+        messages: messages for the user from the task.
     """
 
     key: str
     state: State
     seconds: float = 0.0
-    made: bool = True
+    ran: bool = True
     error: str = ""
     trace: str = ""
-    said: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "TaskResult":
-        """The outcome from its ``asdict``, as another process sends it."""
-        return cls(**{**values, "said": tuple(values["said"])})
+        """Return the result from its ``asdict``, as another process sends it."""
+        return cls(**{**values, "messages": tuple(values["messages"])})
 
 
 def failure(key: str, error: BaseException, seconds: float = 0.0) -> TaskResult:
-    """The outcome of a task in whose making an exception was raised."""
+    """Return the result of a task that raised an exception."""
     known = isinstance(error, (InputError, DivergedError, Unfinished))
     text = str(error) or type(error).__name__
     trace = "" if known else "".join(traceback.format_exception(error))
@@ -48,10 +48,11 @@ def failure(key: str, error: BaseException, seconds: float = 0.0) -> TaskResult:
 
 
 class TaskQueue:
-    """The tasks that are still to be made.
+    """The unfinished tasks of a study.
 
     Args:
-        tasks: each after those it needs. What is needed and not among them is made already.
+        tasks: the tasks, each after the tasks it needs. A needed task that is not among them is
+            finished already.
     """
 
     def __init__(self, tasks: Iterable[Task]) -> None:
@@ -60,38 +61,38 @@ class TaskQueue:
 
     @property
     def is_over(self) -> bool:
-        """Whether no task is left, neither waiting nor in the making."""
+        """Return whether no task is waiting or running."""
         return not self._open
 
     def ready(self) -> list[Task]:
-        """The tasks that can be made now and that nobody has taken, in order."""
+        """Return the waiting tasks that can run now, in order."""
         return [task for task in self._waiting.values() if self._open.isdisjoint(task.needs)]
 
     def take(self, key: str) -> None:
-        """Somebody makes a task now."""
+        """Remove a task from the waiting tasks, because it starts to run."""
         del self._waiting[key]
 
     def give_back(self, task: Task) -> None:
-        """Whoever made it is gone; it is the first in turn."""
+        """Put a task back as the first waiting task, because its worker died."""
         self._waiting = {task.key: task, **self._waiting}
 
-    def close(self, outcome: TaskResult) -> list[TaskResult]:
-        """A task that was taken is made, or can't be.
+    def close(self, result: TaskResult) -> list[TaskResult]:
+        """Finish a task that was taken.
 
         Args:
-            outcome: how it ended.
+            result: result of the task.
 
         Returns:
-            The outcomes of tasks that can't be made for that reason.
+            The results of the tasks that are skipped because this task failed.
         """
-        self._open.discard(outcome.key)
+        self._open.discard(result.key)
         skipped: list[TaskResult] = []
-        if outcome.state == "failed":
-            lost = {outcome.key}
+        if result.state == "failed":
+            lost = {result.key}
             for task in list(self._waiting.values()):
                 if not lost.isdisjoint(task.needs):
                     lost.add(task.key)
                     del self._waiting[task.key]
                     self._open.discard(task.key)
-                    skipped.append(TaskResult(task.key, "skipped", error=outcome.error))
+                    skipped.append(TaskResult(task.key, "skipped", error=result.error))
         return skipped

@@ -1,4 +1,4 @@
-"""The workbench: what makes the tasks of a study's tree, in whichever process."""
+"""TaskRunner: plans a study and runs its tasks, in this process or in a worker."""
 
 import gc
 import itertools
@@ -28,13 +28,13 @@ from lightning_unlearn.training.trainer import StagedTrainer
 
 Setting = tuple[tuple[str, Any], ...]
 
-# Of the data's configuration; the rest decides which rows are read, and how stages train.
-SET_BY_CELL = ("order", "position", "permutation", "oracle", "unlearn")
+# Keys of the data's configuration that a trial sets; the others determine rows and recipes.
+SET_BY_TRIAL = ("order", "position", "permutation", "oracle", "unlearn")
 
 
 @dataclass(frozen=True)
 class _Point:
-    """A trial of the grid before it is known what it shares with others."""
+    """A trial before its store keys and its folder are known."""
 
     path: tuple[str, ...]
     place: int
@@ -44,11 +44,11 @@ class _Point:
 
 
 class TaskRunner:
-    """Trainer, model and data of every trial of a study.
+    """Creates trainer, model and data of every trial of a study, and runs its tasks.
 
     Args:
         spec: the study.
-        say: called with sentences about what can't be seen in the results, such as damage.
+        say: function that prints a message, for example about damaged store entries.
 
     Raises:
         InputError: for a mistake in the study or in its fit configuration.
@@ -69,32 +69,33 @@ class TaskRunner:
         self._plan: StudyPlan | None = None
 
     def plan(self) -> StudyPlan:
-        """The study's tree, after everything that can be found wrong beforehand.
+        """Return the plan of the study, after all checks of its runs.
 
         Raises:
-            InputError: for whatever a run would refuse before it trains.
+            InputError: for any mistake that a run would report before training.
         """
         if self._plan is not None:
             return self._plan
         points = list(self._points())
         checked = set()
-        walks = []
+        chains = []
         tasks: dict[str, Task] = {}
         remarks: dict[str, None] = {}
         for number, point in enumerate(points):
-            model, data = self._place(point)
+            model, data = self._model_and_data(point)
             trainer = self._trainer(point)
-            alike = (point.path, point.method, json.dumps(point.setting))
-            if alike not in checked:
-                checked.add(alike)
+            # Seeds differ in nothing that is checked.
+            without_seed = (point.path, point.method, json.dumps(point.setting))
+            if without_seed not in checked:
+                checked.add(without_seed)
                 self._check(trainer, point)
                 remarks |= dict.fromkeys(trainer.remarks(model, data))
                 if not self.spec.oracle:
                     remarks |= dict.fromkeys(_without_oracle(trainer))
-            walk = trainer.plan(model, data)
-            walks.append(tuple(stage.key for stage in walk))
-            for place, stage in enumerate(walk):
-                parent = walk[place - 1].key if place else None
+            planned = trainer.plan(model, data)
+            chains.append(tuple(stage.key for stage in planned))
+            for place, stage in enumerate(planned):
+                parent = planned[place - 1].key if place else None
                 if stage.key not in tasks:
                     tokens = _tokens(data, stage)
                     tasks[stage.key] = Task(
@@ -104,7 +105,7 @@ class TaskRunner:
             self.spec.name,
             str(self.folder),
             str(self.store.folder.absolute()),
-            tuple(self._cells(points, walks)),
+            tuple(self._trials(points, chains)),
             tuple(tasks.values()),
             tuple(remarks),
             self._first.trainer.machine,
@@ -112,31 +113,31 @@ class TaskRunner:
         return self._plan
 
     def make(self, key: str, bar: StageProgress | None) -> bool:
-        """Make a task: train a stage, or carry out a run and fill its folder.
+        """Run a task: train a stage, or complete a run and fill its folder.
 
         Args:
-            key: of the task; what it starts from is in the store.
-            bar: shows progress; None for none.
+            key: key of the task; the store has the entries that it needs.
+            bar: progress bar; None for none.
 
         Returns:
-            Whether anything had to be trained or measured.
+            Whether anything had to be trained or evaluated.
 
         Raises:
-            Exception: whatever went wrong; the bench can make other tasks.
+            Exception: any error of the task; other tasks can still run.
         """
         plan = self.plan()
         if key not in plan.task:
             raise InputError(
-                f"study: this process plans no {key[:8]}; its files or its environment differ from "
-                "those of the process that asks."
+                f"study: found task {key[:8]}, which is not in this process's plan. Its files or "
+                "environment variables differ from those of the process that requested the task."
             )
         task = plan.task[key]
         trial = plan.trials[task.trial]
         is_there = task.is_run and trial.find(self.folder) is not None
         if is_there and self.processes == 1 and self.store.get(key) is not None:
-            return False  # another process has made it in between
+            return False  # another process has finished it since the study was planned
         point = _Point(trial.path, trial.place, trial.method, trial.seed, trial.sweep)
-        model, data = self._place(point)
+        model, data = self._model_and_data(point)
         trainer = self._trainer(point, bar, trial.run)
         try:
             trainer.walk(model, data, None if task.is_run else task.number + 1)
@@ -147,23 +148,23 @@ class TaskRunner:
 
     @property
     def processes(self) -> int:
-        """How many processes train one model."""
+        """Return the number of processes that train one model."""
         return int(self._first.trainer.world_size)
 
     @property
     def is_first_process(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Return whether this process is the one that writes."""
         return bool(self._first.trainer.is_global_zero)
 
     def agree(self, value: Any) -> Any:
-        """The first process's value, on all processes that train one model."""
+        """Return the first process's value on all processes that train one model."""
         trainer = self._first.trainer
         if self.processes > 1:
             trainer.open_processes(self._first.model)
         return trainer.strategy.broadcast(value)
 
     def _points(self) -> Iterator[_Point]:
-        """The grid, in an order in which neighbors share the model, then stages."""
+        """Yield all trials, ordered so that neighbors share the model, then stages."""
         wanted, data = self.spec.paths, self._first.datamodule
         paths: Sequence[tuple[str, ...]]
         if isinstance(wanted, str):
@@ -173,7 +174,7 @@ class TaskRunner:
         seeds = self.spec.seeds
         if seeds is None:
             seeds = [self._first.trainer.seed]
-        # Runs may be compared with oracles while they are made.
+        # Oracles come first: monitors may compare with them during the other runs.
         labels = [*([ORACLE] if self.spec.oracle else []), *self.spec.methods]
         groups: dict[str, list[Setting]] = {}
         for setting in map(dict, self.spec.settings()):
@@ -186,14 +187,16 @@ class TaskRunner:
                 for chosen in settings:
                     yield _Point(path, place, label, seed, chosen)
 
-    def _cells(self, points: Sequence[_Point], walks: Sequence[tuple[str, ...]]) -> Iterator[Trial]:
-        """The points as trials; those that end in the same key have one folder."""
-        alike: dict[str, list[_Point]] = {}
-        for point, walk in zip(points, walks, strict=True):
-            alike.setdefault(walk[-1], []).append(point)
+    def _trials(
+        self, points: Sequence[_Point], chains: Sequence[tuple[str, ...]]
+    ) -> Iterator[Trial]:
+        """Convert points to trials; points with the same last key share one folder."""
+        same_run: dict[str, list[_Point]] = {}
+        for point, keys in zip(points, chains, strict=True):
+            same_run.setdefault(keys[-1], []).append(point)
         forget = self._first.datamodule.forget
-        for point, walk in zip(points, walks, strict=True):
-            run = _folder(alike[walk[-1]], forget)
+        for point, keys in zip(points, chains, strict=True):
+            run = _folder(same_run[keys[-1]], forget)
             check_folder(str(self.folder / run), "sweep" if point.setting else "data.stages")
             yield Trial(
                 point.path,
@@ -202,12 +205,12 @@ class TaskRunner:
                 point.method,
                 point.seed,
                 point.setting,
-                walk,
+                keys,
                 run,
             )
 
     def _cli(self, label: str, setting: dict[str, Any]) -> StagedCLI:
-        """The fit configuration of a method and a setting, parsed."""
+        """Return the parsed fit configuration of a method and a setting."""
         known = (label, json.dumps(setting, sort_keys=True))
         if known not in self._clis:
             content = {**self.spec.fit, "trainer": dict(self._without_methods)}
@@ -217,20 +220,20 @@ class TaskRunner:
                 content["trainer"]["callbacks"] = callbacks
                 content = merge(content, {"data": {"unlearn": method.get("unlearn", {})}})
             for key, value in setting.items():
-                # The last callback is the method; an oracle has none.
+                # The last callback is the method, and an oracle has no method.
                 if label != ORACLE or not key.startswith("trainer.callbacks."):
                     content = set_key(content, key.split("."), value)
             try:
                 self._clis[known] = StagedCLI(None, content, [])
             except InputError as error:
-                raise InputError(self._own_words(str(error), label, setting)) from error
+                raise InputError(self._with_study_keys(str(error), label, setting)) from error
         return self._clis[known]
 
-    def _own_words(self, text: str, label: str, setting: dict[str, Any]) -> str:
-        """A message about a fit configuration, with the keys that the study file has.
+    def _with_study_keys(self, text: str, label: str, setting: dict[str, Any]) -> str:
+        """Replace the keys in a message about a fit configuration by keys of the study file.
 
         Raises:
-            InputError: the message of a part of the setting, if that alone is refused.
+            InputError: the message about one swept key, if that key alone is refused.
         """
         if setting:
             self._cli(label, {})
@@ -242,16 +245,20 @@ class TaskRunner:
             return f"sweep: {setting_name(list(setting), values)}: {text}"
         if label == ORACLE:
             return text
-        # Only what the method itself says is its own; the rest is the fit configuration's.
+        # Only keys that methods.LABEL.unlearn sets are the method's own.
         keys = "|".join(map(re.escape, self.spec.methods[label].get("unlearn", {})))
         own = f"methods.{label}.unlearn."
         changed, count = re.subn(rf"^data\.unlearn\.(?=({keys})\b)", own, text)
         return changed if count else f"methods.{label}: {text}"
 
     def _check(self, trainer: StagedTrainer, point: _Point) -> None:
-        """Find what is wrong with a trial."""
+        """Check the settings of a trial.
+
+        Raises:
+            InputError: for a mistake; the message names the swept key, if it is about one.
+        """
         try:
-            trainer.check(*self._place(point))
+            trainer.check(*self._model_and_data(point))
         except InputError as error:
             for key, _ in point.setting:
                 if str(error).startswith(f"{key}:"):
@@ -261,7 +268,7 @@ class TaskRunner:
     def _trainer(
         self, point: _Point, bar: StageProgress | None = None, run: str = ""
     ) -> StagedTrainer:
-        """A fresh trainer, with fresh callbacks, for a trial; for its plan no run is named."""
+        """Create a trainer with its own callbacks for a trial; planning needs no ``run``."""
         cli = self._cli(point.method, dict(point.setting))
         config = cli.config.clone()
         config["seed_everything"] = config["trainer.seed"] = point.seed
@@ -283,20 +290,20 @@ class TaskRunner:
         trainer.tell = self.say
         trainer.store = self.store
         if run:
-            # Most of the time of a plan would go into it.
+            # Skip this for plans: it would take most of their time.
             trainer.config_text = cli.config_text(config)
         return trainer
 
-    def _place(self, point: _Point) -> tuple[CausalLM, StagedDataModule]:
-        """Model and data of a trial; those of the trial before where they are the same."""
+    def _model_and_data(self, point: _Point) -> tuple[CausalLM, StagedDataModule]:
+        """Return model and data of a trial; reuse those of the previous trial if possible."""
         cli = self._cli(point.method, dict(point.setting))
         key = _model_key(cli)
         if self._model is None or self._model[0] != key:
-            # The one before is let go: two may not fit into memory.
+            # Free the previous model first: two models may not fit into memory.
             self._model, self._data = None, {}
             _free()
             self._model = (key, cli.parser.instantiate(cli.config).model)
-        own = {k: v for k, v in cli.config.data.as_dict().items() if k not in SET_BY_CELL}
+        own = {k: v for k, v in cli.config.data.as_dict().items() if k not in SET_BY_TRIAL}
         wanted = json.dumps(own, default=str)
         if wanted not in self._data:
             data: StagedDataModule = cli.parser.instantiate(cli.config).data
@@ -310,41 +317,41 @@ class TaskRunner:
 
 
 def _without_oracle(trainer: StagedTrainer) -> list[str]:
-    """What is not measured in a study without oracles, in a sentence."""
+    """Return a note on the monitors that need an oracle, for a study without oracles."""
     names = [type(monitor).__name__ for monitor in trainer.monitors if monitor.uses_oracle]
     if not names:
         return []
     return [
-        f"{' and '.join(names)}: no distance to the oracle is measured, for the study trains none "
-        "(oracle: true does)."
+        f"{' and '.join(names)}: cannot measure the distance to the oracle, because this study "
+        "trains no oracles. Set oracle to true."
     ]
 
 
 def _free() -> None:
-    """Give back what nothing holds any more: a model and its trainer hold each other."""
+    """Free memory of unused objects: a model and its trainer refer to each other."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def _key(oracle: str | None) -> str | None:
-    """The store key of what a run is compared with; the base model has none."""
+    """Return the store key of an oracle; None for the base model, which has none."""
     return None if oracle == BASE else oracle
 
 
 def _of_sweep(text: str, key: str) -> str:
-    """A message about the value of a swept key."""
+    """Return a message about the value of a swept key, with the key of the study file."""
     return f"sweep.{text}" if text.startswith(f"{key}:") else f"sweep.{key}: {text}"
 
 
 def _model_key(cli: StagedCLI) -> str:
-    """What tells apart models that can't take each other's place in memory."""
+    """Return a text that is equal for configurations that can share one model in memory."""
     trainer = cli.config.trainer
     return json.dumps([cli.config.model.as_dict(), str(trainer.precision)], default=str)
 
 
 def _tokens(data: StagedDataModule, stage: PlannedStage) -> int:
-    """Tokens that pass through training in a step of a walk."""
+    """Return the number of tokens that training processes in a planned stage."""
     if stage.name == ORACLE:
         return 0
     recipe, examples = data.recipe(stage.name), data.training_examples(stage.name)
@@ -354,20 +361,20 @@ def _tokens(data: StagedDataModule, stage: PlannedStage) -> int:
     return recipe.steps * recipe.batch_size * of_epoch // len(examples)
 
 
-def _folder(alike: Sequence[_Point], forget: str | None) -> str:
-    """Where a run goes, from the trials it stands for: what they differ in has no bearing on it."""
-    first = alike[0]
-    setting = common_setting([point.setting for point in alike])
+def _folder(points: Sequence[_Point], forget: str | None) -> str:
+    """Return the folder of a run, named by what all of its trials have in common."""
+    first = points[0]
+    setting = common_setting([point.setting for point in points])
     stages = [stage for stage in first.path if first.method != ORACLE or stage != forget]
     place = f"p{first.path.index(forget) + 1}_" if forget and first.method != ORACLE else ""
-    # Names of files should not need quotes.
+    # Replace characters that a shell would need quotes for.
     safe = re.sub(r"[^\w.,=+-]", "_", setting.replace(" = ", "=").replace(", ", ","))
     parts = [first.method, *([safe] if safe else [])]
     return "/".join([*parts, f"{place}{'-'.join(stages) or 'base'}_s{first.seed}"])
 
 
 def _without_methods(content: dict[str, Any]) -> dict[str, Any]:
-    """The trainer's configuration with the monitors but without an unlearning method."""
+    """Return the trainer's configuration without the unlearning method."""
     trainer = dict(content.get("trainer") or {})
     callbacks = _as_list(trainer.get("callbacks"))
     parsed = StagedCLI(None, content, []).config.get("trainer.callbacks")

@@ -9,16 +9,16 @@ from lightning_unlearn.errors import visible
 from lightning_unlearn.study.plan import StudyPlan, Task, Trial, common_setting
 
 
-def draw(plan: StudyPlan, trials: list[Trial], made: set[str]) -> Tree:
-    """The stage prefixes and what is done on top of each.
+def draw(plan: StudyPlan, trials: list[Trial], stored: set[str]) -> Tree:
+    """Draw the prefixes of paths, and the runs that start from each.
 
     Args:
         plan: the study.
-        trials: the part of it that is wanted.
-        made: keys of what is in the store already.
+        trials: the trials to draw.
+        stored: keys of the tasks whose entries are in the store.
 
     Returns:
-        The tree, for `rich.console.Console.print`. Seeds with the same tree are drawn once.
+        The tree, for `rich.console.Console.print`. Seeds with equal trees are drawn once.
     """
     root = Tree(f"[bold]{escape(visible(plan.name))}[/]: {plan}")
     tasks = plan.needed(trials)
@@ -28,7 +28,7 @@ def draw(plan: StudyPlan, trials: list[Trial], made: set[str]) -> Tree:
     }
     drawn: dict[str, list[int]] = {}
     for seed, own in by_seed.items():
-        drawn.setdefault("\n".join(_lines(plan, own, made)), []).append(seed)
+        drawn.setdefault("\n".join(_lines(plan, own, stored)), []).append(seed)
     for lines, seeds in drawn.items():
         branch = root
         if len(by_seed) > 1:
@@ -41,8 +41,8 @@ def draw(plan: StudyPlan, trials: list[Trial], made: set[str]) -> Tree:
     return root
 
 
-def _lines(plan: StudyPlan, tasks: list[Task], made: set[str]) -> list[str]:
-    """The tree of one seed, a line per prefix, indented by tabs."""
+def _lines(plan: StudyPlan, tasks: list[Task], stored: set[str]) -> list[str]:
+    """Return the tree of one seed: one line per prefix, indented by tabs."""
     children: dict[str | None, list[Task]] = {}
     for task in tasks:
         children.setdefault(task.parent, []).append(task)
@@ -53,7 +53,7 @@ def _lines(plan: StudyPlan, tasks: list[Task], made: set[str]) -> list[str]:
         stages = [task for task in below if not task.is_run]
         leaves = [task for task in below if task.is_run]
         if leaves:
-            lines.append("\t" * depth + _runs(plan, leaves, made))
+            lines.append("\t" * depth + _runs(plan, leaves, stored))
         alike = Counter(task.stage for task in stages)
         for task in stages:
             setting = (
@@ -62,18 +62,18 @@ def _lines(plan: StudyPlan, tasks: list[Task], made: set[str]) -> list[str]:
                 else ""
             )
             text = escape(visible(f"{task.stage} ({setting})" if setting else task.stage))
-            lines.append("\t" * depth + text + _mark(task.key in made))
+            lines.append("\t" * depth + text + _mark(task.key in stored))
             add(task.key, depth + 1)
 
     add(None, 0)
     return lines
 
 
-def _runs(plan: StudyPlan, leaves: list[Task], made: set[str]) -> str:
-    """The runs on top of a prefix, in one line: methods, and settings of each."""
+def _runs(plan: StudyPlan, leaves: list[Task], stored: set[str]) -> str:
+    """Return the runs that start from a prefix as one line: methods with their settings."""
     methods = Counter(plan.trials[task.trial].method for task in leaves)
     parts = [f"{m} x {count} settings" if count > 1 else m for m, count in methods.items()]
-    done = sum(task.key in made for task in leaves)
+    done = sum(task.key in stored for task in leaves)
     share = "" if done == len(leaves) or not done else f" [green]({done} of {len(leaves)} done)[/]"
     return f"[dim]→[/] [cyan]{escape(visible(', '.join(parts)))}[/]{share or _mark(done > 0)}"
 

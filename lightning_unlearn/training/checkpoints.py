@@ -1,4 +1,4 @@
-"""Checkpoints inside a stage: a long one that is stopped goes on from the last of them."""
+"""Checkpoints inside a stage: a stage that was stopped resumes from its last checkpoint."""
 
 import math
 import os
@@ -28,21 +28,21 @@ from lightning_unlearn.training.history import TrainingHistory, write_entry
 
 @dataclass
 class Frequency:
-    """How often a checkpoint is written.
+    """Interval between two checkpoints of a stage, in optimizer steps and in minutes.
 
     Attributes:
-        steps: every so many optimizer steps; None for no such rule.
-        minutes: when so many minutes have gone by since the last; None for no such rule.
+        steps: write a checkpoint every n optimizer steps; None to ignore the number of steps.
+        minutes: write a checkpoint n minutes after the previous one; None to ignore the time.
     """
 
     steps: int | None = None
     minutes: float | None = 10.0
 
     def check(self) -> None:
-        """Refuse numbers that are no distance.
+        """Check that both numbers are valid intervals.
 
         Raises:
-            InputError: naming the key.
+            InputError: if ``steps`` is below 1, or ``minutes`` is negative or not finite.
         """
         if self.steps is not None and self.steps < 1:
             raise InputError(
@@ -55,11 +55,11 @@ class Frequency:
 
 
 class StageStopped(Exception):
-    """A stage was stopped after an optimizer step, as a signal asked.
+    """Raised after an optimizer step when a signal stops the stage.
 
     Attributes:
-        signal: its number.
-        kept: whether a checkpoint holds that step.
+        signal: number of the signal.
+        kept: whether a checkpoint of that step was written.
     """
 
     def __init__(self, number: int, kept: bool) -> None:
@@ -73,10 +73,10 @@ def _none() -> None:
 
 
 class StageCut(Exception):
-    """A stage ended before its last step, by no rule that finishes it.
+    """Raised when a stage ends before its last step and no rule finishes the stage there.
 
     Attributes:
-        kept: whether a checkpoint holds the step that was made last.
+        kept: whether a checkpoint of the last completed step was written.
     """
 
     def __init__(self, kept: bool) -> None:
@@ -85,24 +85,26 @@ class StageCut(Exception):
 
 
 class StageCheckpoint(Callback):
-    """Writes checkpoints, and stops the stage after an optimizer step when a signal asks for it.
+    """Callback that writes checkpoints and stops the stage after a step when a signal arrives.
 
-    The last of the callbacks, so that what monitors saw of a step is in its checkpoint.
+    It runs after all other callbacks, so that a checkpoint contains the monitors' results of its
+    step.
 
     Args:
-        frequency: how often.
-        collect: gathers what a checkpoint of the present step needs; called on all processes.
-        write: writes what was gathered; called on the first one.
-        say: tells the user something.
-        callbacks: whose state is in checkpoints.
-        checkpoint: what the stage goes on from; None for its beginning.
-        requeue: a further signal that asks for a stop; None for none.
-        rule: gives the rule that ends the stage after the present step, or None; called on all
+        frequency: interval between checkpoints.
+        collect: gathers the content of a checkpoint at the current step; runs on all processes.
+        write: writes the gathered content; runs on the first process only.
+        say: prints a message for the user.
+        callbacks: callbacks whose state the checkpoints contain.
+        checkpoint: folder of the checkpoint from which the stage resumes; None starts the stage
+            from its first step.
+        requeue: number of a further signal that stops the stage; None for no such signal.
+        rule: returns the rule that ends the stage after the current step, or None; runs on all
             processes.
-        close: called where a rule ends the stage.
+        close: runs when a rule ends the stage.
 
     Attributes:
-        ended: the rule that has ended the stage before its last step; None for none.
+        ended: the rule that ended the stage before its last step; None if no rule did.
     """
 
     def __init__(
@@ -126,67 +128,68 @@ class StageCheckpoint(Callback):
         self._rule = rule
         self._close = close
         self.ended: str | None = None
-        # What this process got; the others do not know of it before they have voted.
-        self._got = 0
-        self._voted = 0
-        self._alone = True
+        # The signal that this process received; the other processes learn of it in `_vote`.
+        self._received = 0
+        self._agreed = 0
+        self._single_process = True
         self._last = time.monotonic()
-        self._works = True
-        # Taken now, for Lightning puts handlers of its own in place while it fits.
-        # The later in this order, the more it says of what is to come.
+        self._can_write = True
+        # Read the handlers now: Lightning installs its own ones during a fit.
+        # Of several signals, the last one in this list decides.
         self._signals = list(ENDS)
         self._signals += [requeue] if requeue is not None else []
         before = {number: signal.getsignal(number) for number in self._signals}
-        # None stands for a handler that is not Python's, which could not be put back.
+        # None means that the handler was not installed by Python and could not be restored.
         self._before = {
             number: handler for number, handler in before.items() if handler is not None
         }
         self._watching = False
 
     @property
-    def asked(self) -> int:
-        """Number of the signal for which all processes stop; 0 for none."""
-        return self._got if self._alone else self._voted
+    def stop_signal(self) -> int:
+        """Return the number of the signal for which all processes stop; 0 for none."""
+        return self._received if self._single_process else self._agreed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Watch for signals, start the clock, and give callbacks their state.
+        """Install the signal handlers, start the clock and restore the state of the callbacks.
 
-        Now, for what they do themselves at the start of a stage belongs to its first step.
+        The state is restored here, after the callbacks have handled the start of the stage. Their
+        changes at the start apply to step 0 and not to the step of the checkpoint.
         """
         self._last = time.monotonic()
-        self._alone = trainer.world_size == 1
+        self._single_process = trainer.world_size == 1
         if self._checkpoint_read is not None:
             assert isinstance(pl_module, CausalLM)
             states = read_state(self._checkpoint_read, pl_module.device)["callbacks"]
             for number, callback in enumerate(self._callbacks):
                 callback.load_state_dict(states[_label(number, callback)])
-        # Only the main thread gets signals.
+        # Python delivers signals to the main thread only.
         self._watching = threading.current_thread() is threading.main_thread()
         if self._watching:
             for number, handler in self._before.items():
-                # Who started this in the background may have had it ignore Ctrl-C.
+                # A shell that starts a process in the background may have it ignore Ctrl-C.
                 if handler != signal.SIG_IGN:
-                    signal.signal(number, self._ask)
+                    signal.signal(number, self._receive)
 
     def release(self) -> None:
-        """From now on signals mean what they meant before."""
+        """Restore the signal handlers that were installed before the stage."""
         if self._watching:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
             self._watching = False
-            if self._got and not self.asked:
-                # After the last vote: this process ends, and the others with it.
-                signal.raise_signal(self._got)
+            if self._received and not self.stop_signal:
+                # The signal came after the last vote: this process ends, and the others follow.
+                signal.raise_signal(self._received)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._got and number == signal.SIGINT:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._got = number
+        self._received = number
         leave_terminal()
-        # Not through the display: what is just being printed there must not be printed into.
-        # Where nobody can read it, the step must be kept all the same.
+        # Write to the descriptor: the progress display may be in the middle of a line.
+        # If standard error is closed, the stage still has to write its checkpoint.
         with suppress(OSError):
-            os.write(2, b"\nStopping after this step; Ctrl-C once more stops at once.\n")
+            os.write(2, b"\nStopping after this step. Press Ctrl-C again to stop at once.\n")
 
     def on_train_batch_end(
         self,
@@ -196,40 +199,40 @@ class StageCheckpoint(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Write if it is time, stop if it was asked for or a rule says so."""
+        """Write a checkpoint if one is due; stop if a signal arrived or a rule ends the stage."""
         assert isinstance(pl_module, CausalLM)
         due = self._vote(trainer, pl_module)
         if pl_module.step == pl_module.total_steps:
-            return  # The stage itself is stored now; a stop waits until that is done.
+            return  # The stage is complete: it is stored first, and the signal ends the run then.
         self.ended = self._rule()
         if self.ended is not None:
-            # No checkpoint: who goes on from one would make the next step.
+            # Write no checkpoint: a run that resumes from it would train one step more.
             trainer.should_stop = True
             self._close()
             return
-        if self.asked or due:
+        if self.stop_signal or due:
             kept = self._checkpoint(trainer)
-            if self.asked:
-                raise StageStopped(self.asked, kept)
+            if self.stop_signal:
+                raise StageStopped(self.stop_signal, kept)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the last step of a stage that something else has ended.
+        """Write a checkpoint of the last step if the stage ended early without a rule.
 
         Raises:
-            StageCut: if no rule finishes it.
+            StageCut: if the stage ended before its last step and no rule finishes it there.
         """
         assert isinstance(pl_module, CausalLM)
         if pl_module.step < pl_module.total_steps and self.ended is None:
             raise StageCut(self._checkpoint(trainer))
 
     def close_early(self, module: CausalLM) -> None:
-        """See why a stage made no step, of which nothing else would tell.
+        """Check why a stage made no step: Lightning reports nothing in that case.
 
         Args:
-            module: after the fit.
+            module: the module after the fit.
 
         Raises:
-            StageCut: if no rule finished the stage.
+            StageCut: if the stage is incomplete and no rule finishes it there.
         """
         if module.step < module.total_steps and self.ended is None:
             self.ended = self._rule()
@@ -237,46 +240,52 @@ class StageCheckpoint(Callback):
                 raise StageCut(kept=False)
 
     def _vote(self, trainer: Trainer, module: CausalLM) -> bool:
-        """Whether a checkpoint is due, and which signal some process got; alike on all of them."""
+        """Agree on the signal that stops the stage, and return whether a checkpoint is due.
+
+        All processes return the same value and stop for the same signal.
+        """
         steps, minutes = self.frequency.steps, self.frequency.minutes
         due = steps is not None and module.step % steps == 0
         due |= minutes is not None and time.monotonic() - self._last >= 60 * minutes
-        if self._alone:
+        if self._single_process:
             return due
-        asked = [self._got == number for number in self._signals]
-        wanted = [*asked, trainer.should_stop, due and trainer.is_global_zero]
+        received = [self._received == number for number in self._signals]
+        wanted = [*received, trainer.should_stop, due and trainer.is_global_zero]
         votes = torch.tensor(wanted, dtype=torch.float32)
         votes = trainer.strategy.reduce(votes.to(module.device), reduce_op="sum")
-        *asked, stop, due = (vote > 0 for vote in votes.tolist())
-        # One process that leaves its loop alone would leave the others waiting.
+        *received, stop, due = (vote > 0 for vote in votes.tolist())
+        # If one process left its training loop alone, the others would wait for it forever.
         trainer.should_stop = stop
-        number = max((n for n, one in enumerate(asked) if one), default=None)
-        self._voted = 0 if number is None else self._signals[number]
+        number = max((n for n, one in enumerate(received) if one), default=None)
+        self._agreed = 0 if number is None else self._signals[number]
         return bool(due)
 
     def _checkpoint(self, trainer: Trainer) -> bool:
-        """Write one; what can't be written is told once and does not stop the stage."""
-        if self._works:
+        """Write a checkpoint; return whether checkpoints of this stage can be written.
+
+        A checkpoint that cannot be written is reported once and does not stop the stage.
+        """
+        if self._can_write:
             collected = self._collect()
             if trainer.is_global_zero:
                 try:
                     self._write(collected)
                 except (StorageError, TypeError) as error:
-                    self._works = False
-                    self._say(f"No checkpoint is kept inside this stage: {error}")
+                    self._can_write = False
+                    self._say(f"No checkpoint of this stage can be written: {error}")
         self._last = time.monotonic()
-        self._works = trainer.strategy.broadcast(self._works)
-        return self._works
+        self._can_write = trainer.strategy.broadcast(self._can_write)
+        return self._can_write
 
 
 def collect_checkpoint(model: CausalLM) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What a checkpoint takes from the model; every process must ask.
+    """Gather the model's part of a checkpoint; every process must call this function.
 
     Args:
-        model: in a stage.
+        model: the module during a stage.
 
     Returns:
-        The weights that are trained, and what the optimizer remembers.
+        The trained weights, and the state of the optimizer.
     """
     weights = model.weights(UNLEARN if model.stage == UNLEARN else LEARN)
     optimizer = model.optimizers()
@@ -291,18 +300,19 @@ def write_checkpoint(
     observations: EvaluationResults,
     callbacks: Sequence[Callback],
 ) -> None:
-    """Write how far a stage has come: an entry as of now, and what its next step needs.
+    """Write a checkpoint: a store entry of the stage so far, and the state that resuming needs.
 
     Args:
         folder: an existing folder.
-        model: knows the format of its weights.
-        collected: from `collect_checkpoint`.
-        history: of the stage so far.
-        observations: of the run so far.
-        callbacks: theirs is the state that `Callback.state_dict` gives.
+        model: the module, which knows the format of its weights.
+        collected: the result of `collect_checkpoint`.
+        history: losses and learning rates of the stage so far.
+        observations: the monitors' results of the run so far.
+        callbacks: callbacks whose ``Callback.state_dict`` is written.
 
     Raises:
-        TypeError: naming a value of a callback's state that is no plain value or tensor.
+        TypeError: if the state of a callback contains something other than plain values and
+            tensors; the message names the value.
     """
     weights, optimizer = collected
     write_entry(folder, model, weights, history, observations)
@@ -314,7 +324,7 @@ def write_checkpoint(
 
 
 def read_optimizer(checkpoint: Path) -> dict[str, Any]:
-    """What the optimizer remembered, for `restore_optimizer`."""
+    """Read the optimizer's state of a checkpoint; return it in the form of `restore_optimizer`."""
     state: dict[str, Any] = read_state(checkpoint, torch.device("cpu"))["optimizer"]
     return state
 

@@ -1,7 +1,8 @@
-"""Why a stage ends before its last step, and whether it is finished then.
+"""Reasons for which a stage ends before its last step, and whether it counts as finished.
 
-Only a rule whose every part is in the stage's key finishes it: another run with the same key ends
-it at the same step. A clock, a signal, or a ``should_stop`` that anything may have set does not.
+A rule finishes a stage only if all its settings are part of the stage's key. Another run with the
+same key then ends the stage at the same step. A timer, a signal, or a ``should_stop`` set by
+unknown code does not finish a stage.
 """
 
 from collections.abc import Sequence
@@ -17,14 +18,15 @@ from lightning_unlearn.training.stage_trainer import StageTrainer
 
 
 def rule_that_ends(trainer: StageTrainer, module: CausalLM) -> str | None:
-    """The rule that ends the present stage after the step that was just made.
+    """Find the rule that ends the current stage after the step that was just made.
 
     Args:
-        trainer: of the stage; its method may have a rule, and EarlyStopping may have decided.
-        module: in the stage.
+        trainer: the trainer of the stage. The rule is a decision of EarlyStopping, or the ``stop``
+            of the unlearning method.
+        module: the module during the stage.
 
     Returns:
-        The same sentence on all processes, or None.
+        A sentence that names the rule, the same on all processes; None if no rule ends the stage.
     """
     for callback in trainer.others:
         if isinstance(callback, EarlyStopping) and _has_decided(callback):
@@ -42,12 +44,12 @@ def _has_decided(callback: EarlyStopping) -> bool:
     return reason is not type(reason).NOT_STOPPED
 
 
-def measure_the_end(trainer: StageTrainer, module: CausalLM) -> None:
-    """Have monitors evaluate the model where a stage ends that was to go on.
+def evaluate_early_end(trainer: StageTrainer, module: CausalLM) -> None:
+    """Evaluate all monitors that are not due at the step where a rule ends unlearning early.
 
     Args:
-        trainer: of the stage.
-        module: after its last step.
+        trainer: the trainer of the stage.
+        module: the module after the last step that was made.
     """
     if module.stage != UNLEARN or trainer.observations is None:
         return
@@ -57,45 +59,63 @@ def measure_the_end(trainer: StageTrainer, module: CausalLM) -> None:
 
 
 def cause_of_stop(trainer: StageTrainer) -> str:
-    """What stopped a stage that is not finished, in words."""
+    """Return the cause that stopped an unfinished stage, as a subordinate clause."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         if isinstance(callback, Timer):
             left = callback.time_remaining()
             if left is not None and left <= 0:
-                return "because the Timer's duration is over"
+                return "because the duration of the Timer is over"
     return (
-        "because something set trainer.should_stop; a rule that finishes a stage is EarlyStopping, "
-        "or the method's own `stop`"
+        "because a callback set trainer.should_stop (only EarlyStopping and the method's own "
+        "`stop` finish a stage early)"
     )
 
 
 def place_of_stop(
-    names: Sequence[str], number: int, module: CausalLM, kept: str, cause: str = ""
+    names: Sequence[str], number: int, module: CausalLM, kept: bool | None, cause: str = ""
 ) -> str:
-    """Where a run of a path was stopped, in words.
+    """Describe where the run of a path was stopped.
 
     Args:
-        names: of its stages.
-        number: of the stage that was stopped, from 0.
-        module: knows the step.
-        kept: what is kept of the stage.
-        cause: what stopped it, if that is to be said.
+        names: names of the stages of the path.
+        number: index of the stage that was stopped, counted from 0.
+        module: the module, which counts the optimizer steps.
+        kept: whether a checkpoint of the last step was written; None if only earlier checkpoints
+            may exist.
+        cause: what stopped the stage, as a clause; empty to leave it out.
+
+    Returns:
+        The words after "stopped", up to the full stop.
     """
     done = ", ".join(names[:number]) or "none"
+    if kept is None:
+        stored = "the steps since its last checkpoint are lost"
+    elif kept:
+        stored = f"a checkpoint of step {module.step} is stored"
+    else:
+        stored = "the steps of this stage are lost"
     return (
         f"in stage {names[number]} at step {module.step} of "
-        f"{module.total_steps}{cause and f', {cause}'}; {kept}. "
+        f"{module.total_steps}{cause and f', {cause}'}; {stored}. "
         f"Stored stages of this path: {done}."
     )
 
 
 def stopped(number: int, where: str) -> KeyboardInterrupt:
-    """What ends the command, with a message of how to go on."""
+    """Return the exception that ends the command after a signal.
+
+    Args:
+        number: number of the signal.
+        where: result of `place_of_stop`.
+
+    Returns:
+        The exception; its message says how to resume.
+    """
     kind = ENDS.get(number, Requeued)
-    return kind(told(where))
+    return kind(stop_message(where))
 
 
-def told(where: str) -> str:
-    """The message of a stop, with how to go on."""
-    return f"stopped {where} The same command goes on from there."
+def stop_message(where: str) -> str:
+    """Return the message of a stopped run, with the way to resume it."""
+    return f"stopped {where} Run the same command again to resume."

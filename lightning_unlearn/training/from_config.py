@@ -1,4 +1,4 @@
-"""LightningCLI for StagedTrainer, CausalLM and StagedDataModule."""
+"""Construction of trainer, model and data from a configuration, with LightningCLI."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-# Imported so that short names such as NPO are known as class_path.
+# These imports let the parser find short names such as NPO as class_path.
 import lightning_unlearn.monitors
 import lightning_unlearn.unlearning  # noqa: F401
 from lightning_unlearn.data.datamodule import StagedDataModule
@@ -27,7 +27,7 @@ from lightning_unlearn.settings.strict_yaml import read_argument, write_yaml
 from lightning_unlearn.training.trainer import StagedTrainer
 from lightning_unlearn.unlearning.base import Unlearning
 
-# Lightning's own arguments that a recipe stands for.
+# Lightning's arguments, and the keys of a recipe that replace them.
 REPLACED = {
     "max_epochs": "data.stages.STAGE.epochs",
     "min_epochs": "data.stages.STAGE.epochs",
@@ -38,7 +38,7 @@ REPLACED = {
     "limit_train_batches": "data.stages.STAGE.steps or .limit",
 }
 ADVICE = {
-    f"trainer.{name}": f"trainer.{name} is not taken: set {instead} instead."
+    f"trainer.{name}": f"trainer.{name}: this key is not supported; set {instead} instead."
     for name, instead in {**REPLACED, "seed": "seed_everything"}.items()
 }
 LARGEST_SEED = 2**32 - 1
@@ -46,7 +46,7 @@ LARGEST_SEED = 2**32 - 1
 
 @dataclass
 class FitFile:
-    """The keys of a configuration; its values are never made from it."""
+    """The keys of a configuration for ``fit``; no object of this class is ever created."""
 
     trainer: StagedTrainer
     model: CausalLM
@@ -62,12 +62,12 @@ class ValidateFile(FitFile):
 
 
 class StagedCLI(LightningCLI):
-    """LightningCLI with one seed for everything, and errors that are raised, not printed.
+    """LightningCLI with one seed for everything; it raises errors instead of printing them.
 
     Args:
-        command: "fit" or "validate"; None only parses and makes the objects.
-        content: configuration composed from files.
-        arguments: command-line arguments, which win over the files.
+        command: "fit" or "validate"; None parses and creates the objects without running them.
+        content: configuration merged from files.
+        arguments: command-line arguments, which override the files.
     """
 
     def __init__(self, command: str | None, content: dict[str, Any], arguments: list[str]) -> None:
@@ -76,18 +76,18 @@ class StagedCLI(LightningCLI):
         try:
             self._content, options = _with_arguments(content, arguments)
         except MissingValue as error:
-            # What is no key at all takes no value either.
+            # If the key does not exist, report that and not its missing value.
             unknown = diagnose(set_key({}, error.key.split("."), None), keys, ADVICE)
             raise unknown if unknown and "unknown key" in str(unknown) else error from None
-        # Not by the parser, which can't write down every default.
+        # The parser's own --print_config cannot print every default.
         self._prints = "--print_config" in options
         options = [option for option in options if option != "--print_config"]
-        # First, for the parser takes null for anything, and is slow.
+        # Diagnose before parsing: the parser accepts null for every type, and is slow.
         if "--help" not in options and (mistake := diagnose(self._content, keys, ADVICE)):
             raise mistake
         config = ["--config", json.dumps(self._content)] if self._content else []
         with warnings.catch_warnings():
-            # LightningCLI 2.6 calls parsers of jsonargparse 4.49 and later by older names.
+            # LightningCLI 2.6 uses names that jsonargparse 4.49 deprecated.
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
             self.trainer: StagedTrainer
             super().__init__(
@@ -108,13 +108,13 @@ class StagedCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The trainer's methods that are commands, without the arguments that are given here."""
+        """Return the trainer's methods that are commands, with the arguments set by this class."""
         return {"fit": {"model", "datamodule"}, "validate": {"model", "datamodule"}}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """One integer seed; anything else would be a run that can't be repeated."""
+        """Add the seed: always an integer, because a run without one cannot be repeated."""
         parser.add_argument(
-            "--seed_everything", type=int, default=0, help="Seed of everything random."
+            "--seed_everything", type=int, default=0, help="Seed of all random numbers."
         )
 
     def _set_seed(self) -> None:
@@ -124,36 +124,40 @@ class StagedCLI(LightningCLI):
         seed_everything(seed, workers=True, verbose=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The trainer's seed is that seed."""
+        """Link the trainer's seed to ``seed_everything``."""
         parser.link_arguments("seed_everything", "trainer.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; a mistake that `diagnose` does not see is an InputError too."""
+        """Parse the arguments.
+
+        Raises:
+            InputError: for a mistake that `diagnose` did not find.
+        """
         try:
             self.config = parser.parse_args(args)
         except (argparse.ArgumentError, TypeError, ValueError) as error:
             raise InputError(" ".join(str(error).split())) from None
 
     def before_instantiate_classes(self) -> None:
-        """Print the configuration, if that is all that is asked for."""
+        """Print the configuration and exit, if --print_config was given."""
         if self._prints:
             print(self.config_text(), end="")
             raise SystemExit(0)
 
     def instantiate_classes(self) -> None:
-        """Make model, data and trainer."""
-        with told():
+        """Create model, data and trainer."""
+        with as_input_error():
             self.config_init = self.parser.instantiate(self.config)
             self.datamodule = self._get(self.config_init, "data")
             self.model = self._get(self.config_init, "model")
             self.trainer = self.instantiate_trainer()  # type: ignore[assignment]
 
     def config_text(self, config: Any = None) -> str:
-        """A whole configuration as YAML; None takes the one that was parsed."""
+        """Return a complete configuration as YAML; None stands for the parsed configuration."""
         if config is None:
             config = self.config.get(str(self.subcommand), self.config)
         parser = self._parser(self.subcommand)
-        # Through JSON, which tells text from numbers: the parser's YAML is of another version.
+        # Go through JSON, where text and numbers differ: the parser writes another YAML version.
         text = parser.dump(_plain(config.clone()), skip_unset=False, format="json")
         return write_yaml(json.loads(text), parser.dump_header or [])
 
@@ -161,16 +165,16 @@ class StagedCLI(LightningCLI):
 def _with_arguments(
     content: dict[str, Any], arguments: list[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """A configuration as the command line changes it.
+    """Apply the command-line arguments to a configuration.
 
-    An unlearning method that the command line adds takes the place of the files'.
+    An unlearning method added on the command line replaces the method of the files.
 
     Args:
-        content: composed from files.
-        arguments: of the command line.
+        content: configuration merged from files.
+        arguments: command-line arguments.
 
     Returns:
-        The configuration, and the arguments that change none, such as --print_config.
+        The changed configuration, and the arguments that change nothing, such as --print_config.
     """
     options: list[str] = []
     changed: Any = content
@@ -192,21 +196,21 @@ def _with_arguments(
 
 
 def _callbacks(content: Any) -> list[Any]:
-    """The callbacks that a configuration names."""
+    """Return the entries of trainer.callbacks of a configuration, always as a list."""
     trainer = content.get("trainer") if isinstance(content, dict) else None
     found = trainer.get("callbacks") if isinstance(trainer, dict) else None
     return found if isinstance(found, list) else [] if found is None else [found]
 
 
 def _is_method(spec: Any) -> bool:
-    """Whether a callback as written in a configuration is an unlearning method."""
+    """Return whether a callback entry of a configuration file is an unlearning method."""
     name = spec.get("class_path") if isinstance(spec, dict) else spec
     found = find_class(name, Callback) if isinstance(name, str) else None
     return isinstance(found, type) and issubclass(found, Unlearning)
 
 
 def _plain(value: Any) -> Any:
-    """A configuration in which members of an enumeration are what YAML calls them."""
+    """Replace members of enumerations by their YAML values; return the configuration."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, list):
@@ -218,7 +222,7 @@ def _plain(value: Any) -> Any:
 
 
 def is_method(spec: Any) -> bool:
-    """Whether a parsed callback is an unlearning method."""
+    """Return whether a parsed callback is an unlearning method."""
     if not isinstance(spec, Namespace):
         return isinstance(spec, Unlearning)
     module, _, name = spec.class_path.rpartition(".")
@@ -227,11 +231,12 @@ def is_method(spec: Any) -> bool:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Settings that a constructor refuses are a mistake of the input.
+def as_input_error() -> Iterator[None]:
+    """Convert the errors that constructors raise for wrong settings into InputError.
 
     Raises:
-        InputError: for Lightning's refusals, and in place of what the parser makes of our own.
+        InputError: for a setting that Lightning or a callback refuses. An InputError of this
+            package that the parser wrapped in another exception is raised itself.
     """
     try:
         yield
@@ -243,15 +248,15 @@ def told() -> Iterator[None]:
             raise cause from None
         text = " ".join(str(cause).split())
         if (own := own_place(cause)) is not None:
-            told_type = f"{type(cause).__name__}: {text}".rstrip(": ")
-            raise InputError(f"trainer.callbacks: {own}: {told_type}.") from error
+            description = f"{type(cause).__name__}: {text}".rstrip(": ")
+            raise InputError(f"trainer.callbacks: {own}: {description}.") from error
         key = _key_of(text)
         if key is None and isinstance(error, TypeError):
             raise
         raise InputError(f"{key or 'trainer'}: {text}") from error
 
 
-# What Lightning's messages speak of, by the key that it is about.
+# Patterns of Lightning's messages, and the trainer's key that each is about; None takes the match.
 _ABOUT = {
     r"(?:^|invalid |`)(accelerator|strategy|devices|precision)": None,
     r"\(?(devices|num_nodes|profiler|plugin)\b": None,
@@ -261,7 +266,7 @@ _ABOUT = {
 
 
 def _key_of(text: str) -> str | None:
-    """The key of the trainer that a message of Lightning's is about; None if that is not known."""
+    """Return the trainer's key that one of Lightning's messages is about; None if unknown."""
     for pattern, name in _ABOUT.items():
         if found := re.search(pattern, text, re.IGNORECASE):
             return f"trainer.{(name or found[1]).lower()}".replace("plugin", "plugins")

@@ -1,4 +1,4 @@
-"""What a stage leaves in the store: its weights, its losses, and what monitors saw."""
+"""Store entries of a stage: its weights, its losses, and the monitors' results."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +15,11 @@ from lightning_unlearn.storage import records
 
 
 class TrainingHistory(Callback):
-    """Loss and learning rate of every optimizer step of a stage.
+    """Callback that records loss and learning rate of every optimizer step of a stage.
 
     Args:
         stage: the stage's name.
-        log: called with stage, step, loss and learning rate of every step.
+        log: function that gets stage, step, loss and learning rate of every step.
     """
 
     def __init__(self, stage: str, log: Callable[[str, int, float, float], None]) -> None:
@@ -28,22 +28,22 @@ class TrainingHistory(Callback):
         self._rows: list[tuple[int, float, float]] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
-        """Keep the step."""
+        """Record the step."""
         loss = float(trainer.callback_metrics["loss"])
         rate = float(trainer.callback_metrics["lr"])
         self._rows.append((pl_module.step, loss, rate))
         self._log(self.stage, pl_module.step, loss, rate)
 
     def read(self, folder: Path) -> None:
-        """Take over the steps that an entry or a checkpoint holds."""
+        """Append and log the steps that a store entry or a checkpoint contains."""
         table = records.read_table(folder / records.TRAINING)
         for step, loss, rate in table[["step", "loss", "lr"]].itertuples(index=False):
             self._rows.append((int(step), float(loss), float(rate)))
             self._log(self.stage, *self._rows[-1])
 
     def columns(self) -> dict[str, list[Any]]:
-        """The history as a table."""
-        # A rule may end a stage before its first step.
+        """Return the history as table columns: stage, step, loss, lr."""
+        # The history may be empty: a rule may end a stage before its first step.
         steps, losses, rates = ([row[place] for row in self._rows] for place in range(3))
         stages = [self.stage] * len(steps)
         return {"stage": stages, "step": steps, "loss": losses, "lr": rates}
@@ -56,14 +56,14 @@ def write_entry(
     history: TrainingHistory,
     observations: EvaluationResults,
 ) -> None:
-    """Write the store entry of a stage that has just been trained, or its part of a checkpoint.
+    """Write the store entry of a trained stage, or the same files of a checkpoint.
 
     Args:
         folder: an existing folder.
-        model: knows the format of its weights.
-        weights: from `CausalLM.weights`, of what the stage trained.
-        history: of the stage.
-        observations: of the run; written for "unlearn".
+        model: the module, which knows the format of its weights.
+        weights: the weights that the stage trained, from `CausalLM.weights`.
+        history: losses and learning rates of the stage.
+        observations: the monitors' results of the run; written for the stage "unlearn" only.
     """
     which = UNLEARN if history.stage == UNLEARN else LEARN
     model.save(which, folder / which, weights)
@@ -73,11 +73,11 @@ def write_entry(
 
 
 def write_observations(folder: Path, observations: EvaluationResults) -> None:
-    """Write what monitors saw.
+    """Write the monitors' results.
 
     Args:
         folder: an existing folder.
-        observations: of the run.
+        observations: the monitors' results of the run.
     """
     _write_rows(folder / records.STEPS, ("step", "metric", "value"), observations.steps)
     names = ("step", "metric", "example", "value")
@@ -90,11 +90,11 @@ def _write_rows(file: Path, names: tuple[str, ...], rows: list[Any]) -> None:
 
 
 def read_observations(folder: Path, observations: EvaluationResults) -> None:
-    """Take over from an entry what monitors saw, and log it again.
+    """Read the monitors' results of a store entry, and log them again.
 
     Args:
-        folder: the entry.
-        observations: gets the rows.
+        folder: folder of the entry.
+        observations: the object that receives the rows.
     """
     steps = records.read_table(folder / records.STEPS)
     examples = records.read_table(folder / records.EXAMPLES)

@@ -1,4 +1,4 @@
-"""The steps of a walk over a path, each named by everything that decides its weights."""
+"""Plan of the run of a path: its stages, each with all settings that determine its weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,13 +19,13 @@ from lightning_unlearn.unlearning.base import Unlearning
 
 @dataclass
 class PlannedStage:
-    """One step of the walk.
+    """One stage of the run of a path.
 
     Attributes:
-        name: stage, "unlearn", or "oracle" for a look at the model that unlearning should give.
-        content: all that decides the weights after it, and what monitors see of them.
-        oracle: key of the model it is compared with while it is made; None for none.
-        key: its name in the stage store.
+        name: name of a trained stage; "unlearn"; or "oracle" for an evaluation of the oracle.
+        content: all settings that determine the weights after the stage and the monitors' results.
+        oracle: key of the oracle that monitors compare with during the stage; None for none.
+        key: name of the stage's entry in the stage store.
     """
 
     name: str
@@ -39,14 +39,14 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What decides a stage's weights besides the model, its data and what is stored before it.
+    """Settings of the trainer that determine the weights of a stage.
 
     Attributes:
-        others: callbacks that are neither method nor monitor and may change what training does.
+        others: callbacks that are neither method nor monitor and may change the training.
         world_size: number of processes.
-        precision: the Trainer's.
-        seed: of the run.
-        plugin: description of a precision plugin of the user's own; None for none.
+        precision: precision of the Trainer.
+        seed: seed of the run.
+        plugin: description of the user's own precision plugin; None for none.
     """
 
     others: Sequence[Callback]
@@ -64,39 +64,38 @@ def plan_path(
     conditions: Conditions,
     has_oracle: Callable[[PlannedStage], bool] = lambda oracle: False,
 ) -> list[PlannedStage]:
-    """The steps of a walk: one per trained stage, and "unlearn" or "oracle".
+    """Plan the run of a path: one entry per trained stage, then "unlearn" or "oracle".
 
     Args:
         model: the module.
         data: prepared stages and path.
-        method: what unlearns; None for a walk without unlearning.
-        monitors: what looks on; their records are stored with the unlearned adapter, or as what is
-            to be seen of the oracle.
-        conditions: of the training.
-        has_oracle: whether the model retrained without the forget stage is there to be compared
-            with, given the last step of its training.
+        method: the unlearning method; None for a run without unlearning.
+        monitors: monitors of the run. The store keeps their results with the unlearned adapter,
+            or with the evaluation of the oracle.
+        conditions: the trainer's settings.
+        has_oracle: returns whether the oracle is available, given the last stage of its training.
 
     Returns:
-        The steps in order.
+        The planned stages in order.
     """
     shared = _shared(model, data, conditions)
     plan = _trainings(data, shared, data.trained)
     stages = plan[-1].content["stages"] if plan else []
-    looks = {
+    evaluation = {
         "monitors": [callback_identity(monitor) for monitor in monitors],
         "measured": data.measured_fingerprints(),
     }
     unlearned = {**shared, "stages": stages, "forget": data.forget}
     if data.oracle:
         forgotten = {"data": data.fingerprint(UNLEARN)}
-        plan.append(PlannedStage(ORACLE, {**unlearned, **forgotten, **looks}))
+        plan.append(PlannedStage(ORACLE, {**unlearned, **forgotten, **evaluation}))
     elif data.forget is not None and method is not None:
         content = {
             **unlearned,
             "unlearn": data.recipe(UNLEARN).key(),
             "data": data.fingerprint(UNLEARN),
             "method": callback_identity(method),
-            **looks,
+            **evaluation,
         }
         oracle = None
         if any(monitor.uses_oracle for monitor in monitors):
@@ -111,30 +110,31 @@ def find_oracle(
     conditions: Conditions,
     has_oracle: Callable[[PlannedStage], bool],
 ) -> str | None:
-    """The model that the models of a path are compared with.
+    """Find the oracle of a path.
 
     Args:
         model: the module.
         data: prepared stages and path, with a forget stage.
-        conditions: of the training.
-        has_oracle: as of `plan_path`.
+        conditions: the trainer's settings.
+        has_oracle: see `plan_path`.
 
     Returns:
-        Its key, `BASE` if nothing is left to train without the forget stage, or None.
+        Key of the oracle; `BASE` if the path has no stage besides the forget stage; None if the
+        oracle is not available.
     """
     return _oracle(data, _shared(model, data, conditions), has_oracle)
 
 
 def _shared(model: CausalLM, data: StagedDataModule, conditions: Conditions) -> dict[str, Any]:
-    """What all steps of a walk have in their content."""
-    assert data.format is not None, "prepare() comes first"
+    """Return the content that all planned stages of a run share."""
+    assert data.format is not None, "call prepare() first"
     shared: dict[str, Any] = {
         "base": model.identity(),
         "template": data.format.fingerprint,
         "lora": model.lora.key() if model.lora is not None else None,
         "precision": conditions.precision,
         "seed": conditions.seed,
-        # Some implementations leave out what others do, such as the soft cap of Gemma 2.
+        # Some implementations omit parts of the model, such as the soft cap of Gemma 2.
         "attention": model.attn_implementation,
         "callbacks": [callback_identity(callback) for callback in conditions.others],
     }
@@ -143,14 +143,14 @@ def _shared(model: CausalLM, data: StagedDataModule, conditions: Conditions) -> 
     if conditions.plugin is not None:
         shared["plugin"] = conditions.plugin
     if products := reduced_fp32_products():
-        # Of a process that lets products of fp32 be computed in fewer bits.
+        # This process computes fp32 matrix products with fewer bits.
         shared["products"] = products
     if model.dropout:
-        # A setting that is not followed: what was trained with it is another model.
+        # The base model's dropout is switched off; trained with it, it would be another model.
         shared["base_dropout"] = 0.0
     if model.lora is not None and model.lora.dropout > 0:
-        # Dropout draws its masks forward by forward, so with it the cut does matter; compiled
-        # layers draw other ones.
+        # Dropout draws one mask per forward pass, so the split into micro-batches and processes
+        # changes the result; compiled layers draw other masks.
         shared["cut"] = [data.micro_batch_size, conditions.world_size, model.compiles]
     return shared
 
@@ -168,7 +168,7 @@ def _oracle(
 def _trainings(
     data: StagedDataModule, shared: dict[str, Any], names: Sequence[str]
 ) -> list[PlannedStage]:
-    """The steps that train stages one after the other."""
+    """Return the planned stages that train the named stages one after the other."""
     stages: list[dict[str, Any]] = []
     plan = []
     for name in names:
@@ -178,18 +178,19 @@ def _trainings(
     return plan
 
 
-def tell_of_precision(store: StageStore, stage: PlannedStage, warn: Callable[[str], None]) -> None:
-    """Say so if a stage is trained again only because it was stored in another precision.
+def warn_of_precision(store: StageStore, stage: PlannedStage, warn: Callable[[str], None]) -> None:
+    """Warn if a stage is trained again only because it is stored with another precision.
 
     Args:
-        store: where it may be.
-        stage: the stage.
-        warn: gets the sentence.
+        store: the stage store.
+        stage: the stage that is about to be trained.
+        warn: function that prints the warning.
     """
     other = store.find(stage.content, ignoring=("precision",))
     if other is not None:
         stored = store.manifest(other.name)["content"]["precision"]
         warn(
-            f"{stage.name}: stored in {stored} (trainer.precision), which is another model; "
-            f"in {stage.content['precision']} it is trained anew, and the stored one kept."
+            f"{stage.name}: the stored model was trained with trainer.precision {stored}. "
+            f"With {stage.content['precision']} the stage is trained again, and the store keeps "
+            "both models."
         )

@@ -1,4 +1,4 @@
-"""The walk over a path: every step is found in the store, or made and put there."""
+"""Run of a path: each stage is read from the store, or trained and then stored."""
 
 import signal
 import time
@@ -30,11 +30,11 @@ from lightning_unlearn.training.checkpoints import (
 )
 from lightning_unlearn.training.endings import (
     cause_of_stop,
-    measure_the_end,
+    evaluate_early_end,
     place_of_stop,
     rule_that_ends,
+    stop_message,
     stopped,
-    told,
 )
 from lightning_unlearn.training.history import (
     TrainingHistory,
@@ -42,19 +42,19 @@ from lightning_unlearn.training.history import (
     write_entry,
     write_observations,
 )
-from lightning_unlearn.training.path_plan import PlannedStage, tell_of_precision
+from lightning_unlearn.training.path_plan import PlannedStage, warn_of_precision
 from lightning_unlearn.training.run_folder import RunFolder, RunLogger, stage_logger
 from lightning_unlearn.training.stage_trainer import StageTrainer
 
 
 class PathRunner:
-    """Walks one path with a trainer.
+    """Runs one path with a trainer.
 
     Args:
-        trainer: trains, measures, and knows where things go.
+        trainer: the trainer, which trains and evaluates, and holds the store and the folders.
         model: the module.
         data: prepared stages and path.
-        plan: the steps of the walk.
+        plan: the planned stages.
     """
 
     def __init__(
@@ -71,16 +71,17 @@ class PathRunner:
         self.observations = EvaluationResults(data)
 
     def walk(self, until: int | None = None) -> None:
-        """Make what is not stored; see `StagedTrainer.walk`.
+        """Train and evaluate the stages that are not stored; see `StagedTrainer.walk`.
 
         Args:
-            until: only the first so many steps; None for all, which fills the folder of the run.
+            until: number of planned stages to run, from the first one; None runs all of them and
+                fills the folder of the run.
         """
         agree = self.trainer.strategy.broadcast
         directory = self._run_directory() if until is None else None
         label = self.trainer.label(self.data)
         if self.trainer.is_global_zero:
-            # Both before either is written.
+            # Check both before writing to either.
             if directory is not None:
                 directory.check()
             self.trainer.store.check_writable()
@@ -100,10 +101,10 @@ class PathRunner:
         self.trainer.trained = []
         for number, stage in enumerate(self.plan[:until]):
             if agree(self._find(stage.key) is None):
-                with self._claim(stage.key):
-                    # Another process may have made it while this one waited.
+                with self._lock(stage.key):
+                    # Another run may have stored the stage while this one waited for the lock.
                     if agree(self._find(stage.key) is None):
-                        with self._pulse(stage.key):
+                        with self._heartbeat(stage.key):
                             self._make(number)
                         continue
             if directory is not None:
@@ -113,13 +114,13 @@ class PathRunner:
         self._close_logs()
 
     def load_final_weights(self) -> None:
-        """Load the weights after the last step, when it did not have to be trained."""
+        """Load the weights after the last stage, for a run that did not train it."""
         names = [stage.name for stage in self.plan if stage.name != ORACLE]
         last = names[-1] if names else self.data.path[0]
         recipe = self.data.recipe(last)
         load = self._weights(self.plan)
         self.model.begin(StageStart(last, recipe, 1, self.trainer.seed, True, load))
-        # Lightning does this when it fits; how weights are kept hangs on it.
+        # Lightning sets the trainer during a fit; the format of the weights depends on it.
         self.model.trainer = self.trainer
         with self.trainer.init_module():
             self.model.configure_model()
@@ -149,7 +150,7 @@ class PathRunner:
             trainer.loggers = [directory.tensorboard(self.data)]
 
     def _open_stage(self, number: int) -> None:
-        """The curves of a stage that is trained for whichever runs need it."""
+        """Open the TensorBoard log of stages that are trained for several runs."""
         trainer, stages = self.trainer, self.plan[:number]
         if not trainer.tensorboard:
             return
@@ -169,45 +170,45 @@ class PathRunner:
         return self.trainer.store.get(key) if self.trainer.is_global_zero else None
 
     @contextmanager
-    def _claim(self, key: str) -> Iterator[None]:
+    def _lock(self, key: str) -> Iterator[None]:
         with self.trainer.store.lock(key) if self.trainer.is_global_zero else nullcontext():
             yield
 
     @contextmanager
-    def _pulse(self, key: str) -> Iterator[None]:
+    def _heartbeat(self, key: str) -> Iterator[None]:
         model = self.model
-        # Until the stage is begun the module still counts the steps of the one before.
+        # Before the stage starts, the module still has the step counts of the previous stage.
         model.step, model.total_steps = 0, 0
-        pulse = Heartbeat(
+        heartbeat = Heartbeat(
             self.trainer.store.folder,
             key,
             lambda: (model.step, model.total_steps),
             stops=(KeyboardInterrupt, SystemExit, Unfinished),
         )
-        with pulse if self.trainer.is_global_zero else nullcontext():
+        with heartbeat if self.trainer.is_global_zero else nullcontext():
             yield
 
     def weights_of(self, oracle: str | None) -> Path | str | None:
-        """The weights of an oracle, as of `EvaluationResults.oracle`.
+        """Return the weights of an oracle, for `EvaluationResults.oracle`.
 
         Args:
-            oracle: key of the last stage of its training, `BASE`, or None.
+            oracle: key of the last stage of the oracle's training, `BASE`, or None.
 
         Raises:
-            StorageError: if they were in the store and are no more.
+            StorageError: if the oracle was removed from the store.
         """
         if oracle is None or oracle == BASE:
             return oracle
         if self.trainer.strategy.broadcast(self._find(oracle)) is None:
             raise StorageError(
-                f"trainer.store: the model retrained without the forget stage ({oracle[:8]}) "
-                f"is no more in {self.trainer.store.folder}. The same command makes what is "
-                "missing, or goes without."
+                "trainer.store: the oracle (the model retrained without the forget stage, "
+                f"{oracle[:8]}) was removed from {self.trainer.store.folder}. Run the same "
+                "command again: a study trains the oracle again, a single run continues without it."
             )
         return self.trainer.store.folder / oracle / LEARN
 
     def _weights(self, done: list[PlannedStage]) -> dict[str, Path]:
-        """Where the weights after some steps are: the folders to load."""
+        """Return the folders of the weights after the given stages, by adapter name."""
         folders = {}
         for stage in done:
             if stage.name != ORACLE:
@@ -216,7 +217,7 @@ class PathRunner:
         return folders
 
     def _replay(self, stage: PlannedStage) -> None:
-        """Take over what was recorded when a stored stage was trained."""
+        """Read and log the results that were recorded when a stored stage was trained."""
         if self.trainer.announces:
             self.trainer.say(f"[green]✓[/] {stage.name}: already stored")
         folder = self.trainer.store.folder / stage.key
@@ -226,22 +227,22 @@ class PathRunner:
             TrainingHistory(stage.name, self._log_training).read(folder)
 
     def _make(self, number: int) -> None:
-        """Make the store entry of a step of the walk."""
+        """Train or evaluate one planned stage and store the entry."""
         stage, before = self.plan[number], self.plan[:number]
         if number == 0 and self.trainer.is_global_zero:
-            tell_of_precision(self.trainer.store, stage, self.trainer.warn)
-        # Weights that the module holds stay where the step starts from them.
+            warn_of_precision(self.trainer.store, stage, self.trainer.warn)
+        # If the module already holds the weights before this stage, load nothing.
         load = {} if self.model.holds(before) else self._weights(before)
         began = time.monotonic()
         write: Callable[[Path], None]
-        keeper: StageCheckpoint | None = None
+        checkpoints: StageCheckpoint | None = None
         self.observations.oracle = self.weights_of(stage.oracle)
         if stage.name == ORACLE:
-            self._look(load, fresh=number == 0)
+            self._evaluate(load, fresh=number == 0)
             write = partial(write_observations, observations=self.observations)
         else:
             history = TrainingHistory(stage.name, self._log_training)
-            keeper = self._train(number, load, history)
+            checkpoints = self._train(number, load, history)
             write = partial(
                 write_entry,
                 model=self.model,
@@ -257,19 +258,19 @@ class PathRunner:
                     "seconds": round(time.monotonic() - began, 3),
                     "machine": self.trainer.machine,
                 }
-                if keeper is not None:
+                if checkpoints is not None:
                     details |= {"steps": self.model.step, "of": self.model.total_steps}
-                    details["ended"] = keeper.ended
+                    details["ended"] = checkpoints.ended
                 self.trainer.store.put(stage.key, stage.content, write, details)
             self.trainer.strategy.barrier("stored")
         finally:
-            if keeper is not None:
-                keeper.release()
-        if keeper is not None and keeper.asked:
-            raise stopped(keeper.asked, f"after stage {stage.name}, which is stored.")
+            if checkpoints is not None:
+                checkpoints.release()
+        if checkpoints is not None and checkpoints.stop_signal:
+            raise stopped(checkpoints.stop_signal, f"after storing stage {stage.name}.")
 
-    def _look(self, load: dict[str, Path], fresh: bool) -> None:
-        """Ask the monitors about stored weights."""
+    def _evaluate(self, load: dict[str, Path], fresh: bool) -> None:
+        """Evaluate the monitors on stored weights."""
         last = (self.data.trained or self.data.path)[-1]
         fresh = fresh or bool(load)
         recipe = self.data.recipe(last)
@@ -280,7 +281,7 @@ class PathRunner:
     def _train(
         self, number: int, load: dict[str, Path], history: TrainingHistory
     ) -> StageCheckpoint:
-        """One plain Lightning fit, from the stage's last checkpoint if there is one."""
+        """Train a stage with one Lightning fit, from its last checkpoint if there is one."""
         trainer, model, stage = self.trainer, self.model, self.plan[number]
         batches = self.data.begin(stage.name, trainer.seed, *data_share(trainer))
         recipe = self.data.recipe(stage.name)
@@ -288,46 +289,45 @@ class PathRunner:
         found = trainer.store.checkpoint(stage.key) if trainer.is_global_zero else None
         checkpoint: tuple[int, Path] | None = trainer.strategy.broadcast(found)
         if checkpoint is not None:
-            self._go_on(entry, checkpoint, history)
+            self._resume(entry, checkpoint, history)
         model.begin(entry)
-        keeper = self._keeper(stage, history, checkpoint[1] if checkpoint is not None else None)
+        folder = checkpoint[1] if checkpoint is not None else None
+        checkpoints = self._checkpoints(stage, history, folder)
         if trainer.stage_progress is not None:
             trainer.stage_progress.place = f"{number + 1}/{len(self.plan)} "
         trainer.reset_callbacks()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        callbacks += [history, keeper]
+        callbacks += [history, checkpoints]
         finished = False
         try:
             trainer.fit_once(model, batches.loader(entry.done))
-            keeper.close_early(model)
+            checkpoints.close_early(model)
             finished = True
         except StageCut as cut:
-            kept = f"step {model.step} is kept" if cut.kept else "its steps are lost"
-            raise Unfinished(told(f"{self._where(number, kept, cause_of_stop(trainer))}")) from None
+            where = self._where(number, cut.kept, cause_of_stop(trainer))
+            raise Unfinished(stop_message(where)) from None
         except StageStopped as stop:
-            kept = f"step {model.step} is kept" if stop.kept else "its steps are lost"
-            raise stopped(stop.signal, self._where(number, kept)) from None
+            raise stopped(stop.signal, self._where(number, stop.kept)) from None
         except SystemExit as stop:
             if not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            where = self._where(number, "steps since its last checkpoint are lost")
             cause = stop.__context__
             got = next((n for n, kind in ENDS.items() if type(cause) is kind), int(signal.SIGINT))
             if isinstance(cause, Requeued):
                 got = requeue_signal(trainer) or signal.SIGTERM
-            raise stopped(got, where) from None
+            raise stopped(got, self._where(number, None)) from None
         finally:
             del callbacks[-2:]
             if not finished:
-                keeper.release()
+                checkpoints.release()
         model.hold(stage.name, stage.key)
-        return keeper
+        return checkpoints
 
-    def _go_on(
+    def _resume(
         self, entry: StageStart, checkpoint: tuple[int, Path], history: TrainingHistory
     ) -> None:
-        """Have a stage go on from a checkpoint, and take over what was recorded up to it."""
+        """Start a stage from a checkpoint, and read the results recorded up to it."""
         entry.done, folder = checkpoint
         which = UNLEARN if entry.stage == UNLEARN else LEARN
         entry.load = {**entry.load, which: folder / which}
@@ -336,16 +336,16 @@ class PathRunner:
         if entry.stage == UNLEARN:
             read_observations(folder, self.observations)
         if self.trainer.is_global_zero:
-            text = f"{entry.stage}: goes on after step {entry.done} of {entry.total_steps}."
-            self.trainer.warn(text)
+            done = f"step {entry.done} of {entry.total_steps}"
+            self.trainer.warn(f"{entry.stage}: resumes after {done}.")
 
-    def _keeper(
+    def _checkpoints(
         self, stage: PlannedStage, history: TrainingHistory, checkpoint: Path | None
     ) -> StageCheckpoint:
-        """The callback that writes checkpoints of a stage."""
+        """Create the callback that writes the checkpoints of a stage."""
         trainer = self.trainer
-        # Who unlearns and who looks on has no part in an ordinary stage, nor in its key: the next
-        # to go on with it may have others.
+        # Method and monitors do not act in an ordinary stage and are not part of its key: the run
+        # that resumes the stage may have other ones.
         stateful: list[Callback] = list(trainer.others)
         if stage.name == UNLEARN:
             stateful += [*trainer.methods, *trainer.monitors]
@@ -371,10 +371,10 @@ class PathRunner:
             checkpoint,
             requeue_signal(trainer),
             partial(rule_that_ends, trainer, self.model),
-            partial(measure_the_end, trainer, self.model),
+            partial(evaluate_early_end, trainer, self.model),
         )
 
-    def _where(self, number: int, kept: str, cause: str = "") -> str:
+    def _where(self, number: int, kept: bool | None, cause: str = "") -> str:
         return place_of_stop([stage.name for stage in self.plan], number, self.model, kept, cause)
 
     def _close_logs(self) -> None:
@@ -383,18 +383,18 @@ class PathRunner:
                 logger.close()
 
     def _finish(self, directory: RunFolder) -> None:
-        """Fill the folder of the run; it is marked finished when all of it is there."""
+        """Fill the folder of the run, then mark the run as finished."""
         self._close_logs()
         merges = self.model.merge and not self.data.oracle
         if merges and not self.model.holds(self.plan):
             self.load_final_weights()
         if merges:
-            # A model that is cut up is put together by all processes.
+            # All processes take part in gathering a sharded model.
             template = self.data.format.template.source if self.data.format is not None else None
             self.model.save_merged(directory.folder / "merged", template)
         if self.trainer.is_global_zero:
             stages = [(s.name, self.trainer.store.folder / s.key) for s in self.plan]
-            # Two processes may do the same run; they must not fill its folder at the same time.
+            # Two commands may do the same run; only one at a time may fill its folder.
             with self.trainer.store.lock(self.plan[-1].key):
                 directory.close(stages)
         self.trainer.strategy.barrier("run written")

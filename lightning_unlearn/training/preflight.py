@@ -1,4 +1,4 @@
-"""What is found wrong with a run before anything is trained or written."""
+"""Checks of a run before anything is trained or written."""
 
 import math
 from collections.abc import Sequence
@@ -27,29 +27,30 @@ from lightning_unlearn.unlearning.base import Unlearning
 def check_run(
     trainer: StageTrainer, model: CausalLM, datamodule: StagedDataModule, train: bool
 ) -> None:
-    """Everything of a run; see `StagedTrainer.check`.
+    """Check trainer, model and data of a run; see `StagedTrainer.check`.
 
     Args:
-        trainer: of the run.
+        trainer: the trainer of the run.
         model: the module.
         datamodule: stages and path.
-        train: whether training is to follow.
+        train: whether the run will train; False for an evaluation only.
 
     Raises:
-        InputError: for anything a user can mend.
+        InputError: for a wrong setting that the user can correct.
     """
     for callback in trainer.keyed:
         constructed(callback).record_user_changes(callback)
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise InputError(
-            "trainer.strategy: spawned or forked processes end with each stage and take the "
-            "weights with them; use ddp."
+            "trainer.strategy: found a strategy that spawns or forks processes, expected one that "
+            "launches them, such as ddp: spawned and forked processes end with each stage, and "
+            "the weights are lost. Set trainer.strategy to ddp."
         )
     unlearns = datamodule.forget is not None and not datamodule.oracle
     if train and unlearns and trainer.method is None:
         raise InputError(
-            f"trainer.callbacks: the stage {datamodule.forget!r} is to be forgotten "
-            "(data.forget), but no callback unlearns. Add one, such as GA, NPO or SimNPO, or "
+            "trainer.callbacks: found no unlearning method, expected one for the forget stage "
+            f"{datamodule.forget!r} (data.forget). Add a method, such as GA, NPO or SimNPO, or "
             "set data.forget to null to train only."
         )
     if train and datamodule.forget is None and trainer.method is not None:
@@ -78,27 +79,27 @@ def check_run(
     for monitor in trainer.monitors:
         monitor.check(datamodule)
     if trainer.is_global_zero:
-        # Last, for it takes as long as reading the files.
+        # Run this check last: it reads all weight files.
         model.check_weights(str(trainer.precision), numbers=True)
 
 
 def check_kinds(methods: Sequence[Unlearning], monitors: Sequence[Monitor]) -> None:
-    """Refuse several methods, and monitors whose measures would have the same names.
+    """Refuse several methods, and monitors whose metrics would have the same names.
 
     Args:
-        methods: of a run.
-        monitors: of a run.
+        methods: unlearning methods of a run.
+        monitors: monitors of a run.
 
     Raises:
-        InputError: naming them.
+        InputError: if there are several methods, or several monitors of a class that allows one.
     """
-    # Not inherited: measures of a subclass may have other names.
+    # Do not inherit `is_single`: the metrics of a subclass may have other names.
     single = {kind for kind in map(type, monitors) if vars(kind).get("is_single")}
     for kind in single:
         if (count := sum(type(monitor) is kind for monitor in monitors)) > 1:
             raise InputError(
-                f"trainer.callbacks: found {count} of {kind.__name__}, expected one: their "
-                "measures would have the same names."
+                f"trainer.callbacks: found {count} {kind.__name__} monitors, expected one: their "
+                "metrics would have the same names."
             )
     if len(methods) > 1:
         names = " and ".join(type(method).__name__ for method in methods)
@@ -109,9 +110,16 @@ def check_kinds(methods: Sequence[Unlearning], monitors: Sequence[Monitor]) -> N
 
 
 def check_numbers(callback: Callback) -> None:
-    """Refuse NaN among what a callback was made with: it would spoil every weight.
+    """Refuse NaN in the arguments of a callback, because NaN would make every weight NaN.
 
-    Other callbacks than methods may keep one for what they have not seen yet.
+    For a method, its public attributes are checked too. Other callbacks may use NaN for values
+    that are not known yet.
+
+    Args:
+        callback: a callback of the trainer.
+
+    Raises:
+        InputError: naming the class and the attribute.
     """
     own = {n for n in vars(callback) if isinstance(callback, Unlearning) and n[:1] != "_"}
     for name in sorted(own | (set(signature(type(callback)).parameters) & set(vars(callback)))):

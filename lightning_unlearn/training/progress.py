@@ -1,4 +1,4 @@
-"""Progress of a walk over stages, on Lightning's progress bar hooks and Rich."""
+"""Progress bars of the stages of a path, with Lightning's progress bar hooks and Rich."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from rich.progress import (
 
 
 def make_progress(console: Console | None = None) -> Progress:
-    """The bars: what runs, how far, how long, and the loss."""
+    """Create the progress display: one bar per task with its name, steps, time and loss."""
     return Progress(
         SpinnerColumn(finished_text="[green]✓"),
         TextColumn("{task.description}"),
@@ -33,7 +33,7 @@ class StageProgress(ProgressBar):
     """One bar per stage. Without a terminal, one line per finished stage.
 
     Args:
-        progress: bars of a larger display to add to; None shows a display of its own.
+        progress: bars of a larger display to add to; None creates a display.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
@@ -45,11 +45,11 @@ class StageProgress(ProgressBar):
         self._enabled = True
 
     def disable(self) -> None:
-        """Show nothing, as on processes other than the first."""
+        """Hide the bar, as on all processes but the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Show again."""
+        """Show the bar again."""
         self._enabled = True
 
     def print(self, *args: Any, **kwargs: Any) -> None:
@@ -68,7 +68,7 @@ class StageProgress(ProgressBar):
             self._task = self.progress.add_task(text, total=total, note="")
 
     def note(self, text: str) -> None:
-        """Say what goes on besides optimizer steps, until the next one."""
+        """Show a text beside the bar until the next optimizer step, such as a running monitor."""
         if self._task is not None:
             self.progress.update(self._task, note=text)
 
@@ -80,7 +80,7 @@ class StageProgress(ProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """One optimizer step further."""
+        """Advance the bar by one optimizer step."""
         if self._task is not None:
             note = self._loss(trainer)
             self.progress.update(self._task, completed=batch_idx + 1, note=note)
@@ -106,5 +106,5 @@ class StageProgress(ProgressBar):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leave the screen in order."""
+        """Close the display, so that the terminal can be used again."""
         self._close()

@@ -1,4 +1,4 @@
-"""Other libraries' notes that would fill the screen without telling the user anything."""
+"""Filters for messages of other libraries that are not useful to the user."""
 
 import logging
 import sys
@@ -11,17 +11,17 @@ DEPRECATIONS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 
 
 def is_deprecation(message: Warning | str, category: type[Warning]) -> bool:
-    """Whether a warning is about older names, of which PyTorch tells in plain warnings too."""
+    """Return whether a warning reports a deprecation; PyTorch uses plain warnings for some."""
     return issubclass(category, DEPRECATIONS) or "deprecated" in str(message)
 
 
 @contextmanager
 def quiet_deprecations() -> Iterator[None]:
-    """Print no deprecations of libraries, whatever filters those libraries install.
+    """Hide deprecation warnings, also if a library installs a filter that shows them.
 
-    A user can do nothing about a library's use of another library's older names.
-    Filters that turn warnings into errors still do. With ``python -W`` or PYTHONWARNINGS, which
-    ask for warnings, everything is printed.
+    A user cannot change that one library uses deprecated names of another library. Filters that
+    turn warnings into errors stay in force. With ``python -W`` or PYTHONWARNINGS every warning is
+    printed.
     """
     if sys.warnoptions:
         yield
@@ -42,24 +42,24 @@ def quiet_deprecations() -> Iterator[None]:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advice about single fits, repeated at every stage, off the screen."""
+    """Hide Lightning's advice about a fit, which it would repeat at every stage."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(max(level, logging.WARNING))
     with warnings.catch_warnings():
-        # Rows are in memory: worker processes would only copy them.
+        # The rows are in memory: worker processes would only copy them.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        # Lightning 2.6 asks torch 2.13 by an older name.
+        # Lightning 2.6 uses a name that torch 2.13 deprecated.
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.. is deprecated.*")
-        # Who writes accelerator: cpu on a machine with a GPU means it.
+        # A user who sets accelerator: cpu on a machine with a GPU does so on purpose.
         warnings.filterwarnings("ignore", "GPU available but not used")
-        # Measuring during fit is what the monitors do, at their own steps.
+        # Monitors evaluate during the fit, at their own steps; there is no validation loader.
         warnings.filterwarnings("ignore", "You defined a `validation_step` but have no.*")
-        # Routers that would draw experts at random in training mode.
+        # Routers stay in eval mode, because in training mode they would choose experts at random.
         warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")
-        # Lightning makes DDP on a stream of its own, which costs a wait and changes no number.
+        # Lightning creates DDP on a separate stream: this costs a wait and changes no number.
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
-        # Products in fp32 are meant to be.
+        # Matrix products use full fp32 on purpose.
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores .* not enabled")
         try:
             yield

@@ -1,4 +1,4 @@
-"""The folder of one run: adapters, records, curves, and what the run was."""
+"""Folder of one run: adapters, records, curves, and the description of the run."""
 
 import errno
 import json
@@ -32,18 +32,19 @@ from lightning_unlearn.storage.integrity import describe_files
 from lightning_unlearn.storage.run_folders import ABOUT, MANIFEST
 from lightning_unlearn.storage.seals import seal_values
 
-# Where in a run's folder its row of the HParams tab is.
+# Subfolder of a run's folder with the run's row of TensorBoard's HParams tab.
 FINAL = "final"
 
 
 class RunLogger(TensorBoardLogger):
-    """TensorBoard for a run of several fits: one event file, closed when the run is over.
+    """TensorBoard logger of a run with several fits: one event file, closed after the last fit.
 
     Args:
-        folder: where it goes.
-        method: label of the method whose measures are charted and summed up; None for none.
-        forget: the stage that is unlearned.
-        settings: gives what the run's row of the HParams tab says besides its results.
+        folder: folder of the event file.
+        method: label of the method; its metrics get charts and a row of the HParams tab. None
+            for neither.
+        forget: name of the forget stage.
+        settings: returns the settings in the run's row of the HParams tab.
     """
 
     def __init__(
@@ -64,44 +65,44 @@ class RunLogger(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write points of curves, and remember the first and last value of the method's."""
+        """Write points of curves, and keep the first and last value of each of the method's."""
         super().log_metrics(metrics, step)
         for tag, value in metrics.items():
             if self._method is not None and tag.startswith(f"{self._method}/"):
                 if step and not self._step:
-                    # Every monitor has looked at step 0, so it is known what there is to chart.
-                    self._arrange()
+                    # Every monitor evaluates step 0, so all metrics of the charts are known now.
+                    self._define_charts()
                 self._step = max(self._step, step or 0)
-                measure = tag.removeprefix(f"{self._method}/")
-                self._ends[measure] = (self._ends.get(measure, (value,))[0], value)
+                metric = tag.removeprefix(f"{self._method}/")
+                self._ends[metric] = (self._ends.get(metric, (value,))[0], value)
 
-    def _arrange(self) -> None:
+    def _define_charts(self) -> None:
         if self._method is not None and self._forget is not None:
             charts = charts_of(self._method, self._ends, self._forget)
             if charts:
                 self.experiment.add_custom_scalars({self._method: charts})
 
     def finalize(self, status: str) -> None:
-        """Only flush: Lightning says this after every stage."""
+        """Flush the event file but keep it open: Lightning calls this after every stage."""
         if self._experiment is not None:
             self.experiment.flush()
 
     def save(self) -> None:
-        """Nothing: the run's settings are in config.yaml and run.json."""
+        """Write nothing: the run's settings are in config.yaml and run.json."""
 
     def close(self) -> None:
-        """The run is over."""
+        """Close the event file, and write the run's row of the HParams tab."""
         if self._experiment is None or self._is_closed:
             return
         self._is_closed = True
         self.experiment.close()
         if self._method is not None:
-            self._sum_up()
+            self._write_hparams()
 
-    def _sum_up(self) -> None:
+    def _write_hparams(self) -> None:
         """Write the run's row of the HParams tab.
 
-        In a folder of its own: every curve beside it would be a column.
+        The row has its own folder, because TensorBoard makes a column of every curve beside it.
         """
         now = time.time()
         values = final_values(self._ends, self._forget, bool(self._step))
@@ -113,19 +114,19 @@ class RunLogger(TensorBoardLogger):
 
 
 def stage_logger(folder: Path) -> RunLogger:
-    """A logger that writes into a folder."""
+    """Return a logger that writes curves into a folder."""
     return RunLogger(folder)
 
 
 class RunFolder:
-    """Where a run's results go.
+    """Folder of the results of a run.
 
-    A second run with the same settings finds its folder again; one with other settings never
-    overwrites it, but goes to a folder of the same name and a number.
+    A second run with the same settings uses the same folder. A run with other settings never
+    overwrites it: its folder has the same name and a number.
 
     Args:
-        folder: wanted place.
-        about: what the run is; ``about["key"]`` tells runs apart.
+        folder: path of the folder, without a number.
+        about: description of the run; ``about["key"]`` identifies the run.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
@@ -134,11 +135,11 @@ class RunFolder:
         self._config: str | None = None
 
     def check(self) -> None:
-        """Refuse a place where the folder can't be made; nothing is written.
+        """Check that the folder can be created, without writing anything.
 
         Raises:
             InputError: if a part of the path is a file.
-            StorageError: if it can't be written.
+            StorageError: if the parent folder cannot be written.
         """
         with _writing(self.folder):
             self._free(self.folder)
@@ -147,14 +148,14 @@ class RunFolder:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
 
     def open(self, config: str | None) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Args:
-            config: the configuration as YAML, kept as config.yaml.
+            config: the configuration as YAML, written to config.yaml; None for no such file.
 
         Raises:
-            InputError: if it can't be made there.
-            StorageError: if it can't be written.
+            InputError: if a part of the path is a file.
+            StorageError: if the folder cannot be written.
         """
         with _writing(self.folder):
             wanted, number = self.folder, 1
@@ -162,7 +163,8 @@ class RunFolder:
                 number += 1
                 self.folder = wanted.with_name(f"{wanted.name}_{number}")
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Curves are made anew from the records; those of an interrupted run would overlay them.
+            # The curves are written again from the records; curves of an interrupted run would
+            # appear twice.
             for place in (self.folder, self.folder / FINAL):
                 for events in place.glob(f"{EVENTS}.*"):
                     events.unlink()
@@ -172,26 +174,29 @@ class RunFolder:
                 records.write_text(self.folder / "config.yaml", config)
 
     def _free(self, folder: Path) -> bool:
-        """Whether a folder may be this run's: it is new, the same run's, or of one given up."""
+        """Return whether this run may use a folder.
+
+        It may if the folder is new, belongs to the same run, or to an abandoned run.
+        """
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return True
         except NotADirectoryError:
             raise InputError(
-                f"trainer.default_root_dir: {folder} can't be made, because a part of that path "
-                "is a file; name another folder."
+                f"trainer.default_root_dir: found {folder}, which cannot be created because a "
+                "part of the path is a file. Set trainer.default_root_dir to another folder."
             ) from None
         except ValueError:
             return False
         if not isinstance(about, dict):
             return False
-        return about.get("key") == self.about["key"] or _given_up(about)
+        return about.get("key") == self.about["key"] or _is_abandoned(about)
 
     def tensorboard(self, datamodule: StagedDataModule) -> RunLogger:
-        """A logger that writes into the folder, with charts of what is forgotten and kept.
+        """Return a logger that writes into the folder, with charts of forgetting and utility.
 
-        When it is closed, it sums the run up for the HParams tab.
+        When the logger is closed, it writes the run's row of the HParams tab.
         """
         if datamodule.forget is None:
             return stage_logger(self.folder)
@@ -202,11 +207,11 @@ class RunFolder:
         return RunLogger(self.folder, self.about["method"], datamodule.forget, settings)
 
     def _settings(self, data: StagedDataModule) -> dict[str, Any]:
-        """What may differ between runs: names, then keys of the configuration.
+        """Return the settings in which runs may differ: names, then keys of the configuration.
 
-        A trained stage is one text, for its recipe is seldom what runs differ in.
+        The recipe of a trained stage is one text, because runs seldom differ in it.
         """
-        # As texts, for each value is to have a box that filters by it.
+        # Write values as text: TensorBoard then shows one checkbox per value as a filter.
         named = {key: self.about[key] for key in ("method", "path", "position", "seed")}
         found = {key: str(value) for key, value in named.items() if value is not None}
         content = self._content()
@@ -232,13 +237,13 @@ class RunFolder:
         return {**found, **keys}
 
     def _base(self) -> str | None:
-        """The base model, where there is a configuration that names it."""
+        """Return the base model that the configuration names; None without a configuration."""
         content = read_value(self._config) if self._config is not None else None
         model = content.get("model") if isinstance(content, dict) else None
         return model.get("base") if isinstance(model, dict) else None
 
     def _content(self) -> dict[str, Any]:
-        """What the last step of the walk was made from."""
+        """Return the content of the run's last stage; {} if its manifest cannot be read."""
         try:
             file = Path(self.about["store"]) / self.about["key"] / MANIFEST
             content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["content"]
@@ -247,28 +252,28 @@ class RunFolder:
         return content
 
     def close(self, stages: list[tuple[str, Path]]) -> None:
-        """Fill the folder from the store's entries and mark the run finished.
+        """Fill the folder from the entries of the store, and mark the run as finished.
 
         Args:
-            stages: name and store folder of every step of the walk.
+            stages: name and store folder of every planned stage.
 
         Raises:
-            StorageError: if it can't be written.
+            StorageError: if the folder cannot be written.
         """
         with _writing(self.folder):
             parts = self._fill(stages)
-            told = [
-                {**stage, **_made(entry)}
+            described = [
+                {**stage, **_details(entry)}
                 for stage, (_, entry) in zip(self.about["stages"], stages, strict=True)
             ]
             files = describe_files(self.folder, parts)
-            about = {**self.about, "stages": told, "finished": True, "files": files}
+            about = {**self.about, "stages": described, "finished": True, "files": files}
             records.write_text(self.folder / ABOUT, _json(about))
 
     def _fill(self, stages: list[tuple[str, Path]]) -> list[str]:
-        """Copy adapters and records; returns what is then there."""
+        """Copy adapters and records; return the names of the copied files and folders."""
         trained = [(name, entry) for name, entry in stages if name != ORACLE]
-        # The last one counts: "learn" has gone through all stages.
+        # The last entry is used: its "learn" adapter was trained on all stages.
         weights = {UNLEARN if name == UNLEARN else "learn": entry for name, entry in trained}
         for which, entry in weights.items():
             target = self.folder / which
@@ -299,32 +304,32 @@ class RunFolder:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """A folder that can't be written is a mistake of the user's, or a full disk.
+    """Convert the system's errors about a folder into StorageError.
 
     Raises:
-        StorageError: in place of what the system says.
+        StorageError: if the folder cannot be written, for example because the disk is full.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        # Copying a folder gives a list of what failed: source, target and reason.
+        # An error of copying a folder is a list of failures: source, target and reason.
         of_copy = error.args[0][0][-1] if isinstance(error, shutil.Error) else None
         reason = of_copy or getattr(error, "strerror", None) or error
         raise StorageError(
-            f"trainer.default_root_dir: {folder} can't be written: {reason}. What is in the store "
-            "is intact; make room, or name another folder or another trainer.run_name."
+            f"trainer.default_root_dir: {folder} cannot be written: {reason}. The store is "
+            "intact. Free disk space, or set another trainer.default_root_dir or trainer.run_name."
         ) from error
 
 
-def _made(entry: Path) -> dict[str, Any]:
-    """How an entry of the store was made: steps, what ended it, and on which machine."""
+def _details(entry: Path) -> dict[str, Any]:
+    """Read how a store entry was made: its steps, the rule that ended it, and the machine."""
     details = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))["details"]
     names = ("steps", "of", "ended", "machine")
     return {name: details[name] for name in names if details.get(name) is not None}
 
 
-def _given_up(about: dict[str, Any]) -> bool:
-    """Whether a run was left unfinished and nobody is at it: what it had is in the store."""
+def _is_abandoned(about: dict[str, Any]) -> bool:
+    """Return whether a run is unfinished and no process works on it; its stages are stored."""
     if about.get("finished") is not False or "store" not in about:
         return False
     notes = [read_status(Path(about["store"]), stage["key"]) for stage in about["stages"]]

@@ -1,4 +1,4 @@
-"""What one stage of a path needs of a trainer: one Lightning fit, one look, messages, names."""
+"""The trainer's part for one stage: a Lightning fit, an evaluation, messages, and names."""
 
 import signal
 import sys
@@ -28,7 +28,7 @@ from lightning_unlearn.unlearning.base import Unlearning
 
 
 class StageTrainer(Trainer):
-    """Lightning's Trainer with the settings of a run; `StagedTrainer` makes it.
+    """Lightning's Trainer with the settings of a run; the base class of `StagedTrainer`.
 
     Attributes: see `StagedTrainer`.
     """
@@ -51,21 +51,21 @@ class StageTrainer(Trainer):
 
     @property
     def machine(self) -> dict[str, Any]:
-        """Where and with what numbers are computed; see `describe_machine`."""
+        """Return the description of hardware and software; see `describe_machine`."""
         return describe_machine(self.strategy.root_device, self.world_size)
 
     @property
     def keyed(self) -> list[Callback]:
-        """The callbacks whose identity is in keys: what they were made with, and their code."""
+        """Return the callbacks whose arguments and code are part of the keys of stages."""
         return [*self.methods, *self.monitors, *self.others]
 
     @property
     def method(self) -> Unlearning | None:
-        """The unlearning method among the callbacks."""
+        """Return the unlearning method among the callbacks; None if there is none."""
         return self.methods[0] if self.methods else None
 
     def run_folder(self, datamodule: StagedDataModule) -> Path:
-        """Where the results of a run go, if no other run is there.
+        """Return the folder for the results of a run, without the number of a second run.
 
         Args:
             datamodule: stages and path.
@@ -76,10 +76,13 @@ class StageTrainer(Trainer):
         return Path(self.default_root_dir) / name
 
     def label(self, datamodule: StagedDataModule) -> str:
-        """What a run is called by in folders, curves and records.
+        """Return the label of a run in folders, curves and records.
 
         Args:
             datamodule: stages and path.
+
+        Returns:
+            "oracle", the name of the method, or "trained" for a run without unlearning.
         """
         if datamodule.oracle:
             return ORACLE
@@ -91,7 +94,7 @@ class StageTrainer(Trainer):
             self.stage_progress.print(text)
 
     def warn(self, text: str) -> None:
-        """Print what must not be missed, also where there is no progress display."""
+        """Print a warning, also without a progress display."""
         text = visible(text)
         if self.tell is not None:
             self.tell(text)
@@ -101,13 +104,16 @@ class StageTrainer(Trainer):
             print(text, file=sys.stderr)
 
     def reset_callbacks(self) -> None:
-        """Give callbacks the state in which they were made: a stage depends on its start alone."""
+        """Restore the initial state of the callbacks, so that no stage depends on an earlier one.
+
+        The dependence of a stage on earlier stages is through their stored weights only.
+        """
         for callback in self.keyed:
             constructed(callback).restore(callback)
 
     @contextmanager
     def using_callbacks(self) -> Iterator[None]:
-        """Tell what callbacks do to themselves in a run from what is set on them outside."""
+        """Separate the callbacks' own changes during a run from changes made by the user."""
         try:
             yield
         finally:
@@ -115,21 +121,21 @@ class StageTrainer(Trainer):
                 constructed(callback).record_end_of_run(callback)
 
     def fit_once(self, model: CausalLM, loader: DataLoader[GlobalBatch]) -> None:
-        """One plain Lightning fit of one epoch.
+        """Run one Lightning fit of one epoch.
 
         Args:
             model: the module, ready for a stage.
-            loader: optimizer steps.
+            loader: the data of each optimizer step.
         """
         self.fit_loop.max_epochs = self.current_epoch + 1
         with quiet_lightning(), model.staying():
             super().fit(model, train_dataloaders=loader)
 
     def look(self, model: CausalLM) -> None:
-        """A Lightning validation, in which monitors look at the model.
+        """Run a Lightning validation, in which the monitors evaluate the model.
 
         Args:
-            model: the module, with the weights to look at.
+            model: the module, with the weights to evaluate.
         """
         try:
             with quiet_lightning(), model.staying():
@@ -141,12 +147,12 @@ class StageTrainer(Trainer):
             raise
 
     def requests(self, data: StagedDataModule, step: int | None, total: int) -> list[RowRequest]:
-        """The row sets that the monitors ask for.
+        """Return the row sets that the monitors will request.
 
         Args:
             data: the stages.
-            step: of unlearning; None for any step.
-            total: steps of unlearning.
+            step: step of unlearning; None for the requests of all steps.
+            total: number of steps of unlearning.
         """
         due = [m for m in self.monitors if step is None or m.due(step, total)]
         return [ask for monitor in due for ask in monitor.asks(data)]

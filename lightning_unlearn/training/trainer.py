@@ -1,4 +1,4 @@
-"""StagedTrainer: walks a path of stages, then unlearns one of them."""
+"""StagedTrainer: trains the stages of a path, then unlearns one of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,45 +44,44 @@ from lightning_unlearn.unlearning.base import Unlearning
 class StagedTrainer(StageTrainer):
     """Lightning's Trainer for models that are trained in stages.
 
-    How long a stage trains, its batch and its gradient clipping are in the stage's recipe, so
-    Lightning's arguments for them are not taken here.
+    The recipe of a stage sets its number of steps, its batch size and its gradient clipping.
+    Lightning's arguments for these do not exist here.
 
     Args:
-        store: folder of the stage store. Runs that share it train no prefix of a path twice.
-        seed: seed of everything random.
+        store: folder of the stage store. Runs that share a store train each prefix of a path once.
+        seed: seed of all random numbers.
         run_name: folder of the run inside ``default_root_dir``; null makes it from method and path.
-        default_root_dir: where runs go.
-        accelerator: as of Lightning's Trainer.
-        strategy: as of Lightning's Trainer, such as "ddp"; "fsdp2" shares a model out, see
-            `FSDP2`; those that spawn or fork are refused.
-        devices: as of Lightning's Trainer.
-        num_nodes: as of Lightning's Trainer.
-        precision: as of Lightning's Trainer, such as "32-true" or "bf16-true".
-        logger: true for TensorBoard in the run's folder, false for none, or loggers of your own.
-        callbacks: one unlearning method, monitors, and others.
-        checkpoint_steps: write a checkpoint inside a stage every so many optimizer steps; null for
-            no such rule. Ctrl-C, SIGTERM and SIGHUP always leave one.
-        checkpoint_minutes: write one when so many minutes have gone by since the last; null for no
-            such rule.
-        enable_progress_bar: show progress.
-        deterministic: as of Lightning's Trainer.
-        benchmark: as of Lightning's Trainer.
-        profiler: as of Lightning's Trainer.
-        plugins: as of Lightning's Trainer.
-        detect_anomaly: as of Lightning's Trainer.
+        default_root_dir: folder of the runs.
+        accelerator: see Lightning's Trainer.
+        strategy: see Lightning's Trainer, such as "ddp"; "fsdp2" shards the model, see `FSDP2`.
+            Strategies that spawn or fork processes are refused.
+        devices: see Lightning's Trainer.
+        num_nodes: see Lightning's Trainer.
+        precision: see Lightning's Trainer, such as "32-true" or "bf16-true".
+        logger: true for TensorBoard in the run's folder, false for none, or your own loggers.
+        callbacks: one unlearning method, monitors, and other callbacks.
+        checkpoint_steps: write a checkpoint inside a stage every n optimizer steps; null ignores
+            the number of steps. Ctrl-C, SIGTERM and SIGHUP always write a checkpoint.
+        checkpoint_minutes: write a checkpoint n minutes after the previous one; null ignores the
+            time.
+        enable_progress_bar: show progress bars.
+        deterministic: see Lightning's Trainer.
+        benchmark: see Lightning's Trainer.
+        profiler: see Lightning's Trainer.
+        plugins: see Lightning's Trainer.
+        detect_anomaly: see Lightning's Trainer.
 
     Attributes:
-        observations: what the monitors saw in the last ``fit`` or ``validate``.
+        observations: the monitors' results in the last ``fit`` or ``validate``.
         run_dir: the folder of the last ``fit``.
-        trained: stages that the last ``fit`` trained, as against those found in the store.
-        announces: whether stages found in the store, and what is to be known of the data, are
-            told.
-        expects_oracle: whether the models retrained without the forget stage will be in the store
-            when they are needed; None looks for them.
-        tell: called with sentences that must not be missed; None prints them.
-        others: callbacks that are neither methods nor monitors, and may change what training does.
-        stage_progress: the progress bar, if there is one.
-        tensorboard: whether curves are written to the run's folder.
+        trained: stages that the last ``fit`` trained; stages read from the store are not included.
+        announces: whether to print notes about the data and the stages found in the store.
+        expects_oracle: whether the oracles will be in the store when they are needed; None checks
+            the store.
+        tell: function that gets warnings; None prints them.
+        others: callbacks that are neither methods nor monitors, and may change the training.
+        stage_progress: the progress bar; None for none.
+        tensorboard: whether the run writes curves to its folder.
     """
 
     def __init__(
@@ -117,13 +116,13 @@ class StagedTrainer(StageTrainer):
         if str(precision) in ("16-mixed", "16"):
             raise InputError(
                 f"trainer.precision: found {precision}, expected bf16-mixed, bf16-true or 32-true: "
-                "the loss scale of 16-mixed would be carried from stage to stage."
+                "16-mixed would carry its loss scale from stage to stage."
             )
         check_kinds(self.methods, self.monitors)
         self.stage_progress = next((c for c in given if isinstance(c, StageProgress)), None)
         if enable_progress_bar and not any(isinstance(c, ProgressBar) for c in given):
             self.stage_progress = StageProgress()
-            # First, so that its bar is there when monitors start to look.
+            # Insert it first, so that the bar exists when monitors start to evaluate.
             given.insert(0, self.stage_progress)
         for key, folder in (("store", store), ("default_root_dir", default_root_dir)):
             check_folder(folder, f"trainer.{key}")
@@ -132,7 +131,7 @@ class StagedTrainer(StageTrainer):
         for callback in self.keyed:
             check_numbers(callback)
         if rules := [c for c in given if isinstance(c, EarlyStopping)]:
-            # Last, so that all monitors have looked.
+            # Append it last, so that all monitors have evaluated the step.
             given.append(StopRules(rules))
         for callback in self.keyed:
             constructed(callback)
@@ -153,7 +152,8 @@ class StagedTrainer(StageTrainer):
         self.tensorboard = logger is True
         if isinstance(plugins, str | dict):
             raise InputError(
-                f"trainer.plugins: found {show(plugins)}, expected null, or plugins made in Python."
+                f"trainer.plugins: found {show(plugins)}, expected null, or plugin objects created "
+                "in Python."
             )
         self._plugin = plugin_identity(plugins)
         precision, plugins = with_precision(precision, plugins)
@@ -177,13 +177,13 @@ class StagedTrainer(StageTrainer):
                 enable_checkpointing=False,
                 enable_model_summary=False,
                 use_distributed_sampler=False,
-                # Monitors may ask for gradients; they switch them off where they do not.
+                # Monitors may compute gradients; those that do not switch them off.
                 inference_mode=False,
                 num_sanity_val_steps=0,
                 log_every_n_steps=1,
             )
-        # Lightning's handlers broadcast from wherever a signal finds them, and requeue with a
-        # pickled checkpoint. `StageCheckpoint` sees to signals in a stage, `requeueing` outside.
+        # Lightning's handlers broadcast at any point of the program and requeue with a pickled
+        # checkpoint. Here `StageCheckpoint` handles signals in a stage, and `requeueing` outside.
         self._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
 
     def fit(self, model: CausalLM, datamodule: StagedDataModule) -> None:  # type: ignore[override]
@@ -194,9 +194,9 @@ class StagedTrainer(StageTrainer):
             datamodule: stages and path.
 
         Raises:
-            InputError: for anything a user can mend, before training starts.
-            DivergedError: if a loss is not finite; what was stored stays stored.
-            KeyboardInterrupt: after the optimizer step in which Ctrl-C, SIGTERM or SIGHUP came.
+            InputError: for a wrong setting that the user can correct, before training starts.
+            DivergedError: if a loss is not finite; stored stages stay in the store.
+            KeyboardInterrupt: after the optimizer step in which Ctrl-C, SIGTERM or SIGHUP arrived.
         """
         plan = self.walk(model, datamodule)
         if not model.holds(plan):
@@ -206,26 +206,26 @@ class StagedTrainer(StageTrainer):
     def walk(
         self, model: CausalLM, datamodule: StagedDataModule, until: int | None = None
     ) -> list[PlannedStage]:
-        """`fit`, or its beginning; weights that are stored are not taken up where none is needed.
+        """Run a path as `fit` does, or its first stages, without loading the final weights.
 
         Args:
-            model: the module; of a module that has just walked another path, what the two have in
-                common is not read again.
+            model: the module. If it has just run another path, the weights of the common prefix
+                are not read again.
             datamodule: stages and path.
-            until: only the first so many steps of the walk, for whichever runs need them; None for
-                all, which fills the folder of the run.
+            until: number of planned stages to run, from the first one, for all runs that share
+                them; None runs all stages and fills the folder of the run.
 
         Returns:
-            The whole walk.
+            All planned stages of the path.
 
         Raises:
-            InputError: as of `fit`.
-            DivergedError: as of `fit`.
+            InputError: see `fit`.
+            DivergedError: see `fit`.
         """
         self.check(model, datamodule)
         plan = self.plan(model, datamodule)
         self.open_processes(model)
-        # What was found in the store must be the same for all.
+        # All processes must use the same plan, whatever each found in the store.
         plan = self.strategy.broadcast(plan)
         with requeueing(self), connected(), self.using_callbacks():
             PathRunner(self, model, datamodule, plan).walk(until)
@@ -234,15 +234,15 @@ class StagedTrainer(StageTrainer):
     def plan(
         self, model: CausalLM, datamodule: StagedDataModule, compares: bool = True
     ) -> list[PlannedStage]:
-        """The walk as store entries: one per trained stage, and "unlearn" or "oracle".
+        """Plan the run of a path: one entry per trained stage, then "unlearn" or "oracle".
 
         Args:
             model: the module.
             datamodule: prepared stages and path.
-            compares: look for the oracle that unlearning is compared with.
+            compares: whether to look for the oracle that monitors compare with.
 
         Returns:
-            The steps in order.
+            The planned stages in order.
         """
         return plan_path(
             model,
@@ -260,13 +260,13 @@ class StagedTrainer(StageTrainer):
         )
 
     def _oracle(self, model: CausalLM, datamodule: StagedDataModule) -> str | None:
-        """What a stored model of a path is compared with; see `find_oracle`."""
+        """Return the oracle that a stored model is compared with; see `find_oracle`."""
         if datamodule.forget is None or not any(m.uses_oracle for m in self.monitors):
             return None
         return find_oracle(model, datamodule, self._conditions, self._has_oracle)
 
     def _has_oracle(self, retrained: PlannedStage) -> bool:
-        """Whether the model retrained without the forget stage is there, or will be."""
+        """Return whether the oracle is in the store or will be when it is needed."""
         if self.expects_oracle is not None:
             return self.expects_oracle
         if self.store.has(retrained.key):
@@ -275,23 +275,24 @@ class StagedTrainer(StageTrainer):
             names = " and ".join(type(m).__name__ for m in self.monitors if m.uses_oracle)
             path = "-".join(stage["name"] for stage in retrained.content["stages"])
             other = self.store.find(retrained.content, ignoring=("base", "template"))
-            of_other = ", only one of another base model" if other is not None else ""
+            of_other = ", only an oracle of another base model" if other is not None else ""
             self.warn(
-                f"{names}: no distance to the oracle is measured. The model retrained without the "
-                f"forget stage ({path}, seed {self.seed}) is not in {self.store.folder}{of_other}. "
-                "The same command with --data.oracle true makes it."
+                f"{names}: cannot measure the distance to the oracle. The oracle (the model "
+                f"retrained without the forget stage: {path}, seed {self.seed}) is not in "
+                f"{self.store.folder}{of_other}. Train it with the same command and "
+                "--data.oracle true"
             )
         return False
 
     def remarks(self, model: CausalLM, datamodule: StagedDataModule) -> list[str]:
-        """What the user should know of model and data, and of what is measured on them.
+        """Collect the notes of model, data and monitors for the user.
 
         Args:
             model: the module.
-            datamodule: prepared.
+            datamodule: prepared stages and path.
 
         Returns:
-            Sentences.
+            One sentence per note.
         """
         sentences = model.remarks() + datamodule.remarks()
         for monitor in self.monitors:
@@ -299,17 +300,17 @@ class StagedTrainer(StageTrainer):
         return [visible(sentence) for sentence in sentences]
 
     def check(self, model: CausalLM, datamodule: StagedDataModule, train: bool = True) -> None:
-        """Find all that can be found wrong without training, before anything is written.
+        """Check trainer, model and data before anything is trained or written.
 
         Reads and tokenizes the data if that is not done yet.
 
         Args:
             model: the module.
             datamodule: stages and path.
-            train: whether training is to follow.
+            train: whether the run will train; False for an evaluation only.
 
         Raises:
-            InputError: for anything a user can mend.
+            InputError: for a wrong setting that the user can correct.
         """
         check_run(self, model, datamodule, train)
         if self.announces:
@@ -317,7 +318,7 @@ class StagedTrainer(StageTrainer):
                 self.warn(sentence)
 
     def open_processes(self, model: CausalLM) -> None:
-        """Start the other processes and connect them, so that all agree on what is stored.
+        """Start the other processes and connect them, so that all use the same store entries.
 
         Args:
             model: the module.
@@ -330,22 +331,24 @@ class StagedTrainer(StageTrainer):
     def validate(  # type: ignore[override]
         self, model: CausalLM, datamodule: StagedDataModule, stage: str | None = None
     ) -> dict[str, float]:
-        """Ask the monitors about a stored model, without training.
+        """Evaluate the monitors on a stored model, without training.
 
         Args:
             model: the module.
             datamodule: stages and path.
-            stage: after which stage: "base" for the untouched base model, a stage of the path, or
-                "unlearn"; null for the last one.
+            stage: the stage after which to evaluate: "base" for the untrained base model, a stage
+                of the path, or "unlearn"; null for the last stage.
 
         Returns:
-            Mean of each measure.
+            Mean of each metric, by name.
 
         Raises:
             InputError: if that model is not stored, or there is no monitor.
         """
         if not self.monitors:
-            raise InputError("trainer.callbacks: found no monitor, so there is nothing to measure.")
+            raise InputError(
+                "trainer.callbacks: found no monitor, expected at least one: monitors measure."
+            )
         self.check(model, datamodule, train=False)
         plan = [stage for stage in self.plan(model, datamodule, False) if stage.name != ORACLE]
         names = [BASE, *(planned.name for planned in plan)]
@@ -359,16 +362,16 @@ class StagedTrainer(StageTrainer):
         needed = done[-2:] if wanted == UNLEARN else done[-1:]
         load = {}
         for planned in needed:
-            # Which monitors looked on while the weights were made does not matter here.
+            # Ignore which monitors evaluated the model while it was trained.
             entry = self.store.find(planned.content, ignoring=("monitors", "measured", "oracle"))
             if entry is not None:
                 which = UNLEARN if planned.name == UNLEARN else LEARN
                 load[which] = entry / which
         if self.strategy.broadcast(len(load)) < len(needed):
             raise InputError(
-                f"nothing is stored of this path after {done[-1].name} (in {self.store.folder}). "
-                "Run lightning-unlearn fit with the same settings first, or measure the untouched "
-                "base model with --stage base."
+                f"stage: found {done[-1].name}, but {self.store.folder} has no model of this path "
+                "after that stage. Run lightning-unlearn fit with the same settings first, or "
+                "evaluate the untrained base model with --stage base"
             )
         self.observations = EvaluationResults(datamodule, self.requests)
         self.observations.oracle = PathRunner(self, model, datamodule, plan).weights_of(
@@ -380,7 +383,7 @@ class StagedTrainer(StageTrainer):
             self.reset_callbacks()
             self.look(model)
         model.cpu()
-        return {measure: value for _, measure, value in self.observations.steps}
+        return {metric: value for _, metric, value in self.observations.steps}
 
 
 def _nothing() -> None:

@@ -1,4 +1,4 @@
-"""The benchmark that needs a GPU runs on a CPU with a tiny shape, and its formula holds."""
+"""The GPU benchmark runs on a CPU with a tiny shape, and its formula is correct."""
 
 import sys
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The benchmark as a module."""
+    """Load the benchmark as a module."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     before = set(sys.modules)
     import gpu
@@ -33,21 +33,21 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_the_gpu_benchmark_runs_on_a_cpu(
     gpu: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Else the loss is the logarithm of the vocabulary, whatever the weights and the batch.
+    # Otherwise the loss is the logarithm of the vocabulary size for any weights and batch.
     monkeypatch.setattr(sys.modules["gpu_sides"], "SPREAD", 0.3)
     sizes = "--length 16 --micro-batch 2 --steps 1 --rounds 1"
     gpu.main(f"--device cpu --precision bf16-true --shape tiny {sizes}".split())
     printed = capsys.readouterr().out
     losses = [line.rpartition("first loss ")[2] for line in printed.splitlines() if "loss" in line]
     assert len(losses) == 3
-    # Ours and Hugging Face's Trainer see the same weights and the same batch.
+    # Both sides use the same weights and the same batch.
     assert float(losses[0]) == pytest.approx(float(losses[2]), rel=1e-3)
     assert "ours against Hugging Face: " in printed and "1 rounds" in printed
     assert printed.count("all tokens labels: planned ") == 2
 
 
 @pytest.mark.parametrize(("checkpointing", "length"), [(False, 16), (True, 64)])
-def test_the_formula_of_its_work_is_the_simulations(
+def test_the_formula_of_the_work_agrees_with_the_simulation(
     gpu: Any, checkpointing: bool, length: int
 ) -> None:
     with config_folder("tiny") as folder:
@@ -58,8 +58,8 @@ def test_the_formula_of_its_work_is_the_simulations(
         formula = gpu.flops(module.model_config, gpu.LORA, 4, length, length - 1, checkpointing)
     config = module.model_config
     attention = config.num_hidden_layers * 4 * 4 * length**2 * config.hidden_size
-    # It counts all pairs, not the half that is seen, and the scores that are formed again
-    # backward. The first layer's base and A matrices need no gradient of their input.
+    # The simulation counts all pairs instead of the visible half, and the scores that are computed
+    # again in the backward pass. In the first layer, base and A matrices need no input gradient.
     all_pairs = (1 + 2.5 + checkpointing) * attention
     seen = (3 + checkpointing) * attention / 2
     assert formula - seen == pytest.approx(simulated - all_pairs, rel=0.12)

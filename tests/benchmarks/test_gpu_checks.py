@@ -1,4 +1,4 @@
-"""The script that checks a GPU: checks that hang, crash or fail, and its parts."""
+"""The GPU check: checks that hang, crash or fail, and the parts of the script."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from lightning_unlearn.settings.strict_yaml import read_yaml
 from lightning_unlearn.storage import records
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-# What a check of these tests does, by its name.
+# Code of the checks in these tests, by name.
 CHECKS = """
 import os, signal, sys, time
 from gpu_table import Row, Skipped, at_most, judged
@@ -57,7 +57,7 @@ def nothing(bench):
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The script as a module."""
+    """Load the script as a module."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     before = set(sys.modules)
     import gpu_checks
@@ -70,7 +70,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def own(checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The same with checks of these tests, in processes that know them too."""
+    """Replace the checks by those of these tests, also in child processes."""
     (tmp_path / "own_checks.py").write_text(CHECKS)
     names = ["fine", "wrong", "crashes", "dies", "hangs", "skipped", "nothing"]
     own = {name: checks.Check(f"own_checks:{name}", 20, "") for name in names}
@@ -94,7 +94,7 @@ def own(checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleT
     return module
 
 
-def test_a_check_that_hangs_or_crashes_costs_only_itself(own: Any, tmp_path: Path) -> None:
+def test_a_check_that_hangs_or_crashes_does_not_stop_the_others(own: Any, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     runner = own.Runner("cpu", tmp_path / "out", work, 60, jobs=4)
@@ -116,8 +116,8 @@ def test_a_check_that_hangs_or_crashes_costs_only_itself(own: Any, tmp_path: Pat
     }
     assert found["crashes"].value == "exit code 1: RuntimeError: no such thing"
     assert found["dies"].value.startswith("killed by SIGSEGV")
-    assert found["hangs"].value == "not done after 1 s, its time limit"
-    assert found["after"].value == "it needs crashes, which was not made"
+    assert found["hangs"].value == "not finished after 1 s, its time limit"
+    assert found["after"].value == "it needs crashes, which did not finish"
     table = (tmp_path / "out" / "checks.md").read_text()
     assert table.startswith("device: none") and "| dies | killed by SIGSEGV" in table
     written = json.loads((tmp_path / "out" / "checks.json").read_text())
@@ -125,7 +125,9 @@ def test_a_check_that_hangs_or_crashes_costs_only_itself(own: Any, tmp_path: Pat
     assert "=== fine\nsaid" in (tmp_path / "out" / "log.txt").read_text()
 
 
-def test_what_the_time_limit_cuts_is_skipped_and_the_rest_kept(own: Any, tmp_path: Path) -> None:
+def test_checks_after_the_time_limit_are_skipped_and_the_results_kept(
+    own: Any, tmp_path: Path
+) -> None:
     work = tmp_path / "work"
     work.mkdir()
     runner = own.Runner("cpu", tmp_path / "out", work, own.LEAST - 1)
@@ -136,7 +138,7 @@ def test_what_the_time_limit_cuts_is_skipped_and_the_rest_kept(own: Any, tmp_pat
     assert "the time limit" in (tmp_path / "out" / "checks.md").read_text()
 
 
-def test_what_a_check_needs_is_made_before_it(checks: Any) -> None:
+def test_needed_checks_run_first(checks: Any) -> None:
     assert checks.with_needs(["resume"], "cpu") == ["cpu", "fp32", "resume"]
     assert checks.with_needs(["resume"], "cuda") == ["environment", "cpu", "fp32", "resume"]
     assert checks.with_needs(list(checks.CHECKS), "cuda") == list(checks.CHECKS)
@@ -152,7 +154,7 @@ def test_the_checks_can_be_listed(checks: Any, capsys: pytest.CaptureFixture[str
     assert [line.split()[0] for line in lines] == list(checks.CHECKS)
 
 
-def test_the_path_has_every_monitor_and_is_accepted(checks: Any, tmp_path: Path) -> None:
+def test_the_path_has_every_monitor_and_is_valid(checks: Any, tmp_path: Path) -> None:
     import gpu_paths
 
     file = gpu_paths.settings(tmp_path)
@@ -185,17 +187,19 @@ def test_two_runs_are_compared_number_by_number(checks: Any, tmp_path: Path) -> 
 
     one, two = write("one", 3.0, -3.0, 0.5), write("two", 4.0, -1.5, 0.25)
     same = gpu_compare.compare(one, one)
-    assert (same.losses, same.likelihoods, same.written, same.ranks) == (0, 0, 1, 1)
+    assert (same.losses, same.likelihoods, same.generated, same.ranks) == (0, 0, 1, 1)
     assert same.keys == "the same 2 steps, 2 means, 3 values"
     gap = gpu_compare.compare(two, one)
     assert gap.losses == pytest.approx(1 / 4) and gap.likelihoods == pytest.approx(1.5 / 4)
-    assert (gap.worst, gap.written, gap.ranks) == ("answers/safety step 0", 0, 0.5)
+    assert (gap.worst, gap.generated, gap.ranks) == ("answers/safety step 0", 0, 0.5)
     broken = replace(one, losses={("a", 1): math.nan})
     assert gpu_compare.compare(broken, one).losses == math.inf and not broken.finite
-    assert gpu_compare.compare(broken, one).keys == "1 of one run alone, such as ('unlearn', 1)"
+    assert (
+        gpu_compare.compare(broken, one).keys == "1 values in one run only, such as ('unlearn', 1)"
+    )
 
 
-def test_wheels_of_what_is_missing_are_spread_and_installed(
+def test_wheels_of_missing_packages_are_divided_and_installed(
     checks: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -221,10 +225,10 @@ def test_wheels_of_what_is_missing_are_spread_and_installed(
     monkeypatch.setattr(gpu_wheels, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     gpu_wheels.main(["--install", str(parts[0][0])])
-    assert "Still missing, or too old: pyyaml" not in capsys.readouterr().out
+    assert "Still missing or too old: pyyaml" not in capsys.readouterr().out
     gpu_wheels.main(["--install", str(parts[1][0])])
     assert (tmp_path / "site" / "gpu_first.py").is_file()
-    # The one that is here stays.
+    # The installed package is not replaced.
     assert not (tmp_path / "site" / "pyyaml.py").exists()
     assert "missing" not in capsys.readouterr().out.splitlines()[-1]
 
@@ -244,7 +248,7 @@ def wheel(folder: Path, name: str, size: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_nothing_is_tried_on_one(checks: Any, tmp_path: Path) -> None:
+def test_without_a_gpu_the_checks_are_skipped(checks: Any, tmp_path: Path) -> None:
     options = ["--output", str(tmp_path / "out"), "--minutes", "5"]
     assert checks.main([*options, "--only", "fp32", "step"]) == 1
     rows = json.loads((tmp_path / "out" / "checks.json").read_text())["rows"]
@@ -253,7 +257,7 @@ def test_without_a_gpu_nothing_is_tried_on_one(checks: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_part_of_the_checks_runs_on_a_cpu(checks: Any, tmp_path: Path) -> None:
+def test_selected_checks_run_on_a_cpu(checks: Any, tmp_path: Path) -> None:
     options = ["--device", "cpu", "--minutes", "20", "--output", str(tmp_path / "out")]
     assert checks.main([*options, "--only", "resume", "attention", "step"]) == 0
     rows = json.loads((tmp_path / "out" / "checks.json").read_text())["rows"]

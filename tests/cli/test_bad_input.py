@@ -1,4 +1,4 @@
-"""Every mistake a user can make ends in one clear message, code 2, and nothing written."""
+"""Mistakes in the input: one clear message, exit code 2, and no file written."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from cli_runs import Workplace, run
 
 from lightning_unlearn.demo import resolve
 
-# Nine times the line before, six times over.
+# Each line repeats the line before nine times; there are six such lines.
 BOMB = b"".join(
     b"%c: &%c [%s]\n" % (97 + n, 97 + n, b", ".join([b"*%c" % (96 + n) if n else b"x"] * 9))
     for n in range(8)
@@ -70,11 +70,11 @@ PATHS = [
 
 
 @pytest.mark.parametrize(("expected", "arguments"), PATHS)
-def test_paths_that_cannot_be_walked(place: Workplace, expected: str, arguments: list[str]) -> None:
+def test_paths_that_cannot_be_run(place: Workplace, expected: str, arguments: list[str]) -> None:
     assert place.fit(*arguments).startswith(expected)
 
 
-def test_what_a_later_file_takes_away_is_missed_at_its_line(place: Workplace) -> None:
+def test_a_key_that_a_later_file_removes_is_reported_with_its_line(place: Workplace) -> None:
     place.write("empty.yaml", "data:\n  stages:\n    math:\n")
     place.write("other.yaml", "data: {stages: {math: {batch_size: 2}}}")
     message = place.fit("--config", "empty.yaml", "--config", "other.yaml")
@@ -84,10 +84,10 @@ def test_what_a_later_file_takes_away_is_missed_at_its_line(place: Workplace) ->
     assert place.fit("--config", "method.yaml").endswith("(method.yaml, line 4)")
 
 
-def test_methods_and_forget_stage_go_together(place: Workplace) -> None:
+def test_a_method_needs_a_forget_stage_and_the_reverse(place: Workplace) -> None:
     two = place.fit("--trainer.callbacks+=SimNPO", "--trainer.callbacks+=GA")
     assert "found 2 unlearning methods (SimNPO and GA)" in two
-    assert "to be forgotten (data.forget), but no callback unlearns" in place.fit(
+    assert "found no unlearning method, expected one for the forget stage" in place.fit(
         "--trainer.callbacks", "[AnswerLikelihood]"
     )
     assert place.fit("--data.forget", "null").startswith("data.forget: found null, but NPO is")
@@ -153,7 +153,7 @@ def test_an_unknown_argument_of_the_class_added_last(place: Workplace) -> None:
     ],
 )
 def test_arguments_that_a_recipe_replaces(place: Workplace, name: str, advice: str) -> None:
-    expected = f"trainer.{name} is not taken: set {advice} instead."
+    expected = f"trainer.{name}: this key is not supported; set {advice} instead."
     assert place.fit(f"--trainer.{name}", "3") == expected
     place.edit("trainer:\n", f"trainer:\n  {name}: 3\n")
     assert place.fit() == f"{expected} ({place.line(f'  {name}: 3')})"
@@ -185,7 +185,7 @@ TYPES = [
     ("trainer.accelerator", "abacus", "invalid accelerator name"),
     ("trainer.precision", "7-bit", "Precision '7-bit' is invalid"),
     ("trainer.strategy", "wish", "invalid strategy name"),
-    ("trainer.strategy", "ddp_spawn", "use ddp"),
+    ("trainer.strategy", "ddp_spawn", "Set trainer.strategy to ddp"),
     ("trainer.devices", "-3", "should be an int > 0"),
     (
         "data.max_length",
@@ -199,7 +199,7 @@ TYPES = [
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), TYPES)
-def test_values_that_do_not_fit(place: Workplace, key: str, value: str, expected: str) -> None:
+def test_wrong_values(place: Workplace, key: str, value: str, expected: str) -> None:
     message = place.fit(f"--{key}", value)
     assert message.startswith(f"{key}: ") and expected in message
     assert "line" not in message.replace("linear", "")
@@ -218,7 +218,7 @@ def test_values_that_do_not_fit(place: Workplace, key: str, value: str, expected
         ("seed_everything: 0", "seed_everything: 2024-01-01", "seed_everything"),
     ],
 )
-def test_values_of_a_file_are_named_with_their_line(
+def test_wrong_values_of_a_file_are_reported_with_their_line(
     place: Workplace, old: str, new: str, key: str
 ) -> None:
     place.edit(old, new)
@@ -227,7 +227,7 @@ def test_values_of_a_file_are_named_with_their_line(
     assert message.endswith(f" ({place.line(new)})")
 
 
-def test_a_line_is_that_of_the_last_file_that_says_it(place: Workplace) -> None:
+def test_the_line_is_that_of_the_last_file_with_the_key(place: Workplace) -> None:
     place.write("b.yaml", "data:\n  unlearn:\n    lr: abc\n")
     message = place.fit("--config", "b.yaml")
     assert message == "data.unlearn.lr: found 'abc', expected a number. (b.yaml, line 3)"
@@ -300,7 +300,7 @@ def test_a_misspelt_class_path(place: Workplace) -> None:
         (b"", "bad.yaml: found nothing, expected keys and values"),
     ],
 )
-def test_files_that_are_no_configuration(place: Workplace, text: bytes, expected: str) -> None:
+def test_files_that_are_not_a_configuration(place: Workplace, text: bytes, expected: str) -> None:
     place.write("bad.yaml", text)
     assert place.fit("--config", "bad.yaml").startswith(expected)
     place.write("study.yaml", text)
@@ -344,7 +344,7 @@ def test_commands_without_what_they_need(place: Workplace) -> None:
         ({"config.json": '{"model_type": "llama"}'}, "without model.safetensors and without"),
     ],
 )
-def test_models_that_are_none(
+def test_bases_that_are_not_a_model(
     place: Workplace, content: dict[str, str] | None, expected: str
 ) -> None:
     if content is not None:
@@ -368,7 +368,7 @@ def test_a_tokenizer_without_chat_template(place: Workplace) -> None:
     )
 
 
-def test_batches_that_cannot_be_cut(place: Workplace) -> None:
+def test_batches_that_cannot_be_divided(place: Workplace) -> None:
     message = place.fit("--data.micro_batch_size", "3")
     assert message.startswith("data.stages.math.batch_size: found 8, which is not divisible by ")
     assert "data.micro_batch_size 3" in message
@@ -380,12 +380,12 @@ def test_folders_that_are_files(place: Workplace) -> None:
     store = place.fit("--trainer.store", "file")
     assert store == "trainer.store: found file, a file, expected a folder."
     root = place.fit("--trainer.default_root_dir", "file", "--trainer.store", "store")
-    assert root.startswith("trainer.default_root_dir: file/")
+    assert root.startswith("trainer.default_root_dir: found file/")
 
 
 def test_validate_needs_a_stored_model_and_monitors(place: Workplace) -> None:
-    assert place.validate().startswith("nothing is stored of this path after unlearn")
-    assert place.validate("--stage", "math").startswith("nothing is stored of this path after math")
+    assert place.validate().startswith("stage: found unlearn, but ")
+    assert "has no model of this path" in place.validate("--stage", "math")
     expected = "stage: found 'nope', expected one of base, math, safety, unlearn."
     assert place.validate("--stage", "nope") == expected
     without = place.validate("--trainer.callbacks", "[NPO]")
@@ -404,7 +404,9 @@ def test_validate_needs_a_stored_model_and_monitors(place: Workplace) -> None:
         ),
     ],
 )
-def test_a_process_says_it_too(place: Workplace, arguments: list[str], expected: str) -> None:
+def test_the_message_of_a_child_process(
+    place: Workplace, arguments: list[str], expected: str
+) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(expected) and done.stderr.count("\n") == 1

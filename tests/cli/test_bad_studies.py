@@ -18,8 +18,8 @@ STUDIES = [
     (
         "GA:",
         "oracle:",
-        "methods: found the label 'oracle', which is that of models retrained without the forget "
-        "stage; choose another.",
+        "methods: found the label 'oracle', which is reserved for models retrained without the "
+        "forget stage. Choose another label.",
     ),
     ("paths: positions", "paths: sideways", "paths: found 'sideways', expected one of positions"),
     ("paths: positions", "paths: [[math, nope]]", "paths: found the unknown stage 'nope'"),
@@ -46,7 +46,7 @@ STUDIES = [
     (
         "paths:",
         "overrides: {trainer: {max_steps: 3}}\npaths:",
-        "overrides.trainer.max_steps is not take",
+        "overrides.trainer.max_steps: this key is not supported",
     ),
     ("paths: positions", "paths: null", "paths: found null, expected one of positions, permutat"),
     ("paths:", "overrides: null\npaths:", "overrides: found null, expected keys and values"),
@@ -54,10 +54,10 @@ STUDIES = [
     (
         "GA:",
         "Report:",
-        "methods: found the label 'Report', which is a folder or file of every study",
+        "methods: found the label 'Report', which is the name of a folder or file",
     ),
-    ("GA:", "records.parquet:", "methods: found the label 'records.parquet', which is a folder or"),
-    ("GA:", "divergence:", "methods: found the label 'divergence', which is a folder or file of"),
+    ("GA:", "records.parquet:", "methods: found the label 'records.parquet', which is the na"),
+    ("GA:", "divergence:", "methods: found the label 'divergence', which is the name of a"),
     ("GA:", f"{'G' * 300}:", "methods: found a name of 300 bytes (GGGGGG"),
 ]
 
@@ -85,7 +85,7 @@ TOO_LARGE = "expected 0 to 4294967295."
 
 KEYS = [
     ("seeds: []", "seeds: found an empty list, expected at least one seed."),
-    ("seeds: [1, 2, 1]", "seeds: found 1 twice; a seed is run once."),
+    ("seeds: [1, 2, 1]", "seeds: found 1 twice, expected each seed once."),
     ("seeds: [-1]", f"seeds: found -1, {TOO_LARGE}"),
     ("seeds: [4294967296]", f"seeds: found 4294967296, {TOO_LARGE}"),
     ("seeds: [a]", "seeds: found 'a', expected an integer."),
@@ -98,12 +98,15 @@ KEYS = [
     ("gpus_per_worker: -1", "gpus_per_worker: found -1, expected 0 or more."),
     ("cpus_per_worker: 0", "cpus_per_worker: found 0, expected 1 or more."),
     ("ray: 3", "ray: found 3, expected text or null."),
-    ("workers: 2\nray: auto", "workers: ray does the work already; keep one of the two."),
+    (
+        "workers: 2\nray: auto",
+        "workers: found 2 and ray auto, expected one of the two. Set workers to 0, or ray to null.",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("text", "message"), KEYS)
-def test_values_of_a_study_that_do_not_fit(place: Workplace, text: str, message: str) -> None:
+def test_wrong_values_of_a_study_file(place: Workplace, text: str, message: str) -> None:
     place.write("study.yaml", f"{STUDY}{text}\n")
     assert place.study() == f"{message} ({place.line(text.split()[0], 'study.yaml')})"
 
@@ -118,7 +121,7 @@ ADVICE = {
     "data.position": "paths",
     "data.permutation": "paths",
     "data.oracle": "oracle",
-    "data.forget": "a study of its own for each stage to forget",
+    "data.forget": "one study per forget stage",
     "trainer.run_name": "folder",
     "trainer.default_root_dir": "folder",
     "trainer.store": "overrides.trainer.store",
@@ -133,8 +136,8 @@ SWEEPS = [
     ("0.1", "data.unlearn.lr", "found 0.1, expected a list of values."),
     ("null", "data.unlearn.lr", "found null, expected a list of values."),
     ("abc", "data.unlearn.lr", "found 'abc', expected a list of values."),
-    ("[0.1, 0.2, 1e-1]", "data.unlearn.lr", "found 0.1 twice; a value is swept once."),
-    ("[1, 1.0]", "data.unlearn.lr", "found 1.0 twice; a value is swept once."),
+    ("[0.1, 0.2, 1e-1]", "data.unlearn.lr", "found 0.1 twice, expected each value once."),
+    ("[1, 1.0]", "data.unlearn.lr", "found 1.0 twice, expected each value once."),
     ("[null]", "data.unlearn.lr", "found null, expected a number."),
     ("[0.1, abc]", "data.unlearn.lr", "found 'abc', expected a number."),
     ("[0.1, -1]", "data.unlearn.lr", "found -1.0, expected a positive number."),
@@ -154,7 +157,7 @@ SWEEPS = [
     (
         "[1]",
         "trainer.max_steps",
-        "trainer.max_steps is not taken: set data.stages.STAGE.steps instead.",
+        "this key is not supported; set data.stages.STAGE.steps instead.",
     ),
     (
         "[8, 7]\n  data.micro_batch_size: [2]",
@@ -163,15 +166,15 @@ SWEEPS = [
         "multiple of 2, such as 6 or 8, or another micro-batch size.",
     ),
     *(
-        ("[1]", key, f"{key} can't be swept: use {instead} instead.")
+        ("[1]", key, f"{key} cannot be swept. Use {instead} instead.")
         for key, instead in ADVICE.items()
     ),
-    ("[1]", "data.order.more", "data.order can't be swept: use paths instead."),
+    ("[1]", "data.order.more", "data.order cannot be swept. Use paths instead."),
 ]
 
 
 @pytest.mark.parametrize(("values", "key", "message"), SWEEPS)
-def test_sweeps_that_cannot_be_made(place: Workplace, values: str, key: str, message: str) -> None:
+def test_wrong_sweeps(place: Workplace, values: str, key: str, message: str) -> None:
     if not key:
         place.write("study.yaml", f"{STUDY}sweep: {values}\n")
         assert place.study() == f"sweep: {message} (study.yaml, line 8)"
@@ -185,7 +188,7 @@ IN_OTHER_PLACES = [case for case in SWEEPS if "\n" not in case[0]][3::6]
 
 @pytest.mark.parametrize(("values", "key", "message"), IN_OTHER_PLACES)
 def test_sweeps_in_other_places(place: Workplace, values: str, key: str, message: str) -> None:
-    """Nested keys have a line of their own, and those of the command line have none."""
+    """Nested keys have their own line; keys of the command line have no line."""
     *outer, last = key.split(".")
     nested = "".join(f"{'  ' * (depth + 1)}{part}:\n" for depth, part in enumerate(outer))
     end = f"{'  ' * (len(outer) + 1)}{last}: {values}\n"
@@ -207,7 +210,7 @@ def test_a_swept_argument_that_the_method_refuses(place: Workplace) -> None:
     assert message == f"sweep.trainer.callbacks.beta: {expected}"
 
 
-def test_swept_values_that_do_not_go_together(place: Workplace) -> None:
+def test_swept_values_that_contradict_each_other(place: Workplace) -> None:
     message = place.study(
         *("--sweep.data.unlearn.warmup", "[0.1, 0.6]", "--sweep.data.unlearn.decay", "[0.1, 0.6]")
     )
@@ -218,13 +221,15 @@ def test_swept_values_that_do_not_go_together(place: Workplace) -> None:
 
 
 @pytest.mark.parametrize(("key", "values"), [("data.unlearn.lr", "[1]"), ("data.unlearn", "[{}]")])
-def test_a_swept_key_is_not_also_a_methods(place: Workplace, key: str, values: str) -> None:
+def test_a_swept_key_that_a_method_sets_too(place: Workplace, key: str, values: str) -> None:
     place.edit("callback: GA\n", "callback: GA\n    unlearn: {lr: 1}\n", "study.yaml")
     message = place.study(f"--sweep.{key}", values)
-    assert message == f"sweep.{key}: methods.GA.unlearn.lr sets it too; keep one."
+    assert (
+        message == f"sweep.{key}: methods.GA.unlearn.lr sets the same key. Remove one of the two."
+    )
 
 
-def test_a_methods_own_mistake_is_not_the_sweeps(place: Workplace) -> None:
+def test_a_mistake_of_a_method_is_not_reported_for_the_sweep(place: Workplace) -> None:
     place.edit("callback: GA\n", "callback: GA\n    unlearn: {epochs: 0}\n", "study.yaml")
     message = place.study("--sweep.data.unlearn.lr", "[1]")
     assert message.startswith("methods.GA.unlearn.epochs: found 0, expected at least 1: a stage of")
@@ -241,11 +246,11 @@ def test_mistakes_of_a_fit_configuration_inside_the_study_file(place: Workplace)
 
 @pytest.mark.parametrize("arguments", [["--only"], ["--only="], ["--dry-run", "--only"]])
 def test_only_without_conditions(place: Workplace, arguments: list[str]) -> None:
-    assert place.study(*arguments) == "--only: found nothing after it, expected KEY=VALUE,..."
+    assert place.study(*arguments) == "--only: found no value, expected KEY=VALUE,..."
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
-def test_a_part_of_the_study_that_is_not_there(place: Workplace, dry: list[str]) -> None:
+def test_conditions_that_no_trial_fulfills(place: Workplace, dry: list[str]) -> None:
     assert place.study(*dry, "--only", "path=9") == (
         "--only: found path=9, expected one of 1, 2, math-safety, safety-math."
     )
@@ -291,7 +296,10 @@ def test_mistakes_of_the_fit_configuration_of_a_study(place: Workplace) -> None:
         (["--overrides.data.forget", "null"], "paths: found positions with data.forget null"),
         (["--overrides", "3"], "overrides: found 3, expected keys and values"),
         (["--data.position", "1"], "data: found an unknown key, expected one of fit, methods"),
-        (["--print_config"], "--print_config: not an option of study."),
+        (
+            ["--print_config"],
+            "--print_config: found an unknown option, expected an option of study.",
+        ),
         (["stray"], "found the argument 'stray', expected --KEY VALUE."),
     ],
 )

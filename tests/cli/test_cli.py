@@ -1,4 +1,4 @@
-"""Commands as a user runs them, in a process of their own where that is the point."""
+"""Commands as a user runs them, in a separate process where this matters."""
 
 from pathlib import Path
 
@@ -70,7 +70,7 @@ study: 4 stage trainings, 4 unlearnings
 └── math
     └── safety
         └── → GA, NPO
-4 trials; 0 of 8 parts are in the store.
+4 trials; 0 of 8 tasks are in the store.
 """
 
 
@@ -83,7 +83,7 @@ def test_a_dry_run_prints_the_tree_and_writes_nothing(place: Workplace, more: li
     assert snapshot() == before
 
 
-def test_a_study_may_hold_its_fit_configuration(place: Workplace) -> None:
+def test_a_study_file_may_contain_its_fit_configuration(place: Workplace) -> None:
     inside = "".join(f"  {line}\n" for line in CONFIG.splitlines())
     place.write("study.yaml", f"fit:\n{inside}{STUDY.partition(chr(10))[2]}")
     Path("config.yaml").unlink()
@@ -98,11 +98,11 @@ def test_a_study_of_oracles_alone(place: Workplace) -> None:
         "mine: 1 stage training, 1 oracle\n"
         "└── math\n"
         "    └── → oracle\n"
-        "2 trials; 0 of 2 parts are in the store.\n"
+        "2 trials; 0 of 2 tasks are in the store.\n"
     )
 
 
-def test_a_part_of_a_study_is_made_and_the_rest_is_left(place: Workplace) -> None:
+def test_only_selected_trials_of_a_study_run(place: Workplace) -> None:
     part = ["study", "--config", "study.yaml", "--only", "path=2,method=GA", "--folder", "out"]
     assert main(part) == 0
     printed = place.capsys.readouterr()
@@ -117,11 +117,11 @@ def test_a_part_of_a_study_is_made_and_the_rest_is_left(place: Workplace) -> Non
         "└── math ✓\n"
         "    └── safety ✓\n"
         "        └── → GA ✓\n"
-        "1 of 4 trials; 3 of 3 parts are in the store.\n"
+        "1 of 4 trials; 3 of 3 tasks are in the store.\n"
     )
     assert main(["status", "out"]) == 0
     said = place.capsys.readouterr().out
-    assert "8 parts: 3 done, 5 left" in said and "1 of 4 runs are finished, in out." in said
+    assert "8 tasks: 3 done, 5 left" in said and "1 of 4 runs are finished, in out." in said
     assert snapshot() == before
     assert main(["status", "out/GA/p2_math-safety_s0"]) == 0
     assert place.capsys.readouterr().out.startswith("GA math-safety seed 0: finished\n")

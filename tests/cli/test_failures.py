@@ -1,4 +1,4 @@
-"""Exceptions that nothing foresaw: a line, and a file that holds the traceback."""
+"""Unexpected exceptions: one line, and a file with the traceback."""
 
 import errno
 import functools
@@ -39,17 +39,17 @@ def kept() -> Path:
     return file
 
 
-def test_the_unforeseen_is_a_line_and_a_file(
+def test_an_unexpected_error_is_one_line_and_a_file(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A mistake of the package's own.
+    # The error is in the package itself.
     monkeypatch.setattr(command, "HELP", {})
     assert main(["fit", "--help"]) == 1
     printed = place.capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
-    assert printed.err.startswith("error: lightning-unlearn met what it does not foresee: KeyError")
-    assert "please report it" in printed.err
-    assert f"{kept()} holds the traceback" in printed.err
+    assert printed.err.startswith("error: lightning-unlearn failed with an unexpected error: KeyEr")
+    assert "Please report it" in printed.err
+    assert f"The traceback is in {kept()}" in printed.err
     text = kept().read_text()
     assert text.startswith("arguments: ['fit', '--help']\nlightning-unlearn ")
     assert "Traceback (most recent call last)" in text and text.rstrip().endswith("KeyError: 'fit'")
@@ -65,7 +65,7 @@ def test_without_a_temporary_folder_the_file_is_in_the_current_one(
     assert main(["fit"]) == 1
     (file,) = Path.cwd().glob("lightning-unlearn-*.txt")
     told = place.capsys.readouterr().err
-    assert f"AssertionError: two lines. {file} holds the traceback" in told
+    assert f"AssertionError: two lines. The traceback is in {file}" in told
     assert told.count("\n") == 1
 
 
@@ -86,10 +86,10 @@ def test_where_nothing_can_be_written_the_traceback_is_printed(
     assert main(["fit"]) == 1
     text = place.capsys.readouterr().err
     assert text.startswith("Traceback (most recent call last)")
-    assert "The traceback stands above" in text.splitlines()[-1]
+    assert "The traceback is printed above" in text.splitlines()[-1]
 
 
-def test_the_environment_asks_for_the_traceback(
+def test_the_environment_variable_requests_the_traceback(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIGHTNING_UNLEARN_TRACEBACK", "1")
@@ -103,17 +103,17 @@ def test_the_environment_asks_for_the_traceback(
 def test_a_package_that_is_not_installed_is_named(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The list of arguments is taken for a package, which an absolute name does without.
+    # The list of arguments is taken as the package; an absolute name does not use it.
     missing = functools.partial(importlib.import_module, "surely_missing.part")
     monkeypatch.setattr(command, "_dispatch", missing)
     assert main(["fit"]) == 1
     text = place.capsys.readouterr().err
-    assert text.startswith("error: the package surely_missing, which is needed here, is")
-    assert text.endswith("pip install lightning-unlearn.\n") and text.count("\n") == 1
+    assert text.startswith("error: the package surely_missing is not installed in ")
+    assert text.endswith("pip install lightning-unlearn\n") and text.count("\n") == 1
     assert not list(Path(tempfile.gettempdir()).iterdir())
 
 
-def test_code_of_ones_own_that_fails_is_told_by_its_line(
+def test_an_error_in_the_users_code_is_reported_with_its_line(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.write("mine_failing.py", "def loss():\n    return 1 / 0\n")
@@ -128,7 +128,7 @@ def test_code_of_ones_own_that_fails_is_told_by_its_line(
     assert "return 1 / 0" in kept().read_text()
 
 
-def test_a_constructor_of_ones_own_that_fails_is_told_by_its_line(place: Workplace) -> None:
+def test_an_error_in_the_users_constructor_is_reported_with_its_line(place: Workplace) -> None:
     place.write(
         "mine_built.py",
         "from lightning_unlearn import Unlearning\n\n\nclass Built(Unlearning):\n"
@@ -142,11 +142,11 @@ def test_a_constructor_of_ones_own_that_fails_is_told_by_its_line(place: Workpla
 
 
 CODES = [
-    (errno.EACCES, "permission denied; change who may use it, or name another place."),
-    (errno.ENOSPC, "no space left on device; make room, and give the same command again."),
-    (errno.EROFS, "read-only file system; name a place that can be written."),
+    (errno.EACCES, "permission denied; change its permissions, or choose another path."),
+    (errno.ENOSPC, "no space left on device; free disk space and run the same command again."),
+    (errno.EROFS, "read-only file system; choose a path on a writable file system."),
     (errno.ENAMETOOLONG, "file name too long; choose a shorter name."),
-    (errno.EISDIR, "is a directory; name a file, or move the folder away."),
+    (errno.EISDIR, "is a directory; choose a file, or move the folder away."),
 ]
 
 
@@ -162,7 +162,7 @@ def test_failures_of_the_file_system_without_a_path(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing(monkeypatch, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-    assert place.refused("fit").startswith("no space left on device; make room")
+    assert place.refused("fit").startswith("no space left on device; free disk")
     failing(monkeypatch, ConnectionError("no route"))
     assert main(["fit"]) == 1
     assert "ConnectionError: no route" in place.capsys.readouterr().err
@@ -172,13 +172,13 @@ def test_a_lack_of_memory(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> 
     failing(monkeypatch, MemoryError())
     assert main(["fit"]) == 1
     text = place.capsys.readouterr().err
-    assert text.startswith("error: the memory of this computer does not suffice. Lower data.micro_")
+    assert text.startswith("error: this computer has not enough memory. Lower data.micro_batch_")
 
 
 @pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])
-def test_being_stopped_is_no_failure(
+def test_an_interrupted_command_is_not_a_failure(
     place: Workplace, monkeypatch: pytest.MonkeyPatch, stop: BaseException, code: int
 ) -> None:
     failing(monkeypatch, stop)
     assert main(["fit"]) == code
-    assert place.capsys.readouterr().err == "\nstopped; the same command goes on from here.\n"
+    assert place.capsys.readouterr().err == "\nstopped. Run the same command again to resume.\n"

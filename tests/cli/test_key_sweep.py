@@ -1,7 +1,7 @@
-"""Every key of every command with values that mean nothing: one sentence, code 2, no folder left.
+"""Invalid values for every key of every command: one sentence, exit code 2, and no folder written.
 
-The keys are those of the parsers and of the classes that a configuration can name, so a new one is
-tried as soon as it is there.
+The keys come from the parsers and from the classes that a configuration can name, so new keys are
+tested automatically.
 """
 
 import copy
@@ -50,17 +50,17 @@ VALUES: dict[str, Any] = {
     "control character": "\x1b[31m",
 }
 HUGE, ANY_TEXT = ("huge number", "huge integer"), ("text", "long", "null character")
-# Values that mean something, by the end of the key, and why. Null is one where the type has it,
-# true and zero where the type is one of truth or a number that may be nothing.
+# Valid values by the end of the key. Besides these, null is valid where the type allows it, and
+# true where the type is bool.
 VALID: dict[str, tuple[str, ...]] = {
     # Names of folders.
     "trainer.store": ("text",),
     "trainer.run_name": ("text",),
     "trainer.default_root_dir": ("text",),
     "folder": ("text",),
-    # Any text is a title.
+    # Any text is a valid name.
     "name": (*ANY_TEXT, "control character"),
-    # Numbers so large that training fails: of its loss, not of the configuration.
+    # Numbers so large that training fails because of its loss; the configuration is valid.
     ".lr": HUGE,
     ".lr[]": HUGE,
     ".weight_decay": (*HUGE, "zero"),
@@ -70,7 +70,7 @@ VALID: dict[str, tuple[str, ...]] = {
     ".gamma": (*HUGE, "negative", "zero"),
     ".temperature": HUGE,
     "checkpoint_minutes": (*HUGE, "zero"),
-    # Shares and rates that may be nothing.
+    # Fractions, rates and counts that may be zero.
     ".warmup": ("zero",),
     ".decay": ("zero",),
     ".momentum": ("zero",),
@@ -81,7 +81,7 @@ VALID: dict[str, tuple[str, ...]] = {
     "seeds[]": ("zero",),
     "workers": ("zero",),
     "gpus_per_worker": ("zero",),
-    # All values left as they are.
+    # An empty mapping or list keeps the defaults.
     "model.lora": ("empty mapping",),
     "data.unlearn": ("empty mapping",),
     "data.eval_sets": ("empty mapping",),
@@ -92,27 +92,27 @@ VALID: dict[str, tuple[str, ...]] = {
     "sweep": ("empty mapping",),
     "trainer.logger": ("empty list",),
     "trainer.plugins": ("empty list",),
-    # Splits of data sets of the hub; the stages are files.
+    # Splits apply to data sets of the hub only; the stages here are files.
     "split": ("blank", *ANY_TEXT, "control character"),
-    # Any phrase can be the label, any instruction the prompt's end, and there may be none.
+    # Any phrase is a valid label, and any text, also none, a valid instruction.
     "LabelLikelihood.label": (*ANY_TEXT, "control character"),
     "LabelLikelihood.paraphrases": ("list", "empty list"),
     "MathAccuracy.instruction": ("blank", *ANY_TEXT, "control character"),
-    # A number of a hub's branch or the like is none of ours; ray looks for the address itself.
+    # Ray itself checks its address.
     "ray": ("blank", *ANY_TEXT, "control character"),
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """A value of a key.
+    """A key with a value.
 
     Attributes:
         command: fit, validate or study.
-        key: with dots.
-        value: its name among `VALUES`.
-        config: fit configuration.
-        study: study file, if the key is of one.
+        key: the dotted key.
+        value: name of the value in `VALUES`.
+        config: the fit configuration.
+        study: the study file, if the key belongs to one.
     """
 
     command: str
@@ -123,7 +123,7 @@ class Case:
 
 
 def leaves(hint: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The keys below a type, and theirs; NAME stands for a name that the user chooses."""
+    """Yield the keys below a type, recursively; NAME stands for a name that the user chooses."""
     origin, members = typing.get_origin(hint), typing.get_args(hint)
     if prefix:
         yield prefix, hint
@@ -203,7 +203,7 @@ def cases_of_study() -> Iterator[tuple[Case, Any]]:
 
 
 def is_valid(case: Case, hint: Any) -> bool:
-    """Whether a value means something; see `VALID`."""
+    """Return whether a value is valid; see `VALID`."""
     value = VALUES[case.value]
     parts = [hint, *typing.get_args(hint)]
     if case.value == "null" and (type(None) in parts or (hint is Any and case.key in NULLABLE)):
@@ -217,15 +217,15 @@ NULLABLE = ("trainer.plugins",)
 
 
 class Reached(BaseException):
-    """Everything was checked, and training would begin."""
+    """Raised when all checks are done and training would start."""
 
 
 class TooSlow(BaseException):
-    """The command has not come to an end."""
+    """Raised when the command takes too long."""
 
 
 def outcome(case: Case, place: Workplace) -> str:
-    """What is wrong with how a command ends; empty for a sentence, "taken" for a valid value."""
+    """Run a command; return "" for one error message, "taken" for code 0, or what is wrong."""
     place.write("config.yaml", yaml.safe_dump(case.config, sort_keys=False))
     arguments = [case.command, "--config", "config.yaml"]
     if case.study is not None:
@@ -276,7 +276,7 @@ def wrong(cases: Iterator[tuple[Case, Any]], place: Workplace) -> list[str]:
     found = []
     for case, hint in cases:
         how = outcome(case, place)
-        # What is valid in itself may lack something else, such as a probe of that name.
+        # A valid value may still be refused, for example if no evaluation set has that name.
         if how and not (how == "taken" and is_valid(case, hint)):
             found.append(f"{case.command} {case.key}: {case.value}: {how}")
     return found
@@ -299,10 +299,10 @@ def test_the_keys_are_those_of_the_parser(place: Workplace) -> None:
 
 
 @pytest.mark.parametrize("cases", [cases_of_fit, cases_of_study])
-def test_what_shows_before_parsing(
+def test_values_that_are_refused_before_parsing(
     place: Workplace, cases: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What the types of the keys refuse; the rest takes longer, and is the slow test's.
+    # Test the values that types of keys refuse; the slow test covers the others.
     def parsed(*arguments: Any, **options: Any) -> None:
         raise Reached
 
@@ -310,7 +310,7 @@ def test_what_shows_before_parsing(
     monkeypatch.setattr("lightning_unlearn.study.spec.ArgumentParser.parse_args", parsed)
     refused = ("null", "nan")
     chosen = [(case, hint) for case, hint in cases() if case.value in refused]
-    # What a class or the study refuses itself.
+    # A class or the study refuses these later.
     later = {
         "trainer.plugins",
         "data.order",
@@ -327,5 +327,5 @@ def test_what_shows_before_parsing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cases", [cases_of_fit, cases_of_study])
-def test_no_value_ends_in_a_traceback(place: Workplace, cases: Any) -> None:
+def test_no_value_causes_a_traceback(place: Workplace, cases: Any) -> None:
     assert not (found := wrong(cases(), place)), "\n".join(found)

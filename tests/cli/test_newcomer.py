@@ -1,4 +1,4 @@
-"""A newcomer: a fresh clone, no environment yet, the first command of the README."""
+"""The first command of the README in a fresh clone without an environment."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("inst", "tofu", "math", "safety")
-# One optimizer step per stage, few rows, two monitors: what is tried is the way there.
+# One optimizer step per stage, few rows and two monitors: the test is about the installation.
 SHORT = [
     *(f"--overrides.data.stages.{stage}.steps=1" for stage in STAGES),
     *(f"--overrides.data.stages.{stage}.limit=32" for stage in STAGES),
@@ -48,4 +48,4 @@ def test_the_demo_of_a_fresh_clone_in_a_fresh_environment(tmp_path: Path) -> Non
         text=True,
     )
     assert (status.returncode, status.stderr) == (0, ""), status.stderr
-    assert "26 parts: 26 done" in status.stdout, status.stdout
+    assert "26 tasks: 26 done" in status.stdout, status.stdout

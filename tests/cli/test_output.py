@@ -1,4 +1,4 @@
-"""Output that is closed, full, narrow, or in ASCII ends no command with a traceback."""
+"""Output that is closed, full, narrow, or in ASCII causes no traceback."""
 
 import io
 import os
@@ -46,20 +46,20 @@ def shell(script: str) -> subprocess.CompletedProcess[str]:
         ("lu status nowhere >&- | cat", 2, "error: status: found neither study.json nor"),
     ],
 )
-def test_output_that_goes_nowhere(script: str, code: int, err: str) -> None:
+def test_closed_output(script: str, code: int, err: str) -> None:
     done = shell(script)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith(err) and (err or not done.stderr)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
-def test_output_that_does_not_fit_on_the_disk() -> None:
+def test_output_on_a_full_disk() -> None:
     done = shell("lu --help > /dev/full")
     assert done.returncode == 2
-    assert done.stderr == "error: the output can't be written: No space left on device.\n"
+    assert done.stderr == "error: the output cannot be written: No space left on device.\n"
 
 
-def test_a_reader_who_leaves_does_not_stop_the_work() -> None:
+def test_a_closed_pipe_does_not_stop_the_work() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     before = sys.stdout
@@ -107,7 +107,7 @@ def test_curves_fit_into_any_width(width: int) -> None:
     assert all(len(line) <= width for line in console.file.getvalue().splitlines())
 
 
-def test_the_current_directory_was_removed(
+def test_the_current_directory_was_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = tmp_path / "gone"
@@ -118,7 +118,8 @@ def test_the_current_directory_was_removed(
         assert main([command, "--config", "config.yaml"]) == 2
         text = capsys.readouterr().err
         assert text == (
-            "error: the current directory was removed or can't be entered; change to another one.\n"
+            "error: the current directory was deleted or cannot be entered. Change to another "
+            "directory.\n"
         )
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"lightning-unlearn {__version__}\n"

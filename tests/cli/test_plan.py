@@ -1,4 +1,4 @@
-"""The plan command: what it prints, and what it refuses."""
+"""The plan command: its output and its errors."""
 
 import json
 from pathlib import Path
@@ -20,18 +20,19 @@ DEMO = ["plan", "--config", str(ROOT / "configs" / "demo.yaml")]
 def test_the_demo_is_planned(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A slow processor tries no fewer sizes.
+    # A slow processor must try the same sizes.
     monkeypatch.setattr(estimate, "PATIENCE", float("inf"))
     assert main(DEMO) == 0
     printed = capsys.readouterr().out
     assert (
-        "1.00 million parameters" in printed and "512 tokens long (data.max_length not" in printed
+        "1.00 million parameters" in printed
+        and "512 tokens in every sequence (data.max_length is not set" in printed
     )
     assert "Largest micro-batch that fits in training: 8." in printed
-    assert "Time: give --throughput" in printed
+    assert "Time: unknown. Add --throughput" in printed
 
 
-def test_what_does_not_fit_gets_advice(
+def test_a_run_that_does_not_fit_gets_advice(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -63,12 +64,18 @@ def test_what_does_not_fit_gets_advice(
         (["--data.micro_batch_size", "3"], "1 process(es) x data.micro_batch_size 3 = 3. Choose"),
         (["--gpu-memory", "80 TiB"], "--gpu-memory: found '80 TiB', expected the memory of one"),
         (["--gpu-memory", "big"], "--gpu-memory: found 'big', expected the memory of one GPU"),
-        (["--throughput", "-1"], "--throughput: found -1, expected TFLOPS that one GPU reaches"),
+        (["--throughput", "-1"], "--throughput: found -1, expected the TFLOPS of one GPU in"),
         (["--rows", "inst"], "--rows: found 'inst', expected STAGE=NUMBER"),
-        (["--data.max_length", "4096"], "data.max_length: found 4096, but demo:tiny-llama takes"),
+        (
+            ["--data.max_length", "4096"],
+            "data.max_length: found 4096, expected at most 512, the number",
+        ),
         (["--model.quantization", "nf4", "--trainer.strategy", "fsdp2"], "found nf4 with the str"),
-        (["--gpus", "2", "--trainer.strategy", "deepspeed"], "expected fsdp2 or ddp to plan with"),
-        (["--gpus", "8", "--trainer.strategy", strategy(data_parallel_size=4)], "4 with --gpus 8"),
+        (["--gpus", "2", "--trainer.strategy", "deepspeed"], "expected fsdp2 or ddp for a plan"),
+        (
+            ["--gpus", "8", "--trainer.strategy", strategy(data_parallel_size=4)],
+            "found data_parallel_size 4, expected 8 (--gpus)",
+        ),
         (["--trainer.strategy", strategy(tensor_parallel_size=2)], "not simulate tensor parallel"),
         (["--model.base", str(ROOT / "configs")], "configs without config.json, expected a Hugg"),
         (
@@ -79,7 +86,7 @@ def test_what_does_not_fit_gets_advice(
         (["--modl.base", "x"], "modl"),
     ],
 )
-def test_mistakes_are_told(
+def test_mistakes_are_reported(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", "--config", str(ROOT / "configs" / "demo.yaml"), *options]) == 2
@@ -118,7 +125,9 @@ def test_strategies_and_memory_are_read() -> None:
     machine, content, changes = take_settings(["--gpu_memory=24GB", "--model.base", "x"], {})
     assert machine.memory == 24 * 10**9
     assert content == {"model": {"base": "x"}} and changes == ["--model.base", "x"]
-    with pytest.raises(InputError, match="--print_config: not an option of plan"):
+    with pytest.raises(
+        InputError, match="--print_config: found an unknown option, expected an option of plan"
+    ):
         take_settings(["--print_config"], {})
 
 
@@ -136,7 +145,7 @@ def test_ddp_copies_the_model_and_offloading_empties_the_gpu(
     copied = capsys.readouterr().out
     assert "2 x 80 GiB, DDP (trainer.strategy)" in copied
     assert row("parameters", copied)[0] == 4.96 and row("gathered layers", copied)[0] == 0
-    # Monitors measure within a stage.
+    # Monitors evaluate inside a stage.
     assert len(set(row("optimizer", copied))) == 1
     assert main([*demo, "--trainer.strategy", strategy(cpu_offload=True)]) == 0
     offloaded = capsys.readouterr().out
@@ -145,7 +154,7 @@ def test_ddp_copies_the_model_and_offloading_empties_the_gpu(
 
 
 @pytest.mark.slow
-def test_the_table_of_the_docs_is_what_is_printed(
+def test_the_table_of_the_docs_equals_the_output(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(estimate, "PATIENCE", 0.0)

@@ -1,4 +1,4 @@
-"""Every command and every Python block of the README runs, made short."""
+"""Every command and every Python block of the README runs, in a short form."""
 
 import re
 import shlex
@@ -29,7 +29,7 @@ def commands() -> list[list[str]]:
 
 
 def short(command: list[str]) -> list[str]:
-    """The command with one optimizer step per stage and few rows."""
+    """Return the command with one optimizer step per stage and few rows."""
     if command[0] in ("status", "report"):
         return command
     prefix = "overrides." if command[0] == "study" else ""
@@ -38,7 +38,7 @@ def short(command: list[str]) -> list[str]:
         {"class_path": "AnswerLikelihood", "init_args": {"limit": 2}},
     ]
     keys = {f"{prefix}data.stages.{stage}.steps": "1" for stage in STAGES}
-    # The reference is computed of every row of the forget stage.
+    # The reference is computed for every row of the forget stage.
     keys |= {f"{prefix}data.stages.{stage}.limit": "32" for stage in STAGES}
     keys[f"{prefix}data.unlearn.steps"] = "1"
     keys[f"{prefix}trainer.enable_progress_bar"] = "false"
@@ -49,7 +49,7 @@ def short(command: list[str]) -> list[str]:
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder like a fresh clone, as far as commands see it."""
+    """Create a folder that looks like a fresh clone to the commands."""
     for name in ("configs", "callbacks"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -57,9 +57,9 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-# One step per stage leaves the refusals unlearned from the start, and SimNPO says so.
+# After one step per stage the refusals are not learned yet, and SimNPO warns about it.
 @pytest.mark.filterwarnings("ignore:SimNPO's gradient has vanished")
-def test_commands_run_in_their_order(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_run_in_order(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = commands()
     kinds = ["fit", "fit", "fit", "validate", "study", "study", "status", "report", "fit"]
     assert [command[0] for command in found] == kinds
@@ -68,7 +68,7 @@ def test_commands_run_in_their_order(clone: Path, capsys: pytest.CaptureFixture[
     said = capsys.readouterr().out
     assert "accuracy/math" in said
     (tree,) = [block for block in blocks("text") if "└──" in block]
-    # Without what is in the store already.
+    # Skip the models that are in the store already.
     assert tree in said.replace(" ✓", "")
     runs = clone / "runs" / "demo"
     reported = ("report/index.html", "report/table.md", "report/table.csv", "report/forget.png")
@@ -81,14 +81,14 @@ def test_commands_run_in_their_order(clone: Path, capsys: pytest.CaptureFixture[
     assert names["table"].shape == (2, 12) and names["table"].notna().all().all()
 
 
-def test_the_study_file_is_one(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_study_file_is_valid(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = [block for block in blocks("yaml") if "sweep:" in block]
     (clone / "mine.yaml").write_text(block.replace("demo.yaml", "configs/demo.yaml"))
     assert main(["study", "--config", "mine.yaml", "--dry-run"]) == 0
     assert "52 stage trainings instead of 76, 64 unlearnings, 4 oracles" in capsys.readouterr().out
 
 
-def test_method_block_is_the_worked_example() -> None:
+def test_the_method_of_the_readme_is_the_example_file() -> None:
     (block,) = [b for b in blocks("python") if "class WGA" in b]
     names: dict[str, Any] = {}
     exec(block, names)

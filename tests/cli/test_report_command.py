@@ -1,4 +1,4 @@
-"""The report command: what it reads and writes, and its messages about files it cannot use."""
+"""The report command: its input and output, and its messages for unusable input."""
 
 import dataclasses
 import json
@@ -31,12 +31,12 @@ def study(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the figures out, which take most of the time: `save_figures` has tests of its own."""
+    """Leave the figures out: they take most of the time, and `save_figures` has its own tests."""
     monkeypatch.setattr(write, "save_figures", lambda *_: [])
 
 
 def store_runs(study: Path) -> StudyPlan:
-    """Give the entries of the store the runs of `study`."""
+    """Write the runs of `study` to the entries of the store."""
     steps, examples = Synthetic(methods=["GA"], seeds=(0,), oracle=False).tables()
     plan = StudyPlan.load(study)
     for cell in plan.trials:
@@ -45,19 +45,19 @@ def store_runs(study: Path) -> StudyPlan:
             own = table[table["path"] == "-".join(cell.path)]
             columns = ["step", "metric", "example", "value"]
             tables[file] = own[[name for name in columns if name in own]]
-        write_entry(Path(plan.store) / cell.walk[-1], tables)
+        write_entry(Path(plan.store) / cell.keys[-1], tables)
     return plan
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The message of a command that ends with exit code 2, in one line."""
+    """Run a command that ends with exit code 2; return its message, which is one line."""
     assert main(["report", *arguments]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: report: ") and message.count("\n") == 1
     return message.removeprefix("error: report: ").rstrip("\n")
 
 
-def test_a_report_lies_in_the_folder_of_its_study(
+def test_a_report_is_written_to_the_folder_of_its_study(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {file: file.read_bytes() for file in study.iterdir() if file.is_file()}
@@ -83,7 +83,7 @@ def test_several_studies_have_one_page_and_a_folder_each(
     folders = {file.name for file in out.iterdir() if file.is_dir()}
     assert len(folders) == 2 and all(name.startswith(("1-small", "2-small")) for name in folders)
     text = (out / "index.html").read_text()
-    # Studies of one name are told apart by their folders.
+    # Studies with the same name are distinguished by their folders.
     assert escape(f"small ({study})") in text and escape(f"small ({other})") in text
     assert not (study / "report").exists()
 
@@ -105,7 +105,7 @@ def test_a_single_run_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_an_unfinished_study_says_what_is_missing(
+def test_the_report_of_an_unfinished_study_names_missing_runs(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps, examples = Synthetic(methods=["GA"], seeds=(0,), oracle=False).tables()
@@ -113,7 +113,7 @@ def test_an_unfinished_study_says_what_is_missing(
         if node.name.startswith("s0~inst~safety"):
             shutil.rmtree(node)
     plan = StudyPlan.load(study)
-    runs = [cell.walk[-1] for cell in plan.runs() if "-".join(cell.path) != ORDERS[1]]
+    runs = [cell.keys[-1] for cell in plan.runs() if "-".join(cell.path) != ORDERS[1]]
     write_frame(steps[steps["path"] != ORDERS[1]], study / STEPS, runs)
     write_frame(examples[examples["path"] != ORDERS[1]], study / EXAMPLES, runs)
     assert main(["report", str(study)]) == 0
@@ -123,9 +123,9 @@ def test_an_unfinished_study_says_what_is_missing(
     assert "1 of 3 runs are missing." in (study / "report" / "table.md").read_text()
 
 
-def test_a_study_that_has_not_come_to_its_records_is_read_from_its_store(study: Path) -> None:
+def test_a_study_without_records_is_read_from_its_store(study: Path) -> None:
     plan = store_runs(study)
-    shutil.rmtree(Path(plan.store) / plan.trials[2].walk[-1])
+    shutil.rmtree(Path(plan.store) / plan.trials[2].keys[-1])
     (study / STEPS).unlink()
     source = source_of(study)
     assert set(source.records["path"]) == set(ORDERS[:2])
@@ -144,9 +144,11 @@ def test_torch_and_lightning_are_not_imported(study: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_without_a_run_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert refused(capsys) == (
-        "found no folder, expected one or more of studies or runs, such as runs/demo."
+        "found no folder, expected one or more folders of studies or runs, such as runs/demo."
     )
     assert refused(capsys, str(tmp_path)) == (
         f"{tmp_path}: found neither study.json nor run.json, expected the folder of a study or of "
@@ -163,16 +165,16 @@ def test_a_study_without_a_finished_run_is_refused(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (study / STEPS).unlink()
-    # What the store should hold is not there.
+    # The entries of the store are missing.
     message = refused(capsys, str(study))
     for path in ORDERS:
         entry = study / "store" / "s0~"
         assert f"GA/{path}_s0 is left out: its entry in the stage store, {entry}" in message
-    assert "is damaged (entry.json does not name records.parquet); run the whole study" in message
+    assert "is damaged (entry.json does not name records.parquet). Make it again by" in message
     shutil.rmtree(study / "store")
     assert refused(capsys, str(study)) == (
-        f"{study}: found no finished run, expected one or more of the 3 of the study; "
-        f"lightning-unlearn status {study} tells how far it is."
+        f"{study}: found no finished run, expected at least one of the 3 runs of the study. "
+        f"Show the progress with: lightning-unlearn status {study}"
     )
     assert not (study / "report").exists()
 
@@ -188,11 +190,11 @@ def test_files_of_another_version_are_refused(
     assert "found the columns study, path, " in message and "expected also metric, value" in message
     assert "another version" in message
     write_frame(steps[:0], study / STEPS, runs)
-    assert "found no rows, expected what monitors measured" in refused(capsys, str(study))
+    assert "found no rows, expected results of monitors" in refused(capsys, str(study))
     write_frame(steps, study / STEPS)
     assert "does not list the runs of its rows" in refused(capsys, str(study))
     write_frame(steps, study / STEPS, runs[1:])
-    assert f"{study / EXAMPLES} holds other runs than {STEPS}" in refused(capsys, str(study))
+    assert f"{study / EXAMPLES} contains other runs than {STEPS}" in refused(capsys, str(study))
     steps.to_parquet(study / STEPS)
     assert f"{study / STEPS} can't be read: it has no checksum: " in refused(capsys, str(study))
 
@@ -204,16 +206,18 @@ def test_a_damaged_table_is_named_or_read_from_the_store(
     data = bytearray((study / file).read_bytes())
     data[len(data) // 2] ^= 1
     (study / file).write_bytes(data)
-    # The store's entries hold no tables, so nothing else is there to be read.
+    # The entries of the store contain no tables, so there is no other source.
     message = refused(capsys, str(study))
     assert f"{study / file} can't be read: its content does not match its checksum" in message
     plan = store_runs(study)
     source = source_of(study)
     assert set(source.records["path"]) == set(ORDERS) and source.examples is not None
     (said,) = source.remarks
-    assert said.startswith(f"{study}: the stage store was read, because {study / file} can't be")
-    # An entry that is damaged as well: its run is left out, and named.
-    entry = Path(plan.store) / plan.trials[1].walk[-1]
+    assert said.startswith(
+        f"{study}: tables read from the stage store, because {study / file} can't be"
+    )
+    # If the entry is damaged too, the report leaves its run out and names it.
+    entry = Path(plan.store) / plan.trials[1].keys[-1]
     data = bytearray((entry / file).read_bytes())
     data[-20] ^= 1
     (entry / file).write_bytes(data)
@@ -222,7 +226,7 @@ def test_a_damaged_table_is_named_or_read_from_the_store(
     (left_out,) = [line for line in source.remarks if "left out" in line]
     assert left_out.startswith(f"GA/{ORDERS[1]}_s0 is left out: its entry in the stage store, ")
     assert f"{entry}, is damaged" in left_out and left_out.endswith(
-        "run the whole study again to have it made anew."
+        "Make it again by running the whole study again."
     )
     assert "1 of 3 runs are missing." in source.remarks
 
@@ -230,15 +234,17 @@ def test_a_damaged_table_is_named_or_read_from_the_store(
 def test_records_of_an_earlier_study_in_the_folder_are_not_read(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The plan is written when a study begins, the records when it ends."""
+    """A study writes its plan when it starts and its records when it ends."""
     stale = dataclasses.replace(Synthetic(methods=["GA"], seeds=(0,), oracle=False), name="next")
     plan = stale.plan(study)
-    cells = [dataclasses.replace(c, walk=(*c.walk[:-1], f"{c.walk[-1]}-lr2")) for c in plan.trials]
-    keys = {old.walk[-1]: new.walk[-1] for old, new in zip(plan.trials, cells, strict=True)}
+    cells = [dataclasses.replace(c, keys=(*c.keys[:-1], f"{c.keys[-1]}-lr2")) for c in plan.trials]
+    keys = {old.keys[-1]: new.keys[-1] for old, new in zip(plan.trials, cells, strict=True)}
     nodes = [dataclasses.replace(n, key=keys.get(n.key, n.key)) for n in plan.tasks]
     dataclasses.replace(plan, trials=tuple(cells), tasks=tuple(nodes)).write(study)
-    assert "holds runs that are not of the study in study.json" in refused(capsys, str(study))
-    entry = Path(plan.store) / cells[0].walk[-1]
+    assert "contains runs that are not part of the study in study.json" in refused(
+        capsys, str(study)
+    )
+    entry = Path(plan.store) / cells[0].keys[-1]
     columns = {"step": [0, 9], "metric": ["forget/mean"] * 2, "value": [-1.0, -4.5]}
     examples = {**columns, "example": [0, 0]}
     write_entry(entry, {STEPS: pd.DataFrame(columns), EXAMPLES: pd.DataFrame(examples)})
@@ -270,11 +276,11 @@ def test_without_plotly_the_command_says_how_to_get_it(
     assert not (study / "report").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_told(
+def test_a_folder_that_cannot_be_written_is_reported(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (study / "report").write_text("a file in its place")
-    assert f"{study / 'report'} can't be written: " in refused(capsys, str(study))
+    assert f"{study / 'report'} cannot be written: " in refused(capsys, str(study))
 
 
 def test_help_and_overview_name_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,7 +291,7 @@ def test_help_and_overview_name_the_command(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_papers_figures_that_the_study_has_the_runs_for(
+def test_figures_of_the_paper_are_drawn_if_the_study_has_their_runs(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")

@@ -1,4 +1,4 @@
-"""Every value of every shipped file, as YAML reads it, against what is intended."""
+"""Every value of every shipped file, as YAML reads it, against the intended value."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ FILES = sorted(CONFIGS.rglob("*.yaml"))
 
 
 def flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Leaves by their dotted keys; items of a list count from 0."""
+    """Return the leaves by dotted keys; items of a list are numbered from 0."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     leaves: dict[str, Any] = {}
     for name, inner in items:
@@ -92,7 +92,7 @@ PAPER = {
 def model(
     folder: str, base: str, template: str, rank: int, large: bool = False, **more: Any
 ) -> dict[str, Any]:
-    """A file of models/; of the paper's two large models the batch is 256 and the rate halved."""
+    """Return the values of a file of models/; large models have batch 256 and half the rate."""
     larger = {
         "stages": {name: {"batch_size": 256} for name in ("inst", "tofu", "math", "safety")},
         "unlearn": {"lr": 5e-6},
@@ -237,7 +237,7 @@ INTENDED = {
         f"models/{name}.yaml": model(name, *values, large=name in LARGE)
         for name, values in MODELS.items()
     },
-    # Not among the paper's models: QLoRA, rank and dropout of its study of depth.
+    # Not a model of the paper: QLoRA with rank and dropout of the paper's study of depth.
     "models/llama3.2-3b.yaml": model(
         "llama3.2-3b",
         "meta-llama/Llama-3.2-3B",
@@ -302,7 +302,7 @@ def test_every_value_is_the_intended_one(file: Path) -> None:
 
 
 def cut_by_comments(text: str) -> list[str]:
-    """Plain scalars that a comment ends after one space, as in a text that holds ' #'."""
+    """Find plain scalars that end at ' #', where YAML starts a comment."""
     lines = text.splitlines()
     found = []
     for token in yaml.scan(text):
@@ -314,18 +314,18 @@ def cut_by_comments(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_no_text_is_cut_where_a_comment_begins(file: Path) -> None:
+def test_no_text_is_truncated_by_a_comment(file: Path) -> None:
     assert cut_by_comments(file.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("file", ["README.md", *sorted(p.name for p in DOCS.glob("*.md"))])
-def test_no_text_of_an_example_is_cut(file: str) -> None:
+def test_no_text_of_an_example_is_truncated(file: str) -> None:
     text = (DOCS if (DOCS / file).exists() else DOCS.parent).joinpath(file).read_text("utf-8")
     for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
         assert cut_by_comments(block) == []
 
 
-def test_a_text_that_is_cut_is_found() -> None:
+def test_a_truncated_text_is_found() -> None:
     cut = 'a: 1  # two passes\nb: write #### and stop\nc: "write #### too"\nd: [x #y\n, 2]\n'
     assert cut_by_comments(cut) == ["line 2: write", "line 4: x"]
 
@@ -335,7 +335,7 @@ ADAMW = {"optimizer": "adamw", "betas": (0.9, 0.999), "weight_decay": 0.0, "grad
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_is_made_of_the_papers_files_is_the_papers_experiment(
+def test_the_files_of_the_paper_give_the_experiment_of_the_paper(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -343,7 +343,7 @@ def test_what_is_made_of_the_papers_files_is_the_papers_experiment(
     content = load_configs(files)
     base, template, rank = MODELS[name]
     assert (content["model"]["base"], content["data"]["chat_template_from"]) == (base, template)
-    # A model that is at hand, as nothing is downloaded here.
+    # Use a local model: tests download nothing.
     content["model"]["base"] = "demo:tiny-llama"
     made = StagedCLI(None, content, ["--trainer.accelerator=cpu"])
     data, module = made.datamodule, made.model

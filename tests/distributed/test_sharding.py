@@ -178,7 +178,9 @@ def all_variants(tiny: Tiny, devices: str) -> None:
         told["one"] = [str(walked(tiny, BEGUN["one"], 2, place="one").run_dir)]
         # Only the second process gets the signal.
         stops = Interrupts("safety", 2 if trainer.global_rank else -1)
-        with pytest.raises(KeyboardInterrupt, match="at step 2 of 3; step 2 is kept"):
+        with pytest.raises(
+            KeyboardInterrupt, match="at step 2 of 3; a checkpoint of step 2 is stored"
+        ):
             walked(tiny, BEGUN["two"], 2, stops, place="two")
     (tiny.root / f"told-{trainer.global_rank}.json").write_text(json.dumps(told))
 
@@ -378,7 +380,7 @@ def test_slurm_requeues_a_job_and_two_nodes_resume_it(tiny: Tiny) -> None:
         for process in group.processes:
             process.send_signal(signal.SIGUSR1)
         outputs = group.ends()
-    assert all("is kept. Stored stages of this path: none." in out for out in outputs), outputs
+    assert all("is stored. Stored stages of this path: none." in out for out in outputs), outputs
     assert "SLURM will start job 7 again, which resumes this run." in outputs[0]
     assert asked.read_text() == "requeue 7\n"
     (kept,) = checkpoints.iterdir()
@@ -398,8 +400,8 @@ def test_slurm_requeues_a_job_and_two_nodes_resume_it(tiny: Tiny) -> None:
     ) as g:
         outputs = g.ends()
         assert all(process.returncode == 0 for process in g.processes), outputs
-    assert f"tofu: goes on after step {step} of 24." in outputs[0]
-    # In fp32, like most runs.
+    assert f"tofu: resumes after step {step} of 24." in outputs[0]
+    # In fp32, as most runs are.
     alone = tiny.below("alone")
     alone.root.mkdir()
     trainer = long_walk(alone)
@@ -444,7 +446,7 @@ def test_a_killed_process_ends_the_others_and_one_resumes(
     assert "error: process 1 of 0 to 1 has ended (killed by SIGKILL), so the others" in output
     assert "Traceback" not in output
     assert main(["fit", "--config", "config.yaml"]) == 0
-    assert "tofu: goes on after step 1 of 3." in capsys.readouterr().err
+    assert "tofu: resumes after step 1 of 3." in capsys.readouterr().err
     with Group([[*two, "validate", *sharded]], [{}]) as group:
         (output,) = group.ends()
     assert group.processes[0].returncode == 0 and output.count("answers/tofu") == 1, output

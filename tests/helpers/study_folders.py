@@ -179,7 +179,7 @@ class Synthetic:
         """
         folder.mkdir(parents=True, exist_ok=True)
         plan = self.plan(folder)
-        runs = [cell.walk[-1] for cell in plan.runs()]
+        runs = [cell.keys[-1] for cell in plan.runs()]
         for table, file in zip(tables or self.tables(), TABLES, strict=True):
             write_frame(table, folder / file, runs)
         plan.write(folder)

@@ -35,11 +35,11 @@ def hand_plan(
         stages = [f"s{seed}_{'-'.join(trained[:end])}" for end in range(1, len(trained) + 1)]
         told = "" if is_oracle else "".join(f",{json.dumps(value)}" for _, value in setting)
         end = f"{stages[-1]}_{method}{told}"
-        walk = [*stages, end]
-        for count, key in enumerate(walk):
+        keys = [*stages, end]
+        for count, key in enumerate(keys):
             leaf = "oracle" if is_oracle else "unlearn"
             stage = leaf if key == end else trained[count]
-            parent = walk[count - 1] if count else None
+            parent = keys[count - 1] if count else None
             task = Task(key, stage, parent, number, count, tokens.get(stage, 100))
             tasks.setdefault(key, task)
         trials.append(
@@ -50,7 +50,7 @@ def hand_plan(
                 method=method,
                 seed=seed,
                 sweep=setting,
-                walk=tuple(walk),
+                keys=tuple(keys),
                 run=f"{method}{told}/{'-'.join(trained)}_s{seed}",
             )
         )

@@ -1,4 +1,4 @@
-"""Fixtures of these tests."""
+"""Fixtures of the tests of planning."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

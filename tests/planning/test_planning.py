@@ -1,4 +1,4 @@
-"""The plan: simulated figures against real tensors, closed forms and PyTorch's own tracker."""
+"""The plan: simulated values against real tensors, closed forms and PyTorch's own tracker."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from lightning_unlearn.training.from_config import StagedCLI
 RECIPE = Recipe(lr=1e-3, batch_size=8)
 
 
-# Of the models' pages on the hub.
+# From the pages of the models on the hub.
 PARAMETERS = {
     "meta-llama/Llama-3.2-1B": 1_235_814_400,
     "meta-llama/Llama-3.2-3B": 3_212_749_824,
@@ -37,7 +37,7 @@ PARAMETERS = {
 
 
 # File: (base, stage and unlearning rates, stage and unlearning batches, rank, alpha), as in table 1
-# of arXiv 2510.16629; the last is of its study of depth.
+# of arXiv 2510.16629; the last one is of its study of depth.
 PAPER = {
     "llama3.2-1b": ("meta-llama/Llama-3.2-1B", 1e-5, 1e-5, 128, 128, 64, 128),
     "llama3.1-8b": ("meta-llama/Llama-3.1-8B", 1e-5, 1e-5, 128, 128, 8, 16),
@@ -49,7 +49,7 @@ PAPER = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_known_models_have_their_parameters(name: str) -> None:
+def test_known_models_have_the_right_number_of_parameters(name: str) -> None:
     with config_folder(name) as folder:
         module = CausalLM(folder)
         lm = module._empty_lm()
@@ -94,7 +94,7 @@ def _bytes(tensors: Any) -> int:
         pytest.param(None, "32-true", marks=pytest.mark.slow),
     ],
 )
-def test_parts_that_last_are_those_of_the_real_model(
+def test_weights_gradients_and_optimizer_equal_those_of_the_real_model(
     simulate: Callable[..., Simulation], lora: LoRA | None, precision: str
 ) -> None:
     simulation = simulate(lora=lora, precision=precision)
@@ -116,7 +116,7 @@ def test_parts_that_last_are_those_of_the_real_model(
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_activations_are_what_a_real_forward_keeps(
+def test_activations_equal_those_of_a_real_forward(
     simulate: Callable[..., Simulation], checkpointing: bool
 ) -> None:
     simulation = simulate(gradient_checkpointing=checkpointing)
@@ -136,21 +136,21 @@ def test_activations_are_what_a_real_forward_keeps(
     held = _bytes([t for t in kept if t.untyped_storage()._cdata not in own])
     activations = found.memory["activations"]
     assert loss.requires_grad
-    # What is kept is there at the peak, with what the operation at the peak needs besides: the
-    # logits of a chunk, or the layer that is computed again.
+    # At the peak the kept activations exist together with the tensors of the operation at the peak:
+    # the logits of a chunk, or the layer that is computed again.
     logits = 4 * 255 * module.model_config.vocab_size * 4
     assert held <= activations
     assert activations <= held * 1.1 + 4 * logits
 
 
-def test_all_is_what_the_real_step_takes(simulate: Callable[..., Simulation]) -> None:
+def test_the_total_equals_that_of_the_real_step(simulate: Callable[..., Simulation]) -> None:
     from torch.distributed._tools.mem_tracker import MemTracker
 
     class Tracker(MemTracker):
         def _track_module_params_and_buffers(
             self, module: Any, install_grad_hooks: bool = True
         ) -> Any:
-            # Hooks are refused by frozen parameters.
+            # Frozen parameters refuse hooks.
             return super()._track_module_params_and_buffers(module, False)
 
     simulation = simulate()
@@ -172,7 +172,9 @@ def test_all_is_what_the_real_step_takes(simulate: Callable[..., Simulation]) ->
     assert found.peak == pytest.approx(peak["Total"], rel=0.05)
 
 
-def test_sharded_it_is_what_pytorch_tracks(simulate: Callable[..., Simulation]) -> None:
+def test_the_sharded_total_equals_that_of_pytorchs_tracker(
+    simulate: Callable[..., Simulation],
+) -> None:
     from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 
     simulation = simulate(processes=4)
@@ -205,7 +207,7 @@ def untied(folder: Path) -> str:
     return str(folder)
 
 
-def test_every_part_is_sent_as_often_as_it_is_needed(
+def test_each_layer_is_sent_as_often_as_it_is_needed(
     simulate: Callable[..., Simulation], tmp_path: Path
 ) -> None:
     simulation = simulate(processes=4, base=untied(tmp_path))
@@ -213,8 +215,8 @@ def test_every_part_is_sent_as_often_as_it_is_needed(
     sizes = {n: p.numel() * p.element_size() for n, p in simulation.module.named_parameters()}
     layers = sum(size for name, size in sizes.items() if ".layers." in name)
     trained = simulation.parameters(LEARN)
-    # Layers before their forward and their backward; the frozen embedding and the rest, which stays
-    # whole in between, once.
+    # Layers are gathered before their forward and their backward pass. The frozen embedding and the
+    # rest stay gathered in between, so they are sent once.
     expected = 0.75 * (sum(sizes.values()) + layers + trained)
     assert found.exchanged == pytest.approx(expected, rel=1e-3)
 
@@ -222,7 +224,9 @@ def test_every_part_is_sent_as_often_as_it_is_needed(
 @pytest.mark.parametrize(
     "precision", ["32-true", pytest.param("bf16-true", marks=pytest.mark.slow)]
 )
-def test_no_attention_scores_are_held(simulate: Callable[..., Simulation], precision: str) -> None:
+def test_attention_scores_are_not_stored(
+    simulate: Callable[..., Simulation], precision: str
+) -> None:
     simulation = simulate(precision=precision, on_gpu=True)
     config = simulation.module.model_config
     assert config.num_key_value_heads < config.num_attention_heads
@@ -234,7 +238,7 @@ def test_no_attention_scores_are_held(simulate: Callable[..., Simulation], preci
     assert held[1]["activations"] <= 2.01 * held[0]["activations"]
 
 
-def test_work_of_a_forward_is_its_closed_form(simulate: Callable[..., Simulation]) -> None:
+def test_the_work_of_a_forward_equals_its_closed_form(simulate: Callable[..., Simulation]) -> None:
     simulation = simulate(lora=None)
     found = simulation.evaluate(2, 64)
     lm, config = simulation.module.lm, simulation.module.model_config
@@ -243,11 +247,11 @@ def test_work_of_a_forward_is_its_closed_form(simulate: Callable[..., Simulation
     expected = 2 * 2 * 64 * sum(m.weight.numel() for m in layers)
     expected += config.num_hidden_layers * 4 * 2 * 64 * 64 * width
     expected += 2 * 2 * 63 * lm.get_output_embeddings().weight.numel()
-    # Rotary angles are a small product too.
+    # The rotary angles add a small product.
     assert expected <= found.flops <= expected * 1.01
 
 
-def test_phases_and_settings_move_the_figures_as_they_should(
+def test_phases_and_settings_change_the_values_as_expected(
     simulate: Callable[..., Simulation],
 ) -> None:
     def learn(**options: Any) -> Measured:
@@ -267,7 +271,7 @@ def test_phases_and_settings_move_the_figures_as_they_should(
     assert 0 < sgd.memory["optimizer"] < plain.memory["optimizer"]
 
 
-def test_gradient_norms_keep_activations_that_training_computes_again(
+def test_gradient_norms_keep_the_activations_that_training_computes_again(
     simulate: Callable[..., Simulation],
 ) -> None:
     simulation = simulate(gradient_checkpointing=True)
@@ -277,7 +281,7 @@ def test_gradient_norms_keep_activations_that_training_computes_again(
 
 
 @pytest.mark.parametrize("lora", [SHAPE, None], ids=["lora", "full"])
-def test_a_look_at_the_oracle_keeps_the_own_weights(
+def test_an_evaluation_of_the_oracle_keeps_the_models_own_weights(
     simulate: Callable[..., Simulation], lora: LoRA | None
 ) -> None:
     simulation = simulate(lora=lora)
@@ -302,7 +306,7 @@ def test_the_largest_micro_batch_fits(usable: int, first: int, patient: bool) ->
 
 
 @pytest.mark.parametrize("model", PAPER)
-def test_settings_are_the_papers(model: str) -> None:
+def test_settings_equal_those_of_the_paper(model: str) -> None:
     base, lr, unlearn_lr, batch, unlearn_batch, rank, alpha = PAPER[model]
     content = load_configs(files(model))
     assert content["model"]["base"] == base
@@ -321,7 +325,7 @@ def test_settings_are_the_papers(model: str) -> None:
     assert (unlearn.lr, unlearn.batch_size, unlearn.epochs) == (unlearn_lr, unlearn_batch, 1)
     assert data.chat_template_from is not None
     assert data.chat_template_from.startswith(base.removesuffix("-hf"))
-    # The study of depth is QLoRA in bf16.
+    # The study of depth uses QLoRA in bf16.
     packed = model == "llama3.2-3b"
     assert made.trainer.precision == ("bf16-true" if packed else "32-true")
     assert made.model.quantization == ("nf4" if packed else None)
@@ -330,7 +334,7 @@ def test_settings_are_the_papers(model: str) -> None:
         assert (recipe.betas, recipe.weight_decay) == ((0.9, 0.999), 0.0)
 
 
-# Those that differ in more than their shape.
+# Models that differ in more than their shape.
 TO_PLAN = ("llama3.2-3b", "qwen2.5-14b", "llama3.2-1b")
 
 

@@ -1,4 +1,4 @@
-"""The plan of a base in NF4: closed forms, and what a real one holds where bitsandbytes is."""
+"""The plan of a base in NF4, against closed forms and, with bitsandbytes, a real base."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def planned(base: str, precision: str = "bf16-true", **options: Any) -> Simulati
 
 
 def test_a_plan_counts_four_bits_and_the_scales() -> None:
-    """Llama-3.2-3B: 28 layers' matrices packed; embeddings, tied to the head, and norms in bf16."""
+    """Llama-3.2-3B: matrices of 28 layers are quantized; embeddings (tied) and norms are bf16."""
     name = "meta-llama/Llama-3.2-3B"
     with config_folder(name) as folder:
         count, size = planned(folder).base
@@ -28,7 +28,7 @@ def test_a_plan_counts_four_bits_and_the_scales() -> None:
     shapes = [width * width] * 2 + [width * keys] * 2 + [width * inner] * 3
     packed = 28 * sum(shapes)
     assert count == 3_212_749_824
-    # A byte for each 64 scales, 4 bytes for each 256 of these: 0.127 bits a weight, as in QLoRA.
+    # One byte per 64 weights, and 4 bytes per 256 of these scales: 0.127 bits per weight, as QLoRA.
     bits = 4 + 8 / 64 + 32 / (64 * 256)
     constants = 28 * 7 * 4 * (16 + 256 + 1)
     assert size == packed * bits / 8 + constants + 2 * (count - packed)
@@ -37,7 +37,7 @@ def test_a_plan_counts_four_bits_and_the_scales() -> None:
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
-def test_a_plan_holds_what_the_real_model_does(precision: str) -> None:
+def test_a_plan_has_the_memory_of_the_real_model(precision: str) -> None:
     base = "demo:tiny-llama"
     found = planned(base, precision).train("learning", Recipe(), None, 4, 256, False)
     module = opened(base, precision)
@@ -62,12 +62,12 @@ def test_a_plan_holds_what_the_real_model_does(precision: str) -> None:
     assert loss.requires_grad
     for tensor in (*module.parameters(), *module.buffers()):
         kept.pop(tensor.untyped_storage()._cdata, None)
-    # What is kept is there at the peak, with the logits of a chunk or an unpacked layer besides.
+    # At the peak the kept activations exist with the logits of a chunk or a dequantized layer.
     logits = 4 * 255 * module.model_config.vocab_size * 4
     assert 0 <= found.memory["activations"] - sum(kept.values()) < 4 * logits
 
 
-def test_a_plan_refuses_what_a_run_would() -> None:
+def test_a_plan_refuses_the_settings_that_a_run_refuses() -> None:
     content = {"model": {"quantization": "nf4"}, "trainer": {"strategy": "fsdp2"}}
     for gpus in (1, 4):
         with pytest.raises(InputError, match="found nf4 with the strategy fsdp2"):

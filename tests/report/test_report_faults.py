@@ -104,7 +104,7 @@ def test_a_folder_that_is_none(
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert "the current directory was removed" in refused(capsys, name, "study")
+    assert "the current directory was deleted" in refused(capsys, name, "study")
 
 
 def test_entries_that_are_pipes_or_unreadable_do_not_stop_the_commands(
@@ -157,8 +157,8 @@ def test_a_full_disk_leaves_what_was_there(study: Path, capsys: pytest.CaptureFi
     before = {file: file.read_bytes() for file in study.rglob("*") if file.is_file()}
     with largest_file(20_000):
         message = refused(capsys, "report", str(study))
-    assert f"report: {study / 'report'} can't be written: " in message
-    assert "choose another folder with --out, or make room" in message
+    assert f"report: {study / 'report'} cannot be written: " in message
+    assert "Choose another folder with --out, or free disk space" in message
     # Each file is as it was or new and whole, and no draft is left.
     assert {file for file in study.rglob("*") if file.is_file()} == set(before)
     for file, data in before.items():
@@ -173,7 +173,7 @@ def test_a_report_that_cannot_be_placed(
     monkeypatch.chdir(study)
     Path("file").write_text("x")
     message = refused(capsys, "report", str(study), f"--out={out}")
-    assert f"report: {out} can't be written: " in message and "--out" in message
+    assert f"report: {out} cannot be written: " in message and "--out" in message
     assert not any(file.name.startswith(".") for file in study.rglob("*"))
 
 

@@ -20,7 +20,7 @@ from lightning_unlearn.storage.records import (
     write_table,
 )
 from lightning_unlearn.storage.seals import TABLE_KEY, Damage, check_table, read_values, seal_values
-from lightning_unlearn.study.results import finished, gather, whole
+from lightning_unlearn.study.results import collect_records, finished, undamaged
 
 COLUMNS = {"step": [0, 5, 5], "metric": ["a", "b", TABLE_KEY + "\x18\x40"], "value": [0.5, -1, 2]}
 
@@ -91,15 +91,15 @@ def test_a_collected_table_lists_the_keys_of_its_runs(tmp_path: Path) -> None:
     frame = pd.DataFrame({**COLUMNS, "example": [0, 1, 2]})
     for number, cell in enumerate(plan.runs()):
         tables = {STEPS: frame.drop(columns="example").assign(value=number), EXAMPLES: frame}
-        write_entry(Path(plan.store) / cell.walk[-1], tables)
-    entries, damaged = whole(finished(plan), plan)
-    assert damaged == [] and gather(plan, entries) == 12
+        write_entry(Path(plan.store) / cell.keys[-1], tables)
+    entries, damaged = undamaged(finished(plan), plan)
+    assert damaged == [] and collect_records(plan, entries) == 12
     assert runs_of(tmp_path / STEPS) == runs_of(tmp_path / EXAMPLES) == list(entries)
     # An undamaged table of another run.
     first, second, *_ = entries.values()
     (first / STEPS).write_bytes((second / STEPS).read_bytes())
     (second / "entry.json").write_text(json.dumps({"files": {}}))
-    kept, damaged = whole(finished(plan), plan)
+    kept, damaged = undamaged(finished(plan), plan)
     assert list(kept) == list(entries)[2:]
     assert [line.partition(" is left out: ")[0] for line in damaged] == ["GA/a-b_s0", "NPO/a-b_s0"]
     assert f"{first}, is damaged (records.parquet does not match its checksum)" in damaged[0]

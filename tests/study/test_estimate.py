@@ -1,4 +1,4 @@
-"""How long the rest of a study takes."""
+"""Estimate of the time that the rest of a study takes."""
 
 import itertools
 import random
@@ -18,32 +18,32 @@ def left_of(plan: StudyPlan, seconds: dict[str, float], **given: Any) -> float |
     return Estimate(plan, seconds).left(left, **given)
 
 
-def test_nothing_known_is_no_estimate() -> None:
+def test_there_is_no_estimate_without_finished_tasks() -> None:
     plan = hand_plan(methods=["GA", "oracle"])
     assert left_of(plan, {}) is None
-    # An oracle trains on nothing, so its time tells nothing of a training's.
+    # An oracle run trains nothing, so its duration gives no estimate for a training.
     tokens = {"a": 10, "b": 10, "unlearn": 10, "oracle": 0}
     plan = hand_plan(methods=["GA", "oracle"], tokens=tokens)
     assert left_of(plan, {"s0_a_oracle": 5.0}) is None
     assert Estimate(plan).left([]) == 0
 
 
-def test_a_node_takes_as_long_as_those_like_it() -> None:
+def test_a_task_takes_as_long_as_finished_tasks_of_its_kind() -> None:
     plan = hand_plan(methods=["GA", "NPO"], tokens={"a": 10, "b": 30, "unlearn": 20})
     estimate = Estimate(plan, {"s0_a": 1.0, "s0_a-b": 6.0, "s0_a-b_GA": 9.0})
     assert estimate.of(plan.task["s0_b-a"]) == 1.0
     assert estimate.of(plan.task["s0_b"]) == 6.0
     assert estimate.of(plan.task["s0_b-a_GA"]) == 9.0
-    # No NPO is known: by its tokens, at the speed of 60 tokens in 16 seconds.
+    # No NPO run is finished: estimate by its tokens, at 60 tokens in 16 seconds.
     assert estimate.of(plan.task["s0_a-b_NPO"]) == pytest.approx(20 * 16 / 60)
     estimate.seconds["s0_b"] = 2.0
     assert estimate.of(plan.task["s0_a-b"]) == 4.0
 
 
-def test_workers_share_what_the_tree_lets_them() -> None:
+def test_workers_run_independent_tasks_at_the_same_time() -> None:
     plan = hand_plan(paths=[("a", "b"), ("b", "a")], methods=["GA", "NPO"])
     seconds = {"s0_a": 4.0, "s0_a-b": 4.0, "s0_a-b_GA": 4.0}
-    # Five tasks are left: NPO here, b, b-a, and both methods there.
+    # Five tasks are left: NPO on a-b, the stages b and b-a, and both methods on b-a.
     assert left_of(plan, seconds) == 20
     assert left_of(plan, seconds, workers=2) == 12
     assert left_of(plan, seconds, workers=100) == 12
@@ -58,8 +58,8 @@ def naive_left(
     begun: dict[str, float],
     workers: int,
 ) -> float | None:
-    """The same, said in another way: walks from the root, and means over lists."""
-    methods = {key: trial.method for trial in plan.trials for key in trial.walk[-1:]}
+    """Compute the estimate in another way: from the root of the tree, with means over lists."""
+    methods = {key: trial.method for trial in plan.trials for key in trial.keys[-1:]}
     costs: dict[str, float] = {}
     for task in left:
         alike = [
@@ -78,12 +78,12 @@ def naive_left(
         else:
             return None
         costs[task.key] = whole * (1 - begun.get(task.key, 0))
-    walks = [sum(costs.get(key, 0) for key in trial.walk) for trial in plan.trials]
+    walks = [sum(costs.get(key, 0) for key in trial.keys) for trial in plan.trials]
     return max(sum(costs.values()) / workers, *walks)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_estimate_is_that_of_a_naive_twin(seed: int) -> None:
+def test_the_estimate_equals_that_of_a_naive_implementation(seed: int) -> None:
     draws = random.Random(seed)
     stages = ["a", "b", "c"]
     plan = hand_plan(
@@ -93,7 +93,7 @@ def test_the_estimate_is_that_of_a_naive_twin(seed: int) -> None:
         sweep={RATE: [1, 2]},
         tokens={name: draws.choice([0, 10, 20]) for name in [*stages, "unlearn", "oracle"]},
     )
-    # What is made has its parents made.
+    # The parents of a finished task are finished.
     done: dict[str, float] = {}
     for task in plan.tasks:
         if (task.parent is None or task.parent in done) and draws.random() < 0.6:

@@ -18,7 +18,7 @@ from lightning_unlearn.study.executors.ray import RayExecutor
 from lightning_unlearn.study.runner import Study
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
-# Ray leaves files and sockets open.
+# Ray does not close its files and sockets.
 pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 TESTS = Path(__file__).parents[1]
@@ -28,14 +28,14 @@ LOST = "NODE_IS_LOST"
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A head node and no worker node yet; one task at a time on each."""
+    """Start a head node without worker nodes; each node runs one task at a time."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, SOUGHT)))
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # Ray's processes inherit it.
+        # The processes of Ray inherit this variable.
         patch.setenv(LOST, str(tmp_path_factory.mktemp("ray") / "lost"))
         found = Cluster(
             initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
@@ -46,13 +46,13 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def cluster(head: Any) -> Iterator[Any]:
-    """The cluster, and no driver of it yet."""
+    """Start the cluster, without a driver."""
     yield head
     ray.shutdown()
 
 
 class Waits(GA):
-    """GA that is at its second step until a node is lost."""
+    """GA that waits in its second step until a node is lost."""
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         end = time.monotonic() + 240
@@ -62,13 +62,13 @@ class Waits(GA):
 
 
 def running(tiny: Tiny) -> set[int]:
-    """Processes that are making something."""
+    """Return the processes that are running a task."""
     store = tiny.root / "store"
     notes = [read_status(store, file.stem) for file in store.glob("status/*.json")]
     return {note.pid for note in notes if note is not None and note.state == "running"}
 
 
-def test_a_cluster_gives_what_one_process_gives_and_a_node_may_be_lost(
+def test_a_cluster_gives_the_results_of_one_process_also_if_a_node_is_lost(
     tiny: Tiny, cluster: Any
 ) -> None:
     alone, together = tiny.below("alone"), tiny.below("together")
@@ -83,7 +83,7 @@ def test_a_cluster_gives_what_one_process_gives_and_a_node_may_be_lost(
 
     def lose_a_node() -> None:
         end = time.monotonic() + 240
-        # Two at work means that both nodes are.
+        # Two running tasks mean that both nodes are in use.
         while len(found := running(together)) < 2 and time.monotonic() < end:
             time.sleep(0.02)
         seen.append(found)
@@ -105,13 +105,15 @@ def test_a_cluster_gives_what_one_process_gives_and_a_node_may_be_lost(
     assert outcome(together) == outcome(alone)
 
 
-def test_what_a_plan_refuses_and_what_no_node_has(tiny: Tiny, cluster: Any) -> None:
+def test_errors_of_planning_and_requests_that_no_node_can_fulfill(tiny: Tiny, cluster: Any) -> None:
     fit = tiny.fit()
     fit["data"]["forget"] = "nothing"
     spec = spec_of(tiny, fit=fit)
     with pytest.raises(InputError, match=r"^data\.forget: found 'nothing', expected one of the"):
         Study(spec, RayExecutor(spec, cluster.address), Console(quiet=True)).run()
-    message = "gpus_per_worker: found 1, but no machine of the Ray cluster has more than 0 GPUs"
+    message = (
+        "gpus_per_worker: found 1, expected at most 0, the largest number of GPUs of a machine"
+    )
     with pytest.raises(InputError, match=message):
         RayExecutor(spec, cluster.address, gpus=1)
 

@@ -1,4 +1,4 @@
-"""The status command: it reads what a study and its processes leave, and needs nothing heavy."""
+"""The status command: it reads the files of a study and its processes, without torch."""
 
 import json
 import os
@@ -22,14 +22,14 @@ from lightning_unlearn.study.plan import StudyPlan
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a study, as a wide terminal is told of it."""
+    """Return the folder of a study, in a wide terminal."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     return Path("study")
 
 
 def store(plan: StudyPlan, key: str, seconds: float | None = None) -> None:
-    """An entry of the store; of a run also its finished folder."""
+    """Write an entry of the store; for a run also its finished folder."""
     entry = Path(plan.store) / key
     entry.mkdir(parents=True)
     details = {"seconds": seconds} if seconds is not None else {}
@@ -47,7 +47,7 @@ def write_run(run: Path, **about: Any) -> None:
 
 
 def note(plan: StudyPlan, key: str, age: float = 0, **changes: Any) -> None:
-    """A note in the store, renewed so many seconds ago."""
+    """Write the status of an entry, renewed the given number of seconds ago."""
     values = {
         "state": "running",
         "host": socket.gethostname(),
@@ -63,7 +63,7 @@ def note(plan: StudyPlan, key: str, age: float = 0, **changes: Any) -> None:
     os.utime(file, (time.time() - age,) * 2)
 
 
-def told(capsys: pytest.CaptureFixture[str], folder: Path | str) -> list[str]:
+def printed_lines(capsys: pytest.CaptureFixture[str], folder: Path | str) -> list[str]:
     assert main(["status", str(folder)]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -76,11 +76,11 @@ def dead_pid() -> int:
     return gone.pid
 
 
-def test_a_study_that_nobody_has_begun(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_that_has_not_started(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hand_plan(folder, methods=["GA", "NPO"]).write(folder)
-    assert told(capsys, folder) == [
+    assert printed_lines(capsys, folder) == [
         "small: 4 stage trainings, 4 unlearnings",
-        "8 parts: 8 left",
+        "8 tasks: 8 left",
         "0 of 4 runs are finished, in study.",
     ]
 
@@ -89,11 +89,11 @@ def test_a_store_that_was_moved_is_named(folder: Path, capsys: pytest.CaptureFix
     plan = hand_plan(folder, paths=[("a", "b")])
     plan.write(folder)
     trial = plan.trials[0]
-    write_run(folder / trial.run, key=trial.walk[-1], finished=True)
-    assert told(capsys, folder)[-1].startswith("The stage store is gone: ")
+    write_run(folder / trial.run, key=trial.keys[-1], finished=True)
+    assert printed_lines(capsys, folder)[-1].startswith("The stage store is missing: ")
 
 
-def test_a_study_in_the_middle(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_running_study(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = hand_plan(folder, methods=["GA", "NPO"], seeds=[0, 1])
     plan.write(folder)
     store(plan, "s0_a", 60)
@@ -103,12 +103,12 @@ def test_a_study_in_the_middle(folder: Path, capsys: pytest.CaptureFixture[str])
     note(plan, "s0_b", step=15)
     note(plan, "s1_a", host="gpu-7", pid=4321, began=0)
     note(plan, "s1_b", pid=dead_pid(), began=0)
-    lines = told(capsys, folder)
+    lines = printed_lines(capsys, folder)
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(0))
     here = f"{socket.gethostname()} process"
     assert lines[0] == "small: 8 stage trainings, 8 unlearnings"
     assert (
-        lines[1] == "16 parts: 2 running, 1 failed, 1 stopped, 3 done, 9 left; 2 min of work done"
+        lines[1] == "16 tasks: 2 running, 1 failed, 1 stopped, 3 done, 9 left; 2 min of work done"
     )
     assert re.fullmatch(
         rf"▶ running b \(seed 0\) 2 min step 15 of 20, {here} {os.getpid()}, since [\d: -]+",
@@ -119,35 +119,35 @@ def test_a_study_in_the_middle(folder: Path, capsys: pytest.CaptureFixture[str])
     assert lines[4] == "✗ failed NPO/a-b_s0 out of [memory]"
     assert lines[5].startswith("■ stopped b (seed 1) step 5 of 20, ")
     assert lines[6] == "1 of 8 runs are finished, in study."
-    # Left: b, b-a and four stages of seed 1, of which a quarter and three quarters are made; and
-    # the seven runs. A stage is like the two that took 60 s; NPO is as fast as all of them.
+    # Left: b, b-a and four stages of seed 1, of which two are finished to 1/4 and 3/4; and the
+    # seven runs. A stage takes 60 s, as two finished ones did; NPO has the same time per token.
     stages = 60 * (1 / 4 + 3 / 4 + 1 + 1 + 1 + 1)
     runs = 3 * 30 + 4 * 50
     seconds = (stages + runs) / 2
-    assert lines[7:] == [f"About {round(seconds / 60)} min of work left, 2 parts at a time."]
+    assert lines[7:] == [f"About {round(seconds / 60)} min of work left, 2 tasks at a time."]
 
 
-def test_one_process_works_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_with_one_process(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = hand_plan(folder, paths=[("a", "b")], methods=["GA"])
     plan.write(folder)
     store(plan, "s0_a", 40)
-    assert told(capsys, folder)[1:] == [
-        "3 parts: 1 done, 2 left; 40 s of work done",
+    assert printed_lines(capsys, folder)[1:] == [
+        "3 tasks: 1 done, 2 left; 40 s of work done",
         "0 of 1 runs are finished, in study.",
         "About 80 s of work left.",
     ]
 
 
-def test_a_study_that_is_done(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_study(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = hand_plan(folder, methods=["GA", "oracle"])
     plan.write(folder)
     for task in plan.tasks:
         store(plan, task.key, 3600)
-        # What stopped or failed once is made now.
+        # A task that stopped or failed earlier is finished now.
         note(plan, task.key, state="failed", error="once")
-    assert told(capsys, folder) == [
+    assert printed_lines(capsys, folder) == [
         "small: 4 stage trainings instead of 5, 2 unlearnings, 1 oracle",
-        "7 parts: 7 done; 7 h of work done",
+        "7 tasks: 7 done; 7 h of work done",
         "3 of 3 runs are finished, in study.",
     ]
 
@@ -160,7 +160,10 @@ def test_a_run_in_the_store_may_lack_its_folder(
     for task in plan.tasks:
         store(plan, task.key)
     (folder / plan.trials[0].run / "run.json").unlink()
-    assert told(capsys, folder)[1:] == ["3 parts: 3 done", "0 of 1 runs are finished, in study."]
+    assert printed_lines(capsys, folder)[1:] == [
+        "3 tasks: 3 done",
+        "0 of 1 runs are finished, in study.",
+    ]
 
 
 def test_a_folder_that_was_moved_is_read_where_it_is(
@@ -172,11 +175,11 @@ def test_a_folder_that_was_moved_is_read_where_it_is(
         store(plan, task.key)
     Path("study/GA").rename("GA")
     Path("study/study.json").rename("study.json")
-    assert told(capsys, ".")[-1] == "1 of 1 runs are finished, in .."
+    assert printed_lines(capsys, ".")[-1] == "1 of 1 runs are finished, in .."
 
 
 @pytest.mark.parametrize("how", ["dead", "stale", "stale elsewhere", "stopped"])
-def test_who_is_gone_has_stopped(
+def test_a_task_of_a_dead_process_is_stopped(
     folder: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
     plan = hand_plan(folder, paths=[("a", "b")])
@@ -188,8 +191,8 @@ def test_who_is_gone_has_stopped(
         "stopped": {"state": "stopped", "error": "stopped by SIGTERM"},
     }[how]
     note(plan, "s0_a", **changes)
-    lines = told(capsys, folder)
-    assert lines[1] == "3 parts: 1 stopped, 2 left"
+    lines = printed_lines(capsys, folder)
+    assert lines[1] == "3 tasks: 1 stopped, 2 left"
     assert lines[2].startswith("■ stopped a (seed 0) step 5 of 20, ")
     assert len(lines) == 4
 
@@ -203,7 +206,7 @@ def test_a_damaged_manifest_or_note_breaks_nothing(
     (Path(plan.store) / "s0_a" / "entry.json").write_text("[]")
     note(plan, "s0_a-b")
     status_file(Path(plan.store), "s0_a-b").write_text("{")
-    assert told(capsys, folder)[1] == "3 parts: 1 done, 2 left"
+    assert printed_lines(capsys, folder)[1] == "3 tasks: 1 done, 2 left"
 
 
 def test_a_run_and_its_stages(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,12 +216,12 @@ def test_a_run_and_its_stages(folder: Path, capsys: pytest.CaptureFixture[str]) 
     write_run(folder, **about, finished=False)
     store(plan, "s0_a", 7)
     note(plan, "s0_a-b")
-    lines = told(capsys, folder)
+    lines = printed_lines(capsys, folder)
     assert lines[0] == "NPO a-b seed 3: not finished"
     assert lines[1].startswith("▶ running b 2 min step 5 of 20, ")
     assert lines[2:] == ["✓ done a 7 s", "· left unlearn"]
     write_run(folder, **about, finished=True)
-    assert told(capsys, folder)[0] == "NPO a-b seed 3: finished"
+    assert printed_lines(capsys, folder)[0] == "NPO a-b seed 3: finished"
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str, command: str = "status") -> str:
@@ -256,21 +259,21 @@ NO_DOCUMENTS = ["", "{", "[]", "3", "{}", '{"trials": 3}', '{"checksum": "0"}', 
 
 @pytest.mark.parametrize("text", NO_DOCUMENTS, ids=lambda text: text[:20])
 @pytest.mark.parametrize("command", ["status", "report"])
-def test_a_study_file_that_is_none(
+def test_a_study_file_with_wrong_content(
     folder: Path, capsys: pytest.CaptureFixture[str], text: str, command: str
 ) -> None:
     folder.mkdir()
     (folder / "study.json").write_text(text)
     message = refused(capsys, "study", command=command)
-    assert message.startswith(f"error: {command}: study/study.json can't be read: ")
-    assert message.endswith("; run the study again to have it written anew.\n")
+    assert message.startswith(f"error: {command}: study/study.json cannot be read: ")
+    assert message.endswith(". Write it again with: lightning-unlearn study --config FILE\n")
     assert message.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"format": 99}, "found format 99, expected 1; it is of another version"),
+        ({"format": 99}, "found format 99 of another version of lightning-unlearn, expected 1"),
         ({"trials": 3}, "'int' object is not iterable"),
         ({"trials": [{"path": 3}]}, "'int' object is not iterable"),
         ({"tasks": [{}]}, "missing 6 required positional arguments"),
@@ -287,10 +290,10 @@ def test_a_study_of_another_version(
     for command in ("status", "report"):
         message = refused(capsys, "study", command=command)
         assert message.startswith(f"error: {command}: study/study.json") and found in message
-        assert message.endswith("run the study again to have it written anew.\n")
+        assert message.endswith("Write it again with: lightning-unlearn study --config FILE\n")
 
 
-def test_a_study_file_with_another_number_in_it(
+def test_a_study_file_with_a_changed_number(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hand_plan(folder).write(folder)
@@ -303,14 +306,14 @@ def test_a_study_file_with_another_number_in_it(
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"store": "s", "stages": [3]}', DEEP])
 @pytest.mark.parametrize("command", ["status", "report"])
-def test_a_run_file_that_is_none(
+def test_a_run_file_with_wrong_content(
     folder: Path, capsys: pytest.CaptureFixture[str], text: str, command: str
 ) -> None:
     folder.mkdir()
     (folder / "run.json").write_text(text)
     message = refused(capsys, "study", command=command)
-    assert message.startswith(f"error: {command}: study/run.json can't be read: ")
-    assert message.endswith("; remove it and run the same command again to have it written anew.\n")
+    assert message.startswith(f"error: {command}: study/run.json cannot be read: ")
+    assert message.endswith(". Delete it and run the same command again to write it again.\n")
 
 
 @pytest.mark.parametrize("about", [{}, {"store": "s"}, {"store": 3}, {"stages": 3, "store": "s"}])
@@ -318,7 +321,7 @@ def test_a_run_of_another_version(
     folder: Path, capsys: pytest.CaptureFixture[str], about: dict[str, Any]
 ) -> None:
     write_run(folder, **about)
-    assert "study/run.json can't be read: " in refused(capsys, "study")
+    assert "study/run.json cannot be read: " in refused(capsys, "study")
 
 
 @pytest.mark.parametrize(
@@ -327,23 +330,23 @@ def test_a_run_of_another_version(
      {"error": ["x"]}, {"state": "made"}, {"total": float("nan")}],
     ids=str,
 )  # fmt: skip
-def test_a_note_of_other_values_is_none(
+def test_a_status_with_wrong_values_is_ignored(
     folder: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
 ) -> None:
     plan = hand_plan(folder, paths=[("a", "b")])
     plan.write(folder)
     note(plan, "s0_a", **change)
-    assert told(capsys, folder)[1] == "3 parts: 3 left"
+    assert printed_lines(capsys, folder)[1] == "3 tasks: 3 left"
 
 
 @pytest.mark.parametrize("seconds", ["x", float("nan"), float("inf"), -1, True, None, [1]])
-def test_seconds_that_are_none_are_left_out(
+def test_invalid_durations_are_ignored(
     folder: Path, capsys: pytest.CaptureFixture[str], seconds: Any
 ) -> None:
     plan = hand_plan(folder, paths=[("a", "b")])
     plan.write(folder)
     store(plan, "s0_a", seconds)
-    assert told(capsys, folder)[1] == "3 parts: 1 done, 2 left"
+    assert printed_lines(capsys, folder)[1] == "3 tasks: 1 done, 2 left"
 
 
 def test_it_imports_nothing_heavy(folder: Path) -> None:
@@ -359,4 +362,4 @@ def test_it_imports_nothing_heavy(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "\n")
-    assert "6 parts: 1 running, 1 done, 4 left" in done.stdout
+    assert "6 tasks: 1 running, 1 done, 4 left" in done.stdout

@@ -1,4 +1,4 @@
-"""Studies: what they make and leave, and that they survive failures and kills."""
+"""Studies: their results, and that they survive failures and kills."""
 
 import errno
 import random
@@ -27,12 +27,12 @@ pytestmark = pytest.mark.long
 
 
 def run_study(spec: str, figures: bool = False) -> None:
-    """For a child process."""
+    """Run a study in a child process."""
     assert not Study(StudySpec.read(spec), figures=figures).run().failed
 
 
 def run_child(tiny: Tiny, start: Start, output: Path, figures: bool = False) -> int:
-    """Run a study in a child process; how many changes of files it makes."""
+    """Run a study in a child process; return the number of file changes it makes."""
     tiny.root.mkdir(exist_ok=True)
     told = tiny.root / "changes"
     child = start(told_changes, told, tiny.root, run_study, spec_of(tiny).write(), figures)
@@ -43,7 +43,7 @@ def run_child(tiny: Tiny, start: Start, output: Path, figures: bool = False) -> 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A study that nobody kills: its folder, what it leaves, how many changes of files it makes."""
+    """A study that runs to its end: its folder, its results, and its number of file changes."""
 
     folder: Path
     outcome: dict[str, dict[str, str]]
@@ -57,14 +57,14 @@ def beside(shared_tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture
 def undisturbed(beside: Tiny, start: Start, tmp_path: Path) -> Undisturbed:
-    """Run once for all tests that compare with it."""
+    """Run the study once for all tests that compare with it."""
     made = beside.root / "changes"
     if not made.exists():
         run_child(beside, start, tmp_path / "output")
     return Undisturbed(beside.root / "study", outcome(beside), int(made.read_text()))
 
 
-def test_a_study_makes_what_it_planned_and_leaves_tables_and_figures(tiny: Tiny) -> None:
+def test_a_study_runs_its_plan_and_writes_tables_and_figures(tiny: Tiny) -> None:
     pytest.importorskip("matplotlib")
     result, said = studied(spec_of(tiny), tiny, figures=True)
     assert result.failed == {} and len(result.runs) == 4
@@ -73,7 +73,7 @@ def test_a_study_makes_what_it_planned_and_leaves_tables_and_figures(tiny: Tiny)
     assert sorted(file.name for file in folder.iterdir()) == sorted(names)
     for image in ("forget.png", "utility.png"):
         assert (folder / "report" / image).read_bytes().startswith(b"\x89PNG")
-    # Four stage trainings (no prefix is shared), four unlearnings.
+    # Four stage trainings (no shared prefix) and four unlearnings.
     assert len(list((tiny.root / "store").glob("*/entry.json"))) == 8
     assert "small: 4 stage trainings, 4 unlearnings" in said
     assert re.search(r"\[1/8\] tofu \(seed 0\) \([\d.]+ s, about \d+ s left\)", said)
@@ -94,7 +94,7 @@ def test_a_study_makes_what_it_planned_and_leaves_tables_and_figures(tiny: Tiny)
 
     before = outcome(tiny)
     again, said = studied(spec_of(tiny), tiny, figures=True)
-    assert "8 of 8 parts are in the store already." in said and "[1/" not in said
+    assert "8 of 8 tasks are in the store already." in said and "[1/" not in said
     assert outcome(tiny) == before and again.runs == result.runs
 
 
@@ -107,7 +107,7 @@ def test_the_configuration_of_a_run_repeats_the_run(tiny: Tiny) -> None:
     assert results(tiny.root / "study" / "again") == before
 
 
-def test_seeds_settings_and_oracles_are_told_apart_in_the_records(tiny: Tiny) -> None:
+def test_seeds_settings_and_oracles_are_distinct_in_the_records(tiny: Tiny) -> None:
     sweep = {"data.unlearn.lr": [1e-3, 2e-3], "data.unlearn.schedule": ["wsd", "constant"]}
     spec = spec_of(tiny, "GA", seeds=[0, 7], sweep=sweep, oracle=True)
     result, said = studied(spec, tiny, figures=True)
@@ -125,7 +125,7 @@ def test_seeds_settings_and_oracles_are_told_apart_in_the_records(tiny: Tiny) ->
     by_measure = oracles.groupby(["seed", "metric"])["value"]
     assert (by_measure.nunique() == 1).all() and (by_measure.size() == 2 * 4).all()
     assert len(oracles[["seed", "value", "metric"]].drop_duplicates()) == 2 * 5
-    # A seed makes another model, a setting another forgetting.
+    # Another seed gives another model, another setting gives another forgetting.
     last = records[(records["step"] > 0) & (records["metric"] == "forget/label")]
     assert last["value"].nunique() == len(last)
     names = {str(run.relative_to(result.folder)) for run in result.runs}
@@ -133,8 +133,8 @@ def test_seeds_settings_and_oracles_are_told_apart_in_the_records(tiny: Tiny) ->
     assert "GA/lr=0.002,schedule=constant/p1_safety-tofu_s0" in names
 
 
-def test_an_oracle_is_the_model_that_never_saw_the_forget_stage(tiny: Tiny) -> None:
-    """Its answers to the forget prompts are those after the other stages alone."""
+def test_an_oracle_is_the_model_trained_without_the_forget_stage(tiny: Tiny) -> None:
+    """Its answers to the forget prompts are those of the model after the other stages."""
     fit = tiny.fit(precision="64-true")
     studied(spec_of(tiny, "GA", fit=fit, oracle=True, paths=PATHS[:1]), tiny)
     records = read_table(tiny.root / "study" / EXAMPLES)
@@ -147,7 +147,7 @@ def test_an_oracle_is_the_model_that_never_saw_the_forget_stage(tiny: Tiny) -> N
     assert oracle["value"].tolist() == pytest.approx(expected.tolist(), abs=1e-9)
 
 
-def test_a_part_of_the_grid_and_later_the_rest(tiny: Tiny, undisturbed: Undisturbed) -> None:
+def test_selected_trials_first_and_later_the_rest(tiny: Tiny, undisturbed: Undisturbed) -> None:
     result, said = studied(spec_of(tiny), tiny, only="path=1,method=NPO")
     assert [run.parent.name for run in result.runs] == ["NPO"]
     assert "- 3 of 4 runs are missing." in (result.folder / "report" / "table.md").read_text()
@@ -156,7 +156,7 @@ def test_a_part_of_the_grid_and_later_the_rest(tiny: Tiny, undisturbed: Undistur
     assert outcome(tiny) == undisturbed.outcome
 
 
-def test_a_study_without_figures_says_who_draws_them(
+def test_a_study_without_figures_names_the_command_that_draws_them(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("plotly")
@@ -171,7 +171,7 @@ def test_a_study_without_figures_says_who_draws_them(
 
 
 @pytest.mark.parametrize("label", ["Breaks", "Diverges"])
-def test_a_failing_method_is_reported_and_the_others_go_on(
+def test_a_failing_method_is_reported_and_the_others_continue(
     tiny: Tiny, undisturbed: Undisturbed, label: str
 ) -> None:
     result, said = studied(spec_of(tiny, label, "NPO"), tiny)
@@ -190,15 +190,15 @@ def test_a_failing_method_is_reported_and_the_others_go_on(
         assert results(run) == results(undisturbed.folder / run.relative_to(result.folder))
 
 
-def test_a_failing_stage_takes_with_it_only_what_starts_from_it(tiny: Tiny) -> None:
+def test_a_failing_stage_skips_only_the_tasks_that_depend_on_it(tiny: Tiny) -> None:
     fit = tiny.fit()
     fit["data"]["stages"]["safety"]["lr"] = 1e30
     result, said = studied(spec_of(tiny, "GA", fit=fit, oracle=True), tiny, figures=True)
     assert len(result.failed) == 5
     assert [run.parent.name for run in result.runs] == ["oracle"]
-    first = "not made, for something it needs failed: stage safety, step "
+    first = "skipped: a task it depends on failed: stage safety, step "
     assert f"GA/p2_tofu-safety_s0: {first}" in said and f"safety-tofu (seed 0): {first}" in said
-    # Only the oracle was measured.
+    # Only the oracle was evaluated.
     assert "Only oracles were measured" in (result.folder / "report" / "table.md").read_text()
 
 
@@ -208,11 +208,11 @@ def test_a_study_in_which_everything_fails_writes_no_table(tiny: Tiny) -> None:
     assert not (result.folder / "report" / "table.md").exists()
 
 
-def test_a_study_without_monitors_keeps_its_runs(tiny: Tiny) -> None:
-    """Nothing was measured, so there is nothing to tabulate; that must not be an error."""
+def test_a_study_without_monitors_stores_its_runs(tiny: Tiny) -> None:
+    """There are no results to write; this must not be an error."""
     result, said = studied(spec_of(tiny, fit=tiny.fit([]), paths=PATHS[:1], oracle=True), tiny)
     assert len(result.runs) == 3 and result.failed == {}
-    assert "There is no table, for nothing was measured" in said
+    assert "No tables are written: trainer.callbacks has no monitor" in said
 
 
 def test_mistakes_are_found_before_the_first_run(tiny: Tiny) -> None:
@@ -261,7 +261,7 @@ def test_results_that_cannot_be_written_are_one_clear_error(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("shutil.copytree", full)
-    message = r"trainer\.default_root_dir: .*GA/p2_tofu-safety_s0 can't be written: No space left"
+    message = r"trainer\.default_root_dir: .*GA/p2_tofu-safety_s0 cannot be written: No space left"
     with pytest.raises(StorageError, match=message):
         studied(spec_of(tiny), tiny)
     monkeypatch.undo()
@@ -270,7 +270,7 @@ def test_results_that_cannot_be_written_are_one_clear_error(
 
 
 class Random(Unlearning):
-    """Keeps what has no text of its own."""
+    """A method with an attribute that has no stable text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -280,7 +280,7 @@ class Random(Unlearning):
         return policy.sum
 
 
-def test_a_method_that_could_not_be_found_again_is_refused(tiny: Tiny) -> None:
+def test_a_method_without_a_stable_key_is_refused(tiny: Tiny) -> None:
     message = (
         r"^methods\.Random: trainer\.callbacks: Random\.draws is of type object, expected a "
         "text that tells"
@@ -290,10 +290,10 @@ def test_a_method_that_could_not_be_found_again_is_refused(tiny: Tiny) -> None:
         studied(spec_of(tiny, methods=methods), tiny)
 
 
-def test_a_full_disk_ends_the_study_and_leaves_the_store_whole(
+def test_a_full_disk_ends_the_study_and_leaves_the_store_undamaged(
     tiny: Tiny, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every other trial would train for nothing; what is stored is not touched."""
+    """No other trial could store its results; the stored entries do not change."""
     from lightning_unlearn.storage.stage_store import StageStore
 
     put, made = StageStore.put, []
@@ -317,7 +317,7 @@ def test_a_full_disk_ends_the_study_and_leaves_the_store_whole(
 def test_two_studies_on_one_store_share_the_work(
     tiny: Tiny, undisturbed: Undisturbed, start: Start
 ) -> None:
-    """At the same time, with one method in common: no part is made twice, and nothing breaks."""
+    """They run at the same time with one common method: no task runs twice."""
     one, other = tiny.below("one"), tiny.below("other")
     specs = []
     for place, methods in ((one, ("GA", "NPO")), (other, ("NPO",))):
@@ -341,7 +341,7 @@ def test_two_studies_on_one_store_share_the_work(
 def test_a_kill_at_a_random_moment_changes_nothing(
     tiny: Tiny, undisturbed: Undisturbed, start: Start, moment: int
 ) -> None:
-    """SIGKILL, and the same command again: the result is that of a study that was left alone."""
+    """After SIGKILL and the same command again, the results equal those of an undisturbed study."""
     killed = tiny.below("killed")
     killed.root.mkdir()
     at = 1 + int((moment + random.Random(moment).random()) / 9 * undisturbed.changes)
@@ -356,7 +356,7 @@ def test_a_kill_at_a_random_moment_changes_nothing(
 def test_many_kills_of_one_study_change_nothing(
     tiny: Tiny, undisturbed: Undisturbed, start: Start
 ) -> None:
-    """The last of them while the figures are drawn."""
+    """The last kill happens while the figures are drawn."""
     pytest.importorskip("plotly")
     moments, died = random.Random(5), 0
     killed = tiny.below("killed")

@@ -1,4 +1,4 @@
-"""Plans: what is shared and counted, in which order, what it is called, and how long it takes."""
+"""Plans: shared tasks, counts, order, names, and time estimates."""
 
 import itertools
 import json
@@ -20,7 +20,7 @@ from lightning_unlearn.study.task_queue import TaskQueue, TaskResult
 
 
 def names(plan: StudyPlan) -> list[str]:
-    """The stage trainings, each as its prefix."""
+    """Return the stage trainings, each as the prefix that it completes."""
     return [plan.label(task).split(" ")[0] for task in plan.stages]
 
 
@@ -43,7 +43,7 @@ COUNTS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "expected"), COUNTS, ids=lambda value: str(value)[:40])
-def test_what_is_shared_is_counted_once(
+def test_shared_tasks_are_counted_once(
     shared_tiny: Tiny, changes: dict[str, Any], expected: str
 ) -> None:
     assert str(planned(shared_tiny, **changes)) == expected
@@ -63,31 +63,31 @@ def test_a_swept_recipe_of_unlearning_trains_no_stage_twice(shared_tiny: Tiny) -
     alone = planned(shared_tiny, methods={"GA": GA}, oracle=True)
     swept = planned(shared_tiny, methods={"GA": GA}, oracle=True, sweep={RATE: [2e-3, 1e-2]})
     assert [task.key for task in swept.stages] == [task.key for task in alone.stages]
-    # One of the values is that of the fit configuration, and the oracle is the same.
-    assert {trial.walk[-1] for trial in alone.trials} < {trial.walk[-1] for trial in swept.trials}
+    # One value is that of the fit configuration, and the oracle is the same for both.
+    assert {trial.keys[-1] for trial in alone.trials} < {trial.keys[-1] for trial in swept.trials}
     assert len(swept.runs()) == 9
 
 
-def test_a_swept_recipe_of_a_stage_splits_the_tree_from_it_on(shared_tiny: Tiny) -> None:
+def test_a_swept_recipe_of_a_stage_splits_the_tree_at_that_stage(shared_tiny: Tiny) -> None:
     plan = planned(shared_tiny, methods={"GA": GA}, sweep={MATH_RATE: [1e-3, 1e-2]})
     for path in {trial.path for trial in plan.trials}:
         one, other = (trial for trial in plan.trials if trial.path == path)
-        same = [a == b for a, b in zip(one.walk, other.walk, strict=True)]
+        same = [a == b for a, b in zip(one.keys, other.keys, strict=True)]
         place = path.index("math")
         assert same == [True] * place + [False] * (5 - place)
-    # safety / inst / inst-safety / inst-tofu / ... : those with math are there twice.
+    # safety / inst / inst-safety / inst-tofu / ...: prefixes with math appear twice.
     found = names(plan)
     assert all(found.count(name) == 1 + ("math" in name) for name in found)
 
 
-def test_oracles_of_several_cells_are_one_run_in_one_folder(shared_tiny: Tiny) -> None:
+def test_oracles_of_several_trials_are_one_run_in_one_folder(shared_tiny: Tiny) -> None:
     sweep = {RATE: [1e-4, 1e-3], "data.stages.safety.lr": [1e-3, 1e-2]}
     paths = [["safety", "math"], ["math", "safety"]]
     plan = planned(shared_tiny, paths=paths, methods={"GA": GA}, oracle=True, sweep=sweep)
     oracles = [trial for trial in plan.trials if trial.method == "oracle"]
     assert len(oracles) == 2 * 4
     assert {trial.run for trial in oracles} == {"oracle/math_s0"}
-    assert len({trial.walk for trial in oracles}) == 1
+    assert len({trial.keys for trial in oracles}) == 1
     assert {trial.position for trial in oracles} == {1, 2}
     (task,) = (task for task in plan.tasks if task.stage == "oracle")
     assert task.is_run and task.tokens == 0
@@ -95,13 +95,13 @@ def test_oracles_of_several_cells_are_one_run_in_one_folder(shared_tiny: Tiny) -
     assert [trial for trial in plan.runs() if trial.method == "oracle"] == [oracles[0]]
 
 
-def test_an_oracle_feels_a_swept_stage(shared_tiny: Tiny) -> None:
+def test_a_swept_stage_changes_the_oracle(shared_tiny: Tiny) -> None:
     plan = planned(shared_tiny, methods={}, oracle=True, sweep={MATH_RATE: [1e-3, 1e-2]})
     runs = {trial.run for trial in plan.trials}
     assert runs == {f"oracle/lr={value}/inst-tofu-math_s0" for value in ("0.001", "0.01")}
 
 
-def test_an_argument_of_the_method_is_none_of_the_oracle(shared_tiny: Tiny) -> None:
+def test_an_argument_of_the_method_does_not_change_the_oracle(shared_tiny: Tiny) -> None:
     sweep = {"trainer.callbacks.beta": [0.5, 2.0]}
     plan = planned(shared_tiny, paths=ONE, methods={"NPO": NPO}, oracle=True, sweep=sweep)
     assert [trial.run for trial in plan.runs()] == [
@@ -111,7 +111,7 @@ def test_an_argument_of_the_method_is_none_of_the_oracle(shared_tiny: Tiny) -> N
     ]
 
 
-def test_a_swept_value_without_effect_makes_no_run_of_its_own(shared_tiny: Tiny) -> None:
+def test_a_swept_value_without_effect_adds_no_run(shared_tiny: Tiny) -> None:
     sweep = {"data.unlearn.schedule": ["wsd", "constant"], "data.unlearn.decay": [0.1, 0.2]}
     plan = planned(shared_tiny, paths=ONE, methods={"GA": GA}, sweep=sweep)
     assert len(plan.trials) == 4
@@ -133,7 +133,7 @@ def test_values_may_be_lists_and_null(shared_tiny: Tiny) -> None:
     assert [trial.sweep[0][1] for trial in chosen] == [[0.8, 0.9]]
 
 
-def test_folders_tell_cells_apart(shared_tiny: Tiny) -> None:
+def test_trials_have_distinct_folders(shared_tiny: Tiny) -> None:
     plan = planned(
         shared_tiny,
         paths=[["safety", "math"], ["math", "safety"]],
@@ -156,13 +156,13 @@ def test_folders_tell_cells_apart(shared_tiny: Tiny) -> None:
     ]
 
 
-def test_keys_that_end_alike_are_told_apart(shared_tiny: Tiny) -> None:
+def test_keys_with_equal_last_parts_are_distinguished(shared_tiny: Tiny) -> None:
     sweep = {RATE: [1e-3], MATH_RATE: [1e-2]}
     plan = planned(shared_tiny, paths=ONE, methods={"GA": GA}, sweep=sweep)
     assert plan.trials[0].run == "GA/unlearn.lr=0.001,math.lr=0.01/p2_tofu-safety-math_s0"
 
 
-def test_parents_come_first_and_cells_that_share_are_neighbors(shared_tiny: Tiny) -> None:
+def test_parents_come_first_and_trials_that_share_are_neighbors(shared_tiny: Tiny) -> None:
     sweep = {"model.lora.rank": [4, 2], RATE: [1e-4, 1e-3]}
     given: dict[str, Any] = {"seeds": [0, 1], "oracle": True, "methods": {"GA": GA}}
     plan = planned(shared_tiny, paths=ONE, sweep=sweep, **given)
@@ -171,9 +171,9 @@ def test_parents_come_first_and_cells_that_share_are_neighbors(shared_tiny: Tiny
         assert task.parent in seen and task.key not in seen
         seen.add(task.key)
         trial = plan.trials[task.trial]
-        assert trial.walk[task.number] == task.key
-        assert task.key not in {key for c in plan.trials[: task.trial] for key in c.walk}
-    assert seen == {None} | {key for trial in plan.trials for key in trial.walk}
+        assert trial.keys[task.number] == task.key
+        assert task.key not in {key for c in plan.trials[: task.trial] for key in c.keys}
+    assert seen == {None} | {key for trial in plan.trials for key in trial.keys}
     # The model changes least often, then the seed, then the path.
     ranks = [dict(trial.sweep)["model.lora.rank"] for trial in plan.trials]
     assert ranks == [4] * 8 + [2] * 8
@@ -181,7 +181,7 @@ def test_parents_come_first_and_cells_that_share_are_neighbors(shared_tiny: Tiny
     assert [trial.method for trial in plan.trials[:4]] == ["oracle"] * 2 + ["GA"] * 2
 
 
-def test_tokens_are_those_that_pass_through_training(shared_tiny: Tiny) -> None:
+def test_tokens_are_those_that_training_processes(shared_tiny: Tiny) -> None:
     fit = shared_tiny.fit()
     fit["data"]["stages"]["tofu"]["epochs"] = 3
     fit["data"]["stages"]["math"] |= {"steps": 5, "batch_size": 4}
@@ -198,7 +198,7 @@ def test_tokens_are_those_that_pass_through_training(shared_tiny: Tiny) -> None:
     ]
 
 
-def test_answers_cut_short_are_told_once(shared_tiny: Tiny) -> None:
+def test_truncated_answers_are_reported_once(shared_tiny: Tiny) -> None:
     fit = shared_tiny.fit()
     fit["data"]["max_length"] = 48
     plan = planned(shared_tiny, fit, paths=[["safety"], ["tofu", "safety"]], seeds=[0, 1])
@@ -232,7 +232,7 @@ CONDITIONS: list[tuple[str | None, int, str]] = [
 
 
 @pytest.mark.parametrize(("only", "count", "rule"), CONDITIONS)
-def test_a_part_of_the_grid(only: str | None, count: int, rule: str) -> None:
+def test_trials_are_selected_by_conditions(only: str | None, count: int, rule: str) -> None:
     chosen = GRID.select(only)
     assert chosen == [trial for trial in GRID.trials if eval(rule, {"c": trial})]
     assert len(chosen) == count
@@ -252,19 +252,20 @@ REFUSED = [
     ("lr=2", "--only: found data.unlearn.lr=2, expected one of 1, 3e-5."),
     (
         "path=1,position=2",
-        "--only: found 'path=1,position=2', and no trial of the study has all of that.",
+        "--only: found 'path=1,position=2', expected conditions that at least one trial of the "
+        "study fulfills.",
     ),
 ]
 
 
 @pytest.mark.parametrize(("only", "message"), REFUSED)
-def test_a_part_that_is_not_in_the_grid(only: str, message: str) -> None:
+def test_conditions_that_no_trial_fulfills(only: str, message: str) -> None:
     with pytest.raises(InputError) as refused:
         GRID.select(only)
     assert str(refused.value) == message
 
 
-def test_a_short_name_of_two_swept_keys_is_none() -> None:
+def test_an_ambiguous_short_name_of_a_swept_key_is_refused() -> None:
     plan = hand_plan(sweep={RATE: [1.0], MATH_RATE: [2.0]})
     expected = "--only: found 'lr=1', expected KEY=VALUE with a key of path, position, method, seed"
     with pytest.raises(InputError, match=f"^{re.escape(expected)}, {RATE}, {MATH_RATE}.$"):
@@ -272,13 +273,13 @@ def test_a_short_name_of_two_swept_keys_is_none() -> None:
     assert plan.select("unlearn.lr=1,math.lr=2") == list(plan.trials)
 
 
-def test_a_part_needs_its_nodes_and_those_they_start_from() -> None:
+def test_selected_trials_need_their_tasks_and_the_parents_of_these() -> None:
     found = [task.key for task in GRID.needed(GRID.select("path=1,method=oracle,seed=1"))]
     assert found == ["s1_a", "s1_a_oracle"]
 
 
 def with_oracle() -> StudyPlan:
-    """Runs on b-a and a-b; both are compared with the model trained on a alone."""
+    """Return a plan with runs on b-a and a-b; their oracle is the model trained on a alone."""
     plan = hand_plan(methods=("oracle", "GA"))
     tasks = tuple(
         replace(task, oracle="s0_a" if task.stage == "unlearn" else None) for task in plan.tasks
@@ -290,18 +291,18 @@ def test_a_run_needs_its_oracle_too() -> None:
     plan = with_oracle()
     found = [task.key for task in plan.needed(plan.select("path=2,method=GA"))]
     assert found == ["s0_a", "s0_b", "s0_b-a", "s0_b-a_GA"]
-    frontier = TaskQueue(plan.needed(plan.select("path=2,method=GA")))
+    queue = TaskQueue(plan.needed(plan.select("path=2,method=GA")))
     for key in ("s0_b", "s0_b-a"):
-        frontier.take(key)
-        frontier.close(TaskResult(key, "done"))
-    assert keys(frontier.ready()) == ["s0_a"]
-    frontier.take("s0_a")
-    lost = frontier.close(TaskResult("s0_a", "failed", error="why"))
+        queue.take(key)
+        queue.close(TaskResult(key, "done"))
+    assert keys(queue.ready()) == ["s0_a"]
+    queue.take("s0_a")
+    lost = queue.close(TaskResult("s0_a", "failed", error="why"))
     assert [(o.key, o.state, o.error) for o in lost] == [("s0_b-a_GA", "skipped", "why")]
-    assert frontier.is_over
+    assert queue.is_over
 
 
-def test_a_run_begins_when_its_oracle_is_made() -> None:
+def test_a_run_starts_after_its_oracle() -> None:
     plan = with_oracle()
     seconds = {"s0_a": 50.0, "s0_b": 1.0, "s0_b-a": 1.0, "s0_b-a_GA": 1.0}
     tasks = [plan.task[key] for key in seconds]
@@ -312,7 +313,7 @@ def test_a_run_begins_when_its_oracle_is_made() -> None:
     assert known.left(tasks, workers=4) == pytest.approx(51.0)
 
 
-def test_a_plan_is_read_as_it_was_written(tmp_path: Path, shared_tiny: Tiny) -> None:
+def test_a_written_plan_is_read_unchanged(tmp_path: Path, shared_tiny: Tiny) -> None:
     sweep = {RATE: [1e-4, 1e-3], "data.unlearn.gradient_clip": [None, 1]}
     for plan in (GRID, planned(shared_tiny, paths=ONE, seeds=[3], oracle=True, sweep=sweep)):
         plan.write(tmp_path / "deep" / "folder")
@@ -324,19 +325,19 @@ def test_a_plan_of_another_version_is_refused(tmp_path: Path) -> None:
     GRID.write(tmp_path)
     values = {**json.loads((tmp_path / FILE).read_text()), "format": 0}
     message = (
-        "found format 0, expected 1; it is of another version of lightning-unlearn: run the study "
-        "again to have it written anew."
+        "found format 0 of another version of lightning-unlearn, expected 1. Write it again with: "
+        "lightning-unlearn study --config FILE"
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         StudyPlan.read(values)
 
 
-def test_a_spec_is_read_as_it_was_written(shared_tiny: Tiny) -> None:
+def test_a_written_spec_is_read_unchanged(shared_tiny: Tiny) -> None:
     spec = StudySpec("s", shared_tiny.fit(), {"GA": GA}, [["a"]], [1], {RATE: [None, 1e-4]}, True)
     assert StudySpec.read(spec.write()) == spec
 
 
-def test_a_node_is_called_by_its_prefix_or_its_folder() -> None:
+def test_a_task_is_named_by_its_prefix_or_its_folder() -> None:
     plan = hand_plan(methods=["GA", "oracle"], seeds=[3], sweep={RATE: [1e-3]})
     assert [plan.label(task) for task in plan.tasks] == [
         "a (seed 3, lr = 0.001)",

@@ -1,4 +1,4 @@
-"""Which task is next, whatever fails."""
+"""Order of tasks, also after failures."""
 
 from planned import GRID, keys
 from study_plans import hand_plan
@@ -6,7 +6,7 @@ from study_plans import hand_plan
 from lightning_unlearn.study.task_queue import TaskQueue, TaskResult
 
 
-def test_a_node_is_ready_when_what_it_starts_from_is_made() -> None:
+def test_a_task_is_ready_when_the_tasks_it_needs_are_finished() -> None:
     plan = hand_plan(methods=["GA", "NPO"])
     frontier = TaskQueue(plan.tasks)
     assert keys(frontier.ready()) == ["s0_a", "s0_b"]
@@ -21,7 +21,7 @@ def test_a_node_is_ready_when_what_it_starts_from_is_made() -> None:
     assert not frontier.is_over
 
 
-def test_the_first_in_turn_is_always_that_of_the_plan() -> None:
+def test_the_first_ready_task_is_the_first_of_the_plan() -> None:
     frontier = TaskQueue(GRID.tasks)
     order = []
     while not frontier.is_over:
@@ -32,13 +32,13 @@ def test_the_first_in_turn_is_always_that_of_the_plan() -> None:
     assert frontier.ready() == []
 
 
-def test_a_parent_that_is_not_asked_for_is_made_already() -> None:
+def test_a_parent_that_is_not_in_the_queue_counts_as_finished() -> None:
     plan = hand_plan()
     frontier = TaskQueue([plan.task["s0_a-b"], plan.task["s0_a-b_GA"]])
     assert keys(frontier.ready()) == ["s0_a-b"]
 
 
-def test_a_failure_takes_along_only_what_starts_from_it() -> None:
+def test_a_failure_skips_only_the_tasks_that_depend_on_it() -> None:
     frontier = TaskQueue(GRID.tasks)
     frontier.take("s0_a")
     skipped = frontier.close(TaskResult("s0_a", "failed", error="no luck"))
@@ -53,7 +53,7 @@ def test_a_failure_takes_along_only_what_starts_from_it() -> None:
     assert frontier.is_over
 
 
-def test_a_node_given_back_is_the_first_in_turn() -> None:
+def test_a_task_that_is_given_back_is_the_first_one() -> None:
     plan = hand_plan()
     frontier = TaskQueue(plan.tasks)
     frontier.take("s0_a")

@@ -1,4 +1,4 @@
-"""The curves: read back from the event files as TensorBoard reads them."""
+"""Curves, read from the event files as TensorBoard reads them."""
 
 import json
 import math
@@ -73,7 +73,7 @@ def layout(run: Path) -> Any:
 
 
 def check(trainer: StagedTrainer) -> dict[str, list[tuple[int, float]]]:
-    """Every recorded value is a point of the right curve, once, and nothing else is there."""
+    """Check that the points of all curves are exactly the recorded values, each one once."""
     assert trainer.run_dir is not None and trainer.method is not None
     seen = curves(trainer.run_dir)
     expected: dict[str, list[tuple[int, float]]] = {}
@@ -115,7 +115,7 @@ def test_a_second_run_does_not_double_points(tiny: Tiny) -> None:
     assert check(second) == before
 
 
-def test_the_layout_shows_what_was_measured(tiny: Tiny) -> None:
+def test_the_layout_shows_the_measured_metrics(tiny: Tiny) -> None:
     trainer = fitted(tiny, name="NPO+0.5")
     assert trainer.run_dir is not None
     (category,) = layout(trainer.run_dir).category
@@ -154,8 +154,8 @@ def test_final_values_are_finite_and_need_two_steps_where_they_are_changes() -> 
     assert final_values(ends, "f", False) == {"final/accuracy a": 0.25}
 
 
-def test_an_interrupted_run_is_drawn_once(tiny: Tiny) -> None:
-    """The curves of a run that was cut short are made anew, not overlaid."""
+def test_an_interrupted_run_has_its_curves_once(tiny: Tiny) -> None:
+    """The curves of an interrupted run are written again and do not appear twice."""
     first = fitted(tiny)
     assert first.run_dir is not None
     about = json.loads((first.run_dir / "run.json").read_text())
@@ -168,7 +168,7 @@ def test_an_interrupted_run_is_drawn_once(tiny: Tiny) -> None:
 
 
 def row(run: Path) -> dict[str, Any]:
-    """What a run's row of the HParams tab says."""
+    """Return the row of a run in the HParams tab."""
     (file,) = (run / "final").iterdir()
     events = EventAccumulator(str(file))
     events.Reload()
@@ -179,7 +179,7 @@ def row(run: Path) -> dict[str, Any]:
     return {name: getattr(value, value.WhichOneof("kind")) for name, value in told.items()}
 
 
-def test_a_finished_run_is_summed_up_and_a_replayed_one_the_same(tiny: Tiny) -> None:
+def test_a_finished_run_and_a_replayed_one_have_the_same_row(tiny: Tiny) -> None:
     first = fitted(tiny)
     assert first.run_dir is not None
     said, values = row(first.run_dir), points(first.run_dir / "final")
@@ -257,7 +257,7 @@ def written(folder: Path) -> dict[str, bytes]:
         pytest.param(PROBED, id="oracle distance", marks=pytest.mark.slow),
     ],
 )
-def test_the_divergence_of_a_study_is_that_of_its_report(tiny: Tiny, monitors: list[Any]) -> None:
+def test_the_divergence_curves_equal_those_of_the_report(tiny: Tiny, monitors: list[Any]) -> None:
     result, _ = studied(tiny, monitors=monitors, seeds=[0, 7])
     examples = read_records(read_table(result.folder / "examples.parquet"), "examples")
     measure = "log_likelihood/forget" if monitors is PROBED else "answers/safety"
@@ -277,7 +277,7 @@ def test_the_divergence_of_a_study_is_that_of_its_report(tiny: Tiny, monitors: l
 
 
 @pytest.mark.slow
-def test_a_study_that_goes_on_leaves_the_curves_of_one_that_was_left_alone(tiny: Tiny) -> None:
+def test_a_resumed_study_writes_the_curves_of_an_undisturbed_one(tiny: Tiny) -> None:
     result, _ = studied(tiny, only="path=1")
     assert written(result.folder) == {}
     studied(tiny, only="path=2")
@@ -287,7 +287,7 @@ def test_a_study_that_goes_on_leaves_the_curves_of_one_that_was_left_alone(tiny:
     assert len(before) == 4
     studied(tiny)
     assert written(result.folder) == before
-    # Killed between two curves, and with one of another study in its folder.
+    # As after a kill between two curves, and with a curve of another study in the folder.
     lost = next(name for name in before if "/GA/" in name)
     (result.folder / lost).unlink()
     strange = result.folder / "divergence" / "GA" / "s0" / "events.out.tfevents.1.0"
@@ -301,13 +301,13 @@ def test_without_tensorboard_there_are_no_curves(tiny: Tiny) -> None:
     assert not (result.folder / "divergence").exists()
 
 
-def test_curves_that_cannot_be_written_are_told_once(tiny: Tiny) -> None:
+def test_curves_that_cannot_be_written_cause_one_warning(tiny: Tiny) -> None:
     folder = tiny.root / "study"
     folder.mkdir()
     (folder / "divergence").write_text("in the way")
     result, said = studied(tiny)
     assert len(result.runs) == 3
-    told = f"{folder / 'divergence'}: curves of the distance between paths are missing: "
+    told = f"{folder / 'divergence'}: the curves of the distance between paths cannot be written: "
     assert said.count(told) == 1
 
 
@@ -318,18 +318,18 @@ def test_a_damaged_table_of_examples_does_not_end_the_study(tiny: Tiny) -> None:
     studied(tiny, only="path=2")
     for file in (result.folder / "divergence").rglob("events*"):
         file.unlink()
-    key = plan.trials[0].walk[-1]
+    key = plan.trials[0].keys[-1]
     (Path(plan.store) / key / "examples.parquet").write_bytes(b"PAR1")
     said: list[str] = []
     curves = DivergenceCurves(plan, said.append)
     curves.begin()
     curves.add(key)
-    assert len(said) == 1 and "curves of the distance between paths are missing" in said[0]
+    assert len(said) == 1 and "curves of the distance between paths cannot be written" in said[0]
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of a TensorBoard of a folder; the test is skipped where none can start."""
+    """Start TensorBoard for a folder; yield its address, or skip the test if it cannot start."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder)]
     with (folder.parent / "served").open("w+") as output:
         options = ["--host", "127.0.0.1", "--port", "0", "--load_fast", "false"]

@@ -1,4 +1,4 @@
-"""The tree of a study as it is printed."""
+"""The printed tree of a study."""
 
 import io
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from lightning_unlearn.study.tree_view import draw
 
 
 def drawn(plan: StudyPlan, only: str | None = None, made: Iterable[str] = ()) -> str:
-    """The tree as a terminal shows it."""
+    """Return the tree as a terminal shows it."""
     out = io.StringIO()
     Console(file=out, width=100).print(draw(plan, plan.select(only), set(made)), highlight=False)
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
@@ -44,7 +44,7 @@ def test_the_tree_of_positions(shared_tiny: Tiny) -> None:
     )
 
 
-def test_seeds_with_the_same_tree_are_drawn_once() -> None:
+def test_seeds_with_equal_trees_are_drawn_once() -> None:
     plan = hand_plan(paths=[("a", "b")], methods=["GA"], seeds=[0, 1, 2])
     assert drawn(plan) == (
         "small: 6 stage trainings, 3 unlearnings\n"
@@ -72,9 +72,9 @@ def test_seeds_with_the_same_tree_are_drawn_once() -> None:
     )  # fmt: skip
 
 
-def test_what_is_made_is_marked() -> None:
+def test_stored_tasks_are_marked() -> None:
     plan = hand_plan(paths=[("a", "b")], methods=["GA", "NPO", "oracle"], sweep={RATE: [1, 2]})
-    runs = [trial.walk[-1] for trial in plan.runs()]
+    runs = [trial.keys[-1] for trial in plan.runs()]
     assert drawn(plan, made=["s0_a", "s0_a_oracle", "s0_a-b", runs[0]]) == (
         "small: 2 stage trainings instead of 3, 4 unlearnings, 1 oracle\n"
         "└── a ✓\n"
@@ -86,7 +86,7 @@ def test_what_is_made_is_marked() -> None:
     assert whole.count("✓") == 4 and "done" not in whole
 
 
-def test_the_tree_of_a_sweep_names_values_where_it_splits(shared_tiny: Tiny) -> None:
+def test_the_tree_of_a_sweep_names_the_values_at_its_branches(shared_tiny: Tiny) -> None:
     sweep = {MATH_RATE: [1e-3, 1e-2], RATE: [1e-4, 1e-3, 1e-2]}
     plan = planned(shared_tiny, paths=ONE, methods={"GA": GA}, sweep=sweep)
     assert drawn(plan) == (
@@ -100,7 +100,7 @@ def test_the_tree_of_a_sweep_names_values_where_it_splits(shared_tiny: Tiny) -> 
     )
 
 
-def test_names_are_no_markup() -> None:
+def test_names_are_not_read_as_markup() -> None:
     plan = replace(hand_plan(paths=[("[i]", "b")], methods=["[b]"]), name="[red]mine[/]")
     assert drawn(plan) == (
         "[red]mine[/]: 2 stage trainings, 1 unlearning\n"

@@ -1,4 +1,4 @@
-"""Studies in several processes: the same results, whoever dies on the way."""
+"""Studies in several processes: the same results, also if a process dies."""
 
 import os
 import signal
@@ -28,14 +28,14 @@ TESTS = Path(__file__).parents[1]
 SOUGHT = (TESTS / "study", TESTS / "helpers", TESTS, TESTS.parent)
 pytestmark = pytest.mark.long
 
-# Steps of an unlearning that no machine gets to the end of while a test looks on.
+# Number of unlearning steps that no machine finishes during a test.
 LONG = 40_000
 HEADS: list["subprocess.Popen[str]"] = []
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Workers find the methods of the tests, use as many threads, and end with them."""
+    """Let workers find the methods of the tests, limit their threads, and end them afterwards."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, SOUGHT)))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield
@@ -47,7 +47,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def worked(spec: StudySpec, tiny: Tiny, workers: LocalExecutor) -> tuple[StudyResult, str]:
-    """Run a study with workers, and what it said."""
+    """Run a study with workers; return its result and its output."""
     tiny.root.mkdir(exist_ok=True)
     with (tiny.root / "said").open("w", encoding="utf-8") as said:
         result = Study(spec, workers, Console(file=said, width=500), figures=False).run()
@@ -55,7 +55,7 @@ def worked(spec: StudySpec, tiny: Tiny, workers: LocalExecutor) -> tuple[StudyRe
 
 
 class Suicidal(Callback):
-    """Kills its own process in the first step of unlearning at the end of one path."""
+    """A method that kills its process in the first unlearning step of one path."""
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         if pl_module.stage == "unlearn" and trainer.observations.data.path[0] == "tofu":
@@ -63,7 +63,7 @@ class Suicidal(Callback):
 
 
 class Murderous(LocalExecutor):
-    """Kills the worker that is at a task, some time after it began; so many times."""
+    """An executor that kills the worker of a task after some time, a given number of times."""
 
     times = 1
 
@@ -82,7 +82,7 @@ class Murderous(LocalExecutor):
 
 
 @pytest.mark.slow
-def test_workers_give_what_one_process_gives_and_one_may_be_killed(tiny: Tiny) -> None:
+def test_workers_give_the_results_of_one_process_also_if_one_is_killed(tiny: Tiny) -> None:
     alone, together = tiny.below("alone"), tiny.below("together")
     options: dict[str, Any] = {"oracle": True}
     studied(spec_of(alone, "GA", "Breaks", **options), alone)
@@ -96,21 +96,21 @@ def test_workers_give_what_one_process_gives_and_one_may_be_killed(tiny: Tiny) -
 
 
 @pytest.mark.slow
-def test_a_node_that_takes_every_worker_with_it_fails_alone(
+def test_a_task_that_kills_every_worker_fails_alone(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Murderous, "times", 0)
     spec = spec_of(tiny, "GA", fit=tiny.fit([{"class_path": "test_workers.Suicidal"}]))
     result, said = worked(spec, tiny, LocalExecutor(spec, 1))
     assert list(result.failed) == ["GA/p2_tofu-safety_s0"]
-    assert said.count("the worker died (SIGKILL); what it printed is in") == 1
-    assert said.count("for the 3rd time") == 1
+    assert said.count("the worker died (SIGKILL); its output is in") == 1
+    assert said.count("(3 attempts failed)") == 1
     assert "✓ [2/6] tofu-safety (seed 0)" in said
     assert "✓ [6/6] GA/p1_safety-tofu_s0" in said
 
 
 @pytest.mark.slow
-def test_what_a_plan_refuses_comes_from_the_worker_in_the_same_words(tiny: Tiny) -> None:
+def test_errors_of_planning_are_the_same_from_a_worker(tiny: Tiny) -> None:
     fit = tiny.fit()
     fit["data"]["stages"]["tofu"]["batch_size"] = 7
     fit["data"]["micro_batch_size"] = 2
@@ -123,7 +123,7 @@ def test_what_a_plan_refuses_comes_from_the_worker_in_the_same_words(tiny: Tiny)
     assert [file.name for file in tiny.root.iterdir()] == ["said"]
 
 
-def test_gpus_are_shared_out() -> None:
+def test_gpus_are_distributed_over_the_workers() -> None:
     def shares(*arguments: Any) -> list[str | None]:
         return [share.get("CUDA_VISIBLE_DEVICES") for share in share_gpus(*arguments)]
 
@@ -132,16 +132,18 @@ def test_gpus_are_shared_out() -> None:
     assert shares(["4", "5", "6", "7"], 2, 2) == ["4,5", "6,7"]
     assert shares(["GPU-a", "GPU-b"], 2, 1) == ["GPU-a", "GPU-b"]
     assert shares(["0"], 2, 0) == ["", ""]
-    with pytest.raises(InputError, match="workers: found 2, but there are 1 GPUs; start"):
+    with pytest.raises(InputError, match="workers: found 2, expected at most 1, the number of"):
         share_gpus(["0"], 2, None)
-    with pytest.raises(InputError, match=r"gpus_per_worker: found 2 for 2 workers, but there are"):
+    with pytest.raises(
+        InputError, match=r"gpus_per_worker: found 2 for 2 workers, expected at most"
+    ):
         share_gpus(["0", "1", "2"], 2, 2)
-    with pytest.raises(InputError, match=r"but there are 0 GPUs \(none\)"):
+    with pytest.raises(InputError, match=r"expected at most 0 GPUs in all \(none\)"):
         share_gpus([], 1, 1)
 
 
 def study_file(tiny: Tiny, name: str, **changes: Any) -> Path:
-    """A study file whose unlearning takes a while."""
+    """Write a study file whose unlearning takes a while."""
     tiny.root.mkdir(exist_ok=True)
     fit = tiny.fit()
     fit["data"]["unlearn"] |= {"steps": LONG, "lr": 1e-6}
@@ -160,7 +162,7 @@ def started(file: Path, *arguments: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Python minds Ctrl-C unless it was started with it ignored.
+        # Python handles Ctrl-C unless it was started with SIGINT ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     HEADS.append(head)
@@ -175,7 +177,7 @@ def until(happened: Callable[[], bool], seconds: float = 240) -> None:
 
 
 def unlearning(tiny: Tiny) -> list[int]:
-    """Processes that are at an unlearning."""
+    """Return the processes that are unlearning."""
     store, pids = tiny.root / "store", []
     for file in store.glob("status/*.json"):
         note = read_status(store, file.stem)
@@ -184,7 +186,7 @@ def unlearning(tiny: Tiny) -> list[int]:
     return pids
 
 
-# A process needs seconds to import torch; both signals take the same way with and without workers.
+# A process needs seconds to import torch; both signals are handled alike with and without workers.
 @pytest.mark.parametrize(
     ("number", "workers", "code"),
     [
@@ -193,7 +195,7 @@ def unlearning(tiny: Tiny) -> list[int]:
         pytest.param(signal.SIGHUP, 2, 129, id="sighup-2", marks=pytest.mark.slow),
     ],
 )
-def test_a_stop_comes_after_the_step_and_says_how_to_go_on(
+def test_a_signal_stops_after_the_step_and_the_message_says_how_to_resume(
     tiny: Tiny, number: int, workers: int, code: int
 ) -> None:
     head = started(study_file(tiny, "long"), "--workers", str(workers))
@@ -202,7 +204,7 @@ def test_a_stop_comes_after_the_step_and_says_how_to_go_on(
     os.kill(head.pid, number)
     _, said = head.communicate(timeout=300)
     assert head.returncode == code, said
-    assert "same command goes on from" in said and "Traceback" not in said
+    assert "Run the same command again to resume." in said and "Traceback" not in said
     until(lambda: not any(alive(pid) for pid in at_work), 120)
     kept = list((tiny.root / "store" / "checkpoints").iterdir())
     assert len(kept) == max(1, workers)
@@ -216,21 +218,21 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_workers_do_not_outlive_a_head_that_was_killed(tiny: Tiny) -> None:
+def test_workers_end_when_the_main_process_is_killed(tiny: Tiny) -> None:
     head = started(study_file(tiny, "long"), "--workers", "2")
     until(lambda: len(unlearning(tiny)) == 2)
     at_work = unlearning(tiny)
     os.killpg(head.pid, signal.SIGKILL)
     head.communicate(timeout=300)
     until(lambda: not any(alive(pid) for pid in at_work), 120)
-    # They stopped after a step, and kept it.
+    # They stopped after a step and wrote a checkpoint.
     assert len(list((tiny.root / "store" / "checkpoints").iterdir())) == 2
     assert (tiny.root / "study" / FILE).is_file()
 
 
 @pytest.mark.slow
 def test_a_worker_may_have_several_processes(tiny: Tiny) -> None:
-    """DDP inside each worker: processes that were started by others follow the same requests."""
+    """With DDP inside each worker, all processes of a worker follow the same requests."""
     alone, together = tiny.below("alone"), tiny.below("together")
     ddp = {"devices": 2, "strategy": "ddp"}
     for place, executor in ((alone, None), (together, 1)):

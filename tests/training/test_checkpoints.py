@@ -1,4 +1,4 @@
-"""Checkpoints inside a stage: a stopped stage goes on, and ends as if it had never stopped."""
+"""Checkpoints inside a stage: a stopped stage resumes and ends as if it had not been stopped."""
 
 import random
 import signal
@@ -32,7 +32,7 @@ from lightning_unlearn.signals import ENDS, sigterm_as_interrupt
 
 
 class Rising(Unlearning):
-    """Its state changes from step to step: a factor, and a tensor that it draws at the start."""
+    """A method whose state changes at each step: a factor, and a tensor drawn at the start."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Rising(Unlearning):
 def trainer_of(tiny: Tiny, method: Unlearning, *others: Callback, **changes: Any) -> StagedTrainer:
     monitors = [LabelLikelihood(2, limit=4), AnswerLikelihood(3)]
     trainer = tiny.trainer([method, *monitors], **changes)
-    # Looks on without being part of what is stored.
+    # This callback only observes; it is not part of the stage's key.
     trainer.callbacks.extend(others)  # type: ignore[attr-defined]
     return trainer
 
@@ -111,12 +111,12 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(
 @pytest.mark.parametrize(
     ("number", "kind"), [(signal.SIGTERM, Terminated), (signal.SIGHUP, HungUp)]
 )
-def test_other_signals_leave_a_checkpoint_too_and_are_told_apart(
+def test_other_signals_write_a_checkpoint_too_and_keep_their_exception(
     tiny: Tiny, number: int, kind: type[BaseException]
 ) -> None:
     trainer = trainer_of(tiny, NPO(), Interrupts("safety", 2, number))
     before = [signal.getsignal(number) for number in ENDS]
-    with pytest.raises(KeyboardInterrupt, match=r"step 2 is kept\. Stored stages.*: tofu") as stop:
+    with pytest.raises(KeyboardInterrupt, match=r"of step 2 is stored\. Stored .*: tofu") as stop:
         trainer.fit(tiny.module(), datamodule(tiny))
     assert type(stop.value) is kind
     assert [signal.getsignal(number) for number in ENDS] == before
@@ -124,7 +124,7 @@ def test_other_signals_leave_a_checkpoint_too_and_are_told_apart(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stays_ignored_where_it_was(tiny: Tiny, number: int) -> None:
-    """As shells have it for commands in the background, and nohup for all."""
+    """A shell may ignore Ctrl-C for background commands, and nohup ignores SIGHUP."""
     before = signal.signal(number, signal.SIG_IGN)
     try:
         trainer = trainer_of(tiny, NPO(), Interrupts("tofu", 2, number))
@@ -139,13 +139,13 @@ def test_a_signal_stays_ignored_where_it_was(tiny: Tiny, number: int) -> None:
 
 def test_a_signal_in_the_last_step_waits_until_the_stage_is_stored(tiny: Tiny) -> None:
     trainer = trainer_of(tiny, NPO(), Interrupts("tofu", 6))
-    with pytest.raises(KeyboardInterrupt, match="stopped after stage tofu, which is stored"):
+    with pytest.raises(KeyboardInterrupt, match="stopped after storing stage tofu"):
         trainer.fit(tiny.module(), datamodule(tiny))
     assert len(list((tiny.root / "store").glob("*/entry.json"))) == 1
 
 
 def kept_steps(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[int]:
-    """Steps at which a walk of two stages and unlearning, 6 steps each, wrote checkpoints."""
+    """Run two stages and unlearning, 6 steps each; return the steps with checkpoints."""
     from lightning_unlearn.storage.stage_store import StageStore
 
     steps = []
@@ -160,7 +160,9 @@ def kept_steps(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> l
     return steps
 
 
-def test_how_often_is_set_in_steps_or_minutes(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interval_of_checkpoints_is_set_in_steps_or_minutes(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert kept_steps(tiny.below("default"), monkeypatch) == []
     assert kept_steps(tiny.below("steps"), monkeypatch, checkpoint_steps=2) == [2, 4] * 3
     every = [1, 2, 3, 4, 5] * 3
@@ -189,26 +191,27 @@ def test_a_damaged_checkpoint_is_set_aside(tiny: Tiny, capsys: pytest.CaptureFix
 
 
 class Odd(Callback):
-    """A callback whose state can't be written."""
+    """A callback whose state cannot be written."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"file": object()}
 
 
-def test_a_state_that_cannot_be_written_is_told_and_stops_nothing(
+def test_a_state_that_cannot_be_written_is_reported_and_stops_nothing(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = tiny.trainer([NPO(), Odd()], checkpoint_steps=2)
     trainer.fit(tiny.module(), datamodule(tiny))
     said = capsys.readouterr().err
     assert (
-        said.count("No checkpoint is kept inside this stage: state.callbacks.0 Odd.file is of") == 3
+        said.count("No checkpoint of this stage can be written: state.callbacks.0 Odd.file is of")
+        == 3
     )
     assert not list((tiny.root / "store").glob("drafts/*"))
 
 
 class Queues(Unlearning):
-    """Keeps its state in what no checkpoint holds."""
+    """A method that keeps its state in an object that no checkpoint contains."""
 
     uses_reference = False
 
@@ -221,12 +224,12 @@ class Queues(Unlearning):
         return policy.sum * sum(self._last)
 
 
-def test_a_method_whose_state_cannot_be_kept_begins_its_stage_again(
+def test_a_method_whose_state_cannot_be_stored_starts_its_stage_again(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = tiny.below("whole")
     trainer_of(whole, Queues()).fit(whole.module(), datamodule(whole))
-    with pytest.raises(KeyboardInterrupt, match="at step 3 of 6; its steps are lost"):
+    with pytest.raises(KeyboardInterrupt, match="at step 3 of 6; the steps of this stage are lost"):
         trainer_of(tiny, Queues(), Interrupts("unlearn", 3)).fit(tiny.module(), datamodule(tiny))
     assert "state.callbacks.0 Queues._last is of type deque" in capsys.readouterr().err
     trainer_of(tiny, Queues()).fit(tiny.module(), datamodule(tiny))
@@ -234,8 +237,8 @@ def test_a_method_whose_state_cannot_be_kept_begins_its_stage_again(
     assert results(run) == results(other)
 
 
-def test_another_method_may_go_on_with_an_ordinary_stage(tiny: Tiny) -> None:
-    """A stage's checkpoint knows nothing of who is to unlearn later, or of who looks on."""
+def test_a_run_with_another_method_may_resume_an_ordinary_stage(tiny: Tiny) -> None:
+    """The checkpoint of an ordinary stage depends neither on the method nor on the monitors."""
     whole = tiny.below("whole")
     for place in (tiny, whole):
         if place is tiny:
@@ -256,7 +259,7 @@ def test_another_method_may_go_on_with_an_ordinary_stage(tiny: Tiny) -> None:
 
 
 class Slow(Monitor):
-    """Has a signal sent to its process while it looks."""
+    """A monitor that sends a signal to its process while it evaluates."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -271,7 +274,7 @@ class Slow(Monitor):
 @pytest.mark.parametrize(
     ("number", "kind"), [(signal.SIGTERM, Terminated), (signal.SIGHUP, HungUp)]
 )
-def test_a_signal_during_a_look_is_told_apart_too(
+def test_a_signal_during_an_evaluation_keeps_its_exception_too(
     tiny: Tiny, oracle: bool, number: int, kind: type[BaseException]
 ) -> None:
     trainer = tiny.trainer([NPO(), Slow(number)])
@@ -288,7 +291,7 @@ def long_walk(tiny: Tiny) -> None:
 
 @pytest.mark.slow
 def test_kills_inside_stages_lose_nothing(tiny: Tiny, start: Start) -> None:
-    """With a checkpoint at every step, most kills fall on one that is being written."""
+    """With a checkpoint at every step, most kills happen while a checkpoint is being written."""
     whole, killed = tiny.below("whole"), tiny.below("killed")
     told = tiny.root / "changes"
     child = start(told_changes, told, whole.root, long_walk, whole)

@@ -1,4 +1,4 @@
-"""Stages that end before their last step: finished by a rule in their key, or kept for later."""
+"""Stages that end before their last step: finished by a rule in their key, or to be resumed."""
 
 import json
 import signal
@@ -30,7 +30,7 @@ SIX = {"lr": 2e-3, "epochs": 2, "batch_size": 4}
 
 
 def fit(tiny: Tiny, *callbacks: Callback, extra: list[Callback] | None = None) -> StagedTrainer:
-    """One stage and unlearning, of six steps each."""
+    """Run one stage and unlearning, of six steps each."""
     trainer = tiny.trainer(list(callbacks))
     trainer.callbacks.extend(extra or [])  # type: ignore[attr-defined]
     stages = tiny.stages(**SIX)
@@ -53,7 +53,7 @@ def entries(tiny: Tiny) -> dict[str, dict[str, Any]]:
 
 
 class Stops(Callback):
-    """Sets should_stop after a step of a stage, for no reason that anything knows of."""
+    """A callback that sets should_stop after a step of a stage, without giving a reason."""
 
     changes_training = False
 
@@ -71,8 +71,9 @@ class Stops(Callback):
 @pytest.mark.parametrize(("stage", "step"), [("safety", 1), ("unlearn", 4)])
 def test_a_bare_should_stop_leaves_a_stage_unfinished(tiny: Tiny, stage: str, step: int) -> None:
     whole = fit(tiny.below("whole"), GA())
-    said = rf"stopped in stage {stage} at step {step} of 6, because something set trainer\.should_"
-    with pytest.raises(Unfinished, match=rf"{said}.*; step {step} is kept\. Stored .* goes on"):
+    said = rf"stopped in stage {stage} at step {step} of 6, because a callback set trainer\.should_"
+    stored = rf"a checkpoint of step {step} is stored\. Stored .* again to resume"
+    with pytest.raises(Unfinished, match=rf"{said}.*; {stored}"):
         fit(tiny, GA(), Stops(stage, step))
     assert stage not in entries(tiny)
     (kept,) = (tiny.root / "store" / "checkpoints").iterdir()
@@ -91,11 +92,11 @@ def test_a_stop_before_the_first_step_stores_nothing(tiny: Tiny) -> None:
     assert entries(tiny) == {}
 
 
-def test_a_clock_only_says_when_to_go_on_later(tiny: Tiny) -> None:
-    """Its stages are those without a clock, to the bit, however many commands they take."""
+def test_a_timer_leaves_a_stage_to_be_resumed(tiny: Tiny) -> None:
+    """The stages equal those of a run without a timer to the bit, after any number of commands."""
     whole = fit(tiny.below("whole"), GA())
     for step in (1, 2):
-        said = rf"in stage safety at step {step} of 6, because the Timer's duration is over; step"
+        said = rf"in stage safety at step {step} of 6, because the duration of the Timer is over; a"
         with pytest.raises(Unfinished, match=said):
             fit(tiny, GA(), Timer({"milliseconds": 1}))
     last = fit(tiny, GA())
@@ -104,7 +105,7 @@ def test_a_clock_only_says_when_to_go_on_later(tiny: Tiny) -> None:
 
 
 class StopsEarly(EarlyStopping):
-    """Looks after every step of unlearning, or of any stage."""
+    """An EarlyStopping that runs after every step of unlearning, or of any stage."""
 
     def __init__(self, monitor: str, threshold: float, stage: str) -> None:
         super().__init__(monitor, stopping_threshold=threshold, mode="min")
@@ -130,7 +131,7 @@ def test_early_stopping_finishes_a_stage(tiny: Tiny, stage: str) -> None:
     assert (history["stage"] == stage).sum() == 4
     again = fit(tiny, GA(), early(), AnswerLikelihood())
     assert again.trained == [] and results(run_of(again)) == results(run_of(first))
-    # A signal in the step that ends it waits, and one before it changes nothing.
+    # A signal in the last step waits until the stage is stored; one before changes nothing.
     for step in (2, 4):
         place = tiny.below(f"halted{step}")
         with pytest.raises(KeyboardInterrupt):
@@ -141,7 +142,7 @@ def test_early_stopping_finishes_a_stage(tiny: Tiny, stage: str) -> None:
 
 
 class StopsAtOnce(EarlyStopping):
-    """Is content with what it finds."""
+    """An EarlyStopping that is satisfied at the start of training."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if pl_module.stage == "unlearn":
@@ -159,7 +160,7 @@ def test_a_rule_may_end_unlearning_before_its_first_step(tiny: Tiny) -> None:
 
 
 class Enough(GA):
-    """Ends unlearning by a rule of its own."""
+    """A method with its own rule that ends unlearning."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -177,7 +178,7 @@ def test_a_rule_of_the_method_finishes_unlearning(tiny: Tiny) -> None:
     assert found["unlearn"]["ended"] == "Enough: 3 steps are enough"
     table = read_table(run_of(trainer) / "records.parquet")
     steps = {name: sorted(set(rows["step"])) for name, rows in table.groupby("metric")}
-    # The end is measured, whatever was due there, and once.
+    # The last step is evaluated exactly once, whether or not a monitor was due there.
     assert steps == {
         **{f"forget/{n}": [0, 2, 3] for n in ("label", "paraphrases", "mean")},
         "answers/safety": [0, 3],
@@ -188,7 +189,7 @@ def test_a_rule_of_the_method_finishes_unlearning(tiny: Tiny) -> None:
     assert not list((tiny.root / "store").glob("checkpoints/*"))
 
 
-def test_a_rule_holds_where_a_stopped_run_goes_on(tiny: Tiny) -> None:
+def test_a_rule_also_applies_to_a_resumed_run(tiny: Tiny) -> None:
     whole = fit(tiny.below("whole"), Enough(3))
     with pytest.raises(KeyboardInterrupt, match="at step 2 of 6"):
         fit(tiny, Enough(3), extra=[Interrupts("unlearn", 2, signal.SIGTERM)])
@@ -202,7 +203,7 @@ def test_the_base_class_has_no_rule() -> None:
     assert Unlearning.stop(GA(), None) is None  # type: ignore[arg-type]
 
 
-def test_the_command_line_says_what_is_not_finished(
+def test_the_command_line_reports_an_unfinished_stage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def cut(*_: Any) -> None:

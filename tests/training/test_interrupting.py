@@ -1,4 +1,4 @@
-"""Signals during a run: the step is kept, and the message says how to resume."""
+"""Signals during a run: a checkpoint is written, and the message says how to resume."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from lightning_unlearn.cli.main import main
 
 
 class Tells(Callback):
-    """Makes a file at the fifth step of the second stage."""
+    """A callback that creates a file at the fifth step of the second stage."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -31,13 +31,13 @@ class Tells(Callback):
 
 
 def command(config: str) -> None:
-    """For a child process: the command line."""
+    """Run the command line in a child process."""
     sys.stderr.flush()
     os._exit(main(["fit", "--config", config]))
 
 
 def in_terminal(terminal: str, config: str) -> None:
-    """For a child process: the command line, in a terminal of its own."""
+    """Run the command line in a child process with its own terminal."""
     os.setsid()
     handle = os.open(terminal, os.O_RDWR)  # becomes the terminal of the session
     for descriptor in (0, 1, 2):
@@ -47,7 +47,7 @@ def in_terminal(terminal: str, config: str) -> None:
 
 
 def long_stage(tiny: Tiny) -> str:
-    """A configuration whose second stage is at work when the file "on" appears."""
+    """Write a configuration; its second stage is in training when the file "on" exists."""
     stage = {"batch_size": 4, "lr": 1e-3}
     sources = {name: str(tiny.data / f"{name}.jsonl") for name in ("tofu", "safety")}
     config = {
@@ -85,13 +85,13 @@ def wait_until_on(tiny: Tiny, child: BaseProcess) -> None:
         time.sleep(0.02)
 
 
-def test_a_closed_terminal_keeps_the_step(tiny: Tiny, start: Start) -> None:
-    """Progress is drawn into that terminal, where every write fails from then on."""
+def test_closing_the_terminal_writes_a_checkpoint(tiny: Tiny, start: Start) -> None:
+    """The progress bar writes to that terminal, and every write fails after it is closed."""
     own, terminal = os.openpty()
     child = start(in_terminal, os.ttyname(terminal), long_stage(tiny))
     shown = []
     while not (tiny.root / "on").exists():
-        # What nobody reads fills the terminal, and who writes into a full one waits.
+        # Read the terminal's output: otherwise its buffer fills and the child waits.
         if select.select([own], [], [], 0.02)[0]:
             shown.append(os.read(own, 4096))
         assert child.is_alive(), (tiny.root / "output").read_text()
@@ -108,7 +108,7 @@ def test_a_closed_terminal_keeps_the_step(tiny: Tiny, start: Start) -> None:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
 )
-def test_interrupting_says_how_to_go_on(tiny: Tiny, start: Start, number: int, code: int) -> None:
+def test_interrupting_says_how_to_resume(tiny: Tiny, start: Start, number: int, code: int) -> None:
     child = start(command, long_stage(tiny))
     wait_until_on(tiny, child)
     assert child.pid is not None
@@ -118,16 +118,16 @@ def test_interrupting_says_how_to_go_on(tiny: Tiny, start: Start, number: int, c
     assert child.exitcode == code, output
     said = " ".join(output.split())
     assert "stopped in stage safety at step" in said
-    step = re.search(r"at step (\d+) of 100000; step (\d+) is kept", said)
+    step = re.search(r"at step (\d+) of 100000; a checkpoint of step (\d+) is stored", said)
     assert step is not None and step[1] == step[2], said
-    assert "Stored stages of this path: tofu. The same command goes on from there." in said
+    assert "Stored stages of this path: tofu. Run the same command again to resume." in said
     (kept,) = (tiny.root / "store" / "checkpoints").iterdir()
     assert kept.name.endswith(f"-{step[1]}")
     assert "Traceback" not in output
     check_no_half_written_run(tiny)
 
 
-def test_interrupting_between_stages_says_so_too(
+def test_interrupting_between_stages_says_how_to_resume_too(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: Any) -> None:
@@ -135,4 +135,4 @@ def test_interrupting_between_stages_says_so_too(
 
     monkeypatch.setattr("lightning_unlearn.cli.main._lightning", interrupted)
     assert main(["fit", "--config", "some.yaml"]) == 130
-    assert "stopped; the same command goes on from here." in capsys.readouterr().err
+    assert "stopped. Run the same command again to resume." in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Lightning's own callbacks, loggers and accelerators: those that work, and what to use instead."""
+"""Lightning's callbacks, loggers and accelerators: those that work, and what replaces others."""
 
 import importlib.util
 from collections.abc import Callable
@@ -36,30 +36,33 @@ class Finetuning(lightning.BaseFinetuning):
 
 
 REFUSED: list[tuple[Callable[[], Callback], str]] = [
-    (lambda: lightning.GradientAccumulationScheduler({1: 2}), "micro_batch_size say how gradients"),
-    (lightning.BatchSizeFinder, "lightning-unlearn plan tells the largest"),
+    (
+        lambda: lightning.GradientAccumulationScheduler({1: 2}),
+        "micro_batch_size to accumulate grad",
+    ),
+    (lightning.BatchSizeFinder, "lightning-unlearn plan prints the largest"),
     (lightning.LearningRateFinder, r"set data\.stages\.STAGE\.lr"),
-    (lambda: lightning.ModelPruning("l1_unstructured"), r"model\.lora\.target_modules names"),
-    (Finetuning, r"model\.lora\.target_modules names"),
+    (lambda: lightning.ModelPruning("l1_unstructured"), r"set model\.lora\.target_modules"),
+    (Finetuning, r"set model\.lora\.target_modules"),
     (lightning.ModelCheckpoint, "the store keeps every stage"),
     (lambda: lightning.OnExceptionCheckpoint("x"), "the store keeps every stage"),
-    (lambda: lightning.StochasticWeightAveraging(0.1), "average them in a method of your own"),
+    (lambda: lightning.StochasticWeightAveraging(0.1), "average weights in your own method"),
 ]
 
 
 @pytest.mark.parametrize(("make", "instead"), REFUSED)
-def test_callbacks_that_do_not_fit(
+def test_callbacks_that_are_not_supported(
     tmp_path: Path, make: Callable[[], Callback], instead: str
 ) -> None:
     callback = make()
     name = type(callback).__name__
-    text = rf"^trainer\.callbacks: found {name}, which can't be used: .*{instead}"
+    text = rf"^trainer\.callbacks: found {name}, which is not supported: .*{instead}"
     with pytest.raises(InputError, match=text):
         trainer(tmp_path, callback)
 
 
 @pytest.mark.parametrize("kind", [lightning.LearningRateMonitor, lightning.DeviceStatsMonitor])
-def test_callbacks_that_write_to_a_logger(tmp_path: Path, kind: type[Callback]) -> None:
+def test_callbacks_that_need_a_logger(tmp_path: Path, kind: type[Callback]) -> None:
     if kind is lightning.DeviceStatsMonitor and importlib.util.find_spec("psutil") is None:
         pytest.skip("needs psutil")
     with pytest.raises(InputError, match=rf"{kind.__name__}, which writes to a logger, but"):
@@ -67,22 +70,24 @@ def test_callbacks_that_write_to_a_logger(tmp_path: Path, kind: type[Callback]) 
     assert trainer(tmp_path, kind(), logger=True).tensorboard
 
 
-def test_a_bar_of_the_users_takes_the_place_of_ours(tmp_path: Path) -> None:
+def test_the_users_progress_bar_replaces_the_default_one(tmp_path: Path) -> None:
     for bar in (RichProgressBar(), TQDMProgressBar()):
         made = trainer(tmp_path, bar)
         assert made.progress_bar_callback is bar and made.stage_progress is None
         hidden = trainer(tmp_path, bar, enable_progress_bar=False)
         assert hidden.progress_bar_callback is None
         shown = StageProgress()
-        # As a study does.
+        # A study adds its own bar like this.
         assert trainer(tmp_path, shown, bar).progress_bar_callback is shown
     assert isinstance(trainer(tmp_path).progress_bar_callback, StageProgress)
-    with pytest.raises(InputError, match=r"found 2 progress bars \(RichProgressBar and TQDM"):
+    with pytest.raises(
+        InputError, match=r"found 2 progress bars \(RichProgressBar and TQDM.*at most one"
+    ):
         trainer(tmp_path, RichProgressBar(), TQDMProgressBar())
 
 
 class Watch(Callback):
-    """What callbacks see of the measures."""
+    """A callback that records the metrics it finds in callback_metrics."""
 
     changes_training = False
 
@@ -95,7 +100,7 @@ class Watch(Callback):
             self._seen.append((pl_module.step, value))
 
 
-def test_callbacks_that_fit_work_together(tiny: Tiny, tmp_path: Path) -> None:
+def test_supported_callbacks_work_together(tiny: Tiny, tmp_path: Path) -> None:
     watch, rule = Watch(), EarlyStopping("forget/label", patience=100, mode="max")
     made = trainer(
         tmp_path,
@@ -114,12 +119,12 @@ def test_callbacks_that_fit_work_together(tiny: Tiny, tmp_path: Path) -> None:
     assert made.observations is not None
     label = [(n, value) for n, m, value in made.observations.steps if m == "forget/label"]
     assert watch._seen == label[1:] and len(label) > 2
-    # Asked at every look, the first one included: all that follow are lower.
+    # The rule ran at every evaluation, including the first one: all later values are lower.
     assert rule.best_score.item() == pytest.approx(label[0][1])
     assert rule.wait_count == len(label) - 1
 
 
-def test_a_rule_that_is_met_stops_unlearning(tiny: Tiny, tmp_path: Path) -> None:
+def test_early_stopping_stops_unlearning(tiny: Tiny, tmp_path: Path) -> None:
     rule = EarlyStopping("forget/label", patience=1, mode="max")
     made = trainer(
         tmp_path, GA(), LabelLikelihood(every_n_steps=1), rule, enable_progress_bar=False
@@ -129,9 +134,9 @@ def test_a_rule_that_is_met_stops_unlearning(tiny: Tiny, tmp_path: Path) -> None
     assert [n for n, m, _ in made.observations.steps if m == "forget/label"] == [0, 1]
 
 
-def test_a_rule_on_what_nobody_measures(tiny: Tiny, tmp_path: Path) -> None:
+def test_early_stopping_on_an_unknown_metric(tiny: Tiny, tmp_path: Path) -> None:
     made = trainer(tmp_path, GA(), LabelLikelihood(), EarlyStopping("forget/lable"))
-    text = r"EarlyStopping\.monitor: found 'forget/lable', expected what a monitor measures \(forg"
+    text = r"EarlyStopping\.monitor: found 'forget/lable', expected a metric of a monitor \(forg"
     with pytest.raises(InputError, match=text):
         made.fit(tiny.module(), tiny.datamodule(order=["safety"]))
 
@@ -152,7 +157,7 @@ class Number(NPO):
         (lambda: Number(second=float("nan")), r"Number\.weights: found nan, expected a number"),
     ],
 )
-def test_numbers_of_a_method_are_looked_at_before_training(
+def test_numbers_of_a_method_are_checked_before_training(
     tmp_path: Path, make: Callable[[], Callback], text: str
 ) -> None:
     with pytest.raises(InputError, match=text):
@@ -167,7 +172,10 @@ def test_numbers_of_a_method_are_looked_at_before_training(
         (["--trainer.profiler", "nope"], "trainer.profiler: "),
         (["--trainer.num_nodes", "0"], "trainer.num_nodes: "),
         (["--trainer.devices", "[]"], "trainer.devices: "),
-        (["--trainer.plugins", "nope"], "trainer.plugins: found 'nope', expected null, or plugins"),
+        (
+            ["--trainer.plugins", "nope"],
+            "trainer.plugins: found 'nope', expected null, or plugin objects",
+        ),
         (["--trainer.run_name", "x" * 300], "trainer.run_name: found a name of 300 bytes (xxxx"),
         (["--trainer.store", ""], "trainer.store: found '', expected the name of a folder."),
         (["--trainer.store", "null"], "trainer.store: found null, expected text."),
@@ -181,7 +189,7 @@ def test_numbers_of_a_method_are_looked_at_before_training(
         ),
     ],
 )
-def test_settings_of_the_trainer_are_told_by_their_key(
+def test_wrong_settings_of_the_trainer_are_reported_with_their_key(
     place: Workplace, arguments: list[str], text: str
 ) -> None:
     if "torch_xla" in text and importlib.util.find_spec("torch_xla"):

@@ -1,4 +1,4 @@
-"""What libraries warn about reaches the user only where it concerns them."""
+"""Warnings of libraries are printed only if they concern the user."""
 
 import sys
 import warnings
@@ -13,7 +13,7 @@ def test_no_deprecation_is_printed_whatever_a_library_filters(category: type[War
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         with quiet_deprecations():
-            # What Lightning does when it is imported: after every filter of ours.
+            # Lightning installs this filter on import, after every filter of this package.
             warnings.simplefilter("default", category)
             warnings.warn("an older name", category, stacklevel=1)
             warnings.warn("Old settings will be deprecated", UserWarning, stacklevel=1)
@@ -23,12 +23,14 @@ def test_no_deprecation_is_printed_whatever_a_library_filters(category: type[War
 
 
 @pytest.mark.filterwarnings("error")
-def test_where_warnings_are_errors_deprecations_are_too() -> None:
+def test_deprecations_are_errors_if_warnings_are_errors() -> None:
     with quiet_deprecations(), pytest.raises(FutureWarning, match="an older name"):
         warnings.warn("an older name", FutureWarning, stacklevel=1)
 
 
-def test_who_asks_for_warnings_sees_deprecations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deprecations_are_printed_if_the_user_requests_warnings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sys, "warnoptions", ["default"])
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")

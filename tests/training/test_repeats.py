@@ -1,4 +1,4 @@
-"""What decides a run: the seed, callbacks and their state, precision, device."""
+"""Settings that determine a run: the seed, callbacks and their state, precision, device."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ class Draws(Monitor):
 
 
 def test_a_trainer_that_has_fitted_finds_its_run_again(tiny: Tiny) -> None:
-    """Lightning leaves things on callbacks; they are no settings."""
+    """Attributes that Lightning adds to callbacks are not settings."""
     trainer = tiny.trainer([NPO(), AnswerLikelihood()])
     data = tiny.datamodule(order=["safety"])
     folders = []
@@ -49,7 +49,7 @@ def test_a_trainer_that_has_fitted_finds_its_run_again(tiny: Tiny) -> None:
 
 
 class Noise(Unlearning):
-    """A method that draws a direction at the start and noise at every step."""
+    """A method that draws a random direction at the start and random noise at every step."""
 
     uses_reference = False
 
@@ -77,7 +77,7 @@ def test_methods_that_draw_random_numbers_can_be_repeated(tiny: Tiny) -> None:
     assert found == [found[0]] * 3
 
 
-def test_seed_decides_the_order_of_rows_whatever_the_path(tiny: Tiny) -> None:
+def test_the_seed_alone_determines_the_order_of_rows_for_every_path(tiny: Tiny) -> None:
     def order(datamodule: StagedDataModule, seed: int) -> list[list[int]]:
         tiny.trainer([GA()]).check(tiny.module(), datamodule)
         return datamodule.begin("math", seed, 0, 1).steps
@@ -88,7 +88,7 @@ def test_seed_decides_the_order_of_rows_whatever_the_path(tiny: Tiny) -> None:
 
 
 def test_one_trainer_and_one_module_do_several_runs(tiny: Tiny) -> None:
-    """Nothing is carried over from run to run but what is in the store."""
+    """A run depends on earlier runs only through the store."""
     module, trainer = tiny.module(), tiny.trainer([NPO(), Draws(1)])
     data = tiny.datamodule()
     runs = []
@@ -104,7 +104,7 @@ def test_one_trainer_and_one_module_do_several_runs(tiny: Tiny) -> None:
 
 
 class Hidden(GA):
-    """Keeps its parameter where others would not look."""
+    """A method that keeps its parameter in a private attribute."""
 
     def __init__(self, beta: float) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Hidden(GA):
 
 
 class Zero(Callback):
-    """Changes training although it is neither method nor monitor."""
+    """A callback that changes training although it is neither method nor monitor."""
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         with torch.no_grad():
@@ -121,7 +121,7 @@ class Zero(Callback):
                     parameter.zero_()
 
 
-def test_private_parameters_and_other_callbacks_are_told_apart(tiny: Tiny) -> None:
+def test_private_parameters_and_other_callbacks_change_the_key(tiny: Tiny) -> None:
     assert callback_identity(Hidden(1.0)) != callback_identity(Hidden(2.0))
     assert callback_identity(Hidden(1.0)) == callback_identity(Hidden(1.0))
     plain = tiny.trainer([GA()])
@@ -131,7 +131,7 @@ def test_private_parameters_and_other_callbacks_are_told_apart(tiny: Tiny) -> No
     assert zeroed.trained == ["safety", "unlearn"]
 
 
-def test_weights_that_blow_up_in_the_last_step_are_not_stored(tiny: Tiny) -> None:
+def test_weights_that_diverge_in_the_last_step_are_not_stored(tiny: Tiny) -> None:
     stages = tiny.stages(steps=1, lr=1e30)
     data = tiny.datamodule(order=["safety"], stages=stages)
     trainer = tiny.trainer([GA()])
@@ -149,7 +149,7 @@ def test_a_stored_model_can_be_measured_by_other_monitors(tiny: Tiny) -> None:
     assert set(measures) == {f"answers/{stage}" for stage in PATH}
 
 
-def test_a_store_made_at_another_precision_is_told_of_and_kept(
+def test_a_stage_stored_with_another_precision_causes_a_warning_and_is_kept(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = {"stages": tiny.stages(limit=4), "order": ["tofu"], "forget": None}
@@ -159,8 +159,10 @@ def test_a_store_made_at_another_precision_is_told_of_and_kept(
     half = tiny.trainer(precision="bf16-true")
     half.fit(tiny.module(), tiny.datamodule(**data))
     assert half.trained == ["tofu"]
-    told = "tofu: stored in 32-true (trainer.precision), which is another model; in bf16-true it is"
-    assert told in capsys.readouterr().err
+    warning = (
+        "tofu: the stored model was trained with trainer.precision 32-true. With bf16-true the"
+    )
+    assert warning in capsys.readouterr().err
     assert results(entry.parent) == before
 
 
@@ -182,7 +184,7 @@ def test_the_model_stays_on_its_device_between_stages(
     assert moved == ["unlearn", "tofu"]
 
 
-def test_strategies_that_share_out_batches_in_other_ways_are_refused(tiny: Tiny) -> None:
+def test_strategies_that_distribute_batches_in_other_ways_are_refused(tiny: Tiny) -> None:
     trainer = tiny.trainer([GA()], strategy=ModelParallelStrategy(), devices=2, accelerator="auto")
     with pytest.raises(InputError, match=r"trainer.strategy: found ModelParallelStrategy, expect"):
         trainer.fit(tiny.module(), tiny.datamodule())

@@ -1,4 +1,4 @@
-"""The walk: what is trained, what is taken from the store, and what survives."""
+"""Runs of paths: which stages are trained, which are read from the store, and what survives."""
 
 import importlib
 import json
@@ -64,7 +64,7 @@ def test_a_run_resumed_in_a_new_process_is_the_same_run(
     tiny: Tiny, start: Start, dropout: float
 ) -> None:
     whole = fitted(tiny.below("whole"), dropout=dropout)
-    # In the other process the last two steps of the walk are missing.
+    # The other process still has to make the last two planned stages.
     shutil.copytree(whole.store.folder, tiny.root / "parts" / "store")
     manifests = {
         name: (file.parent, json.loads(file.read_text())["content"])
@@ -82,7 +82,7 @@ def test_a_run_resumed_in_a_new_process_is_the_same_run(
     assert results(run) == results(run_of(whole))
 
 
-def test_dropout_is_at_work(tiny: Tiny) -> None:
+def test_dropout_is_applied(tiny: Tiny) -> None:
     with_it = results(run_of(fitted(tiny.below("one"), dropout=0.3, watched=False)))
     without = results(run_of(fitted(tiny.below("two"), dropout=0.0, watched=False)))
     weights = "unlearn/adapter_model.safetensors"
@@ -101,7 +101,7 @@ def test_monitors_do_not_disturb_training(tiny: Tiny) -> None:
     assert len(read_table(run_of(alone) / "records.parquet")) == 0
 
 
-def test_paths_share_their_beginnings(tiny: Tiny) -> None:
+def test_paths_share_their_prefixes(tiny: Tiny) -> None:
     trained = [
         fitted(tiny, order=order, watched=False).trained
         for order in (
@@ -119,7 +119,7 @@ def test_paths_share_their_beginnings(tiny: Tiny) -> None:
     ]
 
 
-def test_seeds_and_methods_go_to_folders_of_their_own(tiny: Tiny) -> None:
+def test_seeds_and_methods_have_their_own_folders(tiny: Tiny) -> None:
     runs = [
         run_of(fitted(tiny, order=["safety"], watched=False)),
         run_of(fitted(tiny, order=["safety"], watched=False, seed=1)),
@@ -142,7 +142,7 @@ def test_other_settings_never_overwrite_a_run(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"key": "other"}'])
-def test_a_folder_of_something_else_is_left_alone(tiny: Tiny, content: str) -> None:
+def test_a_folder_of_something_else_is_not_used(tiny: Tiny, content: str) -> None:
     folder = tiny.root / "runs" / "run"
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(content)
@@ -151,17 +151,19 @@ def test_a_folder_of_something_else_is_left_alone(tiny: Tiny, content: str) -> N
     assert [file.name for file in folder.iterdir()] == ["run.json"]
 
 
-def test_a_place_where_nothing_can_be_written(tiny: Tiny) -> None:
+def test_a_folder_that_cannot_be_written(tiny: Tiny) -> None:
     (tiny.root / "file").write_text("x")
     places: dict[str, Any]
     for place in ("default_root_dir", "store"):
         places = {place: str(tiny.root / "file" / "inside")}
-        with pytest.raises(InputError, match=rf"trainer\.{place}: .*can't be (made|written)"):
+        with pytest.raises(
+            InputError, match=rf"trainer\.{place}: .*can(not|'t) be (created|written|made)"
+        ):
             fitted(tiny, order=["safety"], watched=False, **places)
 
 
 def plan_of(tiny: Tiny, **changes: Any) -> list[PlannedStage]:
-    """The plan under changes: of the trainer, the module, or the data."""
+    """Return the plan after changes of the trainer, the module, or the data."""
     trainer_changes = {k: changes.pop(k) for k in ("seed", "precision") if k in changes}
     callbacks = changes.pop("callbacks", [NPO(), LabelLikelihood()])
     module = tiny.module(**{k: changes.pop(k) for k in ("lora", "base") if k in changes})
@@ -187,7 +189,7 @@ class Own(Unlearning):
 """
 
 
-def test_an_own_method_is_told_apart_by_parameters_and_source(
+def test_the_key_of_the_users_method_contains_parameters_and_source(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tiny.root))
@@ -203,7 +205,7 @@ def test_an_own_method_is_told_apart_by_parameters_and_source(
     edited = fitted(tiny, own.Own(), order=["safety"], watched=False)
     assert edited.trained == ["unlearn"]
     assert run_of(edited) != run_of(first)
-    # A set has no order of its own: it must not change the key from process to process.
+    # A set is unordered: it must not change the key from process to process.
     keys = [
         plan_of(tiny, callbacks=[own.Own(words=words)])[-1].key
         for words in ({"a", "b", "c", "d"}, {"d", "c", "b", "a"})
@@ -213,13 +215,13 @@ def test_an_own_method_is_told_apart_by_parameters_and_source(
 
 
 class NotANumber(Unlearning):
-    """Its loss breaks in the second step."""
+    """A method whose loss is NaN in the second step."""
 
     uses_reference = False
 
     def __init__(self, value: str = "nan") -> None:
         super().__init__()
-        # As text: NaN among a method's numbers is refused before training.
+        # Keep it as text: NaN among a method's numbers is refused before training.
         self.value = value
         self._calls = 0
 
@@ -229,7 +231,7 @@ class NotANumber(Unlearning):
 
 
 class Raises(NotANumber):
-    """It breaks with an error of its own."""
+    """A method that raises its own error."""
 
     def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
         if self._calls == 1:
@@ -238,7 +240,7 @@ class Raises(NotANumber):
 
 
 class WrongShape(NotANumber):
-    """It reduces what must not be reduced."""
+    """A method whose loss has the wrong shape: it reduces over the batch."""
 
     def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
         return policy.sum.mean()
@@ -267,7 +269,7 @@ def test_a_failing_method_leaves_stages_stored_and_module_usable(
     about = json.loads((run_of(trainer) / "run.json").read_text())
     assert about["finished"] is False
     assert not (run_of(trainer) / "unlearn").exists()
-    # The same module goes on to another method, and nothing of the failure is left in it.
+    # The same module is used with another method, and the failure has no effect on it.
     after = tiny.trainer([NPO()])
     after.fit(module, data)
     assert after.trained == ["unlearn"]
@@ -285,7 +287,7 @@ def test_a_training_stage_that_diverges_is_named(tiny: Tiny) -> None:
     assert trainer.trained == ["math", "safety", "unlearn"]
 
 
-def test_the_objective_is_given_back(tiny: Tiny) -> None:
+def test_the_objective_is_restored(tiny: Tiny) -> None:
     module = tiny.module()
     method = NPO()
     trainer = tiny.trainer([method])
@@ -306,7 +308,11 @@ def test_mistakes_are_found_before_anything_is_written(tiny: Tiny) -> None:
     with pytest.raises(InputError, match=r"found 2 unlearning methods \(GA and NPO\), expected"):
         tiny.trainer([GA(), NPO()])
     cases: list[tuple[list[Any], dict[str, Any], str]] = [
-        ([], {}, r"stage 'safety' is to be forgotten \(data\.forget\), but no callback unlearns"),
+        (
+            [],
+            {},
+            r"found no unlearning method, expected one for the forget stage 'safety' \(data\.",
+        ),
         ([GA()], {"forget": None}, r"data\.forget: found null, but GA is among trainer\.callbacks"),
         ([GA()], {"micro_batch_size": 3}, r"data\.stages\.inst\.batch_size: found 4, which is not"),
         ([GA(), MathAccuracy("history")], {}, r"MathAccuracy\.stage: found 'history'"),
@@ -325,7 +331,7 @@ def test_mistakes_are_found_before_anything_is_written(tiny: Tiny) -> None:
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])
 def test_spawned_processes_are_refused(tiny: Tiny, strategy: str) -> None:
     trainer = tiny.trainer([GA()], strategy=strategy, devices=2)
-    with pytest.raises(InputError, match=r"trainer\.strategy: spawned or forked .* use ddp"):
+    with pytest.raises(InputError, match=r"trainer\.strategy: found .* spawns .* to ddp"):
         trainer.fit(tiny.module(), tiny.datamodule())
     assert nothing_written(tiny)
 
@@ -352,7 +358,7 @@ def test_a_damaged_entry_is_trained_again_to_the_same_bytes(
     weights = first.store.folder / plan[1]["key"] / "learn" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     second = fitted(tiny, watched=False)
-    assert second.trained == ["math"]  # the entries after it are whole and still its own
+    assert second.trained == ["math"]  # the entries after it are valid
     assert results(run_of(second)) == before
     assert "is damaged" in capsys.readouterr().err
     shutil.rmtree(first.store.folder / plan[0]["key"])

@@ -1,1 +1,1 @@
-"""Who makes the tasks of a study: this process, local workers, or a Ray cluster."""
+"""Executors: run the tasks of a study in this process, in local workers, or on a Ray cluster."""

@@ -10,36 +10,36 @@ Report = Callable[[TaskResult], None]
 
 
 class Executor(Protocol):
-    """Makes tasks; in what order and where is its own affair.
+    """Runs tasks; each executor chooses order and place.
 
     Attributes:
-        workers: how many tasks are made at a time.
+        workers: number of tasks that run at the same time.
     """
 
     workers: int
 
     @property
     def is_first_process(self) -> bool:
-        """Whether this process is the one that reports and writes."""
+        """Return whether this process is the one that reports and writes."""
 
     def plan(self) -> StudyPlan:
-        """The study's tree, made where the work is done.
+        """Return the plan of the study, made by a process that runs tasks.
 
         Raises:
-            InputError: for whatever a run would refuse before it trains.
+            InputError: for any mistake that a run would report before training.
         """
 
     def run(self, tasks: Sequence[Task], report: Report) -> None:
-        """Make tasks, and report each when it is made or can't be.
+        """Run tasks, and report each result.
 
         Args:
-            tasks: parents before children; a parent that is not among them is made already.
+            tasks: parents before children; a parent that is not among them is finished already.
             report: called once per task, in this process.
 
         Raises:
-            StorageError: if results can't be written, which would happen to all others too.
-            KeyboardInterrupt: after the work in progress has stopped.
+            StorageError: if results cannot be written; all other tasks would fail too.
+            KeyboardInterrupt: after the running tasks have stopped.
         """
 
     def close(self) -> None:
-        """Let go of all processes."""
+        """End all worker processes."""

@@ -1,4 +1,4 @@
-"""The work of a study in this process, task by task."""
+"""Executor that runs the tasks of a study in this process, one after the other."""
 
 import time
 from collections.abc import Sequence
@@ -12,60 +12,61 @@ from lightning_unlearn.training.progress import StageProgress
 
 
 class InProcessExecutor:
-    """Makes tasks one after the other.
+    """Runs tasks one after the other.
 
-    What another process is making is left for later: two studies on one store share the work.
+    A task that another process is running is left for later, so two studies share one store.
 
     Args:
-        bench: makes a task.
-        bar: shows how far it is; None shows nothing.
+        runner: runs a task.
+        bar: progress bar; None for none.
     """
 
     workers = 1
 
-    def __init__(self, bench: TaskRunner, bar: StageProgress | None = None) -> None:
-        self.bench = bench
+    def __init__(self, runner: TaskRunner, bar: StageProgress | None = None) -> None:
+        self.runner = runner
         self.bar = bar
 
     @property
     def is_first_process(self) -> bool:
-        """Whether this process is the one that reports and writes."""
-        return self.bench.is_first_process
+        """Return whether this process is the one that reports and writes."""
+        return self.runner.is_first_process
 
     def plan(self) -> StudyPlan:
         """See `Executor`."""
-        return self.bench.plan()
+        return self.runner.plan()
 
     def run(self, tasks: Sequence[Task], report: Report) -> None:
         """See `Executor`."""
-        if self.bench.processes > 1:
-            # What another process finished in between, some of ours may have seen and some not.
-            keys = set(self.bench.agree([task.key for task in tasks]))
+        if self.runner.processes > 1:
+            # All processes must run the same tasks: one may have seen an entry of another study
+            # that the others did not see yet.
+            keys = set(self.runner.agree([task.key for task in tasks]))
             tasks = [task for task in self.plan().tasks if task.key in keys]
-        frontier = TaskQueue(tasks)
-        while not frontier.is_over:
-            task = self._next(frontier)
-            frontier.take(task.key)
-            outcome = self._make(task)
-            report(outcome)
-            for skipped in frontier.close(outcome):
+        waiting = TaskQueue(tasks)
+        while not waiting.is_over:
+            task = self._next(waiting)
+            waiting.take(task.key)
+            result = self._run_task(task)
+            report(result)
+            for skipped in waiting.close(result):
                 report(skipped)
 
-    def _next(self, frontier: TaskQueue) -> Task:
-        ready = {task.key: task for task in frontier.ready()}
-        free = (key for key in ready if not self.bench.store.is_locked(key))
-        return ready[self.bench.agree(next(free, next(iter(ready))))]
+    def _next(self, waiting: TaskQueue) -> Task:
+        ready = {task.key: task for task in waiting.ready()}
+        free = (key for key in ready if not self.runner.store.is_locked(key))
+        return ready[self.runner.agree(next(free, next(iter(ready))))]
 
-    def _make(self, task: Task) -> TaskResult:
+    def _run_task(self, task: Task) -> TaskResult:
         began = time.monotonic()
         try:
-            made = self.bench.make(task.key, self.bar)
+            ran = self.runner.make(task.key, self.bar)
         except StorageError:
             raise
         except Exception as error:
-            # Whatever broke this task, the others are worth having.
+            # An error of one task must not stop the others.
             return failure(task.key, error, time.monotonic() - began)
-        return TaskResult(task.key, "done", time.monotonic() - began, made)
+        return TaskResult(task.key, "done", time.monotonic() - began, ran)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there are no worker processes."""

@@ -1,4 +1,4 @@
-"""The work of a study on a Ray cluster: every node of the tree is a task."""
+"""Executor that runs the tasks of a study on a Ray cluster: each is one Ray task."""
 
 import atexit
 import contextlib
@@ -20,32 +20,32 @@ from lightning_unlearn.study.plan import StudyPlan, Task, plan_of, refusal
 from lightning_unlearn.study.spec import StudySpec
 from lightning_unlearn.study.task_queue import TaskResult
 
-# Ray starts a task again so often when its machine or its process is lost.
+# Number of times that Ray starts a task again after its machine or process was lost.
 RETRIES = 5
 
-# The worker that serves the tasks of this Ray process, by the study it was made for.
-_SERVING: dict[str, WorkerProcess] = {}
+# The worker that runs the tasks of this Ray process, by study.
+_WORKERS: dict[str, WorkerProcess] = {}
 
 
 def _worker(spec: str, folder: str) -> WorkerProcess:
-    """The worker of this Ray process, started on the first task.
+    """Return the worker of this Ray process; start it for the first task.
 
-    Tasks are worked on by a process of their own, for it may have to start others in turn (DDP),
-    and so that a task that is canceled or loses its machine takes its training with it.
+    Tasks run in a separate process for two reasons. The process may start further processes (DDP).
+    It ends together with a task that Ray cancels or whose machine is lost.
     """
-    if spec not in _SERVING:
+    if spec not in _WORKERS:
         home = tempfile.mkdtemp(prefix="lightning-unlearn-")
         file = Path(home) / "study.json"
         file.write_text(spec, encoding="utf-8")
-        # Ray has set CUDA_VISIBLE_DEVICES to the GPUs that the task was given.
+        # Ray has set CUDA_VISIBLE_DEVICES to the GPUs of the task.
         process = WorkerProcess(file, Path(home) / "worker.log", {}, folder)
         atexit.register(process.kill)
-        _SERVING[spec] = process
-    return _SERVING[spec]
+        _WORKERS[spec] = process
+    return _WORKERS[spec]
 
 
 def _plan(spec: str, folder: str) -> dict[str, Any]:
-    """Task: the study's tree, or why there is none."""
+    """Ray task: return the plan of the study, or the refusal to make it."""
     try:
         return {"plan": asdict(_worker(spec, folder).plan())}
     except InputError as error:
@@ -53,7 +53,7 @@ def _plan(spec: str, folder: str) -> dict[str, Any]:
 
 
 def _make(spec: str, folder: str, key: str, before: dict[str, Any] | None) -> dict[str, Any]:
-    """Task: make a node, after the one it starts from."""
+    """Ray task: run a task of the study after its parent, whose answer is ``before``."""
     if before is not None and before.get("state") != "done":
         return asdict(TaskResult(key, "skipped", error=before["error"]))
     worker = _worker(spec, folder)
@@ -62,19 +62,19 @@ def _make(spec: str, folder: str, key: str, before: dict[str, Any] | None) -> di
     except StorageError as error:
         return {"full": str(error), "error": str(error)}
     except WorkerDied as death:
-        # With its worker goes this process; Ray starts the task again in another.
+        # End this process too: Ray then starts the task again in another process.
         print(death, flush=True)
         os._exit(1)
 
 
 class RayExecutor:
-    """Makes nodes as tasks of a Ray cluster, whose machines share the folders of the study.
+    """Runs tasks on a Ray cluster whose machines share the folders of the study.
 
     Args:
         spec: the study.
-        address: of the cluster, or "auto".
-        gpus: that each task asks for; None for none.
-        cpus: that each task asks for.
+        address: address of the cluster, or "auto".
+        gpus: number of GPUs that each task requests; None for none.
+        cpus: number of CPU cores that each task requests.
 
     Raises:
         InputError: if Ray is not installed or there is no such cluster.
@@ -87,7 +87,8 @@ class RayExecutor:
             ray: Any = import_module("ray")
         except ModuleNotFoundError:
             raise InputError(
-                'ray: found no Ray, expected it installed: pip install "lightning-unlearn[ray]"'
+                "ray: found no package ray, expected it to be installed. Install it with: "
+                'pip install "lightning-unlearn[ray]"'
             ) from None
         self._ray = ray
         self._owns = not ray.is_initialized()
@@ -105,7 +106,11 @@ class RayExecutor:
         self.workers = max(1, int(min(places)))
 
     def _check(self, request: dict[str, Any]) -> None:
-        """Refuse what no machine of the cluster can give: Ray would wait for one for ever."""
+        """Refuse requests that no machine can fulfill, because Ray would wait forever.
+
+        Raises:
+            InputError: if a task requests more CPU cores or GPUs than any machine has.
+        """
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         for name, key, yaml in (
             ("CPU", "num_cpus", "cpus_per_worker"),
@@ -114,34 +119,34 @@ class RayExecutor:
             most = max((machine.get(name, 0) for machine in machines), default=0)
             if request.get(key, 0) > most:
                 raise InputError(
-                    f"{yaml}: found {request[key]}, but no machine of the Ray cluster has more "
-                    f"than {most:g} {name}s."
+                    f"{yaml}: found {request[key]}, expected at most {most:g}, the largest number "
+                    f"of {name}s of a machine of the Ray cluster."
                 )
 
     @property
     def is_first_process(self) -> bool:
-        """Always: the others only work."""
+        """Return True: worker processes neither report nor write tables."""
         return True
 
     def plan(self) -> StudyPlan:
-        """See `Executor`; a task makes it."""
+        """See `Executor`; a Ray task makes the plan."""
         answer = self._ray.get(self._tasks["plan"].remote(*self._arguments))
         return plan_of(answer)
 
-    def run(self, nodes: Sequence[Task], report: Report) -> None:
-        """See `Executor`; what a node starts from is an argument of its task."""
-        made: dict[str, Any] = {}
-        for node in nodes:
-            before = made.get(node.parent or "")
-            made[node.key] = self._tasks["make"].remote(*self._arguments, node.key, before)
-        keys = {reference: key for key, reference in made.items()}
+    def run(self, tasks: Sequence[Task], report: Report) -> None:
+        """See `Executor`; a Ray task gets the answer of its parent as an argument."""
+        started: dict[str, Any] = {}
+        for task in tasks:
+            before = started.get(task.parent or "")
+            started[task.key] = self._tasks["make"].remote(*self._arguments, task.key, before)
+        keys = {reference: key for key, reference in started.items()}
         self._pending = list(keys)
         while self._pending:
             ready, self._pending = self._ray.wait(self._pending, timeout=0.5)
             for reference in ready:
-                report(self._outcome(keys[reference], reference))
+                report(self._result(keys[reference], reference))
 
-    def _outcome(self, key: str, reference: Any) -> TaskResult:
+    def _result(self, key: str, reference: Any) -> TaskResult:
         try:
             answer = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
@@ -152,7 +157,7 @@ class RayExecutor:
         return TaskResult.read(answer)
 
     def close(self) -> None:
-        """See `Executor`; tasks in progress are called off."""
+        """See `Executor`; running tasks are canceled."""
         for reference in self._pending:
             with contextlib.suppress(self._ray.exceptions.RayError):
                 self._ray.cancel(reference, force=True)
@@ -161,22 +166,22 @@ class RayExecutor:
 
 
 def _connect(ray: Any, address: str) -> None:
-    """Become a driver of a cluster.
+    """Connect this process to a cluster as its driver.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no cluster at the address.
     """
     host, colon, port = address.rpartition(":")
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if colon and port.isdigit() and "/" not in host:
-            # Ray itself would ask again and again for minutes.
+            # Check the address first: Ray would try to connect for minutes.
             socket.create_connection((host, int(port)), timeout=5).close()
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except (OSError, ValueError) as error:
         raise InputError(f"ray: found no cluster at {address!r}: {error}") from error
     if threading.current_thread() is threading.main_thread():
-        # Ray's own would end this process without a word.
+        # Restore the handler: Ray's own ends this process without a message.
         signal.signal(signal.SIGTERM, handler)
 
 

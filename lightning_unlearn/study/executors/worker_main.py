@@ -1,8 +1,8 @@
-"""A worker: a process that makes tasks of a study, asked through its standard input.
+"""A worker: a process that runs tasks of a study, requested through its standard input.
 
-``python -m lightning_unlearn.study.executors.worker_main SPEC`` reads one JSON object a line and
-answers each with one. It stops after the optimizer step in progress when its input ends, so it
-outlives nobody who asked.
+``python -m lightning_unlearn.study.executors.worker_main SPEC`` reads one JSON object per line and
+answers each with one JSON object. When its input ends, it stops after the current optimizer step,
+so it does not outlive the process that started it.
 """
 
 import json
@@ -22,20 +22,20 @@ from lightning_unlearn.errors import InputError, StorageError
 from lightning_unlearn.signals import sigterm_as_interrupt
 from lightning_unlearn.training.quiet import is_deprecation
 
-# Another process of the same model must hear something before its patience ends.
+# Seconds between broadcasts to the other processes of a model, below their timeout.
 KEEP_ALIVE = 60.0
 
 
 def main(arguments: list[str]) -> int:
-    """Work until the input ends.
+    """Answer requests until the input ends.
 
     Args:
-        arguments: the file with the study's `StudySpec` as JSON.
+        arguments: path of the file with the study's `StudySpec` as JSON.
 
     Returns:
         Exit code.
     """
-    # What libraries print must not get between the answers.
+    # Send output of libraries to standard error, so that it does not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     if os.getcwd() not in sys.path:
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
 
 
 class _Requests:
-    """What is asked, read by a thread so that the end of the input is noticed at once."""
+    """Requests from standard input, read by a thread that notices the end of input at once."""
 
     def __init__(self, source: TextIO) -> None:
         self._source = source
@@ -70,7 +70,11 @@ class _Requests:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def next(self, patience: float) -> dict[str, Any] | None:
-        """The next request; None at the end of the input, {} when none came in time."""
+        """Return the next request; None at the end of input, {} if none came in time.
+
+        Args:
+            patience: time to wait for a request, in seconds.
+        """
         self._is_idle.set()
         try:
             return self._queue.get(timeout=patience)
@@ -81,13 +85,13 @@ class _Requests:
 
 
 class _Worker:
-    """A workbench, made when it is first needed."""
+    """A task runner, created for the first request, and its answers."""
 
     def __init__(self, spec: Path, answers: TextIO | None) -> None:
         self._spec = spec
         self._answers = answers
-        self._bench: Any = None
-        self._said: list[str] = []
+        self._runner: Any = None
+        self._messages: list[str] = []
         warnings.showwarning = self._warn  # type: ignore[assignment]
 
     def _warn(self, message: Warning | str, category: type[Warning], *_: Any) -> None:
@@ -95,63 +99,63 @@ class _Worker:
             self.say(str(message))
 
     def say(self, text: str) -> None:
-        """Keep a sentence for the next answer."""
-        self._said.append(text)
+        """Keep a message for the next answer."""
+        self._messages.append(text)
 
     def send(self, values: dict[str, Any]) -> None:
-        """Answer."""
+        """Send an answer, if this process is the first one."""
         if self._answers is not None:
             print(json.dumps(values), file=self._answers, flush=True)
 
     def follow(self, requests: _Requests | None) -> Iterator[dict[str, Any]]:
-        """The requests, the same on every process that trains a model with this one."""
+        """Yield the requests, the same ones on every process that trains the model."""
         together = requests is None
         while True:
             request = requests.next(KEEP_ALIVE) if requests is not None else None
-            # A plan is made by the first process alone, which need not know the others yet.
+            # The first process makes the plan alone, before the other processes exist.
             works = bool(request) and "plan" not in (request or {})
-            if together or (works and self.bench.processes > 1):
+            if together or (works and self.runner.processes > 1):
                 together = True
-                request = self.bench.agree(request)
+                request = self.runner.agree(request)
             if request is None:
                 return
             if request:
                 yield request
 
     @property
-    def bench(self) -> Any:
-        """The workbench."""
-        if self._bench is None:
+    def runner(self) -> Any:
+        """Return the task runner; create it on the first call."""
+        if self._runner is None:
             from lightning_unlearn.study.spec import StudySpec
             from lightning_unlearn.study.task_runner import TaskRunner
 
             text = self._spec.read_text(encoding="utf-8")
-            self._bench = TaskRunner(StudySpec.read(text), self.say)
-        return self._bench
+            self._runner = TaskRunner(StudySpec.read(text), self.say)
+        return self._runner
 
     def answer(self, request: dict[str, Any]) -> None:
-        """Do what is asked, and tell how it went."""
+        """Execute a request and send its result."""
         from lightning_unlearn.study.plan import refusal
         from lightning_unlearn.study.task_queue import TaskResult, failure
 
         if "plan" in request:
             try:
-                self.send({"plan": asdict(self.bench.plan())})
+                self.send({"plan": asdict(self.runner.plan())})
             except InputError as error:
                 self.send(refusal(error))
             return
         key, began = request["make"], time.monotonic()
         try:
-            made = self.bench.make(key, None)
-            outcome = TaskResult(key, "done", time.monotonic() - began, made)
+            ran = self.runner.make(key, None)
+            result = TaskResult(key, "done", time.monotonic() - began, ran)
         except StorageError as error:
             self.send({"full": str(error)})
             return
         except Exception as error:
-            # Whatever broke this task, the others are worth having.
-            outcome = failure(key, error, time.monotonic() - began)
-        said, self._said = self._said, []
-        self.send({"outcome": {**asdict(outcome), "said": said}})
+            # An error of one task must not stop the others.
+            result = failure(key, error, time.monotonic() - began)
+        messages, self._messages = self._messages, []
+        self.send({"result": {**asdict(result), "messages": messages}})
 
 
 if __name__ == "__main__":

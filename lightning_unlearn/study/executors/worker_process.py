@@ -1,4 +1,4 @@
-"""A worker process, as seen by who asks it."""
+"""A worker process, as seen by the process that started it."""
 
 import contextlib
 import json
@@ -15,17 +15,17 @@ from lightning_unlearn.study.task_queue import TaskResult
 
 
 class WorkerDied(Exception):
-    """A worker ended without an answer."""
+    """Raised when a worker ends without an answer."""
 
 
 class WorkerProcess:
-    """Starts a worker and talks to it.
+    """Starts a worker, sends it requests and reads its answers.
 
     Args:
         spec: file with the study's `StudySpec` as JSON.
-        log: file that gets what the worker prints.
-        settings: environment variables that differ from this process's.
-        folder: its current directory; None takes this process's.
+        log: file for the output of the worker.
+        settings: environment variables of the worker that differ from those of this process.
+        folder: working directory of the worker; None takes that of this process.
     """
 
     def __init__(
@@ -35,7 +35,8 @@ class WorkerProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "lightning_unlearn.study.executors.worker_main", str(spec)]
         with log.open("ab") as output:
-            # A session of its own: Ctrl-C reaches only who asks, who then ends the worker's input.
+            # Start a new session: Ctrl-C then reaches this process only, which closes the
+            # worker's input.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -47,30 +48,31 @@ class WorkerProcess:
             )
 
     def plan(self) -> StudyPlan:
-        """Have it make the study's tree.
+        """Request the plan of the study.
 
         Raises:
-            InputError: what the worker refuses.
-            WorkerDied: if it ends.
+            InputError: if the worker finds a mistake in the study.
+            WorkerDied: if the worker ends.
         """
-        answer = self._ask({"plan": None})
+        answer = self._request({"plan": None})
         return plan_of(answer)
 
     def make(self, key: str) -> TaskResult:
-        """Have it make a task.
+        """Request a task; return its result.
 
         Raises:
-            StorageError: if it can't write.
-            WorkerDied: if it ends.
+            StorageError: if the worker cannot write.
+            KeyboardInterrupt: if a signal stopped the worker.
+            WorkerDied: if the worker ends.
         """
-        answer = self._ask({"make": key})
+        answer = self._request({"make": key})
         if "full" in answer:
             raise StorageError(answer["full"])
         if "stopped" in answer:
             raise KeyboardInterrupt(answer["stopped"])
-        return TaskResult.read(answer["outcome"])
+        return TaskResult.read(answer["result"])
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
             pipe = _open(self._process.stdin)
             pipe.write(json.dumps(request).encode() + b"\n")
@@ -82,28 +84,28 @@ class WorkerProcess:
             self.stop()
             code = self.wait()
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise WorkerDied(f"the worker died ({how}); what it printed is in {self.log}")
+            raise WorkerDied(f"the worker died ({how}); its output is in {self.log}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
     def stop(self) -> None:
-        """End its input: it stops after the optimizer step in progress."""
-        # What could not be sent to one that is gone is not missed.
+        """Close the input of the worker: it stops after the current optimizer step."""
+        # Ignore unsent data of a worker that has ended.
         with contextlib.suppress(OSError):
             _open(self._process.stdin).close()
 
     def wait(self) -> int:
-        """Until it has ended.
+        """Wait until the worker has ended.
 
         Returns:
-            Its exit code; negative for a signal.
+            Exit code of the worker; negative for a signal.
         """
         code = self._process.wait()
         _open(self._process.stdout).close()
         return code
 
     def kill(self) -> None:
-        """End it at once, with the processes it started."""
+        """Kill the worker and the processes that it started."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -111,5 +113,5 @@ class WorkerProcess:
 
 
 def _open(pipe: IO[bytes] | None) -> IO[bytes]:
-    assert pipe is not None, "asked for when the process was started"
+    assert pipe is not None, "the process was started with pipes"
     return pipe
