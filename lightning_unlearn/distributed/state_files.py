@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_unlearn.distributed.tensors import shard_like, whole
+from lightning_unlearn.distributed.tensors import full_tensor, shard_like
 
 VALUES, TENSORS = "state.json", "state.safetensors"
 _TENSOR, _TUPLE, _SET, _PAIRS = "tensor", "tuple", "set", "pairs"
@@ -78,7 +78,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     state: dict[str, Any] = optimizer.state_dict()["state"]
     return {
         str(number): {
-            name: whole(value).cpu() if isinstance(value, Tensor) else value
+            name: full_tensor(value).cpu() if isinstance(value, Tensor) else value
             for name, value in values.items()
         }
         for number, values in state.items()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor that may be cut up, the same on every process; all of them must ask."""
     from torch.distributed.tensor import DTensor
 
@@ -63,7 +63,7 @@ def local_slices(target: Any) -> tuple[slice, ...]:
 
 
 @torch.no_grad()
-def fill(target: Tensor, values: Tensor) -> None:
+def copy_into(target: Tensor, values: Tensor) -> None:
     """Give a tensor, which may be cut up, its values.
 
     Args:

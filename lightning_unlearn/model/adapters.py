@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.data.batches import derive_seed
-from lightning_unlearn.distributed.tensors import fill, whole
+from lightning_unlearn.distributed.tensors import copy_into, full_tensor
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.log_probs import at_least_fp32
 from lightning_unlearn.model.lora_targets import ALL, check_rank, special_layers
@@ -209,7 +209,7 @@ def start_adapter(model: nn.Module, adapter: str, seed: int) -> None:
             fresh.uniform_(-bound, bound, generator=generator)
         elif "lora_embedding_B" in name:
             fresh.normal_(generator=generator)
-        fill(parameter, fresh)
+        copy_into(parameter, fresh)
 
 
 def choose_adapters(peft_model: Any, active: list[str], trained: str | None) -> None:
@@ -242,7 +242,7 @@ def adapter_weights(peft_model: Any, adapter: str) -> dict[str, Tensor]:
     # Base embeddings stay out, which PEFT would add where they have an adapter: they are frozen.
     state = get_peft_model_state_dict(peft_model, adapter_name=adapter, save_embedding_layers=False)
     # By name: PEFT's order follows that of a set, and older safetensors keep the order given.
-    return {name: whole(state[name].detach()).cpu().contiguous() for name in sorted(state)}
+    return {name: full_tensor(state[name].detach()).cpu().contiguous() for name in sorted(state)}
 
 
 def save_adapter(peft_model: Any, adapter: str, folder: Path, weights: dict[str, Tensor]) -> None:
@@ -311,7 +311,7 @@ def fill_adapter(
         )
     # PEFT's own loading takes no tensors that are cut up; these are the parameters themselves.
     for name, values in weights.items():
-        fill(own[name], values)
+        copy_into(own[name], values)
 
 
 def merge(peft_model: Any, active: list[str]) -> Any:

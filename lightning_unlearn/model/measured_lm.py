@@ -11,7 +11,7 @@ from lightning_unlearn.data.batches import Batch, collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.distributed.gather import PerExampleMetric
 from lightning_unlearn.distributed.strategy import data_share
-from lightning_unlearn.distributed.tensors import whole
+from lightning_unlearn.distributed.tensors import full_tensor
 from lightning_unlearn.model import adapters
 from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.log_probs import LogProbs, at_least_fp32
@@ -158,7 +158,7 @@ class MeasuredLM(StoredLM):
         if self.is_sharded:
             loss.backward()  # type: ignore[no-untyped-call]
             found = [p.grad for p in parameters if p.grad is not None]
-            total = sum(whole(_squares(part)).item() for part in found)
+            total = sum(full_tensor(_squares(part)).item() for part in found)
             for parameter in parameters:
                 parameter.grad = None
             return float(total)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.distributed.tensors import fill, local_slices
+from lightning_unlearn.distributed.tensors import copy_into, local_slices
 from lightning_unlearn.model.pretrained import weight_files
 
 
@@ -47,7 +47,7 @@ def load_sharded_weights(
         )
         for key, values in read_whole().items():
             if key in wanted:
-                fill(wanted[key], values)
+                copy_into(wanted[key], values)
         return
     from safetensors import safe_open
 

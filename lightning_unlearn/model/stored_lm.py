@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_unlearn.distributed.tensors import whole
+from lightning_unlearn.distributed.tensors import full_tensor
 from lightning_unlearn.model import adapters
 from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.model.base_dropout import as_it_was
@@ -63,7 +63,7 @@ class StoredLM(OpenedLM):
         twice = set(dict(self.lm.named_parameters(remove_duplicate=False)))
         twice -= set(dict(self.lm.named_parameters()))
         state = {name: v for name, v in self.lm.state_dict().items() if name not in twice}
-        parts = ((name, whole(value.detach())) for name, value in state.items())
+        parts = ((name, full_tensor(value.detach())) for name, value in state.items())
         return {name: value.cpu() for name, value in parts if self.global_rank == 0}
 
     def save(self, which: str, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
