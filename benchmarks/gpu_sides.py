@@ -21,9 +21,9 @@ from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, StagedTrainer
 from lightning_unlearn.data.batches import BatchPlan
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.distributed import sharding
-from lightning_unlearn.model.causal_lm import StageStart
 from lightning_unlearn.model.compat import enable_gradient_checkpointing
 from lightning_unlearn.model.pretrained import empty_causal_lm, load_config
+from lightning_unlearn.model.stage import StageStart
 
 # Of random weights: that with which models begin.
 SPREAD = 0.02
@@ -130,8 +130,12 @@ class Random(CausalLM):
 
     device_made = "cpu"
 
-    def _load(self, name: str) -> Any:
-        lm = self._empty_lm()
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.pretrained.load = self._load  # type: ignore[method-assign]
+
+    def _load(self, dtype: torch.dtype, name: str | None = None, **options: Any) -> Any:
+        lm = self.pretrained.empty(dtype)
         fill_random(lm, torch.device(self.device_made))
         return lm.eval()
 
@@ -181,10 +185,10 @@ def ours(setting: Setting, unlearns: bool = False, compiled: bool = False) -> Ru
             enable_progress_bar=False,
             callbacks=[*([NPO()] if unlearns else []), _Timed(clock)],
         )
-        module.check_device(str(trainer.precision), trainer.strategy.root_device)
+        module.checks.device(str(trainer.precision), trainer.strategy.root_device)
         stage = "unlearn" if unlearns else "stage"
         recipe = Recipe(lr=1e-5, schedule="constant", batch_size=len(setting.plan.steps[0]))
-        module.begin(StageStart(stage, recipe, len(setting.plan), seed=0, fresh=True))
+        module.start_stage(StageStart(stage, recipe, len(setting.plan), seed=0, fresh=True))
         return _run(lambda: trainer.fit_once(module, setting.plan.loader()), clock)
 
 
@@ -272,7 +276,7 @@ def micro_batches(plan: BatchPlan) -> list[dict[str, torch.Tensor]]:
         for micro in plan[number].micro:
             labels = torch.full_like(micro.input_ids, -100)
             # `source` is where a label is predicted, one place before it.
-            labels.view(-1)[micro.source + 1] = micro.target
+            labels.view(-1)[micro.label_positions + 1] = micro.label_ids
             mask = torch.ones_like(micro.input_ids)
             found.append({"input_ids": micro.input_ids, "labels": labels, "attention_mask": mask})
     return found

@@ -1,7 +1,7 @@
 """The unlearn label and its paraphrases scored with each prompt encoded once, against apart.
 
-Ours is `score_candidates`; apart is a padded forward of the Hugging Face model for each of the 20
-phrases and one more, as published code does it. Both give log-likelihoods of the same Llama of
+Ours is `CandidateScorer.score`; apart is a padded forward of the Hugging Face model for each of the
+20 phrases and one more, as published code does it. Both give log-likelihoods of the same Llama of
 about 60 million parameters on prompts of 120 tokens, alternating in one process; the numbers are
 compared first. Phrases are split into words, so that they begin alike as they do in text.
 """
@@ -18,7 +18,6 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_unlearn import CausalLM
-from lightning_unlearn.model.candidates import score_candidates
 from lightning_unlearn.monitors.phrases import LABEL, PARAPHRASES
 
 PROMPT, VOCABULARY = 120, 32_000
@@ -89,16 +88,16 @@ def main() -> None:
     candidates = phrases()
 
     def ours() -> Tensor:
-        return score_candidates(module, prompts, [candidates] * len(prompts), len(prompts)).sum
+        return module.candidates.score(prompts, [candidates] * len(prompts), len(prompts)).sum
 
     def theirs() -> Tensor:
-        return apart(module.lm, prompts, candidates)
+        return apart(module.network.hf_model, prompts, candidates)
 
     # Warm both up, and let the module try how it shares prompts, which it does once in a run.
     trial = seconds(ours)
     expected = theirs()
     gap = ((ours() - expected).abs() / expected.abs()).max().item()
-    assert module.prompt_sharing == "tree" and gap < 1e-5, (module.prompt_sharing, gap)
+    assert module.candidates.sharing == "tree" and gap < 1e-5, (module.candidates.sharing, gap)
     pairs = [(seconds(theirs), seconds(ours)) for _ in range(given.repeats)]
     ratios = [a / b for a, b in pairs]
     tokens = sum(map(len, candidates))

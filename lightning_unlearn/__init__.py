@@ -9,9 +9,9 @@ from lightning_unlearn.version import __version__
 if TYPE_CHECKING:
     from lightning_unlearn.data.datamodule import StagedDataModule
     from lightning_unlearn.data.recipes import EvalSet, Recipe, Stage
-    from lightning_unlearn.model.adapters import LoRA
     from lightning_unlearn.model.causal_lm import CausalLM
     from lightning_unlearn.model.log_probs import LogProbs
+    from lightning_unlearn.model.settings import LoRA
     from lightning_unlearn.model.token_statistics import TokenStatistics
     from lightning_unlearn.monitors import (
         TOFU,
@@ -65,7 +65,7 @@ __all__ = [
 
 # torch, transformers and Lightning take seconds to import: only what is named is loaded.
 _HOMES = {
-    "LoRA": "model.adapters",
+    "LoRA": "model.settings",
     "StagedDataModule": "data.datamodule",
     "EvalSet": "data.recipes",
     "Recipe": "data.recipes",

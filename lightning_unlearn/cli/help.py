@@ -39,7 +39,7 @@ most used keys (each is also a YAML key; the command line wins):
   --model.lora.rank N          --model.lora null trains all weights
   --model.lora.target_modules '[q_proj, v_proj]'
   --model.quantization nf4     the base in 4 bits a weight, as in QLoRA; needs bitsandbytes
-  --model.gradient_checkpointing true    --model.merge true    --model.compile true
+  --model.gradient_checkpointing true    --model.save_merged true    --model.compile true
   --data.order '[a, b, c]'     the path; or --data.position P, or --data.permutation K
   --data.forget STAGE          the stage to unlearn
   --data.oracle true           train the path without it, and measure: what unlearning should give

@@ -150,7 +150,7 @@ class StagedDataModule(LightningDataModule):
         return self.path.index(self.forget) + 1
 
     @property
-    def trained(self) -> tuple[str, ...]:
+    def training_stages(self) -> tuple[str, ...]:
         """The stages that are trained, in order."""
         left_out = self.forget if self.oracle else None
         return tuple(name for name in self.path if name != left_out)
@@ -159,7 +159,7 @@ class StagedDataModule(LightningDataModule):
         """Whether rows are encoded with a tokenizer already; its template is then known."""
         return self.format is not None and self.format.tokenizer is tokenizer
 
-    def prepare(
+    def load_rows(
         self,
         tokenizer: Any,
         context: int,
@@ -225,7 +225,7 @@ class StagedDataModule(LightningDataModule):
         """Take over what another has read of the stages that are read in the same way.
 
         Args:
-            other: of the same model; `prepare` then reads only what is missing.
+            other: of the same model; `load_rows` then reads only what is missing.
         """
         own, its = ((data.chat_template_from, data.max_length) for data in (self, other))
         if own != its:
@@ -251,13 +251,13 @@ class StagedDataModule(LightningDataModule):
         Raises:
             InputError: naming the recipe.
         """
-        for name in self.trained:
+        for name in self.training_stages:
             batch_size = self.stages[name].batch_size
             micro_batch(batch_size, self.micro_batch_size, world_size, f"data.stages.{name}")
         if self.forget is not None and not self.oracle:
             micro_batch(self.unlearn.batch_size, self.micro_batch_size, world_size, "data.unlearn")
 
-    def measured(self, stage: str) -> tuple[list[Row], list[Example]]:
+    def eval_rows(self, stage: str) -> tuple[list[Row], list[Example]]:
         """The rows on which a stage is measured.
 
         The forget stage is measured on the rows that are unlearned; every other stage on its
@@ -287,7 +287,7 @@ class StagedDataModule(LightningDataModule):
             return self.rows[stage], self.examples[stage]
         if which == HELDOUT:
             return self.heldout_rows[stage], self.heldout_examples[stage]
-        return self.measured(stage)
+        return self.eval_rows(stage)
 
     def set_name(self, name: str) -> str:
         """The one name of a row set that may have two: "tofu" where "tofu:heldout" is the same.
@@ -313,14 +313,14 @@ class StagedDataModule(LightningDataModule):
 
     def remarks(self) -> list[str]:
         """What a user should know of the rows: columns not used, answers cut or without an end."""
-        assert self.format is not None, "prepare() comes first"
+        assert self.format is not None, "load_rows() comes first"
         found = [line for name in (*self.path, *self.eval_sets) for line in self._found[name]]
         endless = self.format.remark(self.rows[self.path[0]][0])
         return [*found, *([endless] if endless is not None else []), *self.truncations()]
 
     def truncations(self) -> list[str]:
         """One sentence per row set of which answers lost their end."""
-        assert self.format is not None, "prepare() comes first"
+        assert self.format is not None, "load_rows() comes first"
         sets = {stage: self.examples[stage] for stage in self.path}
         for stage in self.path:
             if stage in self.heldout_examples:
@@ -362,7 +362,7 @@ class StagedDataModule(LightningDataModule):
             self._fingerprints[name] = data_fingerprint(examples)
         return self._fingerprints[name]
 
-    def begin(self, stage: str, seed: int, rank: int, world_size: int) -> BatchPlan:
+    def start_stage(self, stage: str, seed: int, rank: int, world_size: int) -> BatchPlan:
         """Make a stage the one that `train_dataloader` yields.
 
         Args:
@@ -374,7 +374,7 @@ class StagedDataModule(LightningDataModule):
         Returns:
             The plan of its optimizer steps.
         """
-        assert self.format is not None, "prepare() comes first"
+        assert self.format is not None, "load_rows() comes first"
         self._plan = BatchPlan(
             self.training_examples(stage),
             self.recipe(stage),
@@ -391,10 +391,10 @@ class StagedDataModule(LightningDataModule):
     @property
     def pad_id(self) -> int:
         """Padding token id; what it is has no effect on results."""
-        assert self.format is not None, "prepare() comes first"
+        assert self.format is not None, "load_rows() comes first"
         return self.format.pad_id
 
     def train_dataloader(self) -> DataLoader[GlobalBatch]:
         """The optimizer steps of the stage that was begun last."""
-        assert self._plan is not None, "begin() comes first"
+        assert self._plan is not None, "start_stage() comes first"
         return self._plan.loader()

@@ -1,4 +1,4 @@
-"""One model over several processes with FSDP2: cut up layer by layer, and given its memory."""
+"""One model over several processes with FSDP2: sharded layer by layer, and given its memory."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 
-def is_tied(lm: Any) -> bool:
+def is_tied(hf_model: Any) -> bool:
     """Whether the output projection is the embedding."""
-    tied: bool = lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
+    tied: bool = hf_model.get_output_embeddings().weight is hf_model.get_input_embeddings().weight
     return tied
 
 
 def shard(
-    net: nn.Module,
-    lm: Any,
+    network: nn.Module,
+    hf_model: Any,
     layers: Sequence[nn.Module],
     mesh: "DeviceMesh",
     strategy: Any,
     reduce_dtype: torch.dtype,
 ) -> None:
-    """Cut a model up over the processes of a mesh: layer by layer, then the rest.
+    """Shard a model over the processes of a mesh: layer by layer, then the rest.
 
     Args:
-        net: the module through whose forward everything goes.
-        lm: the Hugging Face model in it, on the meta device.
+        network: the module through whose forward everything goes.
+        hf_model: the Hugging Face model in it, on the meta device.
         layers: its decoder layers.
         mesh: has the axis "data_parallel", and "tensor_parallel" if layers are shared out too.
         strategy: may have ``tensor_parallel_size`` and ``cpu_offload``, as of `FSDP2`.
@@ -57,43 +57,43 @@ def shard(
     }
     units = list(layers)
     if getattr(strategy, "tensor_parallel_size", 1) > 1:
-        parallelize_layers(units, lm.config, mesh["tensor_parallel"])
-    if not is_tied(lm):
+        parallelize_layers(units, hf_model.config, mesh["tensor_parallel"])
+    if not is_tied(hf_model):
         # The head is used without its own forward, so it is whole while the rest is.
-        units.append(lm.get_input_embeddings())
+        units.append(hf_model.get_input_embeddings())
     for unit in units:
         fully_shard(unit, **options)
-    fully_shard(net, **options)
-    embedding: Any = lm.get_input_embeddings()
-    if embedding in units and _stays_frozen(lm, embedding):
+    fully_shard(network, **options)
+    embedding: Any = hf_model.get_input_embeddings()
+    if embedding in units and _stays_frozen(hf_model, embedding):
         # Its backward asks for nothing; FSDP2 would put it together all the same.
         embedding.set_unshard_in_backward(False)
-    for method in ("generate", "own_log_probs"):
-        register_fsdp_forward_method(net, method)
+    for method in ("generate", "log_probs_from_logits"):
+        register_fsdp_forward_method(network, method)
 
 
-def _stays_frozen(lm: Any, part: nn.Module) -> bool:
+def _stays_frozen(hf_model: Any, part: nn.Module) -> bool:
     """Whether no stage trains anything of a part: there are adapters, and none in it."""
-    names = [name for name, _ in lm.named_parameters() if "lora_" in name]
+    names = [name for name, _ in hf_model.named_parameters() if "lora_" in name]
     return bool(names) and not any("lora_" in name for name, _ in part.named_parameters())
 
 
-def materialize(net: nn.Module, lm: Any, device: torch.device) -> None:
+def materialize(network: nn.Module, hf_model: Any, device: torch.device) -> None:
     """Give a model that was made without memory its memory, and what is computed and not stored.
 
     Args:
-        net: on the meta device.
-        lm: the Hugging Face model in it.
+        network: on the meta device.
+        hf_model: the Hugging Face model in it.
         device: where its parts go.
     """
-    tied = is_tied(lm)
-    net.to_empty(device=device)
+    tied = is_tied(hf_model)
+    network.to_empty(device=device)
     if tied:
-        lm.get_output_embeddings().weight = lm.get_input_embeddings().weight
+        hf_model.get_output_embeddings().weight = hf_model.get_input_embeddings().weight
     with warnings.catch_warnings():
         # Random weights that a module gets besides are overwritten by those of the checkpoint.
         warnings.filterwarnings("ignore", "DTensor random operators may not have complete")
-        for module in lm.modules():
+        for module in hf_model.modules():
             if module._non_persistent_buffers_set:
                 # Rotary frequencies: transformers makes them where it initializes a module.
-                lm._init_weights(module)
+                hf_model._init_weights(module)

@@ -24,8 +24,8 @@ class CandidateTree:
         tokens: those after the prompt; a candidate's last token is only predicted.
         parents: for each of them, the place before it in the sequence.
         positions: for each of them, how many tokens it follows.
-        source: for each candidate, the places that predict its tokens.
-        target: for each candidate, its tokens.
+        label_positions: for each candidate, the places that predict its tokens.
+        label_ids: for each candidate, its tokens.
     """
 
     prompt: Ids
@@ -34,8 +34,8 @@ class CandidateTree:
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    source: list[list[int]] = field(default_factory=list)
-    target: list[Ids] = field(default_factory=list)
+    label_positions: list[list[int]] = field(default_factory=list)
+    label_ids: list[Ids] = field(default_factory=list)
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class CandidateTree:
     def add(self, number: int, candidate: Ids) -> None:
         """Take a candidate in."""
         place = len(self.prompt) - 1
-        source = [place]
+        label_positions = [place]
         for depth, token in enumerate(candidate[:-1]):
             if (place, token) not in self._children:
                 self._children[place, token] = len(self)
@@ -61,10 +61,10 @@ class CandidateTree:
                 self.parents.append(place)
                 self.positions.append(len(self.prompt) + depth)
             place = self._children[place, token]
-            source.append(place)
+            label_positions.append(place)
         self.numbers.append(number)
-        self.source.append(source)
-        self.target.append(candidate)
+        self.label_positions.append(label_positions)
+        self.label_ids.append(candidate)
 
 
 def grow(prompt: Ids, candidates: Sequence[Ids], row: int = 0) -> list[CandidateTree]:
@@ -98,15 +98,15 @@ class Layout:
         input_ids: ``[trees, longest tree]``.
         positions: same shape.
         visible: which place (last axis) each place sees, ``[trees, longest, longest]``.
-        source: places in the flattened ``input_ids`` that predict, ``[tokens]``.
-        target: what is predicted there, ``[tokens]``.
+        label_positions: places in the flattened ``input_ids`` that predict, ``[tokens]``.
+        label_ids: what is predicted there, ``[tokens]``.
     """
 
     input_ids: Tensor
     positions: Tensor
     visible: Tensor
-    source: Tensor
-    target: Tensor
+    label_positions: Tensor
+    label_ids: Tensor
 
 
 def lay_out(trees: list[CandidateTree]) -> Layout:
@@ -116,7 +116,7 @@ def lay_out(trees: list[CandidateTree]) -> Layout:
     positions = torch.zeros(len(trees), width, dtype=torch.long)
     # Each place sees itself, padding too: a place that sees nothing would be nan.
     visible = np.broadcast_to(np.eye(width, dtype=bool), (len(trees), width, width)).copy()
-    source: list[int] = []
+    label_positions: list[int] = []
     for r, tree in enumerate(trees):
         size = len(tree.prompt)
         input_ids[r, : len(tree)] = torch.tensor([*tree.prompt, *tree.tokens])
@@ -125,12 +125,14 @@ def lay_out(trees: list[CandidateTree]) -> Layout:
         own[:size, :size] = np.tri(size, dtype=bool)
         for place, parent in enumerate(tree.parents, start=size):
             own[place, : parent + 1] = own[parent, : parent + 1]
-        source += [r * width + place for places in tree.source for place in places]
-    target = [token for tree in trees for candidate in tree.target for token in candidate]
+        label_positions += [
+            r * width + place for places in tree.label_positions for place in places
+        ]
+    label_ids = [token for tree in trees for candidate in tree.label_ids for token in candidate]
     return Layout(
         input_ids,
         positions,
         torch.from_numpy(visible),
-        torch.tensor(source),
-        torch.tensor(target),
+        torch.tensor(label_positions),
+        torch.tensor(label_ids),
     )

@@ -1,4 +1,4 @@
-"""Answers written by the model."""
+"""Answers that the model generates."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.data.batches import derive_seed
-from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.model.evaluator import Evaluator
 
 Ids = tuple[int, ...]
 
@@ -19,7 +19,7 @@ CHUNK_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True)
-class Written:
+class GeneratedAnswer:
     """An answer.
 
     Attributes:
@@ -35,7 +35,7 @@ class _Draw:
     """Leaves of each next-token distribution only the token that was drawn from it.
 
     A logits processor of transformers. The token is that in which the cumulative probability
-    passes a uniform number, which belongs to prompt, attempt and step alone: what is drawn does not
+    passes a uniform number, which belongs to prompt, sample and step alone: what is drawn does not
     depend on which sequences are written together.
 
     Args:
@@ -109,46 +109,46 @@ def _computing_on(lm: Any, device: torch.device) -> Iterator[None]:
         lm.__class__ = own
 
 
-def _uniform(seed: int, rows: list[int], attempts: int, steps: int) -> Tensor:
-    """Uniform numbers of prompts and attempts, ``[prompts x attempts, steps]``."""
+def _uniform(seed: int, rows: list[int], num_samples: int, steps: int) -> Tensor:
+    """Uniform numbers of prompts and samples, ``[prompts x samples, steps]``."""
     return torch.stack(
         [
             torch.rand(
                 steps,
                 dtype=torch.float64,
-                generator=torch.Generator().manual_seed(derive_seed(seed, "generate", i, attempt)),
+                generator=torch.Generator().manual_seed(derive_seed(seed, "generate", i, sample)),
             )
             for i in rows
-            for attempt in range(attempts)
+            for sample in range(num_samples)
         ]
     )
 
 
 def generate_answers(
-    module: CausalLM,
+    evaluator: Evaluator,
     tokenizer: Any,
     prompts: list[Ids],
     ends: Ids,
     *,
     max_new_tokens: int,
-    attempts: int = 1,
+    num_samples: int = 1,
     greedy: bool = False,
     temperature: float = 1.0,
     batch_size: int = 32,
     seed: int = 0,
-) -> dict[int, list[Written]]:
-    """Let the model answer prompts.
+) -> dict[int, list[GeneratedAnswer]]:
+    """Have the model answer prompts.
 
-    Each token is drawn with a number of its own prompt, attempt and step, so the answers depend
+    Each token is drawn with a number of its own prompt, sample and step, so the answers depend
     neither on the batch size nor on the number of processes, as far as logits themselves do not.
 
     Args:
-        module: the model.
+        evaluator: of the model.
         tokenizer: its tokenizer.
         prompts: token ids up to the assistant header.
         ends: tokens that end an answer.
         max_new_tokens: longest answer, in tokens; less where the model's context ends.
-        attempts: sampled answers per prompt.
+        num_samples: sampled answers per prompt.
         greedy: the one answer of the likeliest tokens instead.
         temperature: of sampling.
         batch_size: prompts of one batch.
@@ -157,41 +157,45 @@ def generate_answers(
     Returns:
         The answers by prompt number, for this process's share of the prompts.
     """
-    answers: dict[int, list[Written]] = {}
-    attempts = 1 if greedy else attempts
+    answers: dict[int, list[GeneratedAnswer]] = {}
+    num_samples = 1 if greedy else num_samples
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    mine = module.own_share(order)
+    network, placement = evaluator.network, evaluator.placement
+    mine = placement.shard_of(order)
 
     def room(i: int) -> int:
-        return max(0, min(max_new_tokens, module.context - len(prompts[i])))
+        return max(0, min(max_new_tokens, network.context_length - len(prompts[i])))
 
     batches = []
     # Where the context cuts answers, only equally short ones are written together.
     for steps, group in groupby(mine, key=room):
         alike = list(group)
         if steps == 0:
-            answers |= {i: [Written("", ended=False)] * attempts for i in alike}
+            answers |= {i: [GeneratedAnswer("", ended=False)] * num_samples for i in alike}
             continue
         batches += [(steps, alike[i : i + batch_size]) for i in range(0, len(alike), batch_size)]
-    settings, device = _plain_settings(module.lm), _computing_on(module.lm, module.device)
-    with module.measuring(), settings, device:
+    settings, device = (
+        _plain_settings(network.hf_model),
+        _computing_on(network.hf_model, placement.device),
+    )
+    with evaluator.eval_mode(), settings, device:
         for steps, rows in batches:
-            draw = None if greedy else (_uniform(seed, rows, attempts, steps), temperature)
-            batch = [prompts[i] for i in rows for _ in range(attempts)]
+            draw = None if greedy else (_uniform(seed, rows, num_samples, steps), temperature)
+            batch = [prompts[i] for i in rows for _ in range(num_samples)]
             written = [
                 _read(tokenizer, ids, ends)
-                for ids in _write(module, tokenizer, batch, ends, steps, draw)
+                for ids in _generate(evaluator, tokenizer, batch, ends, steps, draw)
             ]
             for r, i in enumerate(rows):
-                answers[i] = written[r * attempts : (r + 1) * attempts]
-        for _ in range(module.most(len(batches)) - len(batches)):
+                answers[i] = written[r * num_samples : (r + 1) * num_samples]
+        for _ in range(placement.max_over_ranks(len(batches)) - len(batches)):
             # All processes take part in every forward of a model that is cut up.
-            _write(module, tokenizer, [(0,)], ends, 1, None)
+            _generate(evaluator, tokenizer, [(0,)], ends, 1, None)
     return answers
 
 
-def _write(
-    module: CausalLM,
+def _generate(
+    evaluator: Evaluator,
     tokenizer: Any,
     prompts: list[Ids],
     ends: Ids,
@@ -199,7 +203,7 @@ def _write(
     draw: tuple[Tensor, float] | None,
 ) -> list[list[int]]:
     """The tokens after each prompt, whatever follows the first end among them."""
-    pad, vocabulary = tokenizer.pad_token_id, module.vocabulary
+    pad, vocabulary = tokenizer.pad_token_id, evaluator.network.vocabulary_size
     if pad is None or (vocabulary is not None and pad >= vocabulary):
         # Any of the model's: it is masked before a prompt, and left out after an end.
         pad = 0
@@ -209,23 +213,23 @@ def _write(
     for r, prompt in enumerate(prompts):
         input_ids[r, width - len(prompt) :] = torch.tensor(prompt)
         mask[r, width - len(prompt) :] = 1
-    assert module.net is not None
-    output = module.net.generate(
-        input_ids=input_ids.to(module.device),
-        attention_mask=mask.to(module.device),
+    device = evaluator.placement.device
+    output = evaluator.network.generate(
+        input_ids=input_ids.to(device),
+        attention_mask=mask.to(device),
         max_new_tokens=steps,
         do_sample=False,
         eos_token_id=list(ends) or None,
         pad_token_id=pad,
         use_cache=True,
-        synced_gpus=module.is_sharded,
-        logits_processor=[_Draw(draw[0].to(module.device), width, draw[1])] if draw else None,
+        synced_gpus=evaluator.placement.is_sharded,
+        logits_processor=[_Draw(draw[0].to(device), width, draw[1])] if draw else None,
     )
     ids: list[list[int]] = output[:, width:].tolist()
     return ids
 
 
-def _read(tokenizer: Any, ids: list[int], ends: Ids) -> Written:
+def _read(tokenizer: Any, ids: list[int], ends: Ids) -> GeneratedAnswer:
     stop = next((place for place, token in enumerate(ids) if token in ends), None)
     text = tokenizer.decode(ids[:stop], skip_special_tokens=True)
-    return Written(text, ended=stop is not None)
+    return GeneratedAnswer(text, ended=stop is not None)

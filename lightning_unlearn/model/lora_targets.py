@@ -8,7 +8,6 @@ from torch import nn
 
 from lightning_unlearn.errors import InputError
 
-ALL = "all-linear"
 # Packages of linear layers whose weights are packed.
 _PACKED = ("bitsandbytes", "lightning_unlearn")
 # Whose blocks have other names; all that PEFT refuses such adapters of.

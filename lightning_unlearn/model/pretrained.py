@@ -1,34 +1,29 @@
-"""Base models and tokenizers from a path, an embedded name or the Hugging Face hub."""
+"""PretrainedModel: the base model on disk or on the hub; and how causal LMs are loaded."""
 
 import copy
-import hashlib
-import json
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lightning_unlearn.demo import resolve
+from lightning_unlearn.distributed.placement import Placement
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.model.remote_code import remote_code_identity
+from lightning_unlearn.model import hf_config
+from lightning_unlearn.model.base_dropout import switch_off
+from lightning_unlearn.model.hf_config import load_config, reason_of
+from lightning_unlearn.model.model_files import locate, model_fingerprint, weight_files
+from lightning_unlearn.model.quantization import check_base, keep_packed, loading_options
+from lightning_unlearn.model.settings import ModelSettings
+from lightning_unlearn.model.sharded_loading import load_sharded_weights
 from lightning_unlearn.model.weights_check import (
-    ADAPTER,
-    INDEX,
-    WEIGHTS,
-    adapter_error,
     check_depth,
     check_json,
     check_loaded,
     check_numbers,
-    find_file,
-    opened,
-    read_index,
     without_masks,
 )
 
-SETTINGS = ("config.json", "generation_config.json")
 OF_TOKENIZER = (
     "tokenizer_config.json",
     "tokenizer.json",
@@ -37,57 +32,158 @@ OF_TOKENIZER = (
     "vocab.json",
 )
 
-# Characters of a library's message that are passed on.
-_LONGEST = 300
 
-
-def locate(name: str, key: str) -> str:
-    """Where a model is: a folder for paths and embedded names, the name itself for the hub.
+class PretrainedModel:
+    """The base model as it is on disk or on the hub; holds no weights.
 
     Args:
-        name: folder, ``demo:NAME``, or hub name.
-        key: YAML key, for messages.
+        settings: name the model, and say how it is loaded.
 
-    Returns:
-        What ``from_pretrained`` takes.
+    Attributes:
+        settings: as given.
+        config: the model's configuration, with dropout set to zero.
+        dropout: the dropout that the configuration had.
 
     Raises:
-        InputError: if it looks like a path and is no folder with a model.
+        InputError: if there is no such model, or if it cannot be quantized as the settings say.
     """
-    if name.startswith("demo:"):
-        try:
-            return str(resolve(name))
-        except ValueError as error:
-            raise InputError(f"{key}: {error}") from None
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            if (folder / ADAPTER).is_file():
-                raise adapter_error(name, key, has_model=False)
-            raise InputError(
-                f"{key}: found the folder {name} without config.json, expected a Hugging Face "
-                "model folder (config.json, model.safetensors, tokenizer.json)."
-            )
-        return str(folder)
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists()
-    if looks_like_path or not name:
-        raise InputError(
-            f"{key}: found {name!r}, which is no folder, expected a Hugging Face model folder, a "
-            "hub name such as meta-llama/Llama-3.2-1B, or demo:tiny-llama."
+
+    def __init__(self, settings: ModelSettings) -> None:
+        quiet_transformers()
+        self.settings = settings
+        self.config = load_config(settings.base, settings.trust_remote_code)
+        self.dropout = switch_off(self.config)
+        has_adapters = settings.lora is not None
+        check_base(settings.quantization, settings.base, self.config, has_adapters)
+        self._tokenizer: Any = None
+        self._fingerprint: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name: a folder, ``demo:NAME``, or a hub name."""
+        return self.settings.base
+
+    @property
+    def location(self) -> str:
+        """The name that ``from_pretrained`` takes."""
+        return locate(self.name, "model.base")
+
+    @property
+    def context_length(self) -> int:
+        """The longest sequence that the model takes, in tokens."""
+        return hf_config.context_length(self.config)
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Rows of the model's embedding, one for each token id; None if it does not say."""
+        return hf_config.vocabulary_size(self.config)
+
+    def tokenizer(self) -> Any:
+        """Return the model's tokenizer, the same object each time."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.name, self.settings.trust_remote_code)
+        return self._tokenizer
+
+    def fingerprint(self) -> str:
+        """Return a hash of the model's configuration and weights."""
+        if self._fingerprint is None:
+            self._fingerprint = model_fingerprint(self.name, self.settings.trust_remote_code)
+        return self._fingerprint
+
+    def check_files(self, dtype: torch.dtype, numbers: bool = False) -> None:
+        """Refuse a model whose files do not hold its weights, without loading it.
+
+        Args:
+            dtype: the type in which the weights are going to be.
+            numbers: read all weights, and refuse those that are not finite; else only their names
+                and shapes.
+
+        Raises:
+            InputError: naming the weights.
+        """
+        settings = self.settings
+        check_weights(
+            self.name,
+            self.config,
+            dtype,
+            settings.attn_implementation,
+            settings.trust_remote_code,
+            numbers,
         )
-    return name
 
+    def open(self, placement: Placement) -> Any:
+        """Return the base model with its weights, quantized if the settings say so.
 
-def _reason(error: Exception) -> str:
-    """The first line of a library's message: the rest is advice about its own arguments."""
-    lines = [line.strip() for line in str(error).strip().splitlines()]
-    if not lines:
-        return type(error).__name__
-    if lines[0].endswith(":") and len(lines) > 1:
-        lines[0] += f" {lines[1]}"
-    # Of some the message is only a value, such as a key.
-    kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
-    return kind + (lines[0] if len(lines[0]) <= _LONGEST else f"{lines[0][:_LONGEST]} ...")
+        Args:
+            placement: gives precision and device.
+        """
+        if self.settings.quantization is None:
+            return self.load(placement.weight_dtype)
+        options = loading_options(placement.precision, placement.root_device)
+        hf_model = self.load(placement.weight_dtype, **options)
+        keep_packed(hf_model)
+        return hf_model
+
+    def load(self, dtype: torch.dtype, name: str | None = None, **options: Any) -> Any:
+        """Return a causal LM of this architecture with the weights of a folder.
+
+        Args:
+            dtype: of the weights.
+            name: folder, ``demo:NAME``, or hub name; None for the base model.
+            options: further ones of ``from_pretrained``.
+
+        Raises:
+            InputError: if it cannot be opened, or its files do not hold its weights.
+        """
+        name = self.name if name is None else name
+        return load_causal_lm(
+            name,
+            dtype,
+            self.settings.attn_implementation,
+            self.settings.trust_remote_code,
+            "model.base" if name == self.name else "trainer.store",
+            **{"config": self.config, **options},
+        )
+
+    def load_into(self, hf_model: Any, placement: Placement, name: str | None = None) -> None:
+        """Give a model the weights of a folder; of a sharded one each process reads its own part.
+
+        Args:
+            hf_model: of this architecture.
+            placement: of the model.
+            name: folder, ``demo:NAME``, or hub name; None for the base model.
+
+        Raises:
+            InputError: as of `load`.
+        """
+        dtype = placement.weight_dtype
+        if not placement.is_sharded:
+            # Not on the model's device, where Lightning would have a second one made.
+            with torch.device("cpu"):
+                hf_model.load_state_dict(self.load(dtype, name).state_dict())
+            return
+        # Refuse the whole model first: a process that reads its part sees no other one.
+        self.load(dtype, name, device_map="meta")
+        load_sharded_weights(
+            hf_model,
+            self.name if name is None else name,
+            lambda: self.load(dtype, name).state_dict(),
+            placement.warn,
+        )
+
+    def empty(self, dtype: torch.dtype) -> Any:
+        """Return the model without memory for its weights, on the meta device.
+
+        Args:
+            dtype: of the weights.
+
+        Raises:
+            InputError: if it does not take the settings' implementation of attention.
+        """
+        settings = self.settings
+        return empty_causal_lm(
+            self.config, dtype, settings.attn_implementation, settings.trust_remote_code
+        )
 
 
 def _refuse_attention(error: Exception, attention: str, name: str) -> None:
@@ -105,28 +201,6 @@ def _refuse_attention(error: Exception, attention: str, name: str) -> None:
         ) from error
 
 
-def load_config(name: str, trust_remote_code: bool, key: str = "model.base") -> Any:
-    """The configuration of a model, without its weights.
-
-    Raises:
-        InputError: if there is none, or an adapter beside it.
-    """
-    from transformers import AutoConfig
-
-    located = locate(name, key)
-    check_json(Path(located), SETTINGS, key)
-    try:
-        if find_file(located, ADAPTER) is not None:
-            raise adapter_error(name, key, find_file(located, "config.json") is not None)
-        return AutoConfig.from_pretrained(located, trust_remote_code=trust_remote_code)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a wrong value in config.json leads to
-        raise InputError(
-            f"{key}: found {name!r}, which is no model that can be opened: {_reason(error)}"
-        ) from error
-
-
 def load_tokenizer(name: str, trust_remote_code: bool, key: str = "model.base") -> Any:
     """The tokenizer of a model.
 
@@ -141,47 +215,8 @@ def load_tokenizer(name: str, trust_remote_code: bool, key: str = "model.base") 
         return AutoTokenizer.from_pretrained(located, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a wrong value in its files leads to
         raise InputError(
-            f"{key}: found {name!r}, which has no tokenizer that can be opened: {_reason(error)}"
+            f"{key}: found {name!r}, which has no tokenizer that can be opened: {reason_of(error)}"
         ) from error
-
-
-def weight_files(name: str, key: str = "model.base") -> dict[str, Path]:
-    """Which file of a model holds which weight.
-
-    Args:
-        name: folder, ``demo:NAME``, or hub name.
-        key: YAML key, for messages.
-
-    Raises:
-        InputError: if a file is missing, or is no safetensors file.
-    """
-    located = locate(name, key)
-    # In the order in which transformers looks for them.
-    if (single := find_file(located, WEIGHTS)) is not None:
-        with opened(single, key) as weights:
-            return dict.fromkeys(weights.keys(), single)
-    if (index := find_file(located, INDEX)) is None:
-        raise InputError(
-            f"{key}: found {name!r} without {WEIGHTS} and without {INDEX}, expected weights as "
-            "safetensors (of a hub name: and a connection to the hub)."
-        )
-    files: dict[str, Path] = {}
-    names = read_index(index, key)
-    for file in sorted(set(names.values())):
-        found = find_file(located, file)
-        if found is None:
-            raise InputError(
-                f"{key}: {name}: found no {file}, which {INDEX} names; download the model again."
-            )
-        with opened(found, key) as weights:
-            held = set(weights.keys())
-        if absent := sorted(n for n, place in names.items() if place == file and n not in held):
-            raise InputError(
-                f"{key}: {name}: found no {absent[0]} in {file}, where {INDEX} says it is; "
-                "download the model again."
-            )
-        files |= dict.fromkeys(held, found)
-    return files
 
 
 def check_weights(
@@ -259,7 +294,7 @@ def load_causal_lm(
         _refuse_attention(error, attention, name)
         raise InputError(
             f"{key}: found {name!r}, which can't be opened as a causal language model: "
-            f"{_reason(error)}"
+            f"{reason_of(error)}"
         ) from error
     if info["unexpected_keys"]:
         files = weight_files(name, key)
@@ -299,51 +334,8 @@ def empty_causal_lm(
         _refuse_attention(error, attention, config.name_or_path)
         raise InputError(
             f"model.base, with model.attn_implementation {attention}: the model can't be made: "
-            f"{_reason(error)}"
+            f"{reason_of(error)}"
         ) from error
-
-
-def base_identity(name: str, trust_remote_code: bool) -> str:
-    """Hash of a model's configuration, weights and own code, for the stage store's key.
-
-    Two names of the same files have one identity; a file that was trained further has another.
-
-    Args:
-        name: folder, ``demo:NAME``, or hub name.
-        trust_remote_code: as the model is loaded; if so, its code counts.
-
-    Returns:
-        Hexadecimal digest.
-    """
-    located = locate(name, "model.base")
-    files = weight_files(name)
-    config = find_file(located, "config.json")
-    assert config is not None, "load_config() comes first"
-    digest = hashlib.sha256()
-    digest.update(json.dumps(_architecture(config), sort_keys=True).encode())
-    for file in sorted(set(files.values())):
-        digest.update(file.name.encode())
-        _hash_weights(file, digest)
-    if trust_remote_code:
-        digest.update(remote_code_identity(located).encode())
-    return digest.hexdigest()
-
-
-def _architecture(config: Path) -> dict[str, Any]:
-    """A configuration without the keys that only say who wrote the file."""
-    values: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-    return {k: v for k, v in values.items() if k not in ("_name_or_path", "transformers_version")}
-
-
-def _hash_weights(file: Path, digest: Any) -> None:
-    # In the hub's cache a file is a link to a blob that is named by its own SHA-256.
-    name = file.resolve().name
-    if re.fullmatch("[0-9a-f]{64}", name):
-        digest.update(name.encode())
-        return
-    with file.open("rb") as handle:
-        while block := handle.read(2**22):
-            digest.update(block)
 
 
 def quiet_transformers() -> None:

@@ -72,7 +72,7 @@ class LabelLikelihood(Monitor):
             raise InputError(
                 "LabelLikelihood: it looks at the forget prompts, and data.forget is null."
             )
-        rows, examples = data.measured(data.forget)
+        rows, examples = data.eval_rows(data.forget)
         phrases = (self.label, *self.paraphrases)
         longest = max((data.format.phrase_ids(rows[0], phrase) for phrase in phrases), key=len)
         for row, example in zip(rows[: self.limit], examples, strict=False):

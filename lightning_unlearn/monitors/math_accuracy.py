@@ -78,7 +78,7 @@ class MathAccuracy(Monitor):
                 f"MathAccuracy.stage: found {self.stage!r}, expected a stage of the path "
                 f"{', '.join(data.path)}."
             )
-        rows, _ = data.measured(self.stage)
+        rows, _ = data.eval_rows(self.stage)
         for row in rows[: self.limit]:
             if final_number(row.answer) is None:
                 raise InputError(
@@ -94,7 +94,7 @@ class MathAccuracy(Monitor):
             self.stage,
             self.limit,
             instruction=self.instruction,
-            attempts=self.num_samples,
+            num_samples=self.num_samples,
             greedy=self.greedy,
             temperature=self.temperature,
             max_new_tokens=self.max_new_tokens,

@@ -110,7 +110,8 @@ class OracleDistance(Monitor):
                     f"OracleDistance: {count} of {total} rows of the probe {name!r} are among the "
                     "rows to forget, so it says little of what is kept."
                 )
-        targets = model.lora.target_modules if model.lora is not None else list(HEADS)
+        lora = model.settings.lora
+        targets = lora.target_modules if lora is not None else list(HEADS)
         if isinstance(targets, str):
             # Any other text is a pattern to PEFT.
             pattern = targets if targets != "all-linear" else ""
@@ -143,7 +144,7 @@ class OracleDistance(Monitor):
             aim = self._likelihoods(view.oracle, sets)
             measures[f"distance/{probe}"] = re_distance(own, aim)
             measures[f"overshoot/{probe}"] = overshoot(own, aim)
-            if self.kl and view.module.shares_head:
+            if self.kl and view.module.weights.has_frozen_head:
                 parts = [view.measure(KLToOracle(), name, self.limit) for name in sets]
                 measures[f"kl/{probe}"] = torch.cat(parts)
         return measures

@@ -13,11 +13,11 @@ from lightning_unlearn.data.chat import ChatFormat
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.data.rows import Row
 from lightning_unlearn.distributed.gather import PerExampleMetric
-from lightning_unlearn.model.candidates import CandidateScores, score_candidates
+from lightning_unlearn.model.candidates import CandidateScores
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.model.generation import Written, generate_answers
+from lightning_unlearn.model.generation import GeneratedAnswer, generate_answers
 from lightning_unlearn.model.log_probs import LogProbs
-from lightning_unlearn.model.network import Wanted
+from lightning_unlearn.model.network import Output
 from lightning_unlearn.model.token_statistics import COLUMNS, TokenStatistics
 
 # Weights of the untouched base model.
@@ -86,7 +86,8 @@ class ModelView:
         """The module with the weights of this view."""
         if self.weights is None:
             return nullcontext()
-        return self.module.borrowed(None if self.weights == BASE else Path(self.weights))
+        folder = None if self.weights == BASE else Path(self.weights)
+        return self.module.weights.swapped(folder, self.module.seed)
 
     @property
     def format(self) -> ChatFormat:
@@ -127,7 +128,7 @@ class ModelView:
             else:
                 with self._wear():
                     batch_size = self.data.eval_batch_size
-                    self._known[key] = self.module.score(examples, batch_size)
+                    self._known[key] = self.module.evaluator.score(examples, batch_size)
         known: LogProbs = self._known[key]
         return known
 
@@ -172,23 +173,23 @@ class ModelView:
     def _pass(self, name: str, limit: int | None, kl: bool) -> tuple[Tensor, TokenStatistics]:
         examples = self.data.row_set(name)[1][:limit]
         module, batch_size = self.module, self.data.eval_batch_size
-        kl = kl and module.shares_head
+        kl = kl and module.weights.has_frozen_head
         aims = self.oracle._hidden(name, limit) if kl and self.oracle is not None else None
         columns = len(COLUMNS) + (aims is not None)
         numbers = [torch.empty(0, dtype=torch.long, device=module.device)]
-        flats = [torch.empty(0, columns, dtype=module.kept_dtype, device=module.device)]
+        flats = [torch.empty(0, columns, dtype=module.network.result_dtype, device=module.device)]
         longest = max(len(example.answer) for example in examples)
         masks = [torch.empty(0, longest, dtype=torch.bool, device=module.device)]
         # Hidden states stand for the next-token distributions, at a hundredth of their size.
         hidden: list[Tensor] = []
         keeps = kl and self.weights is not None
-        wanted: Wanted = "statistics and hidden" if keeps else "statistics"
+        output: Output = "statistics and hidden" if keeps else "statistics"
         with self._wear():
-            for batch, flat in module.passes(examples, batch_size, wanted, aims):
+            for batch, flat in module.evaluator.batches(examples, batch_size, output, aims):
                 numbers.append(batch.index)
                 flats.append(flat[:, :columns])
                 if keeps:
-                    hidden.append(flat[:, columns:].to("cpu", module.lm.dtype))
+                    hidden.append(flat[:, columns:].to("cpu", module.network.hf_model.dtype))
                 wide = longest - batch.mask.shape[1]
                 masks.append(torch.nn.functional.pad(batch.mask, (0, wide)))
         if keeps:
@@ -222,7 +223,7 @@ class ModelView:
         return values
 
     def gradient_norms(self, name: str, limit: int | None = None) -> Tensor:
-        """Norm of the gradient of each answer's loss; see `CausalLM.gradient_norms`.
+        """Norm of the gradient of each answer's loss; see `Evaluator.gradient_norms`.
 
         Args:
             name: as of `rows`.
@@ -235,7 +236,7 @@ class ModelView:
         if key not in self._known:
             examples = self.data.row_set(name)[1][:limit]
             with self._wear():
-                norms = self.module.gradient_norms(examples)
+                norms = self.module.evaluator.gradient_norms(examples)
             self._known[key] = self.gather(norms, len(examples))
         known: Tensor = self._known[key]
         return known
@@ -312,8 +313,8 @@ class ModelView:
                 self._prompts[key] = ([self.format.prompt_ids(row) for row in rows], encode())
             prompts, texts = self._prompts[key]
             with self._wear():
-                self._known[key] = score_candidates(
-                    self.module, prompts, texts, self.data.eval_batch_size
+                self._known[key] = self.module.candidates.score(
+                    prompts, texts, self.data.eval_batch_size
                 )
         known: CandidateScores = self._known[key]
         return known
@@ -326,7 +327,7 @@ class ModelView:
         instruction: str = "",
         begun: tuple[tuple[int, ...], ...] | None = None,
         **options: Any,
-    ) -> dict[int, list[Written]]:
+    ) -> dict[int, list[GeneratedAnswer]]:
         """Answers that the model writes to the prompts of a row set.
 
         Args:
@@ -348,13 +349,13 @@ class ModelView:
             options = {"batch_size": self.data.eval_batch_size, **options}
             with self._wear():
                 self._known[key] = generate_answers(
-                    self.module,
+                    self.module.evaluator,
                     self.format.tokenizer,
                     prompts,
                     self.format.end_ids(asked[0]),
                     **options,
                 )
-        known: dict[int, list[Written]] = self._known[key]
+        known: dict[int, list[GeneratedAnswer]] = self._known[key]
         return known
 
 

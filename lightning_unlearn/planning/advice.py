@@ -23,7 +23,7 @@ def advice(plan: Plan) -> list[str]:
             found.append(f"--data.micro_batch_size {plan.largest.size}: fits.")
         elif micro > 1:
             found.append("--data.micro_batch_size 1: helps, and is not enough alone.")
-        if not plan.module.gradient_checkpointing:
+        if not plan.model.gradient_checkpointing:
             found.append(
                 "--model.gradient_checkpointing true: of activations, up to "
                 f"{held / GIB:.0f} GiB here, little is left; a third more time."
@@ -45,7 +45,7 @@ def advice(plan: Plan) -> list[str]:
                 "trainer.strategy with cpu_offload: true: parameters, gradients and optimizer in "
                 "the computer's memory; slower."
             )
-    elif plan.module.quantization is not None:
+    elif plan.model.quantization is not None:
         found.append(
             f"--gpus {max(2, gpus)} with --trainer.strategy fsdp2, --model.quantization null and "
             "--trainer.precision bf16-true: shares the model out, not quantized; results differ."
@@ -55,14 +55,14 @@ def advice(plan: Plan) -> list[str]:
     else:
         found.append("--gpus 2 with --trainer.strategy fsdp2: shares the model out.")
     if plan.precision == "32-true":
-        packed = " but the packed weights" if plan.module.quantization is not None else ""
+        packed = " but the packed weights" if plan.model.quantization is not None else ""
         found.append(f"--trainer.precision bf16-true: halves all parts{packed}; results differ.")
-    if plan.module.lora is not None and plan.module.quantization is None:
+    if plan.model.lora is not None and plan.model.quantization is None:
         shared = " Not with fsdp2: take ddp." if plan.sharing.name == "FSDP2" else ""
         found.append(
             "--model.quantization nf4: the base's linear layers, but for the output projection, in "
             f"4 bits a weight; results differ.{shared}"
         )
-    if plan.module.lora is None:
+    if plan.model.lora is None:
         found.append("model.lora instead of null: no gradients and optimizer of the base weights.")
     return found

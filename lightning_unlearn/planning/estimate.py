@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.quantization import check_precision
+from lightning_unlearn.model.settings import ModelSettings
 from lightning_unlearn.monitors.membership import SCORES, Membership
 from lightning_unlearn.planning.micro_batch_search import Largest, find_largest
 from lightning_unlearn.planning.settings import Machine, Sharing
@@ -62,7 +62,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Written:
+class Generated:
     """Answers that the model writes for a monitor.
 
     Attributes:
@@ -93,7 +93,7 @@ class Plan:
         precision: the Trainer's.
         host: bytes of the computer's memory that hold what GPUs do not.
         stages: those that are trained.
-        written: the most that a monitor lets the model write; None if none does.
+        generated: the most that a monitor lets the model write; None if none does.
         norms: bytes at the peak of gradient norms of single rows; None if no monitor asks for them.
         scored: rows of the forget set that are looked at once for the method's reference, as far as
             they are known. A forward without gradient of a training micro-batch, when there is no
@@ -102,7 +102,7 @@ class Plan:
 
     machine: Machine
     sharing: Sharing
-    module: CausalLM
+    model: ModelSettings
     length: int
     assumed: bool
     steps: dict[Phase, Step]
@@ -115,7 +115,7 @@ class Plan:
     precision: str
     host: int = 0
     stages: tuple[str, ...] = ()
-    written: Written | None = None
+    generated: Generated | None = None
     norms: int | None = None
     scored: int = 0
 
@@ -124,7 +124,7 @@ class Plan:
         """Phases that do not fit, "written answers" among them."""
         usable = self.machine.usable
         found: list[str] = [n for n, step in self.steps.items() if step.measured.peak > usable]
-        if self.written is not None and self.written.peak > usable:
+        if self.generated is not None and self.generated.peak > usable:
             found.append("written answers")
         if self.norms is not None and self.norms > usable:
             found.append("gradient norms")
@@ -143,7 +143,7 @@ def estimate(
     machine: Machine,
     shared: Sharing,
 ) -> Plan:
-    """Simulate learning, unlearning and evaluation, and what follows from them.
+    """Simulate learning, unlearning and evaluation, and compute what follows from them.
 
     Args:
         trainer: made for the CPU; gives precision and method.
@@ -156,26 +156,13 @@ def estimate(
         InputError: for settings that can't be run.
     """
     began = time.process_time()
-    if module.quantization is not None:
+    if module.settings.quantization is not None:
         check_precision(str(trainer.precision))
-    length = data.max_length or min(module.context, LONGEST)
-    if length > module.context:
-        raise InputError(
-            f"data.max_length: found {length}, but {module.base} takes at most {module.context} "
-            "tokens."
-        )
+    length = _length(module, data)
     recipes = _recipes(data)
-    micros = {
-        name: micro_batch(
-            recipe.batch_size,
-            data.micro_batch_size,
-            machine.gpus,
-            "data.unlearn" if name == UNLEARN else f"data.stages.{name}",
-        )
-        for name, recipe in recipes.items()
-    }
+    micros = _micro_batches(data, recipes, machine.gpus)
     simulation = Simulation(
-        module,
+        module.settings,
         str(trainer.precision),
         trainer.strategy.precision_plugin,
         machine.gpus,
@@ -183,41 +170,16 @@ def estimate(
         shared.layers,
     )
     try:
-        adapter, whole = simulation.parameters(LEARN), simulation.parameters()
-        adjust = _adjustment(shared, adapter)
-
-        def train(phase: Phase, name: str, micro: int) -> Measured:
-            recipe = recipes[name]
-            accumulates = recipe.batch_size > micro * machine.gpus
-            method = trainer.method if phase == "unlearning" else None
-            plain.append(simulation.train(phase, recipe, method, micro, length, accumulates))
-            return adjust(plain[-1])
-
-        plain: list[Measured] = []
-        steps: dict[Phase, Step] = {}
+        phases = _Phases(simulation, trainer, recipes, machine, shared, length)
         hungriest = _hungriest(recipes, micros)
-        for phase, name in hungriest.items():
-            micro, batch = micros[name], recipes[name].batch_size
-            parts = batch // (micro * machine.gpus)
-            measured = train(phase, name, micro)
-            if shared.name == "DDP":
-                # Once for each step.
-                sent = 2 * adapter * (machine.gpus - 1) / machine.gpus
-                measured = replace(measured, exchanged=sent / parts)
-            steps[phase] = Step(phase, micro, batch, measured, parts)
+        steps = {
+            phase: phases.training(phase, name, micros[name]) for phase, name in hungriest.items()
+        }
         worst = max(steps.values(), key=lambda step: step.measured.peak)
-        state = max(found.memory["optimizer"] for found in plain)
-        lent = simulation.lent() if any(m.uses_oracle for m in trainer.monitors) else 0
-
-        def measure(pass_: Measured) -> Measured:
-            # Monitors measure within a stage too, when the optimizer remembers its most, and look
-            # at the oracle meanwhile.
-            pass_.memory["optimizer"] = state
-            pass_.memory["other"] += lent
-            return adjust(pass_)
-
-        forward = measure(simulation.evaluate(data.eval_batch_size, length))
-        norms = measure(simulation.gradient_norms(length)) if _asks_norms(trainer) else None
+        forward = phases.evaluation(simulation.evaluate(data.eval_batch_size, length))
+        norms = None
+        if _asks_norms(trainer):
+            norms = phases.evaluation(simulation.gradient_norms(length)).peak
         steps["evaluation"] = Step(
             "evaluation", data.eval_batch_size, data.eval_batch_size, forward
         )
@@ -225,38 +187,129 @@ def estimate(
         largest = find_largest(
             [n for n in range(1, share + 1) if share % n == 0],
             {worst.micro: worst.measured.peak},
-            lambda micro: train(worst.phase, hungriest[worst.phase], micro).peak,
+            lambda micro: phases.train(worst.phase, hungriest[worst.phase], micro).peak,
             machine.usable,
             began + PATIENCE,
         )
-        lm = simulation.module.lm
         parameters, base = simulation.base
+        itemsize = simulation.network.hf_model.dtype.itemsize
         return Plan(
             machine,
             shared,
-            module,
+            module.settings,
             length,
             data.max_length is None,
             steps,
             largest,
             parameters=parameters,
             base=base,
-            adapter=adapter,
+            adapter=phases.adapter,
             paths=_paths(data),
             counts={name: _count(data, name, recipe, machine) for name, recipe in recipes.items()},
             precision=str(trainer.precision),
-            host=(whole + 3 * adapter) if shared.cpu_offload else 0,
-            stages=data.trained,
-            written=_written(trainer, module, data, lm.dtype.itemsize, forward, length),
-            norms=None if norms is None else norms.peak,
+            host=simulation.parameters() + 3 * phases.adapter if shared.cpu_offload else 0,
+            stages=data.training_stages,
+            generated=_generated(trainer, module, data, itemsize, forward, length),
+            norms=norms,
             scored=_scored(trainer, data, machine) if UNLEARN in recipes else 0,
         )
     finally:
         simulation.close()
 
 
+def _length(module: CausalLM, data: StagedDataModule) -> int:
+    """Tokens of each sequence."""
+    longest = module.pretrained.context_length
+    length = data.max_length or min(longest, LONGEST)
+    if length > longest:
+        raise InputError(
+            f"data.max_length: found {length}, but {module.settings.base} takes at most {longest} "
+            "tokens."
+        )
+    return length
+
+
+def _micro_batches(data: StagedDataModule, recipes: dict[str, Recipe], gpus: int) -> dict[str, int]:
+    """Sequences of a micro-batch of each recipe."""
+    keys = {name: f"data.stages.{name}" for name in recipes} | {UNLEARN: "data.unlearn"}
+    return {
+        name: micro_batch(recipe.batch_size, data.micro_batch_size, gpus, keys[name])
+        for name, recipe in recipes.items()
+    }
+
+
+class _Phases:
+    """Simulations of the phases of a run, with what its strategy and its monitors add.
+
+    Attributes:
+        adapter: bytes of what a stage trains.
+    """
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        trainer: StagedTrainer,
+        recipes: dict[str, Recipe],
+        machine: Machine,
+        shared: Sharing,
+        length: int,
+    ) -> None:
+        self._simulation = simulation
+        self._method = trainer.method
+        self._recipes = recipes
+        self._gpus = machine.gpus
+        self._shared = shared
+        self._length = length
+        self.adapter = simulation.parameters(LEARN)
+        uses_oracle = any(monitor.uses_oracle for monitor in trainer.monitors)
+        self._swapped = simulation.swapped() if uses_oracle else 0
+        self._optimizer = 0
+
+    def train(self, phase: Phase, name: str, micro: int) -> Measured:
+        """Simulate a micro-batch of a recipe, and the optimizer step after it."""
+        recipe = self._recipes[name]
+        accumulates = recipe.batch_size > micro * self._gpus
+        method = self._method if phase == "unlearning" else None
+        found = self._simulation.train(phase, recipe, method, micro, self._length, accumulates)
+        self._optimizer = max(self._optimizer, found.memory["optimizer"])
+        return self._adjusted(found)
+
+    def training(self, phase: Phase, name: str, micro: int) -> Step:
+        """Simulate an optimizer step of a recipe."""
+        batch, measured = self._recipes[name].batch_size, self.train(phase, name, micro)
+        parts = batch // (micro * self._gpus)
+        if self._shared.name == "DDP":
+            # Once for each step.
+            sent = 2 * self.adapter * (self._gpus - 1) / self._gpus
+            measured = replace(measured, exchanged=sent / parts)
+        return Step(phase, micro, batch, measured, parts)
+
+    def evaluation(self, forward: Measured) -> Measured:
+        """Add what is in memory while monitors evaluate the model within a stage.
+
+        The optimizer then has its most state, and weights may be swapped with the oracle's.
+
+        Args:
+            forward: simulated alone; after the training steps.
+        """
+        memory = {**forward.memory, "optimizer": self._optimizer}
+        memory["other"] += self._swapped
+        return self._adjusted(replace(forward, memory=memory))
+
+    def _adjusted(self, measured: Measured) -> Measured:
+        """Add what the strategy changes of a simulation without it."""
+        memory = dict(measured.memory)
+        if self._shared.name == "DDP" and memory["optimizer"]:
+            # Buckets, in which gradients are sent.
+            memory["gradients"] += self.adapter
+        elif self._shared.cpu_offload:
+            for part in ("parameters", "gradients", "optimizer"):
+                memory[part] = 0
+        return replace(measured, memory=memory)
+
+
 def _recipes(data: StagedDataModule) -> dict[str, Recipe]:
-    recipes: dict[str, Recipe] = {name: data.stages[name] for name in data.trained}
+    recipes: dict[str, Recipe] = {name: data.stages[name] for name in data.training_stages}
     if data.forget is not None and not data.oracle:
         recipes[UNLEARN] = data.unlearn
     return recipes
@@ -277,47 +330,30 @@ def _hungriest(recipes: dict[str, Recipe], micros: dict[str, int]) -> dict[Phase
     return found
 
 
-def _adjustment(shared: Sharing, trained: int) -> Callable[[Measured], Measured]:
-    """What a strategy adds to a simulation without it."""
-
-    def adjusted(measured: Measured) -> Measured:
-        memory = dict(measured.memory)
-        if shared.name == "DDP" and memory["optimizer"]:
-            # Buckets, in which gradients are sent.
-            memory["gradients"] += trained
-            return replace(measured, memory=memory)
-        if shared.cpu_offload:
-            for part in ("parameters", "gradients", "optimizer"):
-                memory[part] = 0
-        return replace(measured, memory=memory)
-
-    return adjusted
-
-
-def _written(
+def _generated(
     trainer: StagedTrainer,
     module: CausalLM,
     data: StagedDataModule,
     itemsize: int,
     forward: Measured,
     length: int,
-) -> Written | None:
-    """What is held while monitors let the model write; generation itself is not simulated."""
+) -> Generated | None:
+    """Memory while monitors have the model generate; generation itself is not simulated."""
     writers = [monitor for monitor in trainer.monitors if hasattr(monitor, "max_new_tokens")]
     if not writers:
         return None
-    attempts = max(
-        1 if getattr(monitor, "greedy", True) else getattr(monitor, "attempts", 1)
+    samples = max(
+        1 if getattr(monitor, "greedy", True) else getattr(monitor, "num_samples", 1)
         for monitor in writers
     )
-    config = module.model_config.get_text_config()
+    config = module.pretrained.config.get_text_config()
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     pairs = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads)
-    sequences = data.eval_batch_size * attempts
+    sequences = data.eval_batch_size * samples
     cache = pairs * width * itemsize * sequences * length
     held = sum(size for part, size in forward.memory.items() if part != "activations")
-    return Written(sequences, cache, cache + held)
+    return Generated(sequences, cache, cache + held)
 
 
 def _asks_norms(trainer: StagedTrainer) -> bool:

@@ -278,7 +278,7 @@ def collect_checkpoint(model: CausalLM) -> tuple[dict[str, Tensor], dict[str, An
     Returns:
         The weights that are trained, and what the optimizer remembers.
     """
-    weights = model.weights(UNLEARN if model.stage == UNLEARN else LEARN)
+    weights = model.weights.state_dict(UNLEARN if model.stage == UNLEARN else LEARN)
     optimizer = model.optimizers()
     return weights, optimizer_state(optimizer.optimizer)  # type: ignore[union-attr]
 

@@ -61,12 +61,12 @@ def write_entry(
     Args:
         folder: an existing folder.
         model: knows the format of its weights.
-        weights: from `CausalLM.weights`, of what the stage trained.
+        weights: from `ModelWeights.state_dict`, of what the stage trained.
         history: of the stage.
         observations: of the run; written for "unlearn".
     """
     which = UNLEARN if history.stage == UNLEARN else LEARN
-    model.save(which, folder / which, weights)
+    model.weights.save(which, folder / which, weights)
     records.write_table(folder / records.TRAINING, history.columns())
     if history.stage == UNLEARN:
         write_observations(folder, observations)

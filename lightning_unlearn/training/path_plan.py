@@ -80,7 +80,7 @@ def plan_path(
         The steps in order.
     """
     shared = _shared(model, data, conditions)
-    plan = _trainings(data, shared, data.trained)
+    plan = _trainings(data, shared, data.training_stages)
     stages = plan[-1].content["stages"] if plan else []
     looks = {
         "monitors": [callback_identity(monitor) for monitor in monitors],
@@ -127,31 +127,32 @@ def find_oracle(
 
 def _shared(model: CausalLM, data: StagedDataModule, conditions: Conditions) -> dict[str, Any]:
     """What all steps of a walk have in their content."""
-    assert data.format is not None, "prepare() comes first"
+    assert data.format is not None, "load_rows() comes first"
+    settings = model.settings
     shared: dict[str, Any] = {
-        "base": model.identity(),
+        "base": model.pretrained.fingerprint(),
         "template": data.format.fingerprint,
-        "lora": model.lora.key() if model.lora is not None else None,
+        "lora": settings.lora.key() if settings.lora is not None else None,
         "precision": conditions.precision,
         "seed": conditions.seed,
         # Some implementations leave out what others do, such as the soft cap of Gemma 2.
-        "attention": model.attn_implementation,
+        "attention": settings.attn_implementation,
         "callbacks": [callback_identity(callback) for callback in conditions.others],
     }
-    if model.quantization is not None:
-        shared["quantization"] = model.quantization
+    if settings.quantization is not None:
+        shared["quantization"] = settings.quantization
     if conditions.plugin is not None:
         shared["plugin"] = conditions.plugin
     if products := reduced_fp32_products():
         # Of a process that lets products of fp32 be computed in fewer bits.
         shared["products"] = products
-    if model.dropout:
+    if model.pretrained.dropout:
         # A setting that is not followed: what was trained with it is another model.
         shared["base_dropout"] = 0.0
-    if model.lora is not None and model.lora.dropout > 0:
+    if settings.lora is not None and settings.lora.dropout > 0:
         # Dropout draws its masks forward by forward, so with it the cut does matter; compiled
         # layers draw other ones.
-        shared["cut"] = [data.micro_batch_size, conditions.world_size, model.compiles]
+        shared["cut"] = [data.micro_batch_size, conditions.world_size, settings.compile]
     return shared
 
 

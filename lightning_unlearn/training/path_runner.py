@@ -15,7 +15,8 @@ from lightning_unlearn.distributed.processes import Requeued, requeue_signal
 from lightning_unlearn.distributed.strategy import data_share
 from lightning_unlearn.errors import StorageError, Unfinished
 from lightning_unlearn.model.adapters import LEARN
-from lightning_unlearn.model.causal_lm import CausalLM, StageStart
+from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.model.stage import StageStart
 from lightning_unlearn.monitors.results import EvaluationResults, ignore
 from lightning_unlearn.monitors.view import BASE
 from lightning_unlearn.signals import ENDS
@@ -118,7 +119,7 @@ class PathRunner:
         last = names[-1] if names else self.data.path[0]
         recipe = self.data.recipe(last)
         load = self._weights(self.plan)
-        self.model.begin(StageStart(last, recipe, 1, self.trainer.seed, True, load))
+        self.model.start_stage(StageStart(last, recipe, 1, self.trainer.seed, True, load))
         # Lightning does this when it fits; how weights are kept hangs on it.
         self.model.trainer = self.trainer
         with self.trainer.init_module():
@@ -126,7 +127,7 @@ class PathRunner:
 
     def _run_directory(self) -> RunFolder:
         trainer, data, plan = self.trainer, self.data, self.plan
-        path = "-".join(data.trained)
+        path = "-".join(data.training_stages)
         about = {
             "path": path,
             "position": data.position,
@@ -231,7 +232,7 @@ class PathRunner:
         if number == 0 and self.trainer.is_global_zero:
             tell_of_precision(self.trainer.store, stage, self.trainer.warn)
         # Weights that the module holds stay where the step starts from them.
-        load = {} if self.model.holds(before) else self._weights(before)
+        load = {} if self.model.loaded_keys.matches(before) else self._weights(before)
         began = time.monotonic()
         write: Callable[[Path], None]
         keeper: StageCheckpoint | None = None
@@ -245,7 +246,7 @@ class PathRunner:
             write = partial(
                 write_entry,
                 model=self.model,
-                weights=self.model.weights(UNLEARN if stage.name == UNLEARN else LEARN),
+                weights=self.model.weights.state_dict(UNLEARN if stage.name == UNLEARN else LEARN),
                 history=history,
                 observations=self.observations,
             )
@@ -270,10 +271,10 @@ class PathRunner:
 
     def _look(self, load: dict[str, Path], fresh: bool) -> None:
         """Ask the monitors about stored weights."""
-        last = (self.data.trained or self.data.path)[-1]
+        last = (self.data.training_stages or self.data.path)[-1]
         fresh = fresh or bool(load)
         recipe = self.data.recipe(last)
-        self.model.begin(StageStart(last, recipe, 1, self.trainer.seed, fresh, load))
+        self.model.start_stage(StageStart(last, recipe, 1, self.trainer.seed, fresh, load))
         self.trainer.reset_callbacks()
         self.trainer.look(self.model)
 
@@ -282,14 +283,14 @@ class PathRunner:
     ) -> StageCheckpoint:
         """One plain Lightning fit, from the stage's last checkpoint if there is one."""
         trainer, model, stage = self.trainer, self.model, self.plan[number]
-        batches = self.data.begin(stage.name, trainer.seed, *data_share(trainer))
+        batches = self.data.start_stage(stage.name, trainer.seed, *data_share(trainer))
         recipe = self.data.recipe(stage.name)
         entry = StageStart(stage.name, recipe, len(batches), trainer.seed, number == 0, load)
         found = trainer.store.checkpoint(stage.key) if trainer.is_global_zero else None
         checkpoint: tuple[int, Path] | None = trainer.strategy.broadcast(found)
         if checkpoint is not None:
             self._go_on(entry, checkpoint, history)
-        model.begin(entry)
+        model.start_stage(entry)
         keeper = self._keeper(stage, history, checkpoint[1] if checkpoint is not None else None)
         if trainer.stage_progress is not None:
             trainer.stage_progress.place = f"{number + 1}/{len(self.plan)} "
@@ -321,7 +322,7 @@ class PathRunner:
             del callbacks[-2:]
             if not finished:
                 keeper.release()
-        model.hold(stage.name, stage.key)
+        model.loaded_keys.mark(stage.name, stage.key)
         return keeper
 
     def _go_on(
@@ -385,13 +386,13 @@ class PathRunner:
     def _finish(self, directory: RunFolder) -> None:
         """Fill the folder of the run; it is marked finished when all of it is there."""
         self._close_logs()
-        merges = self.model.merge and not self.data.oracle
-        if merges and not self.model.holds(self.plan):
+        merges = self.model.settings.save_merged and not self.data.oracle
+        if merges and not self.model.loaded_keys.matches(self.plan):
             self.load_final_weights()
         if merges:
             # A model that is cut up is put together by all processes.
             template = self.data.format.template.source if self.data.format is not None else None
-            self.model.save_merged(directory.folder / "merged", template)
+            self.model.weights.save_merged(directory.folder / "merged", template)
         if self.trainer.is_global_zero:
             stages = [(s.name, self.trainer.store.folder / s.key) for s in self.plan]
             # Two processes may do the same run; they must not fill its folder at the same time.

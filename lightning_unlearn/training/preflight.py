@@ -60,26 +60,36 @@ def check_run(
     check_folder(str(trainer.run_folder(datamodule)), "data.stages")
     check_strategy(trainer.strategy)
     check_precision(str(trainer.precision), trainer.strategy.root_device)
-    model.check_device(str(trainer.precision), trainer.strategy.root_device)
-    model.check_weights(str(trainer.precision))
+    model.checks.device(str(trainer.precision), trainer.strategy.root_device)
+    if not model.is_open:
+        model.checks.files(str(trainer.precision))
     if isinstance(trainer.strategy, FSDP2):
         trainer.strategy.check_processes()
-        model.check_layers(trainer.strategy.layer_classes, trainer.strategy.tensor_parallel_size)
-    model.check_quantization(trainer)
+        model.checks.layers(trainer.strategy.layer_classes, trainer.strategy.tensor_parallel_size)
+    model.checks.quantization(trainer)
     if train:
         datamodule.check_batches(data_share(trainer)[1])
-    model.check_adapters()
-    tokenizer, template = model.tokenizer(), None
+    model.checks.adapters()
+    pretrained = model.pretrained
+    tokenizer, template = pretrained.tokenizer(), None
     if datamodule.chat_template_from is not None and not datamodule.encodes_with(tokenizer):
         template = load_tokenizer(
-            datamodule.chat_template_from, model.trust_remote_code, key="data.chat_template_from"
+            datamodule.chat_template_from,
+            model.settings.trust_remote_code,
+            key="data.chat_template_from",
         )
-    datamodule.prepare(tokenizer, model.context, template, model.base, model.vocabulary)
+    datamodule.load_rows(
+        tokenizer,
+        pretrained.context_length,
+        template,
+        pretrained.name,
+        pretrained.vocabulary_size,
+    )
     for monitor in trainer.monitors:
         monitor.check(datamodule)
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and not model.is_open:
         # Last, for it takes as long as reading the files.
-        model.check_weights(str(trainer.precision), numbers=True)
+        model.checks.files(str(trainer.precision), numbers=True)
 
 
 def check_kinds(methods: Sequence[Unlearning], monitors: Sequence[Monitor]) -> None:

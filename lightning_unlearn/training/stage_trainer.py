@@ -71,7 +71,7 @@ class StageTrainer(Trainer):
             datamodule: stages and path.
         """
         place = f"p{datamodule.position}_" if datamodule.position is not None else ""
-        path = "-".join(datamodule.trained) or "base"
+        path = "-".join(datamodule.training_stages) or "base"
         name = self.run_name or f"{self.label(datamodule)}/{place}{path}_s{self.seed}"
         return Path(self.default_root_dir) / name
 
@@ -122,7 +122,7 @@ class StageTrainer(Trainer):
             loader: optimizer steps.
         """
         self.fit_loop.max_epochs = self.current_epoch + 1
-        with quiet_lightning(), model.staying():
+        with quiet_lightning(), model.keep_on_device():
             super().fit(model, train_dataloaders=loader)
 
     def look(self, model: CausalLM) -> None:
@@ -132,7 +132,7 @@ class StageTrainer(Trainer):
             model: the module, with the weights to look at.
         """
         try:
-            with quiet_lightning(), model.staying():
+            with quiet_lightning(), model.keep_on_device():
                 super().validate(model, DataLoader([0]), verbose=False)  # type: ignore[arg-type]
         except SystemExit as stop:
             if isinstance(stop.__context__, KeyboardInterrupt):

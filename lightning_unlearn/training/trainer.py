@@ -18,7 +18,8 @@ from lightning_unlearn.distributed.strategy import (
 )
 from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.model.adapters import LEARN
-from lightning_unlearn.model.causal_lm import CausalLM, StageStart
+from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.model.stage import StageStart
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.results import EvaluationResults
 from lightning_unlearn.monitors.view import BASE
@@ -199,7 +200,7 @@ class StagedTrainer(StageTrainer):
             KeyboardInterrupt: after the optimizer step in which Ctrl-C, SIGTERM or SIGHUP came.
         """
         plan = self.walk(model, datamodule)
-        if not model.holds(plan):
+        if not model.loaded_keys.matches(plan):
             PathRunner(self, model, datamodule, plan).load_final_weights()
         model.cpu()
 
@@ -293,7 +294,7 @@ class StagedTrainer(StageTrainer):
         Returns:
             Sentences.
         """
-        sentences = model.remarks() + datamodule.remarks()
+        sentences = model.checks.notes() + datamodule.remarks()
         for monitor in self.monitors:
             sentences += monitor.remarks(model, datamodule)
         return [visible(sentence) for sentence in sentences]
@@ -375,7 +376,7 @@ class StagedTrainer(StageTrainer):
             self._oracle(model, datamodule)
         )
         last = done[-1].name if done else datamodule.path[0]
-        model.begin(StageStart(last, datamodule.recipe(last), 1, self.seed, True, load))
+        model.start_stage(StageStart(last, datamodule.recipe(last), 1, self.seed, True, load))
         with connected(), self.using_callbacks():
             self.reset_callbacks()
             self.look(model)

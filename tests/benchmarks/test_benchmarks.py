@@ -52,11 +52,13 @@ def test_the_formula_of_its_work_is_the_simulations(
 ) -> None:
     with config_folder("tiny") as folder:
         module = CausalLM(folder, gpu.LORA, gradient_checkpointing=checkpointing)
-        simulation = Simulation(module, "bf16-true", Precision(), 1, False)
+        simulation = Simulation(module.settings, "bf16-true", Precision(), 1, False)
         simulated = simulation.train("learning", Recipe(lr=1e-5), None, 4, length, False).flops
         simulation.close()
-        formula = gpu.flops(module.model_config, gpu.LORA, 4, length, length - 1, checkpointing)
-    config = module.model_config
+        formula = gpu.flops(
+            module.pretrained.config, gpu.LORA, 4, length, length - 1, checkpointing
+        )
+    config = module.pretrained.config
     attention = config.num_hidden_layers * 4 * 4 * length**2 * config.hidden_size
     # It counts all pairs, not the half that is seen, and the scores that are formed again
     # backward. The first layer's base and A matrices need no gradient of their input.

@@ -375,7 +375,7 @@ def test_tofu_takes_probes_of_which_rows_are_left_out() -> None:
     data = StagedDataModule(
         {"a": Stage(source="facts.jsonl")}, forget="a", eval_sets={"facts": probe}
     )
-    data.prepare(tiny_tokenizer(), 512)
+    data.load_rows(tiny_tokenizer(), 512)
     TOFU("facts", "facts").check(data)
     assert [row.where for row in data.row_set("facts")[0]] == ["facts.jsonl, row 2, line 2"]
 
@@ -389,7 +389,7 @@ def test_each_of_these_is_said_once_by_the_data_module() -> None:
     write("facts.jsonl", *FACTS)
     data = staged(a=Stage(source="rows.jsonl", prompt="instruction", answer="output"))
     for _ in range(2):
-        data.prepare(tiny_tokenizer(), 512)
+        data.load_rows(tiny_tokenizer(), 512)
         first, second, third = data.remarks()
     assert first.startswith("data.stages.a.source: rows.jsonl: 'input' is not used")
     assert second.startswith("data.eval_sets.facts.source: facts.jsonl: in 1 of 2 rows 'other' is")
@@ -415,8 +415,8 @@ def test_a_new_source_beside_old_heldout_rows() -> None:
     # Following it.
     for heldout in (None, "new.jsonl"):
         data = staged(a=Stage(**columns, heldout=heldout))
-        data.prepare(tiny_tokenizer(), 512)
-        assert len(data.measured("a")[0]) == 2
+        data.load_rows(tiny_tokenizer(), 512)
+        assert len(data.eval_rows("a")[0]) == 2
 
 
 # Names that a terminal would obey
@@ -445,5 +445,5 @@ def test_names_of_files_and_columns_are_written_out() -> None:
     write("facts.jsonl", *FACTS)
     data = staged(a=Stage(source=write(name, GOOD)))
     data.eval_sets = {}
-    data.prepare(tiny_tokenizer(), 512)
+    data.load_rows(tiny_tokenizer(), 512)
     assert data.rows["a"][0].where.startswith(name)

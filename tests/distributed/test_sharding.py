@@ -44,7 +44,7 @@ VARIANTS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
     "recomputed, offloaded": (
         "llama",
         lambda: SimNPO(beta=0.1),
-        {"gradient_checkpointing": True, "merge": True},
+        {"gradient_checkpointing": True, "save_merged": True},
         {"offload": True},
     ),
     "embeddings": (
@@ -60,7 +60,7 @@ VARIANTS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
 # Of four processes only: the last in two groups of two.
 OF_FOUR: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
     "full, tied, recomputed": ("qwen2", NPO, {"lora": None, "gradient_checkpointing": True}, {}),
-    "bf16": ("qwen2", NPO, {"merge": True}, {"precision": "bf16-true"}),
+    "bf16": ("qwen2", NPO, {"save_merged": True}, {"precision": "bf16-true"}),
     "tensor parallel, bf16": ("even", GA, {}, {"tensor": 2, "precision": "bf16-true"}),
 }
 
@@ -100,7 +100,7 @@ def walked(
         types = {p.requires_grad: p.dtype for p in model.parameters()}
         assert types == {True: torch.float32, False: torch.bfloat16}
         # Rotary frequencies.
-        assert {buffer.dtype for buffer in model.lm.buffers()} == {torch.float32}
+        assert {buffer.dtype for buffer in model.network.hf_model.buffers()} == {torch.float32}
     return trainer
 
 

@@ -25,7 +25,7 @@ from lightning_unlearn import (
 )
 from lightning_unlearn.model import generation
 from lightning_unlearn.model.network import LogProbModel
-from lightning_unlearn.model.verify import check_log_probs
+from lightning_unlearn.model.verify import verify_log_probs
 from lightning_unlearn.storage.records import read_table
 
 PATH = ["math", "safety"]
@@ -109,7 +109,9 @@ def values(trainer: StagedTrainer) -> dict[tuple[Any, ...], float]:
 
 SETTINGS: list[Any] = [
     pytest.param([NPO(), LabelLikelihood(every_n_steps=2, limit=3)], {}, {}, 1e-4, id="adapters"),
-    pytest.param(all_monitors(), {}, {"merge": True}, 1e-4, id="monitors", marks=pytest.mark.slow),
+    pytest.param(
+        all_monitors(), {}, {"save_merged": True}, 1e-4, id="monitors", marks=pytest.mark.slow
+    ),
     pytest.param(
         [NPO(), AnswerLikelihood(every_n_steps=2)],
         {"precision": "bf16-true"},
@@ -189,12 +191,11 @@ def test_a_check_allows_for_what_products_are_rounded_to(
     module = tiny.module()
     module.trainer = tiny.trainer(precision=precision)
     module.configure_model()
-    assert module.net is not None
-    own = LogProbModel.own_log_probs
-    monkeypatch.setattr(LogProbModel, "own_log_probs", lambda *given: own(*given) * 1.005)
+    own = LogProbModel.log_probs_from_logits
+    monkeypatch.setattr(LogProbModel, "log_probs_from_logits", lambda *given: own(*given) * 1.005)
     with nullcontext() if known else pytest.raises(InputError, match="other log-probabilities"):
-        check_log_probs(module)
-    assert module.net.takes_own_logits != known
+        verify_log_probs(module.evaluator, module.settings.base)
+    assert module.network.takes_own_logits != known
 
 
 def test_nothing_is_said_of_a_gpu_that_is_not_to_be_used(

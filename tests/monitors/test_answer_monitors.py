@@ -103,7 +103,9 @@ def final(trainer: StagedTrainer, file: str = EXAMPLES) -> pd.Series:
 def log_probs(model: CausalLM, prompt: Any, answer: Any) -> Tensor:
     """Log-probabilities of the answer's tokens from the model's own logits."""
     with torch.no_grad():
-        logits = model.lm(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0]
+        logits = model.network.hf_model(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[
+            0
+        ]
     table = logits[len(prompt) - 1 : -1].double().log_softmax(-1)
     return table.gather(-1, torch.tensor(answer)[:, None])[:, 0]
 
@@ -271,7 +273,7 @@ def test_gradient_norms_and_that_training_does_not_notice(tiny: Tiny) -> None:
         own.zero_grad()
         for name, parameter in own.named_parameters():
             parameter.requires_grad_(".learn." in name)
-        logits = own.lm(torch.tensor([[*example.prompt, *example.answer]])).logits[0]
+        logits = own.network.hf_model(torch.tensor([[*example.prompt, *example.answer]])).logits[0]
         table = logits[len(example.prompt) - 1 : -1].log_softmax(-1)
         (-table.gather(-1, torch.tensor(example.answer)[:, None]).mean()).backward()
         squares = [p.grad.square().sum() for p in own.parameters() if p.grad is not None]
@@ -300,7 +302,7 @@ class Counts(Monitor):
             def count(*given: Any) -> None:
                 self._runs[0] += 1
 
-            view.module.lm.get_decoder().register_forward_hook(count)
+            view.module.network.hf_model.get_decoder().register_forward_hook(count)
         return {"mine/runs": torch.tensor(float(self._runs[0]))}
 
 

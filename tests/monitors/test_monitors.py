@@ -25,7 +25,7 @@ from lightning_unlearn import (
     StagedTrainer,
 )
 from lightning_unlearn.data.rows import Row
-from lightning_unlearn.model.adapters import LEARN, UNLEARN, choose_adapters
+from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.model.generation import generate_answers
 from lightning_unlearn.monitors import math_accuracy
 from lightning_unlearn.monitors.phrases import LABEL, PARAPHRASES
@@ -96,7 +96,11 @@ def test_examples_and_records_agree(tiny: Tiny) -> None:
 def naive(module: CausalLM, ids: tuple[int, ...], start: int) -> float:
     """Mean log-probability of the tokens from `start` on: the whole softmax, one sequence."""
     with torch.no_grad():
-        logits = module.lm(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double()
+        logits = (
+            module.network.hf_model(input_ids=torch.tensor([ids]), use_cache=False)
+            .logits[0]
+            .double()
+        )
     found = logits.log_softmax(-1)[range(start - 1, len(ids) - 1), ids[start:]]
     return float(found.mean())
 
@@ -120,7 +124,7 @@ def test_values_are_those_of_a_naive_computation(tiny: Tiny) -> None:
     module.eval()
     examples = table(trainer, EXAMPLES)
     for step, active in ((0, [LEARN]), (7, [LEARN, UNLEARN])):
-        choose_adapters(module.peft, active, None)
+        module.adapters.set_active(active, None)
         seen = examples[examples["step"] == step].set_index(["metric", "example"])["value"]
         for stage, rows in (("math", data.heldout_rows["math"]), ("safety", data.rows["safety"])):
             for number, row in enumerate(rows):
@@ -165,8 +169,7 @@ def test_monitors_that_ask_the_same_cost_one_forward(tiny: Tiny) -> None:
         module, data = tiny.module(), tiny.datamodule(order=PATH)
         module.configure_model()
         calls: list[int] = []
-        assert module.net is not None
-        module.net.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023
+        module.network.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023
         trainer = tiny.below(str(len(monitors))).trainer([GA(), *monitors])
         trainer.fit(module, data)
         counts.append(len(calls))
@@ -280,7 +283,7 @@ def test_math_accuracy_judges_written_answers(
     ends = data.format.end_ids(rows[0])
     prompts = [data.format.prompt_ids(row) for row in rows]
     options: dict[str, Any] = {"attempts": attempts, "greedy": greedy, "max_new_tokens": 7}
-    answers = generate_answers(module, data.format.tokenizer, prompts, ends, **options)
+    answers = generate_answers(module.evaluator, data.format.tokenizer, prompts, ends, **options)
     for i, row in enumerate(rows):
         texts = [answer.text for answer in answers[i]]
         assert shares[i] == sum(even(text, row) for text in texts) / parts

@@ -57,7 +57,9 @@ def measured(trainer: StagedTrainer, file: str = STEPS) -> pd.DataFrame:
 def logits_of(model: CausalLM, prompt: Any, answer: Any) -> Tensor:
     """The model's own logits where the answer's tokens are predicted."""
     with torch.no_grad():
-        logits: Tensor = model.lm(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0]
+        logits: Tensor = model.network.hf_model(
+            torch.tensor([[*prompt, *answer]]), use_cache=False
+        ).logits[0]
     return logits[len(prompt) - 1 : -1].double()
 
 
@@ -157,7 +159,7 @@ def test_a_path_of_the_forget_stage_alone_has_the_base_as_oracle(tiny: Tiny) -> 
     assert trainer.observations is not None
     rows = trainer.observations.data.row_set("safety")[1]
     with torch.no_grad():
-        aim = base.score(rows, 4).mean
+        aim = base.evaluator.score(rows, 4).mean
     gap = examples[0, "log_likelihood/forget"].to_numpy() - aim.numpy()
     assert examples[0, "distance/forget"].to_numpy() == pytest.approx(gap**2, abs=1e-9)
 

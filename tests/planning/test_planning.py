@@ -14,6 +14,7 @@ from lightning_unlearn import NPO, CausalLM, LoRA, Recipe
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.demo import resolve
 from lightning_unlearn.model.adapters import LEARN
+from lightning_unlearn.model.optimizer import make_optimizer
 from lightning_unlearn.planning import estimate, model_shapes
 from lightning_unlearn.planning.micro_batch_search import find_largest
 from lightning_unlearn.planning.model_shapes import CONFIGS, INSTRUCTED, config_folder
@@ -52,21 +53,21 @@ PAPER = {
 def test_known_models_have_their_parameters(name: str) -> None:
     with config_folder(name) as folder:
         module = CausalLM(folder)
-        lm = module._empty_lm()
+        lm = module.pretrained.empty(torch.float32)
     assert sum(p.numel() for p in lm.parameters()) == PARAMETERS[INSTRUCTED.get(name, name)]
     assert not Path(folder).exists()
-    config = module.model_config
+    config = module.pretrained.config
     rope, heads = config.rope_parameters, config.num_attention_heads
     assert (getattr(config, "head_dim", None) or config.hidden_size // heads) in (64, 128)
     if "Qwen" in name:
         assert lm.model.layers[0].self_attn.q_proj.bias is not None
         assert rope["rope_theta"] == 1e6
-        assert module.context == (32768 if "Instruct" in name else 131072)
+        assert module.pretrained.context_length == (32768 if "Instruct" in name else 131072)
     elif "Llama-3" in name:
         assert (rope["rope_type"], rope["rope_theta"]) == ("llama3", 5e5)
         assert rope["factor"] == (8.0 if "3.1" in name else 32.0)
     else:
-        assert (rope["rope_theta"], module.context) == (1e4, 4096)
+        assert (rope["rope_theta"], module.pretrained.context_length) == (1e4, 4096)
     assert config.rms_norm_eps == (1e-6 if "1.5B" in name else 1e-5)
 
 
@@ -76,7 +77,7 @@ def _real(lora: LoRA | None, precision: str = "32-true") -> CausalLM:
     module.configure_model()
     vars(module)["_trainer"] = None
     if lora is None:
-        module.lm.requires_grad_(True)
+        module.network.hf_model.requires_grad_(True)
     return module
 
 
@@ -131,14 +132,14 @@ def test_activations_are_what_a_real_forward_keeps(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = module.log_probs(_batch(4, 256)).sum.sum()
+        loss = module.network.log_probs(_batch(4, 256)).sum.sum()
     own = {t.untyped_storage()._cdata for t in [*module.parameters(), *module.buffers()]}
     held = _bytes([t for t in kept if t.untyped_storage()._cdata not in own])
     activations = found.memory["activations"]
     assert loss.requires_grad
     # What is kept is there at the peak, with what the operation at the peak needs besides: the
     # logits of a chunk, or the layer that is computed again.
-    logits = 4 * 255 * module.model_config.vocab_size * 4
+    logits = 4 * 255 * module.pretrained.config.vocab_size * 4
     assert held <= activations
     assert activations <= held * 1.1 + 4 * logits
 
@@ -166,7 +167,7 @@ def test_all_is_what_the_real_step_takes(simulate: Callable[..., Simulation]) ->
     tracker.track_external(module, optimizer)  # type: ignore[arg-type]
     with tracker:
         batch = _batch(2, 64)
-        (-module.log_probs(batch).per_token).mean().backward()
+        (-module.network.log_probs(batch).per_token).mean().backward()
         optimizer.step()
     (peak,) = tracker.get_tracker_snapshot("peak").values()
     assert found.peak == pytest.approx(peak["Total"], rel=0.05)
@@ -177,17 +178,16 @@ def test_sharded_it_is_what_pytorch_tracks(simulate: Callable[..., Simulation]) 
 
     simulation = simulate(processes=4)
     found = simulation.train("learning", RECIPE, None, 2, 64, accumulates=False)
-    module = simulation.module
+    network = simulation.network
     with simulation._prepared():
-        (optimizer,), _ = module.configure_optimizers()
-        for parameter in (p for p in module.parameters() if p.requires_grad):
+        optimizer = make_optimizer(network.parameters(), RECIPE)
+        for parameter in (p for p in network.parameters() if p.requires_grad):
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         optimizer.zero_grad()
-        assert module.net is not None
-        tracker = FSDPMemTracker(module.net, optimizer)  # type: ignore[arg-type]
+        tracker = FSDPMemTracker(network, optimizer)
         with tracker, torch.enable_grad():
-            (-module.log_probs(_batch(2, 64)).per_token).mean().backward()
+            (-network.log_probs(_batch(2, 64)).per_token).mean().backward()
             optimizer.step()
     (peak,) = tracker.get_tracker_snapshot("peak").values()
     assert found.peak == pytest.approx(peak["Total"], rel=0.02)
@@ -210,7 +210,7 @@ def test_every_part_is_sent_as_often_as_it_is_needed(
 ) -> None:
     simulation = simulate(processes=4, base=untied(tmp_path))
     found = simulation.train("learning", RECIPE, None, 2, 64, accumulates=False)
-    sizes = {n: p.numel() * p.element_size() for n, p in simulation.module.named_parameters()}
+    sizes = {n: p.numel() * p.element_size() for n, p in simulation.network.named_parameters()}
     layers = sum(size for name, size in sizes.items() if ".layers." in name)
     trained = simulation.parameters(LEARN)
     # Layers before their forward and their backward; the frozen embedding and the rest, which stays
@@ -224,7 +224,7 @@ def test_every_part_is_sent_as_often_as_it_is_needed(
 )
 def test_no_attention_scores_are_held(simulate: Callable[..., Simulation], precision: str) -> None:
     simulation = simulate(precision=precision, on_gpu=True)
-    config = simulation.module.model_config
+    config = simulation.network.hf_model.config
     assert config.num_key_value_heads < config.num_attention_heads
     held = [
         simulation.train("learning", RECIPE, None, 2, length, accumulates=False).memory
@@ -237,7 +237,7 @@ def test_no_attention_scores_are_held(simulate: Callable[..., Simulation], preci
 def test_work_of_a_forward_is_its_closed_form(simulate: Callable[..., Simulation]) -> None:
     simulation = simulate(lora=None)
     found = simulation.evaluate(2, 64)
-    lm, config = simulation.module.lm, simulation.module.model_config
+    lm, config = simulation.network.hf_model, simulation.network.hf_model.config
     layers = [m for m in lm.get_decoder().modules() if isinstance(m, torch.nn.Linear)]
     width = config.num_attention_heads * config.head_dim
     expected = 2 * 2 * 64 * sum(m.weight.numel() for m in layers)
@@ -282,7 +282,7 @@ def test_a_look_at_the_oracle_keeps_the_own_weights(
 ) -> None:
     simulation = simulate(lora=lora)
     whole, adapter = simulation.parameters(), simulation.parameters(LEARN)
-    assert simulation.lent() == (whole if lora is None else 2 * adapter)
+    assert simulation.swapped() == (whole if lora is None else 2 * adapter)
 
 
 @pytest.mark.parametrize("patient", [True, False])

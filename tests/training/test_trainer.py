@@ -24,7 +24,7 @@ from lightning_unlearn import (
     MathAccuracy,
     Unlearning,
 )
-from lightning_unlearn.model.causal_lm import supervised
+from lightning_unlearn.model.objective import supervised
 from lightning_unlearn.storage.records import read_table
 from lightning_unlearn.storage.stage_store import MANIFEST
 from lightning_unlearn.training.path_plan import PlannedStage
@@ -55,7 +55,7 @@ def test_the_model_is_the_last_one_also_when_nothing_was_trained(tiny: Tiny) -> 
         tiny.trainer([GA()]).fit(module, tiny.datamodule(order=["safety"]))
         module.eval()
         with torch.no_grad():
-            found.append(module.lm(input_ids=ids).logits)
+            found.append(module.network.hf_model(input_ids=ids).logits)
     assert torch.equal(*found)
 
 
