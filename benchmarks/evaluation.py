@@ -19,7 +19,7 @@ STUDY = str(ROOT / "configs" / "demo-study.yaml")
 def main() -> None:
     """Run the study and print the share."""
     spent: dict[str, float] = {}
-    look = Monitor.look
+    look = Monitor.evaluate
 
     def timed(self: Monitor, *given: object) -> None:
         began = time.perf_counter()
@@ -27,7 +27,7 @@ def main() -> None:
         name = type(self).__name__
         spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
 
-    Monitor.look = timed  # type: ignore[method-assign]
+    Monitor.evaluate = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         began = time.perf_counter()

@@ -311,7 +311,7 @@ class StagedDataModule(LightningDataModule):
         rows = (e for name in names for e in self.row_set(name)[1])
         return sum((e.prompt, e.answer) in known for e in rows)
 
-    def remarks(self) -> list[str]:
+    def notes(self) -> list[str]:
         """What a user should know of the rows: columns not used, answers cut or without an end."""
         assert self.format is not None, "load_rows() comes first"
         found = [line for name in (*self.path, *self.eval_sets) for line in self._found[name]]

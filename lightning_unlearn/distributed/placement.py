@@ -134,6 +134,6 @@ class Placement:
 
     def warn(self, text: str) -> None:
         """Print a warning in the first process, if there is a Trainer."""
-        warn = getattr(self._trainer, "warn", None)
-        if warn is not None and self.rank == 0:
-            warn(text)
+        messages = getattr(self._trainer, "messages", None)
+        if messages is not None and self.rank == 0:
+            messages.warn(text)

@@ -159,25 +159,16 @@ def generate_answers(
     """
     answers: dict[int, list[GeneratedAnswer]] = {}
     num_samples = 1 if greedy else num_samples
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     network, placement = evaluator.network, evaluator.placement
-    mine = placement.shard_of(order)
-
-    def room(i: int) -> int:
-        return max(0, min(max_new_tokens, network.context_length - len(prompts[i])))
-
     batches = []
-    # Where the context cuts answers, only equally short ones are written together.
-    for steps, group in groupby(mine, key=room):
-        alike = list(group)
+    for steps, rows in _equal_rooms(evaluator, prompts, max_new_tokens):
         if steps == 0:
-            answers |= {i: [GeneratedAnswer("", ended=False)] * num_samples for i in alike}
+            cut = GeneratedAnswer("", ended=False)
+            answers |= {i: [cut] * num_samples for i in rows}
             continue
-        batches += [(steps, alike[i : i + batch_size]) for i in range(0, len(alike), batch_size)]
-    settings, device = (
-        _plain_settings(network.hf_model),
-        _computing_on(network.hf_model, placement.device),
-    )
+        batches += [(steps, rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
+    settings = _plain_settings(network.hf_model)
+    device = _computing_on(network.hf_model, placement.device)
     with evaluator.eval_mode(), settings, device:
         for steps, rows in batches:
             draw = None if greedy else (_uniform(seed, rows, num_samples, steps), temperature)
@@ -189,9 +180,26 @@ def generate_answers(
             for r, i in enumerate(rows):
                 answers[i] = written[r * num_samples : (r + 1) * num_samples]
         for _ in range(placement.max_over_ranks(len(batches)) - len(batches)):
-            # All processes take part in every forward of a model that is cut up.
+            # All processes take part in every forward of a sharded model.
             _generate(evaluator, tokenizer, [(0,)], ends, 1, None)
     return answers
+
+
+def _equal_rooms(
+    evaluator: Evaluator, prompts: list[Ids], max_new_tokens: int
+) -> list[tuple[int, list[int]]]:
+    """This process's prompts by the tokens that their answers may have, short prompts first.
+
+    Where the context cuts answers, only equally short ones are generated together.
+    """
+    longest = evaluator.network.context_length
+
+    def room(i: int) -> int:
+        return max(0, min(max_new_tokens, longest - len(prompts[i])))
+
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    mine = evaluator.placement.shard_of(order)
+    return [(steps, list(group)) for steps, group in groupby(mine, key=room)]
 
 
 def _generate(

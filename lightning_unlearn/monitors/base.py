@@ -72,8 +72,8 @@ class Monitor(Callback):
             InputError: naming the setting.
         """
 
-    def asks(self, data: Any) -> list[RowRequest]:
-        """The row sets of which it will ask the view for statistics, with `ModelView.share`.
+    def requests(self, data: Any) -> list[RowRequest]:
+        """The row sets whose statistics it will request, by `ModelView.token_statistics`.
 
         Args:
             data: the `StagedDataModule`.
@@ -83,7 +83,7 @@ class Monitor(Callback):
         """
         return []
 
-    def remarks(self, model: CausalLM, data: Any) -> list[str]:
+    def data_notes(self, model: CausalLM, data: Any) -> list[str]:
         """What the user should know of what it will measure, before anything is trained.
 
         Args:
@@ -95,25 +95,25 @@ class Monitor(Callback):
         """
         return []
 
-    def due(self, step: int, total: int) -> bool:
+    def is_due(self, step: int, total: int) -> bool:
         """Whether to look after ``step`` of ``total`` optimizer steps."""
         return step in (0, total) or (self.every_n_steps > 0 and step % self.every_n_steps == 0)
 
-    def look(self, observations: EvaluationResults, module: CausalLM, step: int) -> None:
+    def evaluate(self, results: EvaluationResults, module: CausalLM, step: int) -> None:
         """Measure now and keep what is seen."""
-        observations.busy(f"{type(self).__name__} looks")
-        for name, values in self.measure(observations.view(module, step)).items():
-            observations.add(step, name, values)
+        results.busy(f"{type(self).__name__} looks")
+        for name, values in self.measure(results.view(module, step)).items():
+            results.add(step, name, values)
 
-    def _look_if_due(self, trainer: Trainer, module: LightningModule) -> None:
+    def _evaluate_if_due(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, CausalLM)
-        observations: EvaluationResults | None = getattr(trainer, "observations", None)
-        wanted = module.stage == "unlearn" and self.due(module.step, module.total_steps)
-        if observations is not None and wanted:
-            seen = len(observations.steps)
-            self.look(observations, module, module.step)
+        results: EvaluationResults | None = getattr(trainer, "results", None)
+        wanted = module.stage == "unlearn" and self.is_due(module.step, module.total_steps)
+        if results is not None and wanted:
+            seen = len(results.steps)
+            self.evaluate(results, module, module.step)
             # For callbacks that watch a measure, such as EarlyStopping.
-            means = {measure: mean for _, measure, mean in observations.steps[seen:]}
+            means = {measure: mean for _, measure, mean in results.steps[seen:]}
             trainer.callback_metrics.update(
                 {name: torch.tensor(mean, dtype=torch.float64) for name, mean in means.items()}
             )
@@ -134,7 +134,7 @@ class Monitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look before the first step of unlearning; what a checkpoint holds was looked at."""
         if getattr(pl_module, "step", 0) == 0:
-            self._look_if_due(trainer, pl_module)
+            self._evaluate_if_due(trainer, pl_module)
 
     def on_train_batch_end(
         self,
@@ -145,11 +145,11 @@ class Monitor(Callback):
         batch_idx: int,
     ) -> None:
         """Look after a step of unlearning, if it is due."""
-        self._look_if_due(trainer, pl_module)
+        self._evaluate_if_due(trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the model that ``validate`` was given."""
         assert isinstance(pl_module, CausalLM)
-        observations: EvaluationResults | None = getattr(trainer, "observations", None)
-        if observations is not None:
-            self.look(observations, pl_module, 0)
+        results: EvaluationResults | None = getattr(trainer, "results", None)
+        if results is not None:
+            self.evaluate(results, pl_module, 0)

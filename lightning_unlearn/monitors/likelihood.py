@@ -87,7 +87,7 @@ class LabelLikelihood(Monitor):
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """The three measures, one value per forget prompt."""
         phrases = (self.label, *self.paraphrases)
-        values = view.phrases(view.data.forget or "", phrases, self.limit)
+        values = view.phrase_log_probs(view.data.forget or "", phrases, self.limit)
         measures = {"forget/label": values[:, 0], "forget/mean": values.mean(1)}
         if self.paraphrases:
             measures["forget/paraphrases"] = values[:, 1:].mean(1)

@@ -90,7 +90,7 @@ class MathAccuracy(Monitor):
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """Both measures, one value per question."""
         rows = view.rows(self.stage, self.limit)
-        answers = view.written(
+        answers = view.generate(
             self.stage,
             self.limit,
             instruction=self.instruction,

@@ -70,8 +70,8 @@ class Memorization(Monitor):
             for example, cut in zip(examples, cuts, strict=True)
         ]
         most = self.max_new_tokens
-        further = view.written(self.set, self.limit, begun=begun, greedy=True, max_new_tokens=most)
-        answers = view.written(self.set, self.limit, greedy=True, max_new_tokens=most)
+        further = view.generate(self.set, self.limit, begun=begun, greedy=True, max_new_tokens=most)
+        answers = view.generate(self.set, self.limit, greedy=True, max_new_tokens=most)
         verbatim = {
             i: verbatim_memorization([rest[i]], [texts[0].text]).item()
             for i, texts in further.items()

@@ -98,7 +98,7 @@ class OracleDistance(Monitor):
                     "twice; name each row set once."
                 )
 
-    def remarks(self, model: CausalLM, data: Any) -> list[str]:
+    def data_notes(self, model: CausalLM, data: Any) -> list[str]:
         """Rows of a probe that are unlearned, and why there is no KL, if there is none."""
         sentences = []
         forgotten = {data.set_name(own) for own in (data.forget, f"{data.forget}:{TRAIN}")}
@@ -123,7 +123,7 @@ class OracleDistance(Monitor):
             )
         return sentences
 
-    def asks(self, data: Any) -> list[RowRequest]:
+    def requests(self, data: Any) -> list[RowRequest]:
         """All row sets, with the KL."""
         return [
             RowRequest(own, self.limit, self.kl)

@@ -49,7 +49,7 @@ class ModelView:
         module: the model.
         data: its stages and evaluation sets.
         prompts: encoded prompts and phrases remembered from step to step; they do not change.
-        asks: what will be asked for with `share`.
+        requests: what will be asked for with `token_statistics`.
         oracle: the model retrained without the forget stage.
         base: the untouched base model.
         weights: those of a stored model, a folder or `BASE`, which the module takes on only to
@@ -59,7 +59,7 @@ class ModelView:
         oracle: the model retrained without the forget stage, to ask the same of; None where there
             is none. What it answers is computed once in a run.
         base: the base model before any stage, likewise; None in views of stored models.
-        asks: what will be asked for with `share`.
+        requests: what will be asked for with `token_statistics`.
         weights: as given.
     """
 
@@ -68,7 +68,7 @@ class ModelView:
         module: CausalLM,
         data: StagedDataModule,
         prompts: dict[Any, Any] | None = None,
-        asks: Sequence[RowRequest] = (),
+        requests: Sequence[RowRequest] = (),
         oracle: "ModelView | None" = None,
         base: "ModelView | None" = None,
         weights: Path | str | None = None,
@@ -77,7 +77,7 @@ class ModelView:
         self.data = data
         self.oracle = oracle
         self.base = base
-        self.asks = tuple(asks)
+        self.requests = tuple(requests)
         self.weights = weights
         self._prompts: dict[Any, Any] = prompts if prompts is not None else {}
         self._known: dict[Any, Any] = {}
@@ -122,8 +122,8 @@ class ModelView:
         key = ("log_probs", name, limit)
         if key not in self._known:
             examples = self.data.row_set(name)[1][:limit]
-            asked = [ask for ask in self.asks if self.data.set_name(ask.name) == name]
-            if any(_covers(ask.limit, limit) for ask in asked):
+            requests = [r for r in self.requests if self.data.set_name(r.name) == name]
+            if any(_covers(request.limit, limit) for request in requests):
                 self._known[key] = self._gathered(name, limit)
             else:
                 with self._wear():
@@ -134,7 +134,7 @@ class ModelView:
 
     def _gathered(self, name: str, limit: int | None) -> LogProbs:
         """The log-probabilities among the statistics, of all processes."""
-        index, statistics = self.share(name, limit)
+        index, statistics = self.token_statistics(name, limit)
         lengths = torch.tensor([len(e.answer) for e in self.data.row_set(name)[1][:limit]])
         longest = int(lengths.max())
         table = PerExampleMetric(len(lengths)).to(self.module.device)
@@ -142,10 +142,12 @@ class ModelView:
         mask = torch.arange(longest)[None, :] < lengths[:, None]
         return LogProbs(table.compute(), mask.to(self.module.device))
 
-    def share(self, name: str, limit: int | None = None) -> tuple[Tensor, TokenStatistics]:
+    def token_statistics(
+        self, name: str, limit: int | None = None
+    ) -> tuple[Tensor, TokenStatistics]:
         """This process's share of the statistics of a row set's label tokens.
 
-        Monitors that use it say so with `Monitor.asks`; one pass then serves all of them.
+        Monitors that use it say so with `Monitor.requests`; one pass then serves all of them.
 
         Args:
             name: as of `rows`.
@@ -156,12 +158,12 @@ class ModelView:
             row is in the share of one process.
         """
         name = self.data.set_name(name)
-        asks = [ask for ask in self.asks if self.data.set_name(ask.name) == name]
-        limits = [limit, *(ask.limit for ask in asks)]
+        requests = [r for r in self.requests if self.data.set_name(r.name) == name]
+        limits = [limit, *(request.limit for request in requests)]
         most = None if None in limits else max(n for n in limits if n is not None)
         key = ("statistics", name, most)
         if key not in self._known:
-            self._known[key] = self._pass(name, most, kl=any(ask.kl for ask in asks))
+            self._known[key] = self._pass(name, most, kl=any(request.kl for request in requests))
         index: Tensor
         statistics: TokenStatistics
         index, statistics = self._known[key]
@@ -218,7 +220,7 @@ class ModelView:
             ``[rows]``, the same on every process.
         """
         metric = metric.to(self.module.device)
-        metric.update(*self.share(name, limit))
+        metric.update(*self.token_statistics(name, limit))
         values: Tensor = metric.compute()
         return values
 
@@ -259,7 +261,9 @@ class ModelView:
         )
         return table.compute()
 
-    def phrases(self, name: str, phrases: tuple[str, ...], limit: int | None = None) -> Tensor:
+    def phrase_log_probs(
+        self, name: str, phrases: tuple[str, ...], limit: int | None = None
+    ) -> Tensor:
         """Mean log-likelihood per token of phrases as the start of the answer.
 
         Args:
@@ -278,7 +282,7 @@ class ModelView:
 
         return self._candidates(key, rows, encode).mean
 
-    def candidates(
+    def candidate_scores(
         self, name: str, texts: Sequence[Sequence[str]], limit: int | None = None
     ) -> CandidateScores:
         """Log-likelihoods of whole answers to the prompts of a row set, end of turn included.
@@ -319,7 +323,7 @@ class ModelView:
         known: CandidateScores = self._known[key]
         return known
 
-    def written(
+    def generate(
         self,
         name: str,
         limit: int | None = None,

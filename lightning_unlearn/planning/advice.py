@@ -34,6 +34,24 @@ def advice(plan: Plan) -> list[str]:
             f"--data.eval_batch_size {max(1, sequences // 4)}: what evaluation and written "
             "answers hold falls in proportion."
         )
+    found += _sharing_advice(plan)
+    if plan.precision == "32-true":
+        packed = " but the packed weights" if plan.model.quantization is not None else ""
+        found.append(f"--trainer.precision bf16-true: halves all parts{packed}; results differ.")
+    if plan.model.lora is not None and plan.model.quantization is None:
+        shared = " Not with fsdp2: take ddp." if plan.sharing.name == "FSDP2" else ""
+        found.append(
+            "--model.quantization nf4: the base's linear layers, but for the output projection, in "
+            f"4 bits a weight; results differ.{shared}"
+        )
+    if plan.model.lora is None:
+        found.append("model.lora instead of null: no gradients and optimizer of the base weights.")
+    return found
+
+
+def _sharing_advice(plan: Plan) -> list[str]:
+    """What further GPUs or another strategy would help."""
+    found = []
     gpus = plan.machine.gpus
     if plan.sharing.name == "FSDP2":
         found.append(
@@ -54,15 +72,4 @@ def advice(plan: Plan) -> list[str]:
         found.append("--trainer.strategy fsdp2: shares parameters out instead of copying them.")
     else:
         found.append("--gpus 2 with --trainer.strategy fsdp2: shares the model out.")
-    if plan.precision == "32-true":
-        packed = " but the packed weights" if plan.model.quantization is not None else ""
-        found.append(f"--trainer.precision bf16-true: halves all parts{packed}; results differ.")
-    if plan.model.lora is not None and plan.model.quantization is None:
-        shared = " Not with fsdp2: take ddp." if plan.sharing.name == "FSDP2" else ""
-        found.append(
-            "--model.quantization nf4: the base's linear layers, but for the output projection, in "
-            f"4 bits a weight; results differ.{shared}"
-        )
-    if plan.model.lora is None:
-        found.append("model.lora instead of null: no gradients and optimizer of the base weights.")
     return found

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
 from lightning_unlearn.data.recipes import Recipe, Stage
 from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.quantization import check_precision
 from lightning_unlearn.model.settings import ModelSettings
 from lightning_unlearn.monitors.membership import SCORES, Membership
-from lightning_unlearn.planning.micro_batch_search import Largest, find_largest
+from lightning_unlearn.planning.micro_batch_search import Largest
+from lightning_unlearn.planning.phases import Phases, Step, hungriest_recipes
 from lightning_unlearn.planning.settings import Machine, Sharing
 from lightning_unlearn.planning.simulation import Measured, Phase, Simulation
 from lightning_unlearn.training.trainer import StagedTrainer
@@ -25,40 +25,6 @@ from lightning_unlearn.training.trainer import StagedTrainer
 LONGEST = 1024
 # Processor seconds of simulation after which no further micro-batch is tried.
 PATIENCE = 40.0
-
-
-@dataclass(frozen=True)
-class Step:
-    """An optimizer step of training, or a forward of evaluation.
-
-    Attributes:
-        phase: what it is of.
-        micro: sequences of one forward.
-        batch: sequences of the step over all GPUs; of evaluation those of one forward.
-        measured: one forward, and in training what follows.
-        parts: micro-batches of one GPU.
-    """
-
-    phase: Phase
-    micro: int
-    batch: int
-    measured: Measured
-    parts: int = 1
-
-    @property
-    def flops(self) -> int:
-        """Of one GPU."""
-        return self.measured.flops * self.parts
-
-    @property
-    def traffic(self) -> int:
-        """Bytes of one GPU's memory that are read and written."""
-        return self.measured.traffic * self.parts
-
-    @property
-    def exchanged(self) -> float:
-        """Bytes that one GPU sends."""
-        return self.measured.exchanged * self.parts
 
 
 @dataclass(frozen=True)
@@ -159,8 +125,6 @@ def estimate(
     if module.settings.quantization is not None:
         check_precision(str(trainer.precision))
     length = _length(module, data)
-    recipes = _recipes(data)
-    micros = _micro_batches(data, recipes, machine.gpus)
     simulation = Simulation(
         module.settings,
         str(trainer.precision),
@@ -170,51 +134,53 @@ def estimate(
         shared.layers,
     )
     try:
-        phases = _Phases(simulation, trainer, recipes, machine, shared, length)
-        hungriest = _hungriest(recipes, micros)
-        steps = {
-            phase: phases.training(phase, name, micros[name]) for phase, name in hungriest.items()
-        }
-        worst = max(steps.values(), key=lambda step: step.measured.peak)
-        forward = phases.evaluation(simulation.evaluate(data.eval_batch_size, length))
-        norms = None
-        if _asks_norms(trainer):
-            norms = phases.evaluation(simulation.gradient_norms(length)).peak
-        steps["evaluation"] = Step(
-            "evaluation", data.eval_batch_size, data.eval_batch_size, forward
-        )
-        share = math.gcd(*(recipe.batch_size for recipe in recipes.values())) // machine.gpus
-        largest = find_largest(
-            [n for n in range(1, share + 1) if share % n == 0],
-            {worst.micro: worst.measured.peak},
-            lambda micro: phases.train(worst.phase, hungriest[worst.phase], micro).peak,
-            machine.usable,
-            began + PATIENCE,
-        )
-        parameters, base = simulation.base
-        itemsize = simulation.network.hf_model.dtype.itemsize
-        return Plan(
-            machine,
-            shared,
-            module.settings,
-            length,
-            data.max_length is None,
-            steps,
-            largest,
-            parameters=parameters,
-            base=base,
-            adapter=phases.adapter,
-            paths=_paths(data),
-            counts={name: _count(data, name, recipe, machine) for name, recipe in recipes.items()},
-            precision=str(trainer.precision),
-            host=simulation.parameters() + 3 * phases.adapter if shared.cpu_offload else 0,
-            stages=data.training_stages,
-            generated=_generated(trainer, module, data, itemsize, forward, length),
-            norms=norms,
-            scored=_scored(trainer, data, machine) if UNLEARN in recipes else 0,
-        )
+        phases = Phases(simulation, trainer, _recipes(data), machine, shared, length)
+        return _plan(phases, trainer, module, data, began + PATIENCE)
     finally:
         simulation.close()
+
+
+def _plan(
+    phases: Phases,
+    trainer: StagedTrainer,
+    module: CausalLM,
+    data: StagedDataModule,
+    deadline: float,
+) -> Plan:
+    simulation, recipes, machine = phases.simulation, phases.recipes, phases.machine
+    size, length = data.eval_batch_size, phases.length
+    micros = _micro_batches(data, recipes, machine.gpus)
+    hungriest = hungriest_recipes(recipes, micros)
+    steps = {phase: phases.training(phase, name, micros[name]) for phase, name in hungriest.items()}
+    worst = max(steps.values(), key=lambda step: step.measured.peak)
+    forward = phases.evaluation(simulation.evaluate(size, length))
+    norms = None
+    if _asks_norms(trainer):
+        norms = phases.evaluation(simulation.gradient_norms(length)).peak
+    steps["evaluation"] = Step("evaluation", size, size, forward)
+    largest = phases.largest_micro_batch(worst, hungriest[worst.phase], deadline)
+    parameters, base = simulation.base
+    itemsize = simulation.network.hf_model.dtype.itemsize
+    return Plan(
+        machine,
+        phases.shared,
+        module.settings,
+        length,
+        data.max_length is None,
+        steps,
+        largest,
+        parameters=parameters,
+        base=base,
+        adapter=phases.adapter,
+        paths=_paths(data),
+        counts={name: _count(data, name, recipe, machine) for name, recipe in recipes.items()},
+        precision=str(trainer.precision),
+        host=simulation.parameters() + 3 * phases.adapter if phases.shared.cpu_offload else 0,
+        stages=data.training_stages,
+        generated=_generated(trainer, module, data, itemsize, forward, length),
+        norms=norms,
+        scored=_scored(trainer, data, machine) if UNLEARN in recipes else 0,
+    )
 
 
 def _length(module: CausalLM, data: StagedDataModule) -> int:
@@ -238,96 +204,11 @@ def _micro_batches(data: StagedDataModule, recipes: dict[str, Recipe], gpus: int
     }
 
 
-class _Phases:
-    """Simulations of the phases of a run, with what its strategy and its monitors add.
-
-    Attributes:
-        adapter: bytes of what a stage trains.
-    """
-
-    def __init__(
-        self,
-        simulation: Simulation,
-        trainer: StagedTrainer,
-        recipes: dict[str, Recipe],
-        machine: Machine,
-        shared: Sharing,
-        length: int,
-    ) -> None:
-        self._simulation = simulation
-        self._method = trainer.method
-        self._recipes = recipes
-        self._gpus = machine.gpus
-        self._shared = shared
-        self._length = length
-        self.adapter = simulation.parameters(LEARN)
-        uses_oracle = any(monitor.uses_oracle for monitor in trainer.monitors)
-        self._swapped = simulation.swapped() if uses_oracle else 0
-        self._optimizer = 0
-
-    def train(self, phase: Phase, name: str, micro: int) -> Measured:
-        """Simulate a micro-batch of a recipe, and the optimizer step after it."""
-        recipe = self._recipes[name]
-        accumulates = recipe.batch_size > micro * self._gpus
-        method = self._method if phase == "unlearning" else None
-        found = self._simulation.train(phase, recipe, method, micro, self._length, accumulates)
-        self._optimizer = max(self._optimizer, found.memory["optimizer"])
-        return self._adjusted(found)
-
-    def training(self, phase: Phase, name: str, micro: int) -> Step:
-        """Simulate an optimizer step of a recipe."""
-        batch, measured = self._recipes[name].batch_size, self.train(phase, name, micro)
-        parts = batch // (micro * self._gpus)
-        if self._shared.name == "DDP":
-            # Once for each step.
-            sent = 2 * self.adapter * (self._gpus - 1) / self._gpus
-            measured = replace(measured, exchanged=sent / parts)
-        return Step(phase, micro, batch, measured, parts)
-
-    def evaluation(self, forward: Measured) -> Measured:
-        """Add what is in memory while monitors evaluate the model within a stage.
-
-        The optimizer then has its most state, and weights may be swapped with the oracle's.
-
-        Args:
-            forward: simulated alone; after the training steps.
-        """
-        memory = {**forward.memory, "optimizer": self._optimizer}
-        memory["other"] += self._swapped
-        return self._adjusted(replace(forward, memory=memory))
-
-    def _adjusted(self, measured: Measured) -> Measured:
-        """Add what the strategy changes of a simulation without it."""
-        memory = dict(measured.memory)
-        if self._shared.name == "DDP" and memory["optimizer"]:
-            # Buckets, in which gradients are sent.
-            memory["gradients"] += self.adapter
-        elif self._shared.cpu_offload:
-            for part in ("parameters", "gradients", "optimizer"):
-                memory[part] = 0
-        return replace(measured, memory=memory)
-
-
 def _recipes(data: StagedDataModule) -> dict[str, Recipe]:
     recipes: dict[str, Recipe] = {name: data.stages[name] for name in data.training_stages}
     if data.forget is not None and not data.oracle:
         recipes[UNLEARN] = data.unlearn
     return recipes
-
-
-def _hungriest(recipes: dict[str, Recipe], micros: dict[str, int]) -> dict[Phase, str]:
-    """Which recipe of each phase takes most memory."""
-
-    def hunger(name: str) -> tuple[int, int, int]:
-        recipe = recipes[name]
-        state = 2 if recipe.optimizer == "adamw" else int(recipe.momentum > 0)
-        return micros[name], state, recipe.batch_size
-
-    stages = [name for name in recipes if name != UNLEARN]
-    found: dict[Phase, str] = {"learning": max(stages, key=hunger)}
-    if UNLEARN in recipes:
-        found["unlearning"] = UNLEARN
-    return found
 
 
 def _generated(

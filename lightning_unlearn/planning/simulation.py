@@ -1,11 +1,9 @@
 """One process's part of the real steps, on tensors that have shapes and no memory."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -15,24 +13,25 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lightning_unlearn.data.batches import Batch, GlobalBatch, collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.recipes import Recipe
-from lightning_unlearn.distributed.placement import Placement
 from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.model.attention import FLASH, fuse_as_gpu
 from lightning_unlearn.model.build import build_network
 from lightning_unlearn.model.compat import clip_gradients
-from lightning_unlearn.model.evaluator import Evaluator
 from lightning_unlearn.model.log_probs import LogProbs, chunks_of_accelerator
 from lightning_unlearn.model.objective import Objective, share_of_mean, supervised
 from lightning_unlearn.model.optimizer import make_optimizer
-from lightning_unlearn.model.pretrained import PretrainedModel
-from lightning_unlearn.model.quantization import COMPUTE
 from lightning_unlearn.model.settings import ModelSettings
 from lightning_unlearn.planning.memory_meter import Meter, Part, local_part
-from lightning_unlearn.planning.nf4_layers import PackedLinear, pack
+from lightning_unlearn.planning.nf4_layers import PackedLinear
+from lightning_unlearn.planning.stand_ins import (
+    SimulatedEvaluator,
+    SimulatedPlacement,
+    WeightlessModel,
+    quiet_fsdp,
+)
 from lightning_unlearn.unlearning.base import Unlearning
 
 Phase = Literal["learning", "unlearning", "evaluation"]
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -55,80 +54,6 @@ class Measured:
     def peak(self) -> int:
         """Bytes at the peak, all parts together."""
         return sum(self.memory.values())
-
-
-class _SimulatedPlacement(Placement):
-    """One of several processes that are not there, on the CPU.
-
-    Args:
-        precision: the Trainer's.
-        precision_plugin: the Trainer's.
-        processes: how many.
-        mesh: of the processes, if they share the model; else None.
-        layers: as of `FSDP2`.
-        fake: tensors are made without memory under it.
-    """
-
-    def __init__(
-        self,
-        precision: str,
-        precision_plugin: Any,
-        processes: int,
-        mesh: Any,
-        layers: list[str] | None,
-        fake: FakeTensorMode,
-    ) -> None:
-        self._fake = fake
-        trainer = SimpleNamespace(
-            precision=precision,
-            precision_plugin=precision_plugin,
-            strategy=SimpleNamespace(root_device=CPU, layer_classes=layers),
-            world_size=processes,
-            global_rank=0,
-        )
-        module: Any = SimpleNamespace(
-            _trainer=trainer, _device_mesh=mesh, device=CPU, global_rank=0
-        )
-        super().__init__(module)
-
-    def materialize(self, network: nn.Module, hf_model: Any) -> None:
-        """Give a model tensors that have shapes and no memory."""
-        # As the strategy does with what was configured.
-        self._trainer.precision_plugin.convert_module(network)
-        with self._fake, _quiet():
-            super().materialize(network, hf_model)
-
-    def to_device(self, batch: Any) -> Any:
-        """Return the batch as it is."""
-        return batch
-
-
-class _WeightlessModel(PretrainedModel):
-    """The base model without weights to read."""
-
-    def open(self, placement: Placement) -> Any:
-        """Return the model on the meta device, with stand-ins for quantized layers."""
-        hf_model = self.empty(placement.weight_dtype)
-        if self.settings.quantization is not None:
-            pack(hf_model, COMPUTE[placement.precision])
-        return hf_model
-
-    def load_into(self, hf_model: Any, placement: Placement, name: str | None = None) -> None:
-        """Do nothing."""
-
-
-class _SimulatedEvaluator(Evaluator):
-    """The evaluator on tensors that have no values."""
-
-    def _squared_gradients(self, loss: Tensor, parameters: list[Tensor]) -> float:
-        # Without the sum, which has no value either.
-        if self.placement.is_sharded:
-            loss.backward()  # type: ignore[no-untyped-call]
-            for parameter in parameters:
-                parameter.grad = None
-        else:
-            torch.autograd.grad(loss, parameters, allow_unused=True)
-        return 0.0
 
 
 class _Optimizer:
@@ -197,16 +122,16 @@ class Simulation:
             settings = replace(settings, attn_implementation="sdpa")
         settings = replace(settings, compile=False)
         mesh = _mesh(processes) if sharded else None
-        self.placement = _SimulatedPlacement(
+        self.placement = SimulatedPlacement(
             precision, precision_plugin, processes, mesh, layers, self.fake
         )
-        pretrained = _WeightlessModel(settings)
+        pretrained = WeightlessModel(settings)
         self.network, self.adapters = build_network(settings, pretrained, self.placement)
         if on_gpu and settings.attn_implementation == "sdpa":
             fuse_as_gpu(self.network.hf_model)
         if not sharded:
             self.placement.materialize(self.network, self.network.hf_model)
-        self.evaluator = _SimulatedEvaluator(self.network, self.adapters, self.placement)
+        self.evaluator = SimulatedEvaluator(self.network, self.adapters, self.placement)
 
     def _activate(self, phase: Phase) -> None:
         """Choose the weights that take part in a phase and are trained."""
@@ -330,7 +255,7 @@ class Simulation:
     def _prepared(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(self.fake)
-            stack.enter_context(_quiet())
+            stack.enter_context(quiet_fsdp())
             stack.enter_context(torch.random.fork_rng(devices=[]))
             if self.on_gpu:
                 stack.enter_context(chunks_of_accelerator())
@@ -390,11 +315,3 @@ def _batch(sequences: int, length: int) -> Batch:
 
 def _bytes(parameters: Any) -> int:
     return sum(p.numel() * p.element_size() for p in parameters)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # FSDP2 compares where tensors lie, which those without memory do not say.
-        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
-        yield

@@ -27,7 +27,7 @@ from lightning_unlearn.training.history import TrainingHistory, write_entry
 
 
 @dataclass
-class Frequency:
+class CheckpointInterval:
     """How often a checkpoint is written.
 
     Attributes:
@@ -90,7 +90,7 @@ class StageCheckpoint(Callback):
     The last of the callbacks, so that what monitors saw of a step is in its checkpoint.
 
     Args:
-        frequency: how often.
+        interval: how often.
         collect: gathers what a checkpoint of the present step needs; called on all processes.
         write: writes what was gathered; called on the first one.
         say: tells the user something.
@@ -107,7 +107,7 @@ class StageCheckpoint(Callback):
 
     def __init__(
         self,
-        frequency: Frequency,
+        interval: CheckpointInterval,
         collect: Callable[[], Any],
         write: Callable[[Any], None],
         say: Callable[[str], None],
@@ -117,7 +117,7 @@ class StageCheckpoint(Callback):
         rule: Callable[[], str | None] = _none,
         close: Callable[[], None] = _none,
     ) -> None:
-        self.frequency = frequency
+        self._interval = interval
         self._collect = collect
         self._write = write
         self._say = say
@@ -238,7 +238,7 @@ class StageCheckpoint(Callback):
 
     def _vote(self, trainer: Trainer, module: CausalLM) -> bool:
         """Whether a checkpoint is due, and which signal some process got; alike on all of them."""
-        steps, minutes = self.frequency.steps, self.frequency.minutes
+        steps, minutes = self._interval.steps, self._interval.minutes
         due = steps is not None and module.step % steps == 0
         due |= minutes is not None and time.monotonic() - self._last >= 60 * minutes
         if self._alone:
@@ -288,7 +288,7 @@ def write_checkpoint(
     model: CausalLM,
     collected: tuple[dict[str, Tensor], dict[str, Any]],
     history: TrainingHistory,
-    observations: EvaluationResults,
+    results: EvaluationResults,
     callbacks: Sequence[Callback],
 ) -> None:
     """Write how far a stage has come: an entry as of now, and what its next step needs.
@@ -298,14 +298,14 @@ def write_checkpoint(
         model: knows the format of its weights.
         collected: from `collect_checkpoint`.
         history: of the stage so far.
-        observations: of the run so far.
+        results: of the run so far.
         callbacks: theirs is the state that `Callback.state_dict` gives.
 
     Raises:
         TypeError: naming a value of a callback's state that is no plain value or tensor.
     """
     weights, optimizer = collected
-    write_entry(folder, model, weights, history, observations)
+    write_entry(folder, model, weights, history, results)
     state = {
         "optimizer": optimizer,
         "callbacks": {_label(n, c): c.state_dict() for n, c in enumerate(callbacks)},

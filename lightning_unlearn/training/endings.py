@@ -26,7 +26,7 @@ def rule_that_ends(trainer: StageTrainer, module: CausalLM) -> str | None:
     Returns:
         The same sentence on all processes, or None.
     """
-    for callback in trainer.others:
+    for callback in trainer.run_callbacks.others:
         if isinstance(callback, EarlyStopping) and _has_decided(callback):
             why = " ".join(str(callback.stopping_reason_message or "").split())
             return f"EarlyStopping: {why.removesuffix(' Signaling Trainer to stop.')}"
@@ -49,11 +49,11 @@ def measure_the_end(trainer: StageTrainer, module: CausalLM) -> None:
         trainer: of the stage.
         module: after its last step.
     """
-    if module.stage != UNLEARN or trainer.observations is None:
+    if module.stage != UNLEARN or trainer.results is None:
         return
     for monitor in trainer.monitors:
-        if not monitor.due(module.step, module.total_steps):
-            monitor.look(trainer.observations, module, module.step)
+        if not monitor.is_due(module.step, module.total_steps):
+            monitor.evaluate(trainer.results, module, module.step)
 
 
 def cause_of_stop(trainer: StageTrainer) -> str:

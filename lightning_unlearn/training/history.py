@@ -54,7 +54,7 @@ def write_entry(
     model: CausalLM,
     weights: dict[str, Tensor],
     history: TrainingHistory,
-    observations: EvaluationResults,
+    results: EvaluationResults,
 ) -> None:
     """Write the store entry of a stage that has just been trained, or its part of a checkpoint.
 
@@ -63,25 +63,25 @@ def write_entry(
         model: knows the format of its weights.
         weights: from `ModelWeights.state_dict`, of what the stage trained.
         history: of the stage.
-        observations: of the run; written for "unlearn".
+        results: of the run; written for "unlearn".
     """
     which = UNLEARN if history.stage == UNLEARN else LEARN
     model.weights.save(which, folder / which, weights)
     records.write_table(folder / records.TRAINING, history.columns())
     if history.stage == UNLEARN:
-        write_observations(folder, observations)
+        write_results(folder, results)
 
 
-def write_observations(folder: Path, observations: EvaluationResults) -> None:
+def write_results(folder: Path, results: EvaluationResults) -> None:
     """Write what monitors saw.
 
     Args:
         folder: an existing folder.
-        observations: of the run.
+        results: of the run.
     """
-    _write_rows(folder / records.STEPS, ("step", "metric", "value"), observations.steps)
+    _write_rows(folder / records.STEPS, ("step", "metric", "value"), results.steps)
     names = ("step", "metric", "example", "value")
-    _write_rows(folder / records.EXAMPLES, names, observations.examples)
+    _write_rows(folder / records.EXAMPLES, names, results.examples)
 
 
 def _write_rows(file: Path, names: tuple[str, ...], rows: list[Any]) -> None:
@@ -89,16 +89,16 @@ def _write_rows(file: Path, names: tuple[str, ...], rows: list[Any]) -> None:
     records.write_table(file, dict(zip(names, columns, strict=True)))
 
 
-def read_observations(folder: Path, observations: EvaluationResults) -> None:
+def read_results(folder: Path, results: EvaluationResults) -> None:
     """Take over from an entry what monitors saw, and log it again.
 
     Args:
         folder: the entry.
-        observations: gets the rows.
+        results: gets the rows.
     """
     steps = records.read_table(folder / records.STEPS)
     examples = records.read_table(folder / records.EXAMPLES)
-    observations.steps = list(steps.itertuples(index=False, name=None))
-    observations.examples = list(examples.itertuples(index=False, name=None))
-    for step, measure, value in observations.steps:
-        observations.log(measure, int(step), value)
+    results.steps = list(steps.itertuples(index=False, name=None))
+    results.examples = list(examples.itertuples(index=False, name=None))
+    for step, measure, value in results.steps:
+        results.log(measure, int(step), value)

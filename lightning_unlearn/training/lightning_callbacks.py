@@ -129,8 +129,8 @@ class StopRules(Callback):
 
     def _new(self, trainer: Trainer) -> dict[str, float]:
         """What was measured since the last time."""
-        observations = getattr(trainer, "observations", None)
-        steps = observations.steps if observations is not None else []
+        results = getattr(trainer, "results", None)
+        steps = results.steps if results is not None else []
         new = {measure: value for _, measure, value in steps[self._seen :]}
         self._seen = len(steps)
         return new

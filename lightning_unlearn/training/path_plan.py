@@ -42,14 +42,14 @@ class Conditions:
     """What decides a stage's weights besides the model, its data and what is stored before it.
 
     Attributes:
-        others: callbacks that are neither method nor monitor and may change what training does.
+        other_callbacks: neither method nor monitor, and may change what training does.
         world_size: number of processes.
         precision: the Trainer's.
         seed: of the run.
         plugin: description of a precision plugin of the user's own; None for none.
     """
 
-    others: Sequence[Callback]
+    other_callbacks: Sequence[Callback]
     world_size: int
     precision: str
     seed: int
@@ -137,7 +137,7 @@ def _shared(model: CausalLM, data: StagedDataModule, conditions: Conditions) -> 
         "seed": conditions.seed,
         # Some implementations leave out what others do, such as the soft cap of Gemma 2.
         "attention": settings.attn_implementation,
-        "callbacks": [callback_identity(callback) for callback in conditions.others],
+        "callbacks": [callback_identity(callback) for callback in conditions.other_callbacks],
     }
     if settings.quantization is not None:
         shared["quantization"] = settings.quantization

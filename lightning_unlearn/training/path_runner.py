@@ -39,9 +39,9 @@ from lightning_unlearn.training.endings import (
 )
 from lightning_unlearn.training.history import (
     TrainingHistory,
-    read_observations,
+    read_results,
     write_entry,
-    write_observations,
+    write_results,
 )
 from lightning_unlearn.training.path_plan import PlannedStage, tell_of_precision
 from lightning_unlearn.training.run_folder import RunFolder, RunLogger, stage_logger
@@ -69,10 +69,10 @@ class PathRunner:
         self.model = model
         self.data = data
         self.plan = plan
-        self.observations = EvaluationResults(data)
+        self.results = EvaluationResults(data)
 
-    def walk(self, until: int | None = None) -> None:
-        """Make what is not stored; see `StagedTrainer.walk`.
+    def run(self, until: int | None = None) -> None:
+        """Make what is not stored; see `StagedTrainer.run_path`.
 
         Args:
             until: only the first so many steps; None for all, which fills the folder of the run.
@@ -85,20 +85,20 @@ class PathRunner:
             if directory is not None:
                 directory.check()
             self.trainer.store.try_writing()
-            if self.trainer.announces:
+            if self.trainer.verbose:
                 self.trainer.store.look_over()
         if directory is not None:
             self._open_run(directory)
         elif until is not None:
             self._open_stage(until)
-        bar = self.trainer.stage_progress
-        self.observations = self.trainer.observations = EvaluationResults(
+        bar = self.trainer.run_callbacks.progress
+        self.results = self.trainer.results = EvaluationResults(
             self.data,
             self.trainer.requests,
             log=lambda measure, step, value: self._log(f"{label}/{measure}", value, step),
             busy=bar.note if bar is not None else ignore,
         )
-        self.trainer.trained = []
+        self.trainer.trained_stages = []
         for number, stage in enumerate(self.plan[:until]):
             if agree(self._find(stage.key) is None):
                 with self._claim(stage.key):
@@ -127,9 +127,8 @@ class PathRunner:
 
     def _run_directory(self) -> RunFolder:
         trainer, data, plan = self.trainer, self.data, self.plan
-        path = "-".join(data.training_stages)
         about = {
-            "path": path,
+            "path": "-".join(data.training_stages),
             "position": data.position,
             "forget": data.forget,
             "method": trainer.label(data),
@@ -218,11 +217,11 @@ class PathRunner:
 
     def _replay(self, stage: PlannedStage) -> None:
         """Take over what was recorded when a stored stage was trained."""
-        if self.trainer.announces:
-            self.trainer.say(f"[green]✓[/] {stage.name}: already stored")
+        if self.trainer.verbose:
+            self.trainer.messages.info(f"[green]✓[/] {stage.name}: already stored")
         folder = self.trainer.store.folder / stage.key
         if stage.name in (UNLEARN, ORACLE):
-            read_observations(folder, self.observations)
+            read_results(folder, self.results)
         if stage.name != ORACLE:
             TrainingHistory(stage.name, self._log_training).read(folder)
 
@@ -230,16 +229,16 @@ class PathRunner:
         """Make the store entry of a step of the walk."""
         stage, before = self.plan[number], self.plan[:number]
         if number == 0 and self.trainer.is_global_zero:
-            tell_of_precision(self.trainer.store, stage, self.trainer.warn)
+            tell_of_precision(self.trainer.store, stage, self.trainer.messages.warn)
         # Weights that the module holds stay where the step starts from them.
         load = {} if self.model.loaded_keys.matches(before) else self._weights(before)
         began = time.monotonic()
         write: Callable[[Path], None]
         keeper: StageCheckpoint | None = None
-        self.observations.oracle = self.weights_of(stage.oracle)
+        self.results.oracle = self.weights_of(stage.oracle)
         if stage.name == ORACLE:
             self._look(load, fresh=number == 0)
-            write = partial(write_observations, observations=self.observations)
+            write = partial(write_results, results=self.results)
         else:
             history = TrainingHistory(stage.name, self._log_training)
             keeper = self._train(number, load, history)
@@ -248,9 +247,9 @@ class PathRunner:
                 model=self.model,
                 weights=self.model.weights.state_dict(UNLEARN if stage.name == UNLEARN else LEARN),
                 history=history,
-                observations=self.observations,
+                results=self.results,
             )
-        self.trainer.trained.append(stage.name)
+        self.trainer.trained_stages.append(stage.name)
         try:
             if self.trainer.is_global_zero:
                 details: dict[str, Any] = {
@@ -275,8 +274,8 @@ class PathRunner:
         fresh = fresh or bool(load)
         recipe = self.data.recipe(last)
         self.model.start_stage(StageStart(last, recipe, 1, self.trainer.seed, fresh, load))
-        self.trainer.reset_callbacks()
-        self.trainer.look(self.model)
+        self.trainer.run_callbacks.reset()
+        self.trainer.evaluate_once(self.model)
 
     def _train(
         self, number: int, load: dict[str, Path], history: TrainingHistory
@@ -292,9 +291,9 @@ class PathRunner:
             self._go_on(entry, checkpoint, history)
         model.start_stage(entry)
         keeper = self._keeper(stage, history, checkpoint[1] if checkpoint is not None else None)
-        if trainer.stage_progress is not None:
-            trainer.stage_progress.place = f"{number + 1}/{len(self.plan)} "
-        trainer.reset_callbacks()
+        if (progress := trainer.run_callbacks.progress) is not None:
+            progress.place = f"{number + 1}/{len(self.plan)} "
+        trainer.run_callbacks.reset()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks += [history, keeper]
         finished = False
@@ -335,10 +334,10 @@ class PathRunner:
         entry.optimizer = read_optimizer(folder)
         history.read(folder)
         if entry.stage == UNLEARN:
-            read_observations(folder, self.observations)
+            read_results(folder, self.results)
         if self.trainer.is_global_zero:
             text = f"{entry.stage}: goes on after step {entry.done} of {entry.total_steps}."
-            self.trainer.warn(text)
+            self.trainer.messages.warn(text)
 
     def _keeper(
         self, stage: PlannedStage, history: TrainingHistory, checkpoint: Path | None
@@ -347,9 +346,9 @@ class PathRunner:
         trainer = self.trainer
         # Who unlearns and who looks on has no part in an ordinary stage, nor in its key: the next
         # to go on with it may have others.
-        stateful: list[Callback] = list(trainer.others)
+        stateful: list[Callback] = list(trainer.run_callbacks.others)
         if stage.name == UNLEARN:
-            stateful += [*trainer.methods, *trainer.monitors]
+            stateful += [*trainer.run_callbacks.methods, *trainer.monitors]
 
         def keep(collected: Any) -> None:
             write = partial(
@@ -357,17 +356,17 @@ class PathRunner:
                 model=self.model,
                 collected=collected,
                 history=history,
-                observations=self.observations,
+                results=self.results,
                 callbacks=stateful,
             )
             trainer.store.put_checkpoint(stage.key, self.model.step, stage.content, write)
 
         collect = partial(collect_checkpoint, self.model)
         return StageCheckpoint(
-            trainer.frequency,
+            trainer.checkpoint_interval,
             collect,
             keep,
-            trainer.warn,
+            trainer.messages.warn,
             stateful,
             checkpoint,
             requeue_signal(trainer),

@@ -1,29 +1,24 @@
-"""What one stage of a path needs of a trainer: one Lightning fit, one look, messages, names."""
+"""What one stage of a path needs of a trainer: one Lightning fit or evaluation, and names."""
 
 import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
-from rich.markup import escape
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from lightning_unlearn.data.batches import GlobalBatch
 from lightning_unlearn.data.datamodule import ORACLE, StagedDataModule
-from lightning_unlearn.errors import visible
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.results import EvaluationResults
 from lightning_unlearn.monitors.view import RowRequest
-from lightning_unlearn.storage.callback_identity import constructed
 from lightning_unlearn.storage.machine import describe_machine
 from lightning_unlearn.storage.stage_store import StageStore
-from lightning_unlearn.training.checkpoints import Frequency
-from lightning_unlearn.training.progress import StageProgress
+from lightning_unlearn.training.checkpoints import CheckpointInterval
+from lightning_unlearn.training.messages import Messages
 from lightning_unlearn.training.quiet import quiet_lightning
+from lightning_unlearn.training.run_callbacks import RunCallbacks
 from lightning_unlearn.unlearning.base import Unlearning
 
 
@@ -36,18 +31,16 @@ class StageTrainer(Trainer):
     store: StageStore
     seed: int
     run_name: str | None
-    methods: list[Unlearning]
-    monitors: list[Monitor]
-    others: list[Callback]
-    stage_progress: StageProgress | None
-    frequency: Frequency
-    observations: EvaluationResults | None
-    run_dir: Path | None
-    trained: list[str]
-    config_text: str | None
-    announces: bool
-    tell: Callable[[str], None] | None
+    run_callbacks: RunCallbacks
+    messages: Messages
+    checkpoint_interval: CheckpointInterval
     tensorboard: bool
+    trained_stages: list[str]
+    results: EvaluationResults | None = None
+    run_dir: Path | None = None
+    config_text: str | None = None
+    verbose: bool = True
+    expects_oracle: bool | None = None
 
     @property
     def machine(self) -> dict[str, Any]:
@@ -55,14 +48,15 @@ class StageTrainer(Trainer):
         return describe_machine(self.strategy.root_device, self.world_size)
 
     @property
-    def keyed(self) -> list[Callback]:
-        """The callbacks whose identity is in keys: what they were made with, and their code."""
-        return [*self.methods, *self.monitors, *self.others]
-
-    @property
     def method(self) -> Unlearning | None:
         """The unlearning method among the callbacks."""
-        return self.methods[0] if self.methods else None
+        methods = self.run_callbacks.methods
+        return methods[0] if methods else None
+
+    @property
+    def monitors(self) -> list[Monitor]:
+        """The monitors among the callbacks."""
+        return self.run_callbacks.monitors
 
     def run_folder(self, datamodule: StagedDataModule) -> Path:
         """Where the results of a run go, if no other run is there.
@@ -85,35 +79,6 @@ class StageTrainer(Trainer):
             return ORACLE
         return self.method.name if self.method is not None else "trained"
 
-    def say(self, text: str) -> None:
-        """Print a line above the progress display, on the first process."""
-        if self.stage_progress is not None and getattr(self, "is_global_zero", True):
-            self.stage_progress.print(text)
-
-    def warn(self, text: str) -> None:
-        """Print what must not be missed, also where there is no progress display."""
-        text = visible(text)
-        if self.tell is not None:
-            self.tell(text)
-        elif self.stage_progress is not None:
-            self.say(escape(text))
-        else:
-            print(text, file=sys.stderr)
-
-    def reset_callbacks(self) -> None:
-        """Give callbacks the state in which they were made: a stage depends on its start alone."""
-        for callback in self.keyed:
-            constructed(callback).restore(callback)
-
-    @contextmanager
-    def using_callbacks(self) -> Iterator[None]:
-        """Tell what callbacks do to themselves in a run from what is set on them outside."""
-        try:
-            yield
-        finally:
-            for callback in self.keyed:
-                constructed(callback).leave(callback)
-
     def fit_once(self, model: CausalLM, loader: DataLoader[GlobalBatch]) -> None:
         """One plain Lightning fit of one epoch.
 
@@ -125,7 +90,7 @@ class StageTrainer(Trainer):
         with quiet_lightning(), model.keep_on_device():
             super().fit(model, train_dataloaders=loader)
 
-    def look(self, model: CausalLM) -> None:
+    def evaluate_once(self, model: CausalLM) -> None:
         """A Lightning validation, in which monitors look at the model.
 
         Args:
@@ -148,5 +113,5 @@ class StageTrainer(Trainer):
             step: of unlearning; None for any step.
             total: steps of unlearning.
         """
-        due = [m for m in self.monitors if step is None or m.due(step, total)]
-        return [ask for monitor in due for ask in monitor.asks(data)]
+        due = [m for m in self.monitors if step is None or m.is_due(step, total)]
+        return [request for monitor in due for request in monitor.requests(data)]

@@ -1,17 +1,14 @@
 """StagedTrainer: walks a path of stages, then unlearns one of them."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ParallelStrategy, Strategy
 
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
-from lightning_unlearn.distributed.processes import connected, open_processes, requeueing
+from lightning_unlearn.distributed.processes import connected, launch_processes, requeueing
 from lightning_unlearn.distributed.strategy import (
     FSDP2,
     with_precision,
@@ -20,26 +17,35 @@ from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.stage import StageStart
-from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.results import EvaluationResults
 from lightning_unlearn.monitors.view import BASE
 from lightning_unlearn.settings.diagnosis import show
 from lightning_unlearn.settings.folder_names import check_folder
 from lightning_unlearn.storage.callback_identity import (
-    changes_training,
-    constructed,
     plugin_identity,
 )
 from lightning_unlearn.storage.stage_store import StageStore
-from lightning_unlearn.training.checkpoints import Frequency
-from lightning_unlearn.training.lightning_callbacks import StopRules, check_callbacks, choose_bar
+from lightning_unlearn.training.checkpoints import CheckpointInterval
+from lightning_unlearn.training.lightning_callbacks import check_callbacks
+from lightning_unlearn.training.messages import Messages
 from lightning_unlearn.training.path_plan import Conditions, PlannedStage, find_oracle, plan_path
 from lightning_unlearn.training.path_runner import PathRunner
-from lightning_unlearn.training.preflight import check_kinds, check_numbers, check_run
-from lightning_unlearn.training.progress import StageProgress
+from lightning_unlearn.training.preflight import check_run
 from lightning_unlearn.training.quiet import quiet_lightning
+from lightning_unlearn.training.run_callbacks import sort_callbacks
 from lightning_unlearn.training.stage_trainer import StageTrainer
-from lightning_unlearn.unlearning.base import Unlearning
+
+# Arguments of Lightning's Trainer that a stage leaves no choice of.
+FIXED: dict[str, Any] = {
+    "max_epochs": 1,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+    # Monitors may ask for gradients; they switch them off where they do not.
+    "inference_mode": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+}
 
 
 class StagedTrainer(StageTrainer):
@@ -73,16 +79,16 @@ class StagedTrainer(StageTrainer):
         detect_anomaly: as of Lightning's Trainer.
 
     Attributes:
-        observations: what the monitors saw in the last ``fit`` or ``validate``.
+        results: what the monitors saw in the last ``fit`` or ``validate``.
         run_dir: the folder of the last ``fit``.
-        trained: stages that the last ``fit`` trained, as against those found in the store.
-        announces: whether stages found in the store, and what is to be known of the data, are
+        trained_stages: stages that the last ``fit`` trained, as against those found in the store.
+        verbose: whether stages found in the store, and what is to be known of the data, are
             told.
         expects_oracle: whether the models retrained without the forget stage will be in the store
             when they are needed; None looks for them.
-        tell: called with sentences that must not be missed; None prints them.
-        others: callbacks that are neither methods nor monitors, and may change what training does.
-        stage_progress: the progress bar, if there is one.
+        messages: prints what the trainer has to say; ``messages.handler`` is called with warnings
+            instead.
+        run_callbacks: the callbacks by kind.
         tensorboard: whether curves are written to the run's folder.
     """
 
@@ -109,53 +115,20 @@ class StagedTrainer(StageTrainer):
         plugins: Any = None,
         detect_anomaly: bool = False,
     ) -> None:
-        given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        given = choose_bar(given, enable_progress_bar, StageProgress)
-        self.methods = [c for c in given if isinstance(c, Unlearning)]
-        self.monitors = [c for c in given if isinstance(c, Monitor)]
-        own = (Unlearning, Monitor, ProgressBar)
-        self.others = [c for c in given if not isinstance(c, own) and changes_training(c)]
-        if str(precision) in ("16-mixed", "16"):
-            raise InputError(
-                f"trainer.precision: found {precision}, expected bf16-mixed, bf16-true or 32-true: "
-                "the loss scale of 16-mixed would be carried from stage to stage."
-            )
-        check_kinds(self.methods, self.monitors)
-        self.stage_progress = next((c for c in given if isinstance(c, StageProgress)), None)
-        if enable_progress_bar and not any(isinstance(c, ProgressBar) for c in given):
-            self.stage_progress = StageProgress()
-            # First, so that its bar is there when monitors start to look.
-            given.insert(0, self.stage_progress)
-        for key, folder in (("store", store), ("default_root_dir", default_root_dir)):
-            check_folder(folder, f"trainer.{key}")
-        if run_name is not None:
-            check_folder(run_name, "trainer.run_name")
-        for callback in self.keyed:
-            check_numbers(callback)
-        if rules := [c for c in given if isinstance(c, EarlyStopping)]:
-            # Last, so that all monitors have looked.
-            given.append(StopRules(rules))
-        for callback in self.keyed:
-            constructed(callback)
-        idle = accelerator == "auto" and not torch.cuda.is_available()
-        check_callbacks(given, bool(logger), accelerator == "cpu" or idle)
-        self.frequency = Frequency(checkpoint_steps, checkpoint_minutes)
-        self.frequency.check()
+        check_arguments(precision, plugins, store, default_root_dir, run_name)
+        self.run_callbacks = sort_callbacks(callbacks, enable_progress_bar)
+        in_order = self.run_callbacks.in_order
+        on_cpu = accelerator == "auto" and not torch.cuda.is_available()
+        check_callbacks(in_order, bool(logger), accelerator == "cpu" or on_cpu)
+        self.checkpoint_interval = CheckpointInterval(checkpoint_steps, checkpoint_minutes)
+        self.checkpoint_interval.check()
         self.seed = seed
         self.run_name = run_name
-        self.store = StageStore(store, report=self.warn)
-        self.observations: EvaluationResults | None = None
-        self.run_dir: Path | None = None
-        self.trained: list[str] = []
-        self.config_text: str | None = None
-        self.announces = True
-        self.expects_oracle: bool | None = None
-        self.tell: Callable[[str], None] | None = None
+        progress = self.run_callbacks.progress
+        self.messages = Messages(progress, lambda: getattr(self, "is_global_zero", True))
+        self.store = StageStore(store, report=self.messages.warn)
+        self.trained_stages = []
         self.tensorboard = logger is True
-        if isinstance(plugins, str | dict):
-            raise InputError(
-                f"trainer.plugins: found {show(plugins)}, expected null, or plugins made in Python."
-            )
         self._plugin = plugin_identity(plugins)
         precision, plugins = with_precision(precision, plugins)
         with quiet_lightning():
@@ -166,7 +139,7 @@ class StagedTrainer(StageTrainer):
                 num_nodes=num_nodes,
                 precision=precision,  # type: ignore[arg-type]
                 logger=False if isinstance(logger, bool) else logger,
-                callbacks=given,
+                callbacks=in_order,
                 default_root_dir=default_root_dir,
                 enable_progress_bar=enable_progress_bar,
                 deterministic=deterministic,
@@ -174,14 +147,7 @@ class StagedTrainer(StageTrainer):
                 profiler=profiler,
                 plugins=plugins,
                 detect_anomaly=detect_anomaly,
-                max_epochs=1,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-                use_distributed_sampler=False,
-                # Monitors may ask for gradients; they switch them off where they do not.
-                inference_mode=False,
-                num_sanity_val_steps=0,
-                log_every_n_steps=1,
+                **FIXED,
             )
         # Lightning's handlers broadcast from wherever a signal finds them, and requeue with a
         # pickled checkpoint. `StageCheckpoint` sees to signals in a stage, `requeueing` outside.
@@ -199,12 +165,12 @@ class StagedTrainer(StageTrainer):
             DivergedError: if a loss is not finite; what was stored stays stored.
             KeyboardInterrupt: after the optimizer step in which Ctrl-C, SIGTERM or SIGHUP came.
         """
-        plan = self.walk(model, datamodule)
+        plan = self.run_path(model, datamodule)
         if not model.loaded_keys.matches(plan):
             PathRunner(self, model, datamodule, plan).load_final_weights()
         model.cpu()
 
-    def walk(
+    def run_path(
         self, model: CausalLM, datamodule: StagedDataModule, until: int | None = None
     ) -> list[PlannedStage]:
         """`fit`, or its beginning; weights that are stored are not taken up where none is needed.
@@ -225,11 +191,11 @@ class StagedTrainer(StageTrainer):
         """
         self.check(model, datamodule)
         plan = self.plan(model, datamodule)
-        self.open_processes(model)
+        self.launch_processes(model)
         # What was found in the store must be the same for all.
         plan = self.strategy.broadcast(plan)
-        with requeueing(self), connected(), self.using_callbacks():
-            PathRunner(self, model, datamodule, plan).walk(until)
+        with requeueing(self), connected(), self.run_callbacks.used():
+            PathRunner(self, model, datamodule, plan).run(until)
         return plan
 
     def plan(
@@ -257,7 +223,7 @@ class StagedTrainer(StageTrainer):
     @property
     def _conditions(self) -> Conditions:
         return Conditions(
-            self.others, self.world_size, str(self.precision), self.seed, self._plugin
+            self.run_callbacks.others, self.world_size, str(self.precision), self.seed, self._plugin
         )
 
     def _oracle(self, model: CausalLM, datamodule: StagedDataModule) -> str | None:
@@ -272,19 +238,19 @@ class StagedTrainer(StageTrainer):
             return self.expects_oracle
         if self.store.has(retrained.key):
             return True
-        if self.announces:
+        if self.verbose:
             names = " and ".join(type(m).__name__ for m in self.monitors if m.uses_oracle)
             path = "-".join(stage["name"] for stage in retrained.content["stages"])
             other = self.store.find(retrained.content, ignoring=("base", "template"))
             of_other = ", only one of another base model" if other is not None else ""
-            self.warn(
+            self.messages.warn(
                 f"{names}: no distance to the oracle is measured. The model retrained without the "
                 f"forget stage ({path}, seed {self.seed}) is not in {self.store.folder}{of_other}. "
                 "The same command with --data.oracle true makes it."
             )
         return False
 
-    def remarks(self, model: CausalLM, datamodule: StagedDataModule) -> list[str]:
+    def data_notes(self, model: CausalLM, datamodule: StagedDataModule) -> list[str]:
         """What the user should know of model and data, and of what is measured on them.
 
         Args:
@@ -294,9 +260,9 @@ class StagedTrainer(StageTrainer):
         Returns:
             Sentences.
         """
-        sentences = model.checks.notes() + datamodule.remarks()
+        sentences = model.checks.notes() + datamodule.notes()
         for monitor in self.monitors:
-            sentences += monitor.remarks(model, datamodule)
+            sentences += monitor.data_notes(model, datamodule)
         return [visible(sentence) for sentence in sentences]
 
     def check(self, model: CausalLM, datamodule: StagedDataModule, train: bool = True) -> None:
@@ -313,11 +279,11 @@ class StagedTrainer(StageTrainer):
             InputError: for anything a user can mend.
         """
         check_run(self, model, datamodule, train)
-        if self.announces:
-            for sentence in self.remarks(model, datamodule):
-                self.warn(sentence)
+        if self.verbose:
+            for sentence in self.data_notes(model, datamodule):
+                self.messages.warn(sentence)
 
-    def open_processes(self, model: CausalLM) -> None:
+    def launch_processes(self, model: CausalLM) -> None:
         """Start the other processes and connect them, so that all agree on what is stored.
 
         Args:
@@ -326,7 +292,7 @@ class StagedTrainer(StageTrainer):
         if isinstance(self.strategy, ParallelStrategy):
             self.strategy.connect(model)
             with quiet_lightning():
-                open_processes(self.strategy, self)
+                launch_processes(self.strategy, self)
 
     def validate(  # type: ignore[override]
         self, model: CausalLM, datamodule: StagedDataModule, stage: str | None = None
@@ -354,7 +320,7 @@ class StagedTrainer(StageTrainer):
         if wanted not in names:
             raise InputError(f"stage: found {wanted!r}, expected one of {', '.join(names)}.")
         done = plan[: names.index(wanted)]
-        self.open_processes(model)
+        self.launch_processes(model)
         if self.is_global_zero:
             self.store.look_over()
         needed = done[-2:] if wanted == UNLEARN else done[-1:]
@@ -371,17 +337,40 @@ class StagedTrainer(StageTrainer):
                 "Run lightning-unlearn fit with the same settings first, or measure the untouched "
                 "base model with --stage base."
             )
-        self.observations = EvaluationResults(datamodule, self.requests)
-        self.observations.oracle = PathRunner(self, model, datamodule, plan).weights_of(
+        self.results = EvaluationResults(datamodule, self.requests)
+        self.results.oracle = PathRunner(self, model, datamodule, plan).weights_of(
             self._oracle(model, datamodule)
         )
         last = done[-1].name if done else datamodule.path[0]
         model.start_stage(StageStart(last, datamodule.recipe(last), 1, self.seed, True, load))
-        with connected(), self.using_callbacks():
-            self.reset_callbacks()
-            self.look(model)
+        with connected(), self.run_callbacks.used():
+            self.run_callbacks.reset()
+            self.evaluate_once(model)
         model.cpu()
-        return {measure: value for _, measure, value in self.observations.steps}
+        return {measure: value for _, measure, value in self.results.steps}
+
+
+def check_arguments(
+    precision: str | int, plugins: Any, store: str, default_root_dir: str, run_name: str | None
+) -> None:
+    """Refuse arguments of `StagedTrainer` that no run can have.
+
+    Raises:
+        InputError: naming the key.
+    """
+    if str(precision) in ("16-mixed", "16"):
+        raise InputError(
+            f"trainer.precision: found {precision}, expected bf16-mixed, bf16-true or 32-true: "
+            "the loss scale of 16-mixed would be carried from stage to stage."
+        )
+    for key, folder in (("store", store), ("default_root_dir", default_root_dir)):
+        check_folder(folder, f"trainer.{key}")
+    if run_name is not None:
+        check_folder(run_name, "trainer.run_name")
+    if isinstance(plugins, str | dict):
+        raise InputError(
+            f"trainer.plugins: found {show(plugins)}, expected null, or plugins made in Python."
+        )
 
 
 def _nothing() -> None:

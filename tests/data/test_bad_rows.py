@@ -190,7 +190,7 @@ def test_every_answer_that_is_cut_is_counted(place: Workplace) -> None:
         eval_sets={"facts": EvalSet("probe.jsonl", paraphrase="other", alternatives="wrong")},
     )
     data.load_rows(tiny_tokenizer(), 512)
-    found = [line for line in data.remarks() if "lost their end" in line]
+    found = [line for line in data.notes() if "lost their end" in line]
     end = "lost their end at 64 tokens (data.max_length)."
     assert found == [
         f"facts, paraphrases and alternatives: 2 of 6 answers {end}",

@@ -390,14 +390,14 @@ def test_each_of_these_is_said_once_by_the_data_module() -> None:
     data = staged(a=Stage(source="rows.jsonl", prompt="instruction", answer="output"))
     for _ in range(2):
         data.load_rows(tiny_tokenizer(), 512)
-        first, second, third = data.remarks()
+        first, second, third = data.notes()
     assert first.startswith("data.stages.a.source: rows.jsonl: 'input' is not used")
     assert second.startswith("data.eval_sets.facts.source: facts.jsonl: in 1 of 2 rows 'other' is")
     assert third.startswith("data.eval_sets.facts.source: facts.jsonl: 'wrong' is not used")
     other = staged(a=Stage(source="rows.jsonl", prompt="instruction", answer="output"))
     other.adopt(data)
     other.prepare(tiny_tokenizer(), 512)
-    assert other.remarks() == [first, second, third]
+    assert other.notes() == [first, second, third]
 
 
 def test_a_new_source_beside_old_heldout_rows() -> None:

@@ -233,7 +233,7 @@ def test_two_processes_are_one_and_resume_each_other(tiny: Tiny) -> None:
     assert_same(found["runs"][BEGUN["one"]], Path(found["told"]["one"][0]), 1e-9)
     assert (tiny.root / "two" / "store" / "checkpoints").is_dir()
     trainer = walked(tiny, BEGUN["two"], 1, place="two")
-    assert trainer.trained == ["safety", "unlearn"] and trainer.run_dir is not None
+    assert trainer.trained_stages == ["safety", "unlearn"] and trainer.run_dir is not None
     assert_same(found["runs"][BEGUN["two"]], trainer.run_dir, 1e-9)
     assert_weights(found["runs"][BEGUN["two"]], trainer.run_dir, 1e-9)
     # What two processes wrote is opened by others.

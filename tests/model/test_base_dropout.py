@@ -69,8 +69,8 @@ def test_the_micro_batch_changes_nothing(
             micro_batch_size=micro,
         )
         trainer.fit(tiny.module(base=name, lora=lora), data)
-        assert trainer.observations is not None
-        means.append([value for _, _, value in trainer.observations.steps])
+        assert trainer.results is not None
+        means.append([value for _, _, value in trainer.results.steps])
         said = capsys.readouterr().err
         assert said.count("has dropout of its own (") == 1 and "is set to zero" in said
     assert torch.allclose(*map(torch.tensor, means), rtol=0, atol=1e-9)

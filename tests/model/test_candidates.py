@@ -105,7 +105,11 @@ def told() -> list[str]:
 def with_trainer(module: CausalLM, told: list[str]) -> CausalLM:
     """The module, as if it had a Trainer that can tell something."""
     trainer = SimpleNamespace(
-        warn=told.append, global_rank=0, world_size=1, precision="32-true", strategy=None
+        messages=SimpleNamespace(warn=told.append),
+        global_rank=0,
+        world_size=1,
+        precision="32-true",
+        strategy=None,
     )
     trainer.precision_plugin = SimpleNamespace(forward_context=nullcontext)
     module._trainer = trainer  # type: ignore[assignment]

@@ -113,7 +113,7 @@ def test_a_tokenizer_without_chat_template(tiny: Tiny) -> None:
     assert not (tiny.root / "store").exists() and not (tiny.root / "runs").exists()
     sibling = tiny.datamodule(chat_template_from=str(tiny.base), order=["safety"])
     trainer.fit(module, sibling)
-    assert trainer.trained == ["safety", "unlearn"]
+    assert trainer.trained_stages == ["safety", "unlearn"]
 
 
 def test_context_is_the_longest_sequence(tiny: Tiny) -> None:
@@ -250,7 +250,7 @@ def test_full_fine_tuning_trains_stores_and_resumes(tiny: Tiny) -> None:
     data = tiny.datamodule(order=["tofu", "safety"], unlearn=Recipe(lr=1e-4, batch_size=4))
     whole = tiny.trainer([NPO()], run_name="whole")
     whole.fit(module, data)
-    assert whole.trained == ["tofu", "safety", "unlearn"]
+    assert whole.trained_stages == ["tofu", "safety", "unlearn"]
     assert whole.run_dir is not None
     assert (whole.run_dir / "unlearn" / "model.safetensors").is_file()
     ended = {n: p.detach().clone() for n, p in module.network.hf_model.named_parameters()}
@@ -258,17 +258,17 @@ def test_full_fine_tuning_trains_stores_and_resumes(tiny: Tiny) -> None:
     apart = tiny.below("apart")
     first = apart.trainer()
     first.fit(module, tiny.datamodule(order=["tofu"], forget=None))
-    assert first.trained == ["tofu"], "starts from the base again, not from where it was"
+    assert first.trained_stages == ["tofu"], "starts from the base again, not from where it was"
     second = apart.trainer([NPO()])
     second.fit(module, data)
-    assert second.trained == ["safety", "unlearn"]
+    assert second.trained_stages == ["safety", "unlearn"]
     assert second.run_dir is not None
     assert results(second.run_dir) == results(whole.run_dir)
 
     fresh = tiny.module(lora=None)
     third = apart.trainer([NPO()])
     third.fit(fresh, data)
-    assert third.trained == []
+    assert third.trained_stages == []
     for name, parameter in fresh.network.hf_model.named_parameters():
         assert torch.equal(parameter, ended[name]), name
 
@@ -291,7 +291,7 @@ def test_bfloat16_runs(tiny: Tiny, lora: LoRA | None) -> None:
     data = tiny.datamodule(order=["tofu", "safety"])
     trainer = tiny.trainer([NPO()], precision="bf16-true")
     trainer.fit(module, data)
-    assert trainer.trained == ["tofu", "safety", "unlearn"]
+    assert trainer.trained_stages == ["tofu", "safety", "unlearn"]
     adapters = {
         p.dtype for name, p in module.network.hf_model.named_parameters() if "lora_" in name
     }
@@ -305,7 +305,7 @@ def test_bfloat16_runs(tiny: Tiny, lora: LoRA | None) -> None:
     before = results(trainer.run_dir)
     again = tiny.trainer([NPO()], precision="bf16-true")
     again.fit(tiny.module(lora=lora), data)
-    assert again.trained == []
+    assert again.trained_stages == []
     assert again.run_dir is not None and results(again.run_dir) == before
 
 

@@ -163,7 +163,7 @@ def test_a_stage_goes_on_with_its_state_on_the_gpu(
         where = Where()
         resumed = tiny.trainer([*watched, where], checkpoint_steps=1)
         resumed.fit(tiny.module(), tiny.datamodule(**data))
-    assert where.devices == {"cuda"} and resumed.trained == ["unlearn"]
+    assert where.devices == {"cuda"} and resumed.trained_stages == ["unlearn"]
     assert values(resumed) == values(whole)
 
 
@@ -179,8 +179,8 @@ def test_answers_are_drawn_with_deterministic_algorithms(tiny: Tiny) -> None:
             trainer.fit(tiny.module(), tiny.datamodule(order=PATH))
         finally:
             torch.use_deterministic_algorithms(False)
-    assert trainer.observations is not None
-    assert ("accuracy/math", 3) in {(m, s) for s, m, _ in trainer.observations.steps}
+    assert trainer.results is not None
+    assert ("accuracy/math", 3) in {(m, s) for s, m, _ in trainer.results.steps}
 
 
 @pytest.mark.parametrize(("precision", "known"), [("32-true", False), ("bf16-mixed", True)])

@@ -79,7 +79,7 @@ def test_checkpoints_keep_float64(tiny: Tiny) -> None:
     again = tiny.module()
     other = tiny.trainer(precision="64-true")
     other.fit(again, tiny.datamodule(order=["safety"], forget=None))
-    assert other.trained == [] and trainer.trained == ["safety"]
+    assert other.trained_stages == [] and trainer.trained_stages == ["safety"]
     for (name, own), (_, found) in zip(
         module.named_parameters(), again.named_parameters(), strict=True
     ):

@@ -216,18 +216,18 @@ def test_a_path_is_walked_compared_with_its_oracle_and_resumed(tiny: Tiny, preci
     tiny = wide(tiny)
     fitted(tiny, LONG, oracle=True, precision=precision)
     trainer = fitted(tiny, LONG, precision=precision)
-    assert trainer.trained == ["safety", "unlearn"] and trainer.run_dir is not None
-    assert trainer.observations is not None
-    measures = {name for _, name, _ in trainer.observations.steps}
+    assert trainer.trained_stages == ["safety", "unlearn"] and trainer.run_dir is not None
+    assert trainer.results is not None
+    measures = {name for _, name, _ in trainer.results.steps}
     assert any(name.startswith("kl/") for name in measures), measures
     assert min(fall(trainer)[stage] for stage in PATH) > 0.1 and fall(trainer)["unlearn"] > 0
     before = results(trainer.run_dir)
-    assert fitted(tiny, LONG, precision=precision).trained == []
+    assert fitted(tiny, LONG, precision=precision).trained_stages == []
     # The last step anew, on what is stored of those before.
     for adapter in (tiny.root / "store").glob("*/unlearn"):
         shutil.rmtree(adapter.parent)
     resumed = fitted(tiny, LONG, precision=precision)
-    assert resumed.trained == ["unlearn"] and resumed.run_dir is not None
+    assert resumed.trained_stages == ["unlearn"] and resumed.run_dir is not None
     assert results(resumed.run_dir) == before
 
 
@@ -277,7 +277,7 @@ def test_on_a_gpu(tiny: Tiny) -> None:
         trainer = tiny.trainer([method], accelerator="gpu", precision="bf16-true")
         trainer.callbacks.append(WhereItLies())  # type: ignore[attr-defined]
         trainer.fit(module, data)
-        assert trainer.trained[-1] == "unlearn" and fall(trainer)["unlearn"] > 0
+        assert trainer.trained_stages[-1] == "unlearn" and fall(trainer)["unlearn"] > 0
         assert trainer.run_dir is not None
         merged = load_causal_lm(str(trainer.run_dir / "merged"), torch.float32, "sdpa", False)
         ids = torch.tensor([EXAMPLES[0].prompt])

@@ -71,7 +71,7 @@ def test_a_model_whose_code_was_edited_is_trained_again(
         trainer = tiny.trainer()
         module = tiny.module(base=str(folder), trust_remote_code=True)
         trainer.fit(module, tiny.datamodule(order=["tofu"], forget=None))
-        assert trainer.trained == ["tofu"] and trainer.run_dir is not None
+        assert trainer.trained_stages == ["tofu"] and trainer.run_dir is not None
         losses.append(read_table(trainer.run_dir / "training.parquet")["loss"][0])
     assert losses[0] != losses[1]
 

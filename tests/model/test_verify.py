@@ -119,7 +119,7 @@ def test_routers_stay_as_they_are_and_are_named(tiny: Tiny) -> None:
     module = tiny.module(base=base)
     trainer = tiny.trainer([GA()])
     told: list[str] = []
-    trainer.tell = told.append
+    trainer.messages.handler = told.append
     trainer.check(module, tiny.datamodule())
     (line,) = [text for text in told if text.startswith("model.lora.target_modules")]
     assert line == (
@@ -135,7 +135,7 @@ def test_experts_that_peft_puts_adapters_on_are_named_so(tiny: Tiny) -> None:
     module = tiny.module(base=written(tiny.root / "base", "mixtral"))
     trainer = tiny.trainer([GA()])
     told: list[str] = []
-    trainer.tell = told.append
+    trainer.messages.handler = told.append
     trainer.check(module, tiny.datamodule())
     module.configure_model()
     trained = {n for n, p in module.network.hf_model.named_parameters() if p.requires_grad}

@@ -114,8 +114,8 @@ def test_tofu_is_what_its_paper_says(tiny: Tiny) -> None:
     trainer = fitted(tiny, TOFU(**SUITE))
     examples, steps = final(trainer), final(trainer, STEPS)
     own, oracle = unlearned_and_oracle(tiny, trainer)
-    assert trainer.observations is not None
-    data = trainer.observations.data
+    assert trainer.results is not None
+    data = trainer.results.data
     assert data.format is not None
 
     def mean(model: CausalLM, row: Row, text: str) -> float:
@@ -222,10 +222,10 @@ def test_membership_scores(tiny: Tiny) -> None:
     base = tiny.module()
     base.configure_model()
     base.double()
-    assert trainer.observations is not None
+    assert trainer.results is not None
     sets = {
-        "members": trainer.observations.data.row_set("safety"),
-        "nonmembers": trainer.observations.data.row_set("others"),
+        "members": trainer.results.data.row_set("safety"),
+        "nonmembers": trainer.results.data.row_set("others"),
     }
     areas = {}
     for name, model in (("own", own), ("oracle", oracle)):
@@ -267,9 +267,9 @@ def test_gradient_norms_and_that_training_does_not_notice(tiny: Tiny) -> None:
     ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     own, _ = unlearned_and_oracle(tiny.below("a"), trainer)
-    assert trainer.observations is not None
+    assert trainer.results is not None
     norms = final(trainer)["gradient_norm/members"].tolist()
-    for example, norm in zip(trainer.observations.data.row_set("safety")[1], norms, strict=True):
+    for example, norm in zip(trainer.results.data.row_set("safety")[1], norms, strict=True):
         own.zero_grad()
         for name, parameter in own.named_parameters():
             parameter.requires_grad_(".learn." in name)
@@ -320,8 +320,8 @@ def test_one_forward_serves_all(tiny: Tiny) -> None:
     assert trainer.run_dir is not None
     table = read_table(trainer.run_dir / STEPS)
     runs = table[table["metric"] == "mine/runs"]["value"].tolist()
-    assert trainer.observations is not None
-    sets = [trainer.observations.data.row_set(name)[1] for name in ("safety", "math")]
+    assert trainer.results is not None
+    sets = [trainer.results.data.row_set(name)[1] for name in ("safety", "math")]
     # Between two looks: the passes over both sets, and the optimizer step of 4 rows.
     passes = sum(-(-len(rows) // 3) for rows in sets)
     assert runs[2] - runs[1] == passes + 1
@@ -330,10 +330,10 @@ def test_one_forward_serves_all(tiny: Tiny) -> None:
 def test_looks_with_the_oracle_share_forwards_too(tiny: Tiny) -> None:
     monitors = [AnswerLikelihood(1), OracleDistance(1), AnswerStatistics(["safety"], 1)]
     trainer = fitted(tiny, Counts(1), *monitors)
-    assert trainer.run_dir is not None and trainer.observations is not None
+    assert trainer.run_dir is not None and trainer.results is not None
     table = read_table(trainer.run_dir / STEPS)
     runs = table[table["metric"] == "mine/runs"]["value"].tolist()
-    data = trainer.observations.data
+    data = trainer.results.data
     sets = [data.row_set(name)[1] for name in ("safety", "math:train", "math:heldout")]
     assert runs[2] - runs[1] == sum(-(-len(rows) // 3) for rows in sets) + 1
 
@@ -387,8 +387,8 @@ def test_all_monitors_in_other_precisions(tiny: Tiny, precision: str) -> None:
 
 def test_validate_asks_all_monitors_with_the_oracle(tiny: Tiny) -> None:
     trainer = fitted(tiny, *(make() for make in EVERYTHING))
-    assert trainer.observations is not None
-    seen = {name: value for step, name, value in trainer.observations.steps if step == 2}
+    assert trainer.results is not None
+    seen = {name: value for step, name, value in trainer.results.steps if step == 2}
     data = tiny.datamodule(order=PATH, eval_sets=probes(tiny), eval_batch_size=3)
     data.unlearn = Recipe(lr=5e-3, steps=2, batch_size=4)
     trainer = tiny.trainer([GA(), *(make() for make in EVERYTHING)], **EXACT)
@@ -405,9 +405,9 @@ def test_the_base_as_oracle_has_gradients_too(tiny: Tiny) -> None:
     trainer = tiny.trainer([GA(), Membership("others")])
     data = tiny.datamodule(order=["safety"], eval_sets=probes(tiny))
     trainer.fit(tiny.module(), data)
-    assert trainer.observations is not None
-    assert trainer.observations._view is not None
-    base = trainer.observations._view[1].oracle
+    assert trainer.results is not None
+    assert trainer.results._view is not None
+    base = trainer.results._view[1].oracle
     assert base is not None and base.gradient_norms("safety").min() > 0
     alone = tiny.datamodule(order=["safety"], eval_sets=probes(tiny), oracle=True)
     assert tiny.trainer([AnswerLikelihood()]).validate(tiny.module(), alone)

@@ -89,8 +89,8 @@ def test_examples_and_records_agree(tiny: Tiny) -> None:
         "forget/paraphrases": 4,
         "forget/mean": 4,
     }
-    assert trainer.observations is not None
-    assert trainer.observations.first_and_last()["mine/step"] == (0.0, 7.0)
+    assert trainer.results is not None
+    assert trainer.results.first_and_last()["mine/step"] == (0.0, 7.0)
 
 
 def naive(module: CausalLM, ids: tuple[int, ...], start: int) -> float:
@@ -173,8 +173,8 @@ def test_monitors_that_ask_the_same_cost_one_forward(tiny: Tiny) -> None:
         trainer = tiny.below(str(len(monitors))).trainer([GA(), *monitors])
         trainer.fit(module, data)
         counts.append(len(calls))
-        assert trainer.observations is not None
-        seen = {(step, name): value for step, name, value in trainer.observations.steps}
+        assert trainer.results is not None
+        seen = {(step, name): value for step, name, value in trainer.results.steps}
     assert counts[0] == counts[1]
     assert all(seen[step, f"again/{n}"] == v for (step, n), v in seen.items() if "again" not in n)
 
@@ -302,7 +302,7 @@ def test_monitors_leave_no_trace_in_the_key_of_training(tiny: Tiny) -> None:
     """Other monitors unlearn anew, but no stage is trained again."""
     trainer, _, _ = fitted(tiny, [AnswerLikelihood(0)])
     again, _, _ = fitted(tiny, [AnswerLikelihood(3)])
-    assert trainer.trained == [*PATH, "unlearn"] and again.trained == ["unlearn"]
+    assert trainer.trained_stages == [*PATH, "unlearn"] and again.trained_stages == ["unlearn"]
     assert trainer.run_dir is not None and again.run_dir is not None
     file = Path(UNLEARN) / "adapter_model.safetensors"
     assert (trainer.run_dir / file).read_bytes() == (again.run_dir / file).read_bytes()

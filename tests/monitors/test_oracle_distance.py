@@ -68,8 +68,8 @@ def test_numbers_are_those_of_two_models(tiny: Tiny) -> None:
     examples = measured(trainer, EXAMPLES)
     last = examples[examples["step"] == 3].set_index(["metric", "example"])["value"].sort_index()
     own, oracle = unlearned_and_oracle(tiny, trainer)
-    assert trainer.observations is not None
-    data = trainer.observations.data
+    assert trainer.results is not None
+    data = trainer.results.data
     probes = {"forget": ["safety"], "retain": ["math:train"], "heldout": ["math:heldout"]}
     seen = set()
     for probe, (name,) in probes.items():
@@ -156,8 +156,8 @@ def test_a_path_of_the_forget_stage_alone_has_the_base_as_oracle(tiny: Tiny) -> 
     base = tiny.module()
     base.configure_model()
     base.double()
-    assert trainer.observations is not None
-    rows = trainer.observations.data.row_set("safety")[1]
+    assert trainer.results is not None
+    rows = trainer.results.data.row_set("safety")[1]
     with torch.no_grad():
         aim = base.evaluator.score(rows, 4).mean
     gap = examples[0, "log_likelihood/forget"].to_numpy() - aim.numpy()
@@ -248,8 +248,8 @@ def test_training_goes_on_from_a_checkpoint_with_the_same_records(tiny: Tiny) ->
         pass
 
     class Stops(OracleDistance):
-        def look(self, observations: Any, module: CausalLM, step: int) -> None:
-            super().look(observations, module, step)
+        def evaluate(self, results: Any, module: CausalLM, step: int) -> None:
+            super().evaluate(results, module, step)
             if step == 2 and not (tiny.root / "b" / "stopped").exists():
                 (tiny.root / "b" / "stopped").touch()
                 raise Stop
@@ -275,4 +275,4 @@ def test_probe_rows_are_part_of_the_run(tiny: Tiny, tmp_path: Path) -> None:
     rows = tiny.data / "math.jsonl"
     one = fitted(tiny, AnswerLikelihood(), eval_sets={"p": EvalSet(source=str(rows))})
     two = fitted(tiny, AnswerLikelihood(), eval_sets={"p": EvalSet(source=str(rows), limit=2)})
-    assert two.trained == ["unlearn"] and one.run_dir != two.run_dir
+    assert two.trained_stages == ["unlearn"] and one.run_dir != two.run_dir

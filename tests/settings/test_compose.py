@@ -130,7 +130,7 @@ def test_keys_of_every_depth_are_set_from_the_command_line(place: Workplace) -> 
 
 def test_a_method_of_the_command_line_takes_the_place_of_the_files(place: Workplace) -> None:
     trainer = place.parse("--trainer.callbacks+=SimNPO", "--trainer.callbacks.beta", "2").trainer
-    (method,) = trainer.methods
+    (method,) = trainer.run_callbacks.methods
     assert isinstance(method, SimNPO) and method.beta == 2
     assert [type(monitor) for monitor in trainer.monitors] == [AnswerLikelihood]
 
@@ -140,16 +140,19 @@ def test_so_it_does_where_the_file_names_a_single_callback(place: Workplace) -> 
     text = Path("config.yaml").read_text()
     head, rest = text.split(start)
     place.write("config.yaml", f"{head}  callbacks: NPO\n{end}{rest.split(end)[1]}")
-    (method,) = place.parse("--trainer.callbacks+=GA").trainer.methods
+    (method,) = place.parse("--trainer.callbacks+=GA").trainer.run_callbacks.methods
     assert isinstance(method, GA)
     trainer = place.parse("--trainer.callbacks+=LabelLikelihood").trainer
-    assert [type(c) for c in (*trainer.methods, *trainer.monitors)] == [NPO, LabelLikelihood]
+    assert [type(c) for c in (*trainer.run_callbacks.methods, *trainer.monitors)] == [
+        NPO,
+        LabelLikelihood,
+    ]
 
 
 def test_a_monitor_of_the_command_line_joins_the_files(place: Workplace) -> None:
     arguments = ["--trainer.callbacks+=LabelLikelihood", "--trainer.callbacks.every_n_steps", "3"]
     trainer = place.parse(*arguments).trainer
-    (method,) = trainer.methods
+    (method,) = trainer.run_callbacks.methods
     assert isinstance(method, NPO) and method.beta == 0.5
     first, second = trainer.monitors
     assert isinstance(first, AnswerLikelihood) and isinstance(second, LabelLikelihood)

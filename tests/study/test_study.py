@@ -142,7 +142,7 @@ def test_an_oracle_is_the_model_that_never_saw_the_forget_stage(tiny: Tiny) -> N
     module, data = tiny.module(), tiny.datamodule(order=["tofu", "safety"], oracle=True)
     trainer = tiny.trainer([], precision="64-true")
     trainer.fit(module, data)
-    assert trainer.trained == ["oracle"]
+    assert trainer.trained_stages == ["oracle"]
     expected = module.evaluator.score(data.examples["safety"], 32).mean
     assert oracle["value"].tolist() == pytest.approx(expected.tolist(), abs=1e-9)
 

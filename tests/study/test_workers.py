@@ -58,7 +58,7 @@ class Suicidal(Callback):
     """Kills its own process in the first step of unlearning at the end of one path."""
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        if pl_module.stage == "unlearn" and trainer.observations.data.path[0] == "tofu":
+        if pl_module.stage == "unlearn" and trainer.results.data.path[0] == "tofu":
             os.kill(os.getpid(), signal.SIGKILL)
 
 

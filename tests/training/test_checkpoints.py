@@ -105,7 +105,7 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(
     assert undisturbed.run_dir is not None and resumed.run_dir is not None
     assert results(resumed.run_dir) == results(undisturbed.run_dir)
     assert not list((halted.root / "store" / "checkpoints").iterdir())
-    assert resumed.trained[0] == stage
+    assert resumed.trained_stages[0] == stage
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_signal_stays_ignored_where_it_was(tiny: Tiny, number: int) -> None:
         with sigterm_as_interrupt():
             trainer.fit(tiny.module(), datamodule(tiny))
             signal.raise_signal(number)
-        assert trainer.trained == ["tofu", "safety", "unlearn"]
+        assert trainer.trained_stages == ["tofu", "safety", "unlearn"]
         assert signal.getsignal(number) == signal.SIG_IGN
     finally:
         signal.signal(number, before)

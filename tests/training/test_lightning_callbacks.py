@@ -70,7 +70,7 @@ def test_callbacks_that_write_to_a_logger(tmp_path: Path, kind: type[Callback]) 
 def test_a_bar_of_the_users_takes_the_place_of_ours(tmp_path: Path) -> None:
     for bar in (RichProgressBar(), TQDMProgressBar()):
         made = trainer(tmp_path, bar)
-        assert made.progress_bar_callback is bar and made.stage_progress is None
+        assert made.progress_bar_callback is bar and made.run_callbacks.progress is None
         hidden = trainer(tmp_path, bar, enable_progress_bar=False)
         assert hidden.progress_bar_callback is None
         shown = StageProgress()
@@ -111,8 +111,8 @@ def test_callbacks_that_fit_work_together(tiny: Tiny, tmp_path: Path) -> None:
         logger=True,
     )
     made.fit(tiny.module(), tiny.datamodule(order=["safety"]))
-    assert made.observations is not None
-    label = [(n, value) for n, m, value in made.observations.steps if m == "forget/label"]
+    assert made.results is not None
+    label = [(n, value) for n, m, value in made.results.steps if m == "forget/label"]
     assert watch._seen == label[1:] and len(label) > 2
     # Asked at every look, the first one included: all that follow are lower.
     assert rule.best_score.item() == pytest.approx(label[0][1])
@@ -125,8 +125,8 @@ def test_a_rule_that_is_met_stops_unlearning(tiny: Tiny, tmp_path: Path) -> None
         tmp_path, GA(), LabelLikelihood(every_n_steps=1), rule, enable_progress_bar=False
     )
     made.fit(tiny.module(), tiny.datamodule(order=["safety"]))
-    assert made.observations is not None
-    assert [n for n, m, _ in made.observations.steps if m == "forget/label"] == [0, 1]
+    assert made.results is not None
+    assert [n for n, m, _ in made.results.steps if m == "forget/label"] == [0, 1]
 
 
 def test_a_rule_on_what_nobody_measures(tiny: Tiny, tmp_path: Path) -> None:

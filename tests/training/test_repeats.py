@@ -45,7 +45,7 @@ def test_a_trainer_that_has_fitted_finds_its_run_again(tiny: Tiny) -> None:
     for _ in range(2):
         trainer.fit(tiny.module(), data)
         folders.append(trainer.run_dir)
-    assert trainer.trained == [] and folders[0] == folders[1]
+    assert trainer.trained_stages == [] and folders[0] == folders[1]
 
 
 class Noise(Unlearning):
@@ -72,7 +72,7 @@ def test_methods_that_draw_random_numbers_can_be_repeated(tiny: Tiny) -> None:
                     shutil.rmtree(manifest.parent)
         trainer = place.trainer([Noise(), *([Draws(1)] if name == "watched" else [])])
         trainer.fit(place.module(), place.datamodule(order=["tofu", "safety"]))
-        assert "unlearn" in trainer.trained
+        assert "unlearn" in trainer.trained_stages
         found.append(results(run_of(trainer))["unlearn/adapter_model.safetensors"])
     assert found == [found[0]] * 3
 
@@ -128,7 +128,7 @@ def test_private_parameters_and_other_callbacks_are_told_apart(tiny: Tiny) -> No
     plain.fit(tiny.module(), tiny.datamodule(order=["safety"]))
     zeroed = tiny.trainer([GA(), Zero()])
     zeroed.fit(tiny.module(), tiny.datamodule(order=["safety"]))
-    assert zeroed.trained == ["safety", "unlearn"]
+    assert zeroed.trained_stages == ["safety", "unlearn"]
 
 
 def test_weights_that_blow_up_in_the_last_step_are_not_stored(tiny: Tiny) -> None:
@@ -158,7 +158,7 @@ def test_a_store_made_at_another_precision_is_told_of_and_kept(
     before = results(entry.parent)
     half = tiny.trainer(precision="bf16-true")
     half.fit(tiny.module(), tiny.datamodule(**data))
-    assert half.trained == ["tofu"]
+    assert half.trained_stages == ["tofu"]
     told = "tofu: stored in 32-true (trainer.precision), which is another model; in bf16-true it is"
     assert told in capsys.readouterr().err
     assert results(entry.parent) == before
@@ -176,7 +176,7 @@ def test_the_model_stays_on_its_device_between_stages(
     monkeypatch.setattr(LightningModule, "cpu", cpu)
     model, trainer = tiny.module(), tiny.trainer([GA(), AnswerLikelihood(2)])
     trainer.fit(model, tiny.datamodule(order=["tofu", "safety"]))
-    assert trainer.trained == ["tofu", "safety", "unlearn"]
+    assert trainer.trained_stages == ["tofu", "safety", "unlearn"]
     assert moved == ["unlearn"]
     trainer.validate(model, tiny.datamodule(order=["tofu", "safety"]), "tofu")
     assert moved == ["unlearn", "tofu"]
