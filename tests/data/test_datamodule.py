@@ -359,7 +359,7 @@ def test_max_length_beyond_the_context_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_template_names_the_model() -> None:
     with pytest.raises(InputError, match=r"^models/base has no chat template"):
-        staged().prepare(tiny_tokenizer(None), 512, name="models/base")
+        staged().load_rows(tiny_tokenizer(None), 512, name="models/base")
 
 
 def test_an_unreadable_source_names_its_key(tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_the_stage_that_was_begun_is_the_one_that_is_loaded(tmp_path: Path) -> N
     unlearning = data.start_stage("unlearn", 1, 0, 1)
     assert unlearning.examples == data.examples["safety"]
     # A stage's order of rows is that of its name, wherever it stands in the path.
-    steps = prepared(tmp_path, order=["safety", "tofu"]).begin("tofu", 1, 0, 1).steps
+    steps = prepared(tmp_path, order=["safety", "tofu"]).start_stage("tofu", 1, 0, 1).steps
     assert plan.steps == steps
 
 

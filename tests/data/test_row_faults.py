@@ -396,7 +396,7 @@ def test_each_of_these_is_said_once_by_the_data_module() -> None:
     assert third.startswith("data.eval_sets.facts.source: facts.jsonl: 'wrong' is not used")
     other = staged(a=Stage(source="rows.jsonl", prompt="instruction", answer="output"))
     other.adopt(data)
-    other.prepare(tiny_tokenizer(), 512)
+    other.load_rows(tiny_tokenizer(), 512)
     assert other.notes() == [first, second, third]
 
 
@@ -406,7 +406,7 @@ def test_a_new_source_beside_old_heldout_rows() -> None:
     write("old.jsonl", GOOD)
     columns: dict[str, Any] = {"source": "new.jsonl", "prompt": "instruction", "answer": "output"}
     with pytest.raises(InputError) as caught:
-        staged(a=Stage(**columns, heldout="old.jsonl")).prepare(tiny_tokenizer(), 512)
+        staged(a=Stage(**columns, heldout="old.jsonl")).load_rows(tiny_tokenizer(), 512)
     assert str(caught.value) == (
         "data.stages.a.heldout: old.jsonl: found 'question', 'answer' in the rows, expected the "
         "column 'instruction'; the rows of a stage and its held-out rows have the same columns, "

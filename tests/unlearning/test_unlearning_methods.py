@@ -16,6 +16,7 @@ from lightning_unlearn.data.batches import Batch, BatchPlan, collate
 from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.log_probs import LogProbs
+from lightning_unlearn.model.network import LogProbModel
 from lightning_unlearn.model.objective import share_of_mean, supervised
 from lightning_unlearn.objectives import npo
 
@@ -65,7 +66,7 @@ def test_a_method_without_a_loss_is_refused_when_it_is_written() -> None:
     with pytest.raises(
         TypeError,
         match=r"^Empty is an unlearning method without a loss: define loss\(self, policy, "
-        r"reference\), or objective\(self, module, batch\)\.$",
+        r"reference\), or objective\(self, network, batch\)\.$",
     ):
 
         class Empty(Unlearning):
@@ -118,10 +119,8 @@ def test_a_method_may_take_the_wider_hook(module: CausalLM) -> None:
 
         uses_reference = False
 
-        def objective(self, module: CausalLM, batch: Batch) -> Tensor:
-            logits: Tensor = module.network.hf_model(
-                input_ids=batch.input_ids, use_cache=False
-            ).logits
+        def objective(self, network: LogProbModel, batch: Batch) -> Tensor:
+            logits: Tensor = network.hf_model(input_ids=batch.input_ids, use_cache=False).logits
             return -logits[:, -1].log_softmax(-1).mean(-1)
 
     losses = unlearn(Flatten(), module, epochs=3, batch_size=11)
@@ -204,7 +203,7 @@ def test_a_method_without_reference_costs_no_pass_over_the_forget_set(
     def score(*_: object) -> LogProbs:
         raise AssertionError("not needed")
 
-    monkeypatch.setattr(module, "score", score)
+    monkeypatch.setattr(module.evaluator, "score", score)
     for method in (GA(), SimNPO(beta=1, gamma=5)):
         losses = unlearn(method, module, batch_size=11)
         assert len(losses) == 1
