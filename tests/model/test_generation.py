@@ -108,7 +108,7 @@ def test_sampled_answers_come_from_the_seed_alone(tmp_path: Path) -> None:
     assert sampled(module) == first
     assert sampled(module, seed=1) != first
     assert sorted(first) == list(range(6)) and all(len(own) == 3 for own in first.values())
-    assert any(len(set(own)) == 3 for own in first.values()), "attempts differ"
+    assert any(len(set(own)) == 3 for own in first.values()), "samples differ"
     more = sampled(module, num_samples=5)
     assert {i: own[:3] for i, own in more.items()} == first, "an attempt is one of its own"
 
@@ -118,7 +118,7 @@ def test_batches_change_no_sampled_answer(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = tiny_module(tmp_path, family, initializer_range=0.05)
-    options = {"attempts": 5, "max_new_tokens": 20}
+    options = {"num_samples": 5, "max_new_tokens": 20}
     first, *others = (sampled(module, batch_size=size, **options) for size in (1, 3, 32))
     assert all(other == first for other in others)
     assert len({a.text for own in first.values() for a in own}) == 30

@@ -263,26 +263,26 @@ def even(text: str, row: Row) -> bool:
     return (sum(map(ord, text)) + sum(map(ord, row.answer))) % 2 == 0
 
 
-@pytest.mark.parametrize(("attempts", "greedy"), [(4, False), (1, False), (4, True)])
+@pytest.mark.parametrize(("num_samples", "greedy"), [(4, False), (1, False), (4, True)])
 def test_math_accuracy_judges_written_answers(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, attempts: int, greedy: bool
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, num_samples: int, greedy: bool
 ) -> None:
     """Half of all texts count as right, so that accuracies are neither 0 nor 1."""
     monkeypatch.setattr(math_accuracy, "right_number", even)
-    monitor = MathAccuracy(num_samples=attempts, greedy=greedy, max_new_tokens=7)
+    monitor = MathAccuracy(num_samples=num_samples, greedy=greedy, max_new_tokens=7)
     trainer, module, data = fitted(tiny, [monitor], eval_batch_size=2)
     seen = table(trainer, EXAMPLES)
     last = seen[seen["step"] == 7].groupby("metric")["value"].apply(list).to_dict()
     assert sorted(last) == ["accuracy/math", "truncated/math"]
     shares, capped = last["accuracy/math"], last["truncated/math"]
-    parts = 1 if greedy else attempts
+    parts = 1 if greedy else num_samples
     assert len(shares) == len(capped) == 5
     assert {*shares, *capped} <= {n / parts for n in range(parts + 1)} and len(set(shares)) > 1
     assert data.format is not None
     rows = data.heldout_rows["math"]
     ends = data.format.end_ids(rows[0])
     prompts = [data.format.prompt_ids(row) for row in rows]
-    options: dict[str, Any] = {"attempts": attempts, "greedy": greedy, "max_new_tokens": 7}
+    options: dict[str, Any] = {"num_samples": num_samples, "greedy": greedy, "max_new_tokens": 7}
     answers = generate_answers(module.evaluator, data.format.tokenizer, prompts, ends, **options)
     for i, row in enumerate(rows):
         texts = [answer.text for answer in answers[i]]

@@ -10,7 +10,16 @@ import pytest
 import torch
 from simulated import SHAPE, TINY, files
 
-from lightning_unlearn import NPO, CausalLM, LoRA, Recipe
+from lightning_unlearn import (
+    NPO,
+    CausalLM,
+    LoRA,
+    MathAccuracy,
+    Recipe,
+    Stage,
+    StagedDataModule,
+    StagedTrainer,
+)
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.demo import resolve
 from lightning_unlearn.model.adapters import LEARN
@@ -301,6 +310,21 @@ def test_the_largest_micro_batch_fits(usable: int, first: int, patient: bool) ->
         assert (found.size, found.tried) == (best, True)
 
 
+@pytest.mark.parametrize(("greedy", "samples"), [(True, 1), (False, 5)])
+def test_all_samples_of_a_batch_are_generated_together(greedy: bool, samples: int) -> None:
+    monitor = MathAccuracy(num_samples=5, greedy=greedy)
+    trainer = StagedTrainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[monitor]
+    )
+    data = StagedDataModule({"math": Stage("demo:math")}, eval_batch_size=4)
+    forward = Measured({"parameters": 7, "activations": 3}, 0, 0, 0.0)
+    found = estimate._generated(trainer, CausalLM(TINY), data, 2, forward, 64)
+    assert found is not None and found.sequences == 4 * samples
+    config = CausalLM(TINY).pretrained.config
+    pairs = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    assert found.cache == pairs * 2 * 4 * samples * 64 and found.peak == found.cache + 7
+
+
 @pytest.mark.parametrize("model", PAPER)
 def test_settings_are_the_papers(model: str) -> None:
     base, lr, unlearn_lr, batch, unlearn_batch, rank, alpha = PAPER[model]
@@ -309,7 +333,7 @@ def test_settings_are_the_papers(model: str) -> None:
     with config_folder(base) as folder:
         content["model"]["base"] = folder
         made = StagedCLI(None, on_cpu(content), [])
-    lora, data = made.model.lora, made.datamodule
+    lora, data = made.model.settings.lora, made.datamodule
     assert lora is not None and (lora.rank, lora.alpha) == (rank, alpha)
     assert {"q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == set(
         lora.target_modules
@@ -324,7 +348,7 @@ def test_settings_are_the_papers(model: str) -> None:
     # The study of depth is QLoRA in bf16.
     packed = model == "llama3.2-3b"
     assert made.trainer.precision == ("bf16-true" if packed else "32-true")
-    assert made.model.quantization == ("nf4" if packed else None)
+    assert made.model.settings.quantization == ("nf4" if packed else None)
     for recipe in (*data.stages.values(), unlearn):
         assert (recipe.schedule, recipe.warmup, recipe.decay) == ("wsd", 0.02, 0.02)
         assert (recipe.betas, recipe.weight_decay) == ((0.9, 0.999), 0.0)
