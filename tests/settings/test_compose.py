@@ -122,10 +122,10 @@ def test_keys_of_every_depth_are_set_from_the_command_line(place: Workplace) -> 
     assert cli.datamodule.path == ("safety", "math")
     assert (cli.datamodule.unlearn.lr, cli.datamodule.unlearn.batch_size) == (5e-4, 8)
     assert (cli.datamodule.stages["math"].epochs, cli.datamodule.stages["math"].lr) == (3, 1e-3)
-    assert cli.model.lora is not None
-    assert (cli.model.lora.rank, cli.model.lora.alpha) == (2, 7)
+    assert cli.model.settings.lora is not None
+    assert (cli.model.settings.lora.rank, cli.model.settings.lora.alpha) == (2, 7)
     assert cli.trainer.seed == 5
-    assert place.parse("--model.lora", "null").model.lora is None
+    assert place.parse("--model.lora", "null").model.settings.lora is None
 
 
 def test_a_method_of_the_command_line_takes_the_place_of_the_files(place: Workplace) -> None:

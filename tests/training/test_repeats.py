@@ -80,7 +80,7 @@ def test_methods_that_draw_random_numbers_can_be_repeated(tiny: Tiny) -> None:
 def test_seed_decides_the_order_of_rows_whatever_the_path(tiny: Tiny) -> None:
     def order(datamodule: StagedDataModule, seed: int) -> list[list[int]]:
         tiny.trainer([GA()]).check(tiny.module(), datamodule)
-        return datamodule.begin("math", seed, 0, 1).steps
+        return datamodule.start_stage("math", seed, 0, 1).steps
 
     first = order(tiny.datamodule(order=["math", "safety"]), 0)
     assert order(tiny.datamodule(order=["inst", "tofu", "safety", "math"]), 0) == first
