@@ -219,7 +219,7 @@ def hugging_face(setting: Setting) -> Run:
     )
     with quiet_peft():
         peft = get_peft_model(lm, config)
-    parts = len(setting.plan[0].micro)
+    parts = len(setting.plan[0].micro_batches)
 
     class Ticks(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -246,7 +246,7 @@ def hugging_face(setting: Setting) -> Run:
             use_cpu=setting.device == "cpu",
             bf16=setting.precision == "bf16-true",
             max_steps=len(setting.plan),
-            per_device_train_batch_size=len(setting.plan[0].micro[0].index),
+            per_device_train_batch_size=len(setting.plan[0].micro_batches[0].index),
             gradient_accumulation_steps=parts,
             learning_rate=1e-5,
             lr_scheduler_type="constant",
@@ -273,7 +273,7 @@ def micro_batches(plan: BatchPlan) -> list[dict[str, torch.Tensor]]:
     """Micro-batches of a plan as transformers takes them, one after the other."""
     found = []
     for number in range(len(plan)):
-        for micro in plan[number].micro:
+        for micro in plan[number].micro_batches:
             labels = torch.full_like(micro.input_ids, -100)
             # `source` is where a label is predicted, one place before it.
             labels.view(-1)[micro.label_positions + 1] = micro.label_ids
