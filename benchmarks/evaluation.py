@@ -19,11 +19,11 @@ STUDY = str(ROOT / "configs" / "demo-study.yaml")
 def main() -> None:
     """Run the study and print the share."""
     spent: dict[str, float] = {}
-    look = Monitor.evaluate
+    evaluate = Monitor.evaluate
 
     def timed(self: Monitor, *given: object) -> None:
         began = time.perf_counter()
-        look(self, *given)  # type: ignore[arg-type]
+        evaluate(self, *given)  # type: ignore[arg-type]
         name = type(self).__name__
         spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
 
