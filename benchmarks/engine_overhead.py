@@ -33,7 +33,7 @@ def main() -> None:
 
         return call
 
-    for method in ("fit_once", "look"):
+    for method in ("fit_once", "evaluate_once"):
         changed = timed("training and evaluation", getattr(StagedTrainer, method))
         setattr(StagedTrainer, method, changed)
     from lightning_unlearn import report

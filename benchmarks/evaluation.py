@@ -20,15 +20,15 @@ STUDY = str(ROOT / "configs" / "demo-study.yaml")
 def main() -> None:
     """Run the study and print the fraction."""
     spent: dict[str, float] = {}
-    look = Monitor.look
+    evaluate = Monitor.evaluate
 
     def timed(self: Monitor, *given: object) -> None:
         began = time.perf_counter()
-        look(self, *given)  # type: ignore[arg-type]
+        evaluate(self, *given)  # type: ignore[arg-type]
         name = type(self).__name__
         spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
 
-    Monitor.look = timed  # type: ignore[method-assign]
+    Monitor.evaluate = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         began = time.perf_counter()

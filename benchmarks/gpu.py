@@ -27,9 +27,10 @@ from gpu_sides import (
     ours,
 )
 
-from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, StagedTrainer
+from lightning_unlearn import NPO, LoRA, Recipe, StagedTrainer
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.pretrained import load_config, quiet_transformers
+from lightning_unlearn.model.settings import ModelSettings
 from lightning_unlearn.planning.model_shapes import CONFIGS, config_folder
 from lightning_unlearn.planning.simulation import Simulation
 
@@ -118,7 +119,7 @@ def flops(config: Any, lora: LoRA, sequences: int, length: int, labels: int, aga
 
 def planned(setting: Setting, unlearns: bool, micro: int, length: int, accumulates: bool) -> int:
     """Return the peak in bytes that `lightning-unlearn plan` simulates."""
-    module = CausalLM(
+    settings = ModelSettings(
         setting.folder,
         setting.lora,
         gradient_checkpointing=setting.checkpointing,
@@ -128,7 +129,7 @@ def planned(setting: Setting, unlearns: bool, micro: int, length: int, accumulat
         accelerator="cpu", precision=setting.precision, logger=False, enable_progress_bar=False
     )
     plugin = trainer.strategy.precision_plugin
-    simulation = Simulation(module, setting.precision, plugin, 1, False)
+    simulation = Simulation(settings, setting.precision, plugin, 1, False)
     try:
         phase = "unlearning" if unlearns else "learning"
         method = NPO() if unlearns else None

@@ -14,10 +14,10 @@ from gpu_checks import Bench
 from gpu_table import Row, at_least, at_most
 from torch import Tensor
 
-from lightning_unlearn import CausalLM, StagedTrainer
+from lightning_unlearn import CausalLM, LoRA, StagedTrainer
 from lightning_unlearn.data.batches import Batch, collate
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.model.adapters import LEARN, UNLEARN, LoRA, adapter_parameters
+from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.model.candidates import _apart, _tree_sums, grow
 from lightning_unlearn.model.generation import generate_answers
 from lightning_unlearn.planning.model_shapes import CONFIGS, config_folder
@@ -45,7 +45,7 @@ def model(
     module.configure_model()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for name, parameter in sorted(module.lm.named_parameters()):
+        for name, parameter in sorted(module.network.hf_model.named_parameters()):
             spread = 0.05 if "lora_" in name else 0.1
             if parameter.dim() > 1 and f".{UNLEARN}." not in name:
                 drawn = torch.randn(parameter.shape, generator=generator)
@@ -67,10 +67,10 @@ def rows_of(vocabulary: int, count: int = 4) -> list[Example]:
 def forward_and_backward(module: CausalLM, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return log-probabilities of a batch, and the gradients of their mean, on the CPU."""
     module.train()
-    with module.precision_context():
-        values = module.log_probs(module.to_device(batch)).per_token
+    with module.placement.autocast():
+        values = module.network.log_probs(module.placement.to_device(batch)).per_token
         values.mean().backward()
-    parts = adapter_parameters(module.peft, LEARN).values()
+    parts = module.adapters.parameters(LEARN).values()
     gradient = torch.cat([p.grad.float().flatten() for p in parts if p.grad is not None])
     return values.detach().float().cpu(), gradient.cpu()
 
@@ -107,9 +107,9 @@ def candidates(about: str, module: CausalLM, precision: str) -> Row:
     """Compare candidates in one sequence with a custom mask with separate forward passes."""
     prompt = rows_of(TINY["vocab_size"], 1)[0].prompt
     own = [example.answer for example in rows_of(TINY["vocab_size"], 6)]
-    with module.measuring():
-        apart = _apart(module, prompt, own, 3)
-        tree = torch.cat([_tree_sums(module, [tree]) for tree in grow(prompt, own)])
+    with module.evaluator.eval_mode():
+        apart = _apart(module.evaluator, prompt, own, 3)
+        tree = torch.cat([_tree_sums(module.evaluator, [tree]) for tree in grow(prompt, own)])
     lengths = torch.tensor([*map(len, own)], device=apart.device)
     gap = ((tree - apart).abs() / lengths).max().item()
     return at_most(f"{about}, candidates in one sequence", gap, NEAR[precision], "nats per token")
@@ -140,12 +140,14 @@ def generation(bench: Bench) -> Iterator[Row]:
     for device in dict.fromkeys(("cpu", bench.device)):
         module = CausalLM("demo:tiny-llama", LoRA(rank=16, alpha=32))
         module.configure_model()
-        module.load(LEARN, Path(run) / "learn")
+        module.weights.load(LEARN, Path(run) / "learn")
         module.to(device)
 
         def write(size: int, greedy: bool, module: CausalLM = module) -> list[str]:
             options: dict[str, Any] = {"max_new_tokens": 24, "batch_size": size, "seed": 1}
-            answers = generate_answers(module, tokenizer, prompts, ends, greedy=greedy, **options)
+            answers = generate_answers(
+                module.evaluator, tokenizer, prompts, ends, greedy=greedy, **options
+            )
             return [answer.text for number in sorted(answers) for answer in answers[number]]
 
         for greedy in (True, False):

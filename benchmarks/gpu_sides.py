@@ -21,9 +21,9 @@ from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, StagedTrainer
 from lightning_unlearn.data.batches import BatchPlan
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.distributed import sharding
-from lightning_unlearn.model.causal_lm import StageStart
 from lightning_unlearn.model.compat import enable_gradient_checkpointing
 from lightning_unlearn.model.pretrained import empty_causal_lm, load_config
+from lightning_unlearn.model.stage import StageStart
 
 # Standard deviation of random weights, as in the initialization of models.
 SPREAD = 0.02
@@ -130,8 +130,12 @@ class Random(CausalLM):
 
     device_made = "cpu"
 
-    def _load(self, name: str) -> Any:
-        lm = self._empty_lm()
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.pretrained.load = self._load  # type: ignore[method-assign]
+
+    def _load(self, dtype: torch.dtype, name: str | None = None, **options: Any) -> Any:
+        lm = self.pretrained.empty(dtype)
         fill_random(lm, torch.device(self.device_made))
         return lm.eval()
 
@@ -181,10 +185,10 @@ def ours(setting: Setting, unlearns: bool = False, compiled: bool = False) -> Ru
             enable_progress_bar=False,
             callbacks=[*([NPO()] if unlearns else []), _Timed(clock)],
         )
-        module.check_device(str(trainer.precision), trainer.strategy.root_device)
+        module.checks.device(str(trainer.precision), trainer.strategy.root_device)
         stage = "unlearn" if unlearns else "stage"
         recipe = Recipe(lr=1e-5, schedule="constant", batch_size=len(setting.plan.steps[0]))
-        module.begin(StageStart(stage, recipe, len(setting.plan), seed=0, fresh=True))
+        module.start_stage(StageStart(stage, recipe, len(setting.plan), seed=0, fresh=True))
         return _run(lambda: trainer.fit_once(module, setting.plan.loader()), clock)
 
 
@@ -257,8 +261,8 @@ def _training_arguments(setting: Setting, folder: str) -> Any:
         use_cpu=setting.device == "cpu",
         bf16=setting.precision == "bf16-true",
         max_steps=len(setting.plan),
-        per_device_train_batch_size=len(setting.plan[0].micro[0].index),
-        gradient_accumulation_steps=len(setting.plan[0].micro),
+        per_device_train_batch_size=len(setting.plan[0].micro_batches[0].index),
+        gradient_accumulation_steps=len(setting.plan[0].micro_batches),
         learning_rate=1e-5,
         lr_scheduler_type="constant",
         optim="adamw_torch",
@@ -282,10 +286,10 @@ def micro_batches(plan: BatchPlan) -> list[dict[str, torch.Tensor]]:
     """Convert the micro-batches of a plan to the input format of transformers, in order."""
     found = []
     for number in range(len(plan)):
-        for micro in plan[number].micro:
+        for micro in plan[number].micro_batches:
             labels = torch.full_like(micro.input_ids, -100)
-            # `source` is the position that predicts a label, one before the label itself.
-            labels.view(-1)[micro.source + 1] = micro.target
+            # `label_positions` predict a label: they are one before the label itself.
+            labels.view(-1)[micro.label_positions + 1] = micro.label_ids
             mask = torch.ones_like(micro.input_ids)
             found.append({"input_ids": micro.input_ids, "labels": labels, "attention_mask": mask})
     return found

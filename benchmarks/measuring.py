@@ -64,12 +64,14 @@ def main() -> None:
 
     @torch.no_grad()
     def statistics_pass() -> Tensor:
-        found: Tensor = net(batch.input_ids, batch.source, batch.target, wanted="statistics")
+        found: Tensor = net(
+            batch.input_ids, batch.label_positions, batch.label_ids, output="statistics"
+        )
         return found
 
     @torch.no_grad()
     def log_probs() -> Tensor:
-        found: Tensor = net(batch.input_ids, batch.source, batch.target)
+        found: Tensor = net(batch.input_ids, batch.label_positions, batch.label_ids)
         return found
 
     @torch.no_grad()

@@ -16,7 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lightning_unlearn import GA, NPO, CausalLM, LogProbs, Recipe
 from lightning_unlearn.data.batches import GlobalBatch, collate
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.model.causal_lm import StageStart
+from lightning_unlearn.model.objective import share_of_mean
+from lightning_unlearn.model.stage import StageStart
 
 SEQUENCES, LENGTH, LABELS = 8, 128, 32
 
@@ -34,7 +35,7 @@ def make_module(folder: str) -> CausalLM:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     module = CausalLM(folder)
-    module.begin(StageStart("unlearn", Recipe(lr=1e-5), 1, seed=0, fresh=True))
+    module.start_stage(StageStart("unlearn", Recipe(lr=1e-5), 1, seed=0, fresh=True))
     module.configure_model()
     return module
 
@@ -54,7 +55,7 @@ def main() -> None:
     step = GlobalBatch([batch], SEQUENCES * LABELS, SEQUENCES)
     ga, npo = GA(), NPO()
     began = time.perf_counter()
-    npo._reference = module.score(examples, SEQUENCES)
+    npo._reference = module.evaluator.score(examples, SEQUENCES)
     once = time.perf_counter() - began
     assert isinstance(npo._reference, LogProbs)
     trained = [p for p in module.parameters() if p.requires_grad]
@@ -62,7 +63,7 @@ def main() -> None:
 
     def run(method: GA | NPO) -> float:
         began = time.perf_counter()
-        loss = module._share(method.objective(module, batch), batch, step)
+        loss = share_of_mean(method.objective(module.network, batch), batch, step)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

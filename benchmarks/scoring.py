@@ -1,6 +1,6 @@
 """Compare two ways to score the unlearn label and its paraphrases.
 
-`score_candidates` encodes each prompt once. The other way, as in published code, runs a padded
+`CandidateScorer.score` encodes each prompt once. The other way, as in published code, runs a padded
 forward pass of the Hugging Face model for each of the 20 phrases and one more. Both compute
 log-likelihoods of the same Llama of about 60 million parameters on prompts of 120 tokens,
 alternately in one process. The values are compared first. Phrases are split into words, so that
@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_unlearn import CausalLM
-from lightning_unlearn.model.candidates import score_candidates
 from lightning_unlearn.monitors.phrases import LABEL, PARAPHRASES
 
 PROMPT, VOCABULARY = 120, 32_000
@@ -90,16 +89,16 @@ def main() -> None:
     candidates = phrases()
 
     def ours() -> Tensor:
-        return score_candidates(module, prompts, [candidates] * len(prompts), len(prompts)).sum
+        return module.candidates.score(prompts, [candidates] * len(prompts), len(prompts)).sum
 
     def theirs() -> Tensor:
-        return score_separately(module.lm, prompts, candidates)
+        return score_separately(module.network.hf_model, prompts, candidates)
 
     # Warm up both; the module also tests once per run how it can share prompts.
     trial = seconds(ours)
     expected = theirs()
     gap = ((ours() - expected).abs() / expected.abs()).max().item()
-    assert module.prompt_sharing == "tree" and gap < 1e-5, (module.prompt_sharing, gap)
+    assert module.candidates.sharing == "tree" and gap < 1e-5, (module.candidates.sharing, gap)
     pairs = [(seconds(theirs), seconds(ours)) for _ in range(given.repeats)]
     ratios = [a / b for a, b in pairs]
     tokens = sum(map(len, candidates))

@@ -64,7 +64,7 @@ def steps(lm: torch.nn.Module, batch: Batch) -> dict[str, Callable[[], torch.Ten
     labels[:, : LENGTH - LABELS] = -100
 
     def ours() -> torch.Tensor:
-        flat = ours_model(batch.input_ids, batch.source, batch.target)
+        flat = ours_model(batch.input_ids, batch.label_positions, batch.label_ids)
         loss = nll(LogProbs.scatter(flat, batch.mask).per_token).sum() / batch.mask.sum()
         loss.backward()
         return loss.detach()

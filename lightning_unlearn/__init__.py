@@ -9,9 +9,9 @@ from lightning_unlearn.version import __version__
 if TYPE_CHECKING:
     from lightning_unlearn.data.datamodule import StagedDataModule
     from lightning_unlearn.data.recipes import EvalSet, Recipe, Stage
-    from lightning_unlearn.model.adapters import LoRA
     from lightning_unlearn.model.causal_lm import CausalLM
     from lightning_unlearn.model.log_probs import LogProbs
+    from lightning_unlearn.model.settings import LoRA
     from lightning_unlearn.model.token_statistics import TokenStatistics
     from lightning_unlearn.monitors import (
         TOFU,
@@ -66,7 +66,7 @@ __all__ = [
 # The module of each public name. torch, transformers and Lightning take seconds to import, so a
 # module is imported when one of its names is used for the first time.
 _MODULES = {
-    "LoRA": "model.adapters",
+    "LoRA": "model.settings",
     "StagedDataModule": "data.datamodule",
     "EvalSet": "data.recipes",
     "Recipe": "data.recipes",

@@ -138,7 +138,7 @@ VALUES = {
     "--model.lora": "null",
     "--model.quantization": "nf4",
     "--model.gradient_checkpointing": "true",
-    "--model.merge": "true",
+    "--model.save_merged": "true",
     "--model.compile": "true",
     "--data.order": "[safety, math]",
     "--data.position": "1",

@@ -20,9 +20,9 @@ class FitCLI(StagedCLI):
         self.trainer.fit(**kwargs)
         if not self.trainer.is_global_zero:
             return
-        observations = self.trainer.observations
-        if observations is not None and observations.steps:
-            ends = observations.first_and_last()
+        results = self.trainer.results
+        if results is not None and results.steps:
+            ends = results.first_and_last()
             if self.datamodule.oracle:
                 _print_means({name: last for name, (_, last) in ends.items()})
             else:

@@ -39,7 +39,7 @@ most used keys (each is also a YAML key; the command line overrides the files):
   --model.lora.rank N          --model.lora null trains all weights
   --model.lora.target_modules '[q_proj, v_proj]'
   --model.quantization nf4     base model with 4 bits per weight, as in QLoRA; needs bitsandbytes
-  --model.gradient_checkpointing true    --model.merge true    --model.compile true
+  --model.gradient_checkpointing true    --model.save_merged true    --model.compile true
   --data.order '[a, b, c]'     the path; or --data.position P, or --data.permutation K
   --data.forget STAGE          the forget stage, which is unlearned
   --data.oracle true           train and evaluate the oracle: the path without the forget stage

@@ -32,16 +32,17 @@ class Batch:
 
     Attributes:
         input_ids: padded on the right, ``[sequences, length]``.
-        source: positions in the flattened ``input_ids`` that predict a label, ``[label tokens]``.
-        target: the label tokens predicted there, ``[label tokens]``.
+        label_positions: positions in the flattened ``input_ids`` that predict a label, ``[label
+            tokens]``.
+        label_ids: the label tokens predicted there, ``[label tokens]``.
         mask: True where a ``[sequences, longest answer]`` table has a label token.
         index: row number of each sequence in its data set, ``[sequences]``.
         weight: 1, or 0 for a filler sequence that only lets a process take part, ``[sequences]``.
     """
 
     input_ids: Tensor
-    source: Tensor
-    target: Tensor
+    label_positions: Tensor
+    label_ids: Tensor
     mask: Tensor
     index: Tensor
     weight: Tensor
@@ -52,12 +53,12 @@ class GlobalBatch:
     """One process's share of one optimizer step.
 
     Attributes:
-        micro: micro-batches; every process has the same number.
+        micro_batches: micro-batches; every process has the same number.
         tokens: label tokens of the whole global batch.
         sequences: sequences of the whole global batch.
     """
 
-    micro: list[Batch]
+    micro_batches: list[Batch]
     tokens: int
     sequences: int
 
@@ -81,18 +82,18 @@ def collate(
     longest = max(len(row.answer) for row in rows)
     input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
     mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-    source: list[int] = []
-    target: list[int] = []
+    label_positions: list[int] = []
+    label_ids: list[int] = []
     for r, row in enumerate(rows):
         input_ids[r, : len(row)] = torch.tensor(row.prompt + row.answer)
         mask[r, : len(row.answer)] = True
         first = r * width + len(row.prompt) - 1
-        source.extend(range(first, first + len(row.answer)))
-        target.extend(row.answer)
+        label_positions.extend(range(first, first + len(row.answer)))
+        label_ids.extend(row.answer)
     return Batch(
         input_ids=input_ids,
-        source=torch.tensor(source),
-        target=torch.tensor(target),
+        label_positions=torch.tensor(label_positions),
+        label_ids=torch.tensor(label_ids),
         mask=mask,
         index=torch.tensor(list(indices)),
         weight=torch.full((len(rows),), 0.0 if filler else 1.0),
@@ -133,7 +134,7 @@ class BatchPlan(Dataset[GlobalBatch]):
         self.examples = examples
         self.pad_id = pad_id
         self.rank, self.world_size = rank, world_size
-        self.micro = micro_batch(recipe.batch_size, micro_batch_size, world_size, key)
+        self.micro_batch_size = micro_batch(recipe.batch_size, micro_batch_size, world_size, key)
         self.steps = list(_global_batches(len(examples), recipe, seed, stage))
 
     def __len__(self) -> int:
@@ -142,17 +143,17 @@ class BatchPlan(Dataset[GlobalBatch]):
     def __getitem__(self, step: int) -> GlobalBatch:
         rows = self.steps[step]
         ordered = sorted(rows, key=lambda i: (len(self.examples[i]), i))
-        stride = self.micro * self.world_size
-        micro = []
+        stride = self.micro_batch_size * self.world_size
+        micro_batches = []
         for start in range(0, len(ordered), stride):
-            begin = start + self.rank * self.micro
-            share = ordered[begin : min(begin + self.micro, start + stride)]
+            begin = start + self.rank * self.micro_batch_size
+            share = ordered[begin : min(begin + self.micro_batch_size, start + stride)]
             # A process without rows computes a filler: all processes must exchange gradients.
-            micro.append(
+            micro_batches.append(
                 collate(self.examples, share or ordered[:1], self.pad_id, filler=not share)
             )
         tokens = sum(len(self.examples[i].answer) for i in rows)
-        return GlobalBatch(micro, tokens, len(rows))
+        return GlobalBatch(micro_batches, tokens, len(rows))
 
     def loader(self, done: int = 0) -> DataLoader[GlobalBatch]:
         """Return a loader that yields the steps in order, one at a time.

@@ -152,7 +152,7 @@ class StagedDataModule(LightningDataModule):
         return self.path.index(self.forget) + 1
 
     @property
-    def trained(self) -> tuple[str, ...]:
+    def training_stages(self) -> tuple[str, ...]:
         """The stages that are trained, in order."""
         left_out = self.forget if self.oracle else None
         return tuple(name for name in self.path if name != left_out)
@@ -161,7 +161,7 @@ class StagedDataModule(LightningDataModule):
         """Return whether the rows are already encoded with this tokenizer and its template."""
         return self.format is not None and self.format.tokenizer is tokenizer
 
-    def prepare(
+    def load_rows(
         self,
         tokenizer: Any,
         context: int,
@@ -226,7 +226,7 @@ class StagedDataModule(LightningDataModule):
     def adopt(self, other: "StagedDataModule") -> None:
         """Copy the rows of stages and evaluation sets that another data module has read.
 
-        Only stages with equal sources and columns are copied. `prepare` then reads the others.
+        Only stages with equal sources and columns are copied. `load_rows` then reads the others.
         `other` must be of the same model.
         """
         own, its = ((data.chat_template_from, data.max_length) for data in (self, other))
@@ -250,13 +250,13 @@ class StagedDataModule(LightningDataModule):
         Raises:
             InputError: with the key of the recipe.
         """
-        for name in self.trained:
+        for name in self.training_stages:
             batch_size = self.stages[name].batch_size
             micro_batch(batch_size, self.micro_batch_size, world_size, f"data.stages.{name}")
         if self.forget is not None and not self.oracle:
             micro_batch(self.unlearn.batch_size, self.micro_batch_size, world_size, "data.unlearn")
 
-    def measured(self, stage: str) -> tuple[list[Row], list[Example]]:
+    def eval_rows(self, stage: str) -> tuple[list[Row], list[Example]]:
         """Return the rows on which a stage is evaluated, and their tokens.
 
         The forget stage is evaluated on its training rows, which are unlearned. Every other stage
@@ -286,7 +286,7 @@ class StagedDataModule(LightningDataModule):
             return self.rows[stage], self.examples[stage]
         if which == HELDOUT:
             return self.heldout_rows[stage], self.heldout_examples[stage]
-        return self.measured(stage)
+        return self.eval_rows(stage)
 
     def set_name(self, name: str) -> str:
         """Return the unique name of a row set: "tofu" for "tofu:heldout" if both are the same.
@@ -310,16 +310,16 @@ class StagedDataModule(LightningDataModule):
         rows = (e for name in names for e in self.row_set(name)[1])
         return sum((e.prompt, e.answer) in known for e in rows)
 
-    def remarks(self) -> list[str]:
+    def notes(self) -> list[str]:
         """Return notes on the rows: unused columns, and answers that are cut or have no end."""
-        assert self.format is not None, "prepare() comes first"
+        assert self.format is not None, "load_rows() comes first"
         found = [line for name in (*self.path, *self.eval_sets) for line in self._found[name]]
         endless = self.format.remark(self.rows[self.path[0]][0])
         return [*found, *([endless] if endless is not None else []), *self.truncations()]
 
     def truncations(self) -> list[str]:
         """Return one sentence for each row set with truncated answers."""
-        assert self.format is not None, "prepare() comes first"
+        assert self.format is not None, "load_rows() comes first"
         sets = {stage: self.examples[stage] for stage in self.path}
         for stage in self.path:
             if stage in self.heldout_examples:
@@ -361,7 +361,7 @@ class StagedDataModule(LightningDataModule):
             self._fingerprints[name] = data_fingerprint(examples)
         return self._fingerprints[name]
 
-    def begin(self, stage: str, seed: int, rank: int, world_size: int) -> BatchPlan:
+    def start_stage(self, stage: str, seed: int, rank: int, world_size: int) -> BatchPlan:
         """Select the stage whose steps `train_dataloader` yields.
 
         Args:
@@ -373,7 +373,7 @@ class StagedDataModule(LightningDataModule):
         Returns:
             The plan of the optimizer steps.
         """
-        assert self.format is not None, "prepare() comes first"
+        assert self.format is not None, "load_rows() comes first"
         self._plan = BatchPlan(
             self.training_examples(stage),
             self.recipe(stage),
@@ -390,10 +390,10 @@ class StagedDataModule(LightningDataModule):
     @property
     def pad_id(self) -> int:
         """Padding token id; its value has no effect on results."""
-        assert self.format is not None, "prepare() comes first"
+        assert self.format is not None, "load_rows() comes first"
         return self.format.pad_id
 
     def train_dataloader(self) -> DataLoader[GlobalBatch]:
         """Return the loader of the optimizer steps of the selected stage."""
-        assert self._plan is not None, "begin() comes first"
+        assert self._plan is not None, "start_stage() comes first"
         return self._plan.loader()

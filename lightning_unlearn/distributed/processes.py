@@ -57,7 +57,7 @@ _others: list["subprocess.Popen[bytes]"] = []
 _watching = threading.Lock()
 
 
-def open_processes(strategy: ParallelStrategy, trainer: Any) -> None:
+def launch_processes(strategy: ParallelStrategy, trainer: Any) -> None:
     """Start the other processes of a strategy if this is the first process, and connect them.
 
     Args:

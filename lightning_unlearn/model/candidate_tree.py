@@ -26,8 +26,8 @@ class CandidateTree:
             it is only predicted.
         parents: for each of `tokens`, the index in the sequence of the token before it.
         positions: for each of `tokens`, its position in its own candidate's text.
-        source: for each candidate, the indices that predict its tokens.
-        target: for each candidate, its tokens.
+        label_positions: for each candidate, the indices that predict its tokens.
+        label_ids: for each candidate, its tokens.
     """
 
     prompt: Ids
@@ -36,8 +36,8 @@ class CandidateTree:
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    source: list[list[int]] = field(default_factory=list)
-    target: list[Ids] = field(default_factory=list)
+    label_positions: list[list[int]] = field(default_factory=list)
+    label_ids: list[Ids] = field(default_factory=list)
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -55,7 +55,7 @@ class CandidateTree:
     def add(self, number: int, candidate: Ids) -> None:
         """Add a candidate."""
         node = len(self.prompt) - 1
-        source = [node]
+        label_positions = [node]
         for depth, token in enumerate(candidate[:-1]):
             if (node, token) not in self._children:
                 self._children[node, token] = len(self)
@@ -63,10 +63,10 @@ class CandidateTree:
                 self.parents.append(node)
                 self.positions.append(len(self.prompt) + depth)
             node = self._children[node, token]
-            source.append(node)
+            label_positions.append(node)
         self.numbers.append(number)
-        self.source.append(source)
-        self.target.append(candidate)
+        self.label_positions.append(label_positions)
+        self.label_ids.append(candidate)
 
 
 def grow(prompt: Ids, candidates: Sequence[Ids], row: int = 0) -> list[CandidateTree]:
@@ -101,15 +101,15 @@ class Layout:
         positions: same shape.
         visible: True where a token (second axis) attends to a token (last axis),
             ``[trees, longest, longest]``.
-        source: indices in the flattened ``input_ids`` that predict a token, ``[tokens]``.
-        target: the tokens predicted there, ``[tokens]``.
+        label_positions: indices in the flattened ``input_ids`` that predict a token, ``[tokens]``.
+        label_ids: the tokens predicted there, ``[tokens]``.
     """
 
     input_ids: Tensor
     positions: Tensor
     visible: Tensor
-    source: Tensor
-    target: Tensor
+    label_positions: Tensor
+    label_ids: Tensor
 
 
 def lay_out(trees: list[CandidateTree]) -> Layout:
@@ -119,7 +119,7 @@ def lay_out(trees: list[CandidateTree]) -> Layout:
     positions = torch.zeros(len(trees), width, dtype=torch.long)
     # Each token attends to itself, padding too: a softmax over nothing would be nan.
     visible = np.broadcast_to(np.eye(width, dtype=bool), (len(trees), width, width)).copy()
-    source: list[int] = []
+    label_positions: list[int] = []
     for r, tree in enumerate(trees):
         size = len(tree.prompt)
         input_ids[r, : len(tree)] = torch.tensor([*tree.prompt, *tree.tokens])
@@ -128,12 +128,12 @@ def lay_out(trees: list[CandidateTree]) -> Layout:
         own[:size, :size] = np.tri(size, dtype=bool)
         for node, parent in enumerate(tree.parents, start=size):
             own[node, : parent + 1] = own[parent, : parent + 1]
-        source += [r * width + node for nodes in tree.source for node in nodes]
-    target = [token for tree in trees for candidate in tree.target for token in candidate]
+        label_positions += [r * width + node for nodes in tree.label_positions for node in nodes]
+    label_ids = [token for tree in trees for candidate in tree.label_ids for token in candidate]
     return Layout(
         input_ids,
         positions,
         torch.from_numpy(visible),
-        torch.tensor(source),
-        torch.tensor(target),
+        torch.tensor(label_positions),
+        torch.tensor(label_ids),
     )

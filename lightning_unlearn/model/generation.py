@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.data.batches import derive_seed
-from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.model.evaluator import Evaluator
 
 Ids = tuple[int, ...]
 
@@ -19,7 +19,7 @@ CHUNK_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True)
-class Written:
+class GeneratedAnswer:
     """A generated answer.
 
     Attributes:
@@ -35,7 +35,7 @@ class _Draw:
     """Logits processor of transformers that draws the next token and excludes all others.
 
     The drawn token is the one at which the cumulative probability exceeds a uniform number. That
-    number depends only on prompt, attempt and step. So the drawn tokens do not depend on the other
+    number depends only on prompt, sample and step. So the drawn tokens do not depend on the other
     sequences of the batch.
 
     Args:
@@ -110,47 +110,47 @@ def _computing_on(lm: Any, device: torch.device) -> Iterator[None]:
         lm.__class__ = own
 
 
-def _uniform(seed: int, rows: list[int], attempts: int, steps: int) -> Tensor:
-    """Return uniform numbers for prompts and attempts, ``[prompts x attempts, steps]``."""
+def _uniform(seed: int, rows: list[int], num_samples: int, steps: int) -> Tensor:
+    """Return uniform numbers for prompts and samples, ``[prompts x samples, steps]``."""
     return torch.stack(
         [
             torch.rand(
                 steps,
                 dtype=torch.float64,
-                generator=torch.Generator().manual_seed(derive_seed(seed, "generate", i, attempt)),
+                generator=torch.Generator().manual_seed(derive_seed(seed, "generate", i, sample)),
             )
             for i in rows
-            for attempt in range(attempts)
+            for sample in range(num_samples)
         ]
     )
 
 
 def generate_answers(
-    module: CausalLM,
+    evaluator: Evaluator,
     tokenizer: Any,
     prompts: list[Ids],
     ends: Ids,
     *,
     max_new_tokens: int,
-    attempts: int = 1,
+    num_samples: int = 1,
     greedy: bool = False,
     temperature: float = 1.0,
     batch_size: int = 32,
     seed: int = 0,
-) -> dict[int, list[Written]]:
+) -> dict[int, list[GeneratedAnswer]]:
     """Generate answers to prompts.
 
-    Each token is drawn with a random number that depends only on prompt, attempt and step. So the
+    Each token is drawn with a random number that depends only on prompt, sample and step. So the
     answers do not depend on the batch size or the number of processes, except through rounding of
     the logits.
 
     Args:
-        module: the model.
+        evaluator: evaluator of the model.
         tokenizer: tokenizer of the model.
         prompts: token ids up to the assistant header.
         ends: tokens that end an answer.
         max_new_tokens: longest answer in tokens; shorter at the end of the model's context.
-        attempts: sampled answers per prompt.
+        num_samples: sampled answers per prompt.
         greedy: generate one answer of the most likely tokens instead.
         temperature: temperature of sampling.
         batch_size: prompts of one batch.
@@ -159,51 +159,53 @@ def generate_answers(
     Returns:
         The answers by prompt number, for this process's share of the prompts.
     """
-    answers: dict[int, list[Written]] = {}
-    attempts = 1 if greedy else attempts
+    answers: dict[int, list[GeneratedAnswer]] = {}
+    num_samples = 1 if greedy else num_samples
+    network, placement = evaluator.network, evaluator.placement
     batches = []
-    for steps, rows in _batches(module, prompts, max_new_tokens, batch_size):
-        if steps:
-            batches.append((steps, rows))
-        else:
-            answers |= {i: [Written("", ended=False)] * attempts for i in rows}
-    settings, device = _plain_settings(module.lm), _computing_on(module.lm, module.device)
-    with module.measuring(), settings, device:
+    for steps, rows in _equal_rooms(evaluator, prompts, max_new_tokens):
+        if steps == 0:
+            cut = GeneratedAnswer("", ended=False)
+            answers |= {i: [cut] * num_samples for i in rows}
+            continue
+        batches += [(steps, rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
+    settings = _plain_settings(network.hf_model)
+    device = _computing_on(network.hf_model, placement.device)
+    with evaluator.eval_mode(), settings, device:
         for steps, rows in batches:
-            draw = None if greedy else (_uniform(seed, rows, attempts, steps), temperature)
-            batch = [prompts[i] for i in rows for _ in range(attempts)]
+            draw = None if greedy else (_uniform(seed, rows, num_samples, steps), temperature)
+            batch = [prompts[i] for i in rows for _ in range(num_samples)]
             written = [
                 _read(tokenizer, ids, ends)
-                for ids in _write(module, tokenizer, batch, ends, steps, draw)
+                for ids in _generate(evaluator, tokenizer, batch, ends, steps, draw)
             ]
             for r, i in enumerate(rows):
-                answers[i] = written[r * attempts : (r + 1) * attempts]
-        for _ in range(module.most(len(batches)) - len(batches)):
+                answers[i] = written[r * num_samples : (r + 1) * num_samples]
+        for _ in range(placement.max_over_ranks(len(batches)) - len(batches)):
             # All processes must take part in every forward of a sharded model.
-            _write(module, tokenizer, [(0,)], ends, 1, None)
+            _generate(evaluator, tokenizer, [(0,)], ends, 1, None)
     return answers
 
 
-def _batches(
-    module: CausalLM, prompts: list[Ids], max_new_tokens: int, batch_size: int
-) -> Iterator[tuple[int, list[int]]]:
-    """Yield the longest answer in tokens, and prompt numbers, of each batch of this process.
+def _equal_rooms(
+    evaluator: Evaluator, prompts: list[Ids], max_new_tokens: int
+) -> list[tuple[int, list[int]]]:
+    """Group this process's prompts by the longest answer in tokens, short prompts first.
 
-    At the end of the context answers are shorter; a batch has prompts of one answer length only.
+    At the end of the context answers are shorter; a group has prompts of one answer length only.
     """
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    longest = evaluator.network.context_length
 
     def room(i: int) -> int:
-        return max(0, min(max_new_tokens, module.context - len(prompts[i])))
+        return max(0, min(max_new_tokens, longest - len(prompts[i])))
 
-    for steps, group in groupby(module.own_share(order), key=room):
-        rows = list(group)
-        for start in range(0, len(rows), batch_size):
-            yield steps, rows[start : start + batch_size]
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    mine = evaluator.placement.shard_of(order)
+    return [(steps, list(group)) for steps, group in groupby(mine, key=room)]
 
 
-def _write(
-    module: CausalLM,
+def _generate(
+    evaluator: Evaluator,
     tokenizer: Any,
     prompts: list[Ids],
     ends: Ids,
@@ -211,7 +213,7 @@ def _write(
     draw: tuple[Tensor, float] | None,
 ) -> list[list[int]]:
     """Generate the tokens after each prompt; tokens after the first end token may be anything."""
-    pad, vocabulary = tokenizer.pad_token_id, module.vocabulary
+    pad, vocabulary = tokenizer.pad_token_id, evaluator.network.vocabulary_size
     if pad is None or (vocabulary is not None and pad >= vocabulary):
         # Any token of the model: it is masked before a prompt, and ignored after an end.
         pad = 0
@@ -221,23 +223,23 @@ def _write(
     for r, prompt in enumerate(prompts):
         input_ids[r, width - len(prompt) :] = torch.tensor(prompt)
         mask[r, width - len(prompt) :] = 1
-    assert module.net is not None
-    output = module.net.generate(
-        input_ids=input_ids.to(module.device),
-        attention_mask=mask.to(module.device),
+    device = evaluator.placement.device
+    output = evaluator.network.generate(
+        input_ids=input_ids.to(device),
+        attention_mask=mask.to(device),
         max_new_tokens=steps,
         do_sample=False,
         eos_token_id=list(ends) or None,
         pad_token_id=pad,
         use_cache=True,
-        synced_gpus=module.is_sharded,
-        logits_processor=[_Draw(draw[0].to(module.device), width, draw[1])] if draw else None,
+        synced_gpus=evaluator.placement.is_sharded,
+        logits_processor=[_Draw(draw[0].to(device), width, draw[1])] if draw else None,
     )
     ids: list[list[int]] = output[:, width:].tolist()
     return ids
 
 
-def _read(tokenizer: Any, ids: list[int], ends: Ids) -> Written:
+def _read(tokenizer: Any, ids: list[int], ends: Ids) -> GeneratedAnswer:
     stop = next((position for position, token in enumerate(ids) if token in ends), None)
     text = tokenizer.decode(ids[:stop], skip_special_tokens=True)
-    return Written(text, ended=stop is not None)
+    return GeneratedAnswer(text, ended=stop is not None)

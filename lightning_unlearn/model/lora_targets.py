@@ -8,7 +8,6 @@ from torch import nn
 
 from lightning_unlearn.errors import InputError
 
-ALL = "all-linear"
 # Packages of linear layers with packed weights.
 _PACKED = ("bitsandbytes", "lightning_unlearn")
 # Model types with Mamba blocks of other class names. PEFT refuses adapters on their projections.

@@ -1,34 +1,29 @@
-"""Load base models and tokenizers from a path, an embedded name or the Hugging Face hub."""
+"""PretrainedModel: a base model on disk or on the hub; loading of causal LMs and tokenizers."""
 
 import copy
-import hashlib
-import json
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lightning_unlearn.demo import resolve
+from lightning_unlearn.distributed.placement import Placement
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.model.remote_code import remote_code_identity
+from lightning_unlearn.model import hf_config
+from lightning_unlearn.model.base_dropout import switch_off
+from lightning_unlearn.model.hf_config import load_config, reason_of
+from lightning_unlearn.model.model_files import locate, model_fingerprint, weight_files
+from lightning_unlearn.model.quantization import check_base, keep_packed, loading_options
+from lightning_unlearn.model.settings import ModelSettings
+from lightning_unlearn.model.sharded_loading import load_sharded_weights
 from lightning_unlearn.model.weights_check import (
-    ADAPTER,
-    INDEX,
-    WEIGHTS,
-    adapter_error,
     check_depth,
     check_json,
     check_loaded,
     check_numbers,
-    find_file,
-    opened,
-    read_index,
     without_masks,
 )
 
-SETTINGS = ("config.json", "generation_config.json")
 OF_TOKENIZER = (
     "tokenizer_config.json",
     "tokenizer.json",
@@ -37,57 +32,166 @@ OF_TOKENIZER = (
     "vocab.json",
 )
 
-# Longest part of a library's message that is shown, in characters.
-_LONGEST = 300
 
-
-def locate(name: str, key: str) -> str:
-    """Find a model: a folder for paths and embedded names, the name itself for the hub.
+class PretrainedModel:
+    """A base model on disk or on the hub, without its weights in memory.
 
     Args:
-        name: folder, ``demo:NAME``, or hub name.
-        key: YAML key, for messages.
+        settings: settings with the name of the model and the way of loading.
 
-    Returns:
-        The argument of ``from_pretrained``.
+    Attributes:
+        settings: settings of the model.
+        config: configuration of the model, with dropout set to zero.
+        dropout: dropout in the configuration before that.
 
     Raises:
-        InputError: if the name looks like a path and is not a folder with a model.
+        InputError: if there is no such model, or if its quantization is not possible.
     """
-    if name.startswith("demo:"):
-        try:
-            return str(resolve(name))
-        except ValueError as error:
-            raise InputError(f"{key}: {error}") from None
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            if (folder / ADAPTER).is_file():
-                raise adapter_error(name, key, has_model=False)
-            raise InputError(
-                f"{key}: found the folder {name} without config.json, expected a Hugging Face "
-                "model folder (config.json, model.safetensors, tokenizer.json)."
-            )
-        return str(folder)
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists()
-    if looks_like_path or not name:
-        raise InputError(
-            f"{key}: found {name!r}, which is not a folder, expected a Hugging Face model folder, "
-            "a hub name such as meta-llama/Llama-3.2-1B, or demo:tiny-llama."
+
+    def __init__(self, settings: ModelSettings) -> None:
+        quiet_transformers()
+        self.settings = settings
+        self.config = load_config(settings.base, settings.trust_remote_code)
+        self.dropout = switch_off(self.config)
+        has_adapters = settings.lora is not None
+        check_base(settings.quantization, settings.base, self.config, has_adapters)
+        self._tokenizer: Any = None
+        self._fingerprint: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the model: a folder, ``demo:NAME``, or a hub name."""
+        return self.settings.base
+
+    @property
+    def location(self) -> str:
+        """The argument of ``from_pretrained``."""
+        return locate(self.name, "model.base")
+
+    @property
+    def context_length(self) -> int:
+        """The longest sequence that the model supports, in tokens."""
+        return hf_config.context_length(self.config)
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Number of rows of the embedding, one per token id; None if it is not in the config."""
+        return hf_config.vocabulary_size(self.config)
+
+    def tokenizer(self) -> Any:
+        """Return the model's tokenizer, the same object each time."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.name, self.settings.trust_remote_code)
+        return self._tokenizer
+
+    def fingerprint(self) -> str:
+        """Return a hash of the model's configuration, weights and own code."""
+        if self._fingerprint is None:
+            self._fingerprint = model_fingerprint(self.name, self.settings.trust_remote_code)
+        return self._fingerprint
+
+    def check_files(self, dtype: torch.dtype, numbers: bool = False) -> None:
+        """Refuse a model whose files lack weights or contain others, without loading it.
+
+        Args:
+            dtype: dtype of the weights after loading.
+            numbers: also read the weights, and refuse those that are not finite.
+
+        Raises:
+            InputError: with the names of the weights.
+        """
+        settings = self.settings
+        check_weights(
+            self.name,
+            self.config,
+            dtype,
+            settings.attn_implementation,
+            settings.trust_remote_code,
+            numbers,
         )
-    return name
 
+    def open(self, placement: Placement) -> Any:
+        """Load the base model, quantized if the settings require it.
 
-def _reason(error: Exception) -> str:
-    """Return the first line of a library's message; further lines explain its own arguments."""
-    lines = [line.strip() for line in str(error).strip().splitlines()]
-    if not lines:
-        return type(error).__name__
-    if lines[0].endswith(":") and len(lines) > 1:
-        lines[0] += f" {lines[1]}"
-    # Some messages are only a value, such as a key; then the type is needed.
-    kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
-    return kind + (lines[0] if len(lines[0]) <= _LONGEST else f"{lines[0][:_LONGEST]} ...")
+        Args:
+            placement: placement with precision and device.
+
+        Returns:
+            The Hugging Face model.
+        """
+        if self.settings.quantization is None:
+            return self.load(placement.weight_dtype)
+        options = loading_options(placement.precision, placement.root_device)
+        hf_model = self.load(placement.weight_dtype, **options)
+        keep_packed(hf_model)
+        return hf_model
+
+    def load(self, dtype: torch.dtype, name: str | None = None, **options: Any) -> Any:
+        """Load a causal LM of this architecture with the weights of a folder.
+
+        Args:
+            dtype: dtype of the weights.
+            name: folder, ``demo:NAME``, or hub name; None for the base model.
+            options: further arguments of ``from_pretrained``.
+
+        Returns:
+            The Hugging Face model, in eval mode.
+
+        Raises:
+            InputError: if it cannot be loaded, or its files do not match its weights.
+        """
+        name = self.name if name is None else name
+        return load_causal_lm(
+            name,
+            dtype,
+            self.settings.attn_implementation,
+            self.settings.trust_remote_code,
+            "model.base" if name == self.name else "trainer.store",
+            **{"config": self.config, **options},
+        )
+
+    def load_into(self, hf_model: Any, placement: Placement, name: str | None = None) -> None:
+        """Load the weights of a folder into a model; each process reads only its own shard.
+
+        Args:
+            hf_model: a model of this architecture.
+            placement: placement of the model.
+            name: folder, ``demo:NAME``, or hub name; None for the base model.
+
+        Raises:
+            InputError: see `load`.
+        """
+        dtype = placement.weight_dtype
+        if not placement.is_sharded:
+            # Load on the CPU: Lightning would create a second model on the model's device.
+            with torch.device("cpu"):
+                hf_model.load_state_dict(self.load(dtype, name).state_dict())
+            return
+        # Check all files first: a process that reads only its shard does not see other faults.
+        self.load(dtype, name, device_map="meta")
+        load_sharded_weights(
+            hf_model,
+            self.name if name is None else name,
+            lambda: self.load(dtype, name).state_dict(),
+            placement.warn,
+        )
+
+    def empty(self, dtype: torch.dtype) -> Any:
+        """Create the model without memory for its weights, on the meta device.
+
+        Args:
+            dtype: dtype of the weights.
+
+        Returns:
+            The Hugging Face model.
+
+        Raises:
+            InputError: if the model cannot be created, such as with this attention implementation.
+        """
+        settings = self.settings
+        return empty_causal_lm(
+            self.config, dtype, settings.attn_implementation, settings.trust_remote_code
+        )
 
 
 def _refuse_attention(error: Exception, attention: str, name: str) -> None:
@@ -105,28 +209,6 @@ def _refuse_attention(error: Exception, attention: str, name: str) -> None:
         ) from error
 
 
-def load_config(name: str, trust_remote_code: bool, key: str = "model.base") -> Any:
-    """Load the configuration of a model, without its weights.
-
-    Raises:
-        InputError: if there is no valid one, or an adapter in the same folder.
-    """
-    from transformers import AutoConfig
-
-    located = locate(name, key)
-    check_json(Path(located), SETTINGS, key)
-    try:
-        if find_file(located, ADAPTER) is not None:
-            raise adapter_error(name, key, find_file(located, "config.json") is not None)
-        return AutoConfig.from_pretrained(located, trust_remote_code=trust_remote_code)
-    except InputError:
-        raise
-    except Exception as error:  # A wrong value in config.json may raise anything.
-        raise InputError(
-            f"{key}: found {name!r}, whose configuration can't be loaded: {_reason(error)}"
-        ) from error
-
-
 def load_tokenizer(name: str, trust_remote_code: bool, key: str = "model.base") -> Any:
     """Load the tokenizer of a model.
 
@@ -141,50 +223,8 @@ def load_tokenizer(name: str, trust_remote_code: bool, key: str = "model.base") 
         return AutoTokenizer.from_pretrained(located, trust_remote_code=trust_remote_code)
     except Exception as error:  # A wrong value in its files may raise anything.
         raise InputError(
-            f"{key}: found {name!r}, which has no tokenizer that can be loaded: {_reason(error)}"
+            f"{key}: found {name!r}, which has no tokenizer that can be loaded: {reason_of(error)}"
         ) from error
-
-
-def weight_files(name: str, key: str = "model.base") -> dict[str, Path]:
-    """Find the file of each weight of a model.
-
-    Args:
-        name: folder, ``demo:NAME``, or hub name.
-        key: YAML key, for messages.
-
-    Returns:
-        Files by name of the weight.
-
-    Raises:
-        InputError: if a file is missing, or is not a safetensors file.
-    """
-    located = locate(name, key)
-    # The same order of search as in transformers.
-    if (single := find_file(located, WEIGHTS)) is not None:
-        with opened(single, key) as weights:
-            return dict.fromkeys(weights.keys(), single)
-    if (index := find_file(located, INDEX)) is None:
-        raise InputError(
-            f"{key}: found {name!r} without {WEIGHTS} and without {INDEX}, expected weights as "
-            "safetensors (for a hub name, also check the connection to the hub)."
-        )
-    files: dict[str, Path] = {}
-    names = read_index(index, key)
-    for file in sorted(set(names.values())):
-        found = find_file(located, file)
-        if found is None:
-            raise InputError(
-                f"{key}: {name}: found no {file}, which {INDEX} lists; download the model again."
-            )
-        with opened(found, key) as weights:
-            held = set(weights.keys())
-        if absent := sorted(n for n, place in names.items() if place == file and n not in held):
-            raise InputError(
-                f"{key}: {name}: found no {absent[0]} in {file}, where {INDEX} lists it; "
-                "download the model again."
-            )
-        files |= dict.fromkeys(held, found)
-    return files
 
 
 def check_weights(
@@ -262,7 +302,7 @@ def load_causal_lm(
         _refuse_attention(error, attention, name)
         raise InputError(
             f"{key}: found {name!r}, which can't be loaded as a causal language model: "
-            f"{_reason(error)}"
+            f"{reason_of(error)}"
         ) from error
     if info["unexpected_keys"]:
         files = weight_files(name, key)
@@ -302,51 +342,8 @@ def empty_causal_lm(
         _refuse_attention(error, attention, config.name_or_path)
         raise InputError(
             f"model.base, with model.attn_implementation {attention}: the model can't be created: "
-            f"{_reason(error)}"
+            f"{reason_of(error)}"
         ) from error
-
-
-def base_identity(name: str, trust_remote_code: bool) -> str:
-    """Hash a model's configuration, weights and own code, for the key of the stage store.
-
-    Two names of the same files have one identity; a model that was trained further has another.
-
-    Args:
-        name: folder, ``demo:NAME``, or hub name.
-        trust_remote_code: whether the model is loaded with its own code, which is then hashed too.
-
-    Returns:
-        Hexadecimal digest.
-    """
-    located = locate(name, "model.base")
-    files = weight_files(name)
-    config = find_file(located, "config.json")
-    assert config is not None, "load_config() comes first"
-    digest = hashlib.sha256()
-    digest.update(json.dumps(_architecture(config), sort_keys=True).encode())
-    for file in sorted(set(files.values())):
-        digest.update(file.name.encode())
-        _hash_weights(file, digest)
-    if trust_remote_code:
-        digest.update(remote_code_identity(located).encode())
-    return digest.hexdigest()
-
-
-def _architecture(config: Path) -> dict[str, Any]:
-    """Read a configuration without the keys that only describe the writer of the file."""
-    values: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-    return {k: v for k, v in values.items() if k not in ("_name_or_path", "transformers_version")}
-
-
-def _hash_weights(file: Path, digest: Any) -> None:
-    # In the cache of the hub, a file is a link to a blob whose name is its SHA-256.
-    name = file.resolve().name
-    if re.fullmatch("[0-9a-f]{64}", name):
-        digest.update(name.encode())
-        return
-    with file.open("rb") as handle:
-        while block := handle.read(2**22):
-            digest.update(block)
 
 
 def quiet_transformers() -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -11,8 +11,6 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from lightning_unlearn.errors import InputError
-
-Quantization = Literal["nf4"]
 
 # The oldest version of bitsandbytes that transformers supports.
 OLDEST = "0.46.1"
@@ -201,7 +199,7 @@ def loading_options(precision: str, device: torch.device) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": str(device)}}
 
 
-def settle(lm: nn.Module) -> None:
+def keep_packed(lm: nn.Module) -> None:
     """Prevent bitsandbytes from packing weights again.
 
     On CPUs with bf16 instructions, bitsandbytes would pack them again in the first forward in eval

@@ -8,40 +8,40 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.distributed.tensors import copy_into, local_slices
-from lightning_unlearn.model.pretrained import weight_files
+from lightning_unlearn.model.model_files import weight_files
 
 
 def load_sharded_weights(
-    lm: Any,
+    hf_model: Any,
     name: str,
     read_whole: Callable[[], dict[str, Tensor]],
-    say: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Load the base weights from safetensors; each process reads only its own shard.
 
     Args:
-        lm: the Hugging Face model, with or without PEFT layers.
+        hf_model: the Hugging Face model, with or without PEFT layers.
         name: folder, ``demo:NAME``, or hub name.
         read_whole: returns all weights by name; used if the checkpoint has other names of weights
             than the model.
-        say: called with a warning in that case.
+        warn: called with a warning in that case.
 
     Raises:
         InputError: if a file is missing.
     """
     wanted = {
         name.replace(".base_layer", ""): p
-        for name, p in lm.named_parameters()
+        for name, p in hf_model.named_parameters()
         if "lora_" not in name
     }
     wanted |= {
         name.replace(".base_layer", ""): b
-        for name, b in lm.named_buffers()
-        if name.rpartition(".")[2] not in _owner(lm, name)._non_persistent_buffers_set
+        for name, b in hf_model.named_buffers()
+        if name.rpartition(".")[2] not in _owner(hf_model, name)._non_persistent_buffers_set
     }
     files = weight_files(name)
     if missing := sorted(set(wanted) - set(files)):
-        say(
+        warn(
             f"model.base: the files of {name} have other names of weights than the model "
             f"({missing[0]} is not among them), so every process reads all files and needs memory "
             "for the full model."
@@ -61,8 +61,8 @@ def load_sharded_weights(
                 _fill_slice(wanted[key], opened.get_slice(key))
 
 
-def _owner(lm: nn.Module, name: str) -> nn.Module:
-    return lm.get_submodule(name.rpartition(".")[0])
+def _owner(hf_model: nn.Module, name: str) -> nn.Module:
+    return hf_model.get_submodule(name.rpartition(".")[0])
 
 
 @torch.no_grad()

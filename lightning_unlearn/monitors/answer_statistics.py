@@ -80,7 +80,7 @@ class AnswerStatistics(Monitor):
             return list(self.sets)
         return [stage for stage in data.stages if stage in data.path]
 
-    def asks(self, data: Any) -> list[RowRequest]:
+    def requests(self, data: Any) -> list[RowRequest]:
         """Return all row sets."""
         return [RowRequest(name, self.limit) for name in self._sets(data)]
 

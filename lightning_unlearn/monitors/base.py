@@ -75,8 +75,8 @@ class Monitor(Callback):
             InputError: with the key of the setting.
         """
 
-    def asks(self, data: Any) -> list[RowRequest]:
-        """Return the row sets whose token statistics this monitor requests with `ModelView.share`.
+    def requests(self, data: Any) -> list[RowRequest]:
+        """Return the row sets of which this monitor uses `ModelView.token_statistics`.
 
         Args:
             data: the `StagedDataModule`.
@@ -86,7 +86,7 @@ class Monitor(Callback):
         """
         return []
 
-    def remarks(self, model: CausalLM, data: Any) -> list[str]:
+    def data_notes(self, model: CausalLM, data: Any) -> list[str]:
         """Return notes for the user on this monitor's data, to be printed before training.
 
         Args:
@@ -98,25 +98,25 @@ class Monitor(Callback):
         """
         return []
 
-    def due(self, step: int, total: int) -> bool:
+    def is_due(self, step: int, total: int) -> bool:
         """Return whether to evaluate after ``step`` of ``total`` optimizer steps."""
         return step in (0, total) or (self.every_n_steps > 0 and step % self.every_n_steps == 0)
 
-    def look(self, observations: EvaluationResults, module: CausalLM, step: int) -> None:
+    def evaluate(self, results: EvaluationResults, module: CausalLM, step: int) -> None:
         """Evaluate the model now and store the results."""
-        observations.busy(f"{type(self).__name__} evaluates")
-        for name, values in self.measure(observations.view(module, step)).items():
-            observations.add(step, name, values)
+        results.busy(f"{type(self).__name__} evaluates")
+        for name, values in self.measure(results.view(module, step)).items():
+            results.add(step, name, values)
 
-    def _look_if_due(self, trainer: Trainer, module: LightningModule) -> None:
+    def _evaluate_if_due(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, CausalLM)
-        observations: EvaluationResults | None = getattr(trainer, "observations", None)
-        wanted = module.stage == "unlearn" and self.due(module.step, module.total_steps)
-        if observations is not None and wanted:
-            seen = len(observations.steps)
-            self.look(observations, module, module.step)
+        results: EvaluationResults | None = getattr(trainer, "results", None)
+        wanted = module.stage == "unlearn" and self.is_due(module.step, module.total_steps)
+        if results is not None and wanted:
+            seen = len(results.steps)
+            self.evaluate(results, module, module.step)
             # Other callbacks monitor these metrics, such as EarlyStopping.
-            means = {metric: mean for _, metric, mean in observations.steps[seen:]}
+            means = {metric: mean for _, metric, mean in results.steps[seen:]}
             trainer.callback_metrics.update(
                 {name: torch.tensor(mean, dtype=torch.float64) for name, mean in means.items()}
             )
@@ -140,7 +140,7 @@ class Monitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate before the first step of unlearning; not again when a checkpoint is resumed."""
         if getattr(pl_module, "step", 0) == 0:
-            self._look_if_due(trainer, pl_module)
+            self._evaluate_if_due(trainer, pl_module)
 
     def on_train_batch_end(
         self,
@@ -151,11 +151,11 @@ class Monitor(Callback):
         batch_idx: int,
     ) -> None:
         """Evaluate after a step of unlearning if it is due."""
-        self._look_if_due(trainer, pl_module)
+        self._evaluate_if_due(trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the model of ``validate``."""
         assert isinstance(pl_module, CausalLM)
-        observations: EvaluationResults | None = getattr(trainer, "observations", None)
-        if observations is not None:
-            self.look(observations, pl_module, 0)
+        results: EvaluationResults | None = getattr(trainer, "results", None)
+        if results is not None:
+            self.evaluate(results, pl_module, 0)

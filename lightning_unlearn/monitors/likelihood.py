@@ -73,7 +73,7 @@ class LabelLikelihood(Monitor):
                 "LabelLikelihood: found data.forget null, expected a forget stage with prompts to "
                 "evaluate; set data.forget, or remove the monitor."
             )
-        rows, examples = data.measured(data.forget)
+        rows, examples = data.eval_rows(data.forget)
         phrases = (self.label, *self.paraphrases)
         longest = max((data.format.phrase_ids(rows[0], phrase) for phrase in phrases), key=len)
         for row, example in zip(rows[: self.limit], examples, strict=False):
@@ -88,7 +88,7 @@ class LabelLikelihood(Monitor):
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """Return the three metrics, with one value per forget prompt."""
         phrases = (self.label, *self.paraphrases)
-        values = view.phrases(view.data.forget or "", phrases, self.limit)
+        values = view.phrase_log_probs(view.data.forget or "", phrases, self.limit)
         metrics = {"forget/label": values[:, 0], "forget/mean": values.mean(1)}
         if self.paraphrases:
             metrics["forget/paraphrases"] = values[:, 1:].mean(1)

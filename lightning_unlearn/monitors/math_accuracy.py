@@ -79,7 +79,7 @@ class MathAccuracy(Monitor):
                 f"MathAccuracy.stage: found {self.stage!r}, expected a stage of the path "
                 f"{', '.join(data.path)}."
             )
-        rows, _ = data.measured(self.stage)
+        rows, _ = data.eval_rows(self.stage)
         for row in rows[: self.limit]:
             if final_number(row.answer) is None:
                 raise InputError(
@@ -91,11 +91,11 @@ class MathAccuracy(Monitor):
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """Return both metrics, with one value per question."""
         rows = view.rows(self.stage, self.limit)
-        answers = view.written(
+        answers = view.generate(
             self.stage,
             self.limit,
             instruction=self.instruction,
-            attempts=self.num_samples,
+            num_samples=self.num_samples,
             greedy=self.greedy,
             temperature=self.temperature,
             max_new_tokens=self.max_new_tokens,

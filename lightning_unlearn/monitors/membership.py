@@ -89,7 +89,7 @@ class Membership(Monitor):
                 "members, expected rows that were never trained on."
             )
 
-    def remarks(self, model: Any, data: Any) -> list[str]:
+    def data_notes(self, model: Any, data: Any) -> list[str]:
         """Return a note if some nonmembers are also members."""
         count = data.overlap([self.nonmembers], self._members(data))
         total = len(data.row_set(self.nonmembers)[0])
@@ -103,7 +103,7 @@ class Membership(Monitor):
     def _members(self, data: Any) -> str:
         return self.members if self.members is not None else str(data.forget)
 
-    def asks(self, data: Any) -> list[RowRequest]:
+    def requests(self, data: Any) -> list[RowRequest]:
         """Return both row sets."""
         return [RowRequest(name, self.limit) for name in (self._members(data), self.nonmembers)]
 

@@ -71,8 +71,8 @@ class Memorization(Monitor):
             for example, cut in zip(examples, cuts, strict=True)
         ]
         size = self.max_new_tokens
-        further = view.written(self.set, self.limit, begun=begun, greedy=True, max_new_tokens=size)
-        answers = view.written(self.set, self.limit, greedy=True, max_new_tokens=size)
+        further = view.generate(self.set, self.limit, begun=begun, greedy=True, max_new_tokens=size)
+        answers = view.generate(self.set, self.limit, greedy=True, max_new_tokens=size)
         verbatim = {
             i: verbatim_memorization([rest[i]], [texts[0].text]).item()
             for i, texts in further.items()

@@ -97,7 +97,7 @@ class OracleDistance(Monitor):
                     "rows twice, expected each row set once."
                 )
 
-    def remarks(self, model: CausalLM, data: Any) -> list[str]:
+    def data_notes(self, model: CausalLM, data: Any) -> list[str]:
         """Return notes on groups with rows that are unlearned, and on a KL that is not computed."""
         sentences = []
         forgotten = {data.set_name(own) for own in (data.forget, f"{data.forget}:{TRAIN}")}
@@ -109,7 +109,8 @@ class OracleDistance(Monitor):
                     f"OracleDistance: {count} of {total} rows of the group {name!r} are also "
                     "forget rows, so this group does not show utility."
                 )
-        targets = model.lora.target_modules if model.lora is not None else list(HEADS)
+        lora = model.settings.lora
+        targets = lora.target_modules if lora is not None else list(HEADS)
         if isinstance(targets, str):
             # PEFT takes any other text as a pattern.
             pattern = targets if targets != "all-linear" else ""
@@ -121,7 +122,7 @@ class OracleDistance(Monitor):
             )
         return sentences
 
-    def asks(self, data: Any) -> list[RowRequest]:
+    def requests(self, data: Any) -> list[RowRequest]:
         """Return all row sets, with the KL."""
         return [
             RowRequest(own, self.limit, self.kl)
@@ -142,7 +143,7 @@ class OracleDistance(Monitor):
             target = self._likelihoods(view.oracle, sets)
             metrics[f"distance/{group}"] = re_distance(own, target)
             metrics[f"overshoot/{group}"] = overshoot(own, target)
-            if self.kl and view.module.shares_head:
+            if self.kl and view.module.weights.has_frozen_head:
                 parts = [view.measure(KLToOracle(), name, self.limit) for name in sets]
                 metrics[f"kl/{group}"] = torch.cat(parts)
         return metrics

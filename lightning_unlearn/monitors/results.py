@@ -52,9 +52,9 @@ class EvaluationResults:
     def view(self, module: CausalLM, step: int) -> ModelView:
         """Return the view of the model at a step; all monitors of one step share it."""
         if self._view is None or self._view[0] != step:
-            asks = self.requests(self.data, step, module.total_steps)
+            requests = self.requests(self.data, step, module.total_steps)
             oracle, base = self._constants(module)
-            view = ModelView(module, self.data, self._prompts, asks, oracle, base)
+            view = ModelView(module, self.data, self._prompts, requests, oracle, base)
             self._view = (step, view)
         return self._view[1]
 
@@ -70,15 +70,15 @@ class EvaluationResults:
 
     def _stored(self, module: CausalLM, weights: Path | str) -> ModelView:
         # Use the requests of all steps, so that one pass computes all values that are needed.
-        asks = tuple(self.requests(self.data, None, module.total_steps))
+        requests = tuple(self.requests(self.data, None, module.total_steps))
         which = BASE if weights == BASE else "oracle"
         known: ModelView | None = module.remembered.get(which)
         if (
             known is None
             or known.data is not self.data
-            or (known.weights, known.asks) != (weights, asks)
+            or (known.weights, known.requests) != (weights, requests)
         ):
-            known = ModelView(module, self.data, self._prompts, asks, weights=weights)
+            known = ModelView(module, self.data, self._prompts, requests, weights=weights)
             module.remembered[which] = known
         return known
 

@@ -95,7 +95,7 @@ class TOFU(Monitor):
                     f"every row: name it in data.eval_sets.{name}.{missing}."
                 )
 
-    def remarks(self, model: Any, data: Any) -> list[str]:
+    def data_notes(self, model: Any, data: Any) -> list[str]:
         """Return notes on rows of the other sets that are also forget rows."""
         sentences = []
         for role, name in self._roles().items():
@@ -136,7 +136,7 @@ class TOFU(Monitor):
         """Compute the probability of the right answer and the truth ratio, ``[rows]`` each."""
         rows = view.rows(name, self.limit)
         texts = [[row.answer, row.paraphrase or row.answer, *row.alternatives] for row in rows]
-        scores = view.candidates(name, texts, self.limit)
+        scores = view.candidate_scores(name, texts, self.limit)
         right, paraphrase, wrong = scores.mean[:, 0], scores.mean[:, 1], scores.mean[:, 2:]
         mask = scores.mask[:, 2:]
         ratio = truth_ratio(wrong, paraphrase, mask, self.variant)
@@ -147,7 +147,7 @@ class TOFU(Monitor):
     def _written(self, view: ModelView, name: str) -> tuple[Tensor, Tensor]:
         """Compute ROUGE-L recall of greedy answers, and 1 for those cut off, ``[rows]`` each."""
         rows = view.rows(name, self.limit)
-        written = view.written(name, self.limit, greedy=True, max_new_tokens=self.max_new_tokens)
+        written = view.generate(name, self.limit, greedy=True, max_new_tokens=self.max_new_tokens)
         recall = {
             i: rouge_l([rows[i].answer], [texts[0].text]).recall.item()
             for i, texts in written.items()

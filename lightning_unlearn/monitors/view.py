@@ -13,11 +13,11 @@ from lightning_unlearn.data.chat import ChatFormat
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.data.rows import Row
 from lightning_unlearn.distributed.gather import PerExampleMetric
-from lightning_unlearn.model.candidates import CandidateScores, score_candidates
+from lightning_unlearn.model.candidates import CandidateScores
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.model.generation import Written, generate_answers
+from lightning_unlearn.model.generation import GeneratedAnswer, generate_answers
 from lightning_unlearn.model.log_probs import LogProbs
-from lightning_unlearn.model.network import Wanted
+from lightning_unlearn.model.network import Output
 from lightning_unlearn.model.token_statistics import COLUMNS, TokenStatistics
 
 # Stands for the weights of the base model, before any stage.
@@ -49,7 +49,7 @@ class ModelView:
         module: the model.
         data: stages and evaluation sets.
         prompts: store of encoded prompts and phrases, which do not change from step to step.
-        asks: requests of all monitors for `share`.
+        requests: requests of all monitors for `token_statistics`.
         oracle: view of the oracle (the model retrained without the forget stage).
         base: view of the base model, before any stage.
         weights: weights of a stored model, a folder or `BASE`, which the module has only during
@@ -60,7 +60,7 @@ class ModelView:
             are computed once in a run.
         base: view of the base model, before any stage; None in views of stored models. Its
             results are computed once in a run.
-        asks: requests of all monitors for `share`.
+        requests: requests of all monitors for `token_statistics`.
         weights: the argument `weights`.
     """
 
@@ -69,7 +69,7 @@ class ModelView:
         module: CausalLM,
         data: StagedDataModule,
         prompts: dict[Any, Any] | None = None,
-        asks: Sequence[RowRequest] = (),
+        requests: Sequence[RowRequest] = (),
         oracle: "ModelView | None" = None,
         base: "ModelView | None" = None,
         weights: Path | str | None = None,
@@ -78,7 +78,7 @@ class ModelView:
         self.data = data
         self.oracle = oracle
         self.base = base
-        self.asks = tuple(asks)
+        self.requests = tuple(requests)
         self.weights = weights
         self._prompts: dict[Any, Any] = prompts if prompts is not None else {}
         self._known: dict[Any, Any] = {}
@@ -87,7 +87,8 @@ class ModelView:
         """Return a context in which the module has the weights of this view."""
         if self.weights is None:
             return nullcontext()
-        return self.module.borrowed(None if self.weights == BASE else Path(self.weights))
+        folder = None if self.weights == BASE else Path(self.weights)
+        return self.module.weights.swapped(folder, self.module.seed)
 
     @property
     def format(self) -> ChatFormat:
@@ -119,19 +120,19 @@ class ModelView:
         key = ("log_probs", name, limit)
         if key not in self._known:
             examples = self.data.row_set(name)[1][:limit]
-            requests = [ask for ask in self.asks if self.data.set_name(ask.name) == name]
+            requests = [r for r in self.requests if self.data.set_name(r.name) == name]
             if any(_covers(request.limit, limit) for request in requests):
                 self._known[key] = self._gathered(name, limit)
             else:
                 with self._with_weights():
                     batch_size = self.data.eval_batch_size
-                    self._known[key] = self.module.score(examples, batch_size)
+                    self._known[key] = self.module.evaluator.score(examples, batch_size)
         known: LogProbs = self._known[key]
         return known
 
     def _gathered(self, name: str, limit: int | None) -> LogProbs:
         """Gather the log-probabilities of all processes from the token statistics."""
-        index, statistics = self.share(name, limit)
+        index, statistics = self.token_statistics(name, limit)
         lengths = torch.tensor([len(e.answer) for e in self.data.row_set(name)[1][:limit]])
         longest = int(lengths.max())
         table = PerExampleMetric(len(lengths)).to(self.module.device)
@@ -139,11 +140,13 @@ class ModelView:
         mask = torch.arange(longest)[None, :] < lengths[:, None]
         return LogProbs(table.compute(), mask.to(self.module.device))
 
-    def share(self, name: str, limit: int | None = None) -> tuple[Tensor, TokenStatistics]:
+    def token_statistics(
+        self, name: str, limit: int | None = None
+    ) -> tuple[Tensor, TokenStatistics]:
         """Compute this process's share of the statistics of the label tokens of a row set.
 
-        A monitor that uses it returns a request from `Monitor.asks`, so that one pass serves all
-        monitors.
+        A monitor that uses it returns a request from `Monitor.requests`, so that one pass serves
+        all monitors.
 
         Args:
             name: row set; see `rows`.
@@ -154,12 +157,13 @@ class ModelView:
             row is in the share of exactly one process.
         """
         name = self.data.set_name(name)
-        asks = [ask for ask in self.asks if self.data.set_name(ask.name) == name]
-        limits = [limit, *(ask.limit for ask in asks)]
+        requests = [r for r in self.requests if self.data.set_name(r.name) == name]
+        limits = [limit, *(request.limit for request in requests)]
         largest = None if None in limits else max(n for n in limits if n is not None)
         key = ("statistics", name, largest)
         if key not in self._known:
-            self._known[key] = self._pass(name, largest, kl=any(ask.kl for ask in asks))
+            kl = any(request.kl for request in requests)
+            self._known[key] = self._pass(name, largest, kl=kl)
         index: Tensor
         statistics: TokenStatistics
         index, statistics = self._known[key]
@@ -171,24 +175,24 @@ class ModelView:
     def _pass(self, name: str, limit: int | None, kl: bool) -> tuple[Tensor, TokenStatistics]:
         examples = self.data.row_set(name)[1][:limit]
         module, batch_size = self.module, self.data.eval_batch_size
-        kl = kl and module.shares_head
+        kl = kl and module.weights.has_frozen_head
         targets = self.oracle._hidden(name, limit) if kl and self.oracle is not None else None
         columns = len(COLUMNS) + (targets is not None)
         numbers = [torch.empty(0, dtype=torch.long, device=module.device)]
-        flats = [torch.empty(0, columns, dtype=module.kept_dtype, device=module.device)]
+        flats = [torch.empty(0, columns, dtype=module.network.result_dtype, device=module.device)]
         longest = max(len(example.answer) for example in examples)
         masks = [torch.empty(0, longest, dtype=torch.bool, device=module.device)]
         # Store hidden states instead of next-token distributions: they have a hundredth of the
         # size.
         hidden: list[Tensor] = []
         keeps = kl and self.weights is not None
-        wanted: Wanted = "statistics and hidden" if keeps else "statistics"
+        output: Output = "statistics and hidden" if keeps else "statistics"
         with self._with_weights():
-            for batch, flat in module.passes(examples, batch_size, wanted, targets):
+            for batch, flat in module.evaluator.batches(examples, batch_size, output, targets):
                 numbers.append(batch.index)
                 flats.append(flat[:, :columns])
                 if keeps:
-                    hidden.append(flat[:, columns:].to("cpu", module.lm.dtype))
+                    hidden.append(flat[:, columns:].to("cpu", module.network.hf_model.dtype))
                 wide = longest - batch.mask.shape[1]
                 masks.append(torch.nn.functional.pad(batch.mask, (0, wide)))
         if keeps:
@@ -217,12 +221,12 @@ class ModelView:
             ``[rows]``, the same on every process.
         """
         metric = metric.to(self.module.device)
-        metric.update(*self.share(name, limit))
+        metric.update(*self.token_statistics(name, limit))
         values: Tensor = metric.compute()
         return values
 
     def gradient_norms(self, name: str, limit: int | None = None) -> Tensor:
-        """Compute the norm of the gradient of each answer's loss; see `CausalLM.gradient_norms`.
+        """Compute the norm of the gradient of each answer's loss; see `Evaluator.gradient_norms`.
 
         Args:
             name: row set; see `rows`.
@@ -235,7 +239,7 @@ class ModelView:
         if key not in self._known:
             examples = self.data.row_set(name)[1][:limit]
             with self._with_weights():
-                norms = self.module.gradient_norms(examples)
+                norms = self.module.evaluator.gradient_norms(examples)
             self._known[key] = self.gather(norms, len(examples))
         known: Tensor = self._known[key]
         return known
@@ -258,7 +262,9 @@ class ModelView:
         )
         return table.compute()
 
-    def phrases(self, name: str, phrases: tuple[str, ...], limit: int | None = None) -> Tensor:
+    def phrase_log_probs(
+        self, name: str, phrases: tuple[str, ...], limit: int | None = None
+    ) -> Tensor:
         """Compute the mean log-likelihood per token of phrases as the start of the answer.
 
         Args:
@@ -277,7 +283,7 @@ class ModelView:
 
         return self._candidates(key, rows, encode).mean
 
-    def candidates(
+    def candidate_scores(
         self, name: str, texts: Sequence[Sequence[str]], limit: int | None = None
     ) -> CandidateScores:
         """Compute the log-likelihoods of answers to the prompts of a row set, with end of turn.
@@ -312,13 +318,13 @@ class ModelView:
                 self._prompts[key] = ([self.format.prompt_ids(row) for row in rows], encode())
             prompts, texts = self._prompts[key]
             with self._with_weights():
-                self._known[key] = score_candidates(
-                    self.module, prompts, texts, self.data.eval_batch_size
+                self._known[key] = self.module.candidates.score(
+                    prompts, texts, self.data.eval_batch_size
                 )
         known: CandidateScores = self._known[key]
         return known
 
-    def written(
+    def generate(
         self,
         name: str,
         limit: int | None = None,
@@ -326,7 +332,7 @@ class ModelView:
         instruction: str = "",
         begun: tuple[tuple[int, ...], ...] | None = None,
         **options: Any,
-    ) -> dict[int, list[Written]]:
+    ) -> dict[int, list[GeneratedAnswer]]:
         """Generate answers to the prompts of a row set.
 
         Args:
@@ -348,13 +354,13 @@ class ModelView:
             options = {"batch_size": self.data.eval_batch_size, **options}
             with self._with_weights():
                 self._known[key] = generate_answers(
-                    self.module,
+                    self.module.evaluator,
                     self.format.tokenizer,
                     prompts,
                     self.format.end_ids(rows[0]),
                     **options,
                 )
-        known: dict[int, list[Written]] = self._known[key]
+        known: dict[int, list[GeneratedAnswer]] = self._known[key]
         return known
 
 

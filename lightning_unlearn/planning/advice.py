@@ -33,7 +33,7 @@ def _about_training(plan: Plan) -> list[str]:
         found.append(f"--data.micro_batch_size {plan.largest.size}: fits.")
     elif micro > 1:
         found.append("--data.micro_batch_size 1: helps, but is not enough alone.")
-    if not plan.module.gradient_checkpointing:
+    if not plan.model.gradient_checkpointing:
         found.append(
             "--model.gradient_checkpointing true: removes most of the activations (up to "
             f"{activations / GIB:.0f} GiB here); takes a third more time."
@@ -64,7 +64,7 @@ def _about_sharing(plan: Plan) -> list[str]:
                 "optimizer to the computer's memory; slower."
             )
         return found
-    if plan.module.quantization is not None:
+    if plan.model.quantization is not None:
         return [
             f"--gpus {max(2, gpus)} with --trainer.strategy fsdp2, --model.quantization null and "
             "--trainer.precision bf16-true: shards the model without quantization; results differ."
@@ -77,13 +77,13 @@ def _about_sharing(plan: Plan) -> list[str]:
 def _about_precision(plan: Plan) -> list[str]:
     found = []
     if plan.precision == "32-true":
-        quantized = " but the quantized weights" if plan.module.quantization is not None else ""
+        quantized = " but the quantized weights" if plan.model.quantization is not None else ""
         found.append(f"--trainer.precision bf16-true: halves all parts{quantized}; results differ.")
-    if plan.module.lora is None:
+    if plan.model.lora is None:
         found.append(
             "model.lora instead of null: removes gradients and optimizer of the base weights."
         )
-    elif plan.module.quantization is None:
+    elif plan.model.quantization is None:
         strategy = (
             " Set trainer.strategy to ddp: fsdp2 does not support it."
             if plan.sharing.name == "FSDP2"

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
 from lightning_unlearn.data.recipes import Recipe, Stage
 from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.quantization import check_precision
+from lightning_unlearn.model.settings import ModelSettings
 from lightning_unlearn.monitors.membership import SCORES, Membership
-from lightning_unlearn.planning.micro_batch_search import Largest, find_largest
+from lightning_unlearn.planning.micro_batch_search import Largest
+from lightning_unlearn.planning.phases import Phases, Step, hungriest_recipes
 from lightning_unlearn.planning.settings import Machine, Sharing
 from lightning_unlearn.planning.simulation import Measured, Phase, Simulation
 from lightning_unlearn.training.trainer import StagedTrainer
@@ -28,41 +28,7 @@ PATIENCE = 40.0
 
 
 @dataclass(frozen=True)
-class Step:
-    """An optimizer step of training, or a forward pass of evaluation.
-
-    Attributes:
-        phase: "learning", "unlearning" or "evaluation".
-        micro: number of sequences per forward pass.
-        batch: number of sequences of the step over all GPUs; in evaluation per forward pass.
-        measured: measurement of one forward pass; in training also of backward pass and step.
-        parts: number of micro-batches per GPU.
-    """
-
-    phase: Phase
-    micro: int
-    batch: int
-    measured: Measured
-    parts: int = 1
-
-    @property
-    def flops(self) -> int:
-        """Return the floating-point operations of one GPU."""
-        return self.measured.flops * self.parts
-
-    @property
-    def traffic(self) -> int:
-        """Return the bytes that one GPU reads from and writes to its memory."""
-        return self.measured.traffic * self.parts
-
-    @property
-    def exchanged(self) -> float:
-        """Return the bytes that one GPU sends."""
-        return self.measured.exchanged * self.parts
-
-
-@dataclass(frozen=True)
-class Generation:
+class Generated:
     """Memory for answers that the model generates for a monitor.
 
     Attributes:
@@ -83,7 +49,7 @@ class Plan:
     Attributes:
         machine: the GPUs.
         sharing: distribution of the work over the GPUs.
-        module: the module with the settings of the model.
+        model: settings of the model.
         length: number of tokens of each sequence.
         assumed: whether the length is a default, because data.max_length is not set.
         steps: steps by phase.
@@ -96,7 +62,7 @@ class Plan:
         precision: precision of the Trainer.
         host: bytes in the memory of the computer for tensors that are offloaded from the GPUs.
         stages: trained stages.
-        generation: largest memory for generated answers of a monitor; None if none generates.
+        generated: largest memory for generated answers of a monitor; None if none generates.
         norms: peak bytes of gradient norms of single rows; None if no monitor requests them.
         scored: number of rows of the forget set that are evaluated once for the method's reference;
             0 if unknown. This forward pass without gradient runs before the optimizer exists and
@@ -105,7 +71,7 @@ class Plan:
 
     machine: Machine
     sharing: Sharing
-    module: CausalLM
+    model: ModelSettings
     length: int
     assumed: bool
     steps: dict[Phase, Step]
@@ -118,7 +84,7 @@ class Plan:
     precision: str
     host: int = 0
     stages: tuple[str, ...] = ()
-    generation: Generation | None = None
+    generated: Generated | None = None
     norms: int | None = None
     scored: int = 0
 
@@ -127,7 +93,7 @@ class Plan:
         """Return the phases that do not fit, with "generated answers" and "gradient norms"."""
         usable = self.machine.usable
         found: list[str] = [n for n, step in self.steps.items() if step.measured.peak > usable]
-        if self.generation is not None and self.generation.peak > usable:
+        if self.generated is not None and self.generated.peak > usable:
             found.append("generated answers")
         if self.norms is not None and self.norms > usable:
             found.append("gradient norms")
@@ -159,26 +125,11 @@ def estimate(
         InputError: for settings that cannot be run.
     """
     began = time.process_time()
-    if module.quantization is not None:
+    if module.settings.quantization is not None:
         check_precision(str(trainer.precision))
-    length = data.max_length or min(module.context, LONGEST)
-    if length > module.context:
-        raise InputError(
-            f"data.max_length: found {length}, expected at most {module.context}, the number of "
-            f"positions of {module.base}."
-        )
-    recipes = _recipes(data)
-    micros = {
-        name: micro_batch(
-            recipe.batch_size,
-            data.micro_batch_size,
-            machine.gpus,
-            "data.unlearn" if name == UNLEARN else f"data.stages.{name}",
-        )
-        for name, recipe in recipes.items()
-    }
+    length = _length(module, data)
     simulation = Simulation(
-        module,
+        module.settings,
         str(trainer.precision),
         trainer.strategy.precision_plugin,
         machine.gpus,
@@ -186,141 +137,107 @@ def estimate(
         shared.layers,
     )
     try:
-        adapter, whole = simulation.parameters(LEARN), simulation.parameters()
-        adjust = _adjustment(shared, adapter)
-
-        def train(phase: Phase, name: str, micro: int) -> Measured:
-            recipe = recipes[name]
-            accumulates = recipe.batch_size > micro * machine.gpus
-            method = trainer.method if phase == "unlearning" else None
-            plain.append(simulation.train(phase, recipe, method, micro, length, accumulates))
-            return adjust(plain[-1])
-
-        plain: list[Measured] = []
-        steps: dict[Phase, Step] = {}
-        hungriest = _hungriest(recipes, micros)
-        for phase, name in hungriest.items():
-            micro, batch = micros[name], recipes[name].batch_size
-            parts = batch // (micro * machine.gpus)
-            measured = train(phase, name, micro)
-            if shared.name == "DDP":
-                # Gradients are sent once per step.
-                sent = 2 * adapter * (machine.gpus - 1) / machine.gpus
-                measured = replace(measured, exchanged=sent / parts)
-            steps[phase] = Step(phase, micro, batch, measured, parts)
-        worst = max(steps.values(), key=lambda step: step.measured.peak)
-        state = max(found.memory["optimizer"] for found in plain)
-        lent = simulation.lent() if any(m.uses_oracle for m in trainer.monitors) else 0
-
-        def measure(pass_: Measured) -> Measured:
-            # Monitors also evaluate inside a stage, when the state of the optimizer is complete,
-            # and evaluate the oracle then.
-            pass_.memory["optimizer"] = state
-            pass_.memory["other"] += lent
-            return adjust(pass_)
-
-        forward = measure(simulation.evaluate(data.eval_batch_size, length))
-        norms = measure(simulation.gradient_norms(length)) if _asks_norms(trainer) else None
-        steps["evaluation"] = Step(
-            "evaluation", data.eval_batch_size, data.eval_batch_size, forward
-        )
-        share = math.gcd(*(recipe.batch_size for recipe in recipes.values())) // machine.gpus
-        largest = find_largest(
-            [n for n in range(1, share + 1) if share % n == 0],
-            {worst.micro: worst.measured.peak},
-            lambda micro: train(worst.phase, hungriest[worst.phase], micro).peak,
-            machine.usable,
-            began + PATIENCE,
-        )
-        lm = simulation.module.lm
-        parameters, base = simulation.base
-        return Plan(
-            machine,
-            shared,
-            module,
-            length,
-            data.max_length is None,
-            steps,
-            largest,
-            parameters=parameters,
-            base=base,
-            adapter=adapter,
-            paths=_paths(data),
-            counts={name: _count(data, name, recipe, machine) for name, recipe in recipes.items()},
-            precision=str(trainer.precision),
-            host=(whole + 3 * adapter) if shared.cpu_offload else 0,
-            stages=data.trained,
-            generation=_generation(trainer, module, data, lm.dtype.itemsize, forward, length),
-            norms=None if norms is None else norms.peak,
-            scored=_scored(trainer, data, machine) if UNLEARN in recipes else 0,
-        )
+        phases = Phases(simulation, trainer, _recipes(data), machine, shared, length)
+        return _plan(phases, trainer, module, data, began + PATIENCE)
     finally:
         simulation.close()
 
 
+def _plan(
+    phases: Phases,
+    trainer: StagedTrainer,
+    module: CausalLM,
+    data: StagedDataModule,
+    deadline: float,
+) -> Plan:
+    simulation, recipes, machine = phases.simulation, phases.recipes, phases.machine
+    size, length = data.eval_batch_size, phases.length
+    micros = _micro_batches(data, recipes, machine.gpus)
+    hungriest = hungriest_recipes(recipes, micros)
+    steps = {phase: phases.training(phase, name, micros[name]) for phase, name in hungriest.items()}
+    worst = max(steps.values(), key=lambda step: step.measured.peak)
+    forward = phases.evaluation(simulation.evaluate(size, length))
+    norms = None
+    if _asks_norms(trainer):
+        norms = phases.evaluation(simulation.gradient_norms(length)).peak
+    steps["evaluation"] = Step("evaluation", size, size, forward)
+    largest = phases.largest_micro_batch(worst, hungriest[worst.phase], deadline)
+    parameters, base = simulation.base
+    itemsize = simulation.network.hf_model.dtype.itemsize
+    return Plan(
+        machine,
+        phases.shared,
+        module.settings,
+        length,
+        data.max_length is None,
+        steps,
+        largest,
+        parameters=parameters,
+        base=base,
+        adapter=phases.adapter,
+        paths=_paths(data),
+        counts={name: _count(data, name, recipe, machine) for name, recipe in recipes.items()},
+        precision=str(trainer.precision),
+        host=simulation.parameters() + 3 * phases.adapter if phases.shared.cpu_offload else 0,
+        stages=data.training_stages,
+        generated=_generated(trainer, module, data, itemsize, forward, length),
+        norms=norms,
+        scored=_scored(trainer, data, machine) if UNLEARN in recipes else 0,
+    )
+
+
+def _length(module: CausalLM, data: StagedDataModule) -> int:
+    """Return the number of tokens of each sequence."""
+    longest = module.pretrained.context_length
+    length = data.max_length or min(longest, LONGEST)
+    if length > longest:
+        raise InputError(
+            f"data.max_length: found {length}, expected at most {longest}, the number of "
+            f"positions of {module.settings.base}."
+        )
+    return length
+
+
+def _micro_batches(data: StagedDataModule, recipes: dict[str, Recipe], gpus: int) -> dict[str, int]:
+    """Return the number of sequences of a micro-batch of each recipe."""
+    keys = {name: f"data.stages.{name}" for name in recipes} | {UNLEARN: "data.unlearn"}
+    return {
+        name: micro_batch(recipe.batch_size, data.micro_batch_size, gpus, keys[name])
+        for name, recipe in recipes.items()
+    }
+
+
 def _recipes(data: StagedDataModule) -> dict[str, Recipe]:
-    recipes: dict[str, Recipe] = {name: data.stages[name] for name in data.trained}
+    recipes: dict[str, Recipe] = {name: data.stages[name] for name in data.training_stages}
     if data.forget is not None and not data.oracle:
         recipes[UNLEARN] = data.unlearn
     return recipes
 
 
-def _hungriest(recipes: dict[str, Recipe], micros: dict[str, int]) -> dict[Phase, str]:
-    """Return the recipe with the largest memory of each phase."""
-
-    def hunger(name: str) -> tuple[int, int, int]:
-        recipe = recipes[name]
-        state = 2 if recipe.optimizer == "adamw" else int(recipe.momentum > 0)
-        return micros[name], state, recipe.batch_size
-
-    stages = [name for name in recipes if name != UNLEARN]
-    found: dict[Phase, str] = {"learning": max(stages, key=hunger)}
-    if UNLEARN in recipes:
-        found["unlearning"] = UNLEARN
-    return found
-
-
-def _adjustment(shared: Sharing, trained: int) -> Callable[[Measured], Measured]:
-    """Return the function that adds the memory of a strategy to a simulation without it."""
-
-    def adjusted(measured: Measured) -> Measured:
-        memory = dict(measured.memory)
-        if shared.name == "DDP" and memory["optimizer"]:
-            # DDP copies gradients into buckets to send them.
-            memory["gradients"] += trained
-            return replace(measured, memory=memory)
-        if shared.cpu_offload:
-            for part in ("parameters", "gradients", "optimizer"):
-                memory[part] = 0
-        return replace(measured, memory=memory)
-
-    return adjusted
-
-
-def _generation(
+def _generated(
     trainer: StagedTrainer,
     module: CausalLM,
     data: StagedDataModule,
     itemsize: int,
     forward: Measured,
     length: int,
-) -> Generation | None:
+) -> Generated | None:
     """Return the memory of generated answers by formula; generation is not simulated."""
     writers = [monitor for monitor in trainer.monitors if hasattr(monitor, "max_new_tokens")]
     if not writers:
         return None
-    attempts = max(
-        1 if getattr(monitor, "greedy", True) else getattr(monitor, "attempts", 1)
+    samples = max(
+        1 if getattr(monitor, "greedy", True) else getattr(monitor, "num_samples", 1)
         for monitor in writers
     )
-    config = module.model_config.get_text_config()
+    config = module.pretrained.config.get_text_config()
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     pairs = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads)
-    sequences = data.eval_batch_size * attempts
+    sequences = data.eval_batch_size * samples
     cache = pairs * width * itemsize * sequences * length
     held = sum(size for part, size in forward.memory.items() if part != "activations")
-    return Generation(sequences, cache, cache + held)
+    return Generated(sequences, cache, cache + held)
 
 
 def _asks_norms(trainer: StagedTrainer) -> bool:

@@ -32,14 +32,14 @@ def text(plan: Plan, base: str) -> str:
 
 
 def _head(plan: Plan, base: str) -> str:
-    lora, machine = plan.module.lora, plan.machine
+    lora, machine = plan.model.lora, plan.machine
     trained = "all weights trained" if lora is None else f"LoRA rank {lora.rank}"
-    if plan.module.quantization is not None:
-        trained += f", base in {plan.module.quantization.upper()} ({_size(plan.base)})"
+    if plan.model.quantization is not None:
+        trained += f", base in {plan.model.quantization.upper()} ({_size(plan.base)})"
     how = plan.sharing.name
     how += f" ({plan.sharing.chosen})" if plan.sharing.chosen else ""
     chosen = "data.max_length is not set" if plan.assumed else "data.max_length"
-    checkpointing = "with" if plan.module.gradient_checkpointing else "without"
+    checkpointing = "with" if plan.model.gradient_checkpointing else "without"
     return (
         f"{base}: {_count(plan.parameters)} parameters, {trained}, {plan.precision}, "
         f"{checkpointing} gradient checkpointing\n"
@@ -92,11 +92,11 @@ def _memory(plan: Plan) -> str:
         tried = "" if largest.tried else " or more (larger ones were not all simulated)"
         verdict = f"Largest micro-batch that fits in training: {largest.size}{tried}."
     lines += [reserved, verdict]
-    if plan.generation is not None:
+    if plan.generated is not None:
         lines.append(
-            f"Generated answers, {plan.generation.sequences} at a time: "
-            f"{_size(plan.generation.cache)} of keys and values (by formula), "
-            f"{_size(plan.generation.peak)} with the model."
+            f"Generated answers, {plan.generated.sequences} at a time: "
+            f"{_size(plan.generated.cache)} of keys and values (by formula), "
+            f"{_size(plan.generated.peak)} with the model."
         )
     if plan.norms is not None:
         lines.append(f"Gradient norms, one row at a time: {_size(plan.norms)} with the model.")
@@ -155,7 +155,7 @@ def _time(plan: Plan) -> str:
 def _disk(plan: Plan) -> str:
     prefixes, paths = plan.paths
     size = plan.adapter
-    what = "adapter" if plan.module.lora is not None else "model"
+    what = "adapter" if plan.model.lora is not None else "model"
     one = len(plan.counts)
     return (
         f"Disk: base model {_size(2 * plan.parameters)} in bf16; {what} of a stage "

@@ -1,12 +1,9 @@
 """Simulation of the real steps of one process, on tensors with shapes but without memory."""
 
-import inspect
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -16,21 +13,25 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lightning_unlearn.data.batches import Batch, GlobalBatch, collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.recipes import Recipe
-from lightning_unlearn.distributed import sharding
-from lightning_unlearn.distributed.strategy import FSDP2
-from lightning_unlearn.model import adapters
 from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.model.attention import FLASH, fuse_as_gpu
-from lightning_unlearn.model.causal_lm import CausalLM, supervised
+from lightning_unlearn.model.build import build_network
+from lightning_unlearn.model.compat import clip_gradients
 from lightning_unlearn.model.log_probs import LogProbs, chunks_of_accelerator
-from lightning_unlearn.model.network import LogProbModel
-from lightning_unlearn.model.quantization import COMPUTE
+from lightning_unlearn.model.objective import Objective, share_of_mean, supervised
+from lightning_unlearn.model.optimizer import make_optimizer
+from lightning_unlearn.model.settings import ModelSettings
 from lightning_unlearn.planning.memory_meter import Meter, Part, local_part
-from lightning_unlearn.planning.nf4_layers import PackedLinear, pack
+from lightning_unlearn.planning.nf4_layers import PackedLinear
+from lightning_unlearn.planning.stand_ins import (
+    SimulatedEvaluator,
+    SimulatedPlacement,
+    WeightlessModel,
+    quiet_fsdp,
+)
 from lightning_unlearn.unlearning.base import Unlearning
 
 Phase = Literal["learning", "unlearning", "evaluation"]
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -53,60 +54,6 @@ class Measured:
     def peak(self) -> int:
         """Return the bytes of all parts at the peak."""
         return sum(self.memory.values())
-
-
-class _Strategy(FSDP2):
-    """The parts of FSDP2 that a module uses, without processes."""
-
-    root_device = CPU
-
-    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = None) -> Tensor:
-        # Return a number: training checks the loss, and a tensor without memory has no value.
-        return torch.tensor(0.0)
-
-
-class _Simulated(CausalLM):
-    """The module without Lightning's training loop and without weight files."""
-
-    fake: FakeTensorMode
-    optimizer: "_Optimizer"
-
-    def _open(self) -> Any:
-        lm = self._empty_lm()
-        if self.quantization is not None:
-            pack(lm, COMPUTE[self._precision()])
-        return lm
-
-    def _fill(self, net: LogProbModel, lm: Any) -> None:
-        # The strategy does this with a configured model.
-        self.trainer.precision_plugin.convert_module(net)
-        with self.fake, _quiet():
-            sharding.materialize(net, lm, CPU)
-
-    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        return self.optimizer
-
-    def lr_schedulers(self) -> Any:
-        return SimpleNamespace(step=lambda: None)
-
-    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    def log(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def to_device(self, batch: Any) -> Any:
-        return batch
-
-    def _squared_gradients(self, loss: Tensor, parameters: list[Tensor]) -> float:
-        # Leave out the sum: a tensor without memory has no value.
-        if self.is_sharded:
-            loss.backward()  # type: ignore[no-untyped-call]
-            for parameter in parameters:
-                parameter.grad = None
-        else:
-            torch.autograd.grad(loss, parameters, allow_unused=True)
-        return 0.0
 
 
 class _Optimizer:
@@ -146,7 +93,7 @@ class Simulation:
     """A simulated model on one of several processes; call `close` at the end.
 
     Args:
-        module: the module of the run; only its settings are read.
+        settings: settings of the model.
         precision: precision of the Trainer.
         precision_plugin: precision plugin of the Trainer, on the CPU.
         processes: number of GPUs.
@@ -157,7 +104,7 @@ class Simulation:
 
     def __init__(
         self,
-        module: CausalLM,
+        settings: ModelSettings,
         precision: str,
         precision_plugin: Any,
         processes: int,
@@ -168,30 +115,30 @@ class Simulation:
         self.processes = processes
         self.on_gpu = on_gpu
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
-        taken = [name for name in inspect.signature(CausalLM).parameters if hasattr(module, name)]
-        settings = {name: getattr(module, name) for name in taken} | {"compile": False}
-        if module.attn_implementation.startswith(FLASH):
+        if settings.attn_implementation.startswith(FLASH):
             # FlashAttention takes no more memory than PyTorch's attention, and may be missing here.
-            settings["attn_implementation"] = "sdpa"
-        self.module = _Simulated(**settings)
-        self.module.fake = self.fake
-        trainer = SimpleNamespace(
-            precision=precision,
-            precision_plugin=precision_plugin,
-            strategy=_Strategy(layer_classes=layers),
-            world_size=processes,
-            global_rank=0,
+            settings = replace(settings, attn_implementation="sdpa")
+        settings = replace(settings, compile=False)
+        mesh = _mesh(processes) if sharded else None
+        self.placement = SimulatedPlacement(
+            precision, precision_plugin, processes, mesh, layers, self.fake
         )
-        # Bypass Lightning's setter, which requires a real Trainer.
-        vars(self.module)["_trainer"] = trainer
-        if sharded:
-            self.module._device_mesh = _mesh(processes)
-        self.module._build()
-        if on_gpu and self.module.attn_implementation == "sdpa":
-            fuse_as_gpu(self.module.lm)
+        pretrained = WeightlessModel(settings)
+        self.network, self.adapters = build_network(settings, pretrained, self.placement)
+        if on_gpu and settings.attn_implementation == "sdpa":
+            fuse_as_gpu(self.network.hf_model)
         if not sharded:
-            assert self.module.net is not None
-            self.module._fill(self.module.net, self.module.lm)
+            self.placement.materialize(self.network, self.network.hf_model)
+        self.evaluator = SimulatedEvaluator(self.network, self.adapters, self.placement)
+
+    def _activate(self, phase: Phase) -> None:
+        """Activate the weights of a phase, and make those trainable that it trains."""
+        if self.adapters is None:
+            self.network.hf_model.requires_grad_(True)
+        elif phase == "learning":
+            self.adapters.set_active([LEARN], LEARN)
+        else:
+            self.adapters.set_active([LEARN, UNLEARN], UNLEARN)
 
     def train(
         self,
@@ -212,38 +159,46 @@ class Simulation:
             length: number of tokens of each sequence; all but one are labels.
             accumulates: whether gradients of earlier micro-batches exist already.
         """
-        module = self.module
-        module.stage, module.recipe = phase, recipe
-        module.objective = supervised
-        if module.peft is None:
-            module.lm.requires_grad_(True)
-        elif phase == "unlearning":
-            adapters.choose_adapters(module.peft, [LEARN, UNLEARN], UNLEARN)
-        else:
-            adapters.choose_adapters(module.peft, [LEARN], LEARN)
+        self._activate(phase)
         with self._prepared():
-            (optimizer,), _ = module.configure_optimizers()
-            module.optimizer = _Optimizer(optimizer)
-            trained = [p for p in module.parameters() if p.requires_grad]
+            optimizer = _Optimizer(make_optimizer(self.network.parameters(), recipe))
+            trained = [p for p in self.network.parameters() if p.requires_grad]
             _give_gradients(trained)
-            module.optimizer.step()
-            module.optimizer.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             if accumulates:
                 _give_gradients(trained)
             batch = _batch(micro, length)
+            objective: Objective = supervised
             if phase == "unlearning" and method is not None:
                 method._reference = LogProbs(torch.zeros(batch.mask.shape), batch.mask)
-                module.objective = method.objective
-            module.train()
+                objective = method.objective
+            self.network.train()
             meter = self._meter()
-            for remembered in module.optimizer.tensors():
-                meter.put(remembered, "optimizer")
-            with meter.counting(), module.precision_context(), torch.enable_grad():
-                module.training_step(GlobalBatch([batch], micro * length, micro), 0)
+            for tensor in optimizer.tensors():
+                meter.put(tensor, "optimizer")
+            with meter.counting(), self.placement.autocast(), torch.enable_grad():
+                self._step(
+                    GlobalBatch([batch], micro * length, micro), objective, optimizer, recipe
+                )
             if method is not None:
                 method._reference = None
-        del module.optimizer
         return self._measured(meter)
+
+    def _step(
+        self, batch: GlobalBatch, objective: Objective, optimizer: "_Optimizer", recipe: Recipe
+    ) -> None:
+        """Run an optimizer step in the same way as `CausalLM.training_step`."""
+        (micro_batch,) = batch.micro_batches
+        total = torch.zeros((), dtype=self.network.result_dtype)
+        loss = share_of_mean(objective(self.network, micro_batch), micro_batch, batch)
+        (loss * self.processes).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+        if recipe.gradient_clip is not None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            clip_gradients(parameters, recipe.gradient_clip)
+        optimizer.step()
+        optimizer.zero_grad()
 
     def evaluate(self, sequences: int, length: int) -> Measured:
         """Simulate a forward pass for statistics of label tokens, as monitors request it.
@@ -252,46 +207,45 @@ class Simulation:
             sequences: number of sequences of the forward pass.
             length: number of tokens of each sequence.
         """
-        module = self.module
-        assert module.net is not None
-        if module.peft is not None:
-            adapters.choose_adapters(module.peft, [LEARN, UNLEARN], UNLEARN)
+        if self.adapters is not None:
+            self._activate("evaluation")
         with self._prepared():
             batch = _batch(sequences, length)
             meter = self._meter()
-            with meter.counting(), module.measuring():
-                module.net(batch.input_ids, batch.source, batch.target, wanted="statistics")
+            with meter.counting(), self.evaluator.eval_mode():
+                self.network(
+                    batch.input_ids, batch.label_positions, batch.label_ids, output="statistics"
+                )
         return self._measured(meter)
 
     def gradient_norms(self, length: int) -> Measured:
-        """Simulate the gradient of one sequence, as `CausalLM.gradient_norms` computes it.
+        """Simulate the gradient of one sequence, as `Evaluator.gradient_norms` computes it.
 
         Args:
             length: number of tokens of the sequence.
         """
-        module = self.module
-        if module.peft is not None:
-            adapters.choose_adapters(module.peft, [LEARN, UNLEARN], UNLEARN)
+        if self.adapters is not None:
+            self._activate("evaluation")
         with self._prepared():
             meter = self._meter()
             with meter.counting():
-                module.gradient_norms([Example((0,), (0,) * (length - 1))])
+                self.evaluator.gradient_norms([Example((0,), (0,) * (length - 1))])
         return self._measured(meter)
 
-    def lent(self) -> int:
-        """Return the bytes per GPU of the weights that `CausalLM.borrowed` sets aside."""
-        if self.module.peft is None:
-            return _whole_bytes(map(local_part, self.module.lm.parameters()))
-        pair = [adapters.adapter_parameters(self.module.peft, which) for which in (LEARN, UNLEARN)]
-        return sum(_whole_bytes(map(local_part, one.values())) for one in pair)
+    def swapped(self) -> int:
+        """Return the bytes per GPU of the weights that `ModelWeights.swapped` sets aside."""
+        if self.adapters is None:
+            return _bytes(map(local_part, self.network.parameters()))
+        pair = [self.adapters.parameters(name) for name in (LEARN, UNLEARN)]
+        return sum(_bytes(map(local_part, one.values())) for one in pair)
 
     def _meter(self) -> Meter:
         meter = Meter(self.processes)
-        for parameter in self.module.parameters():
+        for parameter in self.network.parameters():
             meter.put(parameter, "parameters")
             if parameter.grad is not None:
                 meter.put(parameter.grad, "gradients")
-        for buffer in self.module.buffers():
+        for buffer in self.network.buffers():
             meter.put(buffer, "other")
         return meter
 
@@ -299,7 +253,7 @@ class Simulation:
     def _prepared(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(self.fake)
-            stack.enter_context(_quiet())
+            stack.enter_context(quiet_fsdp())
             stack.enter_context(torch.random.fork_rng(devices=[]))
             if self.on_gpu:
                 stack.enter_context(chunks_of_accelerator())
@@ -310,7 +264,7 @@ class Simulation:
 
     def close(self) -> None:
         """Destroy the group of simulated processes."""
-        if self.module.is_sharded and torch.distributed.is_initialized():
+        if self.placement.is_sharded and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
     def parameters(self, adapter: str | None = None) -> int:
@@ -319,23 +273,21 @@ class Simulation:
         Args:
             adapter: name of an adapter; None for the whole model.
         """
-        if adapter is None:
-            return _whole_bytes(self.module.parameters())
-        if self.module.peft is None:
-            return _whole_bytes(self.module.lm.parameters())
-        return _whole_bytes(adapters.adapter_parameters(self.module.peft, adapter).values())
+        if adapter is None or self.adapters is None:
+            return _bytes(self.network.parameters())
+        return _bytes(self.adapters.parameters(adapter).values())
 
     @property
     def base(self) -> tuple[int, int]:
         """Return number of parameters of the base model, and bytes of its weights on all GPUs."""
-        lm = self.module.lm
-        kept = [p for name, p in lm.named_parameters() if "lora_" not in name]
+        hf_model = self.network.hf_model
+        kept = [p for name, p in hf_model.named_parameters() if "lora_" not in name]
         count = sum(p.numel() for p in kept)
-        for module in lm.modules():
+        for module in hf_model.modules():
             if isinstance(module, PackedLinear):
                 count += module.in_features * module.out_features
                 count -= sum(p.numel() for p in (module.weight, module.scales, module.numbers))
-        return count, _whole_bytes(kept)
+        return count, _bytes(kept)
 
 
 def _mesh(processes: int) -> Any:
@@ -363,13 +315,5 @@ def _batch(sequences: int, length: int) -> Batch:
     return collate(examples, range(sequences), pad_id=0)
 
 
-def _whole_bytes(parameters: Any) -> int:
+def _bytes(parameters: Any) -> int:
     return sum(p.numel() * p.element_size() for p in parameters)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # FSDP2 compares the addresses of tensors, and tensors without memory have none.
-        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
-        yield

@@ -89,7 +89,7 @@ class TaskRunner:
             if without_seed not in checked:
                 checked.add(without_seed)
                 self._check(trainer, point)
-                remarks |= dict.fromkeys(trainer.remarks(model, data))
+                remarks |= dict.fromkeys(trainer.data_notes(model, data))
                 if not self.spec.oracle:
                     remarks |= dict.fromkeys(_without_oracle(trainer))
             planned = trainer.plan(model, data)
@@ -140,11 +140,11 @@ class TaskRunner:
         model, data = self._model_and_data(point)
         trainer = self._trainer(point, bar, trial.run)
         try:
-            trainer.walk(model, data, None if task.is_run else task.number + 1)
+            trainer.run_path(model, data, None if task.is_run else task.number + 1)
         except Exception:
             _free()
             raise
-        return bool(trainer.trained)
+        return bool(trainer.trained_stages)
 
     @property
     def processes(self) -> int:
@@ -160,7 +160,7 @@ class TaskRunner:
         """Return the first process's value on all processes that train one model."""
         trainer = self._first.trainer
         if self.processes > 1:
-            trainer.open_processes(self._first.model)
+            trainer.launch_processes(self._first.model)
         return trainer.strategy.broadcast(value)
 
     def _points(self) -> Iterator[_Point]:
@@ -285,9 +285,9 @@ class TaskRunner:
         trainer = StagedTrainer(**{**vars(settings), **changed, "enable_progress_bar": shown})
         if trainer.method is not None:
             trainer.method.name = point.method
-        trainer.announces = False
+        trainer.verbose = False
         trainer.expects_oracle = self.spec.oracle
-        trainer.tell = self.say
+        trainer.messages.handler = self.say
         trainer.store = self.store
         if run:
             # Skip this for plans: it would take most of their time.

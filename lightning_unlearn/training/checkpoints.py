@@ -27,7 +27,7 @@ from lightning_unlearn.training.history import TrainingHistory, write_entry
 
 
 @dataclass
-class Frequency:
+class CheckpointInterval:
     """Interval between two checkpoints of a stage, in optimizer steps and in minutes.
 
     Attributes:
@@ -91,7 +91,7 @@ class StageCheckpoint(Callback):
     step.
 
     Args:
-        frequency: interval between checkpoints.
+        interval: interval between checkpoints.
         collect: gathers the content of a checkpoint at the current step; runs on all processes.
         write: writes the gathered content; runs on the first process only.
         say: prints a message for the user.
@@ -109,7 +109,7 @@ class StageCheckpoint(Callback):
 
     def __init__(
         self,
-        frequency: Frequency,
+        interval: CheckpointInterval,
         collect: Callable[[], Any],
         write: Callable[[Any], None],
         say: Callable[[str], None],
@@ -119,7 +119,7 @@ class StageCheckpoint(Callback):
         rule: Callable[[], str | None] = _none,
         close: Callable[[], None] = _none,
     ) -> None:
-        self.frequency = frequency
+        self._interval = interval
         self._collect = collect
         self._write = write
         self._say = say
@@ -244,7 +244,7 @@ class StageCheckpoint(Callback):
 
         All processes return the same value and stop for the same signal.
         """
-        steps, minutes = self.frequency.steps, self.frequency.minutes
+        steps, minutes = self._interval.steps, self._interval.minutes
         due = steps is not None and module.step % steps == 0
         due |= minutes is not None and time.monotonic() - self._last >= 60 * minutes
         if self._single_process:
@@ -287,7 +287,7 @@ def collect_checkpoint(model: CausalLM) -> tuple[dict[str, Tensor], dict[str, An
     Returns:
         The trained weights, and the state of the optimizer.
     """
-    weights = model.weights(UNLEARN if model.stage == UNLEARN else LEARN)
+    weights = model.weights.state_dict(UNLEARN if model.stage == UNLEARN else LEARN)
     optimizer = model.optimizers()
     return weights, optimizer_state(optimizer.optimizer)  # type: ignore[union-attr]
 
@@ -297,7 +297,7 @@ def write_checkpoint(
     model: CausalLM,
     collected: tuple[dict[str, Tensor], dict[str, Any]],
     history: TrainingHistory,
-    observations: EvaluationResults,
+    results: EvaluationResults,
     callbacks: Sequence[Callback],
 ) -> None:
     """Write a checkpoint: a store entry of the stage so far, and the state that resuming needs.
@@ -307,7 +307,7 @@ def write_checkpoint(
         model: the module, which knows the format of its weights.
         collected: the result of `collect_checkpoint`.
         history: losses and learning rates of the stage so far.
-        observations: the monitors' results of the run so far.
+        results: the monitors' results of the run so far.
         callbacks: callbacks whose ``Callback.state_dict`` is written.
 
     Raises:
@@ -315,7 +315,7 @@ def write_checkpoint(
             tensors; the message names the value.
     """
     weights, optimizer = collected
-    write_entry(folder, model, weights, history, observations)
+    write_entry(folder, model, weights, history, results)
     state = {
         "optimizer": optimizer,
         "callbacks": {_label(n, c): c.state_dict() for n, c in enumerate(callbacks)},

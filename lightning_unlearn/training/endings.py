@@ -28,7 +28,7 @@ def rule_that_ends(trainer: StageTrainer, module: CausalLM) -> str | None:
     Returns:
         A sentence that names the rule, the same on all processes; None if no rule ends the stage.
     """
-    for callback in trainer.others:
+    for callback in trainer.run_callbacks.others:
         if isinstance(callback, EarlyStopping) and _has_decided(callback):
             why = " ".join(str(callback.stopping_reason_message or "").split())
             return f"EarlyStopping: {why.removesuffix(' Signaling Trainer to stop.')}"
@@ -51,11 +51,11 @@ def evaluate_early_end(trainer: StageTrainer, module: CausalLM) -> None:
         trainer: the trainer of the stage.
         module: the module after the last step that was made.
     """
-    if module.stage != UNLEARN or trainer.observations is None:
+    if module.stage != UNLEARN or trainer.results is None:
         return
     for monitor in trainer.monitors:
-        if not monitor.due(module.step, module.total_steps):
-            monitor.look(trainer.observations, module, module.step)
+        if not monitor.is_due(module.step, module.total_steps):
+            monitor.evaluate(trainer.results, module, module.step)
 
 
 def cause_of_stop(trainer: StageTrainer) -> str:

@@ -54,34 +54,34 @@ def write_entry(
     model: CausalLM,
     weights: dict[str, Tensor],
     history: TrainingHistory,
-    observations: EvaluationResults,
+    results: EvaluationResults,
 ) -> None:
     """Write the store entry of a trained stage, or the same files of a checkpoint.
 
     Args:
         folder: an existing folder.
         model: the module, which knows the format of its weights.
-        weights: the weights that the stage trained, from `CausalLM.weights`.
+        weights: the weights that the stage trained, from `ModelWeights.state_dict`.
         history: losses and learning rates of the stage.
-        observations: the monitors' results of the run; written for the stage "unlearn" only.
+        results: the monitors' results of the run; written for the stage "unlearn" only.
     """
     which = UNLEARN if history.stage == UNLEARN else LEARN
-    model.save(which, folder / which, weights)
+    model.weights.save(which, folder / which, weights)
     records.write_table(folder / records.TRAINING, history.columns())
     if history.stage == UNLEARN:
-        write_observations(folder, observations)
+        write_results(folder, results)
 
 
-def write_observations(folder: Path, observations: EvaluationResults) -> None:
+def write_results(folder: Path, results: EvaluationResults) -> None:
     """Write the monitors' results.
 
     Args:
         folder: an existing folder.
-        observations: the monitors' results of the run.
+        results: the monitors' results of the run.
     """
-    _write_rows(folder / records.STEPS, ("step", "metric", "value"), observations.steps)
+    _write_rows(folder / records.STEPS, ("step", "metric", "value"), results.steps)
     names = ("step", "metric", "example", "value")
-    _write_rows(folder / records.EXAMPLES, names, observations.examples)
+    _write_rows(folder / records.EXAMPLES, names, results.examples)
 
 
 def _write_rows(file: Path, names: tuple[str, ...], rows: list[Any]) -> None:
@@ -89,16 +89,16 @@ def _write_rows(file: Path, names: tuple[str, ...], rows: list[Any]) -> None:
     records.write_table(file, dict(zip(names, columns, strict=True)))
 
 
-def read_observations(folder: Path, observations: EvaluationResults) -> None:
+def read_results(folder: Path, results: EvaluationResults) -> None:
     """Read the monitors' results of a store entry, and log them again.
 
     Args:
         folder: folder of the entry.
-        observations: the object that receives the rows.
+        results: the object that receives the rows.
     """
     steps = records.read_table(folder / records.STEPS)
     examples = records.read_table(folder / records.EXAMPLES)
-    observations.steps = list(steps.itertuples(index=False, name=None))
-    observations.examples = list(examples.itertuples(index=False, name=None))
-    for step, measure, value in observations.steps:
-        observations.log(measure, int(step), value)
+    results.steps = list(steps.itertuples(index=False, name=None))
+    results.examples = list(examples.itertuples(index=False, name=None))
+    for step, metric, value in results.steps:
+        results.log(metric, int(step), value)

@@ -142,9 +142,9 @@ class StopRules(Callback):
 
     def _new_means(self, trainer: Trainer) -> dict[str, float]:
         """Return the means of the metrics that were measured since the last call."""
-        observations = getattr(trainer, "observations", None)
-        steps = observations.steps if observations is not None else []
-        new = {measure: value for _, measure, value in steps[self._seen :]}
+        results = getattr(trainer, "results", None)
+        steps = results.steps if results is not None else []
+        new = {metric: value for _, metric, value in steps[self._seen :]}
         self._seen = len(steps)
         return new
 

@@ -42,14 +42,14 @@ class Conditions:
     """Settings of the trainer that determine the weights of a stage.
 
     Attributes:
-        others: callbacks that are neither method nor monitor and may change the training.
+        other_callbacks: callbacks that are neither method nor monitor and may change the training.
         world_size: number of processes.
         precision: precision of the Trainer.
         seed: seed of the run.
         plugin: description of the user's own precision plugin; None for none.
     """
 
-    others: Sequence[Callback]
+    other_callbacks: Sequence[Callback]
     world_size: int
     precision: str
     seed: int
@@ -79,7 +79,7 @@ def plan_path(
         The planned stages in order.
     """
     shared = _shared(model, data, conditions)
-    plan = _trainings(data, shared, data.trained)
+    plan = _trainings(data, shared, data.training_stages)
     stages = plan[-1].content["stages"] if plan else []
     evaluation = {
         "monitors": [callback_identity(monitor) for monitor in monitors],
@@ -127,31 +127,32 @@ def find_oracle(
 
 def _shared(model: CausalLM, data: StagedDataModule, conditions: Conditions) -> dict[str, Any]:
     """Return the content that all planned stages of a run share."""
-    assert data.format is not None, "call prepare() first"
+    assert data.format is not None, "call load_rows() first"
+    settings = model.settings
     shared: dict[str, Any] = {
-        "base": model.identity(),
+        "base": model.pretrained.fingerprint(),
         "template": data.format.fingerprint,
-        "lora": model.lora.key() if model.lora is not None else None,
+        "lora": settings.lora.key() if settings.lora is not None else None,
         "precision": conditions.precision,
         "seed": conditions.seed,
         # Some implementations omit parts of the model, such as the soft cap of Gemma 2.
-        "attention": model.attn_implementation,
-        "callbacks": [callback_identity(callback) for callback in conditions.others],
+        "attention": settings.attn_implementation,
+        "callbacks": [callback_identity(callback) for callback in conditions.other_callbacks],
     }
-    if model.quantization is not None:
-        shared["quantization"] = model.quantization
+    if settings.quantization is not None:
+        shared["quantization"] = settings.quantization
     if conditions.plugin is not None:
         shared["plugin"] = conditions.plugin
     if products := reduced_fp32_products():
         # This process computes fp32 matrix products with fewer bits.
         shared["products"] = products
-    if model.dropout:
+    if model.pretrained.dropout:
         # The base model's dropout is switched off; trained with it, it would be another model.
         shared["base_dropout"] = 0.0
-    if model.lora is not None and model.lora.dropout > 0:
+    if settings.lora is not None and settings.lora.dropout > 0:
         # Dropout draws one mask per forward pass, so the split into micro-batches and processes
         # changes the result; compiled layers draw other masks.
-        shared["cut"] = [data.micro_batch_size, conditions.world_size, model.compiles]
+        shared["cut"] = [data.micro_batch_size, conditions.world_size, settings.compile]
     return shared
 
 

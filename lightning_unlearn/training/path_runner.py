@@ -15,7 +15,8 @@ from lightning_unlearn.distributed.processes import Requeued, requeue_signal
 from lightning_unlearn.distributed.strategy import data_share
 from lightning_unlearn.errors import StorageError, Unfinished
 from lightning_unlearn.model.adapters import LEARN
-from lightning_unlearn.model.causal_lm import CausalLM, StageStart
+from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.model.stage import StageStart
 from lightning_unlearn.monitors.results import EvaluationResults, ignore
 from lightning_unlearn.monitors.view import BASE
 from lightning_unlearn.signals import ENDS
@@ -38,9 +39,9 @@ from lightning_unlearn.training.endings import (
 )
 from lightning_unlearn.training.history import (
     TrainingHistory,
-    read_observations,
+    read_results,
     write_entry,
-    write_observations,
+    write_results,
 )
 from lightning_unlearn.training.path_plan import PlannedStage, warn_of_precision
 from lightning_unlearn.training.run_folder import RunFolder, RunLogger, stage_logger
@@ -68,10 +69,10 @@ class PathRunner:
         self.model = model
         self.data = data
         self.plan = plan
-        self.observations = EvaluationResults(data)
+        self.results = EvaluationResults(data)
 
-    def walk(self, until: int | None = None) -> None:
-        """Train and evaluate the stages that are not stored; see `StagedTrainer.walk`.
+    def run(self, until: int | None = None) -> None:
+        """Train and evaluate the stages that are not stored; see `StagedTrainer.run_path`.
 
         Args:
             until: number of planned stages to run, from the first one; None runs all of them and
@@ -85,20 +86,20 @@ class PathRunner:
             if directory is not None:
                 directory.check()
             self.trainer.store.check_writable()
-            if self.trainer.announces:
+            if self.trainer.verbose:
                 self.trainer.store.report_unused()
         if directory is not None:
             self._open_run(directory)
         elif until is not None:
             self._open_stage(until)
-        bar = self.trainer.stage_progress
-        self.observations = self.trainer.observations = EvaluationResults(
+        bar = self.trainer.run_callbacks.progress
+        self.results = self.trainer.results = EvaluationResults(
             self.data,
             self.trainer.requests,
-            log=lambda measure, step, value: self._log(f"{label}/{measure}", value, step),
+            log=lambda metric, step, value: self._log(f"{label}/{metric}", value, step),
             busy=bar.note if bar is not None else ignore,
         )
-        self.trainer.trained = []
+        self.trainer.trained_stages = []
         for number, stage in enumerate(self.plan[:until]):
             if agree(self._find(stage.key) is None):
                 with self._lock(stage.key):
@@ -119,7 +120,7 @@ class PathRunner:
         last = names[-1] if names else self.data.path[0]
         recipe = self.data.recipe(last)
         load = self._weights(self.plan)
-        self.model.begin(StageStart(last, recipe, 1, self.trainer.seed, True, load))
+        self.model.start_stage(StageStart(last, recipe, 1, self.trainer.seed, True, load))
         # Lightning sets the trainer during a fit; the format of the weights depends on it.
         self.model.trainer = self.trainer
         with self.trainer.init_module():
@@ -127,9 +128,8 @@ class PathRunner:
 
     def _run_directory(self) -> RunFolder:
         trainer, data, plan = self.trainer, self.data, self.plan
-        path = "-".join(data.trained)
         about = {
-            "path": path,
+            "path": "-".join(data.training_stages),
             "position": data.position,
             "forget": data.forget,
             "method": trainer.label(data),
@@ -218,11 +218,11 @@ class PathRunner:
 
     def _replay(self, stage: PlannedStage) -> None:
         """Read and log the results that were recorded when a stored stage was trained."""
-        if self.trainer.announces:
-            self.trainer.say(f"[green]✓[/] {stage.name}: already stored")
+        if self.trainer.verbose:
+            self.trainer.messages.info(f"[green]✓[/] {stage.name}: already stored")
         folder = self.trainer.store.folder / stage.key
         if stage.name in (UNLEARN, ORACLE):
-            read_observations(folder, self.observations)
+            read_results(folder, self.results)
         if stage.name != ORACLE:
             TrainingHistory(stage.name, self._log_training).read(folder)
 
@@ -230,27 +230,27 @@ class PathRunner:
         """Train or evaluate one planned stage and store the entry."""
         stage, before = self.plan[number], self.plan[:number]
         if number == 0 and self.trainer.is_global_zero:
-            warn_of_precision(self.trainer.store, stage, self.trainer.warn)
+            warn_of_precision(self.trainer.store, stage, self.trainer.messages.warn)
         # If the module already holds the weights before this stage, load nothing.
-        load = {} if self.model.holds(before) else self._weights(before)
+        load = {} if self.model.loaded_keys.matches(before) else self._weights(before)
         began = time.monotonic()
         write: Callable[[Path], None]
         checkpoints: StageCheckpoint | None = None
-        self.observations.oracle = self.weights_of(stage.oracle)
+        self.results.oracle = self.weights_of(stage.oracle)
         if stage.name == ORACLE:
             self._evaluate(load, fresh=number == 0)
-            write = partial(write_observations, observations=self.observations)
+            write = partial(write_results, results=self.results)
         else:
             history = TrainingHistory(stage.name, self._log_training)
             checkpoints = self._train(number, load, history)
             write = partial(
                 write_entry,
                 model=self.model,
-                weights=self.model.weights(UNLEARN if stage.name == UNLEARN else LEARN),
+                weights=self.model.weights.state_dict(UNLEARN if stage.name == UNLEARN else LEARN),
                 history=history,
-                observations=self.observations,
+                results=self.results,
             )
-        self.trainer.trained.append(stage.name)
+        self.trainer.trained_stages.append(stage.name)
         try:
             if self.trainer.is_global_zero:
                 details: dict[str, Any] = {
@@ -271,31 +271,31 @@ class PathRunner:
 
     def _evaluate(self, load: dict[str, Path], fresh: bool) -> None:
         """Evaluate the monitors on stored weights."""
-        last = (self.data.trained or self.data.path)[-1]
+        last = (self.data.training_stages or self.data.path)[-1]
         fresh = fresh or bool(load)
         recipe = self.data.recipe(last)
-        self.model.begin(StageStart(last, recipe, 1, self.trainer.seed, fresh, load))
-        self.trainer.reset_callbacks()
-        self.trainer.look(self.model)
+        self.model.start_stage(StageStart(last, recipe, 1, self.trainer.seed, fresh, load))
+        self.trainer.run_callbacks.reset()
+        self.trainer.evaluate_once(self.model)
 
     def _train(
         self, number: int, load: dict[str, Path], history: TrainingHistory
     ) -> StageCheckpoint:
         """Train a stage with one Lightning fit, from its last checkpoint if there is one."""
         trainer, model, stage = self.trainer, self.model, self.plan[number]
-        batches = self.data.begin(stage.name, trainer.seed, *data_share(trainer))
+        batches = self.data.start_stage(stage.name, trainer.seed, *data_share(trainer))
         recipe = self.data.recipe(stage.name)
         entry = StageStart(stage.name, recipe, len(batches), trainer.seed, number == 0, load)
         found = trainer.store.checkpoint(stage.key) if trainer.is_global_zero else None
         checkpoint: tuple[int, Path] | None = trainer.strategy.broadcast(found)
         if checkpoint is not None:
             self._resume(entry, checkpoint, history)
-        model.begin(entry)
+        model.start_stage(entry)
         folder = checkpoint[1] if checkpoint is not None else None
         checkpoints = self._checkpoints(stage, history, folder)
-        if trainer.stage_progress is not None:
-            trainer.stage_progress.place = f"{number + 1}/{len(self.plan)} "
-        trainer.reset_callbacks()
+        if (progress := trainer.run_callbacks.progress) is not None:
+            progress.place = f"{number + 1}/{len(self.plan)} "
+        trainer.run_callbacks.reset()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks += [history, checkpoints]
         finished = False
@@ -321,7 +321,7 @@ class PathRunner:
             del callbacks[-2:]
             if not finished:
                 checkpoints.release()
-        model.hold(stage.name, stage.key)
+        model.loaded_keys.mark(stage.name, stage.key)
         return checkpoints
 
     def _resume(
@@ -334,10 +334,10 @@ class PathRunner:
         entry.optimizer = read_optimizer(folder)
         history.read(folder)
         if entry.stage == UNLEARN:
-            read_observations(folder, self.observations)
+            read_results(folder, self.results)
         if self.trainer.is_global_zero:
             done = f"step {entry.done} of {entry.total_steps}"
-            self.trainer.warn(f"{entry.stage}: resumes after {done}.")
+            self.trainer.messages.warn(f"{entry.stage}: resumes after {done}.")
 
     def _checkpoints(
         self, stage: PlannedStage, history: TrainingHistory, checkpoint: Path | None
@@ -346,9 +346,9 @@ class PathRunner:
         trainer = self.trainer
         # Method and monitors do not act in an ordinary stage and are not part of its key: the run
         # that resumes the stage may have other ones.
-        stateful: list[Callback] = list(trainer.others)
+        stateful: list[Callback] = list(trainer.run_callbacks.others)
         if stage.name == UNLEARN:
-            stateful += [*trainer.methods, *trainer.monitors]
+            stateful += [*trainer.run_callbacks.methods, *trainer.monitors]
 
         def keep(collected: Any) -> None:
             write = partial(
@@ -356,17 +356,17 @@ class PathRunner:
                 model=self.model,
                 collected=collected,
                 history=history,
-                observations=self.observations,
+                results=self.results,
                 callbacks=stateful,
             )
             trainer.store.put_checkpoint(stage.key, self.model.step, stage.content, write)
 
         collect = partial(collect_checkpoint, self.model)
         return StageCheckpoint(
-            trainer.frequency,
+            trainer.checkpoint_interval,
             collect,
             keep,
-            trainer.warn,
+            trainer.messages.warn,
             stateful,
             checkpoint,
             requeue_signal(trainer),
@@ -385,13 +385,13 @@ class PathRunner:
     def _finish(self, directory: RunFolder) -> None:
         """Fill the folder of the run, then mark the run as finished."""
         self._close_logs()
-        merges = self.model.merge and not self.data.oracle
-        if merges and not self.model.holds(self.plan):
+        merges = self.model.settings.save_merged and not self.data.oracle
+        if merges and not self.model.loaded_keys.matches(self.plan):
             self.load_final_weights()
         if merges:
             # All processes take part in gathering a sharded model.
             template = self.data.format.template.source if self.data.format is not None else None
-            self.model.save_merged(directory.folder / "merged", template)
+            self.model.weights.save_merged(directory.folder / "merged", template)
         if self.trainer.is_global_zero:
             stages = [(s.name, self.trainer.store.folder / s.key) for s in self.plan]
             # Two commands may do the same run; only one at a time may fill its folder.

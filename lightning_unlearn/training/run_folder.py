@@ -228,7 +228,7 @@ class RunFolder:
         }
         if "quantization" in content:
             parts["model"]["quantization"] = content["quantization"]
-        for name in data.trained:
+        for name in data.training_stages:
             stage = data.stages[name]
             recipe = {"source": stage.source, "limit": stage.limit, **stage.key()}
             pairs = [f"{key} {value}" for key, value in recipe.items() if value is not None]

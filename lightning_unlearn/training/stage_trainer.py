@@ -1,29 +1,24 @@
-"""The trainer's part for one stage: a Lightning fit, an evaluation, messages, and names."""
+"""The trainer's part for one stage: a Lightning fit, an evaluation, and names."""
 
 import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
-from rich.markup import escape
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from lightning_unlearn.data.batches import GlobalBatch
 from lightning_unlearn.data.datamodule import ORACLE, StagedDataModule
-from lightning_unlearn.errors import visible
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.results import EvaluationResults
 from lightning_unlearn.monitors.view import RowRequest
-from lightning_unlearn.storage.callback_identity import constructed
 from lightning_unlearn.storage.machine import describe_machine
 from lightning_unlearn.storage.stage_store import StageStore
-from lightning_unlearn.training.checkpoints import Frequency
-from lightning_unlearn.training.progress import StageProgress
+from lightning_unlearn.training.checkpoints import CheckpointInterval
+from lightning_unlearn.training.messages import Messages
 from lightning_unlearn.training.quiet import quiet_lightning
+from lightning_unlearn.training.run_callbacks import RunCallbacks
 from lightning_unlearn.unlearning.base import Unlearning
 
 
@@ -36,18 +31,16 @@ class StageTrainer(Trainer):
     store: StageStore
     seed: int
     run_name: str | None
-    methods: list[Unlearning]
-    monitors: list[Monitor]
-    others: list[Callback]
-    stage_progress: StageProgress | None
-    frequency: Frequency
-    observations: EvaluationResults | None
-    run_dir: Path | None
-    trained: list[str]
-    config_text: str | None
-    announces: bool
-    tell: Callable[[str], None] | None
+    run_callbacks: RunCallbacks
+    messages: Messages
+    checkpoint_interval: CheckpointInterval
     tensorboard: bool
+    trained_stages: list[str]
+    results: EvaluationResults | None = None
+    run_dir: Path | None = None
+    config_text: str | None = None
+    verbose: bool = True
+    expects_oracle: bool | None = None
 
     @property
     def machine(self) -> dict[str, Any]:
@@ -55,14 +48,15 @@ class StageTrainer(Trainer):
         return describe_machine(self.strategy.root_device, self.world_size)
 
     @property
-    def keyed(self) -> list[Callback]:
-        """Return the callbacks whose arguments and code are part of the keys of stages."""
-        return [*self.methods, *self.monitors, *self.others]
-
-    @property
     def method(self) -> Unlearning | None:
         """Return the unlearning method among the callbacks; None if there is none."""
-        return self.methods[0] if self.methods else None
+        methods = self.run_callbacks.methods
+        return methods[0] if methods else None
+
+    @property
+    def monitors(self) -> list[Monitor]:
+        """Return the monitors among the callbacks."""
+        return self.run_callbacks.monitors
 
     def run_folder(self, datamodule: StagedDataModule) -> Path:
         """Return the folder for the results of a run, without the number of a second run.
@@ -71,7 +65,7 @@ class StageTrainer(Trainer):
             datamodule: stages and path.
         """
         place = f"p{datamodule.position}_" if datamodule.position is not None else ""
-        path = "-".join(datamodule.trained) or "base"
+        path = "-".join(datamodule.training_stages) or "base"
         name = self.run_name or f"{self.label(datamodule)}/{place}{path}_s{self.seed}"
         return Path(self.default_root_dir) / name
 
@@ -88,38 +82,6 @@ class StageTrainer(Trainer):
             return ORACLE
         return self.method.name if self.method is not None else "trained"
 
-    def say(self, text: str) -> None:
-        """Print a line above the progress display, on the first process."""
-        if self.stage_progress is not None and getattr(self, "is_global_zero", True):
-            self.stage_progress.print(text)
-
-    def warn(self, text: str) -> None:
-        """Print a warning, also without a progress display."""
-        text = visible(text)
-        if self.tell is not None:
-            self.tell(text)
-        elif self.stage_progress is not None:
-            self.say(escape(text))
-        else:
-            print(text, file=sys.stderr)
-
-    def reset_callbacks(self) -> None:
-        """Restore the initial state of the callbacks, so that no stage depends on an earlier one.
-
-        The dependence of a stage on earlier stages is through their stored weights only.
-        """
-        for callback in self.keyed:
-            constructed(callback).restore(callback)
-
-    @contextmanager
-    def using_callbacks(self) -> Iterator[None]:
-        """Separate the callbacks' own changes during a run from changes made by the user."""
-        try:
-            yield
-        finally:
-            for callback in self.keyed:
-                constructed(callback).record_end_of_run(callback)
-
     def fit_once(self, model: CausalLM, loader: DataLoader[GlobalBatch]) -> None:
         """Run one Lightning fit of one epoch.
 
@@ -128,17 +90,17 @@ class StageTrainer(Trainer):
             loader: the data of each optimizer step.
         """
         self.fit_loop.max_epochs = self.current_epoch + 1
-        with quiet_lightning(), model.staying():
+        with quiet_lightning(), model.keep_on_device():
             super().fit(model, train_dataloaders=loader)
 
-    def look(self, model: CausalLM) -> None:
+    def evaluate_once(self, model: CausalLM) -> None:
         """Run a Lightning validation, in which the monitors evaluate the model.
 
         Args:
             model: the module, with the weights to evaluate.
         """
         try:
-            with quiet_lightning(), model.staying():
+            with quiet_lightning(), model.keep_on_device():
                 super().validate(model, DataLoader([0]), verbose=False)  # type: ignore[arg-type]
         except SystemExit as stop:
             if isinstance(stop.__context__, KeyboardInterrupt):
@@ -154,5 +116,5 @@ class StageTrainer(Trainer):
             step: step of unlearning; None for the requests of all steps.
             total: number of steps of unlearning.
         """
-        due = [m for m in self.monitors if step is None or m.due(step, total)]
-        return [ask for monitor in due for ask in monitor.asks(data)]
+        due = [m for m in self.monitors if step is None or m.is_due(step, total)]
+        return [request for monitor in due for request in monitor.requests(data)]

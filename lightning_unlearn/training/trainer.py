@@ -1,44 +1,51 @@
 """StagedTrainer: trains the stages of a path, then unlearns one of them."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ParallelStrategy, Strategy
 
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
-from lightning_unlearn.distributed.processes import connected, open_processes, requeueing
+from lightning_unlearn.distributed.processes import connected, launch_processes, requeueing
 from lightning_unlearn.distributed.strategy import (
     FSDP2,
     with_precision,
 )
 from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.model.adapters import LEARN
-from lightning_unlearn.model.causal_lm import CausalLM, StageStart
-from lightning_unlearn.monitors.base import Monitor
+from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.model.stage import StageStart
 from lightning_unlearn.monitors.results import EvaluationResults
 from lightning_unlearn.monitors.view import BASE
 from lightning_unlearn.settings.diagnosis import show
 from lightning_unlearn.settings.folder_names import check_folder
 from lightning_unlearn.storage.callback_identity import (
-    changes_training,
-    constructed,
     plugin_identity,
 )
 from lightning_unlearn.storage.stage_store import StageStore
-from lightning_unlearn.training.checkpoints import Frequency
-from lightning_unlearn.training.lightning_callbacks import StopRules, check_callbacks, choose_bar
+from lightning_unlearn.training.checkpoints import CheckpointInterval
+from lightning_unlearn.training.lightning_callbacks import check_callbacks
+from lightning_unlearn.training.messages import Messages
 from lightning_unlearn.training.path_plan import Conditions, PlannedStage, find_oracle, plan_path
 from lightning_unlearn.training.path_runner import PathRunner
-from lightning_unlearn.training.preflight import check_kinds, check_numbers, check_run
-from lightning_unlearn.training.progress import StageProgress
+from lightning_unlearn.training.preflight import check_run
 from lightning_unlearn.training.quiet import quiet_lightning
+from lightning_unlearn.training.run_callbacks import sort_callbacks
 from lightning_unlearn.training.stage_trainer import StageTrainer
-from lightning_unlearn.unlearning.base import Unlearning
+
+# Arguments of Lightning's Trainer that are the same for every stage.
+FIXED: dict[str, Any] = {
+    "max_epochs": 1,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+    # Monitors may compute gradients; those that do not switch them off.
+    "inference_mode": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+}
 
 
 class StagedTrainer(StageTrainer):
@@ -72,15 +79,16 @@ class StagedTrainer(StageTrainer):
         detect_anomaly: see Lightning's Trainer.
 
     Attributes:
-        observations: the monitors' results in the last ``fit`` or ``validate``.
+        results: the monitors' results in the last ``fit`` or ``validate``.
         run_dir: the folder of the last ``fit``.
-        trained: stages that the last ``fit`` trained; stages read from the store are not included.
-        announces: whether to print notes about the data and the stages found in the store.
+        trained_stages: stages that the last ``fit`` trained; stages read from the store are not
+            included.
+        verbose: whether to print notes about the data and the stages found in the store.
         expects_oracle: whether the oracles will be in the store when they are needed; None checks
             the store.
-        tell: function that gets warnings; None prints them.
-        others: callbacks that are neither methods nor monitors, and may change the training.
-        stage_progress: the progress bar; None for none.
+        messages: prints the messages of the run. If ``messages.handler`` is set, it gets the
+            warnings instead.
+        run_callbacks: the callbacks by kind.
         tensorboard: whether the run writes curves to its folder.
     """
 
@@ -107,54 +115,20 @@ class StagedTrainer(StageTrainer):
         plugins: Any = None,
         detect_anomaly: bool = False,
     ) -> None:
-        given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        given = choose_bar(given, enable_progress_bar, StageProgress)
-        self.methods = [c for c in given if isinstance(c, Unlearning)]
-        self.monitors = [c for c in given if isinstance(c, Monitor)]
-        own = (Unlearning, Monitor, ProgressBar)
-        self.others = [c for c in given if not isinstance(c, own) and changes_training(c)]
-        if str(precision) in ("16-mixed", "16"):
-            raise InputError(
-                f"trainer.precision: found {precision}, expected bf16-mixed, bf16-true or 32-true: "
-                "16-mixed would carry its loss scale from stage to stage."
-            )
-        check_kinds(self.methods, self.monitors)
-        self.stage_progress = next((c for c in given if isinstance(c, StageProgress)), None)
-        if enable_progress_bar and not any(isinstance(c, ProgressBar) for c in given):
-            self.stage_progress = StageProgress()
-            # Insert it first, so that the bar exists when monitors start to evaluate.
-            given.insert(0, self.stage_progress)
-        for key, folder in (("store", store), ("default_root_dir", default_root_dir)):
-            check_folder(folder, f"trainer.{key}")
-        if run_name is not None:
-            check_folder(run_name, "trainer.run_name")
-        for callback in self.keyed:
-            check_numbers(callback)
-        if rules := [c for c in given if isinstance(c, EarlyStopping)]:
-            # Append it last, so that all monitors have evaluated the step.
-            given.append(StopRules(rules))
-        for callback in self.keyed:
-            constructed(callback)
-        idle = accelerator == "auto" and not torch.cuda.is_available()
-        check_callbacks(given, bool(logger), accelerator == "cpu" or idle)
-        self.frequency = Frequency(checkpoint_steps, checkpoint_minutes)
-        self.frequency.check()
+        check_arguments(precision, plugins, store, default_root_dir, run_name)
+        self.run_callbacks = sort_callbacks(callbacks, enable_progress_bar)
+        in_order = self.run_callbacks.in_order
+        on_cpu = accelerator == "auto" and not torch.cuda.is_available()
+        check_callbacks(in_order, bool(logger), accelerator == "cpu" or on_cpu)
+        self.checkpoint_interval = CheckpointInterval(checkpoint_steps, checkpoint_minutes)
+        self.checkpoint_interval.check()
         self.seed = seed
         self.run_name = run_name
-        self.store = StageStore(store, report=self.warn)
-        self.observations: EvaluationResults | None = None
-        self.run_dir: Path | None = None
-        self.trained: list[str] = []
-        self.config_text: str | None = None
-        self.announces = True
-        self.expects_oracle: bool | None = None
-        self.tell: Callable[[str], None] | None = None
+        progress = self.run_callbacks.progress
+        self.messages = Messages(progress, lambda: getattr(self, "is_global_zero", True))
+        self.store = StageStore(store, report=self.messages.warn)
+        self.trained_stages = []
         self.tensorboard = logger is True
-        if isinstance(plugins, str | dict):
-            raise InputError(
-                f"trainer.plugins: found {show(plugins)}, expected null, or plugin objects created "
-                "in Python."
-            )
         self._plugin = plugin_identity(plugins)
         precision, plugins = with_precision(precision, plugins)
         with quiet_lightning():
@@ -165,7 +139,7 @@ class StagedTrainer(StageTrainer):
                 num_nodes=num_nodes,
                 precision=precision,  # type: ignore[arg-type]
                 logger=False if isinstance(logger, bool) else logger,
-                callbacks=given,
+                callbacks=in_order,
                 default_root_dir=default_root_dir,
                 enable_progress_bar=enable_progress_bar,
                 deterministic=deterministic,
@@ -173,14 +147,7 @@ class StagedTrainer(StageTrainer):
                 profiler=profiler,
                 plugins=plugins,
                 detect_anomaly=detect_anomaly,
-                max_epochs=1,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-                use_distributed_sampler=False,
-                # Monitors may compute gradients; those that do not switch them off.
-                inference_mode=False,
-                num_sanity_val_steps=0,
-                log_every_n_steps=1,
+                **FIXED,
             )
         # Lightning's handlers broadcast at any point of the program and requeue with a pickled
         # checkpoint. Here `StageCheckpoint` handles signals in a stage, and `requeueing` outside.
@@ -198,12 +165,12 @@ class StagedTrainer(StageTrainer):
             DivergedError: if a loss is not finite; stored stages stay in the store.
             KeyboardInterrupt: after the optimizer step in which Ctrl-C, SIGTERM or SIGHUP arrived.
         """
-        plan = self.walk(model, datamodule)
-        if not model.holds(plan):
+        plan = self.run_path(model, datamodule)
+        if not model.loaded_keys.matches(plan):
             PathRunner(self, model, datamodule, plan).load_final_weights()
         model.cpu()
 
-    def walk(
+    def run_path(
         self, model: CausalLM, datamodule: StagedDataModule, until: int | None = None
     ) -> list[PlannedStage]:
         """Run a path as `fit` does, or its first stages, without loading the final weights.
@@ -224,11 +191,11 @@ class StagedTrainer(StageTrainer):
         """
         self.check(model, datamodule)
         plan = self.plan(model, datamodule)
-        self.open_processes(model)
+        self.launch_processes(model)
         # All processes must use the same plan, whatever each found in the store.
         plan = self.strategy.broadcast(plan)
-        with requeueing(self), connected(), self.using_callbacks():
-            PathRunner(self, model, datamodule, plan).walk(until)
+        with requeueing(self), connected(), self.run_callbacks.used():
+            PathRunner(self, model, datamodule, plan).run(until)
         return plan
 
     def plan(
@@ -256,7 +223,7 @@ class StagedTrainer(StageTrainer):
     @property
     def _conditions(self) -> Conditions:
         return Conditions(
-            self.others, self.world_size, str(self.precision), self.seed, self._plugin
+            self.run_callbacks.others, self.world_size, str(self.precision), self.seed, self._plugin
         )
 
     def _oracle(self, model: CausalLM, datamodule: StagedDataModule) -> str | None:
@@ -271,12 +238,12 @@ class StagedTrainer(StageTrainer):
             return self.expects_oracle
         if self.store.has(retrained.key):
             return True
-        if self.announces:
+        if self.verbose:
             names = " and ".join(type(m).__name__ for m in self.monitors if m.uses_oracle)
             path = "-".join(stage["name"] for stage in retrained.content["stages"])
             other = self.store.find(retrained.content, ignoring=("base", "template"))
             of_other = ", only an oracle of another base model" if other is not None else ""
-            self.warn(
+            self.messages.warn(
                 f"{names}: cannot measure the distance to the oracle. The oracle (the model "
                 f"retrained without the forget stage: {path}, seed {self.seed}) is not in "
                 f"{self.store.folder}{of_other}. Train it with the same command and "
@@ -284,7 +251,7 @@ class StagedTrainer(StageTrainer):
             )
         return False
 
-    def remarks(self, model: CausalLM, datamodule: StagedDataModule) -> list[str]:
+    def data_notes(self, model: CausalLM, datamodule: StagedDataModule) -> list[str]:
         """Collect the notes of model, data and monitors for the user.
 
         Args:
@@ -294,9 +261,9 @@ class StagedTrainer(StageTrainer):
         Returns:
             One sentence per note.
         """
-        sentences = model.remarks() + datamodule.remarks()
+        sentences = model.checks.notes() + datamodule.notes()
         for monitor in self.monitors:
-            sentences += monitor.remarks(model, datamodule)
+            sentences += monitor.data_notes(model, datamodule)
         return [visible(sentence) for sentence in sentences]
 
     def check(self, model: CausalLM, datamodule: StagedDataModule, train: bool = True) -> None:
@@ -313,11 +280,11 @@ class StagedTrainer(StageTrainer):
             InputError: for a wrong setting that the user can correct.
         """
         check_run(self, model, datamodule, train)
-        if self.announces:
-            for sentence in self.remarks(model, datamodule):
-                self.warn(sentence)
+        if self.verbose:
+            for sentence in self.data_notes(model, datamodule):
+                self.messages.warn(sentence)
 
-    def open_processes(self, model: CausalLM) -> None:
+    def launch_processes(self, model: CausalLM) -> None:
         """Start the other processes and connect them, so that all use the same store entries.
 
         Args:
@@ -326,7 +293,7 @@ class StagedTrainer(StageTrainer):
         if isinstance(self.strategy, ParallelStrategy):
             self.strategy.connect(model)
             with quiet_lightning():
-                open_processes(self.strategy, self)
+                launch_processes(self.strategy, self)
 
     def validate(  # type: ignore[override]
         self, model: CausalLM, datamodule: StagedDataModule, stage: str | None = None
@@ -356,7 +323,7 @@ class StagedTrainer(StageTrainer):
         if wanted not in names:
             raise InputError(f"stage: found {wanted!r}, expected one of {', '.join(names)}.")
         done = plan[: names.index(wanted)]
-        self.open_processes(model)
+        self.launch_processes(model)
         if self.is_global_zero:
             self.store.report_unused()
         needed = done[-2:] if wanted == UNLEARN else done[-1:]
@@ -373,17 +340,48 @@ class StagedTrainer(StageTrainer):
                 "after that stage. Run lightning-unlearn fit with the same settings first, or "
                 "evaluate the untrained base model with --stage base"
             )
-        self.observations = EvaluationResults(datamodule, self.requests)
-        self.observations.oracle = PathRunner(self, model, datamodule, plan).weights_of(
+        self.results = EvaluationResults(datamodule, self.requests)
+        self.results.oracle = PathRunner(self, model, datamodule, plan).weights_of(
             self._oracle(model, datamodule)
         )
         last = done[-1].name if done else datamodule.path[0]
-        model.begin(StageStart(last, datamodule.recipe(last), 1, self.seed, True, load))
-        with connected(), self.using_callbacks():
-            self.reset_callbacks()
-            self.look(model)
+        model.start_stage(StageStart(last, datamodule.recipe(last), 1, self.seed, True, load))
+        with connected(), self.run_callbacks.used():
+            self.run_callbacks.reset()
+            self.evaluate_once(model)
         model.cpu()
-        return {metric: value for _, metric, value in self.observations.steps}
+        return {metric: value for _, metric, value in self.results.steps}
+
+
+def check_arguments(
+    precision: str | int, plugins: Any, store: str, default_root_dir: str, run_name: str | None
+) -> None:
+    """Refuse arguments of `StagedTrainer` that are wrong in every run.
+
+    Args:
+        precision: precision of the Trainer.
+        plugins: plugins of the Trainer.
+        store: folder of the stage store.
+        default_root_dir: folder of the runs.
+        run_name: folder of the run inside ``default_root_dir``; None for no such name.
+
+    Raises:
+        InputError: naming the key.
+    """
+    if str(precision) in ("16-mixed", "16"):
+        raise InputError(
+            f"trainer.precision: found {precision}, expected bf16-mixed, bf16-true or 32-true: "
+            "16-mixed would carry its loss scale from stage to stage."
+        )
+    for key, folder in (("store", store), ("default_root_dir", default_root_dir)):
+        check_folder(folder, f"trainer.{key}")
+    if run_name is not None:
+        check_folder(run_name, "trainer.run_name")
+    if isinstance(plugins, str | dict):
+        raise InputError(
+            f"trainer.plugins: found {show(plugins)}, expected null, or plugin objects created "
+            "in Python."
+        )
 
 
 def _nothing() -> None:

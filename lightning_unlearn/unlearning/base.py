@@ -10,8 +10,10 @@ from torch import Tensor
 
 from lightning_unlearn.data.batches import Batch
 from lightning_unlearn.distributed.state_files import attributes
-from lightning_unlearn.model.causal_lm import CausalLM, supervised
+from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.log_probs import LogProbs
+from lightning_unlearn.model.network import LogProbModel
+from lightning_unlearn.model.objective import supervised
 from lightning_unlearn.storage.code_files import remember_code
 
 
@@ -40,7 +42,7 @@ class Unlearning(Callback):
         if cls.loss is Unlearning.loss and cls.objective is Unlearning.objective:
             raise TypeError(
                 f"{cls.__name__}: found an unlearning method without a loss, expected "
-                "loss(self, policy, reference), or objective(self, module, batch)."
+                "loss(self, policy, reference), or objective(self, network, batch)."
             )
         if cls.loss is not Unlearning.loss:
             names = list(inspect.signature(cls.loss).parameters)
@@ -77,19 +79,20 @@ class Unlearning(Callback):
         """
         raise NotImplementedError
 
-    def objective(self, module: CausalLM, batch: Batch) -> Tensor:
-        """Compute the loss from the module and a forget batch.
+    def objective(self, network: LogProbModel, batch: Batch) -> Tensor:
+        """Compute the loss from the model and a forget batch.
 
         Override it instead of `loss` if log-probabilities are not enough.
 
         Args:
-            module: has `CausalLM.log_probs`, and ``module.lm`` for logits or hidden states.
+            network: has `LogProbModel.log_probs`, and ``network.hf_model`` for logits or hidden
+                states.
             batch: a micro-batch of the forget set.
 
         Returns:
             Values as in `loss`.
         """
-        policy = module.log_probs(batch)
+        policy = network.log_probs(batch)
         # Without a reference, pass the detached policy, so that loss() has one signature.
         reference = LogProbs(policy.per_token.detach(), policy.mask)
         if self.uses_reference:
@@ -127,7 +130,7 @@ class Unlearning(Callback):
             return
         if self.uses_reference and pl_module.step == 0:
             data = trainer.train_dataloader.dataset  # type: ignore[union-attr]
-            self._reference = pl_module.score(data.examples, data.micro)
+            self._reference = pl_module.evaluator.score(data.examples, data.micro_batch_size)
         pl_module.objective = self.objective
 
     @property

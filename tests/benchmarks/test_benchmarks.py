@@ -52,11 +52,13 @@ def test_the_formula_of_the_work_agrees_with_the_simulation(
 ) -> None:
     with config_folder("tiny") as folder:
         module = CausalLM(folder, gpu.LORA, gradient_checkpointing=checkpointing)
-        simulation = Simulation(module, "bf16-true", Precision(), 1, False)
+        simulation = Simulation(module.settings, "bf16-true", Precision(), 1, False)
         simulated = simulation.train("learning", Recipe(lr=1e-5), None, 4, length, False).flops
         simulation.close()
-        formula = gpu.flops(module.model_config, gpu.LORA, 4, length, length - 1, checkpointing)
-    config = module.model_config
+        formula = gpu.flops(
+            module.pretrained.config, gpu.LORA, 4, length, length - 1, checkpointing
+        )
+    config = module.pretrained.config
     attention = config.num_hidden_layers * 4 * 4 * length**2 * config.hidden_size
     # The simulation counts all pairs instead of the visible half, and the scores that are computed
     # again in the backward pass. In the first layer, base and A matrices need no input gradient.

@@ -176,7 +176,7 @@ TYPES = [
     ("model.lora.rank", "0", "found 0, expected at least 1"),
     ("model.quantization", "int8", "found 'int8', expected nf4 or null"),
     ("model.quantization", "4", "found 4, expected nf4 or null"),
-    ("model.merge", "3", "found 3, expected true or false"),
+    ("model.save_merged", "3", "found 3, expected true or false"),
     ("trainer.logger", "3", "found 3, expected true or false or a Logger"),
     ("seed_everything", "true", "found true, expected an integer"),
     ("seed_everything", "1.5", "found 1.5, expected an integer"),

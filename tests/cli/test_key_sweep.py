@@ -266,7 +266,7 @@ def place(
     def reached(*arguments: Any) -> None:
         raise Reached
 
-    monkeypatch.setattr(StagedTrainer, "open_processes", reached)
+    monkeypatch.setattr(StagedTrainer, "launch_processes", reached)
     before = signal.signal(signal.SIGALRM, late)
     yield make_workplace(tmp_path, monkeypatch, capsys)
     signal.signal(signal.SIGALRM, before)

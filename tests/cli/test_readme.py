@@ -111,5 +111,5 @@ def test_python_blocks_run(clone: Path, capsys: pytest.CaptureFixture[str]) -> N
     exec(load.replace("path/of/the/base/model", base), names)
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
-        ours = names["trainer"].lightning_module.lm.eval()(ids).logits
+        ours = names["trainer"].lightning_module.network.hf_model.eval()(ids).logits
         assert torch.allclose(names["model"].eval()(ids).logits, ours, atol=1e-4)

@@ -356,9 +356,15 @@ def test_the_files_of_the_paper_give_the_experiment_of_the_paper(
     for key, value in (SFT | ADAMW | halved | {"epochs": 1, "steps": None}).items():
         assert getattr(data.unlearn, key) == value, key
     assert data.forget == "safety" and list(data.stages) == list(epochs)
-    assert (module.lora.rank, module.lora.alpha, module.lora.dropout) == (rank, 2 * rank, 0.0)
-    assert sorted(module.lora.target_modules) == sorted(PAPER["model"]["lora"]["target_modules"])  # type: ignore[index]
-    assert made.trainer.precision == "32-true" and module.quantization is None
+    assert (
+        module.settings.lora.rank,
+        module.settings.lora.alpha,
+        module.settings.lora.dropout,
+    ) == (rank, 2 * rank, 0.0)
+    assert sorted(module.settings.lora.target_modules) == sorted(
+        PAPER["model"]["lora"]["target_modules"]
+    )  # type: ignore[index]
+    assert made.trainer.precision == "32-true" and module.settings.quantization is None
     accuracy = next(m for m in made.trainer.monitors if isinstance(m, MathAccuracy))
     assert accuracy.instruction.endswith(" with #### and the bare number.")
     assert (accuracy.num_samples, accuracy.greedy) == (5, False)

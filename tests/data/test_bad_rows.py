@@ -152,7 +152,7 @@ def test_all_texts_are_encoded_before_training(
         eval_sets={"facts": facts} if probe else None,
     )
     with pytest.raises(InputError) as caught:
-        data.prepare(tokenizer, 512, vocabulary=size)
+        data.load_rows(tokenizer, 512, vocabulary=size)
         monitor.check(data)
     assert str(caught.value).startswith(where)
     assert f"the token '<extra1>' with id {size}, expected ids below {size}" in str(caught.value)
@@ -165,7 +165,7 @@ def test_phrases_that_do_not_fit_after_a_prompt(place: Workplace) -> None:
     phrase = "I must decline this"
 
     def check(room: int, **options: Any) -> None:
-        data.prepare(tiny_tokenizer(), room)
+        data.load_rows(tiny_tokenizer(), room)
         LabelLikelihood(label="No", paraphrases=[phrase], **options).check(data)
 
     check(512)
@@ -192,8 +192,8 @@ def test_every_truncated_answer_is_counted(place: Workplace) -> None:
         max_length=64,
         eval_sets={"facts": EvalSet("probe.jsonl", paraphrase="other", alternatives="wrong")},
     )
-    data.prepare(tiny_tokenizer(), 512)
-    found = [line for line in data.remarks() if "are truncated" in line]
+    data.load_rows(tiny_tokenizer(), 512)
+    found = [line for line in data.notes() if "are truncated" in line]
     end = "are truncated at 64 tokens (data.max_length)."
     assert found == [
         f"facts, paraphrases and alternatives: 2 of 6 answers {end}",

@@ -23,7 +23,7 @@ from lightning_unlearn.data.batches import (
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.model.causal_lm import supervised
+from lightning_unlearn.model.objective import share_of_mean, supervised
 from lightning_unlearn.objectives import gradient_ascent, nll, npo, simnpo
 
 law = settings(deadline=None, derandomize=True, max_examples=60)
@@ -54,7 +54,7 @@ def rows_of(batch: Batch) -> list[int]:
 
 
 def rows_of_step(shares: list[GlobalBatch]) -> list[int]:
-    return [i for share in shares for micro in share.micro for i in rows_of(micro)]
+    return [i for share in shares for micro in share.micro_batches for i in rows_of(micro)]
 
 
 @law
@@ -89,14 +89,16 @@ def test_the_rows_of_a_step_do_not_depend_on_micro_batches_and_processes(
         assert len(rows) == (left_over if last else cut["batch_size"])
         shares = [rank[step] for rank in ranks]
         assert sorted(rows_of_step(shares)) == sorted(rows), "the ranks together are the batch"
-        assert len({len(share.micro) for share in shares}) == 1, "all ranks exchange equally often"
+        assert len({len(share.micro_batches) for share in shares}) == 1, (
+            "all ranks exchange equally often"
+        )
         for share in shares:
             assert share.sequences == len(rows)
             assert share.tokens == sum(len(examples[i].answer) for i in rows)
-            for micro in share.micro:
+            for micro in share.micro_batches:
                 assert 1 <= len(micro.index) <= cut["micro"]
                 assert set(micro.weight.tolist()) in ({0.0}, {1.0})
-        real = sum(int(micro.weight.sum()) for share in shares for micro in share.micro)
+        real = sum(int(micro.weight.sum()) for share in shares for micro in share.micro_batches)
         assert real == len(rows), "fillers weigh nothing"
 
 
@@ -150,7 +152,7 @@ def test_derived_seeds_are_pinned_and_differ() -> None:
 def test_rows_of_a_step_are_grouped_by_length() -> None:
     examples = random_examples(64)
     step = plan(examples, Recipe(batch_size=64), micro_batch_size=8)[0]
-    lengths = [len(examples[i]) for micro in step.micro for i in rows_of(micro)]
+    lengths = [len(examples[i]) for micro in step.micro_batches for i in rows_of(micro)]
     assert lengths == sorted(lengths)
 
 
@@ -158,8 +160,8 @@ def test_collate_places_tokens_labels_and_padding() -> None:
     examples = [Example((10, 11, 12), (13,)), Example((20,), (21, 22)), Example((9,), (9,))]
     batch = collate(examples, [1, 0], pad_id=7)
     assert batch.input_ids.tolist() == [[20, 21, 22, 7], [10, 11, 12, 13]]
-    assert batch.source.tolist() == [0, 1, 6]
-    assert batch.target.tolist() == [21, 22, 13]
+    assert batch.label_positions.tolist() == [0, 1, 6]
+    assert batch.label_ids.tolist() == [21, 22, 13]
     assert batch.mask.tolist() == [[True, True], [True, False]]
     assert batch.index.tolist() == [1, 0]
     assert batch.weight.tolist() == [1, 1]
@@ -259,7 +261,7 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
 @pytest.fixture
 def references(module: CausalLM) -> Tensor:
     """Log-probabilities of another model than the current one, so that NPO is not at its start."""
-    score = module.score(EXAMPLES, 8).per_token
+    score = module.evaluator.score(EXAMPLES, 8).per_token
     return score * torch.linspace(0.7, 1.3, len(EXAMPLES))[:, None]
 
 
@@ -280,8 +282,8 @@ def optimizer_step(module: CausalLM, step: int, micro: int, world: int) -> tuple
     total = torch.zeros((), dtype=torch.float64)
     for rank in range(world):
         share = plan(EXAMPLES, RECIPE, micro_batch_size=micro, rank=rank, world_size=world)[step]
-        for batch in share.micro:
-            loss = module._share(module.objective(module, batch), batch, share)
+        for batch in share.micro_batches:
+            loss = share_of_mean(module.objective(module.network, batch), batch, share)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
     return total, torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
@@ -309,7 +311,10 @@ def test_the_loss_of_a_step_is_the_mean_over_its_own_counts(
     swap_objective(module, name, references)
     loss, gradient = optimizer_step(module, step, micro=8, world=1)
     rows = plan(EXAMPLES, RECIPE).steps[step]
-    policy = [naive_log_probs(module.lm, EXAMPLES[i].prompt, EXAMPLES[i].answer) for i in rows]
+    policy = [
+        naive_log_probs(module.network.hf_model, EXAMPLES[i].prompt, EXAMPLES[i].answer)
+        for i in rows
+    ]
     sums = torch.stack([values.sum() for values in policy])
     sizes = torch.tensor([len(values) for values in policy])
     naive = {
@@ -328,7 +333,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_own_counts(
 
 def test_an_objective_that_reduces_is_refused(module: CausalLM) -> None:
     share = plan(EXAMPLES, RECIPE, micro_batch_size=4)[0]
-    micro = share.micro[0]
+    micro = share.micro_batches[0]
     shape = tuple(micro.mask.shape)
     with pytest.raises(
         InputError,
@@ -337,4 +342,4 @@ def test_an_objective_that_reduces_is_refused(module: CausalLM) -> None:
             f"{shape} or per sequence (4,), not reduced"
         ),
     ):
-        module._share(torch.zeros(()), micro, share)
+        share_of_mean(torch.zeros(()), micro, share)

@@ -123,12 +123,12 @@ def test_end_of_turn_is_a_label_even_if_it_is_the_padding_token(
     assert examples == [usual.encode(row("Where?", "By the sea.")), usual.encode(CHAT)]
     batch = collate(examples, [0, 1], pad_id=end)
     assert batch.mask.sum(-1).tolist() == [len(example.answer) for example in examples]
-    assert batch.target.tolist() == [i for example in examples for i in example.answer]
+    assert batch.label_ids.tolist() == [i for example in examples for i in example.answer]
     ends = [example.answer.count(end) for example in examples]
-    assert ends == [1, 1] and batch.target.tolist().count(end) == 2
+    assert ends == [1, 1] and batch.label_ids.tolist().count(end) == 2
     # A label is predicted from the position before it.
     flat = batch.input_ids.flatten().tolist()
-    assert [flat[place + 1] for place in batch.source.tolist()] == batch.target.tolist()
+    assert [flat[place + 1] for place in batch.label_positions.tolist()] == batch.label_ids.tolist()
 
 
 def test_prompt_and_answer_tokens_do_not_merge() -> None:

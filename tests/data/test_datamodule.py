@@ -231,7 +231,7 @@ def prepared(folder: Path, **options: Any) -> StagedDataModule:
         "safety": Stage(source=source, limit=3, batch_size=2),
     }
     data = StagedDataModule(**{"stages": both, "forget": "safety", **options})
-    data.prepare(tiny_tokenizer(), 512)
+    data.load_rows(tiny_tokenizer(), 512)
     return data
 
 
@@ -251,16 +251,16 @@ def test_preparing_again_reads_only_what_is_new(tmp_path: Path) -> None:
     data = prepared(tmp_path, order=["safety"])
     before = data.examples["safety"]
     data.path = ("tofu", "safety")
-    data.prepare(tiny_tokenizer(), 512)
+    data.load_rows(tiny_tokenizer(), 512)
     assert data.examples["safety"] is before and len(data.examples["tofu"]) == 6
 
 
 def test_stages_are_evaluated_on_held_out_rows_if_they_have_any(tmp_path: Path) -> None:
     data = prepared(tmp_path)
-    rows, examples = data.measured("tofu")
+    rows, examples = data.eval_rows("tofu")
     assert [row.answer for row in rows] == [record["answer"] for record in ROWS[:2]]
     assert examples == data.examples["tofu"][:2]
-    assert data.measured("safety") == (data.rows["safety"], data.examples["safety"])
+    assert data.eval_rows("safety") == (data.rows["safety"], data.examples["safety"])
     rows = data_fingerprint(data.examples["tofu"][:2])
     assert data.measured_fingerprints()["tofu"].startswith(rows)
     assert set(data.measured_fingerprints()) == {"tofu"}
@@ -275,7 +275,7 @@ def test_recipes_by_stage(tmp_path: Path) -> None:
 def test_fingerprints_change_with_rows_and_not_with_the_file_format(tmp_path: Path) -> None:
     def fingerprint(source: Path, **values: Any) -> str:
         data = StagedDataModule({"tofu": Stage(source=str(source), **values)})
-        data.prepare(tiny_tokenizer(LLAMA_TEMPLATE), 512)
+        data.load_rows(tiny_tokenizer(LLAMA_TEMPLATE), 512)
         return data.fingerprint("tofu")
 
     lines = tmp_path / "rows.jsonl"
@@ -333,7 +333,7 @@ def test_truncated_answers_are_counted(tmp_path: Path) -> None:
 
     def read(max_length: int) -> StagedDataModule:
         data = StagedDataModule(both, max_length=max_length)
-        data.prepare(tiny_tokenizer(), 512)
+        data.load_rows(tiny_tokenizer(), 512)
         return data
 
     usual = max(len(example) for example in read(512).examples["safety"])
@@ -349,7 +349,7 @@ def test_a_prompt_that_is_too_long_names_the_row(tmp_path: Path) -> None:
     write_rows(tmp_path / "long.jsonl", [ROWS[0], {"question": "a " * 99, "answer": "b"}])
     data = StagedDataModule({"tofu": Stage(source=str(tmp_path / "long.jsonl"))}, max_length=64)
     with pytest.raises(InputError, match=r"long\.jsonl, row 2, line 2: the prompt alone has \d+ "):
-        data.prepare(tiny_tokenizer(), 512)
+        data.load_rows(tiny_tokenizer(), 512)
 
 
 def test_max_length_beyond_the_context_is_refused(tmp_path: Path) -> None:
@@ -359,12 +359,12 @@ def test_max_length_beyond_the_context_is_refused(tmp_path: Path) -> None:
         match=r"^data\.max_length: found 513, expected at most 512, the context of models/base "
         r"in tokens\.$",
     ):
-        data.prepare(tiny_tokenizer(), 512, name="models/base")
+        data.load_rows(tiny_tokenizer(), 512, name="models/base")
 
 
 def test_a_missing_template_names_the_model() -> None:
     with pytest.raises(InputError, match=r"^models/base has no chat template"):
-        staged().prepare(tiny_tokenizer(None), 512, name="models/base")
+        staged().load_rows(tiny_tokenizer(None), 512, name="models/base")
 
 
 def test_an_unreadable_source_names_its_key(tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_an_unreadable_source_names_its_key(tmp_path: Path) -> None:
     ):
         data = StagedDataModule({"tofu": stage})
         with pytest.raises(InputError, match=rf"^data\.stages\.tofu\.{key}: .*none\.jsonl"):
-            data.prepare(tiny_tokenizer(), 512)
+            data.load_rows(tiny_tokenizer(), 512)
 
 
 def test_batches_are_checked_for_every_recipe_before_training() -> None:
@@ -396,15 +396,19 @@ def test_batches_are_checked_for_every_recipe_before_training() -> None:
 
 def test_the_loader_yields_the_selected_stage(tmp_path: Path) -> None:
     data = prepared(tmp_path, unlearn=Recipe(batch_size=3, epochs=2))
-    assert [len(data.begin(name, 0, 0, 1)) for name in ("tofu", "safety", "unlearn")] == [2, 2, 2]
-    plan = data.begin("tofu", seed=1, rank=0, world_size=1)
+    assert [len(data.start_stage(name, 0, 0, 1)) for name in ("tofu", "safety", "unlearn")] == [
+        2,
+        2,
+        2,
+    ]
+    plan = data.start_stage("tofu", seed=1, rank=0, world_size=1)
     batches = list(data.train_dataloader())
     assert len(batches) == 2 and plan.pad_id == tiny_tokenizer().pad_token_id
     assert [batch.sequences for batch in batches] == [4, 2]
-    unlearning = data.begin("unlearn", 1, 0, 1)
+    unlearning = data.start_stage("unlearn", 1, 0, 1)
     assert unlearning.examples == data.examples["safety"]
     # The order of rows depends on the name of the stage, not on its position in the path.
-    steps = prepared(tmp_path, order=["safety", "tofu"]).begin("tofu", 1, 0, 1).steps
+    steps = prepared(tmp_path, order=["safety", "tofu"]).start_stage("tofu", 1, 0, 1).steps
     assert plan.steps == steps
 
 
@@ -412,10 +416,10 @@ def test_begin_names_the_recipe_that_is_not_divisible(tmp_path: Path) -> None:
     data = prepared(tmp_path, unlearn=Recipe(batch_size=3))
     for stage, key in (("tofu", r"data\.stages\.tofu"), ("unlearn", r"data\.unlearn")):
         with pytest.raises(InputError, match=rf"^{key}\.batch_size: "):
-            data.begin(stage, 0, 0, 5)
+            data.start_stage(stage, 0, 0, 5)
 
 
 def test_without_a_padding_token_any_id_pads(tmp_path: Path) -> None:
     data = StagedDataModule({"tofu": Stage(source=write_rows(tmp_path / "rows.jsonl", ROWS))})
-    data.prepare(tiny_tokenizer(pad=None), 512)
+    data.load_rows(tiny_tokenizer(pad=None), 512)
     assert data.pad_id == 0

@@ -75,7 +75,7 @@ def prepared(tmp_path: Path, **changes: Any) -> StagedDataModule:
     data = StagedDataModule(
         **{"stages": stages, "forget": "safety", "eval_sets": probes, **changes}
     )
-    data.prepare(tiny_tokenizer(), 512)
+    data.load_rows(tiny_tokenizer(), 512)
     return data
 
 

@@ -377,7 +377,7 @@ def test_tofu_accepts_eval_sets_with_skipped_rows() -> None:
     data = StagedDataModule(
         {"a": Stage(source="facts.jsonl")}, forget="a", eval_sets={"facts": probe}
     )
-    data.prepare(tiny_tokenizer(), 512)
+    data.load_rows(tiny_tokenizer(), 512)
     TOFU("facts", "facts").check(data)
     assert [row.where for row in data.row_set("facts")[0]] == ["facts.jsonl, row 2, line 2"]
 
@@ -391,8 +391,8 @@ def test_the_data_module_reports_each_note_once() -> None:
     write("facts.jsonl", *FACTS)
     data = staged(a=Stage(source="rows.jsonl", prompt="instruction", answer="output"))
     for _ in range(2):
-        data.prepare(tiny_tokenizer(), 512)
-        first, second, third = data.remarks()
+        data.load_rows(tiny_tokenizer(), 512)
+        first, second, third = data.notes()
     assert first.startswith("data.stages.a.source: rows.jsonl: 'input' is not used")
     assert second.startswith(
         "data.eval_sets.facts.source: facts.jsonl: in 1 of 2 rows 'other' repeats"
@@ -400,8 +400,8 @@ def test_the_data_module_reports_each_note_once() -> None:
     assert third.startswith("data.eval_sets.facts.source: facts.jsonl: 'wrong' is not used")
     other = staged(a=Stage(source="rows.jsonl", prompt="instruction", answer="output"))
     other.adopt(data)
-    other.prepare(tiny_tokenizer(), 512)
-    assert other.remarks() == [first, second, third]
+    other.load_rows(tiny_tokenizer(), 512)
+    assert other.notes() == [first, second, third]
 
 
 def test_a_new_source_beside_old_heldout_rows() -> None:
@@ -410,7 +410,7 @@ def test_a_new_source_beside_old_heldout_rows() -> None:
     write("old.jsonl", GOOD)
     columns: dict[str, Any] = {"source": "new.jsonl", "prompt": "instruction", "answer": "output"}
     with pytest.raises(InputError) as caught:
-        staged(a=Stage(**columns, heldout="old.jsonl")).prepare(tiny_tokenizer(), 512)
+        staged(a=Stage(**columns, heldout="old.jsonl")).load_rows(tiny_tokenizer(), 512)
     assert str(caught.value) == (
         "data.stages.a.heldout: old.jsonl: found 'question', 'answer' in the rows, expected the "
         "column 'instruction'; held-out rows need the same columns as the training rows of the "
@@ -419,8 +419,8 @@ def test_a_new_source_beside_old_heldout_rows() -> None:
     # The advice works.
     for heldout in (None, "new.jsonl"):
         data = staged(a=Stage(**columns, heldout=heldout))
-        data.prepare(tiny_tokenizer(), 512)
-        assert len(data.measured("a")[0]) == 2
+        data.load_rows(tiny_tokenizer(), 512)
+        assert len(data.eval_rows("a")[0]) == 2
 
 
 # Names with control characters
@@ -449,5 +449,5 @@ def test_control_characters_in_names_are_escaped() -> None:
     write("facts.jsonl", *FACTS)
     data = staged(a=Stage(source=write(name, GOOD)))
     data.eval_sets = {}
-    data.prepare(tiny_tokenizer(), 512)
+    data.load_rows(tiny_tokenizer(), 512)
     assert data.rows["a"][0].where.startswith(name)

@@ -82,7 +82,7 @@ def test_the_model_is_small() -> None:
     assert sum(file.stat().st_size for file in files) <= 6 * 10**6
     module = CausalLM("demo:tiny-llama", lora=None)
     module.configure_model()
-    assert 0.9e6 < sum(p.numel() for p in module.lm.parameters()) < 1.1e6
+    assert 0.9e6 < sum(p.numel() for p in module.network.hf_model.parameters()) < 1.1e6
 
 
 def test_unknown_names_list_the_known_ones() -> None:

@@ -29,7 +29,7 @@ def test_micro_batches_change_nothing(
     runs = []
     for micro in sizes:
         trainer = fitted(tiny.below(str(micro)), method(), micro, batch=8, precision=precision)
-        assert trainer.trained == ["safety", "unlearn"] and trainer.run_dir is not None
+        assert trainer.trained_stages == ["safety", "unlearn"] and trainer.run_dir is not None
         runs.append(trainer.run_dir)
     for run in runs[1:]:
         assert_same(runs[0], run, tolerance)
@@ -52,12 +52,12 @@ if __name__ == "__main__":
         for method in (NPO(), GA(), NPO()) if strategy == "ddp" else (NPO(), NPO()):
             trainer = fitted(tiny, method, strategy=strategy)
             assert trainer.world_size == 2
-            told.append((trainer.trained, str(trainer.run_dir), trainer.observations.steps))
+            told.append((trainer.trained_stages, str(trainer.run_dir), trainer.results.steps))
             if len(told) == 1:
                 before = results(Path(told[0][1]))
         assert results(Path(told[-1][1])) == before
         # The data of `fitted`, available after it has run.
-        measures = trainer.validate(tiny.module(), trainer.observations.data)
+        measures = trainer.validate(tiny.module(), trainer.results.data)
         file = tiny.root / f"told-{{trainer.global_rank}}.json"
         file.write_text(json.dumps([told, measures]))
 """

@@ -12,7 +12,7 @@ from lightning_unlearn import (
     InputError,
 )
 from lightning_unlearn.distributed.strategy import FSDP2, check_precision
-from lightning_unlearn.model import adapters, sharded_loading
+from lightning_unlearn.model import sharded_loading
 from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.decoder import decoder_layers
 
@@ -69,12 +69,12 @@ def test_small_steps_move_adapters_of_a_base_in_bf16(tiny: Tiny) -> None:
     stages = tiny.stages(lr=1e-5)
     module = tiny.module()
     trainer.fit(module, tiny.datamodule(stages=stages, order=["tofu", "safety"], forget=None))
-    types = {p.dtype for p in adapters.adapter_parameters(module.peft, LEARN).values()}
-    assert types == {torch.float32} and module.lm.dtype == torch.bfloat16
+    types = {p.dtype for p in module.adapters.parameters(LEARN).values()}
+    assert types == {torch.float32} and module.network.hf_model.dtype == torch.bfloat16
     assert trainer.run_dir is not None
     trained = load_file(trainer.run_dir / "learn" / "adapter_model.safetensors")
-    adapters.start_adapter(module.peft, LEARN, trainer.seed)
-    for name, fresh in adapters.adapter_weights(module.peft, LEARN).items():
+    module.adapters.reset(LEARN, trainer.seed)
+    for name, fresh in module.adapters.state_dict(LEARN).items():
         gap = (trained[name] - fresh).abs()
         # In bf16, no weight above 0.004 would change.
         assert 1e-6 < gap.max() < 1e-4 and (gap > 0).float().mean() > 0.9, name

@@ -44,7 +44,7 @@ VARIANTS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
     "recomputed, offloaded": (
         "llama",
         lambda: SimNPO(beta=0.1),
-        {"gradient_checkpointing": True, "merge": True},
+        {"gradient_checkpointing": True, "save_merged": True},
         {"offload": True},
     ),
     "embeddings": (
@@ -60,7 +60,7 @@ VARIANTS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
 # Only with four processes; the last variant has two groups of two.
 OF_FOUR: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
     "full, tied, recomputed": ("qwen2", NPO, {"lora": None, "gradient_checkpointing": True}, {}),
-    "bf16": ("qwen2", NPO, {"merge": True}, {"precision": "bf16-true"}),
+    "bf16": ("qwen2", NPO, {"save_merged": True}, {"precision": "bf16-true"}),
     "tensor parallel, bf16": ("even", GA, {}, {"tensor": 2, "precision": "bf16-true"}),
 }
 
@@ -100,7 +100,7 @@ def walked(
         types = {p.requires_grad: p.dtype for p in model.parameters()}
         assert types == {True: torch.float32, False: torch.bfloat16}
         # Rotary frequencies.
-        assert {buffer.dtype for buffer in model.lm.buffers()} == {torch.float32}
+        assert {buffer.dtype for buffer in model.network.hf_model.buffers()} == {torch.float32}
     return trainer
 
 
@@ -235,7 +235,7 @@ def test_two_processes_equal_one_and_resume_its_runs(tiny: Tiny) -> None:
     assert_same(found["runs"][BEGUN["one"]], Path(found["told"]["one"][0]), 1e-9)
     assert (tiny.root / "two" / "store" / "checkpoints").is_dir()
     trainer = walked(tiny, BEGUN["two"], 1, place="two")
-    assert trainer.trained == ["safety", "unlearn"] and trainer.run_dir is not None
+    assert trainer.trained_stages == ["safety", "unlearn"] and trainer.run_dir is not None
     assert_same(found["runs"][BEGUN["two"]], trainer.run_dir, 1e-9)
     assert_weights(found["runs"][BEGUN["two"]], trainer.run_dir, 1e-9)
     # Other libraries load the weights that two processes wrote.

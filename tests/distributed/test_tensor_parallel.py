@@ -76,8 +76,8 @@ def test_adapters_on_replicated_projections_are_refused(tmp_path: Path, targets:
         r"found adapters on lm_head \(model.lora.target_modules\), expected them only on sharded"
     )
     with pytest.raises(InputError, match=message):
-        module.check_layers(None, 2)
-    CausalLM(module.base, LoRA(rank=2, alpha=4)).check_layers(None, 2)
+        module.checks.layers(None, 2)
+    CausalLM(module.settings.base, LoRA(rank=2, alpha=4)).checks.layers(None, 2)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_sizes_must_match_the_processes(tiny: Tiny, strategy: FSDP2, message: st
 def test_compiled_layers_are_refused(tmp_path: Path) -> None:
     module = CausalLM(tiny_checkpoint(tmp_path), LoRA(rank=2, alpha=4), compile=True)
     with pytest.raises(InputError, match=r"^model.compile: found true with tensor_parallel_size 2"):
-        module.check_layers(None, 2)
+        module.checks.layers(None, 2)
 
 
 @pytest.mark.parametrize("rows", [8, 6])

@@ -77,9 +77,9 @@ def unlearned_and_oracle(tiny: Tiny, trainer: StagedTrainer) -> tuple[CausalLM, 
     for model in (own, oracle):
         model.configure_model()
         model.double()
-    own.load(LEARN, trainer.run_dir / LEARN)
-    own.load(UNLEARN, trainer.run_dir / UNLEARN)
-    own.peft.base_model.set_adapter([LEARN, UNLEARN])
+    own.weights.load(LEARN, trainer.run_dir / LEARN)
+    own.weights.load(UNLEARN, trainer.run_dir / UNLEARN)
+    own.adapters.peft_model.base_model.set_adapter([LEARN, UNLEARN])
     (run,) = (tiny.root / "runs" / "oracle").iterdir()
-    oracle.load(LEARN, run / LEARN)
+    oracle.weights.load(LEARN, run / LEARN)
     return own, oracle

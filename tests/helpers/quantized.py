@@ -23,8 +23,8 @@ from lightning_unlearn import (
     Recipe,
     StagedTrainer,
 )
-from lightning_unlearn.model.adapters import LEARN, adapter_parameters
-from lightning_unlearn.model.causal_lm import StageStart
+from lightning_unlearn.model.adapters import LEARN
+from lightning_unlearn.model.stage import StageStart
 
 SMALL = LoRA(rank=4, alpha=8)
 
@@ -65,17 +65,21 @@ def opened(base: str | Path, precision: str = "32-true", **options: Any) -> Caus
     )
     vars(module)["_trainer"] = trainer
     module.configure_model()
-    module.begin(StageStart("tofu", Recipe(), 1, seed=3, fresh=True))
+    module.start_stage(StageStart("tofu", Recipe(), 1, seed=3, fresh=True))
     module.configure_model()
     torch.manual_seed(5)
-    for name, parameter in adapter_parameters(module.lm, LEARN).items():
+    for name, parameter in module.adapters.parameters(LEARN).items():
         if "lora_B" in name:
             parameter.data.normal_(std=0.1)
     return module
 
 
 def fitted(
-    tiny: Tiny, recipe: dict[str, Any], oracle: bool = False, merge: bool = False, **settings: Any
+    tiny: Tiny,
+    recipe: dict[str, Any],
+    oracle: bool = False,
+    save_merged: bool = False,
+    **settings: Any,
 ) -> StagedTrainer:
     """A path of two stages and its unlearning on a quantized base."""
     stages = tiny.stages(**recipe)
@@ -83,5 +87,5 @@ def fitted(
     monitors = [LabelLikelihood(2), AnswerLikelihood(2), OracleDistance(2)]
     callbacks: list[Any] = [*monitors] if oracle else [NPO(), *monitors]
     trainer = tiny.trainer(callbacks, **settings)
-    trainer.fit(tiny.module(quantization="nf4", merge=merge), data)
+    trainer.fit(tiny.module(quantization="nf4", save_merged=save_merged), data)
     return trainer

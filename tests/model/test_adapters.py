@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn import CausalLM, InputError, LoRA
 from lightning_unlearn.model import adapters
-from lightning_unlearn.model.adapters import LEARN, UNLEARN, adapter_parameters
+from lightning_unlearn.model.adapters import LEARN, UNLEARN
 
 IDS = torch.arange(3, 43).reshape(2, 20)
 TARGETS = ["q_proj", "v_proj", "down_proj"]
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is d
 def built(tiny: Tiny, dtype: torch.dtype = torch.float64, **changes: Any) -> CausalLM:
     module = tiny.module(**changes)
     module.configure_model()
-    module.lm.eval()
+    module.network.hf_model.eval()
     return module.to(dtype)
 
 
@@ -35,7 +35,7 @@ def shake(module: CausalLM, adapter: str, seed: int) -> None:
     """Give an adapter random weights with an effect."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in adapter_parameters(module.peft, adapter).values():
+        for parameter in module.adapters.parameters(adapter).values():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
 
 
@@ -56,9 +56,9 @@ def test_fresh_adapters_have_no_effect(tiny: Tiny) -> None:
     module = built(tiny)
     for active in ([LEARN], [LEARN, UNLEARN]):
         for adapter in active:
-            adapters.start_adapter(module.peft, adapter, seed=3)
-        adapters.choose_adapters(module.peft, active, active[-1])
-        assert torch.equal(logits(module.lm), logits(plain(tiny)))
+            module.adapters.reset(adapter, seed=3)
+        module.adapters.set_active(active, active[-1])
+        assert torch.equal(logits(module.network.hf_model), logits(plain(tiny)))
 
 
 @pytest.mark.parametrize(
@@ -75,19 +75,19 @@ def test_only_the_chosen_adapter_is_trained(
 ) -> None:
     module = built(tiny, base=base or str(tiny.base), lora=LoRA(rank=4, target_modules=targets))
     for adapter, other in ((LEARN, UNLEARN), (UNLEARN, LEARN)):
-        adapters.start_adapter(module.peft, adapter, seed=0)
-        adapters.choose_adapters(module.peft, [LEARN, UNLEARN], adapter)
-        trained = {n for n, p in module.peft.named_parameters() if p.requires_grad}
-        assert trained == set(adapter_parameters(module.peft, adapter)) != set()
-        assert not trained & set(adapter_parameters(module.peft, other))
+        module.adapters.reset(adapter, seed=0)
+        module.adapters.set_active([LEARN, UNLEARN], adapter)
+        trained = {n for n, p in module.adapters.peft_model.named_parameters() if p.requires_grad}
+        assert trained == set(module.adapters.parameters(adapter)) != set()
+        assert not trained & set(module.adapters.parameters(other))
         for name in targets if isinstance(targets, list) else []:
             assert any(f".{name}." in n for n in trained)
 
 
 def test_weights_of_a_fresh_adapter_depend_on_seed_and_adapter_alone(tiny: Tiny) -> None:
     def fresh(module: CausalLM, adapter: str, seed: int) -> list[Tensor]:
-        adapters.start_adapter(module.peft, adapter, seed)
-        found = adapter_parameters(module.peft, adapter)
+        module.adapters.reset(adapter, seed)
+        found = module.adapters.parameters(adapter)
         return [p.detach().clone() for _, p in sorted(found.items())]
 
     def equal(one: list[Tensor], other: list[Tensor]) -> bool:
@@ -116,31 +116,31 @@ def test_unlearn_on_learn_is_merge_and_restart(tiny: Tiny, targets: str | list[s
     lora = LoRA(rank=4, alpha=8, target_modules=targets)
     module = built(tiny, lora=lora)
     shake(module, LEARN, seed=0)
-    adapters.start_adapter(module.peft, UNLEARN, seed=0)
+    module.adapters.reset(UNLEARN, seed=0)
 
     donor = built(tiny, lora=lora)
     shake(donor, LEARN, seed=0)
-    merged = donor.peft.merge_and_unload(adapter_names=[LEARN])
+    merged = donor.adapters.peft_model.merge_and_unload(adapter_names=[LEARN])
     assert not torch.allclose(logits(merged), logits(plain(tiny)), atol=1e-2)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
     restarted = get_peft_model(merged, config)
-    own = adapter_parameters(module.peft, UNLEARN)
+    own = module.adapters.parameters(UNLEARN)
     with torch.no_grad():
         for name, parameter in restarted.named_parameters():
             if "lora_" in name:
                 parameter.copy_(own[name.replace(".default.", f".{UNLEARN}.")])
 
-    adapters.choose_adapters(module.peft, [LEARN, UNLEARN], UNLEARN)
-    before = logits(module.lm)
+    module.adapters.set_active([LEARN, UNLEARN], UNLEARN)
+    before = logits(module.network.hf_model)
     assert torch.allclose(before, logits(restarted), atol=1e-9)
-    for lm in (module.peft, restarted):
+    for lm in (module.adapters.peft_model, restarted):
         optimizer = torch.optim.Adam([p for p in lm.parameters() if p.requires_grad], 1e-2)
         for _ in range(2):
             (-lm(input_ids=IDS, labels=IDS, use_cache=False).loss).backward()
             optimizer.step()
             optimizer.zero_grad()
-    assert not torch.allclose(logits(module.lm), before, atol=1e-2)
-    assert torch.allclose(logits(module.lm), logits(restarted), atol=1e-9)
+    assert not torch.allclose(logits(module.network.hf_model), before, atol=1e-2)
+    assert torch.allclose(logits(module.network.hf_model), logits(restarted), atol=1e-9)
 
 
 def saved(tiny: Tiny, **changes: Any) -> CausalLM:
@@ -148,8 +148,8 @@ def saved(tiny: Tiny, **changes: Any) -> CausalLM:
     module = built(tiny, **changes)
     for seed, adapter in enumerate((LEARN, UNLEARN)):
         shake(module, adapter, seed)
-        module.save(adapter, tiny.root / adapter)
-    adapters.choose_adapters(module.peft, [LEARN, UNLEARN], None)
+        module.weights.save(adapter, tiny.root / adapter)
+    module.adapters.set_active([LEARN, UNLEARN], None)
     return module
 
 
@@ -158,12 +158,12 @@ def test_peft_opens_saved_adapters(tiny: Tiny) -> None:
 
     module = saved(tiny)
     model = PeftModel.from_pretrained(plain(tiny), tiny.root / LEARN, adapter_name=LEARN)
-    adapters.choose_adapters(module.peft, [LEARN], None)
-    assert torch.allclose(logits(model), logits(module.lm), atol=1e-11)
+    module.adapters.set_active([LEARN], None)
+    assert torch.allclose(logits(model), logits(module.network.hf_model), atol=1e-11)
     model.load_adapter(tiny.root / UNLEARN, adapter_name=UNLEARN)
     model.base_model.set_adapter([LEARN, UNLEARN])
-    adapters.choose_adapters(module.peft, [LEARN, UNLEARN], None)
-    assert torch.allclose(logits(model), logits(module.lm), atol=1e-11)
+    module.adapters.set_active([LEARN, UNLEARN], None)
+    assert torch.allclose(logits(model), logits(module.network.hf_model), atol=1e-11)
     assert not torch.allclose(logits(model), logits(plain(tiny)), atol=1e-2)
     config = json.loads((tiny.root / LEARN / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny.base)
@@ -174,16 +174,16 @@ def test_transformers_opens_the_merged_model(tiny: Tiny, active: list[str]) -> N
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     module = saved(tiny)
-    adapters.choose_adapters(module.peft, active, None)
-    before = logits(module.lm)
-    module.save_merged(tiny.root / "merged")
-    assert torch.equal(logits(module.lm), before), "the model itself stays unmerged"
+    module.adapters.set_active(active, None)
+    before = logits(module.network.hf_model)
+    module.weights.save_merged(tiny.root / "merged")
+    assert torch.equal(logits(module.network.hf_model), before), "the model itself stays unmerged"
     merged = AutoModelForCausalLM.from_pretrained(tiny.root / "merged", dtype=torch.float64)
     assert torch.allclose(logits(merged.eval()), before, atol=1e-11)
     assert merged.config.use_cache
     assert not any("lora" in name for name in merged.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(tiny.root / "merged")
-    assert tokenizer.chat_template == module.tokenizer().chat_template
+    assert tokenizer.chat_template == module.pretrained.tokenizer().chat_template
 
 
 SAVE = """
@@ -195,8 +195,8 @@ folder = Path(sys.argv[2])
 lora = LoRA(rank=4, alpha=8, target_modules=["v_proj", "q_proj", "down_proj"])
 module = CausalLM(sys.argv[1], lora)
 module.configure_model()
-adapters.start_adapter(module.peft, "learn", 7)
-module.save("learn", folder)
+module.adapters.reset("learn", 7)
+module.weights.save("learn", folder)
 """
 
 
@@ -207,9 +207,9 @@ def content(folder: Path) -> dict[str, str]:
 @pytest.mark.slow
 def test_equal_weights_are_equal_bytes_in_any_process(tiny: Tiny) -> None:
     module = built(tiny, torch.float32, lora=LoRA(rank=4, alpha=8, target_modules=TARGETS))
-    adapters.start_adapter(module.peft, LEARN, 7)
-    module.save(LEARN, tiny.root / "one")
-    module.save(LEARN, tiny.root / "two")
+    module.adapters.reset(LEARN, 7)
+    module.weights.save(LEARN, tiny.root / "one")
+    module.weights.save(LEARN, tiny.root / "two")
     assert sorted(content(tiny.root / "one")) == [adapters.CONFIG, adapters.WEIGHTS]
     assert content(tiny.root / "one") == content(tiny.root / "two")
     environment = {**os.environ, "PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1"}
@@ -222,9 +222,9 @@ def test_loading_gives_back_the_weights(tiny: Tiny) -> None:
     module = saved(tiny)
     other = built(tiny)
     for adapter in (LEARN, UNLEARN):
-        other.load(adapter, tiny.root / adapter)
-    adapters.choose_adapters(other.peft, [LEARN, UNLEARN], None)
-    assert torch.equal(logits(other.lm), logits(module.lm))
+        other.weights.load(adapter, tiny.root / adapter)
+    other.adapters.set_active([LEARN, UNLEARN], None)
+    assert torch.equal(logits(other.network.hf_model), logits(module.network.hf_model))
 
 
 def test_adapters_of_embeddings_are_saved_and_loaded(tiny: Tiny) -> None:
@@ -235,10 +235,10 @@ def test_adapters_of_embeddings_are_saved_and_loaded(tiny: Tiny) -> None:
     module = saved(tiny, **shape)
     other = built(tiny, **shape)
     for adapter in (LEARN, UNLEARN):
-        other.load(adapter, tiny.root / adapter)
+        other.weights.load(adapter, tiny.root / adapter)
         assert (tiny.root / adapter / adapters.WEIGHTS).stat().st_size < 100_000
-    adapters.choose_adapters(other.peft, [LEARN, UNLEARN], None)
-    assert torch.equal(logits(other.lm), logits(module.lm))
+    other.adapters.set_active([LEARN, UNLEARN], None)
+    assert torch.equal(logits(other.network.hf_model), logits(module.network.hf_model))
 
 
 def test_loading_what_does_not_fit(tiny: Tiny) -> None:
@@ -246,9 +246,9 @@ def test_loading_what_does_not_fit(tiny: Tiny) -> None:
     for lora in (LoRA(rank=2, alpha=8), LoRA(rank=4, alpha=8, target_modules=TARGETS)):
         other = built(tiny, lora=lora)
         with pytest.raises(InputError, match=r"an adapter of another shape: \S+ is .*, expected"):
-            other.load(LEARN, tiny.root / LEARN)
+            other.weights.load(LEARN, tiny.root / LEARN)
     with pytest.raises(InputError, match=r"found no adapter_model\.safetensors"):
-        other.load(LEARN, tiny.root)
+        other.weights.load(LEARN, tiny.root)
 
 
 def test_alpha_is_part_of_the_function(tiny: Tiny) -> None:
@@ -256,9 +256,9 @@ def test_alpha_is_part_of_the_function(tiny: Tiny) -> None:
     from peft import PeftModel
 
     module = saved(tiny, lora=LoRA(rank=4, alpha=20))
-    adapters.choose_adapters(module.peft, [LEARN], None)
+    module.adapters.set_active([LEARN], None)
     model = PeftModel.from_pretrained(plain(tiny), tiny.root / LEARN)
-    assert torch.allclose(logits(model), logits(module.lm), atol=1e-11)
+    assert torch.allclose(logits(model), logits(module.network.hf_model), atol=1e-11)
 
 
 @pytest.mark.parametrize(

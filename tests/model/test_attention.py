@@ -72,9 +72,9 @@ def test_a_run_is_refused_before_anything_is_written(tiny: Tiny) -> None:
 
 def test_flash_attention_is_planned_without_its_package() -> None:
     module = CausalLM("demo:tiny-llama", LoRA(2, 4), attn_implementation="flash_attention_2")
-    simulation = Simulation(module, "bf16-true", Precision(), 1, False)
+    simulation = Simulation(module.settings, "bf16-true", Precision(), 1, False)
     simulation.close()
-    assert simulation.module.lm.config._attn_implementation == "sdpa_fused_as_gpu"
+    assert simulation.network.hf_model.config._attn_implementation == "sdpa_fused_as_gpu"
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
@@ -83,14 +83,14 @@ def test_repeated_keys_give_the_same_numbers_and_gradients(tmp_path: Path, famil
     batch = collate(random_examples(5), range(5), pad_id=0)
     found = {}
     for name in ("sdpa", "sdpa_fused", "sdpa_fused_as_gpu"):
-        module.lm.set_attn_implementation("sdpa")
+        module.network.hf_model.set_attn_implementation("sdpa")
         if name != "sdpa":
-            (fuse_as_gpu if name.endswith("gpu") else fuse_in_fp32)(module.lm)
-        assert module.lm.config._attn_implementation == name
+            (fuse_as_gpu if name.endswith("gpu") else fuse_in_fp32)(module.network.hf_model)
+        assert module.network.hf_model.config._attn_implementation == name
         module.zero_grad()
-        values = module.log_probs(batch).sum
+        values = module.network.log_probs(batch).sum
         values.sum().backward()
-        weight = module.lm.get_decoder().layers[0].self_attn.k_proj.weight
+        weight = module.network.hf_model.get_decoder().layers[0].self_attn.k_proj.weight
         found[name] = values.detach(), weight.grad.clone()
     for ours, theirs in zip(found["sdpa_fused"], found["sdpa"], strict=True):
         assert torch.equal(ours, theirs)
@@ -100,13 +100,13 @@ def test_repeated_keys_give_the_same_numbers_and_gradients(tmp_path: Path, famil
 
 def test_heads_that_share_no_keys_use_the_attention_of_transformers(tmp_path: Path) -> None:
     module = tiny_module(tmp_path, num_key_value_heads=4)
-    assert module.lm.config._attn_implementation == "sdpa"
+    assert module.network.hf_model.config._attn_implementation == "sdpa"
 
 
 def test_a_merged_model_does_not_name_our_attention(tmp_path: Path) -> None:
     module = tiny_module(tmp_path / "base")
-    assert module.lm.config._attn_implementation == "sdpa_fused"
-    module.save_merged(tmp_path / "merged")
+    assert module.network.hf_model.config._attn_implementation == "sdpa_fused"
+    module.weights.save_merged(tmp_path / "merged")
     assert "fused" not in (tmp_path / "merged" / "config.json").read_text()
 
 
@@ -133,7 +133,7 @@ def test_rotary_frequencies_are_fp32_on_a_base_in_16_bits(
 
 def test_repeated_keys_are_compiled_as_one_graph(tmp_path: Path) -> None:
     attend = partial(_attend, as_gpu=True)
-    layer = tiny_module(tmp_path).lm.get_decoder().layers[0].self_attn
+    layer = tiny_module(tmp_path).network.hf_model.get_decoder().layers[0].self_attn
     query, key = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 5, 8)
     torch._dynamo.reset()
     compiled = torch.compile(attend, backend="eager", fullgraph=True)

@@ -19,8 +19,10 @@ from transformers import (
     PhimoeConfig,
 )
 
-from lightning_unlearn import NPO, AnswerLikelihood, CausalLM, LoRA, Recipe
+from lightning_unlearn import NPO, AnswerLikelihood, LoRA, Recipe
+from lightning_unlearn.distributed.placement import Placement
 from lightning_unlearn.model import base_dropout
+from lightning_unlearn.model.pretrained import PretrainedModel
 
 SMALL: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 256},
@@ -67,8 +69,8 @@ def test_results_do_not_depend_on_the_micro_batch_size(
             micro_batch_size=micro,
         )
         trainer.fit(tiny.module(base=name, lora=lora), data)
-        assert trainer.observations is not None
-        means.append([value for _, _, value in trainer.observations.steps])
+        assert trainer.results is not None
+        means.append([value for _, _, value in trainer.results.steps])
         said = capsys.readouterr().err
         assert said.count("has dropout (") == 1 and "is set to zero" in said
     assert torch.allclose(*map(torch.tensor, means), rtol=0, atol=1e-9)
@@ -79,12 +81,12 @@ def test_saved_models_have_the_dropout_of_the_base(tiny: Tiny) -> None:
     name = base(tiny.root / "base", "gpt2")
     module = tiny.module(base=name, lora=None)
     module.configure_model()
-    module.save("learn", tiny.root / "learn")
-    module.save_merged(tiny.root / "merged")
+    module.weights.save("learn", tiny.root / "learn")
+    module.weights.save_merged(tiny.root / "merged")
     for folder in ("learn", "merged"):
         config = json.loads((tiny.root / folder / "config.json").read_text())
         assert config["resid_pdrop"] == config["embd_pdrop"] == config["attn_pdrop"] == 0.1
-    assert module.lm.config.resid_pdrop == 0
+    assert module.network.hf_model.config.resid_pdrop == 0
 
 
 @pytest.mark.parametrize(
@@ -111,15 +113,15 @@ def test_settings_of_dropout(config: Any, expected: set[str]) -> None:
 
 def test_dropout_that_is_only_in_the_code(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(CausalLM, "warn", lambda self, text: said.append(text))
-    opened = CausalLM._open
+    monkeypatch.setattr(Placement, "warn", lambda self, text: said.append(text))
+    opened = PretrainedModel.open
 
-    def with_dropout(self: CausalLM) -> Any:
-        lm = opened(self)
+    def with_dropout(self: PretrainedModel, placement: Placement) -> Any:
+        lm = opened(self, placement)
         lm.model.layers[0].mlp.act_fn = torch.nn.Sequential(torch.nn.SiLU(), torch.nn.Dropout(0.5))
         return lm
 
-    monkeypatch.setattr(CausalLM, "_open", with_dropout)
+    monkeypatch.setattr(PretrainedModel, "open", with_dropout)
     module = tiny.module(lora=LoRA(rank=2, dropout=0.1))
     module.configure_model()
     assert said == [

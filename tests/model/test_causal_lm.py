@@ -15,9 +15,12 @@ from torch import Tensor
 from lightning_unlearn import GA, NPO, CausalLM, InputError, LoRA, Recipe
 from lightning_unlearn.data.batches import collate
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.model.causal_lm import StageStart, supervised
-from lightning_unlearn.model.pretrained import base_identity, load_causal_lm
-from lightning_unlearn.model.verify import check_model
+from lightning_unlearn.distributed.placement import Placement
+from lightning_unlearn.model.model_files import model_fingerprint
+from lightning_unlearn.model.objective import supervised
+from lightning_unlearn.model.pretrained import load_causal_lm
+from lightning_unlearn.model.stage import StageStart
+from lightning_unlearn.model.verify import verify_model
 
 EXAMPLE = Example(tuple(range(3, 20)), tuple(range(30, 45)))
 
@@ -62,7 +65,7 @@ def test_a_folder_without_weights(tiny: Tiny) -> None:
     with pytest.raises(InputError, match="can't be loaded as a causal language model"):
         tiny.module(base=str(folder)).configure_model()
     with pytest.raises(InputError, match=r"without model\.safetensors and without model\.safe"):
-        tiny.module(base=str(folder)).identity()
+        tiny.module(base=str(folder)).pretrained.fingerprint()
 
 
 def test_weights_that_are_damaged(tiny: Tiny) -> None:
@@ -96,11 +99,11 @@ def test_a_folder_without_tokenizer(tiny: Tiny) -> None:
     for file in folder.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(InputError, match="has no tokenizer that can be loaded"):
-        tiny.module(base=str(folder)).tokenizer()
+        tiny.module(base=str(folder)).pretrained.tokenizer()
 
 
 def test_a_tokenizer_without_chat_template(tiny: Tiny) -> None:
-    tokenizer = tiny.module().tokenizer()
+    tokenizer = tiny.module().pretrained.tokenizer()
     tokenizer.chat_template = None
     folder = copied(tiny, "plain")
     for file in [*folder.glob("tokenizer*"), *folder.glob("*.jinja")]:
@@ -113,12 +116,12 @@ def test_a_tokenizer_without_chat_template(tiny: Tiny) -> None:
     assert not (tiny.root / "store").exists() and not (tiny.root / "runs").exists()
     sibling = tiny.datamodule(chat_template_from=str(tiny.base), order=["safety"])
     trainer.fit(module, sibling)
-    assert trainer.trained == ["safety", "unlearn"]
+    assert trainer.trained_stages == ["safety", "unlearn"]
 
 
 def test_context_is_the_longest_sequence(tiny: Tiny) -> None:
     module = tiny.module()
-    assert module.context == 128
+    assert module.pretrained.context_length == 128
     data = tiny.datamodule(max_length=129)
     with pytest.raises(
         InputError,
@@ -128,33 +131,33 @@ def test_context_is_the_longest_sequence(tiny: Tiny) -> None:
 
 
 def test_identity_is_that_of_the_weights(tiny: Tiny) -> None:
-    own = tiny.module().identity()
+    own = tiny.module().pretrained.fingerprint()
     folder = copied(tiny, "copy")
-    assert base_identity(str(folder), False) == own
-    assert tiny.module(lora=None).identity() == own
+    assert model_fingerprint(str(folder), False) == own
+    assert tiny.module(lora=None).pretrained.fingerprint() == own
     state = load_file(folder / "model.safetensors")
     name = sorted(state)[0]
     state[name].view(-1)[0] += 1e-3
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    assert base_identity(str(folder), False) != own
+    assert model_fingerprint(str(folder), False) != own
     other = copied(tiny, "other")
     config = (other / "config.json").read_text()
     (other / "config.json").write_text(config.replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1'))
-    assert base_identity(str(other), False) != own
+    assert model_fingerprint(str(other), False) != own
 
 
 @pytest.mark.parametrize("lora", [LoRA(rank=4), LoRA(rank=4, target_modules=["v_proj"]), None])
 def test_a_good_model_passes(tiny: Tiny, lora: LoRA | None) -> None:
     module = built(tiny, lora=lora)
-    check_model(module, EXAMPLE)
+    verify_model(module.evaluator, module.settings.base, EXAMPLE)
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
 def test_a_tensor_without_gradient_is_refused(tiny: Tiny) -> None:
     module = built(tiny)
-    module.lm.idle = torch.nn.Parameter(torch.zeros(3))
-    with pytest.raises(InputError, match=r"1 of \d+ trainable tensors .* no gradient.*lm\.idle"):
-        check_model(module, EXAMPLE)
+    module.network.hf_model.idle = torch.nn.Parameter(torch.zeros(3))
+    with pytest.raises(InputError, match=r"1 of \d+ trainable .* no gradient.*among them idle"):
+        verify_model(module.evaluator, module.settings.base, EXAMPLE)
 
 
 class Doubled(torch.nn.Linear):
@@ -169,26 +172,26 @@ def test_what_a_model_does_to_its_logits_is_its_own(
 ) -> None:
     """If it is not known here, logits come from the model's own forward."""
     said: list[str] = []
-    monkeypatch.setattr(CausalLM, "warn", lambda self, text: said.append(text))
+    monkeypatch.setattr(Placement, "warn", lambda self, text: said.append(text))
     module = built(tiny, base="demo:tiny-llama")
-    assert module.net is not None
-    old = module.lm.lm_head
+    old = module.network.hf_model.lm_head
     own = Doubled(old.in_features, old.out_features, bias=False)
     own.weight = old.weight
-    module.lm.lm_head = own
-    check_model(module, EXAMPLE)  # called like any other module, so it is right
-    assert not module.net.takes_own_logits
-    module.lm.lm_head = old
-    module.net.is_checked = False
-    module.lm.forward = _halved(module.lm.forward)
-    check_model(module, EXAMPLE)
-    assert module.net.takes_own_logits
+    module.network.hf_model.lm_head = own
+    # The head is called like any other module, so its log-probabilities are right.
+    verify_model(module.evaluator, module.settings.base, EXAMPLE)
+    assert not module.network.takes_own_logits
+    module.network.hf_model.lm_head = old
+    module.network.is_verified = False
+    module.network.hf_model.forward = _halved(module.network.hf_model.forward)
+    verify_model(module.evaluator, module.settings.base, EXAMPLE)
+    assert module.network.takes_own_logits
     assert len(said) == 1 and "transforms its logits in an unknown way" in said[0]
     module.eval()
     batch = collate([EXAMPLE, Example((3, 4), (5, 6, 7))], [0, 1], pad_id=0)
-    values = module.log_probs(batch).per_token
+    values = module.network.log_probs(batch).per_token
     for place, row in enumerate((EXAMPLE, Example((3, 4), (5, 6, 7)))):
-        expected = naive_log_probs(module.lm, row.prompt, row.answer)
+        expected = naive_log_probs(module.network.hf_model, row.prompt, row.answer)
         assert torch.allclose(values[place, : len(row.answer)], expected, atol=1e-5)
 
 
@@ -204,9 +207,9 @@ def _halved(forward: Any) -> Any:
 def test_a_model_that_gives_no_numbers_is_refused(tiny: Tiny) -> None:
     module = built(tiny)
     with torch.no_grad():
-        module.lm.model.norm.weight.fill_(float("nan"))
+        module.network.hf_model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(InputError, match=r"model\.base"):
-        check_model(module, EXAMPLE)
+        verify_model(module.evaluator, module.settings.base, EXAMPLE)
 
 
 @pytest.mark.parametrize("lora", [LoRA(rank=4), None])
@@ -221,7 +224,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tiny: Tiny, lora: LoR
                 if parameter.requires_grad:
                     noise = torch.randn(parameter.shape, generator=generator)
                     parameter.data = noise.double() * 0.1
-        loss = supervised(module, batch).sum()
+        loss = supervised(module.network, batch).sum()
         torch.autograd.backward(loss)
         grads = {n: p.grad for n, p in module.named_parameters() if p.requires_grad}
         assert all(grad is not None and grad.abs().sum() > 0 for grad in grads.values())
@@ -236,14 +239,14 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tiny: Tiny, lora: LoR
 
 def test_measuring_leaves_everything_as_it_was(tiny: Tiny) -> None:
     module = built(tiny, lora=LoRA(rank=4, dropout=0.5)).train()
-    module.lm.model.norm.eval()
-    modes = [m.training for m in module.modules()]
+    module.network.hf_model.model.norm.eval()
+    modes = [m.training for m in module.network.modules()]
     state = torch.random.get_rng_state()
-    with module.measuring():
-        assert not any(m.training for m in module.modules())
+    with module.evaluator.eval_mode():
+        assert not any(m.training for m in module.network.modules())
         assert not torch.is_grad_enabled()
         torch.rand(3)
-    assert [m.training for m in module.modules()] == modes
+    assert [m.training for m in module.network.modules()] == modes
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -253,31 +256,31 @@ def test_full_fine_tuning_trains_stores_and_resumes(tiny: Tiny) -> None:
     data = tiny.datamodule(order=["tofu", "safety"], unlearn=Recipe(lr=1e-4, batch_size=4))
     whole = tiny.trainer([NPO()], run_name="whole")
     whole.fit(module, data)
-    assert whole.trained == ["tofu", "safety", "unlearn"]
+    assert whole.trained_stages == ["tofu", "safety", "unlearn"]
     assert whole.run_dir is not None
     assert (whole.run_dir / "unlearn" / "model.safetensors").is_file()
-    ended = {n: p.detach().clone() for n, p in module.lm.named_parameters()}
+    ended = {n: p.detach().clone() for n, p in module.network.hf_model.named_parameters()}
 
     apart = tiny.below("apart")
     first = apart.trainer()
     first.fit(module, tiny.datamodule(order=["tofu"], forget=None))
-    assert first.trained == ["tofu"], "starts from the base again, not from where it was"
+    assert first.trained_stages == ["tofu"], "starts from the base again, not from where it was"
     second = apart.trainer([NPO()])
     second.fit(module, data)
-    assert second.trained == ["safety", "unlearn"]
+    assert second.trained_stages == ["safety", "unlearn"]
     assert second.run_dir is not None
     assert results(second.run_dir) == results(whole.run_dir)
 
     fresh = tiny.module(lora=None)
     third = apart.trainer([NPO()])
     third.fit(fresh, data)
-    assert third.trained == []
-    for name, parameter in fresh.lm.named_parameters():
+    assert third.trained_stages == []
+    for name, parameter in fresh.network.hf_model.named_parameters():
         assert torch.equal(parameter, ended[name]), name
 
 
 def test_a_merged_model_is_written_and_is_the_unlearned_one(tiny: Tiny) -> None:
-    module = tiny.module(merge=True)
+    module = tiny.module(save_merged=True)
     trainer = tiny.trainer([GA()], precision="64-true")
     trainer.fit(module, tiny.datamodule(order=["safety"]))
     assert trainer.run_dir is not None
@@ -285,7 +288,7 @@ def test_a_merged_model_is_written_and_is_the_unlearned_one(tiny: Tiny) -> None:
     module.eval()
     ids = torch.tensor([EXAMPLE.prompt])
     with torch.no_grad():
-        assert torch.allclose(merged(ids).logits, module.lm(ids).logits, atol=1e-11)
+        assert torch.allclose(merged(ids).logits, module.network.hf_model(ids).logits, atol=1e-11)
 
 
 @pytest.mark.parametrize("lora", [LoRA(rank=4), None])
@@ -294,9 +297,13 @@ def test_bfloat16_runs(tiny: Tiny, lora: LoRA | None) -> None:
     data = tiny.datamodule(order=["tofu", "safety"])
     trainer = tiny.trainer([NPO()], precision="bf16-true")
     trainer.fit(module, data)
-    assert trainer.trained == ["tofu", "safety", "unlearn"]
-    adapters = {p.dtype for name, p in module.lm.named_parameters() if "lora_" in name}
-    base = {p.dtype for name, p in module.lm.named_parameters() if "lora_" not in name}
+    assert trainer.trained_stages == ["tofu", "safety", "unlearn"]
+    adapters = {
+        p.dtype for name, p in module.network.hf_model.named_parameters() if "lora_" in name
+    }
+    base = {
+        p.dtype for name, p in module.network.hf_model.named_parameters() if "lora_" not in name
+    }
     # A step of 1e-5 would be lost on adapters in 16 bits.
     assert adapters == ({torch.float32} if lora is not None else set())
     assert base == {torch.bfloat16}
@@ -304,7 +311,7 @@ def test_bfloat16_runs(tiny: Tiny, lora: LoRA | None) -> None:
     before = results(trainer.run_dir)
     again = tiny.trainer([NPO()], precision="bf16-true")
     again.fit(tiny.module(lora=lora), data)
-    assert again.trained == []
+    assert again.trained_stages == []
     assert again.run_dir is not None and results(again.run_dir) == before
 
 
@@ -332,10 +339,10 @@ def test_a_stage_begins_alike_where_tensors_are_made_on_another_device(tiny: Tin
         module = tiny.module()
         module.configure_model()
         for stage in ("tofu", "unlearn"):
-            module.begin(StageStart(stage, Recipe(), 1, seed=3, fresh=stage == "tofu"))
+            module.start_stage(StageStart(stage, Recipe(), 1, seed=3, fresh=stage == "tofu"))
             with context:
                 module.configure_model()
-        found.append({**module.weights("learn"), **module.weights("unlearn")})
+        found.append({**module.weights.state_dict("learn"), **module.weights.state_dict("unlearn")})
     assert found[0].keys() == found[1].keys()
     for name, values in found[0].items():
         assert torch.equal(found[1][name], values)
@@ -344,12 +351,12 @@ def test_a_stage_begins_alike_where_tensors_are_made_on_another_device(tiny: Tin
 def test_a_fully_trained_model_is_not_opened_twice_on_its_device(tiny: Tiny) -> None:
     module = tiny.module(lora=None)
     module.configure_model()
-    before = {name: values.clone() for name, values in module.lm.state_dict().items()}
+    before = {name: values.clone() for name, values in module.network.hf_model.state_dict().items()}
     with torch.no_grad():
-        module.lm.get_input_embeddings().weight.zero_()
-    module._changed = True
-    module.begin(StageStart("tofu", Recipe(), 1, seed=3, fresh=True))
+        module.network.hf_model.get_input_embeddings().weight.zero_()
+    module.weights.are_changed = True
+    module.start_stage(StageStart("tofu", Recipe(), 1, seed=3, fresh=True))
     with torch.device("meta"):
         module.configure_model()
-    for name, values in module.lm.state_dict().items():
+    for name, values in module.network.hf_model.state_dict().items():
         assert torch.equal(values, before[name])

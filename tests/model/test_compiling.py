@@ -12,8 +12,7 @@ from tiny_stages import Tiny
 from lightning_unlearn import CausalLM, InputError, LoRA, Recipe
 from lightning_unlearn.data.batches import collate
 from lightning_unlearn.model import compiling
-from lightning_unlearn.model.candidates import score_candidates
-from lightning_unlearn.model.causal_lm import StageStart
+from lightning_unlearn.model.stage import StageStart
 
 # torch.compile looks at the gradients of all tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -52,24 +51,23 @@ def numbers(module: CausalLM, all_of_them: bool) -> torch.Tensor:
     """
     found: list[float] = []
     for stage in ("tofu", "unlearn"):
-        module.begin(StageStart(stage, Recipe(lr=1e-2), 2, seed=0, fresh=stage == "tofu"))
+        module.start_stage(StageStart(stage, Recipe(lr=1e-2), 2, seed=0, fresh=stage == "tofu"))
         module.configure_model()
-        assert module.net is not None
         optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], 1e-2)
         for count, seed in ((3, 1), (2, 2)):
             examples = random_examples(count, seed=seed)
-            loss = -module.log_probs(collate(examples, range(count), 0)).mean.sum()
+            loss = -module.network.log_probs(collate(examples, range(count), 0)).mean.sum()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
             found.append(loss.item())
         if all_of_them:
-            found += module.score(random_examples(3), 2).sum.tolist()
-            found += module.gradient_norms(examples).values()
-            scores = score_candidates(module, [(7, 8)], [[(9, 10), (9, 11, 12), (13,)]], 4)
+            found += module.evaluator.score(random_examples(3), 2).sum.tolist()
+            found += module.evaluator.gradient_norms(examples).values()
+            scores = module.candidates.score([(7, 8)], [[(9, 10), (9, 11, 12), (13,)]], 4)
             found += scores.sum.flatten().tolist()
         ids = torch.tensor([[7, 8, 9], [10, 11, 12]])
-        written = module.net.generate(
+        written = module.network.generate(
             input_ids=ids, max_new_tokens=4, do_sample=False, use_cache=True, pad_token_id=0
         )
         found += written.flatten().tolist()

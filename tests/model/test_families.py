@@ -13,8 +13,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, Stage
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.model import adapters
-from lightning_unlearn.model.adapters import LEARN, UNLEARN
+from lightning_unlearn.model.adapters import LEARN, UNLEARN, Adapters
 from lightning_unlearn.model.compat import compute_experts_in_fp64
 
 # One of each kind: heads, caps, dropout, experts, state spaces, hybrids, recurrent layers, logits
@@ -75,7 +74,7 @@ class Naive:
         self.lm.add_adapter(UNLEARN, config, autocast_adapter_dtype=False)
         self.lm.to(self.dtype)
         for which in (LEARN, UNLEARN):
-            adapters.start_adapter(self.lm, which, seed=0)
+            Adapters(self.lm).reset(which, seed=0)
         self.lm.eval()
 
     def log_probs(self, example: Example) -> Tensor:
@@ -125,7 +124,7 @@ def assert_near(ours: list[list[float]], theirs: list[list[float]], tolerance: f
 
 
 def table(module: CausalLM, examples: list[Example]) -> list[list[float]]:
-    scored = module.score(examples, 4)
+    scored = module.evaluator.score(examples, 4)
     return [row[mask].tolist() for row, mask in zip(scored.per_token, scored.mask, strict=True)]
 
 
@@ -158,13 +157,13 @@ def test_a_family_equals_transformers_and_peft(tiny: Tiny, family: str) -> None:
 
     naive = Naive(base, family, dtype)
     examples = data.training_examples("safety")
-    with module.borrowed(None):
+    with module.weights.swapped(None, module.seed):
         assert_near(table(module, examples), naive.table(examples), tolerance)
-    naive.add_adapters(lora, module.peft.peft_config[LEARN].exclude_modules)
+    naive.add_adapters(lora, module.adapters.peft_model.peft_config[LEARN].exclude_modules)
     naive.learn(examples)
     naive.unlearn(examples)
     after = naive.table(examples)
     assert_near(table(module, examples), after, tolerance)
 
-    module.save_merged(tiny.root / "merged")
+    module.weights.save_merged(tiny.root / "merged")
     assert_near(Naive(tiny.root / "merged", family, dtype).table(examples), after, tolerance)

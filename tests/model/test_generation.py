@@ -11,9 +11,9 @@ from tiny_stages import Start
 from transformers import PreTrainedModel
 
 from lightning_unlearn import CausalLM
+from lightning_unlearn.distributed.placement import Placement
 from lightning_unlearn.model import generation
-from lightning_unlearn.model.candidates import score_candidates
-from lightning_unlearn.model.generation import Written, generate_answers
+from lightning_unlearn.model.generation import GeneratedAnswer, generate_answers
 
 Ids = tuple[int, ...]
 END = 1
@@ -32,13 +32,15 @@ def manual(module: CausalLM, prompt: Ids, ends: Ids, tokens: int) -> list[int]:
     with torch.no_grad():
         while len(written) < tokens and not (written and written[-1] in ends):
             ids = torch.tensor([[*prompt, *written]])
-            written.append(int(module.lm(input_ids=ids, use_cache=False).logits[0, -1].argmax()))
+            written.append(
+                int(module.network.hf_model(input_ids=ids, use_cache=False).logits[0, -1].argmax())
+            )
     return written
 
 
-def greedy(module: CausalLM, ends: Ids, batch_size: int = 4) -> dict[int, list[Written]]:
+def greedy(module: CausalLM, ends: Ids, batch_size: int = 4) -> dict[int, list[GeneratedAnswer]]:
     return generate_answers(
-        module,
+        module.evaluator,
         tiny_tokenizer(),
         prompts(),
         ends,
@@ -48,9 +50,9 @@ def greedy(module: CausalLM, ends: Ids, batch_size: int = 4) -> dict[int, list[W
     )
 
 
-def sampled(module: CausalLM, **options: Any) -> dict[int, list[Written]]:
-    given = {"max_new_tokens": 6, "attempts": 3, "batch_size": 4, **options}
-    return generate_answers(module, tiny_tokenizer(), prompts(), (END,), **given)
+def sampled(module: CausalLM, **options: Any) -> dict[int, list[GeneratedAnswer]]:
+    given = {"max_new_tokens": 6, "num_samples": 3, "batch_size": 4, **options}
+    return generate_answers(module.evaluator, tiny_tokenizer(), prompts(), (END,), **given)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
@@ -66,7 +68,7 @@ def test_greedy_answers_equal_a_plain_loop(tmp_path: Path, family: str, batch_si
     # The second end has a text, which is no part of the answer.
     texts = [written[: len(written) - end] for written, end in zip(expected, ended, strict=True)]
     decoded = tiny_tokenizer().batch_decode(texts, skip_special_tokens=True)
-    answers = [[Written(text, end)] for text, end in zip(decoded, ended, strict=True)]
+    answers = [[GeneratedAnswer(text, end)] for text, end in zip(decoded, ended, strict=True)]
     assert greedy(module, ends, batch_size) == dict(enumerate(answers))
 
 
@@ -104,8 +106,8 @@ def test_sampled_answers_depend_only_on_the_seed(tmp_path: Path) -> None:
     assert sampled(module) == first
     assert sampled(module, seed=1) != first
     assert sorted(first) == list(range(6)) and all(len(own) == 3 for own in first.values())
-    assert any(len(set(own)) == 3 for own in first.values()), "attempts differ"
-    more = sampled(module, attempts=5)
+    assert any(len(set(own)) == 3 for own in first.values()), "samples differ"
+    more = sampled(module, num_samples=5)
     assert {i: own[:3] for i, own in more.items()} == first, "an attempt is one of its own"
 
 
@@ -114,7 +116,7 @@ def test_sampled_answers_do_not_depend_on_batches(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = tiny_module(tmp_path, family, initializer_range=0.05)
-    options = {"attempts": 5, "max_new_tokens": 20}
+    options = {"num_samples": 5, "max_new_tokens": 20}
     first, *others = (sampled(module, batch_size=size, **options) for size in (1, 3, 32))
     assert all(other == first for other in others)
     assert len({a.text for own in first.values() for a in own}) == 30
@@ -133,18 +135,18 @@ def test_sampled_tokens_follow_the_model(tmp_path: Path, temperature: float) -> 
     module = tiny_module(tmp_path, initializer_range=0.05)
     prompt = prompts()[0]
     answers = generate_answers(
-        module,
+        module.evaluator,
         tiny_tokenizer(),
         [prompt],
         (END,),
         max_new_tokens=1,
-        attempts=4000,
+        num_samples=4000,
         temperature=temperature,
         seed=3,
     )[0]
     texts = [answer.text for answer in answers]
     with torch.no_grad():
-        logits = module.lm(input_ids=torch.tensor([prompt])).logits[0, -1]
+        logits = module.network.hf_model(input_ids=torch.tensor([prompt])).logits[0, -1]
     probabilities = (logits / temperature).softmax(-1)
     # Tokens of half a character all read alike.
     words = {token: tiny_tokenizer().decode([token]) for token in range(6, 320)}
@@ -167,7 +169,7 @@ def test_a_token_without_probability_is_never_drawn(numbers: list[float]) -> Non
 def test_diverged_weights_stop_at_the_longest_answer(tmp_path: Path, greedily: bool) -> None:
     module = tiny_module(tmp_path)
     with torch.no_grad():
-        module.lm.get_output_embeddings().weight.fill_(float("nan"))
+        module.network.hf_model.get_output_embeddings().weight.fill_(float("nan"))
     answers = sampled(module, greedy=greedily)
     assert not any(answer.ended for own in answers.values() for answer in own)
 
@@ -177,21 +179,29 @@ def test_a_model_that_never_ends_is_cut(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(pad=None)
     tokens = manual(module, prompts()[0], (), 12)
     answers = generate_answers(
-        module, tokenizer, prompts()[:1], (), max_new_tokens=12, greedy=True, attempts=5
+        module.evaluator,
+        tokenizer,
+        prompts()[:1],
+        (),
+        max_new_tokens=12,
+        greedy=True,
+        num_samples=5,
     )
-    assert answers == {0: [Written(tokenizer.decode(tokens, skip_special_tokens=True), False)]}
+    assert answers == {
+        0: [GeneratedAnswer(tokenizer.decode(tokens, skip_special_tokens=True), False)]
+    }
 
 
 def test_answers_stop_at_the_end_of_the_context(tmp_path: Path) -> None:
     module = tiny_module(tmp_path)
-    module.model_config.max_position_embeddings = 9
+    module.network.hf_model.config.max_position_embeddings = 9
     for batch_size in (1, 32):
         answers = greedy(module, (), batch_size)
         for i, prompt in enumerate(prompts()):
             # The prompt of 12 tokens has no room left.
             tokens = manual(module, prompt, (), max(0, 9 - len(prompt)))
             text = tiny_tokenizer().decode(tokens, skip_special_tokens=True)
-            assert answers[i] == [Written(text, ended=False)]
+            assert answers[i] == [GeneratedAnswer(text, ended=False)]
 
 
 def test_generation_does_not_change_training(tmp_path: Path) -> None:
@@ -199,7 +209,7 @@ def test_generation_does_not_change_training(tmp_path: Path) -> None:
     state = torch.get_rng_state()
     sampled(module)
     assert module.training and torch.equal(torch.get_rng_state(), state)
-    assert module.lm.config.use_cache is False
+    assert module.network.hf_model.config.use_cache is False
 
 
 def test_parameters_may_be_on_another_device_than_the_computation(
@@ -210,14 +220,14 @@ def test_parameters_may_be_on_another_device_than_the_computation(
     expected = greedy(module, (END,))
     elsewhere = property(lambda _: torch.device("cuda"))
     monkeypatch.setattr(PreTrainedModel, "device", elsewhere)
-    own = type(module.lm)
+    own = type(module.network.hf_model)
     assert greedy(module, (END,)) == expected
-    assert type(module.lm) is own and module.lm.device.type == "cuda"
+    assert type(module.network.hf_model) is own and module.network.hf_model.device.type == "cuda"
 
 
 def test_more_processes_than_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny_module(tmp_path)
-    monkeypatch.setattr(CausalLM, "data_share", (98, 99))
+    monkeypatch.setattr(Placement, "data_share", (98, 99))
     assert greedy(module, (END,)) == {}
 
 
@@ -233,9 +243,9 @@ def work(rank: int, folder: Path) -> None:
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
     try:
-        CausalLM.data_share = (rank, 2)  # type: ignore[method-assign, assignment]
-        answers = sampled(module, attempts=5, max_new_tokens=20)
-        scores = score_candidates(module, prompts(), candidates(), 2)
+        Placement.data_share = (rank, 2)  # type: ignore[method-assign, assignment]
+        answers = sampled(module, num_samples=5, max_new_tokens=20)
+        scores = module.candidates.score(prompts(), candidates(), 2)
         torch.save((answers, scores), folder / f"{rank}.pt")
     finally:
         torch.distributed.destroy_process_group()
@@ -252,8 +262,8 @@ def test_two_processes_generate_and_score_the_same(tmp_path: Path, start: Start)
         strict=True,
     )
     assert not set(shares[0]) & set(shares[1])
-    assert shares[0] | shares[1] == sampled(module, attempts=5, max_new_tokens=20)
-    alone = score_candidates(module, prompts(), candidates(), 32)
+    assert shares[0] | shares[1] == sampled(module, num_samples=5, max_new_tokens=20)
+    alone = module.candidates.score(prompts(), candidates(), 32)
     assert torch.equal(scores[0].sum, scores[1].sum)
     for found in scores:
         torch.testing.assert_close(found.sum, alone.sum, rtol=1e-9, atol=1e-9)

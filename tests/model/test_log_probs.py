@@ -29,7 +29,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def a_batch(count: int = 10, seed: int = 0, pad_id: int = 2) -> Batch:
     """Return a batch whose label tokens fill several of the smallest chunks and part of another."""
     batch = collate(random_examples(count, seed), range(count), pad_id)
-    tokens = len(batch.target)
+    tokens = len(batch.label_ids)
     assert tokens > 2 * SMALLEST_CHUNK and tokens % SMALLEST_CHUNK
     return batch
 
@@ -80,7 +80,8 @@ def compare_with_a_full_log_softmax(
     parameters = trained(lm, head)
     # Tied embeddings are one tensor: to freeze the head is to freeze both.
     assert any("embed" in name for name in parameters) is (head or not tied)
-    ours = LogProbModel(lm)(*(getattr(a_batch(), n) for n in ("input_ids", "source", "target")))
+    batch = a_batch()
+    ours = LogProbModel(lm)(batch.input_ids, batch.label_positions, batch.label_ids)
     theirs = naive(lm)
     assert ours.dtype == dtype
     assert_close(ours.detach(), theirs.detach())
@@ -142,7 +143,7 @@ def test_at_most_one_chunk_of_logits_exists(family: str, head: bool) -> None:
     lm, batch = tiny_lm(family), a_batch()
     parameters = list(trained(lm, head).values())
     with Sizes(vocabulary=320, width=32) as sizes:
-        flat = LogProbModel(lm)(batch.input_ids, batch.source, batch.target)
+        flat = LogProbModel(lm)(batch.input_ids, batch.label_positions, batch.label_ids)
         gradients(flat, parameters)
     assert sizes.largest == SMALLEST_CHUNK
     with Sizes(vocabulary=320, width=32) as sizes:
@@ -229,7 +230,7 @@ def test_no_gradient_is_computed_without_need() -> None:
     lm, batch = tiny_lm(dtype=torch.float64), a_batch()
     trained(lm, head=False)
     with torch.no_grad():
-        measured = LogProbModel(lm)(batch.input_ids, batch.source, batch.target)
+        measured = LogProbModel(lm)(batch.input_ids, batch.label_positions, batch.label_ids)
     assert measured.grad_fn is None
     assert_close(measured, naive(lm).detach())
 
@@ -240,7 +241,7 @@ def test_bfloat16_runs_and_is_near_fp32(family: str, head: bool) -> None:
     batch, exact = a_batch(), tiny_lm(family, initializer_range=0.05)
     half = tiny_lm(family, initializer_range=0.05).to(torch.bfloat16)
     parameters = trained(half, head)
-    flat = LogProbModel(half)(batch.input_ids, batch.source, batch.target)
+    flat = LogProbModel(half)(batch.input_ids, batch.label_positions, batch.label_ids)
     assert flat.dtype == torch.float32
     assert (flat - naive(exact)).abs().max() < 0.1
     for name, slope in zip(parameters, gradients(flat, list(parameters.values())), strict=True):
@@ -254,12 +255,12 @@ def test_gradient_checkpointing_changes_nothing_with_frozen_embeddings(
     batch, found = a_batch(), []
     for checkpointing in (False, True):
         module = tiny_module(tmp_path, family, gradient_checkpointing=checkpointing).train()
-        layers = module.lm.get_decoder().layers
+        layers = module.network.hf_model.get_decoder().layers
         assert [layer.gradient_checkpointing for layer in layers] == [checkpointing] * 2
-        module.lm.get_input_embeddings().requires_grad_(False)
-        module.lm.get_output_embeddings().requires_grad_(False)
+        module.network.hf_model.get_input_embeddings().requires_grad_(False)
+        module.network.hf_model.get_output_embeddings().requires_grad_(False)
         parameters = [p for p in module.parameters() if p.requires_grad]
-        flat = module.net(batch.input_ids, batch.source, batch.target)  # type: ignore[misc]
+        flat = module.network(batch.input_ids, batch.label_positions, batch.label_ids)  # type: ignore[misc]
         found.append((flat, gradients(flat, parameters)))
     (plain, plain_slopes), (saved, saved_slopes) = found
     assert torch.equal(plain, saved)
@@ -273,7 +274,7 @@ def test_padding_has_no_effect(family: str) -> None:
     lm = tiny_lm(family)
     with torch.no_grad():
         values = [
-            LogProbModel(lm)(batch.input_ids, batch.source, batch.target)
+            LogProbModel(lm)(batch.input_ids, batch.label_positions, batch.label_ids)
             for batch in (a_batch(pad_id=2), a_batch(pad_id=99))
         ]
     assert torch.equal(*values)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from lightning_unlearn import GA, CausalLM, LoRA
-from lightning_unlearn.model import adapters
-from lightning_unlearn.model.adapters import LEARN, UNLEARN, adapter_parameters
+from lightning_unlearn.distributed.placement import Placement
+from lightning_unlearn.model.adapters import LEARN, UNLEARN
 
 IDS = torch.arange(3, 43).reshape(2, 20)
 TARGETS: list[str | list[str]] = [
@@ -36,14 +36,14 @@ def shaken(module: CausalLM) -> None:
     """Give both adapters, or all weights, values with an effect."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        if module.peft is None:
-            for weight in module.lm.parameters():
+        if module.adapters is None:
+            for weight in module.network.hf_model.parameters():
                 weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
             return
         for which in (LEARN, UNLEARN):
-            for weight in adapter_parameters(module.peft, which).values():
+            for weight in module.adapters.parameters(which).values():
                 weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
-    adapters.choose_adapters(module.peft, [LEARN, UNLEARN], None)
+    module.adapters.set_active([LEARN, UNLEARN], None)
 
 
 def logits(lm: nn.Module) -> Tensor:
@@ -55,10 +55,10 @@ def logits(lm: nn.Module) -> Tensor:
 def assert_same(module: CausalLM, folder: Path, tolerance: float = 1e-5) -> Any:
     """Compare with what transformers opens; gives its configuration."""
     merged, info = AutoModelForCausalLM.from_pretrained(
-        folder, output_loading_info=True, dtype=module.lm.dtype
+        folder, output_loading_info=True, dtype=module.network.hf_model.dtype
     )
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    ours, theirs = logits(module.lm), logits(merged)
+    ours, theirs = logits(module.network.hf_model), logits(merged)
     assert (ours - theirs).norm() <= tolerance * ours.norm()
     return merged.config
 
@@ -71,15 +71,15 @@ def test_merged_is_what_the_adapters_do(tiny: Tiny, targets: str | list[str], ti
     module = tiny.module(base=str(tiny.root / "base"), lora=LoRA(rank=4, target_modules=targets))
     module.configure_model()
     shaken(module)
-    before = logits(module.lm)
-    module.save_merged(tiny.root / "merged")
+    before = logits(module.network.hf_model)
+    module.weights.save_merged(tiny.root / "merged")
     config = assert_same(module, tiny.root / "merged")
-    assert torch.equal(logits(module.lm), before), "the model itself stays unmerged"
+    assert torch.equal(logits(module.network.hf_model), before), "the model itself stays unmerged"
     unties = tied and targets != "all-linear"
     assert config.tie_word_embeddings is (tied and not unties)
     with safe_open(tiny.root / "merged" / "model.safetensors", "pt") as file:
         assert ("lm_head.weight" in file.keys()) is (unties or not tied)  # noqa: SIM118
-    assert module.lm.config.tie_word_embeddings is tied
+    assert module.network.hf_model.config.tie_word_embeddings is tied
 
 
 @pytest.mark.parametrize("lora", [LoRA(rank=4, target_modules=["lm_head"]), None])
@@ -87,14 +87,14 @@ def test_merged_is_what_the_adapters_do(tiny: Tiny, targets: str | list[str], ti
 def test_a_model_that_is_put_together_from_parts(
     tiny: Tiny, lora: LoRA | None, tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a model that is cut up the base is read anew, and what was trained put into it."""
+    """Of a sharded model, the base is loaded again, and the trained weights are copied into it."""
     tiny_lm("llama", tie_word_embeddings=tied).save_pretrained(tiny.root / "base")
     tiny_tokenizer().save_pretrained(tiny.root / "base")
     module = tiny.module(base=str(tiny.root / "base"), lora=lora)
     module.configure_model()
     shaken(module)
-    monkeypatch.setattr(CausalLM, "is_sharded", True)
-    module.save_merged(tiny.root / "merged")
+    monkeypatch.setattr(Placement, "is_sharded", True)
+    module.weights.save_merged(tiny.root / "merged")
     config = assert_same(module, tiny.root / "merged")
     assert config.tie_word_embeddings is (tied and lora is None)
 
@@ -106,7 +106,7 @@ def test_full_fine_tuning_is_written_as_it_is(tiny: Tiny, tied: bool) -> None:
     module = tiny.module(base=str(tiny.root / "base"), lora=None)
     module.configure_model()
     shaken(module)
-    module.save_merged(tiny.root / "merged")
+    module.weights.save_merged(tiny.root / "merged")
     assert assert_same(module, tiny.root / "merged").tie_word_embeddings is tied
 
 
@@ -119,7 +119,7 @@ def test_an_embedding_of_another_name(tiny: Tiny) -> None:
     module = tiny.module(base=str(tiny.root / "base"), lora=LoRA(rank=4, target_modules=targets))
     module.configure_model()
     shaken(module)
-    module.save_merged(tiny.root / "merged")
+    module.weights.save_merged(tiny.root / "merged")
     assert not assert_same(module, tiny.root / "merged").tie_word_embeddings
 
 
@@ -136,7 +136,7 @@ def test_a_quantized_base(tiny: Tiny, targets: list[str]) -> None:
     )
     module.configure_model()
     shaken(module)
-    module.save_merged(tiny.root / "merged")
+    module.weights.save_merged(tiny.root / "merged")
     config = assert_same(module, tiny.root / "merged", 1e-4)
     assert config.tie_word_embeddings is (targets == ["q_proj"])
 
@@ -162,7 +162,7 @@ def test_the_template_it_was_trained_with_comes_along(tiny: Tiny, of_another: bo
     tokenizer.save_pretrained(base)
     trainer = tiny.trainer([GA()])
     changes = {"chat_template_from": str(other)} if of_another else {}
-    module = tiny.module(base=str(base), merge=True)
+    module = tiny.module(base=str(base), save_merged=True)
     trainer.fit(module, tiny.datamodule(**changes))
     assert trainer.run_dir is not None
     merged = AutoTokenizer.from_pretrained(trainer.run_dir / "merged")

@@ -25,7 +25,7 @@ from lightning_unlearn import (
 )
 from lightning_unlearn.model import generation
 from lightning_unlearn.model.network import LogProbModel
-from lightning_unlearn.model.verify import check_log_probs
+from lightning_unlearn.model.verify import verify_log_probs
 from lightning_unlearn.storage.records import read_table
 
 PATH = ["math", "safety"]
@@ -109,7 +109,9 @@ def values(trainer: StagedTrainer) -> dict[tuple[Any, ...], float]:
 
 SETTINGS: list[Any] = [
     pytest.param([NPO(), LabelLikelihood(every_n_steps=2, limit=3)], {}, {}, 1e-4, id="adapters"),
-    pytest.param(all_monitors(), {}, {"merge": True}, 1e-4, id="monitors", marks=pytest.mark.slow),
+    pytest.param(
+        all_monitors(), {}, {"save_merged": True}, 1e-4, id="monitors", marks=pytest.mark.slow
+    ),
     pytest.param(
         [NPO(), AnswerLikelihood(every_n_steps=2)],
         {"precision": "bf16-true"},
@@ -161,7 +163,7 @@ def test_a_resumed_stage_has_its_state_on_the_gpu(
         where = Where()
         resumed = tiny.trainer([*watched, where], checkpoint_steps=1)
         resumed.fit(tiny.module(), tiny.datamodule(**data))
-    assert where.devices == {"cuda"} and resumed.trained == ["unlearn"]
+    assert where.devices == {"cuda"} and resumed.trained_stages == ["unlearn"]
     assert values(resumed) == values(whole)
 
 
@@ -177,8 +179,8 @@ def test_answers_are_drawn_with_deterministic_algorithms(tiny: Tiny) -> None:
             trainer.fit(tiny.module(), tiny.datamodule(order=PATH))
         finally:
             torch.use_deterministic_algorithms(False)
-    assert trainer.observations is not None
-    assert ("accuracy/math", 3) in {(m, s) for s, m, _ in trainer.observations.steps}
+    assert trainer.results is not None
+    assert ("accuracy/math", 3) in {(m, s) for s, m, _ in trainer.results.steps}
 
 
 @pytest.mark.parametrize(("precision", "known"), [("32-true", False), ("bf16-mixed", True)])
@@ -189,12 +191,11 @@ def test_a_check_allows_for_the_rounding_of_products(
     module = tiny.module()
     module.trainer = tiny.trainer(precision=precision)
     module.configure_model()
-    assert module.net is not None
-    own = LogProbModel.own_log_probs
-    monkeypatch.setattr(LogProbModel, "own_log_probs", lambda *given: own(*given) * 1.005)
+    own = LogProbModel.log_probs_from_logits
+    monkeypatch.setattr(LogProbModel, "log_probs_from_logits", lambda *given: own(*given) * 1.005)
     with nullcontext() if known else pytest.raises(InputError, match="other log-probabilities"):
-        check_log_probs(module)
-    assert module.net.takes_own_logits != known
+        verify_log_probs(module.evaluator, module.settings.base)
+    assert module.network.takes_own_logits != known
 
 
 def test_an_unused_gpu_is_not_reported(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

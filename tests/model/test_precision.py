@@ -17,7 +17,6 @@ from lightning_unlearn import (
     Membership,
     OracleDistance,
 )
-from lightning_unlearn.model import adapters
 from lightning_unlearn.storage.records import read_table
 
 
@@ -80,7 +79,7 @@ def test_checkpoints_keep_float64(tiny: Tiny) -> None:
     again = tiny.module()
     other = tiny.trainer(precision="64-true")
     other.fit(again, tiny.datamodule(order=["safety"], forget=None))
-    assert other.trained == [] and trainer.trained == ["safety"]
+    assert other.trained_stages == [] and trainer.trained_stages == ["safety"]
     for (name, own), (_, found) in zip(
         module.named_parameters(), again.named_parameters(), strict=True
     ):
@@ -95,10 +94,8 @@ def test_fresh_adapters_are_the_same_in_every_precision(tiny: Tiny) -> None:
     for dtype in (torch.float32, torch.float64):
         torch.set_default_dtype(dtype)
         try:
-            adapters.start_adapter(module.peft, "learn", seed=3)
+            module.adapters.reset("learn", seed=3)
         finally:
             torch.set_default_dtype(torch.float32)
-        found.append(
-            [p.clone() for p in adapters.adapter_parameters(module.peft, "learn").values()]
-        )
+        found.append([p.clone() for p in module.adapters.parameters("learn").values()])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

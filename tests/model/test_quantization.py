@@ -24,7 +24,7 @@ from lightning_unlearn import (
 from lightning_unlearn.data.batches import collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.model import quantization
-from lightning_unlearn.model.adapters import LEARN, UNLEARN, adapter_parameters
+from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.model.pretrained import load_causal_lm
 from lightning_unlearn.model.quantization import dequantize_into, quantized_layers
 from lightning_unlearn.storage.records import read_table
@@ -79,7 +79,7 @@ def test_without_the_package_the_message_says_how_to_install_it(
         tiny.trainer([GA()]).fit(tiny.module(quantization="nf4"), tiny.datamodule(order=PATH))
     monkeypatch.setattr(quantization, "version", lambda name: "0.45.5")
     with pytest.raises(InputError, match=r"with bitsandbytes 0\.45\.5, expected 0\.46\.1 or later"):
-        tiny.module(quantization="nf4").check_quantization(tiny.trainer())
+        tiny.module(quantization="nf4").checks.quantization(tiny.trainer())
     assert not list(tiny.root.iterdir())
 
 
@@ -87,14 +87,14 @@ def test_without_the_package_the_message_says_how_to_install_it(
 def test_a_device_is_tested(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     module, trainer = wide(tiny).module(quantization="nf4"), tiny.trainer()
     state = torch.get_rng_state()
-    module.check_quantization(trainer)
+    module.checks.quantization(trainer)
     assert torch.equal(torch.get_rng_state(), state)
     trainer.strategy._root_device = torch.device("meta")
     expected = (
         r"model\.quantization: found nf4 on the device meta, where bitsandbytes .* can't comp"
     )
     with pytest.raises(InputError, match=expected):
-        module.check_quantization(trainer)
+        module.checks.quantization(trainer)
 
 
 @needs_bitsandbytes
@@ -107,13 +107,13 @@ def test_matrices_with_wrong_results_are_detected(tiny: Tiny) -> None:
     right = (dequantize_4bit(packed, state) - matrix).abs().max() < 12
     module = tiny.module(quantization="nf4")
     if right:
-        module.check_quantization(tiny.trainer())
+        module.checks.quantization(tiny.trainer())
     else:
         with pytest.raises(
             InputError,
             match="computes wrong results for matrices of 32, 48 columns, expected a CUDA",
         ):
-            module.check_quantization(tiny.trainer())
+            module.checks.quantization(tiny.trainer())
 
 
 def test_only_a_quantized_base_has_another_key(tiny: Tiny) -> None:
@@ -130,7 +130,7 @@ EXAMPLES = [Example((5, 6, 7), (8, 9, 10, 11)), Example((12, 13), (14, 15, 16, 1
 
 
 def values(module: CausalLM) -> torch.Tensor:
-    return module.log_probs(collate(EXAMPLES, [0, 1], pad_id=0)).per_token
+    return module.network.log_probs(collate(EXAMPLES, [0, 1], pad_id=0)).per_token
 
 
 @needs_bitsandbytes
@@ -141,20 +141,22 @@ def test_log_probabilities_equal_those_of_the_unpacked_weights(tiny: Tiny, preci
     dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
     plain = load_causal_lm(str(tiny.base), dtype, "sdpa", False)
     before = [p.clone() for p in plain.parameters()]
-    dequantize_into(plain, module.lm)
+    dequantize_into(plain, module.network.hf_model)
     moved = [(p - q).abs().max().item() for p, q in zip(plain.parameters(), before, strict=True)]
     # Seven matrices of each of two layers. NF4 has no value between -1 and -0.69 of the largest.
     largest = max(weight.abs().max().item() for weight in before)
     assert sum(change > 0 for change in moved) == 14 and max(moved) < 0.17 * largest
     other = CausalLM(str(tiny.base), SMALL)
     vars(other)["_trainer"] = module._trainer
-    other._load = lambda name, **options: plain  # type: ignore[method-assign]
+    other.pretrained.load = lambda dtype, **options: plain  # type: ignore[method-assign]
     other.configure_model()
     for which in (LEARN, UNLEARN):
-        own = adapter_parameters(other.lm, which)
-        for name, parameter in adapter_parameters(module.lm, which).items():
+        own = other.adapters.parameters(which)
+        for name, parameter in module.adapters.parameters(which).items():
             own[name].data.copy_(parameter)
-    assert {p.dtype for n, p in module.lm.named_parameters() if "lora_" in n} == {torch.float32}
+    assert {p.dtype for n, p in module.network.hf_model.named_parameters() if "lora_" in n} == {
+        torch.float32
+    }
     assert torch.equal(values(module), values(other))
 
 
@@ -164,13 +166,13 @@ def test_log_probabilities_equal_those_of_the_unpacked_weights(tiny: Tiny, preci
 def test_all_linear_layers_but_the_head_are_packed(tmp_path: Path, family: str, tied: bool) -> None:
     base = tiny_checkpoint(tmp_path, family, tie_word_embeddings=tied)
     module = opened(base, attn_implementation="eager" if family == "gemma2" else "sdpa")
-    lm = module.lm
+    lm = module.network.hf_model
     packed = {name for name, _ in quantization._packed_layers(lm)}
     assert len(packed) == 14 and all(".layers." in name for name in packed)
     assert type(lm.get_output_embeddings()) is torch.nn.Linear
     floats = [p for n, p in lm.named_parameters() if n.removesuffix(".weight") not in packed]
     assert {p.dtype for p in floats} == {torch.float32}
-    assert {name for name, _ in quantized_layers(module._empty_lm())} == {
+    assert {name for name, _ in quantized_layers(module.pretrained.empty(torch.float32))} == {
         name.removesuffix(".base_layer") for name in packed
     }
 
@@ -186,11 +188,14 @@ def test_evaluation_changes_neither_weights_nor_gradients(tiny: Tiny) -> None:
     module = opened(wide(tiny).base)
     module.train()
     before = gradients(module)
-    stored = [layer.weight.data.clone() for _, layer in quantization._packed_layers(module.lm)]
-    with module.measuring():
+    stored = [
+        layer.weight.data.clone()
+        for _, layer in quantization._packed_layers(module.network.hf_model)
+    ]
+    with module.evaluator.eval_mode():
         looked = values(module)
     assert torch.equal(looked, values(module).detach())
-    after = [layer.weight.data for _, layer in quantization._packed_layers(module.lm)]
+    after = [layer.weight.data for _, layer in quantization._packed_layers(module.network.hf_model)]
     assert all(map(torch.equal, stored, after))
     assert all(map(torch.equal, before, gradients(module)))
     assert all(part.abs().max() > 0 for part in before[1::2])
@@ -210,18 +215,18 @@ def test_a_path_is_run_compared_with_its_oracle_and_resumed(tiny: Tiny, precisio
     tiny = wide(tiny)
     fitted(tiny, LONG, oracle=True, precision=precision)
     trainer = fitted(tiny, LONG, precision=precision)
-    assert trainer.trained == ["safety", "unlearn"] and trainer.run_dir is not None
-    assert trainer.observations is not None
-    measures = {name for _, name, _ in trainer.observations.steps}
+    assert trainer.trained_stages == ["safety", "unlearn"] and trainer.run_dir is not None
+    assert trainer.results is not None
+    measures = {name for _, name, _ in trainer.results.steps}
     assert any(name.startswith("kl/") for name in measures), measures
     assert min(fall(trainer)[stage] for stage in PATH) > 0.1 and fall(trainer)["unlearn"] > 0
     before = results(trainer.run_dir)
-    assert fitted(tiny, LONG, precision=precision).trained == []
+    assert fitted(tiny, LONG, precision=precision).trained_stages == []
     # Repeat the last step with the stored earlier stages.
     for adapter in (tiny.root / "store").glob("*/unlearn"):
         shutil.rmtree(adapter.parent)
     resumed = fitted(tiny, LONG, precision=precision)
-    assert resumed.trained == ["unlearn"] and resumed.run_dir is not None
+    assert resumed.trained_stages == ["unlearn"] and resumed.run_dir is not None
     assert results(resumed.run_dir) == before
 
 
@@ -238,23 +243,23 @@ def test_other_precisions_learn(tiny: Tiny, precision: str) -> None:
 @needs_bitsandbytes
 def test_the_merged_model_is_the_unlearned_one(tiny: Tiny) -> None:
     tiny = wide(tiny)
-    module = tiny.module(quantization="nf4", merge=True)
+    module = tiny.module(quantization="nf4", save_merged=True)
     trainer = tiny.trainer([GA()])
     trainer.fit(module, tiny.datamodule(order=["safety"]))
     assert trainer.run_dir is not None
-    assert not hasattr(module.model_config, "quantization_config")
+    assert not hasattr(module.pretrained.config, "quantization_config")
     merged = load_causal_lm(str(trainer.run_dir / "merged"), torch.float32, "sdpa", False)
     module.eval()
     ids = torch.tensor([EXAMPLES[0].prompt])
     with torch.no_grad():
-        assert torch.allclose(merged(ids).logits, module.lm(ids).logits, atol=1e-4)
+        assert torch.allclose(merged(ids).logits, module.network.hf_model(ids).logits, atol=1e-4)
 
 
 class WhereItLies(Callback):
     """Packed weights and their scales are on the GPU while a stage is trained."""
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        for _, layer in quantization._packed_layers(pl_module.lm):
+        for _, layer in quantization._packed_layers(pl_module.network.hf_model):
             state = layer.weight.quant_state
             devices = {layer.weight.device.type, state.absmax.device.type, state.offset.device.type}
             assert devices == {"cuda"} and layer.weight.dtype == torch.uint8
@@ -267,16 +272,20 @@ def test_on_a_gpu(tiny: Tiny) -> None:
     data = tiny.datamodule(stages=tiny.stages(**LONG), order=PATH)
     for method in (GA(), NPO()):
         # The second takes up stages from the store, on a model that has been to the CPU and back.
-        module = tiny.module(quantization="nf4", merge=True)
+        module = tiny.module(quantization="nf4", save_merged=True)
         trainer = tiny.trainer([method], accelerator="gpu", precision="bf16-true")
         trainer.callbacks.append(WhereItLies())  # type: ignore[attr-defined]
         trainer.fit(module, data)
-        assert trainer.trained[-1] == "unlearn" and fall(trainer)["unlearn"] > 0
+        assert trainer.trained_stages[-1] == "unlearn" and fall(trainer)["unlearn"] > 0
         assert trainer.run_dir is not None
         merged = load_causal_lm(str(trainer.run_dir / "merged"), torch.float32, "sdpa", False)
         ids = torch.tensor([EXAMPLES[0].prompt])
         with torch.no_grad():
-            own = module.lm.eval()(ids.to(module.lm.device)).logits.float().cpu()
+            own = (
+                module.network.hf_model.eval()(ids.to(module.network.hf_model.device))
+                .logits.float()
+                .cpu()
+            )
             assert torch.allclose(merged(ids).logits, own, atol=0.1)
 
 
@@ -291,7 +300,7 @@ from quantized import fitted
 
 if __name__ == "__main__":
     tiny = Tiny(**{{name: Path(value) for name, value in json.loads(sys.argv[1]).items()}})
-    trainer = fitted(tiny, {{}}, devices=2, strategy="ddp", merge=True)
+    trainer = fitted(tiny, {{}}, devices=2, strategy="ddp", save_merged=True)
     assert trainer.world_size == 2
     (tiny.root / f"told-{{trainer.global_rank}}").write_text(str(trainer.run_dir))
 """
@@ -311,7 +320,7 @@ def test_two_processes_equal_one(tiny: Tiny) -> None:
     two.root.mkdir()
     run_script(script, two.settings())
     (run,) = {(two.root / f"told-{rank}").read_text() for rank in (0, 1)}
-    alone = fitted(tiny.below("one"), {}, merge=True)
+    alone = fitted(tiny.below("one"), {}, save_merged=True)
     assert alone.run_dir is not None
     # Kernels for four bits compute in fp32.
     assert_same(alone.run_dir, Path(run), 1e-4)

@@ -45,17 +45,17 @@ def with_code(tiny: Tiny, auto_map: dict[str, str]) -> Path:
 
 def test_every_file_of_code_that_runs_is_in_the_identity(tiny: Tiny) -> None:
     folder = with_code(tiny, MAP)
-    first = tiny.module(base=str(folder), trust_remote_code=True).identity()
-    untrusted = tiny.module(base=str(folder)).identity()
+    first = tiny.module(base=str(folder), trust_remote_code=True).pretrained.fingerprint()
+    untrusted = tiny.module(base=str(folder)).pretrained.fingerprint()
     assert first != untrusted
     for name, text in FILES.items():
         (folder / name).write_text(text.replace(".0", ".5") + "#\n")
-        edited = tiny.module(base=str(folder), trust_remote_code=True).identity()
+        edited = tiny.module(base=str(folder), trust_remote_code=True).pretrained.fingerprint()
         assert (edited != first) == (name != "unused_own.py"), name
-        assert tiny.module(base=str(folder)).identity() == untrusted
+        assert tiny.module(base=str(folder)).pretrained.fingerprint() == untrusted
         (folder / name).write_text(text)
     copied = shutil.copytree(folder, tiny.root / "copied")
-    assert tiny.module(base=str(copied), trust_remote_code=True).identity() == first
+    assert tiny.module(base=str(copied), trust_remote_code=True).pretrained.fingerprint() == first
 
 
 def test_a_model_whose_code_was_edited_is_trained_again(
@@ -71,7 +71,7 @@ def test_a_model_whose_code_was_edited_is_trained_again(
         trainer = tiny.trainer()
         module = tiny.module(base=str(folder), trust_remote_code=True)
         trainer.fit(module, tiny.datamodule(order=["tofu"], forget=None))
-        assert trainer.trained == ["tofu"] and trainer.run_dir is not None
+        assert trainer.trained_stages == ["tofu"] and trainer.run_dir is not None
         losses.append(read_table(trainer.run_dir / "training.parquet")["loss"][0])
     assert losses[0] != losses[1]
 
@@ -101,5 +101,5 @@ def test_code_of_another_repository_is_in_the_identity(
 
 def test_a_model_without_code_has_none(tiny: Tiny) -> None:
     assert remote_code_identity(str(tiny.base)) == ""
-    plain = tiny.module(trust_remote_code=True).identity()
-    assert plain == tiny.module().identity()
+    plain = tiny.module(trust_remote_code=True).pretrained.fingerprint()
+    assert plain == tiny.module().pretrained.fingerprint()

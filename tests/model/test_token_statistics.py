@@ -8,7 +8,7 @@ from tiny_models import FAMILIES, random_examples, tiny_module
 from torch import nn
 
 from lightning_unlearn import LoRA
-from lightning_unlearn.model.adapters import LEARN, UNLEARN, choose_adapters
+from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.model.log_probs import LogitTransform
 from lightning_unlearn.model.token_statistics import COLUMNS, TokenStatistics, token_statistics
 
@@ -66,13 +66,15 @@ def test_passes_agree_with_the_models_own_logits(tmp_path: Path, family: str) ->
     attention = "eager" if family == "gemma2" else "sdpa"
     module = tiny_module(tmp_path, family, dtype=torch.float64, attn_implementation=attention)
     examples = random_examples(7)
-    both = [flat for _, flat in module.passes(examples, 3, "statistics and hidden")]
+    both = [flat for _, flat in module.evaluator.batches(examples, 3, "statistics and hidden")]
     aims = [flat[:, len(COLUMNS) :] for flat in both]
     with torch.no_grad():
-        for batch, flat in module.passes(examples, 3, "statistics", aims):
-            logits = module.lm(input_ids=batch.input_ids, use_cache=False).logits
-            logits = logits.reshape(-1, logits.shape[-1])[batch.source]
-            assert torch.allclose(flat, naive(logits, batch.target, logits), atol=1e-9, rtol=1e-9)
+        for batch, flat in module.evaluator.batches(examples, 3, "statistics", aims):
+            logits = module.network.hf_model(input_ids=batch.input_ids, use_cache=False).logits
+            logits = logits.reshape(-1, logits.shape[-1])[batch.label_positions]
+            assert torch.allclose(
+                flat, naive(logits, batch.label_ids, logits), atol=1e-9, rtol=1e-9
+            )
 
 
 def test_statistics_are_converted_to_tables_and_selected(tmp_path: Path) -> None:
@@ -89,51 +91,51 @@ def test_statistics_are_converted_to_tables_and_selected(tmp_path: Path) -> None
 
 def test_borrowed_weights_are_restored_bit_by_bit(tmp_path: Path) -> None:
     module = tiny_module(tmp_path / "base", lora=LoRA(rank=4))
-    for name, parameter in module.peft.named_parameters():
+    for name, parameter in module.adapters.peft_model.named_parameters():
         if "lora_" in name:
             nn.init.normal_(parameter, std=0.2)
-    choose_adapters(module.peft, [LEARN, UNLEARN], UNLEARN)
-    module.save(LEARN, tmp_path / "learn")
+    module.adapters.set_active([LEARN, UNLEARN], UNLEARN)
+    module.weights.save(LEARN, tmp_path / "learn")
     examples = random_examples(5)
 
     def scored() -> torch.Tensor:
-        return module.score(examples, 2).per_token
+        return module.evaluator.score(examples, 2).per_token
 
     own, trained = scored(), [p.requires_grad for p in module.parameters()]
-    with module.borrowed(tmp_path / "learn"):
+    with module.weights.swapped(tmp_path / "learn", module.seed):
         learn = scored()
-    with module.borrowed(None):
+    with module.weights.swapped(None, module.seed):
         base = scored()
-    with pytest.raises(ZeroDivisionError), module.borrowed(None):
+    with pytest.raises(ZeroDivisionError), module.weights.swapped(None, module.seed):
         1 / 0  # noqa: B018
     assert torch.equal(scored(), own)
     assert [p.requires_grad for p in module.parameters()] == trained
-    choose_adapters(module.peft, [LEARN], LEARN)
+    module.adapters.set_active([LEARN], LEARN)
     assert torch.equal(scored(), learn)
     plain = tiny_module(tmp_path / "plain")
-    plain.lm.load_state_dict(
+    plain.network.hf_model.load_state_dict(
         {
             k.replace(".base_layer", ""): v
-            for k, v in module.lm.state_dict().items()
+            for k, v in module.network.hf_model.state_dict().items()
             if "lora_" not in k
         }
     )
-    assert torch.equal(plain.score(examples, 2).per_token, base)
+    assert torch.equal(plain.evaluator.score(examples, 2).per_token, base)
 
 
 def test_borrowed_weights_of_a_fully_trained_model(tmp_path: Path) -> None:
     module = tiny_module(tmp_path / "base")
     examples = random_examples(5)
-    base = module.score(examples, 2).per_token
+    base = module.evaluator.score(examples, 2).per_token
     with torch.no_grad():
-        for parameter in module.lm.parameters():
+        for parameter in module.network.hf_model.parameters():
             parameter.mul_(1.1)
-    own = module.score(examples, 2).per_token
-    module.save(LEARN, tmp_path / "learn")
+    own = module.evaluator.score(examples, 2).per_token
+    module.weights.save(LEARN, tmp_path / "learn")
     with torch.no_grad():
-        module.lm.get_output_embeddings().weight.mul_(1.5)
-    with module.borrowed(tmp_path / "learn"):
-        assert torch.equal(module.score(examples, 2).per_token, own)
-    with module.borrowed(None):
-        assert torch.equal(module.score(examples, 2).per_token, base)
-    assert not torch.equal(module.score(examples, 2).per_token, own)
+        module.network.hf_model.get_output_embeddings().weight.mul_(1.5)
+    with module.weights.swapped(tmp_path / "learn", module.seed):
+        assert torch.equal(module.evaluator.score(examples, 2).per_token, own)
+    with module.weights.swapped(None, module.seed):
+        assert torch.equal(module.evaluator.score(examples, 2).per_token, base)
+    assert not torch.equal(module.evaluator.score(examples, 2).per_token, own)

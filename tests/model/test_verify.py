@@ -13,7 +13,7 @@ from tiny_stages import Tiny
 from lightning_unlearn import GA, AnswerLikelihood, CausalLM, InputError, LoRA, Recipe
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.errors import DivergedError
-from lightning_unlearn.model.verify import check_log_probs, check_model
+from lightning_unlearn.model.verify import verify_log_probs, verify_model
 
 ROW = Example((5, 7, 9), tuple(range(20, 60)))
 
@@ -51,24 +51,23 @@ def test_a_model_that_is_not_causal_is_refused(tiny: Tiny) -> None:
     module = tiny.module(base=str(tiny.root / "base"))
     module.configure_model()
     with pytest.raises(InputError, match=r"\(BertLMHeadModel\) is not causal: a token changes"):
-        check_log_probs(module)
+        verify_log_probs(module.evaluator, module.settings.base)
 
 
 def test_a_model_that_draws_random_numbers_is_refused(tiny: Tiny) -> None:
     module = tiny.module(lora=LoRA(rank=2, dropout=0.5))
     module.configure_model()
-    check_log_probs(module)
-    layer = module.lm.model.layers[0].mlp
+    verify_log_probs(module.evaluator, module.settings.base)
+    layer = module.network.hf_model.model.layers[0].mlp
     forward = layer.forward
 
     def noisy(x: torch.Tensor) -> Any:
         return torch.nn.functional.dropout(forward(x), 0.2, layer.training)
 
     layer.forward = noisy
-    assert module.net is not None
-    module.net.is_checked = False
+    module.network.is_verified = False
     with pytest.raises(InputError, match=r"computes differently in training and in evaluation"):
-        check_log_probs(module)
+        verify_log_probs(module.evaluator, module.settings.base)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -76,12 +75,12 @@ def test_a_base_whose_weights_are_all_equal_is_refused(tiny: Tiny, value: float)
     module = tiny.module()
     module.configure_model()
     with torch.no_grad():
-        for weight in module.lm.parameters():
+        for weight in module.network.hf_model.parameters():
             weight.fill_(value)
     with pytest.raises(
         InputError, match=r"gives the next token the same probability after every text"
     ):
-        check_log_probs(module)
+        verify_log_probs(module.evaluator, module.settings.base)
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "32-true"])
@@ -102,21 +101,21 @@ def test_weights_that_diverged_in_a_step(tiny: Tiny, lora: LoRA | None, precisio
 
 def test_a_constant_model_is_refused_and_one_that_has_forgotten_is_not(tiny: Tiny) -> None:
     """With zero hidden states, every token has the same probability."""
-    from lightning_unlearn.model.verify import check_result, ignores_input
+    from lightning_unlearn.model.verify import ignores_input, verify_result
 
     module = tiny.module()
     module.configure_model()
     module.eval()
     with torch.no_grad():
-        assert not ignores_input(module, ROW.prompt + ROW.answer)
-        module.lm.model.norm.weight.zero_()
-        assert ignores_input(module, ROW.prompt + ROW.answer)
+        assert not ignores_input(module.evaluator, ROW.prompt + ROW.answer)
+        module.network.hf_model.model.norm.weight.zero_()
+        assert ignores_input(module.evaluator, ROW.prompt + ROW.answer)
         # One token over and over tells nothing.
-        assert not ignores_input(module, (5, 5, 5))
+        assert not ignores_input(module.evaluator, (5, 5, 5))
     with pytest.raises(
         DivergedError, match=r"after this step, the next token has the same probability"
     ):
-        check_result(module, ROW, "stage tofu, step 1 of 1", 0.1)
+        verify_result(module.evaluator, ROW, "stage tofu, step 1 of 1", 0.1)
 
 
 def test_untrained_routers_are_reported(tiny: Tiny) -> None:
@@ -125,7 +124,7 @@ def test_untrained_routers_are_reported(tiny: Tiny) -> None:
     module = tiny.module(base=base)
     trainer = tiny.trainer([GA()])
     told: list[str] = []
-    trainer.tell = told.append
+    trainer.messages.handler = told.append
     trainer.check(module, tiny.datamodule())
     (line,) = [text for text in told if text.startswith("model.lora.target_modules")]
     assert line == (
@@ -134,17 +133,17 @@ def test_untrained_routers_are_reported(tiny: Tiny) -> None:
         "feed_forward.experts.down_proj, feed_forward.router.weight."
     )
     module.configure_model()
-    check_model(module, ROW)
+    verify_model(module.evaluator, module.settings.base, ROW)
 
 
 def test_experts_with_adapters_are_reported(tiny: Tiny) -> None:
     module = tiny.module(base=written(tiny.root / "base", "mixtral"))
     trainer = tiny.trainer([GA()])
     told: list[str] = []
-    trainer.tell = told.append
+    trainer.messages.handler = told.append
     trainer.check(module, tiny.datamodule())
     module.configure_model()
-    trained = {n for n, p in module.lm.named_parameters() if p.requires_grad}
+    trained = {n for n, p in module.network.hf_model.named_parameters() if p.requires_grad}
     lines = [text for text in told if text.startswith("model.lora.target_modules")]
     # PEFT's versions differ in what they put adapters on.
     has_experts = any("experts" in name for name in trained)
@@ -154,23 +153,23 @@ def test_experts_with_adapters_are_reported(tiny: Tiny) -> None:
 
 def test_a_plain_model_has_no_such_note(tiny: Tiny) -> None:
     module = tiny.module()
-    module.check_adapters()
-    assert module.remarks() == []
+    module.checks.adapters()
+    assert module.checks.notes() == []
 
 
 def test_the_message_about_missing_gradients_proposes_targets(tiny: Tiny) -> None:
     module = tiny.module(lora=LoRA(rank=2, target_modules=["q_proj", "up_proj"]))
     module.configure_model()
     # As if the first layer's were passed by.
-    first = module.lm.model.layers[0].self_attn.q_proj
+    first = module.network.hf_model.model.layers[0].self_attn.q_proj
     other = torch.nn.Linear(32, 32, bias=False).requires_grad_(False)
-    module.lm.model.layers[0].self_attn.q_proj = other
-    module.lm.add_module("q_proj", first)
+    module.network.hf_model.model.layers[0].self_attn.q_proj = other
+    module.network.hf_model.add_module("q_proj", first)
     advice = (
         r"2 of 8 trainable .* Set model\.lora\.target_modules: \[self_attn\.q_proj, up_proj\]\."
     )
     with pytest.raises(InputError, match=advice):
-        check_model(module, ROW)
+        verify_model(module.evaluator, module.settings.base, ROW)
 
 
 @pytest.mark.parametrize(

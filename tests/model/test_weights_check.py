@@ -366,7 +366,9 @@ def test_a_folder_with_an_adapter(tiny: Tiny, base: Path, has_model: bool) -> No
     module.configure_model()
     ids = torch.arange(9)[None]
     with torch.no_grad():
-        ours, theirs = (m(input_ids=ids).logits for m in (module.lm.eval(), peft.eval()))
+        ours, theirs = (
+            m(input_ids=ids).logits for m in (module.network.hf_model.eval(), peft.eval())
+        )
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
@@ -389,7 +391,7 @@ def test_missing_stored_weights(tiny: Tiny) -> None:
     """Full fine-tuning loads full models from the store."""
     module = tiny.module(lora=None)
     module.configure_model()
-    module.save("learn", tiny.root / "learn")
+    module.weights.save("learn", tiny.root / "learn")
     change_weights(tiny.root / "learn", without(DOWN))
     with pytest.raises(InputError, match=DOWN):
-        module.load("learn", tiny.root / "learn")
+        module.weights.load("learn", tiny.root / "learn")

@@ -103,7 +103,9 @@ def final(trainer: StagedTrainer, file: str = EXAMPLES) -> pd.Series:
 def log_probs(model: CausalLM, prompt: Any, answer: Any) -> Tensor:
     """Compute the log-probabilities of the answer's tokens from the model's logits."""
     with torch.no_grad():
-        logits = model.lm(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0]
+        logits = model.network.hf_model(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[
+            0
+        ]
     table = logits[len(prompt) - 1 : -1].double().log_softmax(-1)
     return table.gather(-1, torch.tensor(answer)[:, None])[:, 0]
 
@@ -112,8 +114,8 @@ def test_tofu_follows_its_paper(tiny: Tiny) -> None:
     trainer = fitted(tiny, TOFU(**SUITE))
     examples, steps = final(trainer), final(trainer, STEPS)
     own, oracle = unlearned_and_oracle(tiny, trainer)
-    assert trainer.observations is not None
-    data = trainer.observations.data
+    assert trainer.results is not None
+    data = trainer.results.data
     assert data.format is not None
 
     def mean(model: CausalLM, row: Row, text: str) -> float:
@@ -223,10 +225,10 @@ def test_membership_scores(tiny: Tiny) -> None:
     base = tiny.module()
     base.configure_model()
     base.double()
-    assert trainer.observations is not None
+    assert trainer.results is not None
     sets = {
-        "members": trainer.observations.data.row_set("safety"),
-        "nonmembers": trainer.observations.data.row_set("others"),
+        "members": trainer.results.data.row_set("safety"),
+        "nonmembers": trainer.results.data.row_set("others"),
     }
     areas = {}
     for name, model in (("own", own), ("oracle", oracle)):
@@ -268,13 +270,13 @@ def test_gradient_norms_do_not_change_training(tiny: Tiny) -> None:
     ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     own, _ = unlearned_and_oracle(tiny.below("a"), trainer)
-    assert trainer.observations is not None
+    assert trainer.results is not None
     norms = final(trainer)["gradient_norm/members"].tolist()
-    for example, norm in zip(trainer.observations.data.row_set("safety")[1], norms, strict=True):
+    for example, norm in zip(trainer.results.data.row_set("safety")[1], norms, strict=True):
         own.zero_grad()
         for name, parameter in own.named_parameters():
             parameter.requires_grad_(".learn." in name)
-        logits = own.lm(torch.tensor([[*example.prompt, *example.answer]])).logits[0]
+        logits = own.network.hf_model(torch.tensor([[*example.prompt, *example.answer]])).logits[0]
         table = logits[len(example.prompt) - 1 : -1].log_softmax(-1)
         (-table.gather(-1, torch.tensor(example.answer)[:, None]).mean()).backward()
         squares = [p.grad.square().sum() for p in own.parameters() if p.grad is not None]
@@ -303,7 +305,7 @@ class Counts(Monitor):
             def count(*given: Any) -> None:
                 self._runs[0] += 1
 
-            view.module.lm.get_decoder().register_forward_hook(count)
+            view.module.network.hf_model.get_decoder().register_forward_hook(count)
         return {"mine/runs": torch.tensor(float(self._runs[0]))}
 
 
@@ -321,8 +323,8 @@ def test_one_forward_serves_all(tiny: Tiny) -> None:
     assert trainer.run_dir is not None
     table = read_table(trainer.run_dir / STEPS)
     runs = table[table["metric"] == "mine/runs"]["value"].tolist()
-    assert trainer.observations is not None
-    sets = [trainer.observations.data.row_set(name)[1] for name in ("safety", "math")]
+    assert trainer.results is not None
+    sets = [trainer.results.data.row_set(name)[1] for name in ("safety", "math")]
     # Between two evaluations: the passes over both sets, and the optimizer step of 4 rows.
     passes = sum(-(-len(rows) // 3) for rows in sets)
     assert runs[2] - runs[1] == passes + 1
@@ -331,10 +333,10 @@ def test_one_forward_serves_all(tiny: Tiny) -> None:
 def test_evaluations_with_the_oracle_share_forwards_too(tiny: Tiny) -> None:
     monitors = [AnswerLikelihood(1), OracleDistance(1), AnswerStatistics(["safety"], 1)]
     trainer = fitted(tiny, Counts(1), *monitors)
-    assert trainer.run_dir is not None and trainer.observations is not None
+    assert trainer.run_dir is not None and trainer.results is not None
     table = read_table(trainer.run_dir / STEPS)
     runs = table[table["metric"] == "mine/runs"]["value"].tolist()
-    data = trainer.observations.data
+    data = trainer.results.data
     sets = [data.row_set(name)[1] for name in ("safety", "math:train", "math:heldout")]
     assert runs[2] - runs[1] == sum(-(-len(rows) // 3) for rows in sets) + 1
 
@@ -388,8 +390,8 @@ def test_all_monitors_in_other_precisions(tiny: Tiny, precision: str) -> None:
 
 def test_validate_runs_all_monitors_with_the_oracle(tiny: Tiny) -> None:
     trainer = fitted(tiny, *(make() for make in EVERYTHING))
-    assert trainer.observations is not None
-    seen = {name: value for step, name, value in trainer.observations.steps if step == 2}
+    assert trainer.results is not None
+    seen = {name: value for step, name, value in trainer.results.steps if step == 2}
     data = tiny.datamodule(order=PATH, eval_sets=probes(tiny), eval_batch_size=3)
     data.unlearn = Recipe(lr=5e-3, steps=2, batch_size=4)
     trainer = tiny.trainer([GA(), *(make() for make in EVERYTHING)], **EXACT)
@@ -406,9 +408,9 @@ def test_gradient_norms_of_the_base_as_oracle(tiny: Tiny) -> None:
     trainer = tiny.trainer([GA(), Membership("others")])
     data = tiny.datamodule(order=["safety"], eval_sets=probes(tiny))
     trainer.fit(tiny.module(), data)
-    assert trainer.observations is not None
-    assert trainer.observations._view is not None
-    base = trainer.observations._view[1].oracle
+    assert trainer.results is not None
+    assert trainer.results._view is not None
+    base = trainer.results._view[1].oracle
     assert base is not None and base.gradient_norms("safety").min() > 0
     alone = tiny.datamodule(order=["safety"], eval_sets=probes(tiny), oracle=True)
     assert tiny.trainer([AnswerLikelihood()]).validate(tiny.module(), alone)

@@ -25,7 +25,7 @@ from lightning_unlearn import (
     StagedTrainer,
 )
 from lightning_unlearn.data.rows import Row
-from lightning_unlearn.model.adapters import LEARN, UNLEARN, choose_adapters
+from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.model.generation import generate_answers
 from lightning_unlearn.monitors import math_accuracy
 from lightning_unlearn.monitors.phrases import LABEL, PARAPHRASES
@@ -91,14 +91,18 @@ def test_examples_and_records_agree(tiny: Tiny) -> None:
         "forget/paraphrases": 4,
         "forget/mean": 4,
     }
-    assert trainer.observations is not None
-    assert trainer.observations.first_and_last()["mine/step"] == (0.0, 7.0)
+    assert trainer.results is not None
+    assert trainer.results.first_and_last()["mine/step"] == (0.0, 7.0)
 
 
 def naive(module: CausalLM, ids: tuple[int, ...], start: int) -> float:
     """Compute the mean log-probability of the tokens from `start`, with a full softmax."""
     with torch.no_grad():
-        logits = module.lm(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double()
+        logits = (
+            module.network.hf_model(input_ids=torch.tensor([ids]), use_cache=False)
+            .logits[0]
+            .double()
+        )
     found = logits.log_softmax(-1)[range(start - 1, len(ids) - 1), ids[start:]]
     return float(found.mean())
 
@@ -122,7 +126,7 @@ def test_values_equal_a_naive_computation(tiny: Tiny) -> None:
     module.eval()
     examples = table(trainer, EXAMPLES)
     for step, active in ((0, [LEARN]), (7, [LEARN, UNLEARN])):
-        choose_adapters(module.peft, active, None)
+        module.adapters.set_active(active, None)
         seen = examples[examples["step"] == step].set_index(["metric", "example"])["value"]
         for stage, rows in (("math", data.heldout_rows["math"]), ("safety", data.rows["safety"])):
             for number, row in enumerate(rows):
@@ -167,13 +171,12 @@ def test_monitors_with_equal_requests_cost_one_forward(tiny: Tiny) -> None:
         module, data = tiny.module(), tiny.datamodule(order=PATH)
         module.configure_model()
         calls: list[int] = []
-        assert module.net is not None
-        module.net.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023
+        module.network.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023
         trainer = tiny.below(str(len(monitors))).trainer([GA(), *monitors])
         trainer.fit(module, data)
         counts.append(len(calls))
-        assert trainer.observations is not None
-        seen = {(step, name): value for step, name, value in trainer.observations.steps}
+        assert trainer.results is not None
+        seen = {(step, name): value for step, name, value in trainer.results.steps}
     assert counts[0] == counts[1]
     assert all(seen[step, f"again/{n}"] == v for (step, n), v in seen.items() if "again" not in n)
 
@@ -266,27 +269,27 @@ def even(text: str, row: Row) -> bool:
     return (sum(map(ord, text)) + sum(map(ord, row.answer))) % 2 == 0
 
 
-@pytest.mark.parametrize(("attempts", "greedy"), [(4, False), (1, False), (4, True)])
+@pytest.mark.parametrize(("num_samples", "greedy"), [(4, False), (1, False), (4, True)])
 def test_math_accuracy_scores_generated_answers(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, attempts: int, greedy: bool
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, num_samples: int, greedy: bool
 ) -> None:
     """Half of all texts count as correct, so that accuracies are neither 0 nor 1."""
     monkeypatch.setattr(math_accuracy, "right_number", even)
-    monitor = MathAccuracy(num_samples=attempts, greedy=greedy, max_new_tokens=7)
+    monitor = MathAccuracy(num_samples=num_samples, greedy=greedy, max_new_tokens=7)
     trainer, module, data = fitted(tiny, [monitor], eval_batch_size=2)
     seen = table(trainer, EXAMPLES)
     last = seen[seen["step"] == 7].groupby("metric")["value"].apply(list).to_dict()
     assert sorted(last) == ["accuracy/math", "truncated/math"]
     shares, capped = last["accuracy/math"], last["truncated/math"]
-    parts = 1 if greedy else attempts
+    parts = 1 if greedy else num_samples
     assert len(shares) == len(capped) == 5
     assert {*shares, *capped} <= {n / parts for n in range(parts + 1)} and len(set(shares)) > 1
     assert data.format is not None
     rows = data.heldout_rows["math"]
     ends = data.format.end_ids(rows[0])
     prompts = [data.format.prompt_ids(row) for row in rows]
-    options: dict[str, Any] = {"attempts": attempts, "greedy": greedy, "max_new_tokens": 7}
-    answers = generate_answers(module, data.format.tokenizer, prompts, ends, **options)
+    options: dict[str, Any] = {"num_samples": num_samples, "greedy": greedy, "max_new_tokens": 7}
+    answers = generate_answers(module.evaluator, data.format.tokenizer, prompts, ends, **options)
     for i, row in enumerate(rows):
         texts = [answer.text for answer in answers[i]]
         assert shares[i] == sum(even(text, row) for text in texts) / parts
@@ -305,7 +308,7 @@ def test_monitors_are_not_in_the_keys_of_training_stages(tiny: Tiny) -> None:
     """With other monitors, unlearning runs again, but no training stage does."""
     trainer, _, _ = fitted(tiny, [AnswerLikelihood(0)])
     again, _, _ = fitted(tiny, [AnswerLikelihood(3)])
-    assert trainer.trained == [*PATH, "unlearn"] and again.trained == ["unlearn"]
+    assert trainer.trained_stages == [*PATH, "unlearn"] and again.trained_stages == ["unlearn"]
     assert trainer.run_dir is not None and again.run_dir is not None
     file = Path(UNLEARN) / "adapter_model.safetensors"
     assert (trainer.run_dir / file).read_bytes() == (again.run_dir / file).read_bytes()

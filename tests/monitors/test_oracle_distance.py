@@ -57,7 +57,9 @@ def measured(trainer: StagedTrainer, file: str = STEPS) -> pd.DataFrame:
 def logits_of(model: CausalLM, prompt: Any, answer: Any) -> Tensor:
     """Compute the model's logits at the positions that predict the answer's tokens."""
     with torch.no_grad():
-        logits: Tensor = model.lm(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0]
+        logits: Tensor = model.network.hf_model(
+            torch.tensor([[*prompt, *answer]]), use_cache=False
+        ).logits[0]
     return logits[len(prompt) - 1 : -1].double()
 
 
@@ -66,8 +68,8 @@ def test_numbers_equal_those_of_two_separate_models(tiny: Tiny) -> None:
     examples = measured(trainer, EXAMPLES)
     last = examples[examples["step"] == 3].set_index(["metric", "example"])["value"].sort_index()
     own, oracle = unlearned_and_oracle(tiny, trainer)
-    assert trainer.observations is not None
-    data = trainer.observations.data
+    assert trainer.results is not None
+    data = trainer.results.data
     probes = {"forget": ["safety"], "retain": ["math:train"], "heldout": ["math:heldout"]}
     seen = set()
     for probe, (name,) in probes.items():
@@ -156,10 +158,10 @@ def test_the_oracle_of_a_path_with_only_the_forget_stage_is_the_base(tiny: Tiny)
     base = tiny.module()
     base.configure_model()
     base.double()
-    assert trainer.observations is not None
-    rows = trainer.observations.data.row_set("safety")[1]
+    assert trainer.results is not None
+    rows = trainer.results.data.row_set("safety")[1]
     with torch.no_grad():
-        aim = base.score(rows, 4).mean
+        aim = base.evaluator.score(rows, 4).mean
     gap = examples[0, "log_likelihood/forget"].to_numpy() - aim.numpy()
     assert examples[0, "distance/forget"].to_numpy() == pytest.approx(gap**2, abs=1e-9)
 
@@ -259,8 +261,8 @@ def test_training_resumes_from_a_checkpoint_with_the_same_records(tiny: Tiny) ->
         pass
 
     class Stops(OracleDistance):
-        def look(self, observations: Any, module: CausalLM, step: int) -> None:
-            super().look(observations, module, step)
+        def evaluate(self, results: Any, module: CausalLM, step: int) -> None:
+            super().evaluate(results, module, step)
             if step == 2 and not (tiny.root / "b" / "stopped").exists():
                 (tiny.root / "b" / "stopped").touch()
                 raise Stop
@@ -286,4 +288,4 @@ def test_rows_of_eval_sets_are_in_the_key_of_the_run(tiny: Tiny, tmp_path: Path)
     rows = tiny.data / "math.jsonl"
     one = fitted(tiny, AnswerLikelihood(), eval_sets={"p": EvalSet(source=str(rows))})
     two = fitted(tiny, AnswerLikelihood(), eval_sets={"p": EvalSet(source=str(rows), limit=2)})
-    assert two.trained == ["unlearn"] and one.run_dir != two.run_dir
+    assert two.trained_stages == ["unlearn"] and one.run_dir != two.run_dir

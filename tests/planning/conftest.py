@@ -7,8 +7,9 @@ import pytest
 from lightning.pytorch.plugins import Precision
 from simulated import SHAPE, TINY
 
-from lightning_unlearn import CausalLM, LoRA
+from lightning_unlearn import LoRA
 from lightning_unlearn.distributed.strategy import HalfBase
+from lightning_unlearn.model.settings import ModelSettings
 from lightning_unlearn.planning.simulation import Simulation
 
 
@@ -24,10 +25,10 @@ def simulate() -> Iterator[Callable[..., Simulation]]:
         on_gpu: bool = False,
         **options: Any,
     ) -> Simulation:
-        module = CausalLM(base, lora, **options)
+        settings = ModelSettings(base, lora, **options)
         plugin = HalfBase("bf16-true") if precision == "bf16-true" else Precision()
         shared = processes > 1
-        made.append(Simulation(module, precision, plugin, processes, shared, on_gpu=on_gpu))
+        made.append(Simulation(settings, precision, plugin, processes, shared, on_gpu=on_gpu))
         return made[-1]
 
     yield make

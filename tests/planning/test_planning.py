@@ -10,10 +10,20 @@ import pytest
 import torch
 from simulated import SHAPE, TINY, files
 
-from lightning_unlearn import NPO, CausalLM, LoRA, Recipe
+from lightning_unlearn import (
+    NPO,
+    CausalLM,
+    LoRA,
+    MathAccuracy,
+    Recipe,
+    Stage,
+    StagedDataModule,
+    StagedTrainer,
+)
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.demo import resolve
 from lightning_unlearn.model.adapters import LEARN
+from lightning_unlearn.model.optimizer import make_optimizer
 from lightning_unlearn.planning import estimate, model_shapes
 from lightning_unlearn.planning.micro_batch_search import find_largest
 from lightning_unlearn.planning.model_shapes import CONFIGS, INSTRUCTED, config_folder
@@ -52,21 +62,21 @@ PAPER = {
 def test_known_models_have_the_right_number_of_parameters(name: str) -> None:
     with config_folder(name) as folder:
         module = CausalLM(folder)
-        lm = module._empty_lm()
+        lm = module.pretrained.empty(torch.float32)
     assert sum(p.numel() for p in lm.parameters()) == PARAMETERS[INSTRUCTED.get(name, name)]
     assert not Path(folder).exists()
-    config = module.model_config
+    config = module.pretrained.config
     rope, heads = config.rope_parameters, config.num_attention_heads
     assert (getattr(config, "head_dim", None) or config.hidden_size // heads) in (64, 128)
     if "Qwen" in name:
         assert lm.model.layers[0].self_attn.q_proj.bias is not None
         assert rope["rope_theta"] == 1e6
-        assert module.context == (32768 if "Instruct" in name else 131072)
+        assert module.pretrained.context_length == (32768 if "Instruct" in name else 131072)
     elif "Llama-3" in name:
         assert (rope["rope_type"], rope["rope_theta"]) == ("llama3", 5e5)
         assert rope["factor"] == (8.0 if "3.1" in name else 32.0)
     else:
-        assert (rope["rope_theta"], module.context) == (1e4, 4096)
+        assert (rope["rope_theta"], module.pretrained.context_length) == (1e4, 4096)
     assert config.rms_norm_eps == (1e-6 if "1.5B" in name else 1e-5)
 
 
@@ -76,7 +86,7 @@ def _real(lora: LoRA | None, precision: str = "32-true") -> CausalLM:
     module.configure_model()
     vars(module)["_trainer"] = None
     if lora is None:
-        module.lm.requires_grad_(True)
+        module.network.hf_model.requires_grad_(True)
     return module
 
 
@@ -131,14 +141,14 @@ def test_activations_equal_those_of_a_real_forward(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = module.log_probs(_batch(4, 256)).sum.sum()
+        loss = module.network.log_probs(_batch(4, 256)).sum.sum()
     own = {t.untyped_storage()._cdata for t in [*module.parameters(), *module.buffers()]}
     held = _bytes([t for t in kept if t.untyped_storage()._cdata not in own])
     activations = found.memory["activations"]
     assert loss.requires_grad
     # At the peak the kept activations exist together with the tensors of the operation at the peak:
     # the logits of a chunk, or the layer that is computed again.
-    logits = 4 * 255 * module.model_config.vocab_size * 4
+    logits = 4 * 255 * module.pretrained.config.vocab_size * 4
     assert held <= activations
     assert activations <= held * 1.1 + 4 * logits
 
@@ -166,7 +176,7 @@ def test_the_total_equals_that_of_the_real_step(simulate: Callable[..., Simulati
     tracker.track_external(module, optimizer)  # type: ignore[arg-type]
     with tracker:
         batch = _batch(2, 64)
-        (-module.log_probs(batch).per_token).mean().backward()
+        (-module.network.log_probs(batch).per_token).mean().backward()
         optimizer.step()
     (peak,) = tracker.get_tracker_snapshot("peak").values()
     assert found.peak == pytest.approx(peak["Total"], rel=0.05)
@@ -179,17 +189,16 @@ def test_the_sharded_total_equals_that_of_pytorchs_tracker(
 
     simulation = simulate(processes=4)
     found = simulation.train("learning", RECIPE, None, 2, 64, accumulates=False)
-    module = simulation.module
+    network = simulation.network
     with simulation._prepared():
-        (optimizer,), _ = module.configure_optimizers()
-        for parameter in (p for p in module.parameters() if p.requires_grad):
+        optimizer = make_optimizer(network.parameters(), RECIPE)
+        for parameter in (p for p in network.parameters() if p.requires_grad):
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         optimizer.zero_grad()
-        assert module.net is not None
-        tracker = FSDPMemTracker(module.net, optimizer)  # type: ignore[arg-type]
+        tracker = FSDPMemTracker(network, optimizer)
         with tracker, torch.enable_grad():
-            (-module.log_probs(_batch(2, 64)).per_token).mean().backward()
+            (-network.log_probs(_batch(2, 64)).per_token).mean().backward()
             optimizer.step()
     (peak,) = tracker.get_tracker_snapshot("peak").values()
     assert found.peak == pytest.approx(peak["Total"], rel=0.02)
@@ -212,7 +221,7 @@ def test_each_layer_is_sent_as_often_as_it_is_needed(
 ) -> None:
     simulation = simulate(processes=4, base=untied(tmp_path))
     found = simulation.train("learning", RECIPE, None, 2, 64, accumulates=False)
-    sizes = {n: p.numel() * p.element_size() for n, p in simulation.module.named_parameters()}
+    sizes = {n: p.numel() * p.element_size() for n, p in simulation.network.named_parameters()}
     layers = sum(size for name, size in sizes.items() if ".layers." in name)
     trained = simulation.parameters(LEARN)
     # Layers are gathered before their forward and their backward pass. The frozen embedding and the
@@ -228,7 +237,7 @@ def test_attention_scores_are_not_stored(
     simulate: Callable[..., Simulation], precision: str
 ) -> None:
     simulation = simulate(precision=precision, on_gpu=True)
-    config = simulation.module.model_config
+    config = simulation.network.hf_model.config
     assert config.num_key_value_heads < config.num_attention_heads
     held = [
         simulation.train("learning", RECIPE, None, 2, length, accumulates=False).memory
@@ -241,7 +250,7 @@ def test_attention_scores_are_not_stored(
 def test_the_work_of_a_forward_equals_its_closed_form(simulate: Callable[..., Simulation]) -> None:
     simulation = simulate(lora=None)
     found = simulation.evaluate(2, 64)
-    lm, config = simulation.module.lm, simulation.module.model_config
+    lm, config = simulation.network.hf_model, simulation.network.hf_model.config
     layers = [m for m in lm.get_decoder().modules() if isinstance(m, torch.nn.Linear)]
     width = config.num_attention_heads * config.head_dim
     expected = 2 * 2 * 64 * sum(m.weight.numel() for m in layers)
@@ -286,7 +295,7 @@ def test_an_evaluation_of_the_oracle_keeps_the_models_own_weights(
 ) -> None:
     simulation = simulate(lora=lora)
     whole, adapter = simulation.parameters(), simulation.parameters(LEARN)
-    assert simulation.lent() == (whole if lora is None else 2 * adapter)
+    assert simulation.swapped() == (whole if lora is None else 2 * adapter)
 
 
 @pytest.mark.parametrize("patient", [True, False])
@@ -305,6 +314,21 @@ def test_the_largest_micro_batch_fits(usable: int, first: int, patient: bool) ->
         assert (found.size, found.tried) == (best, True)
 
 
+@pytest.mark.parametrize(("greedy", "samples"), [(True, 1), (False, 5)])
+def test_all_samples_of_a_batch_are_generated_together(greedy: bool, samples: int) -> None:
+    monitor = MathAccuracy(num_samples=5, greedy=greedy)
+    trainer = StagedTrainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[monitor]
+    )
+    data = StagedDataModule({"math": Stage(source="demo:math")}, eval_batch_size=4)
+    forward = Measured({"parameters": 7, "activations": 3}, 0, 0, 0.0)
+    found = estimate._generated(trainer, CausalLM(TINY), data, 2, forward, 64)
+    assert found is not None and found.sequences == 4 * samples
+    config = CausalLM(TINY).pretrained.config
+    pairs = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    assert found.cache == pairs * 2 * 4 * samples * 64 and found.peak == found.cache + 7
+
+
 @pytest.mark.parametrize("model", PAPER)
 def test_settings_equal_those_of_the_paper(model: str) -> None:
     base, lr, unlearn_lr, batch, unlearn_batch, rank, alpha = PAPER[model]
@@ -313,7 +337,7 @@ def test_settings_equal_those_of_the_paper(model: str) -> None:
     with config_folder(base) as folder:
         content["model"]["base"] = folder
         made = StagedCLI(None, on_cpu(content), [])
-    lora, data = made.model.lora, made.datamodule
+    lora, data = made.model.settings.lora, made.datamodule
     assert lora is not None and (lora.rank, lora.alpha) == (rank, alpha)
     assert {"q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == set(
         lora.target_modules
@@ -328,7 +352,7 @@ def test_settings_equal_those_of_the_paper(model: str) -> None:
     # The study of depth uses QLoRA in bf16.
     packed = model == "llama3.2-3b"
     assert made.trainer.precision == ("bf16-true" if packed else "32-true")
-    assert made.model.quantization == ("nf4" if packed else None)
+    assert made.model.settings.quantization == ("nf4" if packed else None)
     for recipe in (*data.stages.values(), unlearn):
         assert (recipe.schedule, recipe.warmup, recipe.decay) == ("wsd", 0.02, 0.02)
         assert (recipe.betas, recipe.weight_decay) == ((0.9, 0.999), 0.0)

@@ -16,7 +16,7 @@ from lightning_unlearn.planning.simulation import Simulation, _batch
 
 def planned(base: str, precision: str = "bf16-true", **options: Any) -> Simulation:
     module = CausalLM(base, SMALL, quantization="nf4", **options)
-    return Simulation(module, precision, Precision(), 1, False)
+    return Simulation(module.settings, precision, Precision(), 1, False)
 
 
 def test_a_plan_counts_four_bits_and_the_scales() -> None:
@@ -43,7 +43,7 @@ def test_a_plan_has_the_memory_of_the_real_model(precision: str) -> None:
     module = opened(base, precision)
     module.train()
     size = sum(p.numel() * p.element_size() for p in module.parameters())
-    for _, layer in quantization._packed_layers(module.lm):
+    for _, layer in quantization._packed_layers(module.network.hf_model):
         state = layer.weight.quant_state
         parts = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
         size += sum(part.numel() * part.element_size() for part in parts)
@@ -58,12 +58,12 @@ def test_a_plan_has_the_memory_of_the_real_model(precision: str) -> None:
 
     held: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = module.log_probs(_batch(4, 256)).sum.sum()
+        loss = module.network.log_probs(_batch(4, 256)).sum.sum()
     assert loss.requires_grad
     for tensor in (*module.parameters(), *module.buffers()):
         kept.pop(tensor.untyped_storage()._cdata, None)
     # At the peak the kept activations exist with the logits of a chunk or a dequantized layer.
-    logits = 4 * 255 * module.model_config.vocab_size * 4
+    logits = 4 * 255 * module.pretrained.config.vocab_size * 4
     assert 0 <= found.memory["activations"] - sum(kept.values()) < 4 * logits
 
 

@@ -122,15 +122,15 @@ def test_keys_of_every_depth_are_set_from_the_command_line(place: Workplace) -> 
     assert cli.datamodule.path == ("safety", "math")
     assert (cli.datamodule.unlearn.lr, cli.datamodule.unlearn.batch_size) == (5e-4, 8)
     assert (cli.datamodule.stages["math"].epochs, cli.datamodule.stages["math"].lr) == (3, 1e-3)
-    assert cli.model.lora is not None
-    assert (cli.model.lora.rank, cli.model.lora.alpha) == (2, 7)
+    assert cli.model.settings.lora is not None
+    assert (cli.model.settings.lora.rank, cli.model.settings.lora.alpha) == (2, 7)
     assert cli.trainer.seed == 5
-    assert place.parse("--model.lora", "null").model.lora is None
+    assert place.parse("--model.lora", "null").model.settings.lora is None
 
 
 def test_a_method_of_the_command_line_replaces_the_method_of_the_file(place: Workplace) -> None:
     trainer = place.parse("--trainer.callbacks+=SimNPO", "--trainer.callbacks.beta", "2").trainer
-    (method,) = trainer.methods
+    (method,) = trainer.run_callbacks.methods
     assert isinstance(method, SimNPO) and method.beta == 2
     assert [type(monitor) for monitor in trainer.monitors] == [AnswerLikelihood]
 
@@ -142,16 +142,19 @@ def test_a_method_of_the_command_line_replaces_a_single_callback(
     text = Path("config.yaml").read_text()
     head, rest = text.split(start)
     place.write("config.yaml", f"{head}  callbacks: NPO\n{end}{rest.split(end)[1]}")
-    (method,) = place.parse("--trainer.callbacks+=GA").trainer.methods
+    (method,) = place.parse("--trainer.callbacks+=GA").trainer.run_callbacks.methods
     assert isinstance(method, GA)
     trainer = place.parse("--trainer.callbacks+=LabelLikelihood").trainer
-    assert [type(c) for c in (*trainer.methods, *trainer.monitors)] == [NPO, LabelLikelihood]
+    assert [type(c) for c in (*trainer.run_callbacks.methods, *trainer.monitors)] == [
+        NPO,
+        LabelLikelihood,
+    ]
 
 
 def test_a_monitor_of_the_command_line_is_added_to_those_of_the_file(place: Workplace) -> None:
     arguments = ["--trainer.callbacks+=LabelLikelihood", "--trainer.callbacks.every_n_steps", "3"]
     trainer = place.parse(*arguments).trainer
-    (method,) = trainer.methods
+    (method,) = trainer.run_callbacks.methods
     assert isinstance(method, NPO) and method.beta == 0.5
     first, second = trainer.monitors
     assert isinstance(first, AnswerLikelihood) and isinstance(second, LabelLikelihood)

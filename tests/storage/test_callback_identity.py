@@ -76,12 +76,12 @@ def fit(tiny: Tiny, *callbacks: Callback, order: list[str] = PATH) -> StagedTrai
 def test_values_that_a_callback_learns_are_not_in_its_identity(tiny: Tiny) -> None:
     method, other = Counts(), Grows()
     trainer = fit(tiny, method, other, AnswerLikelihood())
-    assert trainer.trained == [*PATH, "unlearn"] and method.calls == 3 and other.steps == 3
+    assert trainer.trained_stages == [*PATH, "unlearn"] and method.calls == 3 and other.steps == 3
     trainer.validate(tiny.module(), tiny.datamodule(order=PATH))
     trainer.fit(tiny.module(), tiny.datamodule(order=PATH))
-    assert trainer.trained == []
+    assert trainer.trained_stages == []
     again = fit(tiny, method, other, AnswerLikelihood())
-    assert again.trained == [] and again.run_dir == trainer.run_dir
+    assert again.trained_stages == [] and again.run_dir == trainer.run_dir
 
 
 def test_a_stage_starts_with_callbacks_as_constructed(tiny: Tiny) -> None:
@@ -91,7 +91,7 @@ def test_a_stage_starts_with_callbacks_as_constructed(tiny: Tiny) -> None:
     fit(parts, Counts(), Grows(), order=["tofu", "inst", "safety"])
     method, other = Counts(), Grows()
     resumed = fit(parts, method, other)
-    assert resumed.trained == ["safety", "unlearn"]
+    assert resumed.trained_stages == ["safety", "unlearn"]
     assert expected is not None and resumed.run_dir is not None
     assert results(resumed.run_dir) == results(expected)
     # A callback of an earlier run starts as constructed too.
@@ -104,9 +104,9 @@ def test_attributes_that_the_user_sets_later_are_in_the_identity(tiny: Tiny) -> 
     trainer = fit(tiny, method)
     method.beta = 2.0
     trainer.fit(tiny.module(), tiny.datamodule(order=PATH))
-    assert trainer.trained == ["unlearn"]
+    assert trainer.trained_stages == ["unlearn"]
     assert callback_identity(method) == callback_identity(Counts(2.0))
-    assert fit(tiny, Counts(2.0)).trained == []
+    assert fit(tiny, Counts(2.0)).trained_stages == []
 
 
 def test_a_shared_list_stays_the_same_object(tiny: Tiny) -> None:
@@ -316,7 +316,7 @@ def test_unlearning_runs_again_after_a_declared_file_changes(tiny: Tiny) -> None
     trainer = fit(tiny, method)
     rows.write_text("2")
     trainer.fit(tiny.module(), tiny.datamodule(order=PATH))
-    assert trainer.trained == ["unlearn"]
+    assert trainer.trained_stages == ["unlearn"]
 
 
 @pytest.mark.parametrize(

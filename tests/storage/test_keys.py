@@ -34,6 +34,7 @@ from lightning_unlearn import (
 )
 from lightning_unlearn.data.batches import derive_seed
 from lightning_unlearn.distributed.strategy import FSDP2
+from lightning_unlearn.model.checks import ModelChecks
 
 PATH = ["tofu", "math", "safety"]
 # Stages of the plan (three stages and unlearning) whose keys change.
@@ -43,7 +44,7 @@ ALL, LATER, UNLEARNING = (0, 1, 2, 3), (1, 2, 3), (3,)
 @pytest.fixture(autouse=True)
 def flags(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Restore the settings that trainers change for the process; pretend there is a compiler."""
-    monkeypatch.setattr(CausalLM, "check_device", lambda *_: None)
+    monkeypatch.setattr(ModelChecks, "device", lambda *_: None)
     deterministic = torch.are_deterministic_algorithms_enabled()
     benchmark, matmul = torch.backends.cudnn.benchmark, torch.backends.cuda.matmul
     products = matmul.fp32_precision
@@ -73,7 +74,7 @@ class Plans:
         if made.world_size == 1:
             made.check(module, datamodule)
         else:
-            datamodule.prepare(module.tokenizer(), module.context)
+            datamodule.load_rows(module.pretrained.tokenizer(), module.pretrained.context_length)
         return [stage.key for stage in made.plan(module, datamodule)]
 
     def changed(self, **changes: Any) -> tuple[int, ...]:
@@ -237,7 +238,7 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
         "base": [lambda p: {"model": {"base": copied(p)}}],
         "lora": [lambda p: {"model": {"lora": LoRA(rank=4, alpha=8.0)}}],
         "gradient_checkpointing": [lambda p: {"model": {"gradient_checkpointing": True}}],
-        "merge": [lambda p: {"model": {"merge": True}}],
+        "save_merged": [lambda p: {"model": {"save_merged": True}}],
         "compile": [lambda p: {"model": {"compile": True}}],
         "trust_remote_code": [lambda p: {"model": {"trust_remote_code": True}}],
     },
@@ -363,7 +364,7 @@ def test_with_dropout_the_micro_batch_size_changes_the_key(plans: Plans) -> None
 
 
 def test_a_quantized_base_has_another_key(plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CausalLM, "check_quantization", lambda self, trainer: None)
+    monkeypatch.setattr(ModelChecks, "quantization", lambda self, trainer: None)
     assert plans.changed(model={"quantization": "nf4"}) == ALL
 
 

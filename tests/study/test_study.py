@@ -142,8 +142,8 @@ def test_an_oracle_is_the_model_trained_without_the_forget_stage(tiny: Tiny) -> 
     module, data = tiny.module(), tiny.datamodule(order=["tofu", "safety"], oracle=True)
     trainer = tiny.trainer([], precision="64-true")
     trainer.fit(module, data)
-    assert trainer.trained == ["oracle"]
-    expected = module.score(data.examples["safety"], 32).mean
+    assert trainer.trained_stages == ["oracle"]
+    expected = module.evaluator.score(data.examples["safety"], 32).mean
     assert oracle["value"].tolist() == pytest.approx(expected.tolist(), abs=1e-9)
 
 

@@ -188,7 +188,7 @@ def test_tokens_are_those_that_training_processes(shared_tiny: Tiny) -> None:
     plan = planned(shared_tiny, fit, paths=ONE, methods={"GA": GA})
     data = shared_tiny.datamodule()
     module = shared_tiny.module()
-    data.prepare(module.tokenizer(), module.context)
+    data.load_rows(module.pretrained.tokenizer(), module.pretrained.context_length)
     sizes = {name: [len(example) for example in data.examples[name]] for name in data.stages}
     assert [(task.stage, task.tokens) for task in plan.tasks] == [
         ("tofu", 3 * sum(sizes["tofu"])),

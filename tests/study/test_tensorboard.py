@@ -111,7 +111,7 @@ def test_a_second_run_does_not_double_points(tiny: Tiny) -> None:
     first = fitted(tiny)
     before = check(first)
     second = fitted(tiny)
-    assert second.trained == [] and second.run_dir == first.run_dir
+    assert second.trained_stages == [] and second.run_dir == first.run_dir
     assert check(second) == before
 
 
@@ -163,7 +163,7 @@ def test_an_interrupted_run_has_its_curves_once(tiny: Tiny) -> None:
     entry.rename(entry.with_name("gone"))
     (first.run_dir / "run.json").write_text(json.dumps(seal_values({**about, "finished": False})))
     second = fitted(tiny)
-    assert second.trained == ["unlearn"]
+    assert second.trained_stages == ["unlearn"]
     check(second)
 
 
@@ -204,7 +204,7 @@ def test_a_finished_run_and_a_replayed_one_have_the_same_row(tiny: Tiny) -> None
     assert {step for ((step, _),) in values.values()} == {3}
     (first.run_dir / "run.json").unlink()
     second = fitted(tiny)
-    assert second.trained == [] and second.run_dir == first.run_dir
+    assert second.trained_stages == [] and second.run_dir == first.run_dir
     assert row(first.run_dir) == said and points(first.run_dir / "final") == values
 
 

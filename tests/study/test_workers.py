@@ -58,7 +58,7 @@ class Suicidal(Callback):
     """A method that kills its process in the first unlearning step of one path."""
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        if pl_module.stage == "unlearn" and trainer.observations.data.path[0] == "tofu":
+        if pl_module.stage == "unlearn" and trainer.results.data.path[0] == "tofu":
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -94,7 +94,7 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(
     undisturbed.fit(whole.module(lora=lora), datamodule(whole, **recipe))
 
     halted = tiny.below("halted")
-    with pytest.raises(KeyboardInterrupt, match=f"in stage {stage} at step {step} of 6; step"):
+    with pytest.raises(KeyboardInterrupt, match=f"in stage {stage} at step {step} of 6; a check"):
         trainer_of(halted, Rising(), Interrupts(stage, step)).fit(
             halted.module(lora=lora), datamodule(halted, **recipe)
         )
@@ -105,7 +105,7 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(
     assert undisturbed.run_dir is not None and resumed.run_dir is not None
     assert results(resumed.run_dir) == results(undisturbed.run_dir)
     assert not list((halted.root / "store" / "checkpoints").iterdir())
-    assert resumed.trained[0] == stage
+    assert resumed.trained_stages[0] == stage
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_signal_stays_ignored_where_it_was(tiny: Tiny, number: int) -> None:
         with sigterm_as_interrupt():
             trainer.fit(tiny.module(), datamodule(tiny))
             signal.raise_signal(number)
-        assert trainer.trained == ["tofu", "safety", "unlearn"]
+        assert trainer.trained_stages == ["tofu", "safety", "unlearn"]
         assert signal.getsignal(number) == signal.SIG_IGN
     finally:
         signal.signal(number, before)

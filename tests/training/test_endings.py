@@ -82,7 +82,7 @@ def test_a_bare_should_stop_leaves_a_stage_unfinished(tiny: Tiny, stage: str, st
     note = read_status(tiny.root / "store", key)
     assert note is not None and note.state == "stopped"
     resumed = fit(tiny, GA())
-    assert resumed.trained[0] == stage
+    assert resumed.trained_stages[0] == stage
     assert results(run_of(resumed)) == results(run_of(whole))
 
 
@@ -100,7 +100,7 @@ def test_a_timer_leaves_a_stage_to_be_resumed(tiny: Tiny) -> None:
         with pytest.raises(Unfinished, match=said):
             fit(tiny, GA(), Timer({"milliseconds": 1}))
     last = fit(tiny, GA())
-    assert last.trained == ["safety", "unlearn"]
+    assert last.trained_stages == ["safety", "unlearn"]
     assert results(run_of(last)) == results(run_of(whole))
 
 
@@ -130,7 +130,7 @@ def test_early_stopping_finishes_a_stage(tiny: Tiny, stage: str) -> None:
     history = read_table(run_of(first) / "training.parquet")
     assert (history["stage"] == stage).sum() == 4
     again = fit(tiny, GA(), early(), AnswerLikelihood())
-    assert again.trained == [] and results(run_of(again)) == results(run_of(first))
+    assert again.trained_stages == [] and results(run_of(again)) == results(run_of(first))
     # A signal in the last step waits until the stage is stored; one before changes nothing.
     for step in (2, 4):
         place = tiny.below(f"halted{step}")
@@ -156,7 +156,7 @@ def test_a_rule_may_end_unlearning_before_its_first_step(tiny: Tiny) -> None:
     found = entries(tiny)["unlearn"]
     assert (found["steps"], found["of"]) == (0, 6) and found["ended"].startswith("EarlyStopping: ")
     assert set(read_table(run_of(trainer) / "records.parquet")["step"]) == {0}
-    assert fit(tiny, GA(), early(), AnswerLikelihood()).trained == []
+    assert fit(tiny, GA(), early(), AnswerLikelihood()).trained_stages == []
 
 
 class Enough(GA):
@@ -184,8 +184,8 @@ def test_a_rule_of_the_method_finishes_unlearning(tiny: Tiny) -> None:
         "answers/safety": [0, 3],
     }
     assert not table.duplicated(["step", "metric"]).any()
-    assert fit(tiny, Enough(3), *watched).trained == []
-    assert fit(tiny, Enough(4), *watched).trained == ["unlearn"]
+    assert fit(tiny, Enough(3), *watched).trained_stages == []
+    assert fit(tiny, Enough(4), *watched).trained_stages == ["unlearn"]
     assert not list((tiny.root / "store").glob("checkpoints/*"))
 
 

@@ -73,7 +73,7 @@ def test_callbacks_that_need_a_logger(tmp_path: Path, kind: type[Callback]) -> N
 def test_the_users_progress_bar_replaces_the_default_one(tmp_path: Path) -> None:
     for bar in (RichProgressBar(), TQDMProgressBar()):
         made = trainer(tmp_path, bar)
-        assert made.progress_bar_callback is bar and made.stage_progress is None
+        assert made.progress_bar_callback is bar and made.run_callbacks.progress is None
         hidden = trainer(tmp_path, bar, enable_progress_bar=False)
         assert hidden.progress_bar_callback is None
         shown = StageProgress()
@@ -116,8 +116,8 @@ def test_supported_callbacks_work_together(tiny: Tiny, tmp_path: Path) -> None:
         logger=True,
     )
     made.fit(tiny.module(), tiny.datamodule(order=["safety"]))
-    assert made.observations is not None
-    label = [(n, value) for n, m, value in made.observations.steps if m == "forget/label"]
+    assert made.results is not None
+    label = [(n, value) for n, m, value in made.results.steps if m == "forget/label"]
     assert watch._seen == label[1:] and len(label) > 2
     # The rule ran at every evaluation, including the first one: all later values are lower.
     assert rule.best_score.item() == pytest.approx(label[0][1])
@@ -130,8 +130,8 @@ def test_early_stopping_stops_unlearning(tiny: Tiny, tmp_path: Path) -> None:
         tmp_path, GA(), LabelLikelihood(every_n_steps=1), rule, enable_progress_bar=False
     )
     made.fit(tiny.module(), tiny.datamodule(order=["safety"]))
-    assert made.observations is not None
-    assert [n for n, m, _ in made.observations.steps if m == "forget/label"] == [0, 1]
+    assert made.results is not None
+    assert [n for n, m, _ in made.results.steps if m == "forget/label"] == [0, 1]
 
 
 def test_early_stopping_on_an_unknown_metric(tiny: Tiny, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_trainer_that_has_fitted_finds_its_run_again(tiny: Tiny) -> None:
     for _ in range(2):
         trainer.fit(tiny.module(), data)
         folders.append(trainer.run_dir)
-    assert trainer.trained == [] and folders[0] == folders[1]
+    assert trainer.trained_stages == [] and folders[0] == folders[1]
 
 
 class Noise(Unlearning):
@@ -72,7 +72,7 @@ def test_methods_that_draw_random_numbers_can_be_repeated(tiny: Tiny) -> None:
                     shutil.rmtree(manifest.parent)
         trainer = place.trainer([Noise(), *([Draws(1)] if name == "watched" else [])])
         trainer.fit(place.module(), place.datamodule(order=["tofu", "safety"]))
-        assert "unlearn" in trainer.trained
+        assert "unlearn" in trainer.trained_stages
         found.append(results(run_of(trainer))["unlearn/adapter_model.safetensors"])
     assert found == [found[0]] * 3
 
@@ -80,7 +80,7 @@ def test_methods_that_draw_random_numbers_can_be_repeated(tiny: Tiny) -> None:
 def test_the_seed_alone_determines_the_order_of_rows_for_every_path(tiny: Tiny) -> None:
     def order(datamodule: StagedDataModule, seed: int) -> list[list[int]]:
         tiny.trainer([GA()]).check(tiny.module(), datamodule)
-        return datamodule.begin("math", seed, 0, 1).steps
+        return datamodule.start_stage("math", seed, 0, 1).steps
 
     first = order(tiny.datamodule(order=["math", "safety"]), 0)
     assert order(tiny.datamodule(order=["inst", "tofu", "safety", "math"]), 0) == first
@@ -128,7 +128,7 @@ def test_private_parameters_and_other_callbacks_change_the_key(tiny: Tiny) -> No
     plain.fit(tiny.module(), tiny.datamodule(order=["safety"]))
     zeroed = tiny.trainer([GA(), Zero()])
     zeroed.fit(tiny.module(), tiny.datamodule(order=["safety"]))
-    assert zeroed.trained == ["safety", "unlearn"]
+    assert zeroed.trained_stages == ["safety", "unlearn"]
 
 
 def test_weights_that_diverge_in_the_last_step_are_not_stored(tiny: Tiny) -> None:
@@ -158,7 +158,7 @@ def test_a_stage_stored_with_another_precision_causes_a_warning_and_is_kept(
     before = results(entry.parent)
     half = tiny.trainer(precision="bf16-true")
     half.fit(tiny.module(), tiny.datamodule(**data))
-    assert half.trained == ["tofu"]
+    assert half.trained_stages == ["tofu"]
     warning = (
         "tofu: the stored model was trained with trainer.precision 32-true. With bf16-true the"
     )
@@ -178,7 +178,7 @@ def test_the_model_stays_on_its_device_between_stages(
     monkeypatch.setattr(LightningModule, "cpu", cpu)
     model, trainer = tiny.module(), tiny.trainer([GA(), AnswerLikelihood(2)])
     trainer.fit(model, tiny.datamodule(order=["tofu", "safety"]))
-    assert trainer.trained == ["tofu", "safety", "unlearn"]
+    assert trainer.trained_stages == ["tofu", "safety", "unlearn"]
     assert moved == ["unlearn"]
     trainer.validate(model, tiny.datamodule(order=["tofu", "safety"]), "tofu")
     assert moved == ["unlearn", "tofu"]

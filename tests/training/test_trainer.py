@@ -24,7 +24,7 @@ from lightning_unlearn import (
     MathAccuracy,
     Unlearning,
 )
-from lightning_unlearn.model.causal_lm import supervised
+from lightning_unlearn.model.objective import supervised
 from lightning_unlearn.storage.records import read_table
 from lightning_unlearn.storage.stage_store import MANIFEST
 from lightning_unlearn.training.path_plan import PlannedStage
@@ -32,19 +32,19 @@ from lightning_unlearn.training.path_plan import PlannedStage
 
 def test_a_second_run_trains_nothing_and_ends_the_same(tiny: Tiny) -> None:
     first = fitted(tiny)
-    assert first.trained == [*PATH, "unlearn"]
+    assert first.trained_stages == [*PATH, "unlearn"]
     before = results(run_of(first))
     about = (run_of(first) / "run.json").read_bytes()
     assert {"records.parquet", "examples.parquet", "training.parquet"} < set(before)
     second = fitted(tiny)
-    assert second.trained == []
+    assert second.trained_stages == []
     assert run_of(second) == run_of(first)
     assert results(run_of(second)) == before
     assert (run_of(second) / "run.json").read_bytes() == about
     assert json.loads(about)["finished"] is True
-    assert first.observations is not None and second.observations is not None
-    assert second.observations.steps == first.observations.steps
-    assert second.observations.examples == first.observations.examples
+    assert first.results is not None and second.results is not None
+    assert second.results.steps == first.results.steps
+    assert second.results.examples == first.results.examples
 
 
 def test_the_model_is_the_last_one_also_when_nothing_was_trained(tiny: Tiny) -> None:
@@ -55,7 +55,7 @@ def test_the_model_is_the_last_one_also_when_nothing_was_trained(tiny: Tiny) -> 
         tiny.trainer([GA()]).fit(module, tiny.datamodule(order=["safety"]))
         module.eval()
         with torch.no_grad():
-            found.append(module.lm(input_ids=ids).logits)
+            found.append(module.network.hf_model(input_ids=ids).logits)
     assert torch.equal(*found)
 
 
@@ -103,7 +103,7 @@ def test_monitors_do_not_disturb_training(tiny: Tiny) -> None:
 
 def test_paths_share_their_prefixes(tiny: Tiny) -> None:
     trained = [
-        fitted(tiny, order=order, watched=False).trained
+        fitted(tiny, order=order, watched=False).trained_stages
         for order in (
             ["tofu", "math", "safety"],
             ["tofu", "safety", "math"],
@@ -138,7 +138,7 @@ def test_other_settings_never_overwrite_a_run(tiny: Tiny) -> None:
     assert [run_of(t).name for t in (first, second, third)] == ["run", "run_2", "run_3"]
     assert results(run_of(first)) == before
     again = fitted(tiny, NPO(beta=0.1), order=["safety"], watched=False, run_name="run")
-    assert run_of(again) == run_of(second) and again.trained == []
+    assert run_of(again) == run_of(second) and again.trained_stages == []
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"key": "other"}'])
@@ -198,12 +198,12 @@ def test_the_key_of_the_users_method_contains_parameters_and_source(
     file.write_text(OWN)
     own = importlib.import_module("own_method")
     first = fitted(tiny, own.Own(), order=["safety"], watched=False)
-    assert fitted(tiny, own.Own(), order=["safety"], watched=False).trained == []
-    assert fitted(tiny, own.Own(2.0), order=["safety"], watched=False).trained == ["unlearn"]
+    assert fitted(tiny, own.Own(), order=["safety"], watched=False).trained_stages == []
+    assert fitted(tiny, own.Own(2.0), order=["safety"], watched=False).trained_stages == ["unlearn"]
     file.write_text(OWN.replace("self.weight *", "2 * self.weight *"))
     importlib.reload(own)
     edited = fitted(tiny, own.Own(), order=["safety"], watched=False)
-    assert edited.trained == ["unlearn"]
+    assert edited.trained_stages == ["unlearn"]
     assert run_of(edited) != run_of(first)
     # A set is unordered: it must not change the key from process to process.
     keys = [
@@ -272,7 +272,7 @@ def test_a_failing_method_leaves_stages_stored_and_module_usable(
     # The same module is used with another method, and the failure has no effect on it.
     after = tiny.trainer([NPO()])
     after.fit(module, data)
-    assert after.trained == ["unlearn"]
+    assert after.trained_stages == ["unlearn"]
     apart = fitted(tiny.below("apart"), order=["tofu", "safety"], watched=False)
     assert results(run_of(after)) == results(run_of(apart))
 
@@ -284,7 +284,7 @@ def test_a_training_stage_that_diverges_is_named(tiny: Tiny) -> None:
         tiny.trainer([GA()]).fit(tiny.module(), tiny.datamodule(stages=stages, order=PATH))
     trainer = tiny.trainer([GA()])
     trainer.fit(tiny.module(), tiny.datamodule(order=PATH))
-    assert trainer.trained == ["math", "safety", "unlearn"]
+    assert trainer.trained_stages == ["math", "safety", "unlearn"]
 
 
 def test_the_objective_is_restored(tiny: Tiny) -> None:
@@ -339,7 +339,7 @@ def test_spawned_processes_are_refused(tiny: Tiny, strategy: str) -> None:
 def test_training_without_unlearning(tiny: Tiny) -> None:
     trainer = tiny.trainer([])
     trainer.fit(tiny.module(), tiny.datamodule(forget=None, order=["math", "tofu"]))
-    assert trainer.trained == ["math", "tofu"]
+    assert trainer.trained_stages == ["math", "tofu"]
     assert run_of(trainer).relative_to(tiny.root).as_posix() == "runs/trained/math-tofu_s0"
     names = {file.name for file in run_of(trainer).iterdir()}
     assert names == {"learn", "run.json", "training.parquet"}
@@ -358,12 +358,12 @@ def test_a_damaged_entry_is_trained_again_to_the_same_bytes(
     weights = first.store.folder / plan[1]["key"] / "learn" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     second = fitted(tiny, watched=False)
-    assert second.trained == ["math"]  # the entries after it are valid
+    assert second.trained_stages == ["math"]  # the entries after it are valid
     assert results(run_of(second)) == before
     assert "is damaged" in capsys.readouterr().err
     shutil.rmtree(first.store.folder / plan[0]["key"])
     third = fitted(tiny, watched=False)
-    assert third.trained == [plan[0]["name"]]
+    assert third.trained_stages == [plan[0]["name"]]
     assert results(run_of(third)) == before
 
 

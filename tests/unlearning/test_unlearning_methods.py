@@ -15,8 +15,9 @@ from lightning_unlearn import GA, NPO, CausalLM, SimNPO, Unlearning
 from lightning_unlearn.data.batches import Batch, BatchPlan, collate
 from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.model.causal_lm import supervised
 from lightning_unlearn.model.log_probs import LogProbs
+from lightning_unlearn.model.network import LogProbModel
+from lightning_unlearn.model.objective import share_of_mean, supervised
 from lightning_unlearn.objectives import npo
 
 EXAMPLES = random_examples(11, seed=1)
@@ -47,8 +48,8 @@ def unlearn(method: Unlearning, module: CausalLM, lr: float = 0.01, **recipe: An
     optimizer = torch.optim.SGD(module.parameters(), lr)
     for share in begin(method, module, **recipe).loader():
         total = 0.0
-        for micro in share.micro:
-            loss = module._share(module.objective(module, micro), micro, share)
+        for micro in share.micro_batches:
+            loss = share_of_mean(module.objective(module.network, micro), micro, share)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         optimizer.step()
@@ -58,14 +59,14 @@ def unlearn(method: Unlearning, module: CausalLM, lr: float = 0.01, **recipe: An
 
 
 def forget_likelihood(module: CausalLM) -> float:
-    return module.score(EXAMPLES, 4).sum.mean().item()
+    return module.evaluator.score(EXAMPLES, 4).sum.mean().item()
 
 
 def test_a_method_without_a_loss_is_refused_at_its_definition() -> None:
     with pytest.raises(
         TypeError,
         match=r"^Empty: found an unlearning method without a loss, expected loss\(self, policy, "
-        r"reference\), or objective\(self, module, batch\)\.$",
+        r"reference\), or objective\(self, network, batch\)\.$",
     ):
 
         class Empty(Unlearning):
@@ -118,8 +119,8 @@ def test_a_method_may_override_the_objective(module: CausalLM) -> None:
 
         uses_reference = False
 
-        def objective(self, module: CausalLM, batch: Batch) -> Tensor:
-            logits: Tensor = module.lm(input_ids=batch.input_ids, use_cache=False).logits
+        def objective(self, network: LogProbModel, batch: Batch) -> Tensor:
+            logits: Tensor = network.hf_model(input_ids=batch.input_ids, use_cache=False).logits
             return -logits[:, -1].log_softmax(-1).mean(-1)
 
     losses = unlearn(Flatten(), module, epochs=3, batch_size=11)
@@ -153,14 +154,14 @@ class Recorder(Unlearning):
 
 def test_the_reference_is_the_model_at_step_0_in_all_steps(module: CausalLM) -> None:
     module.train()
-    start = module.score(EXAMPLES, 3)
+    start = module.evaluator.score(EXAMPLES, 3)
     method = Recorder()
     plan = begin(method, module)
     assert module.training, "taking the reference leaves the mode as it was"
     unlearn(method, module, lr=0.05, epochs=2, batch_size=4)
     by_example: dict[int, Tensor] = {}
     for share in BatchPlan(EXAMPLES, Recipe(epochs=2, batch_size=4), 0, "unlearn", 2).loader():
-        for micro in share.micro:
+        for micro in share.micro_batches:
             policy, reference = method.seen.pop(0)
             assert torch.equal(reference.mask, micro.mask) and torch.equal(policy.mask, micro.mask)
             assert not reference.per_token.requires_grad and policy.per_token.requires_grad
@@ -171,7 +172,7 @@ def test_the_reference_is_the_model_at_step_0_in_all_steps(module: CausalLM) -> 
                 again = by_example.setdefault(index, values)
                 assert torch.equal(values, again), "the same numbers in every epoch"
     assert not method.seen and len(by_example) == len(EXAMPLES) == len(plan.examples)
-    assert (module.score(EXAMPLES, 3).sum - start.sum).abs().max() > 0.1
+    assert (module.evaluator.score(EXAMPLES, 3).sum - start.sum).abs().max() > 0.1
     end(method, module)
     assert method._reference is None
 
@@ -190,8 +191,8 @@ def test_npo_sums_over_label_tokens_only(module: CausalLM) -> None:
             parameter.mul_(1.1)
         before = method._reference
         assert before is not None
-        found = method.objective(module, batch)
-        policy = module.score(EXAMPLES, 1)
+        found = method.objective(module.network, batch)
+        policy = module.evaluator.score(EXAMPLES, 1)
     expected = npo(policy.sum, before.sum, 0.3)[[3, 0, 7]]
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
@@ -202,7 +203,7 @@ def test_a_method_without_reference_costs_no_pass_over_the_forget_set(
     def score(*_: object) -> LogProbs:
         raise AssertionError("not needed")
 
-    monkeypatch.setattr(module, "score", score)
+    monkeypatch.setattr(module.evaluator, "score", score)
     for method in (GA(), SimNPO(beta=1, gamma=5)):
         losses = unlearn(method, module, batch_size=11)
         assert len(losses) == 1

@@ -1,0 +1,85 @@
+"""StageStart: what a stage of training starts from. LoadedKeys: what a model's weights are."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning_unlearn.data.datamodule import ORACLE
+from lightning_unlearn.data.recipes import Recipe
+from lightning_unlearn.model.adapters import LEARN, UNLEARN
+
+
+@dataclass
+class StageStart:
+    """What a stage starts from.
+
+    Attributes:
+        stage: its name, "unlearn" for unlearning.
+        recipe: how it is trained.
+        total_steps: its optimizer steps.
+        seed: seed of the run.
+        fresh: start from the base model instead of the present weights.
+        load: folders of saved weights to load first, by "learn" and "unlearn".
+        done: optimizer steps of the stage that those weights have behind them.
+        optimizer: state of the optimizer after those steps.
+    """
+
+    stage: str = LEARN
+    recipe: Recipe = field(default_factory=Recipe)
+    total_steps: int = 1
+    seed: int = 0
+    fresh: bool = False
+    load: dict[str, Path] = field(default_factory=dict)
+    done: int = 0
+    optimizer: dict[str, Any] | None = None
+
+    @property
+    def trainable(self) -> str:
+        """The adapter that the stage trains: "learn" or "unlearn"."""
+        return UNLEARN if self.stage == UNLEARN else LEARN
+
+
+class KeyedStage(Protocol):
+    """A stage of a path with its key in the stage store."""
+
+    name: str
+    key: str
+
+
+class LoadedKeys:
+    """Keys of the stages after which a model's present weights are, as far as they are known.
+
+    Args:
+        has_adapters: whether "learn" and "unlearn" are two adapters; without adapters there is one
+            set of weights.
+    """
+
+    def __init__(self, has_adapters: bool) -> None:
+        self._has_adapters = has_adapters
+        self._keys: dict[str, str] = {}
+
+    def matches(self, plan: Sequence[KeyedStage]) -> bool:
+        """Whether the present weights are those after the last stage of a path.
+
+        Args:
+            plan: the stages of the path; evaluating an oracle changes no weights.
+        """
+        trained = [stage for stage in plan if stage.name != ORACLE]
+        if not trained:
+            return False
+        # "unlearn" is on top of "learn", so both must be the path's.
+        both = trained[-1].name == UNLEARN and self._has_adapters
+        return all(
+            self._keys.get(UNLEARN if stage.name == UNLEARN else LEARN) == stage.key
+            for stage in trained[-2 if both else -1 :]
+        )
+
+    def mark(self, stage: str, key: str) -> None:
+        """Remember what the present weights are, when a stage has been trained."""
+        self._keys[UNLEARN if stage == UNLEARN else LEARN] = key
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Forget what the weights of "learn" or "unlearn" are, before they change."""
+        for name in names:
+            self._keys.pop(name, None)
