@@ -316,7 +316,7 @@ def test_all_samples_of_a_batch_are_generated_together(greedy: bool, samples: in
     trainer = StagedTrainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[monitor]
     )
-    data = StagedDataModule({"math": Stage("demo:math")}, eval_batch_size=4)
+    data = StagedDataModule({"math": Stage(source="demo:math")}, eval_batch_size=4)
     forward = Measured({"parameters": 7, "activations": 3}, 0, 0, 0.0)
     found = estimate._generated(trainer, CausalLM(TINY), data, 2, forward, 64)
     assert found is not None and found.sequences == 4 * samples
