@@ -283,7 +283,7 @@ class Random(Unlearning):
 def test_a_method_without_a_stable_key_is_refused(tiny: Tiny) -> None:
     message = (
         r"^methods\.Random: trainer\.callbacks: Random\.draws is of type object, expected a "
-        "text that tells"
+        "type whose content can be read"
     )
     methods = {"Random": method("test_study.Random")}
     with pytest.raises(InputError, match=message):
