@@ -60,7 +60,7 @@ def _paper(source: Source, folder: Path) -> list[str]:
     """Draw the paper's figures; sentences on what was drawn, and on what the study lacks."""
     from lightning_unlearn.report.paper import save_paper
 
-    paper = save_paper(source.records, source.examples, folder, ("png", "pdf"))
+    paper = save_paper(source.records, folder, ("png", "pdf"))
     told = [f"Written to {folder}: {', '.join(file.name for file in paper.written)}"]
     return [*(told if paper.written else []), *paper.missing.values()]
 

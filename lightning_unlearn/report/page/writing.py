@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_unlearn.report.figures import save_figures
+from lightning_unlearn.report.figures.files import save_figures
 from lightning_unlearn.report.page.document import build
 from lightning_unlearn.report.page.source import Source, Told
 from lightning_unlearn.report.summary import Summary

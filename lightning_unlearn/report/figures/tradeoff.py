@@ -1,4 +1,4 @@
-"""What forgetting costs: utility against forget score over the steps."""
+"""Utility against forget score over the steps."""
 
 from __future__ import annotations
 
@@ -6,23 +6,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.arrangement import Trial, arrange
 from lightning_unlearn.report.bands import band_of
-from lightning_unlearn.report.curve_figures import forgotten, tidy
 from lightning_unlearn.report.curves import Place
-from lightning_unlearn.report.drawn import Cross, Level, Part, Spots, Thin
-from lightning_unlearn.report.frame import Entry, compose
-from lightning_unlearn.report.looks import Looks, folded, looks_of_paths
+from lightning_unlearn.report.figures.labels import (
+    Trial,
+    arrange,
+    forgotten,
+    full_name,
+    paths_of,
+    tidy,
+)
+from lightning_unlearn.report.figures.spec import (
+    Entry,
+    ErrorBars,
+    Figure,
+    HorizontalLine,
+    Legend,
+    Mark,
+    Markers,
+    Panel,
+    ThinLine,
+)
+from lightning_unlearn.report.figures.style import StyleMap
 from lightning_unlearn.report.naming import span
-from lightning_unlearn.report.panels import Panel
 from lightning_unlearn.report.reading import StudyRecords
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 SCORE = "forget/mean"
-KEPT = {"color": "#888888", "linewidth": 1.0, "linestyle": (0, (1, 1.5)), "zorder": 1.5}
 
 
 def tradeoffs(study: StudyRecords) -> pd.DataFrame:
@@ -64,62 +76,47 @@ def tradeoffs(study: StudyRecords) -> pd.DataFrame:
     return table.reset_index().join(identity, on="run")[columns]
 
 
-def tradeoff_figure(study: StudyRecords) -> Figure | None:
+def tradeoff_figure(study: StudyRecords, styles: StyleMap) -> Figure | None:
     """Utility against forget score, a curve over the steps for each path."""
     data = tradeoffs(study)
     data = data[data.groupby(["method", "setting"])["step"].transform("nunique") > 1]
     if data.empty:
         return None
-    looks = looks_of_paths(study.runs)
-    rows = [
-        [cell and _panel(data, cell, looks, study) for cell in row] for row in arrange(data, study)
-    ]
-    paths = data[["path", "position"]].drop_duplicates().itertuples(index=False, name=None)
-    entries: list[Entry] = [
-        ({**look.line(1), "linewidth": 1.2}, look.label) for look in looks.present(paths)
-    ]
+
+    def panel(trial: Trial | None) -> Panel | None:
+        if trial is None:
+            return None
+        rows = data[(data["method"] == trial[0]) & (data["setting"] == trial[1])]
+        marks: list[Mark] = [HorizontalLine(1.0, "kept", "utility 1: unchanged")]
+        for (path, position), own in rows.groupby(["path", "position"], sort=False):
+            marks += _trail(own, styles, (str(path), int(position)))
+        ylabel = "utility\n(mean over the other stages)"
+        xlabel = "forget score (nats per token)"
+        return Panel(marks, trial[0], study.name(trial[1]), ylabel, "tradeoff", xlabel)
+
+    entries = [Entry("trail", o.label, o) for o in styles.present(paths_of(data))]
     seeds = span(data.groupby(["method", "setting", "path"])["seed"].nunique().tolist())
     notes = [
         "right = more forgotten, up = more kept",
         "a dot per measured step, from (0,\u00a01) on",
     ]
-    if seeds != "1" and not looks.grouped:
+    if seeds != "1" and not styles.grouped:
         notes.append(f"means of {seeds} seeds; bars: 95 % intervals at the last step")
-    forget = study.runs
-    title = f"Unlearning {forgotten(forget)}: what forgetting costs the other stages"
-    grid = tidy(rows)
-    return compose(grid, (3.0, 2.3)[len(grid) > 2], title, notes, looks.heading, entries)
+    title = f"Unlearning {forgotten(study.runs)}: what forgetting costs the other stages"
+    grid = tidy([[panel(trial) for trial in row] for row in arrange(data, study)])
+    return Figure(title, notes, grid, Legend(styles.heading, entries), (3.0, 2.3)[len(grid) > 2])
 
 
-def _panel(data: pd.DataFrame, cell: Trial, looks: Looks, study: StudyRecords) -> Panel:
-    rows = data[(data["method"] == cell[0]) & (data["setting"] == cell[1])]
-    parts: list[Part] = [Level(1.0, KEPT)]
-    for (path, position), own in rows.groupby(["path", "position"], sort=False):
-        parts += _trail(own, looks, (str(path), int(position)))
-    return Panel(
-        parts,
-        folded(cell[0], 30),
-        study.name(cell[1]),
-        "utility\n(mean over the other stages)",
-        "tradeoff",
-        "forget score (nats per token)",
-        own_x=True,
-    )
-
-
-def _trail(own: pd.DataFrame, looks: Looks, path: Place) -> list[Part]:
-    look = looks.of(path)
+def _trail(own: pd.DataFrame, styles: StyleMap, path: Place) -> list[Mark]:
+    """The curve of a path, its last point and the interval of that."""
+    style, name = styles.of(path), full_name(path)
     wide = own.pivot(index="seed", columns="step")
     steps = wide["score"].columns
     score, utility = (band_of(steps, wide[name]) for name in ("score", "utility"))
-    line = {"color": look.color, "linewidth": 0.8 if looks.grouped else 1.6, "alpha": 0.8}
-    dots = {"marker": look.marker, "markersize": 3, "color": look.color, "alpha": 0.8}
-    end = {**dots, "markersize": 6 if looks.grouped else 9, "markeredgecolor": "white", "alpha": 1}
-    parts: list[Part] = [
-        Thin(score.mean, utility.mean, line),
-        Spots(score.mean, utility.mean, {**dots, "zorder": 2.3}),
-    ]
-    if not looks.grouped and np.isfinite([score.low[-1], utility.low[-1]]).all():
-        across, up = score.mean[-1] - score.low[-1], utility.mean[-1] - utility.low[-1]
-        parts.append(Cross(score.mean[-1], utility.mean[-1], across, up, look.color))
-    return [*parts, Spots(score.mean[-1:], utility.mean[-1:], {**end, "zorder": 3})]
+    x, y = score.mean, utility.mean
+    trail, end = ("thin trail", "small end") if styles.grouped else ("trail", "end")
+    marks: list[Mark] = [ThinLine(x, y, trail, name, style, at=score.x)]
+    half_x, half_y = x[-1] - score.low[-1], y[-1] - utility.low[-1]
+    if not styles.grouped and np.isfinite([half_x, half_y]).all():
+        marks.append(ErrorBars(float(x[-1]), float(y[-1]), float(half_x), float(half_y), style))
+    return [*marks, Markers(x[-1:], y[-1:], end, name, style)]
