@@ -3,18 +3,17 @@
 import itertools
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 from figure_tables import PATHS, STEPS, by_seed, study, value
 from scipy import stats
 
 from lightning_unlearn.report import scores, summarize
-from lightning_unlearn.report.drawn import Spots, Thin, Zone
+from lightning_unlearn.report.figures.matplotlib_renderer import draw, drawing_style
 from lightning_unlearn.report.latex import escape_latex
 from lightning_unlearn.report.layout import Layout, Row
-from lightning_unlearn.report.looks import drawing_style
-from lightning_unlearn.report.paper import ORDERS, paper_figures, save_paper
+from lightning_unlearn.report.paper import paper_figures, save_paper
+from lightning_unlearn.report.paper.figures import ORDERS
 from lightning_unlearn.report.paper_table import table_one
 
 LR = "data.unlearn.lr"
@@ -34,7 +33,7 @@ def titles(figure):
 
 def paper(records):
     with drawing_style():
-        return {name: make() for name, make in paper_figures(records).items()}
+        return {name: draw(figure) for name, figure in paper_figures(records)[0].items()}
 
 
 def test_the_paper_of_a_study_with_seeds():
@@ -92,8 +91,8 @@ def test_the_paper_of_orders():
 
 
 def test_what_the_paper_lacks_is_said(tmp_path):
-    records, examples = study(("GA",), (0,), oracle=False)
-    done = save_paper(records, examples, tmp_path / "paper", ("pdf", "png"))
+    records, _ = study(("GA",), (0,), oracle=False)
+    done = save_paper(records, tmp_path / "paper", ("pdf", "png"))
     assert [path.name for path in done.written] == [
         "figure-1.pdf",
         "figure-1.png",
@@ -107,7 +106,7 @@ def test_what_the_paper_lacks_is_said(tmp_path):
         "figure-6 is left out: the study has fewer than two learning rates under GA; sweep over "
         "data.unlearn.lr."
     )
-    empty = save_paper(records.head(0), None, tmp_path / "none")
+    empty = save_paper(records.head(0), tmp_path / "none")
     assert empty.written == [] and len(empty.missing) == 8
 
 
@@ -188,10 +187,3 @@ def test_sections_have_latex():
             rows = [line for line in text.splitlines() if line.endswith(r"\\")]
             columns = len(re.search(r"tabular}{(\w+)}", text)[1])
             assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {columns - 1}
-
-
-def test_parts_reach_what_they_show():
-    x = np.arange(3.0)
-    assert Thin(x, x + 1, {}).reach().tolist() == [1, 2, 3]
-    assert Spots(x, x, {}).reach().tolist() == [0, 1, 2]
-    assert Zone(1, 2).reach().tolist() == [1, 2] and not Zone(1, 2, upright=True).reach().size

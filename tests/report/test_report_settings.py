@@ -21,8 +21,14 @@ from lightning_unlearn.report import (
     short_value,
     summarize,
 )
-from lightning_unlearn.report.arrangement import arrange, cells_of, oracles_of, same_for_all
-from lightning_unlearn.report.looks import looks_of_paths
+from lightning_unlearn.report.figures.labels import (
+    arrange,
+    curves_by_trial,
+    oracles_of,
+    paths_of,
+    same_for_all,
+)
+from lightning_unlearn.report.figures.style import styles_of_paths
 from lightning_unlearn.report.oracles import Oracles
 from lightning_unlearn.report.reading import read_records
 
@@ -182,7 +188,7 @@ def test_recency_counts_settings_before_it_names_them():
         "NPO (lr = 0.0001",
         "In all",
     ]
-    assert found[-1].startswith("In all, the last position is the slowest in 3 of 4 cells,")
+    assert found[-1].startswith("In all, the last position is the slowest in 3 of 4 trials,")
 
 
 def test_recency_leaves_settings_out_of_the_count_that_show_nothing():
@@ -287,10 +293,10 @@ def test_oracles_are_one_line_where_all_paths_have_the_same(of_last, same):
     for seed, value in enumerate(of_last or ()):
         rows += oracle(LAST, {"forget/label": value}, seed=seed)
     study = read_records(pd.DataFrame(rows))
-    (own,) = cells_of(study, "forget/label").values()
+    (own,) = curves_by_trial(study, "forget/label").values()
     found = oracles_of(study, "forget/label", own)
     assert found[FIRST] == -4.5
-    assert same_for_all([(own, found)], looks_of_paths(study.runs)) is same
+    assert same_for_all([(own, found)], styles_of_paths(paths_of(study.runs))) is same
 
 
 def curves(methods, paths, settings=({},), seeds=(0,), oracles=True):

@@ -104,7 +104,7 @@ def utility_figure(study: StudyRecords, styles: StyleMap) -> Figure | None:
             unit = f"{name}\n({unit})"
         else:
             title = f"{title}: {name}"
-        return trial and Cell(trial, f"answers/{stage}", title, unit, f"Answers of {stage}")
+        return trial and Cell(trial, f"answers/{stage}", title, unit, stage)
 
     if len(trials) == 1:
         cells = [[cell(trial, stage) for trial in trials[0]] for stage in stages]
@@ -217,10 +217,7 @@ def answers_figure(study: StudyRecords, styles: StyleMap) -> Figure | None:
     data = answers_of(study)
     if not (data["stage"] == data["forget"]).any():
         return None
-    every = {
-        stage: curves_by_trial(study, f"answers/{stage}")
-        for stage in map(str, styles.styles)
-    }
+    every = {stage: curves_by_trial(study, f"answers/{stage}") for stage in map(str, styles.styles)}
     trials, paths = by_method(data, study), paths_of(data)
     columns = 6 if len(trials) > 1 or len(paths) > 9 else 2 if len(paths) == 4 else 3
     grid: list[Sequence[Panel | None]] = []

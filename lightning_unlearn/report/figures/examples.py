@@ -118,7 +118,7 @@ def trajectories_of(
 
 
 def examples_figure(
-    study: StudyRecords, styles: StyleMap, examples: StudyRecords | None, oracles_only: bool = True
+    study: StudyRecords, styles: StyleMap, examples: StudyRecords | None, complete: bool = False
 ) -> Figure | None:
     """The log-likelihood of each forget example less that of its oracle, by step.
 
@@ -129,7 +129,7 @@ def examples_figure(
         study: the records; "overshoot/forget" is written into the panels.
         styles: of the paths.
         examples: of one metric, of runs and oracles.
-        oracles_only: leave out paths without an oracle, instead of showing their log-likelihoods.
+        complete: show all paths, and the log-likelihoods where there is no oracle.
     """
     if examples is None or examples.runs.empty:
         return None
@@ -139,8 +139,9 @@ def examples_figure(
     for trial, curves in curves_by_trial(examples, metric).items():
         seeds = max(seeds, len(curves.seeds))
         found = trajectories_of(curves, oracles_of_paths(examples, metric, curves))
-        every[trial] = {p: own for p, own in found.items() if own.has_oracle or not oracles_only}
-    shown = _chosen([path for found in every.values() for path in found], styles)
+        every[trial] = {p: own for p, own in found.items() if own.has_oracle or complete}
+    paths = [path for found in every.values() for path in found]
+    shown = _chosen(paths, not styles.grouped or complete)
     if not shown:
         return None
     shares = overshoots(study) if metric == "log_likelihood/forget" else {}
@@ -158,7 +159,7 @@ def examples_figure(
     notes = [
         f"thin: one example{f', mean over {seeds} seeds' * (seeds > 1)}"
         + f" ({MOST} of {most} drawn)" * (most > MOST),
-        "below the dashed line: overshot",
+        *["below the dashed line: overshot"] * any(own.has_oracle for own in drawn),
     ]
     title = f"Unlearning {forgotten(examples.runs)}: every example against its own oracle"
     height = 2.1 if len(grid) < 4 else 1.8
@@ -175,10 +176,10 @@ def _entries(drawn: list[Trajectories], styles: StyleMap, paths: list[Place]) ->
     ]
 
 
-def _chosen(paths: list[Place], styles: StyleMap) -> list[Place]:
-    """All paths, or the first of each position, by position."""
+def _chosen(paths: list[Place], every: bool) -> list[Place]:
+    """Every path, or the first of each position, by position."""
     distinct = sorted(dict.fromkeys(paths), key=lambda path: path[1])
-    if not styles.grouped:
+    if every:
         return distinct
     return list({path[1]: path for path in reversed(distinct)}.values())[::-1]
 
@@ -209,9 +210,7 @@ def _panel(
         marks.append(TextNote(f"{100 * share:.0f} % overshot at the end"))
     what = "less its oracle" if own.has_oracle else "log-likelihood"
     ylabel = f"{folded(name, 24)}\n{what}\n(nats per token)"
-    return Panel(
-        marks, f"p = {path[1]}", path[0], ylabel, name, group=name, readout=own.readout
-    )
+    return Panel(marks, f"p = {path[1]}", path[0], ylabel, name, group=name, readout=own.readout)
 
 
 def overshoots(study: StudyRecords) -> dict[tuple[str, tuple[object, ...], Place], float]:

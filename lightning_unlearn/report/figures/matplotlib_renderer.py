@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -138,10 +138,13 @@ def draw(figure: Figure) -> MatplotlibFigure:
     whole = above + down + below
     for text in drawn.texts:
         text.set_y(1 - text.get_position()[1] / whole)
-    drawn.set_size_inches(across, whole)
+    drawn.set_size_inches(round(across, 4), round(whole, 4))
     # The room that the layout leaves above the panels is part of `above` already.
     layout.set(rect=(0, (below + BETWEEN / 2) / whole, 1, down / whole))
     layout.execute(drawn)
+    # The last digit of what the layout finds varies between runs; files must not.
+    for axis, _ in axes.values():
+        axis.set_position([round(float(part), 6) for part in axis.get_position().bounds])
     return drawn
 
 
@@ -218,7 +221,9 @@ def _keywords(role: str, style: CurveStyle | None) -> dict[str, Any]:
 
 def _titles(axis: MatplotlibAxes, panel: Panel, width: float) -> None:
     """Title and setting over a panel of `width` inches."""
-    setting = "\n".join(_folded_setting(line, int(width * 14)) for line in panel.setting.split("\n"))
+    setting = "\n".join(
+        _folded_setting(line, int(width * 14)) for line in panel.setting.split("\n")
+    )
     title = textwrap.fill(panel.title, min(30, int(width * 11.5)))
     axis.set_title(escaped(title), y=1.0, pad=6 + 12 * len(setting.splitlines()))
     under: Any = {"ha": "center", "va": "bottom", "transform": axis.transAxes}

@@ -1,295 +1,185 @@
-"""What a chart shows, apart from how it is drawn: the page's script draws it."""
+"""Panels as values for the script of the page, which draws them with plotly."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lightning_unlearn.errors import visible
-from lightning_unlearn.report.naming import short_number
+from lightning_unlearn.report.figures.spec import (
+    STEPS,
+    ErrorBars,
+    HorizontalLine,
+    Legend,
+    Line,
+    Mark,
+    Markers,
+    Panel,
+    Span,
+    ThinLine,
+    one_line,
+    y_limits,
+)
+from lightning_unlearn.report.figures.style import DARK_PALETTE, PALETTE, CurveStyle
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-# Axes are shared where the values of no panel span less than this share of those of another.
-READABLE = 1 / 5
 DIGITS = 5
-# A logarithmic axis goes so many times below its lowest curve for the sake of a band.
-BELOW = 4
+# How the page draws thin curves: as thick ones, as one of many, on a plane, or as a fit.
+ROLES = {
+    **dict.fromkeys(("path", "pair", "example"), "thin"),
+    **{"trail": "trail", "thin trail": "trail", "fit": "fit", "seeds": "line"},
+}
+# Line styles of grey curves, as places in `DASHES`.
+GREY_DASHES = {"fit": 2, "seeds": 3}
 
 
-@dataclass(frozen=True)
-class Series:
-    """One curve.
+def chart_data(panels: Sequence[Panel], most: int) -> tuple[list[dict[str, Any]], int, bool]:
+    """The panels for the page's script, with fewer steps where they would take too much room.
 
-    Attributes:
-        keys: the toggles that must all be on for it to be shown.
-        name: in words, for those who point at it.
-        short: the same in a few letters.
-        color: place in the palette; None for grey.
-        dash: place in the list of line styles.
-        y: its values; what is not finite is a gap.
-        x: where they are, unless at the steps of the chart.
-        low: lower ends of its band.
-        high: upper ends.
-        role: "line", "thin" for one of many, "fit" for a fitted one, "trail" for one on a plane.
-        best: place of the value that is marked.
-        note: what else there is to say of it.
+    Args:
+        panels: all of a page.
+        most: characters of JSON.
+
+    Returns:
+        Their values; n, where every n-th step is drawn; and whether y axes differ among panels
+        that should share one.
     """
-
-    keys: Sequence[str]
-    name: str
-    short: str
-    color: int | None
-    dash: int
-    y: ArrayLike
-    x: ArrayLike | None = None
-    low: ArrayLike | None = None
-    high: ArrayLike | None = None
-    role: str = "line"
-    best: int | None = None
-    note: str = ""
-
-    def values(self) -> dict[str, Any]:
-        """It for the page's script."""
-        found: dict[str, Any] = {
-            "keys": list(self.keys),
-            "name": visible(self.name),
-            "short": visible(self.short),
-            "color": self.color,
-            "dash": self.dash,
-            "role": self.role,
-            "y": rounded(self.y),
-        }
-        ends = {"x": self.x, "low": self.low, "high": self.high}
-        for key, value in ends.items():
-            if value is not None and np.isfinite(np.asarray(value, float)).any():
-                found[key] = rounded(value)
-        if self.best is not None:
-            found["best"] = self.best
-        if self.note:
-            found["note"] = visible(self.note)
-        return found
+    limits, differ = y_limits([[panel] for panel in panels])
+    longest = max((len(panel.steps) for panel in panels), default=0)
+    every = 1
+    while True:
+        found = [chart_of(panel, limits.get(panel), every) for panel in panels]
+        size = len(json.dumps(found, separators=(",", ":")))
+        if size <= most or every >= longest:
+            return found, every, differ
+        every = max(every + 1, every * size // most)
 
 
-@dataclass(frozen=True)
-class Level:
-    """A horizontal line.
+def chart_of(panel: Panel, limits: tuple[float, float] | None, every: int = 1) -> dict[str, Any]:
+    """A panel for the page's script.
 
-    Attributes:
-        name: in words.
-        y: its value.
-        keys: toggles, as of `Series`.
-        color: the same.
+    Args:
+        panel: the panel.
+        limits: ends of its y axis; None leaves them to plotly.
+        every: every n-th step is taken, and always the first and the last.
     """
+    steps = panel.steps
+    steps = [*steps[:-1:every], *steps[-1:]]
+    found: dict[str, Any] = {
+        "title": visible(panel.heading),
+        "steps": steps,
+        "xtitle": visible(panel.xlabel),
+        "ytitle": visible(one_line(panel.ylabel)),
+        "plane": panel.xlabel != STEPS,
+        "log": panel.log,
+        **{kind: [] for kind in ("series", "levels", "spans", "points")},
+    }
+    for mark in panel.marks:
+        kind, values = _mark(mark, steps)
+        if kind and (kind != "levels" or not panel.log or values["y"] > 0):
+            found[kind].append(values)
+    if limits is not None:
+        found["range"] = rounded(np.log10(limits) if panel.log else limits)
+    if panel.readout:
+        found["readout"] = [visible(panel.readout.get(step, "")) for step in steps]
+    return found
 
-    name: str
-    y: float
-    keys: Sequence[str] = ()
-    color: int | None = None
 
+def _mark(mark: Mark, steps: Sequence[int]) -> tuple[str, dict[str, Any]]:
+    """The list a mark belongs to, and its values; "" for marks that the page has no use for.
 
-@dataclass(frozen=True)
-class Chart:
-    """One pair of axes.
-
-    Attributes:
-        title: over it.
-        under: a second line under the title.
-        steps: of unlearning, ascending.
-        xtitle: of the x axis.
-        ytitle: of the y axis, with the unit.
-        series: its curves.
-        levels: its horizontal lines.
-        band: a grey band: lower end, upper end, name.
-        log: whether the y axis is logarithmic.
-        share: charts of the same value share the y axis where that is readable.
-        range: of the y axis, if it is set.
-        told: sentences for each step, shown under the chart; none: the values of the curves.
+    The last point of a trail is where the page begins with its own mark of a step, and notes in
+    the corner are in the sentence under the chart.
     """
+    if isinstance(mark, Line):
+        band = mark.band
+        values = _curve(mark.style, mark.name, "line", _at(band.x, band.mean, steps))
+        if np.isfinite(band.low).any():
+            ends = {"low": band.low, "high": band.high}
+            values |= {key: _at(band.x, end, steps) for key, end in ends.items()}
+        return "series", values
+    if isinstance(mark, ThinLine):
+        role = ROLES[mark.role]
+        y = rounded(mark.y) if role == "fit" else _at(mark.steps, mark.y, steps)
+        values = _curve(mark.style, mark.name, role, y, GREY_DASHES.get(mark.role, 0))
+        if role in ("fit", "trail"):
+            values["x"] = rounded(mark.x) if role == "fit" else _at(mark.steps, mark.x, steps)
+        return "series", values
+    if isinstance(mark, HorizontalLine):
+        (y,) = rounded([mark.y])
+        return "levels", {**_toggled(mark.style), "name": visible(mark.name), "y": y}
+    if isinstance(mark, Span):
+        return "spans", {"ends": rounded([mark.low, mark.high]), "vertical": mark.vertical}
+    if isinstance(mark, Markers) and mark.role in ("best", "crossing"):
+        places = {"x": rounded(mark.x), "y": rounded(mark.y)}
+        return "points", {**_toggled(mark.style), "role": mark.role, **places}
+    if isinstance(mark, ErrorBars):
+        places = {"x": rounded([mark.x]), "y": rounded([mark.y])}
+        places |= {"half_x": rounded([mark.half_x]), "half_y": rounded([mark.half_y])}
+        return "points", {**_toggled(mark.style), "role": "bars", **places}
+    return "", {}
 
-    title: str
-    under: str
-    steps: Sequence[int]
-    ytitle: str
-    series: Sequence[Series]
-    levels: Sequence[Level] = ()
-    xtitle: str = "unlearning step"
-    band: tuple[float, float, str] | None = None
-    log: bool = False
-    share: str = ""
-    range: tuple[float, float] | None = None
-    told: Sequence[str] = field(default_factory=tuple)
 
-    @property
-    def has_values(self) -> bool:
-        """Whether there is anything to draw."""
-        return any(np.isfinite(np.asarray(own.y, float)).any() for own in self.series)
+def _toggled(style: CurveStyle | None) -> dict[str, Any]:
+    """Toggles that must be on, and the color; null for grey."""
+    return {"keys": [style.key] if style else [], "color": style.tone if style else None}
 
-    def values(self) -> dict[str, Any]:
-        """It for the page's script."""
-        found: dict[str, Any] = {
-            "title": visible(f"{self.title} {self.under}".strip()),
-            "steps": list(map(int, self.steps)),
-            "xtitle": visible(self.xtitle),
-            "ytitle": visible(self.ytitle),
-            "series": [own.values() for own in self.series],
-            "levels": [
-                {
-                    "name": visible(own.name),
-                    "y": rounded([own.y])[0],
-                    "keys": list(own.keys),
-                    "color": own.color,
-                }
-                for own in self.levels
-                if math.isfinite(own.y) and (own.y > 0 or not self.log)
-            ],
-        }
-        if self.band is not None:
-            low, high, name = self.band
-            found["band"] = [*rounded([low, high]), visible(name)]
-        if self.range is not None:
-            found["range"] = rounded(self.range)
-        if self.told:
-            found["told"] = [visible(text) for text in self.told]
-        if self.log:
-            found["log"] = True
-        return found
 
-    def thinned(self, every: int) -> Chart:
-        """It with each so-manieth step, and always the first and the last."""
-        last = len(self.steps) - 1
-        kept = [place for place in range(last + 1) if place % every == 0 or place == last]
+def _curve(
+    style: CurveStyle | None, name: str, role: str, y: list[float | None], dash: int = 0
+) -> dict[str, Any]:
+    return {
+        **_toggled(style),
+        "name": visible(name),
+        "short": visible(style.short if style and role != "thin" else name),
+        "dash": style.dash if style and role != "thin" else dash,
+        "role": role,
+        "y": y,
+    }
 
-        def part(values: ArrayLike | None) -> ArrayLike | None:
-            return None if values is None else np.asarray(values, float)[kept]
 
-        series = [
-            replace(
-                own,
-                y=np.asarray(own.y, float)[kept],
-                x=part(own.x),
-                low=part(own.low),
-                high=part(own.high),
-                # Of the steps that are kept, the nearest to the best one.
-                best=None
-                if own.best is None
-                else min(range(len(kept)), key=lambda n: abs(kept[n] - (own.best or 0))),
-            )
-            for own in self.series
-        ]
-        told = [self.told[place] for place in kept] if self.told else ()
-        return replace(self, steps=[self.steps[n] for n in kept], series=series, told=told)
-
-    def sentence(self) -> str:
-        """What can be seen in it, for those who cannot."""
-        what = f"{self.title} {self.under}".strip()
-        lines = [own for own in self.series if own.role in ("line", "trail")]
-        lines = lines or [own for own in self.series if own.role != "fit"]
-        moves = [(own, _ends(own.y)) for own in lines]
-        known = [(own, ends) for own, ends in moves if ends is not None]
-        axis = f"{self.ytitle} by {self.xtitle}{', logarithmic' if self.log else ''}"
-        if not known:
-            return visible(f"{what}: {axis}; no values.")
-        if len(known) > 8:
-            last = [ends[1] for _, ends in known]
-            low, high = short_number(min(last)), short_number(max(last))
-            return visible(
-                f"{what}: {axis}; {len(known)} curves that end between {low} and {high}."
-            )
-        parts = [
-            f"{own.short} from {short_number(first)} to {short_number(last)}"
-            for own, (first, last) in known
-        ]
-        return visible(f"{what}: {axis}; {'; '.join(parts)}.")
+def _at(
+    places: NDArray[np.float64], values: NDArray[np.float64], steps: Sequence[int]
+) -> list[float | None]:
+    """Values at these steps; None where there is none."""
+    known = dict(zip(places.tolist(), rounded(values), strict=True))
+    return [known.get(step) for step in steps]
 
 
 def rounded(values: ArrayLike) -> list[float | None]:
     """Numbers with as many digits as a page can show; what is not finite is None."""
-    found: list[float | None] = []
-    for value in np.asarray(values, dtype=float).ravel().tolist():
-        found.append(float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None)
-    return found
-
-
-def chart_data(charts: Sequence[Chart], limit: int) -> tuple[list[dict[str, Any]], int]:
-    """The charts for the page's script, with fewer steps where they would take too much room.
-
-    Args:
-        charts: all of a page.
-        limit: characters of JSON.
-
-    Returns:
-        Their values, and that each so-manieth step is drawn.
-    """
-    every = 1
-    while True:
-        found = [chart.thinned(every).values() if every > 1 else chart.values() for chart in charts]
-        size = len(json.dumps(found, separators=(",", ":")))
-        longest = max((len(chart.steps) for chart in charts), default=0)
-        if size <= limit or every >= longest:
-            return found, every
-        every = max(every + 1, every * size // limit)
-
-
-def share_axes(charts: Sequence[Chart]) -> tuple[list[Chart], bool]:
-    """Give charts that share an axis the same range, if the curves can still be read.
-
-    Returns:
-        The charts, and whether axes differ among some that should be shared.
-    """
-    extents = [_extent(chart) for chart in charts]
-    ranges: dict[str, tuple[float, float] | None] = {}
-    for share in {chart.share for chart in charts if chart.share}:
-        pairs = zip(charts, extents, strict=True)
-        own = [extent for chart, extent in pairs if chart.share == share and extent]
-        spans = [high - low for low, high in own]
-        if own and min(spans) >= READABLE * max(spans):
-            ranges[share] = _with_room(min(low for low, _ in own), max(high for _, high in own))
-        else:
-            ranges[share] = None
-    shared = [
-        replace(chart, range=ranges.get(chart.share) or _own_range(chart, extent))
-        for chart, extent in zip(charts, extents, strict=True)
+    return [
+        float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+        for value in np.asarray(values, dtype=float).ravel().tolist()
     ]
-    counts = [sum(other.share == share for other in charts) for share in ranges]
-    alone = zip(ranges.values(), counts, strict=True)
-    return shared, any(found is None and count > 1 for found, count in alone)
 
 
-def _with_room(low: float, high: float) -> tuple[float, float]:
-    room = 0.05 * (high - low) or 0.05
-    return low - room, high + room
-
-
-def _own_range(chart: Chart, extent: tuple[float, float] | None) -> tuple[float, float] | None:
-    """The range of a logarithmic axis of its own; others are left to the script."""
-    return _with_room(*extent) if chart.log and extent else None
-
-
-def _extent(chart: Chart) -> tuple[float, float] | None:
-    """The lowest and the highest value shown; of their logarithms, to base 10, where it is log."""
-    every = [part for own in chart.series for part in (own.y, own.low, own.high)]
-    parts: list[NDArray[np.float64]] = [
-        np.asarray(part, float).ravel() for part in every if part is not None
+def legend_rows(legend: Legend) -> list[tuple[int | None, int, str]]:
+    """Color, line style and text of each line of a legend."""
+    return [
+        (
+            entry.style.tone if entry.style else None,
+            entry.style.dash if entry.style else GREY_DASHES[entry.role],
+            "".join(text for text, _ in entry.label),
+        )
+        for entry in legend.entries
     ]
-    parts += [np.array([own.y]) for own in chart.levels]
-    values = np.concatenate(parts) if parts else np.array([])
-    values = values[np.isfinite(values)]
-    if chart.log:
-        # The end of a band that comes near to 0 would leave no room for the curves.
-        curves = np.concatenate([np.asarray(own.y, float).ravel() for own in chart.series])
-        least = curves[np.isfinite(curves) & (curves > 0)].min(initial=np.inf)
-        values = np.log10(values[values >= least / BELOW])
-    return (float(values.min()), float(values.max())) if values.size else None
 
 
-def _ends(values: ArrayLike) -> tuple[float, float] | None:
-    known = np.asarray(values, float).ravel()
-    known = known[np.isfinite(known)]
-    return (float(known[0]), float(known[-1])) if known.size else None
+def colors_css() -> str:
+    """The palettes as custom properties of light and of dark pages."""
+    light, dark = (
+        "".join(f"--c{place}:{color};" for place, color in enumerate(palette))
+        for palette in (PALETTE, DARK_PALETTE)
+    )
+    return (
+        f":root{{{light}}}"
+        f"@media (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{dark}}}}}"
+        f":root[data-theme=dark]{{{dark}}}"
+    )

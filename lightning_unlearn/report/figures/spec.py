@@ -330,7 +330,9 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def y_limits(grid: Iterable[Sequence[Panel | None]]) -> tuple[dict[Panel, tuple[float, float]], bool]:
+def y_limits(
+    grid: Iterable[Sequence[Panel | None]],
+) -> tuple[dict[Panel, tuple[float, float]], bool]:
     """The ends of the y axes: shared by all panels that should, else by a row's, else by none.
 
     Sharing is given up where the values of one panel span less than `READABLE` of another's.

@@ -106,9 +106,7 @@ def styles_of_paths(paths: Iterable[Place]) -> StyleMap:
     distinct = sorted(dict.fromkeys(paths), key=lambda path: path[1])
     styles: dict[Hashable, CurveStyle] = {}
     if len(distinct) <= len(PALETTE):
-        for rank, (path, short) in enumerate(
-            zip(distinct, names_of_paths(distinct), strict=True)
-        ):
+        for rank, (path, short) in enumerate(zip(distinct, names_of_paths(distinct), strict=True)):
             end = f"p = {path[1]}"
             label = (*plain(f"{end}: "), *path_label(*path))
             styles[path] = CurveStyle(f"path{rank}", rank, len(distinct), label, short, end)
