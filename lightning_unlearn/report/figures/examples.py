@@ -152,7 +152,7 @@ def examples_figure(
             own = every[trial].get(path)
             share = shares.get((trial[0], examples.settings[trial[1]], path))
             name = run_name(trial[0], examples.name(trial[1]))
-            row.append(own and _panel(own, styles, path, share, name))
+            row.append(_panel(own, styles, path, share, name) if own else None)
         grid += [row] if any(row) else []
     drawn = [own for found in every.values() for own in found.values()]
     most = max(len(own.gaps) for own in drawn)

@@ -78,6 +78,8 @@ ROLES: dict[str, dict[str, Any]] = {
     "end": {"markersize": 9, "markeredgecolor": "white", "linestyle": "none", "zorder": 3},
     "small end": {"markersize": 6, "markeredgecolor": "white", "linestyle": "none", "zorder": 3},
 }
+# What differs in the legend.
+IN_LEGEND: dict[str, dict[str, Any]] = {"trail": {"linewidth": 1.2}, "best": {"markersize": 9}}
 GRID: dict[str, Any] = {"colors": "#E4E4E4", "linewidths": 0.8, "zorder": 0.6}
 # Inches between neighboring panels, and around all.
 BETWEEN, AROUND = 0.14, 0.1
@@ -124,7 +126,7 @@ def draw(figure: Figure) -> MatplotlibFigure:
         if panel is not None
     }
     differ = _fill(axes, figure, width)
-    pads = {"w_pad": BETWEEN / 2, "h_pad": BETWEEN / 2, "wspace": 0, "hspace": 0}
+    pads: Any = {"w_pad": BETWEEN / 2, "h_pad": BETWEEN / 2, "wspace": 0, "hspace": 0}
     layout = ConstrainedLayoutEngine(**pads)
     layout.execute(drawn)
     # The panels are too large by this much.
@@ -144,7 +146,8 @@ def draw(figure: Figure) -> MatplotlibFigure:
     layout.execute(drawn)
     # The last digit of what the layout finds varies between runs; files must not.
     for axis, _ in axes.values():
-        axis.set_position([round(float(part), 6) for part in axis.get_position().bounds])
+        left, bottom, *size = (round(float(part), 6) for part in axis.get_position().bounds)
+        axis.set_position((left, bottom, size[0], size[1]))
     return drawn
 
 
@@ -182,7 +185,7 @@ def _draw_mark(axis: MatplotlibAxes, mark: Mark) -> None:
     if isinstance(mark, Line):
         band = mark.band
         if np.isfinite(band.low).any():
-            shade = {"color": mark.style.color, "alpha": mark.shade, "linewidth": 0}
+            shade: Any = {"color": mark.style.color, "alpha": mark.shade, "linewidth": 0}
             axis.fill_between(band.x, band.low, band.high, **shade)
         # Thick lines over all thin ones.
         axis.plot(band.x, band.mean, **_thick(mark.style, len(band.x)), zorder=2.5)
@@ -221,19 +224,14 @@ def _keywords(role: str, style: CurveStyle | None) -> dict[str, Any]:
 
 def _titles(axis: MatplotlibAxes, panel: Panel, width: float) -> None:
     """Title and setting over a panel of `width` inches."""
-    setting = "\n".join(
-        _folded_setting(line, int(width * 14)) for line in panel.setting.split("\n")
-    )
+    # Broken between keys where possible.
+    lines = panel.setting.replace(" = ", "\u00a0=\u00a0").split("\n")
+    setting = "\n".join(textwrap.fill(line, int(width * 14)) for line in lines)
     title = textwrap.fill(panel.title, min(30, int(width * 11.5)))
     axis.set_title(escaped(title), y=1.0, pad=6 + 12 * len(setting.splitlines()))
     under: Any = {"ha": "center", "va": "bottom", "transform": axis.transAxes}
     if setting:
         axis.text(0.5, 1.03, escaped(setting), color=GREY, fontsize=8.5, **under)
-
-
-def _folded_setting(text: str, width: int) -> str:
-    """A setting on as many lines as it takes, broken between keys where possible."""
-    return textwrap.fill(text.replace(" = ", "\u00a0=\u00a0"), width)
 
 
 def _x_limits(axes: Axes) -> None:
@@ -365,12 +363,11 @@ def _legend(drawn: MatplotlibFigure, width: float, legend: Legend) -> tuple[floa
     if not legend.entries:
         return width, AROUND
     count = len(legend.entries)
-    looks = []
+    styles = []
     for entry in legend.entries:
         thick = _thick(entry.style) if entry.style else {}
-        slim = {"trail": {"linewidth": 1.2}, "best": {"markersize": 9}}.get(entry.role, {})
-        looks.append({**(thick or _keywords(entry.role, None)), **slim})
-    handles = [Line2D([], [], **look) for look in looks]
+        styles.append({**(thick or _keywords(entry.role, None)), **IN_LEGEND.get(entry.role, {})})
+    handles = [Line2D([], [], **own) for own in styles]
     drawn.set_size_inches(width, 10)
     for rows in range(1, count + 1):
         made = drawn.legend(

@@ -112,8 +112,8 @@ def _mark(mark: Mark, steps: Sequence[int]) -> tuple[str, dict[str, Any]]:
             values["x"] = rounded(mark.x) if role == "fit" else _at(mark.steps, mark.x, steps)
         return "series", values
     if isinstance(mark, HorizontalLine):
-        (y,) = rounded([mark.y])
-        return "levels", {**_toggled(mark.style), "name": visible(mark.name), "y": y}
+        (height,) = rounded([mark.y])
+        return "levels", {**_toggled(mark.style), "name": visible(mark.name), "y": height}
     if isinstance(mark, Span):
         return "spans", {"ends": rounded([mark.low, mark.high]), "vertical": mark.vertical}
     if isinstance(mark, Markers) and mark.role in ("best", "crossing"):

@@ -83,32 +83,26 @@ def build(reports: Sequence[StudyReport], files: Sequence[str]) -> str:
     Raises:
         InputError: plotly, which draws the curves, is not installed.
     """
-    from markupsafe import Markup
-
     scripts = [plotly_script(), _resource("page.js")]
     page = Page(reports)
     sections = page.sections()
     charts, every, differ = chart_data(page.panels, MOST_CHARACTERS)
-    html: str = (
-        environment()
-        .get_template(TEMPLATE)
-        .render(
-            page=page,
-            reports=reports,
-            sections=sections,
-            verdicts=[(report.name, verdict_of(report), _missing(report)) for report in reports],
-            charts=charts,
-            every=every,
-            differ=differ and len(reports) > 1,
-            files=files,
-            policy=_policy(scripts),
-            css=Markup(colors_css() + _resource("page.css")),
-            scripts=[Markup(script) for script in scripts],
-            dashes=DASHES,
-            version=__version__,
-        )
+    template = environment().get_template(TEMPLATE)
+    return template.render(
+        page=page,
+        reports=reports,
+        sections=sections,
+        verdicts=[(report.name, verdict_of(report), _missing(report)) for report in reports],
+        charts=charts,
+        every=every,
+        differ=differ and len(reports) > 1,
+        files=files,
+        policy=_policy(scripts),
+        css=colors_css() + _resource("page.css"),
+        scripts=scripts,
+        dashes=DASHES,
+        version=__version__,
     )
-    return html
 
 
 def plotly_script() -> str:
@@ -266,13 +260,8 @@ class Page:
 
     def _forget(self, report: StudyReport) -> list[Block]:
         measured = report.measured("forget/")
-        own = [name for name in ("label", "mean") if name in measured][:1]
-        study = finite(report.study)
-        return [
-            block
-            for name in own
-            for block in self._grid(forget_figure(study, self.styles, f"forget/{name}"))
-        ]
+        own = "label" if "label" in measured else "mean"
+        return self._grid(forget_figure(finite(report.study), self.styles, f"forget/{own}"))
 
     def _utility(self, report: StudyReport) -> list[Block]:
         figure = utility_figure(finite(report.study), self.styles)
