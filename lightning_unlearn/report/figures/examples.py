@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_unlearn.report.curves import Curves, Place, oracles_of_paths
 from lightning_unlearn.report.figures.curves import mean_line
-from lightning_unlearn.report.figures.labels import by_method, curves_by_trial, folded, forgotten
+from lightning_unlearn.report.figures.labels import by_method, curves_by_trial, forgotten
 from lightning_unlearn.report.figures.spec import (
     Entry,
     Figure,
@@ -209,8 +209,10 @@ def _panel(
     if share is not None:
         marks.append(TextNote(f"{100 * share:.0f} % overshot at the end"))
     what = "less its oracle" if own.has_oracle else "log-likelihood"
-    ylabel = f"{folded(name, 24)}\n{what}\n(nats per token)"
-    return Panel(marks, f"p = {path[1]}", path[0], ylabel, name, group=name, readout=own.readout)
+    ylabel = f"{what}\n(nats per token)"
+    return Panel(
+        marks, f"p = {path[1]}", path[0], ylabel, name, group=name, row=name, readout=own.readout
+    )
 
 
 def overshoots(study: StudyRecords) -> dict[tuple[str, tuple[object, ...], Place], float]:

@@ -176,7 +176,8 @@ def _fill(axes: Axes, figure: Figure, width: float) -> bool:
         by_step = panel.xlabel == STEPS
         _ticks(axis, by_step, panel.log, under is None or not by_step, own)
         axis.set_xlabel(xlabel)
-        axis.set_ylabel(escaped(panel.ylabel) if first else "")
+        ylabel = "\n".join(filter(None, [textwrap.fill(panel.row, 24), panel.ylabel]))
+        axis.set_ylabel(escaped(ylabel) if first else "")
         _end_labels(axis, panel, figure.height)
     return differ
 

@@ -21,7 +21,6 @@ from lightning_unlearn.report.figures.spec import (
     Panel,
     Span,
     ThinLine,
-    one_line,
     y_limits,
 )
 from lightning_unlearn.report.figures.style import DARK_PALETTE, PALETTE, CurveStyle
@@ -75,7 +74,7 @@ def chart_of(panel: Panel, limits: tuple[float, float] | None, every: int = 1) -
         "title": visible(panel.heading),
         "steps": steps,
         "xtitle": visible(panel.xlabel),
-        "ytitle": visible(one_line(panel.ylabel)),
+        "ytitle": visible(panel.ylabel, lines=True),
         "plane": panel.xlabel != STEPS,
         "log": panel.log,
         **{kind: [] for kind in ("series", "levels", "spans", "points")},

@@ -209,6 +209,7 @@ class Panel:
         xlabel: of the x axis; panels over `STEPS` share their x axis.
         log: whether the y axis is logarithmic.
         group: heading over the panels of the page that belong together.
+        row: before the y label in a picture, where rows have names; "" for nothing.
         readout: a sentence for steps, shown by the page; none: the values of the curves.
     """
 
@@ -220,6 +221,7 @@ class Panel:
     xlabel: str = STEPS
     log: bool = False
     group: str = ""
+    row: str = ""
     readout: Mapping[int, str] = field(default_factory=dict)
 
     @property

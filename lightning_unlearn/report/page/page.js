@@ -137,7 +137,7 @@
         bgcolor: tone("--raised"), bordercolor: grid },
       dragmode: matchMedia("(pointer:coarse)").matches ? false : "zoom",
       xaxis: { ...axis, unifiedhovertitle: { text: "step %{x}" }, title: { text: plain(chart.xtitle), standoff: 6, font: { size: 12 } } },
-      yaxis: { ...axis, title: { text: plain(chart.ytitle), standoff: 6, font: { size: 12 } },
+      yaxis: { ...axis, title: { text: plain(chart.ytitle).replaceAll("\n", "<br>"), standoff: 6, font: { size: 12 } },
         type: chart.log ? "log" : "linear", exponentformat: "power", nticks: 7,
         dtick: undefined, range: chart.range ? [...chart.range] : undefined },
       shapes, annotations,
