@@ -10,31 +10,7 @@ import numpy as np
 
 from lightning_unlearn.report.bands import Band, band_of
 from lightning_unlearn.report.curves import Curves, Place
-from lightning_unlearn.report.figures.labels import (
-    Trial,
-    arrange,
-    by_method,
-    curves_by_trial,
-    folded,
-    forgotten,
-    full_name,
-    means_of_styles,
-    oracles_of,
-    paths_of,
-    same_for_all,
-    tidy,
-    wrapped,
-)
-from lightning_unlearn.report.figures.spec import (
-    Entry,
-    Figure,
-    HorizontalLine,
-    Legend,
-    Line,
-    Mark,
-    Panel,
-    ThinLine,
-)
+from lightning_unlearn.report.figures import labels, spec
 from lightning_unlearn.report.figures.style import CurveStyle, StyleMap, plain
 from lightning_unlearn.report.naming import run_name, span
 from lightning_unlearn.report.reading import StudyRecords
@@ -59,7 +35,7 @@ class Cell:
         group: the same.
     """
 
-    trial: Trial
+    trial: labels.Trial
     metric: str
     title: str
     ylabel: str
@@ -68,7 +44,7 @@ class Cell:
 
 def forget_figure(
     study: StudyRecords, styles: StyleMap, metric: str = "forget/label"
-) -> Figure | None:
+) -> spec.Figure | None:
     """The log-likelihood of the unlearn label."""
     data = study.runs[study.runs["metric"] == metric]
     if data.empty:
@@ -76,15 +52,14 @@ def forget_figure(
     ylabel = "label log-likelihood\n(nats per token)"
     cells = [
         [trial and Cell(trial, metric, trial[0], ylabel) for trial in row]
-        for row in arrange(data, study)
+        for row in labels.arrange(data, study)
     ]
-    title = f"Unlearning {forgotten(data)}: log-likelihood of the unlearn label"
+    title = f"Unlearning {labels.forgotten(data)}: log-likelihood of the unlearn label"
     figure = curve_figure(study, styles, cells, title, ["lower = more forgotten"])
-    grid = tidy(figure.grid)
-    return replace(figure, grid=grid, height=(3.0, 2.3)[len(grid) > 2])
+    return replace(figure, grid=labels.tidy(figure.grid))
 
 
-def utility_figure(study: StudyRecords, styles: StyleMap) -> Figure | None:
+def utility_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None:
     """The log-likelihood of the answers of the stages that are not forgotten.
 
     A row per stage and a column per method; where there are settings, a row per setting. A run is
@@ -94,12 +69,12 @@ def utility_figure(study: StudyRecords, styles: StyleMap) -> Figure | None:
     data = answers[answers["stage"] != answers["forget"]]
     if data.empty:
         return None
-    trials = arrange(data, study)
+    trials = labels.arrange(data, study)
     stages = [str(stage) for stage in data["stage"].unique()]
 
-    def cell(trial: Trial | None, stage: str) -> Cell | None:
+    def cell(trial: labels.Trial | None, stage: str) -> Cell | None:
         title, unit = trial[0] if trial else "", "nats per token"
-        name = f"{folded(stage, 18)} answers"
+        name = f"{labels.folded(stage, 18)} answers"
         if len(trials) == 1:
             unit = f"{name}\n({unit})"
         else:
@@ -110,7 +85,7 @@ def utility_figure(study: StudyRecords, styles: StyleMap) -> Figure | None:
         cells = [[cell(trial, stage) for trial in trials[0]] for stage in stages]
     else:
         cells = [[cell(trial, stage) for stage in stages for trial in row] for row in trials]
-    title = f"Unlearning {forgotten(data)}: the other stages' log-likelihood"
+    title = f"Unlearning {labels.forgotten(data)}: the other stages' log-likelihood"
     figure = curve_figure(replace(study, runs=data), styles, cells, title, ["flat = kept"])
     return replace(figure, height=2.1 if len(trials) == 1 or len(cells) < 3 else 1.9)
 
@@ -121,7 +96,7 @@ def curve_figure(
     cells: Sequence[Sequence[Cell | None]],
     title: str,
     notes: Sequence[str],
-) -> Figure:
+) -> spec.Figure:
     """The curves of paths in panels, with their oracles drawn alike.
 
     Args:
@@ -132,35 +107,37 @@ def curve_figure(
         notes: of the figure; one on what was averaged is added.
     """
     wanted = [cell for row in cells for cell in row if cell]
-    every = {m: curves_by_trial(study, m) for m in dict.fromkeys(cell.metric for cell in wanted)}
+    every = {
+        m: labels.curves_by_trial(study, m) for m in dict.fromkeys(cell.metric for cell in wanted)
+    }
     curves = {c: every[c.metric][c.trial] for c in wanted if c.trial in every[c.metric]}
-    oracles = {cell: oracles_of(study, cell.metric, own) for cell, own in curves.items()}
-    one = same_for_all([(own, oracles[cell]) for cell, own in curves.items()], styles)
+    oracles = {cell: labels.oracles_of(study, cell.metric, own) for cell, own in curves.items()}
+    one = labels.same_for_all([(own, oracles[cell]) for cell, own in curves.items()], styles)
 
-    def panel(cell: Cell | None) -> Panel | None:
+    def panel(cell: Cell | None) -> spec.Panel | None:
         if cell is None or cell not in curves:
             return None
         marks = path_marks(curves[cell], styles)
-        for key, value in means_of_styles(oracles[cell], styles).items():
+        for key, value in labels.means_of_styles(oracles[cell], styles).items():
             style = styles.styles[key]
             name = ORACLE if one else f"{ORACLE}, {style.short}"
-            marks.append(HorizontalLine(value, "oracle", name, None if one else style))
+            marks.append(spec.HorizontalLine(value, "oracle", name, None if one else style))
             if one:
                 break
         setting = study.name(cell.trial[1])
-        return Panel(marks, cell.title, setting, cell.ylabel, cell.metric, group=cell.group)
+        return spec.Panel(marks, cell.title, setting, cell.ylabel, cell.metric, group=cell.group)
 
     entries = path_entries(list(curves.values()), styles)
     if any(oracles.values()):
         mean = ", mean over paths" if styles.grouped else ""
         whose = "" if one else f", in the {styles.kind}'s color"
-        entries.append(Entry("oracle", plain(f"{ORACLE}{mean}{whose}")))
+        entries.append(spec.Entry("oracle", plain(f"{ORACLE}{mean}{whose}")))
     grid = [[panel(cell) for cell in row] for row in cells]
     said = [*notes, *seeds_note(list(curves.values()), styles)]
-    return Figure(title, said, grid, Legend(styles.heading, entries))
+    return spec.Figure(title, said, grid, spec.Legend(styles.heading, entries))
 
 
-def path_marks(curves: Curves, styles: StyleMap, shade: float = 0.18) -> list[Mark]:
+def path_marks(curves: Curves, styles: StyleMap, shade: float = 0.18) -> list[spec.Mark]:
     """A curve with its band for each path; or thin ones, and a thick one for each position.
 
     Args:
@@ -171,11 +148,11 @@ def path_marks(curves: Curves, styles: StyleMap, shade: float = 0.18) -> list[Ma
     if not styles.grouped:
         pairs = zip(curves.paths, curves.means, strict=True)
         return [
-            Line(band, styles.of(path), full_name(path), shade)
+            spec.Line(band, styles.of(path), labels.full_name(path), shade)
             for path, values in pairs
             if (band := band_of(curves.steps, values)).seeds
         ]
-    marks: list[Mark] = []
+    marks: list[spec.Mark] = []
     means = mean_over_seeds(curves.means)
     x = np.asarray(curves.steps, np.float64)
     keys = [styles.key(path) for path in curves.paths]
@@ -183,8 +160,8 @@ def path_marks(curves: Curves, styles: StyleMap, shade: float = 0.18) -> list[Ma
         own = [place for place, other in enumerate(keys) if other == key]
         for place in own:
             known = np.isfinite(means[place])
-            name = full_name(curves.paths[place])
-            marks.append(ThinLine(x[known], means[place][known], "path", name, style))
+            name = labels.full_name(curves.paths[place])
+            marks.append(spec.ThinLine(x[known], means[place][known], "path", name, style))
         mean = mean_over_seeds(means[own][None])[0] if own else np.empty(0)
         name = f"mean of {len(own)} path{'s' * (len(own) > 1)}, {style.short}"
         marks += mean_line(x, mean, style, name) if own else []
@@ -193,21 +170,21 @@ def path_marks(curves: Curves, styles: StyleMap, shade: float = 0.18) -> list[Ma
 
 def mean_line(
     x: NDArray[np.float64], mean: NDArray[np.float64], style: CurveStyle, name: str
-) -> list[Line]:
+) -> list[spec.Line]:
     """A thick curve without a band, where it has a value."""
     known = np.isfinite(mean)
     nothing = np.full(int(known.sum()), np.nan)
     band = Band(x[known], mean[known], nothing, nothing, 1)
-    return [Line(band, style, name)] if known.any() else []
+    return [spec.Line(band, style, name)] if known.any() else []
 
 
-def path_entries(drawn: Sequence[Curves], styles: StyleMap, role: str = "line") -> list[Entry]:
+def path_entries(drawn: Sequence[Curves], styles: StyleMap, role: str = "line") -> list[spec.Entry]:
     """The lines of the legend for the paths that are drawn."""
     present = styles.present(path for curves in drawn for path in curves.paths)
-    return [Entry(role, style.label, style) for style in present]
+    return [spec.Entry(role, style.label, style) for style in present]
 
 
-def answers_figure(study: StudyRecords, styles: StyleMap) -> Figure | None:
+def answers_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None:
     """The answers of all stages together, where those of the forget stage were measured.
 
     Args:
@@ -217,10 +194,13 @@ def answers_figure(study: StudyRecords, styles: StyleMap) -> Figure | None:
     data = answers_of(study)
     if not (data["stage"] == data["forget"]).any():
         return None
-    every = {stage: curves_by_trial(study, f"answers/{stage}") for stage in map(str, styles.styles)}
-    trials, paths = by_method(data, study), paths_of(data)
+    every = {
+        stage: labels.curves_by_trial(study, f"answers/{stage}")
+        for stage in map(str, styles.styles)
+    }
+    trials, paths = labels.by_method(data, study), labels.paths_of(data)
     columns = 6 if len(trials) > 1 or len(paths) > 9 else 2 if len(paths) == 4 else 3
-    grid: list[Sequence[Panel | None]] = []
+    grid: list[Sequence[spec.Panel | None]] = []
     for trial in trials:
         own = {stage: found[trial] for stage, found in every.items() if trial in found}
         name = run_name(trial[0], study.name(trial[1]))
@@ -229,33 +209,33 @@ def answers_figure(study: StudyRecords, styles: StyleMap) -> Figure | None:
             panel and replace(panel, setting=name if len(trials) > 1 else "", group=name)
             for panel in panels
         ]
-        grid += wrapped(named, columns)
+        grid += labels.wrapped(named, columns)
     drawn = [curves for found in every.values() for curves in found.values()]
-    entries = [Entry("line", style.label, style) for style in styles.styles.values()]
+    entries = [spec.Entry("line", style.label, style) for style in styles.styles.values()]
     marks = [mark for row in grid for panel in row if panel for mark in panel.marks]
-    if any(isinstance(mark, HorizontalLine) for mark in marks):
-        entries.append(Entry("oracle", plain(f"{ORACLE}, in the stage's color")))
-    title = f"Unlearning {forgotten(data)}: log-likelihood of every stage's answers"
+    if any(isinstance(mark, spec.HorizontalLine) for mark in marks):
+        entries.append(spec.Entry("oracle", plain(f"{ORACLE}, in the stage's color")))
+    title = f"Unlearning {labels.forgotten(data)}: log-likelihood of every stage's answers"
     notes = ["superficial = only the forgotten stage falls", *seeds_note(drawn, styles)]
-    legend = Legend(styles.heading, entries)
-    return Figure(title, notes, grid, legend, (2.8, 2.1)[len(grid) > 2])
+    legend = spec.Legend(styles.heading, entries)
+    return spec.Figure(title, notes, grid, legend, (2.8, 2.1)[len(grid) > 2])
 
 
 def _answers_panel(
     own: dict[str, Curves], path: Place, styles: StyleMap, study: StudyRecords
-) -> Panel | None:
-    marks: list[Mark] = []
+) -> spec.Panel | None:
+    marks: list[spec.Mark] = []
     for stage, curves in own.items():
         if path not in curves.paths:
             continue
         style = styles.styles[stage]
         band = band_of(curves.steps, curves.means[curves.paths.index(path)])
-        marks += [Line(band, style, stage)] if band.seeds else []
-        value = oracles_of(study, f"answers/{stage}", curves).get(path)
+        marks += [spec.Line(band, style, stage)] if band.seeds else []
+        value = labels.oracles_of(study, f"answers/{stage}", curves).get(path)
         if value is not None:
-            marks.append(HorizontalLine(value, "oracle", f"{ORACLE}, {stage}", style))
+            marks.append(spec.HorizontalLine(value, "oracle", f"{ORACLE}, {stage}", style))
     ylabel = "log-likelihood of answers\n(nats per token)"
-    return Panel(marks, full_name(path), "", ylabel) if marks else None
+    return spec.Panel(marks, labels.full_name(path), "", ylabel) if marks else None
 
 
 def answers_of(study: StudyRecords) -> pd.DataFrame:

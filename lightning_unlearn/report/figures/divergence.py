@@ -11,17 +11,8 @@ import numpy as np
 from lightning_unlearn.report.bands import Band, log_band_of
 from lightning_unlearn.report.curves import names_of_paths
 from lightning_unlearn.report.divergence import Divergence, divergences
+from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.labels import Trial, arrange, forgotten, tidy
-from lightning_unlearn.report.figures.spec import (
-    Entry,
-    Figure,
-    Legend,
-    Line,
-    Mark,
-    Panel,
-    Span,
-    ThinLine,
-)
 from lightning_unlearn.report.figures.style import PALETTE, CurveStyle, plain
 from lightning_unlearn.report.naming import short_number, span
 from lightning_unlearn.report.reading import StudyRecords
@@ -35,7 +26,7 @@ LINES = 80
 Pairs = dict[CurveStyle, list[int]]
 
 
-def divergence_figure(examples: StudyRecords) -> Figure | None:
+def divergence_figure(examples: StudyRecords) -> spec.Figure | None:
     """RE distances between paths by step, on a logarithmic axis, and their exponential growth.
 
     Args:
@@ -51,11 +42,11 @@ def divergence_figure(examples: StudyRecords) -> Figure | None:
         return None
     styles = {trial: styles_of_pairs(own) for trial, own in found.items()}
 
-    def panel(trial: Trial | None) -> Panel | None:
+    def panel(trial: Trial | None) -> spec.Panel | None:
         if trial is None or trial not in found:
             return None
         growth = growth_in_words(found[trial]).replace(" (rate", "\n(rate")
-        return Panel(
+        return spec.Panel(
             [*pair_marks(found[trial], styles[trial]), *_growth(found[trial])],
             trial[0],
             f"{examples.name(trial[1])}\n{growth}".strip("\n"),
@@ -66,32 +57,32 @@ def divergence_figure(examples: StudyRecords) -> Figure | None:
 
     grid = tidy([[panel(trial) for trial in row] for row in arrange(examples.runs, examples)])
     every = {style.label: style for own in styles.values() for style in own}
-    entries = [Entry("line", style.label, style) for style in every.values()]
+    entries = [spec.Entry("line", style.label, style) for style in every.values()]
     if any(own.fits for own in found.values()):
-        entries.append(Entry("fit", plain(FIT)))
+        entries.append(spec.Entry("fit", plain(FIT)))
     if any(own.seed_pairs for own in found.values()):
-        entries.append(Entry("seeds", plain(SEEDS)))
+        entries.append(spec.Entry("seeds", plain(SEEDS)))
     seeds = span([len(own.curves.seeds) for own in found.values()])
     notes = [f"line: geometric mean of {seeds} seeds; band: 95 % interval"] * (seeds != "1")
     title = f"Unlearning {forgotten(examples.runs)}: how far apart the paths are on its examples"
-    legend = Legend("between the paths", entries)
-    return Figure(title, notes, grid, legend, (3.0, 2.3)[len(grid) > 2])
+    legend = spec.Legend("between the paths", entries)
+    return spec.Figure(title, notes, grid, legend)
 
 
 def styles_of_pairs(own: Divergence) -> Pairs:
     """The pairs of each style: each pair its own, or those of equally distant positions."""
     few = len(own.pairs) <= len(PALETTE)
     names = names_of_paths(own.curves.paths)
-    labels = [
+    texts = [
         f"{names[one]} and {names[other]}" if few else _apart(own, one, other)
         for one, other in own.pairs
     ]
-    distinct = list(dict.fromkeys(labels))
+    distinct = list(dict.fromkeys(texts))
     if not few:
         distinct.sort(key=lambda label: (label != "same place", label))
     return {
         CurveStyle(f"pair:{label}", rank, len(distinct), plain(label), label): [
-            place for place, other in enumerate(labels) if other == label
+            place for place, other in enumerate(texts) if other == label
         ]
         for rank, label in enumerate(distinct)
     }
@@ -103,9 +94,9 @@ def _apart(own: Divergence, one: int, other: int) -> str:
     return f"{count} place{'s' * (count > 1)} apart" if count else "same place"
 
 
-def pair_marks(own: Divergence, styles: Mapping[CurveStyle, list[int]]) -> list[Mark]:
+def pair_marks(own: Divergence, styles: Mapping[CurveStyle, list[int]]) -> list[spec.Mark]:
     """The curves of a panel, and the distance between seeds."""
-    steps, marks = own.curves.steps, list[Mark]()
+    steps, marks = own.curves.steps, list[spec.Mark]()
     names = names_of_paths(own.curves.paths)
     for style, places in styles.items():
         bands = [log_band_of(steps, own.paths[place]) for place in places]
@@ -115,13 +106,13 @@ def pair_marks(own: Divergence, styles: Mapping[CurveStyle, list[int]]) -> list[
                 for band, place in zip(bands, places, strict=True):
                     one, other = (names[path] for path in own.pairs[place])
                     pair = f"{one} and {other}"
-                    marks.append(ThinLine(band.x, band.mean, "pair", pair, style))
+                    marks.append(spec.ThinLine(band.x, band.mean, "pair", pair, style))
             bands = [_without_ends(log_band_of(steps, own.paths[places].reshape(-1, len(steps))))]
             name = f"mean of {len(places)} pairs of paths, {style.short}"
-        marks += [Line(band, style, name, 0.1) for band in bands if band.seeds]
+        marks += [spec.Line(band, style, name, 0.1) for band in bands if band.seeds]
     if own.seed_pairs:
         band = log_band_of(steps, own.seeds.reshape(-1, len(steps)))
-        marks += [ThinLine(band.x, band.mean, "seeds", f"{SEEDS}, mean")] if band.seeds else []
+        marks += [spec.ThinLine(band.x, band.mean, "seeds", f"{SEEDS}, mean")] if band.seeds else []
     return marks
 
 
@@ -131,7 +122,7 @@ def _without_ends(band: Band) -> Band:
     return Band(band.x, band.mean, nothing, nothing, band.seeds)
 
 
-def _growth(own: Divergence) -> list[Mark]:
+def _growth(own: Divergence) -> list[spec.Mark]:
     """The mean rate of the fits, through the mean of all pairs over the median range."""
     if not own.fits:
         return []
@@ -142,8 +133,8 @@ def _growth(own: Divergence) -> list[Mark]:
     inside = (every.x >= first) & (every.x <= last)
     x = np.array([first, last], np.float64)
     level = float(np.log(every.mean[inside]).mean()) - rate.mean * float(every.x[inside].mean())
-    fit = ThinLine(x, np.exp(level + rate.mean * x), "fit", f"fit: {growth_in_words(own)}")
-    return [Span(first, last, "range of the fit", vertical=True), fit]
+    fit = spec.ThinLine(x, np.exp(level + rate.mean * x), "fit", f"fit: {growth_in_words(own)}")
+    return [spec.Span(first, last, "range of the fit", vertical=True), fit]
 
 
 def growth_in_words(own: Divergence) -> str:

@@ -8,20 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_unlearn.report.curves import Curves, Place, oracles_of_paths
+from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.curves import mean_line
 from lightning_unlearn.report.figures.labels import by_method, curves_by_trial, forgotten
-from lightning_unlearn.report.figures.spec import (
-    Entry,
-    Figure,
-    HorizontalLine,
-    Legend,
-    Mark,
-    Markers,
-    Panel,
-    Span,
-    TextNote,
-    ThinLine,
-)
 from lightning_unlearn.report.figures.style import StyleMap, plain
 from lightning_unlearn.report.naming import run_name, short_number
 from lightning_unlearn.report.reading import StudyRecords
@@ -119,7 +108,7 @@ def trajectories_of(
 
 def examples_figure(
     study: StudyRecords, styles: StyleMap, examples: StudyRecords | None, complete: bool = False
-) -> Figure | None:
+) -> spec.Figure | None:
     """The log-likelihood of each forget example less that of its oracle, by step.
 
     A row per method and setting and a column per path; of more than seven paths the first of each
@@ -145,9 +134,9 @@ def examples_figure(
     if not shown:
         return None
     shares = overshoots(study) if metric == "log_likelihood/forget" else {}
-    grid: list[list[Panel | None]] = []
+    grid: list[list[spec.Panel | None]] = []
     for trial in by_method(examples.runs, examples):
-        row: list[Panel | None] = []
+        row: list[spec.Panel | None] = []
         for path in shown:
             own = every[trial].get(path)
             share = shares.get((trial[0], examples.settings[trial[1]], path))
@@ -163,16 +152,16 @@ def examples_figure(
     ]
     title = f"Unlearning {forgotten(examples.runs)}: every example against its own oracle"
     height = 2.1 if len(grid) < 4 else 1.8
-    return Figure(title, notes, grid, Legend("", _entries(drawn, styles, shown)), height)
+    return spec.Figure(title, notes, grid, spec.Legend("", _entries(drawn, styles, shown)), height)
 
 
-def _entries(drawn: list[Trajectories], styles: StyleMap, paths: list[Place]) -> list[Entry]:
+def _entries(drawn: list[Trajectories], styles: StyleMap, paths: list[Place]) -> list[spec.Entry]:
     shaded = any(np.isfinite(own.half) for own in drawn)
     over = " (shaded: 95 % over the oracles' seeds)" if shaded else ""
     return [
-        *(Entry("line", (*plain("mean, "), *o.label), o) for o in styles.present(paths)),
-        Entry("crossing", plain("an example first falls to its oracle")),
-        Entry("target", plain(f"the example's oracle{over}")),
+        *(spec.Entry("line", (*plain("mean, "), *o.label), o) for o in styles.present(paths)),
+        spec.Entry("crossing", plain("an example first falls to its oracle")),
+        spec.Entry("target", plain(f"the example's oracle{over}")),
     ]
 
 
@@ -186,13 +175,13 @@ def _chosen(paths: list[Place], every: bool) -> list[Place]:
 
 def _panel(
     own: Trajectories, styles: StyleMap, path: Place, share: float | None, name: str
-) -> Panel:
+) -> spec.Panel:
     """The examples of a path, their mean, their targets and where they reach them."""
-    style, marks = styles.of(path), list[Mark]()
+    style, marks = styles.of(path), list[spec.Mark]()
     if own.has_oracle:
-        marks.append(HorizontalLine(0.0, "target", "the example's oracle"))
+        marks.append(spec.HorizontalLine(0.0, "target", "the example's oracle"))
     if np.isfinite(own.half):
-        marks.append(Span(-own.half, own.half, "95 % over the oracles' seeds"))
+        marks.append(spec.Span(-own.half, own.half, "95 % over the oracles' seeds"))
     places = np.arange(len(own.gaps))
     if len(places) > MOST:
         order = np.argsort(np.nanmean(own.gaps, axis=1), kind="stable")
@@ -200,19 +189,17 @@ def _panel(
     for place in places:
         known = np.isfinite(own.gaps[place])
         x, y = own.steps[known], own.gaps[place][known]
-        marks.append(ThinLine(x, y, "example", f"example {own.numbers[place]}", style))
+        marks.append(spec.ThinLine(x, y, "example", f"example {own.numbers[place]}", style))
     mean = mean_over_seeds(own.gaps[None])[0]
     marks += mean_line(own.steps, mean, replace(style, end=""), "mean of all examples")
     crossings = own.crossings
     zeros = np.zeros(len(crossings))
-    marks.append(Markers(crossings, zeros, "crossing", "an example first falls to its oracle"))
-    if share is not None:
-        marks.append(TextNote(f"{100 * share:.0f} % overshot at the end"))
+    marks.append(spec.Markers(crossings, zeros, "crossing", "an example first falls to its oracle"))
+    note = "" if share is None else f"{100 * share:.0f} % overshot at the end"
     what = "less its oracle" if own.has_oracle else "log-likelihood"
     ylabel = f"{what}\n(nats per token)"
-    return Panel(
-        marks, f"p = {path[1]}", path[0], ylabel, name, group=name, row=name, readout=own.readout
-    )
+    panel = spec.Panel(marks, f"p = {path[1]}", path[0], ylabel, name, note=note)
+    return replace(panel, group=name, row=name, readout=own.readout)
 
 
 def overshoots(study: StudyRecords) -> dict[tuple[str, tuple[object, ...], Place], float]:

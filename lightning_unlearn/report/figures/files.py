@@ -26,22 +26,17 @@ def save_figures(
     """Draw the figures of a study into `folder`, made where it is missing.
 
     Each has a panel per method and setting, or a row of them, and is written where what it shows
-    was measured:
+    was measured; values are nats per token:
 
-    - `forget`: the log-likelihood of the unlearn label ("forget/label") against the step, in nats
-      per token like all that follow.
-    - `utility`: that of the other stages' answers ("answers/<stage>"): a row per stage and a
-      column per method; where there are settings, a row per setting and columns for every stage. A
-      run is left out of the panels of its own forget stage.
-    - `answers`, where answers of the forget stage were measured but not its label: the answers
-      of all stages together, a panel per path, with a row per method and setting.
-    - `oracle`: the RE distance to the oracle on the forget set ("distance/forget"), each path's
-      best step ringed, and how far oracles of different seeds are from each other (needs examples).
-    - `divergence`: RE distances between paths, the mean exponential fit and the range it holds
-      over (needs examples of "log_likelihood/forget", or of the forget stage's answers).
-    - `trajectories`: the log-likelihood of each forget example less that of its oracle: different
-      examples cross their targets at different steps, and overshoot (needs the same examples, of
-      the oracles too).
+    - `forget`: the log-likelihood of the unlearn label ("forget/label") by step.
+    - `utility`: that of the other stages' answers ("answers/<stage>").
+    - `answers`: those of all stages together, a panel per path, where answers of the forget stage
+      were measured but not its label.
+    - `oracle`: the RE distance to the oracle on the forget set ("distance/forget").
+    - `divergence`: RE distances between paths (needs examples of "log_likelihood/forget", or of
+      the forget stage's answers), and their exponential growth.
+    - `trajectories`: each forget example less its oracle (needs the same examples, of the oracles
+      too): examples cross their targets at different steps, and overshoot.
     - `tradeoff`: utility against forget score, a curve over the steps for each path.
 
     How they are drawn:

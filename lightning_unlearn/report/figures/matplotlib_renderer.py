@@ -10,28 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_unlearn.report.figures.spec import (
-    STEPS,
-    ErrorBars,
-    Figure,
-    HorizontalLine,
-    Legend,
-    Line,
-    Mark,
-    Markers,
-    Panel,
-    Span,
-    TextNote,
-    ThinLine,
-    y_limits,
-)
+from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.style import CurveStyle, Label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as MatplotlibAxes
     from matplotlib.figure import Figure as MatplotlibFigure
 
-    Axes = dict[tuple[int, int], tuple[MatplotlibAxes, Panel]]
+    Axes = dict[tuple[int, int], tuple[MatplotlibAxes, spec.Panel]]
 
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -101,7 +87,7 @@ def drawing_style() -> Iterator[None]:
         yield
 
 
-def draw(figure: Figure) -> MatplotlibFigure:
+def draw(figure: spec.Figure) -> MatplotlibFigure:
     """Draw a figure; call it, and write its result, within `drawing_style()`.
 
     Panels have one size. Room for their labels is found by matplotlib's constrained layout, once;
@@ -116,7 +102,8 @@ def draw(figure: Figure) -> MatplotlibFigure:
 
     rows, columns = len(figure.grid), max(map(len, figure.grid))
     width = {1: 5.3, 2: 3.9, 3: 3.15}.get(columns, 2.45)
-    drawn = MatplotlibFigure(figsize=(columns * (width + 2), rows * (figure.height + 2)))
+    height = figure.height or (2.3 if rows > 2 else 3.0)
+    drawn = MatplotlibFigure(figsize=(columns * (width + 2), rows * (height + 2)))
     FigureCanvasAgg(drawn)
     grid = drawn.add_gridspec(rows, columns)
     axes: Axes = {
@@ -125,7 +112,7 @@ def draw(figure: Figure) -> MatplotlibFigure:
         for column, panel in enumerate(panels)
         if panel is not None
     }
-    differ = _fill(axes, figure, width)
+    differ = _fill(axes, figure, (width, height))
     pads: Any = {"w_pad": BETWEEN / 2, "h_pad": BETWEEN / 2, "wspace": 0, "hspace": 0}
     layout = ConstrainedLayoutEngine(**pads)
     layout.execute(drawn)
@@ -133,7 +120,7 @@ def draw(figure: Figure) -> MatplotlibFigure:
     box = next(iter(axes.values()))[0].get_position()
     across, down = drawn.get_size_inches()
     across -= columns * (box.width * across - width) - 2 * (AROUND - BETWEEN / 2)
-    down -= rows * (box.height * down - figure.height)
+    down -= rows * (box.height * down - height)
     across, below = _legend(drawn, across, figure.legend)
     notes = " · ".join([*figure.notes, *[DIFFER] * differ])
     above = _headings(drawn, across, figure.title, notes)
@@ -151,14 +138,18 @@ def draw(figure: Figure) -> MatplotlibFigure:
     return drawn
 
 
-def _fill(axes: Axes, figure: Figure, width: float) -> bool:
-    """Draw panels of `width` inches into their axes; return whether y axes differ."""
-    limits, differ = y_limits(figure.grid)
+def _fill(axes: Axes, figure: spec.Figure, size: tuple[float, float]) -> bool:
+    """Draw panels of this width and height in inches; return whether y axes differ."""
+    width, height = size
+    limits, differ = spec.y_limits(figure.grid)
     for axis, panel in axes.values():
         if panel.log:
             axis.set_yscale("log")
         for mark in panel.marks:
             _draw_mark(axis, mark)
+        if panel.note:
+            corner: Any = {"transform": axis.transAxes, "va": "bottom", "zorder": 4}
+            axis.text(0.03, 0.04, panel.note, **corner, fontsize=8.5, color="#222222")
         if panel in limits:
             axis.set_ylim(*limits[panel])
     _x_limits(axes)
@@ -171,40 +162,37 @@ def _fill(axes: Axes, figure: Figure, width: float) -> bool:
         first = left is None or left[1].share != panel.share
         own = first or left is None or left[0].get_ylim() != axis.get_ylim()
         xlabel = panel.xlabel if under is None else ""
-        if xlabel == STEPS and width > 3:
+        if xlabel == spec.STEPS and width > 3:
             xlabel += " (optimizer updates)"
-        by_step = panel.xlabel == STEPS
+        by_step = panel.xlabel == spec.STEPS
         _ticks(axis, by_step, panel.log, under is None or not by_step, own)
         axis.set_xlabel(xlabel)
         ylabel = "\n".join(filter(None, [textwrap.fill(panel.row, 24), panel.ylabel]))
         axis.set_ylabel(escaped(ylabel) if first else "")
-        _end_labels(axis, panel, figure.height)
+        _end_labels(axis, panel, height)
     return differ
 
 
-def _draw_mark(axis: MatplotlibAxes, mark: Mark) -> None:
-    if isinstance(mark, Line):
+def _draw_mark(axis: MatplotlibAxes, mark: spec.Mark) -> None:
+    if isinstance(mark, spec.Line):
         band = mark.band
         if np.isfinite(band.low).any():
             shade: Any = {"color": mark.style.color, "alpha": mark.shade, "linewidth": 0}
             axis.fill_between(band.x, band.low, band.high, **shade)
         # Thick lines over all thin ones.
         axis.plot(band.x, band.mean, **_thick(mark.style, len(band.x)), zorder=2.5)
-    elif isinstance(mark, (ThinLine, Markers)):
+    elif isinstance(mark, (spec.ThinLine, spec.Markers)):
         axis.plot(mark.x, mark.y, **_keywords(mark.role, mark.style))
-    elif isinstance(mark, HorizontalLine):
+        if isinstance(mark, spec.Markers) and mark.error and mark.style:
+            bar: Any = {"ecolor": mark.style.color, "elinewidth": 1.4, "alpha": 0.55}
+            across, up = mark.error
+            axis.errorbar(mark.x, mark.y, up, across, fmt="none", zorder=2.2, **bar)
+    elif isinstance(mark, spec.HorizontalLine):
         axis.axhline(mark.y, **_keywords(mark.role, mark.style))
-    elif isinstance(mark, Span) and mark.vertical:
+    elif isinstance(mark, spec.Span) and mark.vertical:
         axis.axvspan(mark.low, mark.high, color="#B8A000", alpha=0.1, linewidth=0, zorder=0.5)
-    elif isinstance(mark, Span):
+    elif isinstance(mark, spec.Span):
         axis.axhspan(mark.low, mark.high, color=DIM, alpha=0.16, linewidth=0, zorder=0.5)
-    elif isinstance(mark, ErrorBars):
-        bar: Any = {"color": mark.style.color, "linewidth": 1.4, "alpha": 0.55, "zorder": 2.2}
-        axis.plot([mark.x - mark.half_x, mark.x + mark.half_x], [mark.y, mark.y], **bar)
-        axis.plot([mark.x, mark.x], [mark.y - mark.half_y, mark.y + mark.half_y], **bar)
-    elif isinstance(mark, TextNote):
-        corner: Any = {"transform": axis.transAxes, "verticalalignment": "bottom", "zorder": 4}
-        axis.text(0.03, 0.04, mark.text, **corner, fontsize=8.5, color="#222222")
 
 
 def _thick(style: CurveStyle, points: int = 1) -> dict[str, Any]:
@@ -223,7 +211,7 @@ def _keywords(role: str, style: CurveStyle | None) -> dict[str, Any]:
     return {**ROLES[role], **own}
 
 
-def _titles(axis: MatplotlibAxes, panel: Panel, width: float) -> None:
+def _titles(axis: MatplotlibAxes, panel: spec.Panel, width: float) -> None:
     """Title and setting over a panel of `width` inches."""
     # Broken between keys where possible.
     lines = panel.setting.replace(" = ", "\u00a0=\u00a0").split("\n")
@@ -237,7 +225,7 @@ def _titles(axis: MatplotlibAxes, panel: Panel, width: float) -> None:
 
 def _x_limits(axes: Axes) -> None:
     """Set the x limits of panels over steps, which are those of all of them."""
-    shared = [axis for axis, panel in axes.values() if panel.xlabel == STEPS]
+    shared = [axis for axis, panel in axes.values() if panel.xlabel == spec.STEPS]
     if shared:
         ends = [axis.dataLim.intervalx for axis in shared if np.isfinite(axis.dataLim.x0)]
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
@@ -309,9 +297,9 @@ def written(places: Sequence[float]) -> list[str]:
     return [text.replace("-", "\u2212") if float(text) else text.lstrip("-") for text in texts]
 
 
-def _end_labels(axis: MatplotlibAxes, panel: Panel, height: float) -> None:
+def _end_labels(axis: MatplotlibAxes, panel: spec.Panel, height: float) -> None:
     """Name each thick curve beside its end, moved apart where ends are close."""
-    curves = [m for m in panel.marks if isinstance(m, Line) and m.style.end and len(m.band.x)]
+    curves = [m for m in panel.marks if isinstance(m, spec.Line) and m.style.end and len(m.band.x)]
     to_axes = (axis.transData + axis.transAxes.inverted()).transform
     ends = [
         (float(to_axes((curve.band.x[-1], curve.band.mean[-1]))[1]), curve.style)
@@ -353,7 +341,7 @@ def _headings(drawn: MatplotlibFigure, width: float, title: str, notes: str) -> 
     return top + 0.19 * len(remarks) + 0.08
 
 
-def _legend(drawn: MatplotlibFigure, width: float, legend: Legend) -> tuple[float, float]:
+def _legend(drawn: MatplotlibFigure, width: float, legend: spec.Legend) -> tuple[float, float]:
     """Add the legend, in as many rows as keep it within `width` inches if that can be.
 
     Returns:

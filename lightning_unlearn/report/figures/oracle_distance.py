@@ -12,19 +12,9 @@ from lightning_unlearn.report.closeness import (
     between_oracles,
     closeness_of,
 )
+from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.curves import path_entries, path_marks, seeds_note
 from lightning_unlearn.report.figures.labels import Trial, arrange, forgotten, tidy
-from lightning_unlearn.report.figures.spec import (
-    Entry,
-    Figure,
-    HorizontalLine,
-    Legend,
-    Line,
-    Mark,
-    Markers,
-    Panel,
-    Span,
-)
 from lightning_unlearn.report.figures.style import StyleMap, plain
 from lightning_unlearn.report.reading import StudyRecords
 
@@ -36,7 +26,7 @@ def oracle_figure(
     styles: StyleMap,
     examples: StudyRecords | None = None,
     group: str = "forget",
-) -> Figure | None:
+) -> spec.Figure | None:
     """The RE distance to the oracle by step, on a logarithmic axis where all values are positive.
 
     Args:
@@ -56,46 +46,48 @@ def oracle_figure(
     drawn = [own.distance for own in found.values()]
     positive = all((curves.means[np.isfinite(curves.means)] > 0).all() for curves in drawn)
 
-    def panel(trial: Trial | None) -> Panel | None:
+    def panel(trial: Trial | None) -> spec.Panel | None:
         if trial is None or trial not in found:
             return None
         marks = [*_floor(found[trial], floors), *_curves(found[trial], styles)]
         unit = "RE distance to the oracle\n(nats per token)²"
         name = study.name(trial[1])
-        return Panel(marks, trial[0], name, unit, f"distance/{group}", log=positive)
+        return spec.Panel(marks, trial[0], name, unit, f"distance/{group}", log=positive)
 
     grid = tidy([[panel(trial) for trial in row] for row in arrange(data, study)])
     marks = [mark for row in grid for own in row if own for mark in own.marks]
     entries = path_entries(drawn, styles)
     if not styles.grouped:
-        entries.append(Entry("best", plain("the path's best step")))
-    if any(isinstance(mark, Span) for mark in marks):
-        entries.append(Entry("strip", plain(f"{FLOOR} (mean, lowest to highest)")))
+        entries.append(spec.Entry("best", plain("the path's best step")))
+    if any(isinstance(mark, spec.Span) for mark in marks):
+        entries.append(spec.Entry("strip", plain(f"{FLOOR} (mean, lowest to highest)")))
     title = f"Unlearning {forgotten(data)}: distance to the model that never saw it"
     notes = ["lower = closer to retraining", *seeds_note(drawn, styles)]
-    if positive and any(isinstance(mark, Line) and (mark.band.low <= 0).any() for mark in marks):
+    if positive and any(
+        isinstance(mark, spec.Line) and (mark.band.low <= 0).any() for mark in marks
+    ):
         notes[-1] += ", to the bottom where it reaches below 0"
-    return Figure(title, notes, grid, Legend(styles.heading, entries), (3.0, 2.3)[len(grid) > 2])
+    return spec.Figure(title, notes, grid, spec.Legend(styles.heading, entries))
 
 
-def _curves(own: OracleDistances, styles: StyleMap) -> list[Mark]:
+def _curves(own: OracleDistances, styles: StyleMap) -> list[spec.Mark]:
     """The curves of a panel, and the best step of each path."""
     marks = path_marks(own.distance, styles, 0.1)
     if not styles.grouped:
         best = {styles.of(path): step for path, step in zip(own.paths, own.steps, strict=True)}
-        for line in [mark for mark in marks if isinstance(mark, Line) and mark.style in best]:
+        for line in [mark for mark in marks if isinstance(mark, spec.Line) and mark.style in best]:
             at = line.steps == best[line.style]
             name = f"best step of {line.style.short}"
-            marks.append(Markers(line.steps[at], line.heights[at], "best", name, line.style))
+            marks.append(spec.Markers(line.steps[at], line.heights[at], "best", name, line.style))
     return marks
 
 
-def _floor(own: OracleDistances, floors: OraclePairs) -> list[Mark]:
+def _floor(own: OracleDistances, floors: OraclePairs) -> list[spec.Mark]:
     """The distances between oracles of different seeds, all paths together."""
     pairs = [floors.get((own.distance.setting, path), []) for path in own.paths]
     # Paths whose other stages have the same order share their oracles.
     every = list(itertools.chain(*{tuple(found): found for found in pairs}.values()))
     if not every:
         return []
-    mean = HorizontalLine(sum(every) / len(every), "floor", FLOOR)
-    return [Span(min(every), max(every), FLOOR), mean]
+    mean = spec.HorizontalLine(sum(every) / len(every), "floor", FLOOR)
+    return [spec.Span(min(every), max(every), FLOOR), mean]

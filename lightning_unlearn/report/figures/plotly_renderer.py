@@ -10,19 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_unlearn.errors import visible
-from lightning_unlearn.report.figures.spec import (
-    STEPS,
-    ErrorBars,
-    HorizontalLine,
-    Legend,
-    Line,
-    Mark,
-    Markers,
-    Panel,
-    Span,
-    ThinLine,
-    y_limits,
-)
+from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.style import DARK_PALETTE, PALETTE, CurveStyle
 
 if TYPE_CHECKING:
@@ -38,7 +26,7 @@ ROLES = {
 GREY_DASHES = {"fit": 2, "seeds": 3}
 
 
-def chart_data(panels: Sequence[Panel], most: int) -> tuple[list[dict[str, Any]], int, bool]:
+def chart_data(panels: Sequence[spec.Panel], most: int) -> tuple[list[dict[str, Any]], int, bool]:
     """The panels for the page's script, with fewer steps where they would take too much room.
 
     Args:
@@ -49,7 +37,7 @@ def chart_data(panels: Sequence[Panel], most: int) -> tuple[list[dict[str, Any]]
         Their values; n, where every n-th step is drawn; and whether y axes differ among panels
         that should share one.
     """
-    limits, differ = y_limits([[panel] for panel in panels])
+    limits, differ = spec.y_limits([[panel] for panel in panels])
     longest = max((len(panel.steps) for panel in panels), default=0)
     every = 1
     while True:
@@ -60,7 +48,9 @@ def chart_data(panels: Sequence[Panel], most: int) -> tuple[list[dict[str, Any]]
         every = max(every + 1, every * size // most)
 
 
-def chart_of(panel: Panel, limits: tuple[float, float] | None, every: int = 1) -> dict[str, Any]:
+def chart_of(
+    panel: spec.Panel, limits: tuple[float, float] | None, every: int = 1
+) -> dict[str, Any]:
     """A panel for the page's script.
 
     Args:
@@ -75,7 +65,7 @@ def chart_of(panel: Panel, limits: tuple[float, float] | None, every: int = 1) -
         "steps": steps,
         "xtitle": visible(panel.xlabel),
         "ytitle": visible(panel.ylabel, lines=True),
-        "plane": panel.xlabel != STEPS,
+        "plane": panel.xlabel != spec.STEPS,
         "log": panel.log,
         **{kind: [] for kind in ("series", "levels", "spans", "points")},
     }
@@ -90,38 +80,33 @@ def chart_of(panel: Panel, limits: tuple[float, float] | None, every: int = 1) -
     return found
 
 
-def _mark(mark: Mark, steps: Sequence[int]) -> tuple[str, dict[str, Any]]:
-    """The list a mark belongs to, and its values; "" for marks that the page has no use for.
+def _mark(mark: spec.Mark, steps: Sequence[int]) -> tuple[str, dict[str, Any]]:
+    """The list a mark belongs to, and its values; "" for the end of a trail without an interval.
 
-    The last point of a trail is where the page begins with its own mark of a step, and notes in
-    the corner are in the sentence under the chart.
+    There the page has its own mark, of the step that a reader chooses.
     """
-    if isinstance(mark, Line):
+    if isinstance(mark, spec.Line):
         band = mark.band
         values = _curve(mark.style, mark.name, "line", _at(band.x, band.mean, steps))
         if np.isfinite(band.low).any():
             ends = {"low": band.low, "high": band.high}
             values |= {key: _at(band.x, end, steps) for key, end in ends.items()}
         return "series", values
-    if isinstance(mark, ThinLine):
+    if isinstance(mark, spec.ThinLine):
         role = ROLES[mark.role]
         y = rounded(mark.y) if role == "fit" else _at(mark.steps, mark.y, steps)
         values = _curve(mark.style, mark.name, role, y, GREY_DASHES.get(mark.role, 0))
         if role in ("fit", "trail"):
             values["x"] = rounded(mark.x) if role == "fit" else _at(mark.steps, mark.x, steps)
         return "series", values
-    if isinstance(mark, HorizontalLine):
+    if isinstance(mark, spec.HorizontalLine):
         (height,) = rounded([mark.y])
         return "levels", {**_toggled(mark.style), "name": visible(mark.name), "y": height}
-    if isinstance(mark, Span):
+    if isinstance(mark, spec.Span):
         return "spans", {"ends": rounded([mark.low, mark.high]), "vertical": mark.vertical}
-    if isinstance(mark, Markers) and mark.role in ("best", "crossing"):
-        places = {"x": rounded(mark.x), "y": rounded(mark.y)}
+    if isinstance(mark, spec.Markers) and (mark.error or mark.role in ("best", "crossing")):
+        places = {"x": rounded(mark.x), "y": rounded(mark.y), "error": rounded(mark.error or [])}
         return "points", {**_toggled(mark.style), "role": mark.role, **places}
-    if isinstance(mark, ErrorBars):
-        places = {"x": rounded([mark.x]), "y": rounded([mark.y])}
-        places |= {"half_x": rounded([mark.half_x]), "half_y": rounded([mark.half_y])}
-        return "points", {**_toggled(mark.style), "role": "bars", **places}
     return "", {}
 
 
@@ -159,7 +144,7 @@ def rounded(values: ArrayLike) -> list[float | None]:
     ]
 
 
-def legend_rows(legend: Legend) -> list[tuple[int | None, int, str]]:
+def legend_rows(legend: spec.Legend) -> list[tuple[int | None, int, str]]:
     """Color, line style and text of each line of a legend."""
     return [
         (

@@ -149,6 +149,7 @@ class Markers(Mark):
             "end" or "small end" for the last point of a trail.
         name: in full.
         style: None for points of all curves.
+        error: half the 95 % intervals of x and of y; None for no bars.
     """
 
     x: Floats
@@ -156,44 +157,12 @@ class Markers(Mark):
     role: str
     name: str
     style: CurveStyle | None = None
+    error: tuple[float, float] | None = None
 
     @property
     def heights(self) -> Floats:
-        return self.y
-
-
-@dataclass(frozen=True)
-class ErrorBars(Mark):
-    """The 95 % interval of a point in both directions.
-
-    Attributes:
-        x: of the point.
-        y: of the point.
-        half_x: half the interval of x.
-        half_y: half the interval of y.
-        style: of the point.
-    """
-
-    x: float
-    y: float
-    half_x: float
-    half_y: float
-    style: CurveStyle
-
-    @property
-    def heights(self) -> Floats:
-        return np.array([self.y - self.half_y, self.y + self.half_y])
-
-
-@dataclass(frozen=True)
-class TextNote(Mark):
-    """A few words in the lower left corner of the panel, under the curves.
-
-    Attributes:
-        text: the words.
-    """
-
-    text: str
+        across = self.error[1] if self.error else 0.0
+        return np.concatenate([self.y - across, self.y + across])
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +178,7 @@ class Panel:
         xlabel: of the x axis; panels over `STEPS` share their x axis.
         log: whether the y axis is logarithmic.
         group: heading over the panels of the page that belong together.
+        note: a few words in the lower left corner of a picture.
         row: before the y label in a picture, where rows have names; "" for nothing.
         readout: a sentence for steps, shown by the page; none: the values of the curves.
     """
@@ -221,6 +191,7 @@ class Panel:
     xlabel: str = STEPS
     log: bool = False
     group: str = ""
+    note: str = ""
     row: str = ""
     readout: Mapping[int, str] = field(default_factory=dict)
 
@@ -260,9 +231,7 @@ class Panel:
         for mark in self.marks:
             if isinstance(mark, Markers) and mark.role == "best" and len(mark.x):
                 clauses.append(f"{mark.name} at {mark.x[0]:g}")
-            elif isinstance(mark, TextNote):
-                clauses.append(mark.text)
-        return f"{self.heading}: {axis}; {'; '.join(clauses)}."
+        return f"{self.heading}: {axis}; {'; '.join(filter(None, [*clauses, self.note]))}."
 
 
 Grid = Sequence[Sequence[Panel | None]]
@@ -305,14 +274,14 @@ class Figure:
         notes: how to read the curves, in words.
         grid: panels row by row; None leaves a gap.
         legend: under the panels.
-        height: of a panel of the picture, in inches.
+        height: of a panel of the picture, in inches; 0 for one by the number of rows.
     """
 
     title: str
     notes: Sequence[str]
     grid: Grid
     legend: Legend
-    height: float = 3.0
+    height: float = 0.0
 
     @cached_property
     def panels(self) -> list[Panel]:
@@ -362,7 +331,7 @@ def y_limits(
             ends = [spans[panel] for panel in group]
             if _readable(ends):
                 ends = [(min(low for low, _ in ends), max(high for _, high in ends))] * len(ends)
-            noted = any(isinstance(mark, TextNote) for panel in group for mark in panel.marks)
+            noted = any(panel.note for panel in group)
             for panel, (low, high) in zip(group, ends, strict=True):
                 limits[panel] = _with_room(low, high, panel.log, noted)
     return limits, differ

@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_unlearn.report.bands import band_of
 from lightning_unlearn.report.curves import Place
+from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.labels import (
     Trial,
     arrange,
@@ -15,17 +16,6 @@ from lightning_unlearn.report.figures.labels import (
     full_name,
     paths_of,
     tidy,
-)
-from lightning_unlearn.report.figures.spec import (
-    Entry,
-    ErrorBars,
-    Figure,
-    HorizontalLine,
-    Legend,
-    Mark,
-    Markers,
-    Panel,
-    ThinLine,
 )
 from lightning_unlearn.report.figures.style import StyleMap
 from lightning_unlearn.report.naming import span
@@ -76,25 +66,25 @@ def tradeoffs(study: StudyRecords) -> pd.DataFrame:
     return table.reset_index().join(identity, on="run")[columns]
 
 
-def tradeoff_figure(study: StudyRecords, styles: StyleMap) -> Figure | None:
+def tradeoff_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None:
     """Utility against forget score, a curve over the steps for each path."""
     data = tradeoffs(study)
     data = data[data.groupby(["method", "setting"])["step"].transform("nunique") > 1]
     if data.empty:
         return None
 
-    def panel(trial: Trial | None) -> Panel | None:
+    def panel(trial: Trial | None) -> spec.Panel | None:
         if trial is None:
             return None
         rows = data[(data["method"] == trial[0]) & (data["setting"] == trial[1])]
-        marks: list[Mark] = [HorizontalLine(1.0, "kept", "utility 1: unchanged")]
+        marks: list[spec.Mark] = [spec.HorizontalLine(1.0, "kept", "utility 1: unchanged")]
         for (path, position), own in rows.groupby(["path", "position"], sort=False):
             marks += _trail(own, styles, (str(path), int(position)))
         ylabel = "utility\n(mean over the other stages)"
         xlabel = "forget score (nats per token)"
-        return Panel(marks, trial[0], study.name(trial[1]), ylabel, "tradeoff", xlabel)
+        return spec.Panel(marks, trial[0], study.name(trial[1]), ylabel, "tradeoff", xlabel)
 
-    entries = [Entry("trail", o.label, o) for o in styles.present(paths_of(data))]
+    entries = [spec.Entry("trail", o.label, o) for o in styles.present(paths_of(data))]
     seeds = span(data.groupby(["method", "setting", "path"])["seed"].nunique().tolist())
     notes = [
         "right = more forgotten, up = more kept",
@@ -104,10 +94,10 @@ def tradeoff_figure(study: StudyRecords, styles: StyleMap) -> Figure | None:
         notes.append(f"means of {seeds} seeds; bars: 95 % intervals at the last step")
     title = f"Unlearning {forgotten(study.runs)}: what forgetting costs the other stages"
     grid = tidy([[panel(trial) for trial in row] for row in arrange(data, study)])
-    return Figure(title, notes, grid, Legend(styles.heading, entries), (3.0, 2.3)[len(grid) > 2])
+    return spec.Figure(title, notes, grid, spec.Legend(styles.heading, entries))
 
 
-def _trail(own: pd.DataFrame, styles: StyleMap, path: Place) -> list[Mark]:
+def _trail(own: pd.DataFrame, styles: StyleMap, path: Place) -> list[spec.Mark]:
     """The curve of a path, its last point and the interval of that."""
     style, name = styles.of(path), full_name(path)
     wide = own.pivot(index="seed", columns="step")
@@ -115,8 +105,7 @@ def _trail(own: pd.DataFrame, styles: StyleMap, path: Place) -> list[Mark]:
     score, utility = (band_of(steps, wide[name]) for name in ("score", "utility"))
     x, y = score.mean, utility.mean
     trail, end = ("thin trail", "small end") if styles.grouped else ("trail", "end")
-    marks: list[Mark] = [ThinLine(x, y, trail, name, style, at=score.x)]
-    half_x, half_y = x[-1] - score.low[-1], y[-1] - utility.low[-1]
-    if not styles.grouped and np.isfinite([half_x, half_y]).all():
-        marks.append(ErrorBars(float(x[-1]), float(y[-1]), float(half_x), float(half_y), style))
-    return [*marks, Markers(x[-1:], y[-1:], end, name, style)]
+    halves = float(x[-1] - score.low[-1]), float(y[-1] - utility.low[-1])
+    error = halves if not styles.grouped and np.isfinite(halves).all() else None
+    last = spec.Markers(x[-1:], y[-1:], end, name, style, error)
+    return [spec.ThinLine(x, y, trail, name, style, at=score.x), last]

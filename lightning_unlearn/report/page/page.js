@@ -88,13 +88,13 @@
   // Points that stand out: best steps, crossings of a target, and intervals.
   function points(one) {
     const ink = one.color === null ? tone("--ink") : color(one.color);
-    const bar = (half) => half && { type: "data", array: half, color: faint(ink, 0.55),
+    const bar = (half) => half && { type: "constant", value: half, color: faint(ink, 0.55),
       thickness: 1.4, width: 0 };
     const star = one.role === "best";
     return { x: one.x, y: one.y, type: "scatter", mode: "markers", hoverinfo: "skip",
-      error_x: bar(one.half_x), error_y: bar(one.half_y),
+      error_x: bar(one.error[0]), error_y: bar(one.error[1]),
       marker: { symbol: star ? "star" : "line-ns", size: star ? 14 : 9, color: ink,
-        opacity: one.role === "bars" ? 0 : 1,
+        opacity: one.role === "end" ? 0 : 1,
         line: { color: star ? tone("--ground") : ink, width: 1.3 } } };
   }
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from lightning_unlearn.report.bands import band_of
 from lightning_unlearn.report.curves import Curves
+from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.catalogue import finite
 from lightning_unlearn.report.figures.curves import answers_of, path_entries, path_marks
 from lightning_unlearn.report.figures.files import check_formats, write_figures
 from lightning_unlearn.report.figures.labels import Trial, curves_by_trial, paths_of, wrapped
-from lightning_unlearn.report.figures.spec import Entry, Figure, Legend, Line, Mark, Panel
 from lightning_unlearn.report.figures.style import CurveStyle, styles_of_paths
 from lightning_unlearn.report.naming import setting_name, short_value
 from lightning_unlearn.report.paper_table import table_one
@@ -28,6 +28,7 @@ from lightning_unlearn.storage.records import write_text
 if TYPE_CHECKING:
     import pandas as pd
 
+ByTrial = Mapping[Trial, Curves]
 LABEL, LABEL_TITLE = "forget/label", "unlearn label"
 TOKEN = "(nats per token)"
 UNIT = f"log-likelihood\n{TOKEN}"
@@ -55,7 +56,7 @@ class Paper:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def paper_figures(records: pd.DataFrame) -> tuple[dict[str, Figure], dict[str, str]]:
+def paper_figures(records: pd.DataFrame) -> tuple[dict[str, spec.Figure], dict[str, str]]:
     """The figures of the paper for which the study has the trials, by name.
 
     - "figure-1": forget label by step, one method (NPO where it was run), a panel per base model.
@@ -83,7 +84,7 @@ def paper_figures(records: pd.DataFrame) -> tuple[dict[str, Figure], dict[str, s
     if not len(records):
         return {}, {name: f"{name} is left out: nothing was measured." for name in BUILDERS}
     trials = Trials(finite(read_records(records)))
-    found: dict[str, Figure] = {}
+    found: dict[str, spec.Figure] = {}
     missing = {}
     for name, build in BUILDERS.items():
         try:
@@ -140,7 +141,7 @@ class Trials:
         found.sort(key=lambda place: "unlearn" not in self.study.sweep[place])
         return found[0] if found else None
 
-    def label(self) -> dict[Trial, Curves]:
+    def label(self) -> ByTrial:
         """The curves of the label."""
         found = curves_by_trial(self.study, LABEL)
         if not found:
@@ -149,7 +150,7 @@ class Trials:
             raise Lacking("a single path; give it several positions")
         return found
 
-    def retained(self) -> tuple[str, dict[Trial, Curves]]:
+    def retained(self) -> tuple[str, ByTrial]:
         """The stage whose answers stand for utility, and their curves."""
         answers = answers_of(self.study)
         others = list(answers["stage"][answers["stage"] != answers["forget"]].unique())
@@ -163,7 +164,7 @@ class Trials:
         """The method of figures that show one: NPO where it was run."""
         return "NPO" if "NPO" in self.methods else self.methods[0]
 
-    def choose(self, trials: Mapping[Trial, Curves], method: str, **wanted: object) -> list[Trial]:
+    def choose(self, trials: ByTrial, method: str, **wanted: object) -> list[Trial]:
         """A setting of each base model, among those with the wanted values.
 
         Its learning rate is the upper median unless one is wanted: of the paper's, 1e-6, 5e-6, 1e-5
@@ -188,7 +189,7 @@ class Trials:
                 found.setdefault(None if self.model is None else setting[self.model], trial)
         return list(found.values())
 
-    def values(self, ending: str, method: str, trials: Mapping[Trial, Curves]) -> list[object]:
+    def values(self, ending: str, method: str, trials: ByTrial) -> list[object]:
         """The values of a sweep key under a method, ascending if they are numbers."""
         place = self.key(ending)
         if place is None:
@@ -198,7 +199,7 @@ class Trials:
         numbers = all(isinstance(value, (int, float)) for value in distinct)
         return sorted(distinct, key=float) if numbers else distinct  # type: ignore[arg-type]
 
-    def rates(self, method: str, trials: Mapping[Trial, Curves]) -> list[object]:
+    def rates(self, method: str, trials: ByTrial) -> list[object]:
         """The learning rates of a method, two or more."""
         rates = self.values("lr", method, trials)
         if len(rates) < 2:
@@ -215,13 +216,13 @@ class Trials:
 
     def panel(
         self,
-        curves: Mapping[Trial, Curves],
+        curves: ByTrial,
         trial: Trial,
         title: str,
         ylabel: str,
         share: object,
         method: str = "",
-    ) -> Panel | None:
+    ) -> spec.Panel | None:
         """The curves of the paths of a trial, under its setting but for its base model."""
         if trial not in curves:
             return None
@@ -229,17 +230,20 @@ class Trials:
         others = [pair for place, pair in enumerate(pairs) if place != self.model]
         words = setting_name([key for key, _ in others], [value for _, value in others])
         marks = path_marks(curves[trial], self.styles)
-        return Panel(marks, title, f"{method}{words}", ylabel, str(share))
+        return spec.Panel(marks, title, f"{method}{words}", ylabel, str(share))
 
     def figure(
-        self, grid: Sequence[Sequence[Panel | None]], drawn: Mapping[Trial, Curves], height: float
-    ) -> Figure:
+        self,
+        grid: Sequence[Sequence[spec.Panel | None]],
+        drawn: ByTrial,
+        height: float,
+    ) -> spec.Figure:
         """The figure of a grid, with a legend of the paths."""
         entries = path_entries(list(drawn.values()), self.styles)
-        return Figure("", [], grid, Legend("", entries), height)
+        return spec.Figure("", [], grid, spec.Legend("", entries), height)
 
 
-def figure_one(trials: Trials) -> Figure:
+def figure_one(trials: Trials) -> spec.Figure:
     """Figure 1: the label by step for one method; a panel per base model.
 
     The paper does not say of which method its four panels (Llama 1B and 13B, Qwen 1B and 14B) are.
@@ -255,7 +259,7 @@ def figure_one(trials: Trials) -> Figure:
     return trials.figure([row], label, 2.6)
 
 
-def figure_three(trials: Trials) -> Figure:
+def figure_three(trials: Trials) -> spec.Figure:
     """Figure 3: label and TOFU answers, for each base model; a row per method.
 
     Its y axes are each their own, as in the paper.
@@ -265,7 +269,7 @@ def figure_three(trials: Trials) -> Figure:
     methods = [name for name in trials.methods if name != "GA"] or trials.methods
     grid = []
     for method in methods:
-        row: list[Panel | None] = []
+        row: list[spec.Panel | None] = []
         for trial in trials.choose(label, method):
             own = trials.model_name(trial)
             for name, curves in ((LABEL_TITLE, label), (stage, kept)):
@@ -276,7 +280,7 @@ def figure_three(trials: Trials) -> Figure:
     return trials.figure(grid, label, 2.1)
 
 
-def figure_four(trials: Trials) -> Figure:
+def figure_four(trials: Trials) -> spec.Figure:
     """Figure 4: the answers of U, C and R while U is unlearned; a panel per order.
 
     In nats per token; the paper sums over tokens.
@@ -292,20 +296,20 @@ def figure_four(trials: Trials) -> Figure:
         raise Lacking(f"no path among {', '.join(ORDERS)}")
     panels = []
     for order in orders:
-        marks: list[Mark] = []
+        marks: list[spec.Mark] = []
         for stage, style in THREE.items():
             curves = three[stage].get(trial)
             names = [path for path, _ in curves.paths] if curves else []
             if curves and order in names:
                 band = band_of(curves.steps, curves.means[names.index(order)])
-                marks += [Line(band, style, stage)] if band.seeds else []
+                marks += [spec.Line(band, style, stage)] if band.seeds else []
         number, arrows = "₁₂₃₄₅₆"[ORDERS.index(order)], order.replace("-", " → ")
-        panels.append(Panel(marks, f"θ{number}: {arrows}", "", UNIT, "answers"))
-    entries = [Entry("line", style.label, style) for style in THREE.values()]
-    return Figure("", [], wrapped(panels, 3), Legend("", entries), 2.1)
+        panels.append(spec.Panel(marks, f"θ{number}: {arrows}", "", UNIT, "answers"))
+    entries = [spec.Entry("line", style.label, style) for style in THREE.values()]
+    return spec.Figure("", [], wrapped(panels, 3), spec.Legend("", entries), 2.1)
 
 
-def figure_five(trials: Trials) -> Figure:
+def figure_five(trials: Trials) -> spec.Figure:
     """Figure 5: label above and TOFU answers below, a column per method, over seeds."""
     label = trials.label()
     stage, kept = trials.retained()
@@ -319,7 +323,7 @@ def figure_five(trials: Trials) -> Figure:
     return trials.figure(grid, label, 2.2)
 
 
-def figure_six(trials: Trials) -> Figure:
+def figure_six(trials: Trials) -> spec.Figure:
     """Figure 6: the label under NPO, a row per learning rate and a column per base model.
 
     With one base model the rates are side by side.
@@ -340,7 +344,7 @@ def figure_six(trials: Trials) -> Figure:
     return trials.figure(grid, label, 2.1)
 
 
-def figure_seven(trials: Trials) -> Figure:
+def figure_seven(trials: Trials) -> spec.Figure:
     """Figure 7: label and TOFU answers at the highest learning rate, under NPO."""
     label, method = trials.label(), trials.local()
     stage, kept = trials.retained()
@@ -353,7 +357,7 @@ def figure_seven(trials: Trials) -> Figure:
     return trials.figure([row], label, 2.8)
 
 
-def figure_eight(trials: Trials) -> Figure:
+def figure_eight(trials: Trials) -> spec.Figure:
     """Figure 8: the label, a row per method and a column per schedule.
 
     In the paper the schedule is that of all training stages as well; here it is whatever the study
@@ -366,7 +370,7 @@ def figure_eight(trials: Trials) -> Figure:
         raise Lacking("fewer than two schedules; sweep over data.unlearn.schedule")
     grid = []
     for method in trials.methods:
-        row: list[Panel | None] = []
+        row: list[spec.Panel | None] = []
         for schedule in every:
             found = trials.choose(label, method, schedule=schedule)[:1]
             ylabel = f"{method}\nlabel {UNIT}"
@@ -377,7 +381,7 @@ def figure_eight(trials: Trials) -> Figure:
     return trials.figure(grid, label, 2.3)
 
 
-BUILDERS: dict[str, Callable[[Trials], Figure]] = {
+BUILDERS: dict[str, Callable[[Trials], spec.Figure]] = {
     "figure-1": figure_one,
     "figure-3": figure_three,
     "figure-4": figure_four,
