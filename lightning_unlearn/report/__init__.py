@@ -7,7 +7,6 @@ are imported only by the functions that use them.
 from lightning_unlearn.report.depth import depth
 from lightning_unlearn.report.depth_tables import depth_findings
 from lightning_unlearn.report.figures import save_figures
-from lightning_unlearn.report.naming import short_names, short_value
 from lightning_unlearn.report.recency import recency
 from lightning_unlearn.report.scores import scores
 from lightning_unlearn.report.sections import Section
@@ -25,7 +24,5 @@ __all__ = [
     "render",
     "save_figures",
     "scores",
-    "short_names",
-    "short_value",
     "summarize",
 ]

@@ -19,6 +19,7 @@ from lightning_unlearn.report.arrangement import (
 from lightning_unlearn.report.bands import Band, band_of
 from lightning_unlearn.report.curves import Curves, Place
 from lightning_unlearn.report.drawn import GREY, Curve, Level, Part, Thin
+from lightning_unlearn.report.formatting import span
 from lightning_unlearn.report.frame import Entry, compose
 from lightning_unlearn.report.looks import (
     Looks,
@@ -27,9 +28,9 @@ from lightning_unlearn.report.looks import (
     looks_of_stages,
     plain,
 )
-from lightning_unlearn.report.naming import run_name, span
 from lightning_unlearn.report.panels import Grid, Panel, wrapped
 from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.settings.labels import run_name
 from lightning_unlearn.statistics import mean_over_seeds
 
 if TYPE_CHECKING:

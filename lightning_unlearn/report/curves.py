@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_unlearn.report.naming import listing, run_name, setting_name, span
+from lightning_unlearn.report.formatting import join_words, span
 from lightning_unlearn.report.oracles import Setting, matches, named_in
 from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.settings.labels import run_name, setting_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -168,7 +169,7 @@ def per_path(
         return text + still + where
     if len(paths) > FEW:
         return f"{span(values)} by path" + f"{still} on {sum(falls)} of {len(paths)}" * any(falls)
-    return listing(
+    return join_words(
         f"{value} ({name}{', still falling' * falls_on})"
         for value, name, falls_on in zip(values, names, falls, strict=True)
     )
@@ -176,7 +177,7 @@ def per_path(
 
 def among(names: Sequence[str], total: int) -> str:
     """Some of the paths for a sentence: "p = 1 and p = 2", or "7 of 24 paths"."""
-    return listing(names) if len(names) <= FEW else f"{len(names)} of {total} paths"
+    return join_words(names) if len(names) <= FEW else f"{len(names)} of {total} paths"
 
 
 def seeds_on_paths(seeds: Sequence[Sequence[int]], paths: Sequence[Place]) -> str:
@@ -188,5 +189,5 @@ def seeds_on_paths(seeds: Sequence[Sequence[int]], paths: Sequence[Place]) -> st
     parts = []
     for own, named in names.items():
         where = f" on {among(named, len(paths))}" if len(named) < len(paths) else ""
-        parts.append(f"seed{'s' * (len(own) > 1)} {listing(map(str, own))}{where}")
-    return listing(parts) if parts else ""
+        parts.append(f"seed{'s' * (len(own) > 1)} {join_words(map(str, own))}{where}")
+    return join_words(parts) if parts else ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lightning_unlearn.report.depth import FORGOTTEN, OTHER, REFUSAL, depth
+from lightning_unlearn.report.formatting import join_words, number, span
 from lightning_unlearn.report.layout import Layout, names_of_values, rows_of, spread
-from lightning_unlearn.report.naming import listing, number, run_name, setting_name, span
 from lightning_unlearn.report.reading import settings_of, sweep_keys
+from lightning_unlearn.settings.labels import run_name, setting_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +129,7 @@ def _finding(runs: pd.DataFrame) -> str:
     counts = runs["verdict"].value_counts()
     verdict = str(counts.index[0])
     if len(counts) > 1:
-        verdict = listing(f"{name} in {counts[name]}" for name in VERDICTS if name in counts)
+        verdict = join_words(f"{name} in {counts[name]}" for name in VERDICTS if name in counts)
         verdict = f"{verdict} of {len(runs)} seeds"
     moves = []
     for stage in (FORGOTTEN, OTHER, REFUSAL):
@@ -136,7 +137,7 @@ def _finding(runs: pd.DataFrame) -> str:
         half = "" if several else _half(runs, f"{stage} change")
         by = number(runs[f"{stage} change"].mean(), signed=True)
         moves.append(f"{stage} from {before} to {after} ({by}{half})")
-    clauses = [verdict, f"{listing(moves)} nats per token{', mean over seeds' * several}"]
+    clauses = [verdict, f"{join_words(moves)} nats per token{', mean over seeds' * several}"]
     below = int((runs[f"{OTHER} before"] < runs[f"{REFUSAL} before"]).sum())
     if below and "deep" in counts:
         where = f" in {below} of {len(runs)} seeds" * several

@@ -14,11 +14,12 @@ from lightning_unlearn.report.curve_figures import answers_of
 from lightning_unlearn.report.curves import Curves, oracles_of_paths, per_path
 from lightning_unlearn.report.divergence import divergences
 from lightning_unlearn.report.divergence_figure import growth_in_words
+from lightning_unlearn.report.formatting import join_words, number, span
 from lightning_unlearn.report.makers import FIGURES, finite, read_examples
-from lightning_unlearn.report.naming import listing, number, run_name, span
 from lightning_unlearn.report.reading import StudyRecords, read_records
 from lightning_unlearn.report.tradeoff_figure import tradeoffs
 from lightning_unlearn.report.trajectories_figure import overshoots, trajectories_of
+from lightning_unlearn.settings.labels import run_name
 from lightning_unlearn.statistics import mean_over_seeds
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _utility(study: StudyRecords, _: StudyRecords | None) -> str:
         return ""
     found = list(cells_of(study, f"answers/{others[0]}").values())
     return (
-        f"Log-likelihood of the answers of {listing(others)}, in nats per token, against the "
+        f"Log-likelihood of the answers of {join_words(others)}, in nats per token, against the "
         f"unlearning step, {_panels(found)} and stage. A flat curve means that a stage is kept."
     )
 
@@ -82,9 +83,9 @@ def _answers(study: StudyRecords, _: StudyRecords | None) -> str:
         return ""
     stages, paths = list(answers["stage"].unique()), answers["path"].nunique()
     return (
-        f"Log-likelihood of the answers of {listing(stages)} together, in nats per token, against "
-        f"the unlearning step, a panel for each of {paths} paths. If only the forgotten stage "
-        f"falls, forgetting is superficial."
+        f"Log-likelihood of the answers of {join_words(stages)} together, in nats per token, "
+        f"against the unlearning step, a panel for each of {paths} paths. If only the forgotten "
+        f"stage falls, forgetting is superficial."
     )
 
 
@@ -188,7 +189,7 @@ WORDS: dict[str, Callable[[StudyRecords, StudyRecords | None], str]] = {
 
 def _panels(found: Sequence[Curves], curve: str = "path") -> str:
     """How many panels and curves, as a clause."""
-    methods = listing(dict.fromkeys(curves.method for curves in found))
+    methods = join_words(dict.fromkeys(curves.method for curves in found))
     settings = len({curves.setting for curves in found})
     what = "method" if settings < 2 else f"method and each of {settings} settings"
     return f"a curve per {curve} and a panel per {what} ({methods})"

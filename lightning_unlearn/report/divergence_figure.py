@@ -14,9 +14,9 @@ from lightning_unlearn.report.curve_figures import forgotten, tidy
 from lightning_unlearn.report.curves import names_of_paths
 from lightning_unlearn.report.divergence import Divergence, divergences
 from lightning_unlearn.report.drawn import Curve, Part, Thin, Zone
+from lightning_unlearn.report.formatting import short_number, span
 from lightning_unlearn.report.frame import Entry, compose
 from lightning_unlearn.report.looks import PALETTE, Look, colors, folded, plain
-from lightning_unlearn.report.naming import short_number, span
 from lightning_unlearn.report.panels import Panel
 from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.report.sections import with_half

@@ -11,10 +11,11 @@ import numpy as np
 
 from lightning_unlearn.report.curves import Curves
 from lightning_unlearn.report.divergence import Divergence, compared
+from lightning_unlearn.report.formatting import join_words, short_number
 from lightning_unlearn.report.layout import Layout, Row
-from lightning_unlearn.report.naming import listing, setting_name, short_number
 from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.report.sections import Section, csv_of, with_ends, with_half
+from lightning_unlearn.settings.labels import setting_name
 from lightning_unlearn.statistics import Cause, Growth
 from lightning_unlearn.statistics.growth import EVIDENCE, LEAST_FACTOR
 
@@ -177,7 +178,7 @@ def _finding(own: Divergence) -> str:
         f"in {own.causes[cause]} {text}" for cause, text in CAUSES.items() if own.causes[cause]
     ]
     if reasons:
-        clauses.append(listing(reasons))
+        clauses.append(join_words(reasons))
     if fits:
         of = "of the only fit" if len(fits) == 1 else f"of the {len(fits)} fits"
         steps = f"over steps {_median(fits, 'first')} to {_median(fits, 'last')}"

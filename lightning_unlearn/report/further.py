@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_unlearn.report.divergence_tables import divergence_section
+from lightning_unlearn.report.formatting import join_words
 from lightning_unlearn.report.klom import measures_of_probes
 from lightning_unlearn.report.klom_tables import klom_section
-from lightning_unlearn.report.naming import listing
 from lightning_unlearn.report.oracle_distance import oracle_distance
 from lightning_unlearn.report.path_dependence import path_dependence
 from lightning_unlearn.report.reading import StudyRecords, read_records
@@ -84,7 +84,7 @@ def _lacking(study: StudyRecords, read: StudyRecords | None) -> list[str]:
         lacking.append("KLoM (found no margin/GROUP per example of runs and their oracles)")
     if not lacking:
         return []
-    text = f"{listing(lacking)} {'are' if len(lacking) > 1 else 'is'} left out"
+    text = f"{join_words(lacking)} {'are' if len(lacking) > 1 else 'is'} left out"
     return [
         f"{text[0].upper()}{text[1:]}; {'they take' if len(lacking) > 1 else 'it takes'} the "
         "monitor OracleDistance, and oracle: true in the study with its oracles made (--only may "

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from lightning_unlearn.report.curves import among, names_of_paths, seeds_on_paths
+from lightning_unlearn.report.formatting import short_number, short_range, span
 from lightning_unlearn.report.klom import Comparison, Missing, comparisons
 from lightning_unlearn.report.layout import Layout, Row
-from lightning_unlearn.report.naming import setting_name, short_number, short_range, span
 from lightning_unlearn.report.oracle_distance import FORGET
 from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.report.sections import Section, csv_of
+from lightning_unlearn.settings.labels import setting_name
 from lightning_unlearn.statistics.klom import LEAST_MODELS, NoiseFloor, inflation, noise_floor
 
 TITLE = "Distribution over models"

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from lightning_unlearn.report.formatting import number
 from lightning_unlearn.report.latex import bold_latex, escape_latex, table_latex
-from lightning_unlearn.report.naming import number, setting_name
 from lightning_unlearn.report.reading import RUN, forget_stage, settings_of
+from lightning_unlearn.settings.labels import setting_name
 
 if TYPE_CHECKING:
     import pandas as pd

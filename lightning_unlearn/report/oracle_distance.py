@@ -14,16 +14,11 @@ from lightning_unlearn.report.closeness import (
     closeness_of,
 )
 from lightning_unlearn.report.curves import among, names_of_paths, per_path, seeds_on_paths
+from lightning_unlearn.report.formatting import join_words, short_number, short_range
 from lightning_unlearn.report.layout import Layout, Row
-from lightning_unlearn.report.naming import (
-    listing,
-    run_name,
-    setting_name,
-    short_number,
-    short_range,
-)
 from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.report.sections import Section, csv_of, ends_of, with_ends, with_half
+from lightning_unlearn.settings.labels import run_name, setting_name
 from lightning_unlearn.statistics import mean_interval
 
 TITLE = "Distance to the oracle"
@@ -181,7 +176,7 @@ def _without(study: StudyRecords, found: list[OracleDistances]) -> list[str]:
             names.append(run_name(str(method), study.name(setting)))
     if not names:
         return []
-    return [f"{TITLE}: {listing(names)} left out, for want of a finite distance at every step."]
+    return [f"{TITLE}: {join_words(names)} left out, for want of a finite distance at every step."]
 
 
 def _floor(floors: OraclePairs) -> list[str]:

@@ -24,7 +24,6 @@ from lightning_unlearn.report.looks import (
     plain,
 )
 from lightning_unlearn.report.makers import finite
-from lightning_unlearn.report.naming import short_value
 from lightning_unlearn.report.panels import Panel
 from lightning_unlearn.report.paper_cells import LABEL, Cells, Lacking
 from lightning_unlearn.report.paper_table import table_one
@@ -35,6 +34,7 @@ from lightning_unlearn.report.saving import (
     need_matplotlib,
     write_figure,
 )
+from lightning_unlearn.settings.labels import short_value
 from lightning_unlearn.storage.records import write_text
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from lightning_unlearn.report.curve_figures import answers_of, parts_of
 from lightning_unlearn.report.curves import Curves
 from lightning_unlearn.report.frame import Entry, compose
 from lightning_unlearn.report.looks import folded, looks_of_paths
-from lightning_unlearn.report.naming import setting_name
 from lightning_unlearn.report.panels import Panel
 from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.settings.labels import setting_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

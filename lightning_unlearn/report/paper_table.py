@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.report.formatting import DECIMALS, number
 from lightning_unlearn.report.latex import bold_latex, escape_latex, table_latex
 from lightning_unlearn.report.layout import escape, names_of_values
-from lightning_unlearn.report.naming import DECIMALS, number, setting_name
 from lightning_unlearn.report.reading import settings_of, sweep_keys
 from lightning_unlearn.report.scores import scores
+from lightning_unlearn.settings.labels import setting_name
 from lightning_unlearn.statistics import Interval, mean_interval
 
 if TYPE_CHECKING:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_unlearn.report.formatting import join_words, short_number
 from lightning_unlearn.report.layout import Layout, Row, names_of_values
-from lightning_unlearn.report.naming import listing, run_name, setting_name, short_number
 from lightning_unlearn.report.reading import StudyRecords, ends, settings_of, sweep_keys
 from lightning_unlearn.report.recency import last_less_others
 from lightning_unlearn.report.sections import Section, csv_of, ends_of
+from lightning_unlearn.settings.labels import run_name, setting_name
 from lightning_unlearn.statistics import IntraclassCorrelation, icc1
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _finding(found: dict[str, IntraclassCorrelation]) -> str:
             test = f"F({index.between}, {index.within}) = {short_number(index.f)}, {p}"
             part += f" (95 % {low} to {high}; {test})"
         parts.append(part)
-    return f"share of the variance over runs that lies between paths: {listing(parts)}"
+    return f"share of the variance over runs that lies between paths: {join_words(parts)}"
 
 
 def _why(scores: pd.DataFrame) -> str:

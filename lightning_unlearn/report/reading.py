@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lightning_unlearn.errors import InputError, visible
-from lightning_unlearn.report.naming import setting_name
 from lightning_unlearn.report.oracles import Oracles, Setting
+from lightning_unlearn.settings.labels import setting_name
 
 if TYPE_CHECKING:
     import pandas as pd

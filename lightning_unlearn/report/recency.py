@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.naming import DECIMALS, listing, number, run_name, setting_name, span
+from lightning_unlearn.report.formatting import DECIMALS, join_words, number, span
 from lightning_unlearn.report.reading import settings_of, sweep_keys
+from lightning_unlearn.settings.labels import run_name, setting_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +117,7 @@ def _finding(rows: pd.DataFrame) -> str:
         return "no forget score was measured, so positions cannot be compared"
     means = _by_position(known)
     notes = _notes(known, len(rows) - len(known))
-    listed = listing(f"{number(score)} (p = {p})" for p, score in means.items())
+    listed = join_words(f"{number(score)} (p = {p})" for p, score in means.items())
     paths = known["path"].unique()
     if len(means) == 1:
         ((position, score),) = means.items()
@@ -131,7 +132,7 @@ def _finding(rows: pd.DataFrame) -> str:
     elif len(slowest) == len(means):
         verb = "no position forgot slower than another"
     else:
-        verb = f"positions {listing(map(str, slowest))} tie as the slowest"
+        verb = f"positions {join_words(map(str, slowest))} tie as the slowest"
     finding = f"{verb}, with forget scores of {listed} nats per token"
     return "; ".join(
         [finding, _last(known, means, slowest), *_seeds(known, slowest), *_effect(known), *notes]
@@ -197,7 +198,7 @@ def _notes(known: pd.DataFrame, dropped: int) -> list[str]:
         for counts, what in ((paths, "paths per position"), (seeds, "seeds per path"))
         if counts.max() > 1
     ]
-    notes = [f"scores are means over {listing(over)}"] if over else []
+    notes = [f"scores are means over {join_words(over)}"] if over else []
     if dropped:
         runs = (
             "1 run without a forget score is"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lightning_unlearn.report.formatting import short_number
 from lightning_unlearn.report.layout import Layout, bullets
-from lightning_unlearn.report.naming import short_number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.report.formatting import DECIMALS
 from lightning_unlearn.report.layout import Layout, names_of_values, rows_of, spread
-from lightning_unlearn.report.naming import DECIMALS
 from lightning_unlearn.report.reading import sweep_keys
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_unlearn.report.curves import Curves, curves_of
-from lightning_unlearn.report.naming import listing, short_number, span
+from lightning_unlearn.report.formatting import join_words, short_number, span
 from lightning_unlearn.report.reading import StudyRecords, read_records
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def ends_table(ends: dict[str, tuple[float, float]]) -> tuple[Table, str]:
             first, last = ends[name]
             cells = (f"{first:.4f}", f"{last:.4f}", _change(last - first))
             table.add_row(name, *cells, end_section=name == names[-1])
-    return table, f"Not shown: {listing(left_out)}." if left_out else ""
+    return table, f"Not shown: {join_words(left_out)}." if left_out else ""
 
 
 def _change(value: float) -> str:

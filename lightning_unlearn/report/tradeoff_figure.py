@@ -11,9 +11,9 @@ from lightning_unlearn.report.bands import band_of
 from lightning_unlearn.report.curve_figures import forgotten, tidy
 from lightning_unlearn.report.curves import Place
 from lightning_unlearn.report.drawn import Cross, Level, Part, Spots, Thin
+from lightning_unlearn.report.formatting import span
 from lightning_unlearn.report.frame import Entry, compose
 from lightning_unlearn.report.looks import Looks, folded, looks_of_paths
-from lightning_unlearn.report.naming import span
 from lightning_unlearn.report.panels import Panel
 from lightning_unlearn.report.reading import StudyRecords
 

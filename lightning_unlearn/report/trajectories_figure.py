@@ -14,9 +14,9 @@ from lightning_unlearn.report.curves import Curves, Place, oracles_of_paths
 from lightning_unlearn.report.drawn import GREY, Curve, Level, Part, Spots, Thin, Words, Zone
 from lightning_unlearn.report.frame import Entry, compose
 from lightning_unlearn.report.looks import Looks, folded, looks_of_paths
-from lightning_unlearn.report.naming import run_name
 from lightning_unlearn.report.panels import Panel
 from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.settings.labels import run_name
 from lightning_unlearn.statistics import half_width, mean_over_seeds
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from study_tables import FOUR, Tables, drawn
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.report import depth_findings, summarize
-from lightning_unlearn.report.naming import short_number, short_range
+from lightning_unlearn.report.formatting import short_number, short_range
 
 
 def changed(records, examples, drop=None, **keys):

@@ -17,14 +17,13 @@ from lightning_unlearn.report import (
     render,
     save_figures,
     scores,
-    short_names,
-    short_value,
     summarize,
 )
 from lightning_unlearn.report.arrangement import arrange, cells_of, oracles_of, same_for_all
 from lightning_unlearn.report.looks import looks_of_paths
 from lightning_unlearn.report.oracles import Oracles
 from lightning_unlearn.report.reading import read_records
+from lightning_unlearn.settings.labels import short_names, short_value
 
 LR, BETA = "data.unlearn.lr", "trainer.callbacks.beta"
 FIRST, LAST = ("f-a-b", 1), ("a-b-f", 3)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_unlearn.errors import visible
-from lightning_unlearn.report.naming import short_number
+from lightning_unlearn.report.formatting import short_number
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

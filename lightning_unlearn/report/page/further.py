@@ -9,11 +9,12 @@ import numpy as np
 from lightning_unlearn.report.bands import spread_over_seeds
 from lightning_unlearn.report.curves import Curves, curves_of, names_of_paths, oracles_of_paths
 from lightning_unlearn.report.divergence import divergences
-from lightning_unlearn.report.naming import setting_name, short_number
+from lightning_unlearn.report.formatting import short_number
 from lightning_unlearn.report.page.chart import Chart, Series
 from lightning_unlearn.report.page.lines import LIKELIHOOD, SQUARED, Floats
 from lightning_unlearn.report.page.looks import PathLooks
 from lightning_unlearn.report.page.source import Told
+from lightning_unlearn.settings.labels import setting_name
 from lightning_unlearn.statistics import Growth, exponential_growth, mean_over_seeds
 
 # More pairs than these are one curve with a band.

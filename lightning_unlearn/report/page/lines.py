@@ -11,10 +11,10 @@ from lightning_unlearn.report.bands import spread_over_seeds
 from lightning_unlearn.report.closeness import between_oracles, closeness_of
 from lightning_unlearn.report.curves import Curves, Place, curves_of
 from lightning_unlearn.report.looks import PALETTE
-from lightning_unlearn.report.naming import setting_name
 from lightning_unlearn.report.page.chart import Chart, Level, Series
 from lightning_unlearn.report.page.looks import PathLooks
 from lightning_unlearn.report.page.source import Told
+from lightning_unlearn.settings.labels import setting_name
 from lightning_unlearn.statistics import mean_over_seeds
 
 LIKELIHOOD = "nats per token"

@@ -14,11 +14,11 @@ from lightning_unlearn.report.curves import Place
 from lightning_unlearn.report.depth import depth
 from lightning_unlearn.report.depth_tables import depth_layout
 from lightning_unlearn.report.layout import Layout
-from lightning_unlearn.report.naming import run_name
 from lightning_unlearn.report.reading import StudyRecords, read_records
 from lightning_unlearn.report.scores import scores
 from lightning_unlearn.report.summary import Summary, has_depths, summarize
 from lightning_unlearn.report.tables import scores_layout
+from lightning_unlearn.settings.labels import run_name
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from lightning_unlearn.report.formatting import number, short_number
 from lightning_unlearn.report.layout import Layout
-from lightning_unlearn.report.naming import number, setting_name, short_number
 from lightning_unlearn.report.page.looks import path_shown
 from lightning_unlearn.report.page.markup import Markup, element, escape, join, name
 from lightning_unlearn.report.page.source import Told
+from lightning_unlearn.settings.labels import setting_name
 
 
 def table(

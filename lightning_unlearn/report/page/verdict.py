@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_unlearn.report.closeness import OracleDistances, between_oracles, closeness_of
-from lightning_unlearn.report.naming import listing, run_name, setting_name, short_number
+from lightning_unlearn.report.formatting import join_words, short_number
 from lightning_unlearn.report.page.source import Told
 from lightning_unlearn.report.recency import recency
+from lightning_unlearn.settings.labels import run_name, setting_name
 from lightning_unlearn.statistics import mean_interval
 from lightning_unlearn.statistics.icc import clipped
 
@@ -115,7 +116,7 @@ def _headline(shares: list[_Share], clear: list[_Share]) -> str:
     names = [share.name for share in shares]
     if len(clear) == len(shares):
         where = (
-            f"under {listing(names)}"
+            f"under {join_words(names)}"
             if len(names) <= FEW
             else f"in all {len(names)} methods and settings"
         )
@@ -130,7 +131,8 @@ def _headline(shares: list[_Share], clear: list[_Share]) -> str:
     rest = [share.name for share in shares if share not in clear]
     return (
         f"The outcome depends on the path, beyond seeds, under "
-        f"{listing(share.name for share in clear)}; under {listing(rest)} that cannot be told."
+        f"{join_words(share.name for share in clear)}; "
+        f"under {join_words(rest)} that cannot be told."
     )
 
 
@@ -147,7 +149,7 @@ def _explained(shares: list[_Share]) -> str:
         else f"{_percent(share.index)} % under {share.name} (no interval: seeds are alike)"
         for share in shares
     ]
-    return f"The path explains {listing(parts)} {what}; the rest is seeds."
+    return f"The path explains {join_words(parts)} {what}; the rest is seeds."
 
 
 def _least(shares: list[_Share]) -> list[str]:
@@ -193,7 +195,7 @@ def _spread(told: Told) -> list[str]:
         f"{short_number(low)} to {short_number(high)} under {key}"
         for key, (low, high) in ends.items()
     ]
-    text = f"By path, the mean forget score is {listing(parts)} nats per token"
+    text = f"By path, the mean forget score is {join_words(parts)} nats per token"
     return [f"{text}: paths end closest under {closest}." if len(ends) > 1 else f"{text}."]
 
 
@@ -209,7 +211,7 @@ def _last(told: Told, shares: list[_Share]) -> list[str]:
     if effects and len(effects) <= FEW:
         counted.append(
             "The last position's forget score less the mean of the others' is "
-            f"{listing(effects)}, with 95 % intervals over seeds."
+            f"{join_words(effects)}, with 95 % intervals over seeds."
         )
     return counted
 
@@ -239,7 +241,7 @@ def _oracle(told: Told) -> list[str]:
         )
     late = [own for own in every if len(set(own.steps)) > 1]
     if late:
-        names = listing(
+        names = join_words(
             run_name(own.distance.method, setting_name(own.distance.keys, own.distance.setting))
             for own in late[:FEW]
         )
@@ -269,11 +271,11 @@ def _on_depth(told: Told) -> Verdict:
             {"Found": told.summary.findings[:FEW]} if told.summary.findings else {},
         )
     known = table[table["verdict"].notna()]
-    by_path = known.groupby("path")["verdict"].agg(lambda values: listing(dict.fromkeys(values)))
+    by_path = known.groupby("path")["verdict"].agg(lambda values: join_words(dict.fromkeys(values)))
     kinds = [kind for kind in DEPTH if (by_path == kind).any()]
-    parts = [f"{kind} on {listing(by_path[by_path == kind].index)}" for kind in kinds]
+    parts = [f"{kind} on {join_words(by_path[by_path == kind].index)}" for kind in kinds]
     mixed = by_path[~by_path.isin(DEPTH)]
-    parts += [f"different from seed to seed on {listing(mixed.index)}"] if len(mixed) else []
+    parts += [f"different from seed to seed on {join_words(mixed.index)}"] if len(mixed) else []
     if len(by_path) < 2:
         return Verdict(f"There is one order, and forgetting was {parts[0]}.", {"Deep?": counts})
     same = len(kinds) == 1 and mixed.empty
@@ -282,5 +284,5 @@ def _on_depth(told: Told) -> Verdict:
         if same
         else "How deep forgetting goes depends on the order of the stages."
     )
-    answers = {"By order": [f"Forgetting was {listing(parts)}."]} if not same else {}
+    answers = {"By order": [f"Forgetting was {join_words(parts)}."]} if not same else {}
     return Verdict(headline, {**answers, "In counts": counts})
