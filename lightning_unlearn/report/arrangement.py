@@ -6,10 +6,9 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.curves import Curves, Place, curves_of
+from lightning_unlearn.report.curves import Curves, PathPosition, curves_of
 from lightning_unlearn.report.looks import Looks
-from lightning_unlearn.report.oracles import Setting
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.reading import Setting, StudyRecords
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,14 +49,14 @@ def cells_of(study: StudyRecords, measure: str) -> dict[Trial, Curves]:
     return {(c.method, study.settings.index(c.setting)): c for c in curves_of(study, measure)}
 
 
-def oracles_of(study: StudyRecords, measure: str, curves: Curves) -> dict[Place, float]:
+def oracles_of(study: StudyRecords, measure: str, curves: Curves) -> dict[PathPosition, float]:
     """The oracles' values, means over their seeds, of the paths that have one."""
     values = {path: study.oracles.value(measure, *path, curves.setting) for path in curves.paths}
     return {path: value for path, value in values.items() if math.isfinite(value)}
 
 
 def means_of_looks(
-    oracles: Mapping[Place, float], looks: Looks
+    oracles: Mapping[PathPosition, float], looks: Looks
 ) -> dict[tuple[Hashable, ...], float]:
     """The mean of the oracles of all paths that look alike, by look."""
     values: dict[tuple[Hashable, ...], list[float]] = {}
@@ -66,7 +65,9 @@ def means_of_looks(
     return {key: sum(found) / len(found) for key, found in values.items()}
 
 
-def same_for_all(panels: Sequence[tuple[Curves, Mapping[Place, float]]], looks: Looks) -> bool:
+def same_for_all(
+    panels: Sequence[tuple[Curves, Mapping[PathPosition, float]]], looks: Looks
+) -> bool:
     """Whether in each panel with an oracle all paths have one, and all looks the same on the mean.
 
     Args:

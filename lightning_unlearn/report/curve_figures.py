@@ -16,8 +16,7 @@ from lightning_unlearn.report.arrangement import (
     oracles_of,
     same_for_all,
 )
-from lightning_unlearn.report.bands import Band, band_of
-from lightning_unlearn.report.curves import Curves, Place
+from lightning_unlearn.report.curves import Band, Curves, PathPosition, band_of
 from lightning_unlearn.report.drawn import GREY, Curve, Level, Part, Thin
 from lightning_unlearn.report.formatting import span
 from lightning_unlearn.report.frame import Entry, compose
@@ -48,7 +47,7 @@ class Drawing:
     def __init__(self, study: StudyRecords, looks: Looks) -> None:
         self.study, self.looks = study, looks
         self.measures: dict[str, dict[Trial, Curves]] = {}
-        self.oracles: dict[tuple[str, Trial], dict[Place, float]] = {}
+        self.oracles: dict[tuple[str, Trial], dict[PathPosition, float]] = {}
 
     def curves(self, measure: str, cell: Trial) -> Curves | None:
         """The curves of a panel; None where nothing was measured."""
@@ -222,7 +221,7 @@ def answers_figure(study: StudyRecords) -> Figure | None:
 
 
 def _answers_panel(
-    own: Mapping[str, Curves], place: Place, name: str, looks: Looks, study: StudyRecords
+    own: Mapping[str, Curves], place: PathPosition, name: str, looks: Looks, study: StudyRecords
 ) -> Panel | None:
     parts: list[Part] = []
     for stage, curves in own.items():

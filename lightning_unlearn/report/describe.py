@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.report.analysis.divergence import divergences
+from lightning_unlearn.report.analysis.oracle_distance import oracle_distances
 from lightning_unlearn.report.arrangement import cells_of
-from lightning_unlearn.report.closeness import closeness_of
 from lightning_unlearn.report.curve_figures import answers_of
 from lightning_unlearn.report.curves import Curves, oracles_of_paths, per_path
-from lightning_unlearn.report.divergence import divergences
 from lightning_unlearn.report.divergence_figure import growth_in_words
 from lightning_unlearn.report.formatting import join_words, number, span
 from lightning_unlearn.report.makers import FIGURES, finite, read_examples
@@ -34,7 +34,7 @@ def describe(name: str, records: pd.DataFrame, examples: pd.DataFrame | None = N
 
     Args:
         name: such as "forget"; with or without a suffix.
-        records: as for `lightning_unlearn.report.save_figures`.
+        records: as for `save_figures`.
         examples: the same.
 
     Returns:
@@ -90,7 +90,7 @@ def _answers(study: StudyRecords, _: StudyRecords | None) -> str:
 
 
 def _oracle(study: StudyRecords, _: StudyRecords | None) -> str:
-    found = {own.distance.name: own for own in closeness_of(study, "forget")}
+    found = {own.distance.name: own for own in oracle_distances(study, "forget")}
     if not found:
         return ""
 

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_unlearn.report.analysis.divergence import Divergence, divergences
 from lightning_unlearn.report.arrangement import arrange
-from lightning_unlearn.report.bands import Band, log_band_of
 from lightning_unlearn.report.curve_figures import forgotten, tidy
-from lightning_unlearn.report.curves import names_of_paths
-from lightning_unlearn.report.divergence import Divergence, divergences
+from lightning_unlearn.report.curves import Band, log_band_of, names_of_paths
 from lightning_unlearn.report.drawn import Curve, Part, Thin, Zone
 from lightning_unlearn.report.formatting import short_number, span
 from lightning_unlearn.report.frame import Entry, compose
 from lightning_unlearn.report.looks import PALETTE, Look, colors, folded, plain
 from lightning_unlearn.report.panels import Panel
 from lightning_unlearn.report.reading import StudyRecords
-from lightning_unlearn.report.sections import with_half
+from lightning_unlearn.report.sections.base import with_half
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lightning_unlearn.report.bands import Band
+from lightning_unlearn.report.curves import Band
 from lightning_unlearn.report.looks import Look
 
 if TYPE_CHECKING:

@@ -63,7 +63,7 @@ def save_figures(
     The same records give the same bytes with the same version of matplotlib.
 
     Args:
-        records: as for `lightning_unlearn.report.scores`; a table without rows needs no columns.
+        records: as for `scores`; a table without rows needs no columns.
         folder: where the figures go; files of the same name are replaced.
         examples: the values per example, with the columns of the records and `example`.
         formats: "png", "pdf" (vectors) or both.
@@ -73,7 +73,7 @@ def save_figures(
 
     Raises:
         InputError: matplotlib is not installed, the folder cannot be made, a format is unknown, or
-            the records are wrong as described for `lightning_unlearn.report.scores`.
+            the records are wrong as described for `scores`.
     """
     need_matplotlib()
     check_formats(tuple(formats))

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.arrangement import arrange
-from lightning_unlearn.report.closeness import (
+from lightning_unlearn.report.analysis.oracle_distance import (
     OracleDistances,
     OraclePairs,
     between_oracles,
-    closeness_of,
+    oracle_distances,
 )
+from lightning_unlearn.report.arrangement import arrange
 from lightning_unlearn.report.curve_figures import forgotten, parts_of, seeds_note, tidy
 from lightning_unlearn.report.drawn import Curve, Level, Part, Spots, Zone
 from lightning_unlearn.report.frame import Entry, compose
@@ -41,7 +41,7 @@ def oracle_figure(study: StudyRecords, examples: StudyRecords | None = None) -> 
     data = study.runs[study.runs["metric"] == MEASURE]
     found = {
         (o.distance.method, study.settings.index(o.distance.setting)): o
-        for o in closeness_of(study, "forget")
+        for o in oracle_distances(study, "forget")
     }
     if not found:
         return None

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_unlearn.report.arrangement import cells_of
-from lightning_unlearn.report.bands import band_of
 from lightning_unlearn.report.curve_figures import titled_once
+from lightning_unlearn.report.curves import band_of
 from lightning_unlearn.report.drawn import Curve, Part
 from lightning_unlearn.report.frame import Entry, compose
 from lightning_unlearn.report.looks import (
@@ -84,14 +84,14 @@ def paper_figures(
     drawing of the set-up.
 
     Args:
-        records: as for `lightning_unlearn.report.scores`.
+        records: as for `scores`.
         examples: not needed so far; taken so that all figures of a study are called alike.
 
     Returns:
         To be called within `lightning_unlearn.report.looks.drawing_style()`.
 
     Raises:
-        InputError: as for `lightning_unlearn.report.scores`.
+        InputError: as for `scores`.
     """
     found, _ = _plan(records)
     return found

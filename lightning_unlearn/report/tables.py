@@ -1,77 +1,384 @@
-"""The scores of a study as Markdown, as CSV and as a table for the terminal."""
+"""Tables of runs: one list of columns, written as Markdown, LaTeX, HTML and for the terminal."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import html
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
-from lightning_unlearn.report.formatting import DECIMALS
-from lightning_unlearn.report.layout import Layout, names_of_values, rows_of, spread
-from lightning_unlearn.report.reading import sweep_keys
+from lightning_unlearn.errors import visible
+from lightning_unlearn.report.formatting import DECIMALS, MISSING, number
+from lightning_unlearn.report.reading import by_condition
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+SEVERAL = "Several seeds: mean (lowest to highest)."
+# Pieces of a cell's text, and whether each is bold.
+Cell = Sequence[tuple[str, bool]]
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    # After the \\ of the row before, a bracket would be read as its argument.
+    "[": "{[}",
+    "]": "{]}",
+    "\u00b1": r"$\pm$",
+    "\u2212": "$-$",
+    "\u00b7": r"$\cdot$",
+    "\u2192": r"$\to$",
+    "\u2191": r"$\uparrow$",
+}
+_LATEX_SIGN = re.compile("|".join(map(re.escape, _LATEX)))
 
 
-def markdown(scores: pd.DataFrame) -> str:
-    """The scores as a GitHub table: rows are paths by position, grouped by method and setting.
+@dataclass(frozen=True)
+class Row:
+    """One row of a table, mostly of one method, setting and path, all seeds together.
 
-    Several seeds are drawn together as mean (lowest to highest). Within a method and setting with
-    several paths the lowest forget score is bold. Names are escaped.
-
-    Args:
-        scores: what `lightning_unlearn.report.scores` returns.
-
-    Returns:
-        The table and a line on how to read it, ending in a newline.
+    Attributes:
+        method: its label.
+        setting: in words; "" where there is none.
+        position: of the forget stage; 0 for a row of all paths.
+        path: the stages, joined by "-"; "" for a row of all paths.
+        seeds: how many.
+        data: what the columns read.
+        bold: headings of the columns whose cells stand out.
     """
-    return scores_layout(scores).markdown()
+
+    method: str
+    setting: str
+    position: int
+    path: str
+    seeds: int
+    data: Any
+    bold: Sequence[str] = ()
 
 
-def csv(table: pd.DataFrame) -> str:
-    """Scores, or depths, as CSV.
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
 
-    Args:
-        table: what `lightning_unlearn.report.scores` or `lightning_unlearn.report.depth` returns.
-
-    Returns:
-        One row per run at full precision; a missing value is an empty field.
+    Attributes:
+        heading: over it.
+        text: gives the text of a row's cell.
+        is_name: whether texts are names, which are aligned to the left; numbers are to the right.
+        once: whether a cell is left empty where the row before has the same.
+        whole: names of at most so many characters are not broken in a terminal.
+        is_path: whether texts are paths, whose forget stage is bold.
+        shade: gives how dark a row's cell is in HTML, from 0 to 1; None for no shade.
     """
-    return str(table.to_csv(index=False, lineterminator="\n"))
+
+    heading: str
+    text: Callable[[Row], str]
+    is_name: bool = False
+    once: bool = False
+    whole: int | None = None
+    is_path: bool = False
+    shade: Callable[[Row], float | None] | None = None
+
+    def cell(self, row: Row) -> Cell:
+        """The cell of a row."""
+        if not self.is_path:
+            return [(self.text(row), self.heading in row.bold)]
+        stages = enumerate(self.text(row).split("-"), start=1)
+        pieces = [(("-", False), (stage, place == row.position)) for place, stage in stages]
+        return list(chain.from_iterable(pieces))[1:]
 
 
-def render(scores: pd.DataFrame) -> Table:
-    """The table of `markdown` for the terminal; print it with `rich.console.Console().print`."""
-    return scores_layout(scores).render()
+METHOD = Column("method", lambda row: row.method, is_name=True, once=True)
+SETTING = Column("setting", lambda row: row.setting or MISSING, is_name=True, once=True, whole=24)
+POSITION = Column("p", lambda row: str(row.position))
+PATH = Column("path", lambda row: row.path, is_name=True, whole=32, is_path=True)
+SEEDS = Column("seeds", lambda row: str(row.seeds))
 
 
-def scores_layout(scores: pd.DataFrame) -> Layout:
-    """The table of what `lightning_unlearn.report.scores` returns."""
-    sweep = sweep_keys(scores, "forget_score")
-    names = names_of_values(scores, sweep)
+@dataclass(frozen=True)
+class Table:
+    """A table, ready to be written.
 
-    def cells(runs: pd.DataFrame) -> list[str]:
-        return [spread(runs[name], name.endswith((" accuracy change", "_gap"))) for name in names]
+    Attributes:
+        columns: from left to right.
+        rows: from top to bottom; those of one method and setting follow each other.
+        note: how to read it.
+    """
 
-    rows = rows_of(scores, sweep, cells, _slowest)
-    notes = []
-    if any(row.bold is not None for row in rows):
-        whose = "method and setting" if sweep else "method"
-        notes.append(f"Bold: the lowest forget score of a {whose}, where forgetting was slowest.")
-    if "oracle_gap" in names:
-        notes.append(
-            "Oracle gap: mean log-likelihood of label and paraphrases after unlearning, less that "
-            "of the model retrained without the forget stage."
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """The table and its note for GitHub, with names escaped, ending in a newline."""
+        lines = [
+            [escape(column.heading) for column in self.columns],
+            ["---" if column.is_name else "---:" for column in self.columns],
+            *([_marked(cell, escape, "**{}**") for cell in cells] for _, cells, _ in self._body()),
+        ]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return "\n\n".join(filter(None, [table, escape(self.note)])) + "\n"
+
+    def latex(self, caption: str = "") -> str:
+        """The table and its note as a float for the LaTeX package booktabs, names escaped.
+
+        Args:
+            caption: over the table; "" for none.
+        """
+        lines = []
+        for place, (_, cells, begins) in enumerate(self._body()):
+            if place == 0 or (begins and PATH in self.columns):
+                lines.append(r"\midrule")
+            lines.append(latex_row([latex_cell(cell) for cell in cells]))
+        head = latex_row([escape_latex(column.heading) for column in self.columns])
+        alignment = "".join("l" if column.is_name else "r" for column in self.columns)
+        return latex_float(alignment, [head, *lines], self.note, caption)
+
+    def html(self, caption: str, kind: str = "") -> str:
+        """The table and its note for a page; it scrolls sideways where there is no room.
+
+        Args:
+            caption: what it is, for those who cannot see where it stands.
+            kind: CSS class of the table; "" for none.
+        """
+        head = "".join(f'<th scope="col">{_html_head(column)}</th>' for column in self.columns)
+        body = ""
+        for row, cells, _ in self._body():
+            pairs = enumerate(zip(self.columns, cells, strict=True))
+            parts = (_html_cell(column, row, cell, place == 0) for place, (column, cell) in pairs)
+            body += f"<tr>{''.join(parts)}</tr>"
+        name, class_ = _html(caption), f' class="{kind}"' if kind else ""
+        note = f'<p class="note">{_html(self.note)}</p>' if self.note else ""
+        # Reached by keyboard, so that it can be scrolled without a mouse.
+        return (
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table{class_}>'
+            f'<caption class="unseen">{name}</caption><thead><tr>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>{note}"
         )
-    return Layout(bool(sweep), [*map(_heading, names)], rows, notes)
+
+    def rich(self, title: str | None = None) -> RichTable:
+        """The table for the terminal, with its note as caption."""
+        from rich import box
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        caption = Text(self.note) if self.note else None
+        table = RichTable(title=title, box=box.SIMPLE_HEAD, caption=caption)
+        # A column that may wrap is narrowed first, and then put back to its least width: what must
+        # stay whole is better not to wrap at all.
+        for column in self.columns:
+            texts = [column.text(row) for row in self.rows]
+            if column.is_name:
+                widest = max(map(len, texts), default=0)
+                least = None if column.whole is None else min(widest, column.whole)
+                whole = widest == least
+            else:
+                least = max((len(word) for text in texts for word in text.split()), default=0)
+                whole = len(column.heading) <= least and all(len(t.split()) < 2 for t in texts)
+            table.add_column(
+                Text(column.heading),
+                justify="left" if column.is_name else "right",
+                overflow="fold",
+                min_width=least,
+                no_wrap=whole,
+            )
+        for _, cells, begins in self._body():
+            if begins:
+                table.add_section()
+            table.add_row(*map(_rich_cell, self.columns, cells))
+        return table
+
+    def _body(self) -> Iterable[tuple[Row, list[Cell], bool]]:
+        """The rows with their cells, and whether a row differs in what is said once."""
+        before: list[str] = []
+        for row in self.rows:
+            once = [column.text(row) if column.once else "" for column in self.columns]
+            pairs = enumerate(zip(once, before, strict=False))
+            # The first column that says something new.
+            new = next((place for place, (own, last) in pairs if own != last), len(before))
+            yield (
+                row,
+                [
+                    [] if column.once and place < new else column.cell(row)
+                    for place, column in enumerate(self.columns)
+                ],
+                new < len(once),
+            )
+            before = once
 
 
-def _slowest(paths: list[pd.DataFrame]) -> list[int | None]:
-    """The forget score, which is the first cell, of the paths where it is lowest."""
-    means = [round(runs["forget_score"].mean(), DECIMALS) for runs in paths]
-    lowest = min((mean for mean in means if mean == mean), default=None)
-    return [0 if len(paths) > 1 and mean == lowest else None for mean in means]
+def table_of_runs(
+    columns: Sequence[Column],
+    rows: Sequence[Row],
+    notes: Sequence[str],
+    swept: bool,
+    by_path: bool = True,
+    spread: str = SEVERAL,
+) -> Table:
+    """A table whose first columns say which runs a row is of.
+
+    Args:
+        columns: the others.
+        rows: those of one method and setting follow each other.
+        notes: sentences on how to read it.
+        swept: whether the study has sweep keys, so that settings are shown.
+        by_path: whether rows are of single paths; otherwise neither paths nor seeds are shown.
+        spread: one more note, for rows by path of several seeds.
+    """
+    first = [METHOD, *([SETTING] if swept else []), *([POSITION, PATH] if by_path else [])]
+    if by_path and any(row.seeds > 1 for row in rows):
+        return Table([*first, SEEDS, *columns], rows, " ".join([*notes, spread]))
+    return Table([*first, *columns], rows, " ".join(notes))
 
 
-def _heading(name: str) -> str:
-    return {"forget_score": "forget score", "oracle_gap": "oracle gap"}.get(name, name)
+def rows_of(table: pd.DataFrame, before: str, lowest: str = "") -> list[Row]:
+    """Rows of the paths by position, grouped by method and setting; their data are the runs.
+
+    Args:
+        table: a row per run, with the columns of `RUN` and the sweep keys.
+        before: the column after the sweep keys.
+        lowest: a column, of which the cells with the lowest mean over seeds of a method and setting
+            stand out, in the column of this heading with spaces for "_"; "" for none.
+    """
+    rows = []
+    for own, runs in by_condition(table, before):
+        paths = sorted(runs.groupby(["path", "position"], sort=False), key=lambda item: item[0][1])
+        means = [round(part[lowest].mean(), DECIMALS) for _, part in paths] if lowest else []
+        least = min((mean for mean in means if mean == mean), default=None)
+        for place, ((path, position), part) in enumerate(paths):
+            stands_out = len(means) > 1 and means[place] == least
+            bold = [lowest.replace("_", " ")] if stands_out else []
+            rows.append(Row(own.method, own.words, int(position), path, len(part), part, bold))
+    return rows
+
+
+def mean_and_range(values: pd.Series, signed: bool = False) -> str:
+    """The value of one seed, or mean (lowest to highest) of several."""
+    known = values.dropna()
+    if known.empty:
+        return MISSING
+    mean = number(known.mean(), signed)
+    if len(values) == 1:
+        return mean
+    missing = f", {len(known)} of {len(values)} seeds" if len(known) < len(values) else ""
+    return f"{mean} ({number(known.min(), signed)} to {number(known.max(), signed)}{missing})"
+
+
+def csv(table: pd.DataFrame | Sequence[Mapping[str, Any]]) -> str:
+    """A table as CSV: one line per row at full precision; a missing value is an empty field.
+
+    Args:
+        table: what `scores` or `depth` returns,
+            or rows by column, which are in the order of their first appearance.
+    """
+    import pandas as pd
+
+    return str(pd.DataFrame(table).to_csv(index=False, lineterminator="\n"))
+
+
+def bullets(sentences: Sequence[str]) -> str:
+    """Sentences as a Markdown list; "" where there are none."""
+    return "".join(f"- {line}\n" for line in sentences)
+
+
+def escape(text: str) -> str:
+    """`text` as plain characters of one Markdown table cell."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", " ".join(text.split()))
+
+
+def escape_latex(text: str) -> str:
+    """`text` as plain letters of LaTeX, on one line."""
+    plain = _LATEX_SIGN.sub(lambda found: _LATEX[found[0]], " ".join(text.split()))
+    # The unit of distances, (nats per token)^2.
+    plain = plain.replace(r")\textasciicircum{}2", ")$^2$")
+    # Two hyphens would be set as a dash, and one before a number is a minus.
+    return re.sub(r"(?<![\w}-])-(?=\d)", "$-$", re.sub(r"-(?=-)", "-{}", plain))
+
+
+def latex_row(cells: Sequence[str]) -> str:
+    """Escaped cells as a row."""
+    return rf"{' & '.join(cells)} \\"
+
+
+def latex_cell(cell: Cell) -> str:
+    """A cell as LaTeX."""
+    return _marked(cell, escape_latex, r"\textbf{{{}}}")
+
+
+def latex_float(alignment: str, lines: Sequence[str], note: str = "", caption: str = "") -> str:
+    """A table float with rules of booktabs, ending in a newline.
+
+    Args:
+        alignment: "l" or "r" for each column.
+        lines: finished rows and rules.
+        note: what stands under the table, not escaped yet; "" for none.
+        caption: over the table, likewise.
+    """
+    under = [r"\par\smallskip", rf"\parbox{{\linewidth}}{{\footnotesize {escape_latex(note)}}}"]
+    return "\n".join(
+        [
+            *(r"\begin{table}[tbp]", r"\centering", r"\small"),
+            *([rf"\caption{{{escape_latex(caption)}}}"] if caption else []),
+            *(rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", *lines, r"\bottomrule"),
+            r"\end{tabular}",
+            *(under if note else []),
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _marked(cell: Cell, escaped: Callable[[str], str], bold: str) -> str:
+    """A cell as text of a format, with `bold` around its bold pieces."""
+    return "".join(
+        bold.format(escaped(text)) if is_bold else escaped(text) for text, is_bold in cell
+    )
+
+
+def _rich_cell(column: Column, cell: Cell) -> Text:
+    from rich.text import Text
+
+    bold = not column.is_name and any(is_bold for _, is_bold in cell)
+    return Text("".join(text for text, _ in cell), "bold" if bold else "")
+
+
+def _html(text: str) -> str:
+    return html.escape(visible(text, lines=True), quote=True)
+
+
+def _html_head(column: Column) -> str:
+    return _html_number(column.heading, False) if column.shade else _html(column.heading)
+
+
+def _html_cell(column: Column, row: Row, cell: Cell, is_first: bool) -> str:
+    if column.is_name:
+        tag, end = ('th scope="row"', "th") if is_first else ("td", "td")
+        name = _marked(cell, _html, "<b>{}</b>")
+        return f"<{tag}>{f'<bdi>{name}</bdi>' if name else ''}</{end}>"
+    text = "".join(_html_number(piece, bold) for piece, bold in cell)
+    shade = column.shade(row) if column.shade else None
+    if shade is None:
+        return f'<td class="n">{text}</td>'
+    return f'<td class="n heat" style="--heat:{0.06 + 0.5 * shade:.2f}">{text}</td>'
+
+
+def _html_number(text: str, bold: bool) -> str:
+    """A number, with the spread on a line of its own where there is little room."""
+    head, opened, rest = text.partition(" (")
+    value = f"<b>{_html(head)}</b>" if bold else _html(head)
+    return f"{value} <small>({_html(rest)}</small>" if opened else value

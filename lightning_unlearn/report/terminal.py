@@ -131,13 +131,13 @@ def curves(records: pd.DataFrame) -> RenderableType | None:
     seeds. Of many paths those are drawn that end lowest and highest.
 
     Args:
-        records: as for `lightning_unlearn.report.scores`.
+        records: as for `scores`.
 
     Returns:
         To be printed by rich; None where nothing was measured at two steps.
 
     Raises:
-        InputError: as for `lightning_unlearn.report.scores`.
+        InputError: as for `scores`.
     """
     from rich.console import Group
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_unlearn.report.arrangement import Trial, arrange
-from lightning_unlearn.report.bands import band_of
 from lightning_unlearn.report.curve_figures import forgotten, tidy
-from lightning_unlearn.report.curves import Place
+from lightning_unlearn.report.curves import PathPosition, band_of
 from lightning_unlearn.report.drawn import Cross, Level, Part, Spots, Thin
 from lightning_unlearn.report.formatting import span
 from lightning_unlearn.report.frame import Entry, compose
@@ -107,7 +106,7 @@ def _panel(data: pd.DataFrame, cell: Trial, looks: Looks, study: StudyRecords) -
     )
 
 
-def _trail(own: pd.DataFrame, looks: Looks, path: Place) -> list[Part]:
+def _trail(own: pd.DataFrame, looks: Looks, path: PathPosition) -> list[Part]:
     look = looks.of(path)
     wide = own.pivot(index="seed", columns="step")
     steps = wide["score"].columns

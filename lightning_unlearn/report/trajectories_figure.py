@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_unlearn.report.arrangement import arrange, cells_of
-from lightning_unlearn.report.bands import Band
 from lightning_unlearn.report.curve_figures import forgotten, titled_once
-from lightning_unlearn.report.curves import Curves, Place, oracles_of_paths
+from lightning_unlearn.report.curves import Band, Curves, PathPosition, oracles_of_paths
 from lightning_unlearn.report.drawn import GREY, Curve, Level, Part, Spots, Thin, Words, Zone
 from lightning_unlearn.report.frame import Entry, compose
 from lightning_unlearn.report.looks import Looks, folded, looks_of_paths
@@ -62,7 +61,7 @@ class Trajectories:
 
 def trajectories_of(
     curves: Curves, oracles: list[NDArray[np.float64]]
-) -> dict[Place, Trajectories]:
+) -> dict[PathPosition, Trajectories]:
     """Each path's examples against its oracles; paths without both are left out.
 
     Args:
@@ -147,7 +146,7 @@ def trajectories_figure(study: StudyRecords, examples: StudyRecords | None) -> F
     return compose(titled_once(grid), 2.1 if len(grid) < 4 else 1.8, title, notes, "", entries)
 
 
-def _chosen(paths: list[Place], looks: Looks) -> list[Place]:
+def _chosen(paths: list[PathPosition], looks: Looks) -> list[PathPosition]:
     """All paths, or the first of each position, by position."""
     distinct = sorted(dict.fromkeys(paths), key=lambda path: path[1])
     if not looks.grouped:
@@ -156,7 +155,7 @@ def _chosen(paths: list[Place], looks: Looks) -> list[Place]:
 
 
 def parts_of_examples(
-    own: Trajectories, looks: Looks, path: Place, share: float | None
+    own: Trajectories, looks: Looks, path: PathPosition, share: float | None
 ) -> list[Part]:
     """The examples of a panel, their mean, their targets and where they reach them."""
     look = looks.of(path)
@@ -181,7 +180,7 @@ def parts_of_examples(
     return parts
 
 
-def overshoots(study: StudyRecords) -> dict[tuple[str, tuple[object, ...], Place], float]:
+def overshoots(study: StudyRecords) -> dict[tuple[str, tuple[object, ...], PathPosition], float]:
     """The share of examples below their oracle at the last step, mean over seeds."""
     found = {}
     for (method, _), curves in cells_of(study, "overshoot/forget").items():

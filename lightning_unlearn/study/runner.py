@@ -236,7 +236,7 @@ class Study:
         from lightning_unlearn.report import terminal
         from lightning_unlearn.report.page import write_report
         from lightning_unlearn.report.page.writing import FOLDER
-        from lightning_unlearn.report.sections import Section
+        from lightning_unlearn.report.sections.base import Section
         from lightning_unlearn.report.summary import Summary
         from lightning_unlearn.study.report_source import source_of
 

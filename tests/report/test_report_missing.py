@@ -10,8 +10,9 @@ import pytest
 from study_tables import FOUR, Tables, drawn
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report import depth_findings, summarize
 from lightning_unlearn.report.formatting import short_number, short_range
+from lightning_unlearn.report.sections.depth import depth_findings
+from lightning_unlearn.report.summary import summarize
 
 
 def changed(records, examples, drop=None, **keys):
@@ -43,7 +44,7 @@ def test_a_seed_without_an_oracle_is_named():
         "; left out for want of an oracle or of any distance to it: seed 2 on p = 2."
     )
     table = pd.read_csv(io.StringIO(section.tables["oracle_distance"]))
-    rows = table[table["probe"] == "forget"].groupby("position")[["seeds", "seeds_excluded"]]
+    rows = table[table["group"] == "forget"].groupby("position")[["seeds", "seeds_excluded"]]
     assert rows.first().to_numpy().tolist() == [[3, 0], [2, 1], [3, 0], [3, 0]]
     assert f"inst-**safety**-tofu-math | {2} |" in section.markdown
 
@@ -68,7 +69,7 @@ def test_a_best_step_at_the_end_is_marked():
     records, examples = drawn(methods=("GA",))
     section = part_of(summarize(records, examples), "Distance to the oracle")
     table = pd.read_csv(io.StringIO(section.tables["oracle_distance"]))
-    best = table[(table["point"] == "best") & (table["probe"] == "forget")]
+    best = table[(table["point"] == "best") & (table["group"] == "forget")]
     assert (best["still_falling"] == (best["step"] == 25)).all()
     falling = best[best["step"] == 25]["position"].tolist()
     assert 0 < len(falling) < 4

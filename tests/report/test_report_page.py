@@ -22,7 +22,7 @@ from lightning_unlearn.report.page.chart import Chart, Series, chart_data, share
 from lightning_unlearn.report.page.lines import spread_over_seeds
 from lightning_unlearn.report.page.looks import DARK_PALETTE, PathLooks
 from lightning_unlearn.report.page.markup import data_block, element, escape
-from lightning_unlearn.report.page.verdict import verdict_of
+from lightning_unlearn.report.verdict import verdict_of
 from lightning_unlearn.study.report_source import source_of
 
 pytest.importorskip("plotly")

@@ -6,9 +6,14 @@ import itertools
 
 import numpy as np
 
-from lightning_unlearn.report.bands import spread_over_seeds
-from lightning_unlearn.report.curves import Curves, curves_of, names_of_paths, oracles_of_paths
-from lightning_unlearn.report.divergence import divergences
+from lightning_unlearn.report.analysis.divergence import divergences
+from lightning_unlearn.report.curves import (
+    Curves,
+    curves_of,
+    names_of_paths,
+    oracles_of_paths,
+    spread_over_seeds,
+)
 from lightning_unlearn.report.formatting import short_number
 from lightning_unlearn.report.page.chart import Chart, Series
 from lightning_unlearn.report.page.lines import LIKELIHOOD, SQUARED, Floats

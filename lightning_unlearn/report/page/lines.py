@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_unlearn.report.bands import spread_over_seeds
-from lightning_unlearn.report.closeness import between_oracles, closeness_of
-from lightning_unlearn.report.curves import Curves, Place, curves_of
+from lightning_unlearn.report.analysis.oracle_distance import between_oracles, oracle_distances
+from lightning_unlearn.report.curves import Curves, PathPosition, curves_of, spread_over_seeds
 from lightning_unlearn.report.looks import PALETTE
 from lightning_unlearn.report.page.chart import Chart, Level, Series
 from lightning_unlearn.report.page.looks import PathLooks
@@ -26,9 +25,9 @@ Floats = NDArray[np.float64]
 
 def path_series(
     values: Floats,
-    paths: Sequence[Place],
+    paths: Sequence[PathPosition],
     looks: PathLooks,
-    best: dict[Place, int] | None = None,
+    best: dict[PathPosition, int] | None = None,
 ) -> list[Series]:
     """A curve per path with its band over seeds; of many paths, one per position.
 
@@ -68,7 +67,7 @@ def path_series(
 
 def oracle_levels(told: Told, measure: str, curves: Curves, looks: PathLooks) -> list[Level]:
     """The oracles' values: one line where all are alike, else one per path or position."""
-    values: dict[Place, float] = {}
+    values: dict[PathPosition, float] = {}
     for place in curves.paths:
         value = told.study.oracles.value(measure, place[0], place[1], curves.setting)
         if np.isfinite(value):
@@ -134,7 +133,7 @@ def distance_charts(told: Told, probe: str, looks: PathLooks) -> list[Chart]:
         floor = sum(every) / len(every)
         levels = [Level("two oracles of different seeds", floor)]
     charts = []
-    for own in closeness_of(told.study, probe):
+    for own in oracle_distances(told.study, probe):
         curves = own.distance
         best = dict(zip(own.paths, map(int, own.best.own), strict=True))
         chart = Chart(

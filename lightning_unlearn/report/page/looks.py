@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lightning_unlearn.report.curves import Place
+from lightning_unlearn.report.curves import PathPosition
 from lightning_unlearn.report.looks import PALETTE
 from lightning_unlearn.report.page.markup import Markup, element, join, name
 
@@ -37,12 +37,12 @@ class Look:
 
     @property
     def color(self) -> int:
-        """Place in the palette."""
+        """PathPosition in the palette."""
         return self.place % len(PALETTE)
 
     @property
     def dash(self) -> int:
-        """Place in the list of line styles; others where colors repeat."""
+        """PathPosition in the list of line styles; others where colors repeat."""
         return (self.place + self.place // len(PALETTE)) % len(DASHES)
 
 
@@ -53,7 +53,7 @@ class PathLooks:
         paths: path and position of the forget stage, of all studies of the page.
     """
 
-    def __init__(self, paths: Sequence[Place]) -> None:
+    def __init__(self, paths: Sequence[PathPosition]) -> None:
         self.paths = sorted(dict.fromkeys(paths), key=lambda pair: pair[1])
 
     @cached_property
@@ -74,7 +74,7 @@ class PathLooks:
             found.append(Look(f"p{position}", f"p = {position}", label, place, name(label)))
         return found
 
-    def of(self, place: Place) -> Look:
+    def of(self, place: PathPosition) -> Look:
         """The look of a path."""
         if self.grouped:
             return next(look for look in self.every if look.key == f"p{place[1]}")

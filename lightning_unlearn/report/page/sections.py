@@ -18,8 +18,8 @@ from lightning_unlearn.report.page.lines import (
 from lightning_unlearn.report.page.looks import PathLooks, swatch
 from lightning_unlearn.report.page.markup import Markup, bullets, details, element, join, name
 from lightning_unlearn.report.page.source import Told
-from lightning_unlearn.report.page.tables import layout_table, sweep_grid
-from lightning_unlearn.report.page.verdict import verdict_of
+from lightning_unlearn.report.page.tables import layout_table, sweep_table
+from lightning_unlearn.report.verdict import verdict_of
 
 # A section shows at most so many charts of a study; files hold everything.
 MOST_CHARTS = 48
@@ -181,14 +181,14 @@ class Page:
         return element("div", heading, content, class_="study")
 
     def _scores(self, told: Told) -> Markup | None:
-        if told.layout is None:
+        if told.summary.table is None:
             return None
         said = [line for line in told.summary.findings if line not in told.source.remarks]
-        parts = [layout_table("Scores by method and path", told.layout), _said(said)]
+        parts = [layout_table("Scores by method and path", told.summary.table), _said(said)]
         for section in told.summary.sections:
-            if section.title == "Path dependence" and section.layout is not None:
+            if section.title == "Path dependence" and section.table is not None:
                 parts.append(element("h4", "How much of it is the path, how much the seed"))
-                parts.append(layout_table(section.title, section.layout))
+                parts.append(layout_table(section.title, section.table))
                 parts.append(_said(section.findings))
         return join(filter(None, parts))
 
@@ -275,8 +275,8 @@ class Page:
         if told.is_empty or told.depths or not told.study.sweep:
             return None
         kept = [column for column in told.scores if str(column).endswith(" utility")]
-        parts = [sweep_grid(told, "forget_score", "Forget score, nats per token")]
-        parts += [sweep_grid(told, str(column), str(column).capitalize()) for column in kept]
+        parts = [sweep_table(told, "forget_score", "Forget score, nats per token")]
+        parts += [sweep_table(told, str(column), str(column).capitalize()) for column in kept]
         known = list(filter(None, parts))
         return join(known) if known else None
 
@@ -311,8 +311,8 @@ def _tabled(told: Told, title: str) -> list[Markup]:
     parts: list[Markup | None] = []
     for section in told.summary.sections:
         if section.title == title:
-            if section.layout is not None:
-                parts.append(layout_table(title, section.layout))
+            if section.table is not None:
+                parts.append(layout_table(title, section.table))
             parts.append(_said(section.findings))
     return list(filter(None, parts))
 

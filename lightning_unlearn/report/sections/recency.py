@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.report.analysis.path_dependence import has_last, last_less_others
 from lightning_unlearn.report.formatting import DECIMALS, join_words, number, span
-from lightning_unlearn.report.reading import settings_of, sweep_keys
-from lightning_unlearn.settings.labels import run_name, setting_name
+from lightning_unlearn.report.reading import by_condition
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from lightning_unlearn.statistics import Interval
 
 
 def recency(scores: pd.DataFrame) -> list[str]:
@@ -27,47 +26,20 @@ def recency(scores: pd.DataFrame) -> list[str]:
     several.
 
     Args:
-        scores: what `lightning_unlearn.report.scores` returns.
+        scores: what `scores` returns.
 
     Returns:
         Sentences in the order of the methods' and the settings' first appearance.
     """
-    sweep = sweep_keys(scores, "forget_score")
-    codes, settings = settings_of(scores, sweep)
-    numbered = scores.assign(setting=codes)
-    cells = numbered.groupby(["method", "setting", "seed"], sort=False)
+    conditions = by_condition(scores, "forget_score")
     sentences = []
-    for method, rows in numbered.groupby("method", sort=False):
-        parts = list(rows.groupby("setting"))
+    for method, group in groupby(conditions, lambda own: own[0].method):
+        parts = list(group)
         if len(parts) > 1:
             sentences.append(f"{method}: {_count([part for _, part in parts])}.")
-        for code, part in parts:
-            name = run_name(method, setting_name(sweep, settings[code]))
-            sentences.append(f"{name}: {_finding(part)}.")
-    return [*sentences, *_cells([part for _, part in cells])]
-
-
-def last_less_others(runs: pd.DataFrame, outcome: str) -> Interval | None:
-    """The recency effect on an outcome: the last position less the mean of the others.
-
-    Args:
-        runs: of one method and setting, with the columns of `lightning_unlearn.report.scores`.
-        outcome: its column.
-
-    Returns:
-        Mean over seeds and interval; None where the last position or the others have no value, or
-        where paths differ in length, so that no one position is the last. A seed in which a path
-        has no value is left out.
-    """
-    from lightning_unlearn.statistics import recency_effect
-
-    known = runs[runs[outcome].notna()]
-    if not _has_last(known):
-        return None
-    wide = known.pivot(index=["position", "path"], columns="seed", values=outcome)
-    # A position would not be the same without one of its paths.
-    positions = wide.groupby("position").agg(lambda values: values.mean(skipna=False))
-    return recency_effect(positions.sort_index().to_numpy(float))
+        sentences += [f"{own.name}: {_finding(part)}." for own, part in parts]
+    seeds = [rows for _, part in conditions for _, rows in part.groupby("seed", sort=False)]
+    return [*sentences, *_cells(seeds)]
 
 
 def _cells(parts: list[pd.DataFrame]) -> list[str]:
@@ -98,17 +70,10 @@ def _count(parts: list[pd.DataFrame]) -> str:
 def _last_is_slowest(rows: pd.DataFrame) -> bool | None:
     """Whether the last position alone is slowest; None where it has no score, or the only one."""
     known = rows[rows["forget_score"].notna()]
-    if not _has_last(known):
+    if not has_last(known):
         return None
     means = _by_position(known)
     return _slowest(means) == [max(means)]
-
-
-def _has_last(known: pd.DataFrame) -> bool:
-    """Whether there is one last position, and another to compare it with."""
-    lengths = {len(path.split("-")) for path in known["path"]}
-    positions = set(known["position"])
-    return len(lengths) == 1 and len(positions) > 1 and max(positions) in lengths
 
 
 def _finding(rows: pd.DataFrame) -> str:

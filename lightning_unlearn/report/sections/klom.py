@@ -1,22 +1,27 @@
-"""KLoM, or what takes its place with few models, as tables and as sentences."""
+"""KLoM, or what takes its place with few models: a file, a table and sentences."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
+from lightning_unlearn.report.analysis.klom import Comparison, Missing, comparisons
 from lightning_unlearn.report.curves import among, names_of_paths, seeds_on_paths
-from lightning_unlearn.report.formatting import short_number, short_range, span
-from lightning_unlearn.report.klom import Comparison, Missing, comparisons
-from lightning_unlearn.report.layout import Layout, Row
-from lightning_unlearn.report.oracle_distance import FORGET
+from lightning_unlearn.report.formatting import MISSING, short_number, short_range, span
 from lightning_unlearn.report.reading import StudyRecords
-from lightning_unlearn.report.sections import Section, csv_of
-from lightning_unlearn.settings.labels import setting_name
-from lightning_unlearn.statistics.klom import LEAST_MODELS, NoiseFloor, inflation, noise_floor
+from lightning_unlearn.report.sections.base import Section
+from lightning_unlearn.report.sections.oracle_distance import FORGET
+from lightning_unlearn.report.tables import Column, Row, csv, table_of_runs
+from lightning_unlearn.statistics.klom import (
+    LEAST_MODELS,
+    NoiseFloor,
+    StandardizedDifference,
+    inflation,
+    noise_floor,
+)
 
 TITLE = "Distribution over models"
 KLOM_NOTE = (
@@ -29,9 +34,9 @@ DIFFERENCE_NOTE = (
 
 
 def klom_section(examples: StudyRecords) -> Section:
-    """KLoM of every path and probe, or the standardized difference with fewer than ten models.
+    """KLoM of every path and group, or the standardized difference with fewer than ten models.
 
-    klom.csv has a row per probe, method, setting and path: N, the number of models and oracles;
+    klom.csv has a row per group, method, setting and path: N, the number of models and oracles;
     KLoM's mean and 95th percentile over examples beside the noise floor of as many models that
     are as good as oracles; the difference of the means in standard deviations of the oracles,
     signed and absolute, with interval and with what the absolute one is between equals; and the
@@ -45,45 +50,44 @@ def klom_section(examples: StudyRecords) -> Section:
     missing = _missing([own for own in every if isinstance(own, Missing)])
     if not found:
         return Section(TITLE, findings=missing)
-    probes = list(dict.fromkeys(comparison.probe for comparison in found))
-    places: dict[tuple[Any, ...], dict[str, Comparison]] = {}
+    by_path: dict[tuple[Any, ...], dict[str, Comparison]] = {}
     for own in found:
         key = (own.curves.method, own.curves.setting, own.path)
-        places.setdefault(key, {})[own.probe] = own
-    rows = []
-    for (method, setting, (path, position)), by_probe in places.items():
-        some = next(iter(by_probe.values()))
-        cells = [f"{some.models}, {some.oracles}", *(_cell(by_probe.get(p)) for p in probes)]
-        name = setting_name(some.curves.keys, setting)
-        rows.append(Row(method, name, position, path, 1, cells))
+        by_path.setdefault(key, {})[own.group] = own
+    rows = [_row(by_group) for by_group in by_path.values()]
+    groups = dict.fromkeys(own.group for own in found)
+    columns = [Column("N", _counts), *(Column(name, partial(_cell, name)) for name in groups)]
+    compared = any(own.klom is not None or own.difference is not None for own in found)
+    # With one model of each kind there is nothing to show but the distances in the file.
+    swept = bool(examples.sweep)
+    table = table_of_runs(columns, rows, _notes(found), swept) if compared else None
+    forget = [own for own in found if own.group == FORGET] or found
+    parts = groupby(forget, lambda own: (own.group, own.curves.name))
+    findings = [f"{name}: {_finding(list(part))}." for (_, name), part in parts]
+    return Section(TITLE, {"klom": csv([_record(own) for own in found])}, table, findings + missing)
+
+
+def _notes(found: list[Comparison]) -> list[str]:
     counts = sorted({(own.models, own.oracles) for own in found if own.klom is not None})
     notes = [KLOM_NOTE, *map(_floor_note, counts)] if counts else []
     if any(own.klom is None for own in found):
         fewest = {own.oracles for own in found if own.difference is not None}
         notes += [DIFFERENCE_NOTE, *map(_inflation_note, sorted(fewest))]
-    compared = any(own.klom is not None or own.difference is not None for own in found)
-    # With one model of each kind there is nothing to show but the distances in the file.
-    layout = Layout(bool(examples.sweep), ["N", *probes], rows, notes) if compared else None
-    forget = [own for own in found if own.probe == FORGET] or found
-    parts = groupby(forget, lambda own: (own.probe, own.curves.name))
-    findings = [f"{name}: {_finding(list(part))}." for (_, name), part in parts]
-    return Section(
-        TITLE, {"klom": csv_of([_record(own) for own in found])}, layout, findings + missing
-    )
+    return notes
 
 
 def _missing(paths: list[Missing]) -> list[str]:
     """What cannot be compared, by probe, method, setting and reason, as sentences."""
     lines = []
-    for (probe, name, reason), part in groupby(
-        sorted(paths, key=lambda own: (own.probe, own.curves.name, own.reason)),
-        lambda own: (own.probe, own.curves.name, own.reason),
+    for (group, name, reason), part in groupby(
+        sorted(paths, key=lambda own: (own.group, own.curves.name, own.reason)),
+        lambda own: (own.group, own.curves.name, own.reason),
     ):
         some = list(part)
         total = len(some[0].curves.paths)
         where = f", on {among(names_of_paths([own.path for own in some]), total)}"
         where = where if len(some) < total else ""
-        lines.append(f"{TITLE}: {name} is left out on {probe}{where}, for {reason}.")
+        lines.append(f"{TITLE}: {name} is left out on {group}{where}, for {reason}.")
     return lines
 
 
@@ -110,53 +114,70 @@ def _floor_note(counts: tuple[int, int]) -> str:
     )
 
 
-def _cell(own: Comparison | None) -> str:
-    if own is None:
-        return "n/a"
-    if own.klom is not None:
+def _row(by_group: dict[str, Comparison]) -> Row:
+    some = next(iter(by_group.values()))
+    path, position = some.path
+    return Row(some.curves.method, some.curves.words, position, path, 1, by_group)
+
+
+def _counts(row: Row) -> str:
+    some = next(iter(row.data.values()))
+    return f"{some.models}, {some.oracles}"
+
+
+def _cell(group: str, row: Row) -> str:
+    own: Comparison | None = row.data.get(group)
+    if own is not None and own.klom is not None:
         return f"{np.percentile(own.klom, 95):.2f} ({own.klom.mean():.2f})"
-    if own.difference is None or np.isnan(own.difference.mean):
-        return "n/a"
-    d = own.difference
-    return f"{d.mean:+.1f} ({d.low:.1f} to {d.high:.1f})"
+    difference = own.difference if own is not None else None
+    if difference is None or np.isnan(difference.mean):
+        return MISSING
+    return f"{difference.mean:+.1f} ({difference.low:.1f} to {difference.high:.1f})"
 
 
 def _record(own: Comparison) -> dict[str, Any]:
+    """A row of klom.csv."""
     path, position = own.path
-    difference = own.difference
-    row: dict[str, Any] = {
+    return {
         **own.curves.identity,
         "path": path,
         "position": position,
-        "probe": own.probe,
-        "metric": own.measure,
+        "group": own.group,
+        "metric": own.metric,
         "step": own.curves.steps[-1],
         "models": own.models,
         "oracles": own.oracles,
         "examples": own.points,
         "missing": own.dropped,
-        **dict.fromkeys(("klom", "klom_p95", "floor", "floor_p95")),
-        **dict.fromkeys(("difference", "difference_low", "difference_high")),
-        **dict.fromkeys(("absolute", "absolute_floor")),
+        **_of_klom(own),
+        **_of_difference(own.difference),
         "wasserstein": own.wasserstein.mean(),
         "wasserstein_p95": np.percentile(own.wasserstein, 95),
     }
-    if own.klom is not None:
-        floor = _floor(own.models, own.oracles)
-        row |= {"klom": own.klom.mean(), "klom_p95": np.percentile(own.klom, 95)}
-        row |= {"floor": floor.mean, "floor_p95": floor.percentile95}
-    if difference is not None:
-        row |= {"difference": difference.mean, "difference_low": difference.low}
-        row |= {"difference_high": difference.high, "absolute": difference.absolute}
-        row["absolute_floor"] = difference.absolute_floor
-    return row
+
+
+def _of_klom(own: Comparison) -> dict[str, Any]:
+    if own.klom is None:
+        return dict.fromkeys(("klom", "klom_p95", "floor", "floor_p95"))
+    floor, p95 = _floor(own.models, own.oracles), np.percentile(own.klom, 95)
+    return {
+        **{"klom": own.klom.mean(), "klom_p95": p95},
+        **{"floor": floor.mean, "floor_p95": floor.percentile95},
+    }
+
+
+def _of_difference(difference: StandardizedDifference | None) -> dict[str, Any]:
+    columns = ("difference", "difference_low", "difference_high", "absolute", "absolute_floor")
+    names = ("mean", "low", "high", "absolute", "absolute_floor")
+    values = (getattr(difference, name, None) for name in names)
+    return dict(zip(columns, values, strict=True))
 
 
 def _finding(paths: list[Comparison]) -> str:
     """How far the paths of one method and setting are from their oracles on one probe."""
     some = paths[0]
-    what = "margins" if some.measure.startswith("margin/") else "log-likelihoods"
-    on = f"{what} on {some.probe}"
+    what = "margins" if some.metric.startswith("margin/") else "log-likelihoods"
+    on = f"{what} on {some.group}"
     models, oracles = (span([getattr(own, n) for own in paths]) for n in ("models", "oracles"))
     counts = f"N = {models} unlearned model{_s(models)} and {oracles} oracle{_s(oracles)}"
     if all(own.klom is not None for own in paths):
