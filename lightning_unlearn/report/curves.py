@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_unlearn.report.formatting import join_words, span
-from lightning_unlearn.report.reading import Condition, StudyRecords, closest
+from lightning_unlearn.report.reading import Condition, PathPosition, StudyRecords, closest
 from lightning_unlearn.statistics import half_width, mean_over_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
-PathPosition = tuple[str, int]
 _AXES = ("seed", "step", "example")
 # Sentences list at most so many paths one by one.
 FEW = 6
@@ -53,12 +52,7 @@ class Curves(Condition):
 
 
 def curves_of(study: StudyRecords, metric: str) -> list[Curves]:
-    """The runs' values of a metric, by method in order of appearance, and setting.
-
-    Args:
-        study: the records, or the examples, of a study.
-        metric: its name.
-    """
+    """The runs' values of a metric, in records or examples, by method and setting."""
     rows = study.runs[study.runs["metric"] == metric]
     if "example" not in rows:
         rows = rows.assign(example=0)
@@ -88,16 +82,7 @@ def paths_of(rows: pd.DataFrame) -> list[PathPosition]:
 
 
 def oracles_of_paths(study: StudyRecords, metric: str, curves: Curves) -> list[NDArray[np.float64]]:
-    """What the oracles of each path measured, for the examples of the runs.
-
-    Args:
-        study: the examples of a study.
-        metric: its name.
-        curves: the runs.
-
-    Returns:
-        [oracle seeds, examples] for each path; NaN where nothing was measured.
-    """
+    """What the oracles of each path measured: [oracle seeds, examples of the runs], with NaN."""
     each = [list(models.values()) for models in oracles_by_seed(study, metric, curves)]
     return [np.array(models).reshape(len(models), len(curves.examples)) for models in each]
 
@@ -105,7 +90,7 @@ def oracles_of_paths(study: StudyRecords, metric: str, curves: Curves) -> list[N
 def oracles_by_seed(
     study: StudyRecords, metric: str, curves: Curves
 ) -> list[dict[int, NDArray[np.float64]]]:
-    """The same as `oracles_of_paths`, by seed in ascending order: [examples]."""
+    """What the oracles of each path measured, by ascending seed: [examples of the runs]."""
     rows = study.retrained[study.retrained["metric"] == metric]
     parts = dict(list(rows.groupby(["path", "position"])))
     examples = np.array(curves.examples)

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 from lightning_unlearn.report.analysis.scores import scores
 from lightning_unlearn.report.formatting import DECIMALS, number
-from lightning_unlearn.report.reading import Setting, settings_of, sweep_keys, value_names
+from lightning_unlearn.report.reading import (
+    Condition,
+    Setting,
+    settings_of,
+    sweep_keys,
+    value_names,
+)
 from lightning_unlearn.report.tables import (
     POSITION,
     Column,
@@ -56,12 +62,12 @@ class ScoreTable(Table):
             lines.append(latex_row(["", *spans]))
         lines.append(latex_row(["Path ($p$)", *(escape_latex(name) for _, name in self.heads)]))
         width = len(self.heads) + 1
-        for title, rows in groupby(self.rows, lambda row: row.method):
+        for title, rows in groupby(self.rows, lambda row: row.of.method):
             across = rf"\multicolumn{{{width}}}{{c}}{{\emph{{{escape_latex(title)}}}}}"
             lines += [r"\midrule", latex_row([across])]
             for row in rows:
                 cells = (latex_cell(column.cell(row)) for column in self.columns[2:])
-                lines.append(latex_row([str(row.position), *cells]))
+                lines.append(latex_row([str(row.path[1]), *cells]))
         return latex_float("l" + "r" * len(self.heads), lines, self.note, caption)
 
 
@@ -85,13 +91,13 @@ def table_one(records: pd.DataFrame) -> ScoreTable | None:
     heads = list(runs)
     names = value_names(table, sweep_keys(table, "forget_score"))
     kept = [n for n in names if n == "tofu utility"] or [n for n in names if n.endswith(" utility")]
-    accuracies = [name for name in names if name.endswith(" accuracy change")]
+    kept += [name for name in names if name.endswith(" accuracy change")]
+    titles = {name: _title(name) for name in ("forget_score", *kept)}
+    positions = sorted(map(int, table["position"].unique()))
     rows = [
-        Row(
-            _title(name), "", position, "", 1, [_mean(own, name, position) for own in runs.values()]
-        )
-        for name in ("forget_score", *kept, *accuracies)
-        for position in sorted(map(int, table["position"].unique()))
+        Row(Condition(title, (), ()), [_mean(own, name, p) for own in runs.values()], ("", p))
+        for name, title in titles.items()
+        for p in positions
     ]
     columns = [
         Column(f"{model}: {method}" if model else method, partial(_cell, place))
@@ -99,7 +105,7 @@ def table_one(records: pd.DataFrame) -> ScoreTable | None:
     ]
     most = max(interval.count for row in rows for interval in row.data)
     return ScoreTable(
-        [Column("score", lambda row: row.method, is_name=True, once=True), POSITION, *columns],
+        [Column("score", lambda row: row.of.method, is_name=True, once=True), POSITION, *columns],
         _with_lowest(rows, columns),
         NOTE + (f" {SEEDS.format(count=most)}" if most > 1 else ""),
         heads,
@@ -132,7 +138,7 @@ def _models(settings: Sequence[Setting], base: int | None) -> list[str]:
 
 def _with_lowest(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
     """The rows, with the lowest forget score of each column bold where there are several."""
-    first = [row for row in rows if row.method == SCORE]
+    first = [row for row in rows if row.of.method == SCORE]
     means = [[round(own.mean, DECIMALS) for own in row.data] for row in first]
     lowest = [min((m for m in own if m == m), default=None) for own in zip(*means, strict=True)]
     if len(first) > 1:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Setting = tuple[object, ...]
+PathPosition = tuple[str, int]
 OracleRow = tuple[str, str, int, int, Setting, float]
 RUN = ["method", "path", "position", "seed"]
 COLUMNS = ["path", "position", "method", "seed", "stage", "step", "metric", "value"]
@@ -56,12 +57,7 @@ class Condition:
 
 
 class Oracles:
-    """Looks up what an oracle measured.
-
-    Args:
-        rows: metric, path, position, seed, setting, value. A null in the setting matches any
-            value of a run.
-    """
+    """Looks up what oracles measured, by metric, path, position, seed and setting."""
 
     def __init__(self, rows: Iterable[OracleRow]) -> None:
         self._found: dict[tuple[str, str, int], list[tuple[int, Setting, float]]] = {}
@@ -79,17 +75,9 @@ class Oracles:
     def value(
         self, metric: str, path: str, position: int, setting: Setting, seed: int | None = None
     ) -> float:
-        """The oracle's value for a run.
+        """The value for a run; NaN where no oracle matches (see `closest`).
 
-        Args:
-            metric: its name.
-            path: of the run.
-            position: of the forget stage in it.
-            setting: the run's sweep values.
-            seed: of the run; None for the mean over the oracle's seeds.
-
-        Returns:
-            The value of the oracle that names most of the setting; NaN where none matches.
+        Without a seed it is the mean over the seeds of the oracles.
         """
         found = closest(self._found.get((metric, path, position), []), setting)
         values = [v for own, v in found.items() if seed in (None, own) and not math.isnan(v)]
@@ -97,14 +85,11 @@ class Oracles:
 
 
 def closest(oracles: Iterable[tuple[int, Setting, T]], setting: Setting) -> dict[int, T]:
-    """What the oracles of runs with a setting have, by seed.
+    """What the oracles of a setting have, by seed; of several what that has which names most of it.
 
     Args:
         oracles: seed, setting, and what the oracle has. A null in its setting matches any value.
         setting: of the runs.
-
-    Returns:
-        Of several oracles with one seed, what that has which names most of the setting.
     """
     best: dict[int, tuple[int, T]] = {}
     for seed, own, value in oracles:
@@ -293,14 +278,9 @@ def settings_of(table: pd.DataFrame, sweep: Sequence[str]) -> tuple[list[int], l
 
 
 def by_condition(table: pd.DataFrame, before: str) -> list[tuple[Condition, pd.DataFrame]]:
-    """The rows of a table by method in order of first appearance, and setting likewise.
+    """The rows of a table by method and setting, each in order of first appearance.
 
-    Args:
-        table: with the columns method and seed, and sweep keys after seed.
-        before: the column after the sweep keys.
-
-    Returns:
-        Settings are in the same order under every method.
+    Sweep keys are the columns between `seed` and the one named `before`.
     """
     sweep = sweep_keys(table, before)
     codes, settings = settings_of(table, sweep)
@@ -322,11 +302,7 @@ def _plain(column: pd.Series) -> list[object]:
 
 
 def ends(data: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Values at the first and at the last step of each run.
-
-    Args:
-        data: `StudyRecords.runs`, or some of its rows.
-        by: what tells a run's values at one step apart, such as ["metric"].
+    """Values at the first and at the last step of each run, of rows of `StudyRecords.runs`.
 
     Returns:
         Columns `before`, `after` and `change` (their difference), indexed by `run` and `by`. NaN

@@ -6,68 +6,45 @@ import html
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from lightning_unlearn.errors import visible
 from lightning_unlearn.report.formatting import DECIMALS, MISSING, number
-from lightning_unlearn.report.reading import by_condition
+from lightning_unlearn.report.reading import Condition, PathPosition, by_condition
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table as RichTable
-    from rich.text import Text
 
 SEVERAL = "Several seeds: mean (lowest to highest)."
 # Pieces of a cell's text, and whether each is bold.
 Cell = Sequence[tuple[str, bool]]
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "`": r"\textasciigrave{}",
-    # After the \\ of the row before, a bracket would be read as its argument.
-    "[": "{[}",
-    "]": "{]}",
-    "\u00b1": r"$\pm$",
-    "\u2212": "$-$",
-    "\u00b7": r"$\cdot$",
-    "\u2192": r"$\to$",
-    "\u2191": r"$\uparrow$",
-}
-_LATEX_SIGN = re.compile("|".join(map(re.escape, _LATEX)))
+_LATEX_SIGNS = "\\{}$&#%_~^<>|`[]\u00b1\u2212\u00b7\u2192\u2191"
+# After the double backslash of the row before, a bracket would be read as its argument.
+_AS_LATEX = (
+    r"\textbackslash{} \{ \} \$ \& \# \% \_ \textasciitilde{} \textasciicircum{} \textless{} "
+    r"\textgreater{} \textbar{} \textasciigrave{} {[} {]} $\pm$ $-$ $\cdot$ $\to$ $\uparrow$"
+)
+_LATEX = str.maketrans(dict(zip(_LATEX_SIGNS, _AS_LATEX.split(), strict=True)))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table, mostly of one method, setting and path, all seeds together.
+    """One row of a table: the runs of one method and setting on one path, or on all.
 
     Attributes:
-        method: its label.
-        setting: in words; "" where there is none.
-        position: of the forget stage; 0 for a row of all paths.
-        path: the stages, joined by "-"; "" for a row of all paths.
-        seeds: how many.
+        of: method and setting.
         data: what the columns read.
+        path: with the position of its forget stage; ("", 0) for all paths.
+        seeds: how many.
         bold: headings of the columns whose cells stand out.
     """
 
-    method: str
-    setting: str
-    position: int
-    path: str
-    seeds: int
+    of: Condition
     data: Any
+    path: PathPosition = ("", 0)
+    seeds: int = 1
     bold: Sequence[str] = ()
 
 
@@ -98,14 +75,14 @@ class Column:
         if not self.is_path:
             return [(self.text(row), self.heading in row.bold)]
         stages = enumerate(self.text(row).split("-"), start=1)
-        pieces = [(("-", False), (stage, place == row.position)) for place, stage in stages]
+        pieces = [(("-", False), (stage, place == row.path[1])) for place, stage in stages]
         return list(chain.from_iterable(pieces))[1:]
 
 
-METHOD = Column("method", lambda row: row.method, is_name=True, once=True)
-SETTING = Column("setting", lambda row: row.setting or MISSING, is_name=True, once=True, whole=24)
-POSITION = Column("p", lambda row: str(row.position))
-PATH = Column("path", lambda row: row.path, is_name=True, whole=32, is_path=True)
+METHOD = Column("method", lambda row: row.of.method, is_name=True, once=True)
+SETTING = Column("setting", lambda row: row.of.words or MISSING, True, once=True, whole=24)
+POSITION = Column("p", lambda row: str(row.path[1]))
+PATH = Column("path", lambda row: row.path[0], is_name=True, whole=32, is_path=True)
 SEEDS = Column("seeds", lambda row: str(row.seeds))
 
 
@@ -128,25 +105,20 @@ class Table:
         lines = [
             [escape(column.heading) for column in self.columns],
             ["---" if column.is_name else "---:" for column in self.columns],
-            *([_marked(cell, escape, "**{}**") for cell in cells] for _, cells, _ in self._body()),
+            *([_marked(cell, escape, "**{}**") for cell in cells] for cells, _ in self._body()),
         ]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return "\n\n".join(filter(None, [table, escape(self.note)])) + "\n"
 
     def latex(self, caption: str = "") -> str:
-        """The table and its note as a float for the LaTeX package booktabs, names escaped.
-
-        Args:
-            caption: over the table; "" for none.
-        """
-        lines = []
-        for place, (_, cells, begins) in enumerate(self._body()):
-            if place == 0 or (begins and PATH in self.columns):
+        """The table and its note as a float for the LaTeX package booktabs, names escaped."""
+        lines = [latex_row(escape_latex(column.heading) for column in self.columns)]
+        for cells, begins in self._body():
+            if len(lines) == 1 or (begins and PATH in self.columns):
                 lines.append(r"\midrule")
-            lines.append(latex_row([latex_cell(cell) for cell in cells]))
-        head = latex_row([escape_latex(column.heading) for column in self.columns])
+            lines.append(latex_row(map(latex_cell, cells)))
         alignment = "".join("l" if column.is_name else "r" for column in self.columns)
-        return latex_float(alignment, [head, *lines], self.note, caption)
+        return latex_float(alignment, lines, self.note, caption)
 
     def html(self, caption: str, kind: str = "") -> str:
         """The table and its note for a page; it scrolls sideways where there is no room.
@@ -155,12 +127,15 @@ class Table:
             caption: what it is, for those who cannot see where it stands.
             kind: CSS class of the table; "" for none.
         """
-        head = "".join(f'<th scope="col">{_html_head(column)}</th>' for column in self.columns)
+        head = "".join(
+            f'<th scope="col">{(_html_number if column.shade else _html)(column.heading)}</th>'
+            for column in self.columns
+        )
         body = ""
-        for row, cells, _ in self._body():
-            pairs = enumerate(zip(self.columns, cells, strict=True))
-            parts = (_html_cell(column, row, cell, place == 0) for place, (column, cell) in pairs)
-            body += f"<tr>{''.join(parts)}</tr>"
+        for row, (cells, _) in zip(self.rows, self._body(), strict=True):
+            heads = chain([True], repeat(False))
+            own = "".join(map(_html_cell, self.columns, repeat(row), cells, heads))
+            body += f"<tr>{own}</tr>"
         name, class_ = _html(caption), f' class="{kind}"' if kind else ""
         note = f'<p class="note">{_html(self.note)}</p>' if self.note else ""
         # Reached by keyboard, so that it can be scrolled without a mouse.
@@ -192,32 +167,29 @@ class Table:
             table.add_column(
                 Text(column.heading),
                 justify="left" if column.is_name else "right",
-                overflow="fold",
+                overflow="fold" if column.is_name or column is SEEDS else "ellipsis",
                 min_width=least,
                 no_wrap=whole,
             )
-        for _, cells, begins in self._body():
+        for cells, begins in self._body():
             if begins:
                 table.add_section()
-            table.add_row(*map(_rich_cell, self.columns, cells))
+            texts = ["".join(text for text, _ in cell) for cell in cells]
+            # Of paths no stage is bold.
+            bold = ["bold" * (len(cell) == 1 and cell[0][1]) for cell in cells]
+            table.add_row(*map(Text, texts, bold))
         return table
 
-    def _body(self) -> Iterable[tuple[Row, list[Cell], bool]]:
-        """The rows with their cells, and whether a row differs in what is said once."""
+    def _body(self) -> Iterable[tuple[list[Cell], bool]]:
+        """The cells of each row, and whether the row differs in what is said once."""
         before: list[str] = []
         for row in self.rows:
             once = [column.text(row) if column.once else "" for column in self.columns]
             pairs = enumerate(zip(once, before, strict=False))
-            # The first column that says something new.
             new = next((place for place, (own, last) in pairs if own != last), len(before))
-            yield (
-                row,
-                [
-                    [] if column.once and place < new else column.cell(row)
-                    for place, column in enumerate(self.columns)
-                ],
-                new < len(once),
-            )
+            known = [column.once and place < new for place, column in enumerate(self.columns)]
+            cells = [[] if k else c.cell(row) for k, c in zip(known, self.columns, strict=True)]
+            yield cells, new < len(once)
             before = once
 
 
@@ -251,18 +223,17 @@ def rows_of(table: pd.DataFrame, before: str, lowest: str = "") -> list[Row]:
     Args:
         table: a row per run, with the columns of `RUN` and the sweep keys.
         before: the column after the sweep keys.
-        lowest: a column, of which the cells with the lowest mean over seeds of a method and setting
-            stand out, in the column of this heading with spaces for "_"; "" for none.
+        lowest: a column whose lowest mean of a method and setting stands out, in the column that
+            is headed so with a space for "_"; "" for none.
     """
     rows = []
     for own, runs in by_condition(table, before):
         paths = sorted(runs.groupby(["path", "position"], sort=False), key=lambda item: item[0][1])
-        means = [round(part[lowest].mean(), DECIMALS) for _, part in paths] if lowest else []
+        means = [round(part[lowest].mean(), DECIMALS) if lowest else 0.0 for _, part in paths]
         least = min((mean for mean in means if mean == mean), default=None)
-        for place, ((path, position), part) in enumerate(paths):
-            stands_out = len(means) > 1 and means[place] == least
-            bold = [lowest.replace("_", " ")] if stands_out else []
-            rows.append(Row(own.method, own.words, int(position), path, len(part), part, bold))
+        for mean, ((path, position), part) in zip(means, paths, strict=True):
+            bold = [lowest.replace("_", " ")] if len(means) > 1 and mean == least else []
+            rows.append(Row(own, part, (path, int(position)), len(part), bold))
     return rows
 
 
@@ -303,14 +274,14 @@ def escape(text: str) -> str:
 
 def escape_latex(text: str) -> str:
     """`text` as plain letters of LaTeX, on one line."""
-    plain = _LATEX_SIGN.sub(lambda found: _LATEX[found[0]], " ".join(text.split()))
+    plain = " ".join(text.split()).translate(_LATEX)
     # The unit of distances, (nats per token)^2.
     plain = plain.replace(r")\textasciicircum{}2", ")$^2$")
     # Two hyphens would be set as a dash, and one before a number is a minus.
     return re.sub(r"(?<![\w}-])-(?=\d)", "$-$", re.sub(r"-(?=-)", "-{}", plain))
 
 
-def latex_row(cells: Sequence[str]) -> str:
+def latex_row(cells: Iterable[str]) -> str:
     """Escaped cells as a row."""
     return rf"{' & '.join(cells)} \\"
 
@@ -330,54 +301,35 @@ def latex_float(alignment: str, lines: Sequence[str], note: str = "", caption: s
         caption: over the table, likewise.
     """
     under = [r"\par\smallskip", rf"\parbox{{\linewidth}}{{\footnotesize {escape_latex(note)}}}"]
-    return "\n".join(
-        [
-            *(r"\begin{table}[tbp]", r"\centering", r"\small"),
-            *([rf"\caption{{{escape_latex(caption)}}}"] if caption else []),
-            *(rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", *lines, r"\bottomrule"),
-            r"\end{tabular}",
-            *(under if note else []),
-            r"\end{table}",
-            "",
-        ]
-    )
+    above = [r"\begin{table}[tbp]", r"\centering", r"\small"]
+    above += [rf"\caption{{{escape_latex(caption)}}}"] if caption else []
+    above += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
+    end = [r"\bottomrule", r"\end{tabular}", *(under if note else []), r"\end{table}", ""]
+    return "\n".join([*above, *lines, *end])
 
 
 def _marked(cell: Cell, escaped: Callable[[str], str], bold: str) -> str:
     """A cell as text of a format, with `bold` around its bold pieces."""
-    return "".join(
-        bold.format(escaped(text)) if is_bold else escaped(text) for text, is_bold in cell
-    )
-
-
-def _rich_cell(column: Column, cell: Cell) -> Text:
-    from rich.text import Text
-
-    bold = not column.is_name and any(is_bold for _, is_bold in cell)
-    return Text("".join(text for text, _ in cell), "bold" if bold else "")
+    return "".join(bold.format(escaped(t)) if is_bold else escaped(t) for t, is_bold in cell)
 
 
 def _html(text: str) -> str:
     return html.escape(visible(text, lines=True), quote=True)
 
 
-def _html_head(column: Column) -> str:
-    return _html_number(column.heading, False) if column.shade else _html(column.heading)
-
-
-def _html_cell(column: Column, row: Row, cell: Cell, is_first: bool) -> str:
+def _html_cell(column: Column, row: Row, cell: Cell, heads: bool) -> str:
     if column.is_name:
-        tag, end = ('th scope="row"', "th") if is_first else ("td", "td")
         name = _marked(cell, _html, "<b>{}</b>")
-        return f"<{tag}>{f'<bdi>{name}</bdi>' if name else ''}</{end}>"
-    text = "".join(_html_number(piece, bold) for piece, bold in cell)
+        name = name and f"<bdi>{name}</bdi>"
+        return f'<th scope="row">{name}</th>' if heads else f"<td>{name}</td>"
+    text = "".join(_html_number(*piece) for piece in cell)
     shade = column.shade(row) if column.shade else None
     if shade is None:
         return f'<td class="n">{text}</td>'
     return f'<td class="n heat" style="--heat:{0.06 + 0.5 * shade:.2f}">{text}</td>'
 
 
-def _html_number(text: str, bold: bool) -> str:
+def _html_number(text: str, bold: bool = False) -> str:
     """A number, with the spread on a line of its own where there is little room."""
     head, opened, rest = text.partition(" (")
     value = f"<b>{_html(head)}</b>" if bold else _html(head)

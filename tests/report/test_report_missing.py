@@ -41,7 +41,7 @@ def test_a_seed_without_an_oracle_is_named():
     assert line.endswith("; there is no oracle of seed 2.")
     section = part_of(found, "Distance to the oracle")
     assert section.findings[0].endswith(
-        "; left out for want of an oracle or of any distance to it: seed 2 on p = 2."
+        "; left out because the oracle or any distance to it is missing: seed 2 on p = 2."
     )
     table = pd.read_csv(io.StringIO(section.tables["oracle_distance"]))
     rows = table[table["group"] == "forget"].groupby("position")[["seeds", "seeds_excluded"]]
@@ -54,7 +54,7 @@ def test_means_are_over_the_seeds_with_every_step():
     tables = changed(records, examples, seed=1, step=25, metric="distance/", path=FOUR[0][0])
     section = part_of(summarize(*tables), "Distance to the oracle")
     assert section.findings[0].endswith(
-        "; left out for want of a finite distance at every step: seed 1 on p = 1."
+        "; left out because some step has no finite distance: seed 1 on p = 1."
     )
     without = changed(records, examples, drop=True, seed=1, path=FOUR[0][0], stage="unlearn")
     other = part_of(summarize(*without), "Distance to the oracle")
@@ -87,8 +87,8 @@ def test_nothing_vanishes_where_the_last_step_has_no_value(kind):
     found = summarize(*tables)
     assert "are n/a" not in found.page
     said = {
-        "margin/": "Distribution over models: GA is left out on forget, for no run has a finite "
-        "value at the last step, 25.",
+        "margin/": "Distribution over models: GA is left out on forget, because no run has a "
+        "finite value at the last step, 25.",
         "log_likelihood/": "; at the last step, 25, no distance between paths is finite.",
         "distance/": "; at step 25 no distance is finite on p = 1, p = 2, p = 3 and p = 4, whose "
         "last step is an earlier one.",
@@ -101,7 +101,7 @@ def test_a_method_or_a_path_without_distances_is_named():
     without = changed(*tables, method="NPO", metric="distance/")
     lines = part_of(summarize(*without), "Distance to the oracle").findings
     assert (
-        "Distance to the oracle: NPO left out, for want of a finite distance at every step."
+        "Distance to the oracle: NPO left out: no seed has a finite distance at every step."
         in lines
     )
     without = changed(*tables, method="NPO", metric="distance/", path=FOUR[2][0])

@@ -343,7 +343,7 @@ def test_one_seed_or_one_path_is_said_to_show_nothing():
     found = summarize(records, examples)
     assert "Path dependence is left out: there is only one path." in found.findings
     assert (
-        "Divergence between paths: GA is left out, for it has only one path, "
+        "Divergence between paths: GA is left out, because it has only one path, "
         "safety-inst-tofu-math." in found.findings
     )
     assert [section.title for section in found.sections] == [

@@ -93,20 +93,16 @@ class Divergence:
 
 
 def divergences(examples: StudyRecords, metric: str) -> list[Divergence]:
-    """Compare the paths, and the seeds, of every method and setting.
-
-    Args:
-        examples: the examples.
-        metric: whose log-likelihoods are compared.
-
-    Returns:
-        In order of first appearance; those without two paths to compare are left out.
-    """
+    """What `compared` finds."""
     return compared(examples, metric)[0]
 
 
 def compared(examples: StudyRecords, metric: str) -> tuple[list[Divergence], list[Curves]]:
-    """What `divergences` gives, and those that it leaves out."""
+    """Compare the paths, and the seeds, of every method and setting by the values of examples.
+
+    Returns:
+        In order of first appearance, and the curves that have no two paths to compare.
+    """
     found, left = [], []
     for curves in curves_of(examples, metric):
         paths = pairwise_distance(curves.values)

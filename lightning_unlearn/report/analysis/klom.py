@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +13,9 @@ from lightning_unlearn.report.curves import Curves, PathPosition, curves_of, ora
 from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.statistics.klom import (
     LEAST_MODELS,
-    StandardizedDifference,
+    NoiseFloor,
     klom,
+    noise_floor,
     standardized_difference,
     wasserstein,
 )
@@ -25,71 +28,72 @@ KINDS = ("margin", "log_likelihood")
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A path of which models and oracles are to be compared.
+class Comparison:
+    """The unlearned models of a path beside its oracles, on the examples of a group.
+
+    What takes more models than there are is NaN: KLoM ten of either kind, differences two.
 
     Attributes:
         curves: the runs, of which the last step is compared.
         path: of these.
         group: of examples.
+        metric: what is compared.
+        reason: why there is no comparison; "" where there is one.
+        models: unlearned models.
+        oracles: oracle models.
+        examples: those that every one of the models has a finite value of.
+        missing: examples left out, because one of the models has none.
+        klom: mean over examples; with its 95th percentile, and both of models that are as good as
+            oracles (`floor`).
+        difference: of the means, in standard deviations of the oracles, with its interval; and its
+            absolute value, beside that of equals (`absolute_floor`).
+        wasserstein: mean over examples, in the metric's unit, and its 95th percentile.
+        valueless: seeds of runs without any finite value at the last step.
+        lonely: seeds of runs that have no oracle.
     """
 
     curves: Curves
     path: PathPosition
     group: str
-
-
-@dataclass(frozen=True)
-class Comparison(Compared):
-    """The unlearned models of a path beside its oracles, on the examples of a group.
-
-    Attributes:
-        metric: what is compared.
-        models: unlearned models.
-        oracles: oracle models.
-        points: examples that every one of the models has a finite value of.
-        dropped: examples left out, because one of the models has none.
-        klom: per point; None with fewer than ten models of either kind.
-        difference: None with fewer than two models of either kind.
-        wasserstein: per point, in the metric's unit.
-        valueless: seeds of runs without any finite value at the last step.
-        lonely: seeds of runs that have no oracle.
-    """
-
     metric: str
-    models: int
-    oracles: int
-    points: int
-    dropped: int
-    klom: NDArray[np.float64] | None
-    difference: StandardizedDifference | None
-    wasserstein: NDArray[np.float64]
-    valueless: list[int]
-    lonely: list[int]
+    reason: str = ""
+    models: int = 0
+    oracles: int = 0
+    examples: int = 0
+    missing: int = 0
+    klom: float = math.nan
+    klom_p95: float = math.nan
+    floor: float = math.nan
+    floor_p95: float = math.nan
+    difference: float = math.nan
+    difference_low: float = math.nan
+    difference_high: float = math.nan
+    absolute: float = math.nan
+    absolute_floor: float = math.nan
+    wasserstein: float = math.nan
+    wasserstein_p95: float = math.nan
+    valueless: list[int] = field(default_factory=list)
+    lonely: list[int] = field(default_factory=list)
+
+    @property
+    def step(self) -> int:
+        """The step that is compared."""
+        return self.curves.steps[-1]
+
+    @property
+    def fewest(self) -> int:
+        """The models of the kind that has fewer."""
+        return min(self.models, self.oracles)
 
 
-@dataclass(frozen=True)
-class Missing(Compared):
-    """A path that cannot be compared with oracles.
-
-    Attributes:
-        reason: why.
-    """
-
-    reason: str
-
-
-def comparisons(examples: StudyRecords) -> list[Comparison | Missing]:
+def comparisons(examples: StudyRecords) -> list[Comparison]:
     """Compare the models at the last step of unlearning with the oracles, path by path.
-
-    Args:
-        examples: the examples.
 
     Returns:
         By group, method, setting and path.
     """
     return [
-        _compared(Compared(curves, path, group), metric, runs, retrained)
+        _compared(Comparison(curves, path, group, metric), runs, retrained)
         for group, metric in metrics_of_groups(examples).items()
         for curves in curves_of(examples, metric)
         for path, runs, retrained in zip(
@@ -110,41 +114,54 @@ def metrics_of_groups(examples: StudyRecords) -> dict[str, str]:
 
 
 def _compared(
-    own: Compared,
-    metric: str,
-    runs: NDArray[np.float64],
-    retrained: dict[int, NDArray[np.float64]],
-) -> Comparison | Missing:
+    own: Comparison, runs: NDArray[np.float64], retrained: dict[int, NDArray[np.float64]]
+) -> Comparison:
     """Compare the runs of a path, [seeds, steps, examples], with its oracles, each [examples]."""
-    seeds, steps = own.curves.seeds, own.curves.steps
     oracles = np.array(list(retrained.values())).reshape(len(retrained), runs.shape[-1])
+    has_oracle = np.isfinite(oracles).any(axis=1)
     ran, ends = np.isfinite(runs).any(axis=(1, 2)), np.isfinite(runs[:, -1]).any(axis=1)
-    models, aims = runs[ends, -1], oracles[np.isfinite(oracles).any(axis=1)]
+    models, aims = runs[ends, -1], oracles[has_oracle]
     known = np.isfinite(models).all(axis=0) & np.isfinite(aims).all(axis=0)
-    reason = ""
     if not len(models):
-        reason = f"no run has a finite value at the last step, {steps[-1]}"
-    elif not len(aims):
-        reason = "no oracle has a finite value"
-    elif not known.any():
-        reason = "no example has a finite value of every model"
-    if reason:
-        return Missing(own.curves, own.path, own.group, reason)
-    with_oracle = [seed for seed, values in retrained.items() if np.isfinite(values).any()]
-    models, aims = models[:, known], aims[:, known]
-    fewest = min(len(models), len(aims))
-    return Comparison(
-        own.curves,
-        own.path,
-        own.group,
-        metric,
+        return replace(own, reason=f"no run has a finite value at the last step, {own.step}")
+    if not len(aims):
+        return replace(own, reason="no oracle has a finite value")
+    if not known.any():
+        return replace(own, reason="no example has a finite value of every model")
+    seeds, of_oracles = np.array(own.curves.seeds), np.array(list(retrained))[has_oracle]
+    distances = wasserstein(models[:, known], aims[:, known])
+    return replace(
+        own,
         models=len(models),
         oracles=len(aims),
-        points=int(known.sum()),
-        dropped=int((~known).sum()),
-        klom=klom(models, aims) if fewest >= LEAST_MODELS else None,
-        difference=standardized_difference(models, aims) if fewest >= 2 else None,
-        wasserstein=wasserstein(models, aims),
-        valueless=np.array(seeds)[ran & ~ends].tolist(),
-        lonely=[s for s, has in zip(seeds, ran, strict=True) if has and s not in with_oracle],
+        examples=int(known.sum()),
+        missing=int((~known).sum()),
+        **_of_distributions(models[:, known], aims[:, known]),
+        wasserstein=distances.mean(),
+        wasserstein_p95=np.percentile(distances, 95),
+        valueless=seeds[ran & ~ends].tolist(),
+        lonely=seeds[ran & ~np.isin(seeds, of_oracles)].tolist(),
     )
+
+
+def _of_distributions(
+    models: NDArray[np.float64], oracles: NDArray[np.float64]
+) -> dict[str, float]:
+    """What needs several models of either kind, as far as there are as many."""
+    found: dict[str, float] = {}
+    fewest = min(len(models), len(oracles))
+    if fewest >= LEAST_MODELS:
+        own, floor = klom(models, oracles), noise_floor_of(len(models), len(oracles))
+        found |= {"klom": own.mean(), "klom_p95": float(np.percentile(own, 95))}
+        found |= {"floor": floor.mean, "floor_p95": floor.percentile95}
+    if fewest > 1:
+        d = standardized_difference(models, oracles)
+        found |= {"difference": d.mean, "difference_low": d.low, "difference_high": d.high}
+        found |= {"absolute": d.absolute, "absolute_floor": d.absolute_floor}
+    return found
+
+
+@lru_cache
+def noise_floor_of(models: int, oracles: int) -> NoiseFloor:
+    """`noise_floor`, which draws random numbers, once for each pair of counts."""
+    return noise_floor(models, oracles)

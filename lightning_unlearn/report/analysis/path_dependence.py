@@ -37,7 +37,6 @@ class PathDependence:
         paths: with a finite value.
         runs: with a finite value.
         missing: runs without one.
-        seeds: of all runs.
         index: with paths as groups of seeds; None where there is nothing to compare.
         recency: the last position less the mean of the others; None where there is no such pair.
     """
@@ -47,7 +46,6 @@ class PathDependence:
     paths: int
     runs: int
     missing: int
-    seeds: int
     index: IntraclassCorrelation | None
     recency: Interval | None
 
@@ -96,7 +94,6 @@ def _dependence(condition: Condition, runs: pd.DataFrame, outcome: str) -> PathD
         paths=len(known.drop_duplicates(["path", "position"])),
         runs=len(known),
         missing=len(runs) - len(known),
-        seeds=int(runs["seed"].nunique()),
         index=icc1([part[outcome].to_numpy(float) for _, part in by_path]),
         recency=last_less_others(runs, outcome),
     )

@@ -52,6 +52,11 @@ class Section:
         return self.table.rich(self.title) if self.table is not None else None
 
 
+def clause(before: str, names: str) -> list[str]:
+    """A clause that ends in names; none without any."""
+    return [f"{before} {names}"] if names else []
+
+
 def ends_of(name: str, interval: Interval) -> dict[str, float]:
     """The columns of an interval: `name`, "<name>_low" and "<name>_high"."""
     return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}

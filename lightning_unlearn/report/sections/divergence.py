@@ -72,7 +72,7 @@ def divergence_section(examples: StudyRecords, metric: str) -> Section:
         "forget example" if metric.startswith("log_likelihood/") else "answer of the forget stage"
     )
     note = NOTE.format(what=what, factor=LEAST_FACTOR, evidence=EVIDENCE)
-    rows = [Row(o.curves.method, o.curves.words, 0, "", len(o.curves.seeds), o) for o in found]
+    rows = [Row(own.curves, own) for own in found]
     table = table_of_runs(COLUMNS, rows, [note], bool(examples.sweep), by_path=False)
     findings = [f"{own.curves.name}: {_finding(own)}." for own in found]
     return Section(TITLE, tables, table, [*findings, *without])
@@ -81,8 +81,8 @@ def divergence_section(examples: StudyRecords, metric: str) -> Section:
 def _why(curves: Curves) -> str:
     """Why there is no distance between paths."""
     if len(curves.paths) < 2:
-        return f"for it has only one path, {curves.paths[0][0]}"
-    return "for no two of its paths have a finite value of one example, seed and step"
+        return f"because it has only one path, {curves.paths[0][0]}"
+    return "because no two of its paths have a finite value of one example, seed and step"
 
 
 def _distances(own: Divergence) -> list[dict[str, Any]]:

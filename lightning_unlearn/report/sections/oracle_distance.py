@@ -25,6 +25,7 @@ from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.report.sections.base import (
     DISTANCE_UNIT,
     Section,
+    clause,
     ends_of,
     with_ends,
     with_half,
@@ -40,7 +41,7 @@ NOTE = (
     "token)^2, at the first step, the path's best and the last. Regret: what it costs to stop at "
     "the step that is best for all paths together. At the best and at the last step: overshoot, "
     "the share of examples below the oracle, and KL, from oracle to model in nats per token. Still "
-    "falling: the best step is the last one looked at, so a later one may be nearer."
+    "falling: the best step is the last one evaluated, so a later one may be nearer."
 )
 SEEDS = "Means over the seeds with a value at every step; ±: half the 95 % interval."
 
@@ -106,9 +107,8 @@ def _records(own: OracleDistances, group: str, floors: OraclePairs) -> list[dict
 
 def _row(own: OracleDistances, place: int) -> Row:
     """The row of a path; the columns read the distances and its place among the paths."""
-    (path, position), points = own.paths[place], own.points[place]
-    seeds = max(point.interval().count for point in points.values())
-    return Row(own.distance.method, own.distance.words, position, path, seeds, (own, place))
+    seeds = max(point.interval().count for point in own.points[place].values())
+    return Row(own.distance, (own, place), own.paths[place], seeds)
 
 
 def _mean(row: Row, point: str, metric: str = "distance") -> str:
@@ -157,7 +157,7 @@ def _finding(own: OracleDistances) -> str:
     elif len(set(own.steps)) > 1:
         costs = [own.regret(place) for place in range(len(own.paths))]
         most = max(range(len(costs)), key=lambda place: costs[place].mean)
-        end = " (the last one looked at)" * (own.common == own.distance.steps[-1])
+        end = " (the last one evaluated)" * (own.common == own.distance.steps[-1])
         clauses.append(
             f"the best common step is {own.common}{end}, which costs most on "
             f"{names_of_paths(own.paths)[most]}, {with_ends(costs[most], DISTANCE_UNIT)}"
@@ -174,22 +174,18 @@ def _finding(own: OracleDistances) -> str:
 
 def _left_out(own: OracleDistances) -> list[str]:
     """Which steps, seeds and paths have no part in the means, as clauses."""
-    clauses = []
-    end = own.distance.steps[-1]
-    early = [points["last"].step < end for points in own.points]
-    if any(early):
-        some = [name for name, e in zip(names_of_paths(own.paths), early, strict=True) if e]
-        clauses.append(
-            f"at step {end} no distance is finite on {among(some, len(own.paths))}, whose last "
-            "step is an earlier one"
-        )
-    if absent := seeds_on_paths(own.absent, own.paths):
-        clauses.append(f"left out for want of an oracle or of any distance to it: {absent}")
-    if gaps := seeds_on_paths(own.gaps, own.paths):
-        clauses.append(f"left out for want of a finite distance at every step: {gaps}")
+    names, end = names_of_paths(own.paths), own.distance.steps[-1]
+    pairs = zip(names, own.points, strict=True)
+    early = [name for name, points in pairs if points["last"].step < end]
+    absent, gaps = (seeds_on_paths(seeds, own.paths) for seeds in (own.absent, own.gaps))
+    clauses = clause("left out because the oracle or any distance to it is missing:", absent)
+    clauses += clause("left out because some step has no finite distance:", gaps)
+    if early:
+        on = f"on {among(early, len(names))}, whose last step is an earlier one"
+        clauses.insert(0, f"at step {end} no distance is finite {on}")
     if own.without:
-        names = among(names_of_paths(own.without), len(own.paths) + len(own.without))
-        clauses.append(f"no seed has a finite distance at every step on {names}, left out")
+        on = among(names_of_paths(own.without), len(own.paths) + len(own.without))
+        clauses.append(f"no seed has a finite distance at every step on {on}, left out")
     return clauses
 
 
@@ -201,7 +197,7 @@ def _without(study: StudyRecords, found: list[OracleDistances]) -> list[str]:
         names.pop(own.distance.name, None)
     if not names:
         return []
-    return [f"{TITLE}: {join_words(names)} left out, for want of a finite distance at every step."]
+    return [f"{TITLE}: {join_words(names)} left out: no seed has a finite distance at every step."]
 
 
 def _floor(floors: OraclePairs) -> list[str]:

@@ -59,8 +59,7 @@ def path_dependence(scores: pd.DataFrame, study: StudyRecords) -> Section:
     rows, findings = [], []
     for condition, group in groupby(found, lambda own: own.condition):
         outcomes = {own.outcome: own for own in group}
-        seeds = next(iter(outcomes.values())).seeds
-        rows.append(Row(condition.method, condition.words, 0, "", seeds, outcomes))
+        rows.append(Row(condition, outcomes))
         if any(own.index is not None for own in outcomes.values()):
             findings.append(f"{condition.name}: {_finding(list(outcomes.values()))}.")
     names = dict.fromkeys(own.outcome for own in found)

@@ -38,42 +38,30 @@ def recency(scores: pd.DataFrame) -> list[str]:
         if len(parts) > 1:
             sentences.append(f"{method}: {_count([part for _, part in parts])}.")
         sentences += [f"{own.name}: {_finding(part)}." for own, part in parts]
-    seeds = [rows for _, part in conditions for _, rows in part.groupby("seed", sort=False)]
-    return [*sentences, *_cells(seeds)]
-
-
-def _cells(parts: list[pd.DataFrame]) -> list[str]:
-    """In how many cells the last position is the slowest, as a sentence; none for a single one."""
-    verdicts = [_last_is_slowest(part) for part in parts]
-    known = [verdict for verdict in verdicts if verdict is not None]
-    if len(known) < 2:
-        return []
-    return [
-        f"In all, the last position is the slowest in {sum(known)} of {len(known)} cells, each of "
-        "one method, setting and seed."
-    ]
+    last = _slowest_last([rows for _, part in conditions for _, rows in part.groupby("seed")])
+    if len(last) > 1:
+        sentences.append(
+            f"In all, the last position is the slowest in {sum(last)} of {len(last)} cells, each "
+            "of one method, setting and seed."
+        )
+    return sentences
 
 
 def _count(parts: list[pd.DataFrame]) -> str:
     """In how many settings the last position is the slowest, as a clause."""
-    verdicts = [_last_is_slowest(part) for part in parts]
-    known = [verdict for verdict in verdicts if verdict is not None]
-    if not known:
+    last = _slowest_last(parts)
+    if not last:
         return f"in none of {len(parts)} settings can the last position be compared with another"
-    what = f"the last position is the slowest in {sum(known)} of {len(known)} settings"
-    left = len(parts) - len(known)
-    if left:
-        what += f"; in {left} more it cannot be compared with another"
-    return what
+    what = f"the last position is the slowest in {sum(last)} of {len(last)} settings"
+    left = len(parts) - len(last)
+    return f"{what}; in {left} more it cannot be compared with another" if left else what
 
 
-def _last_is_slowest(rows: pd.DataFrame) -> bool | None:
-    """Whether the last position alone is slowest; None where it has no score, or the only one."""
-    known = rows[rows["forget_score"].notna()]
-    if not has_last(known):
-        return None
-    means = _by_position(known)
-    return _slowest(means) == [max(means)]
+def _slowest_last(parts: list[pd.DataFrame]) -> list[bool]:
+    """Whether the last position alone is slowest, of each part in which it can be compared."""
+    known = [part[part["forget_score"].notna()] for part in parts]
+    means = [_by_position(part) for part in known if has_last(part)]
+    return [_slowest(own) == [max(own)] for own in means]
 
 
 def _finding(rows: pd.DataFrame) -> str:
@@ -82,64 +70,53 @@ def _finding(rows: pd.DataFrame) -> str:
         return "no forget score was measured, so positions cannot be compared"
     means = _by_position(known)
     notes = _notes(known, len(rows) - len(known))
-    listed = join_words(f"{number(score)} (p = {p})" for p, score in means.items())
-    paths = known["path"].unique()
     if len(means) == 1:
         ((position, score),) = means.items()
-        what = f"the path {paths[0]}" if len(paths) == 1 else f"position {position}"
-        where = f" at p = {position}" if len(paths) == 1 else ""
+        paths = known["path"].unique()
+        what, where = f"position {position}", ""
+        if len(paths) == 1:
+            what, where = f"the path {paths[0]}", f" at p = {position}"
         finding = f"only {what} has a forget score, {number(score)} nats per token{where}"
         return "; ".join([f"{finding}, so positions cannot be compared", *notes])
-
     slowest = _slowest(means)
+    verb = f"positions {join_words(map(str, slowest))} tie as the slowest"
     if len(slowest) == 1:
         verb = f"position {slowest[0]} forgot slowest"
     elif len(slowest) == len(means):
         verb = "no position forgot slower than another"
-    else:
-        verb = f"positions {join_words(map(str, slowest))} tie as the slowest"
+    listed = join_words(f"{number(score)} (p = {p})" for p, score in means.items())
     finding = f"{verb}, with forget scores of {listed} nats per token"
-    return "; ".join(
-        [finding, _last(known, means, slowest), *_seeds(known, slowest), *_effect(known), *notes]
-    )
+    clauses = [_last(known, means, slowest), *_seeds(known, slowest), *_effect(known)]
+    return "; ".join([finding, *clauses, *notes])
 
 
 def _last(known: pd.DataFrame, means: dict[int, float], slowest: list[int]) -> str:
     """Whether the last position is the slowest, as a clause."""
-    lengths = sorted({len(path.split("-")) for path in known["path"]})
-    if len(lengths) > 1:
-        return (
-            f"the paths have {lengths[0]} to {lengths[-1]} stages, so no one position is the last"
-        )
-    n = lengths[0]
+    lengths = [len(path.split("-")) for path in known["path"]]
+    n = max(lengths)
+    if min(lengths) < n:
+        return f"the paths have {span(lengths)} stages, so no one position is the last"
     last = f"the last position (p = n = {n})"
     if n not in means:
         return f"{last} has no forget score"
     if len(slowest) == len(means):
         return f"{last} is no exception"
-    if slowest == [n]:
-        return f"this is {last}"
-    if len(slowest) == 1:
-        return f"this is not {last}"
-    return f"{last} is one of them" if n in slowest else f"{last} is not one of them"
+    verb = "is" if n in slowest else "is not"
+    return f"this {verb} {last}" if len(slowest) == 1 else f"{last} {verb} one of them"
 
 
 def _seeds(known: pd.DataFrame, slowest: list[int]) -> list[str]:
     """In how many seeds the slowest position is so by itself; nothing for a tie."""
-    positions = set(known["position"])
-    each = [
-        _by_position(rows)
-        for _, rows in known.groupby("seed")
-        if set(rows["position"]) == positions
-    ]
     if len(slowest) > 1:
         return []
     if known["seed"].nunique() < 2:
         return ["of one seed, so chance is not excluded"]
-    if len(each) < 2:
+    by_seed = [_by_position(rows) for _, rows in known.groupby("seed")]
+    complete = [means for means in by_seed if len(means) == known["position"].nunique()]
+    if len(complete) < 2:
         return ["no two seeds have a score at every position, so chance is not excluded"]
-    agreeing = sum(_slowest(means) == slowest for means in each)
-    return [f"it is the slowest in {agreeing} of {len(each)} seeds"]
+    agreeing = sum(_slowest(means) == slowest for means in complete)
+    return [f"it is the slowest in {agreeing} of {len(complete)} seeds"]
 
 
 def _effect(known: pd.DataFrame) -> list[str]:
@@ -156,21 +133,16 @@ def _effect(known: pd.DataFrame) -> list[str]:
 
 def _notes(known: pd.DataFrame, dropped: int) -> list[str]:
     """What was averaged and what was left out."""
-    seeds = known.groupby(["path", "position"])["seed"].nunique()
-    paths = known.groupby("position")["path"].nunique()
-    over = [
-        f"{span(counts.tolist())} {what}"
-        for counts, what in ((paths, "paths per position"), (seeds, "seeds per path"))
-        if counts.max() > 1
-    ]
+    counts = {
+        "paths per position": known.groupby("position")["path"].nunique().tolist(),
+        "seeds per path": known.groupby(["path", "position"])["seed"].nunique().tolist(),
+    }
+    over = [f"{span(own)} {what}" for what, own in counts.items() if max(own) > 1]
     notes = [f"scores are means over {join_words(over)}"] if over else []
     if dropped:
-        runs = (
-            "1 run without a forget score is"
-            if dropped == 1
-            else f"{dropped} runs without a forget score are"
-        )
-        notes.append(f"{runs} left out")
+        runs = "1 run" if dropped == 1 else f"{dropped} runs"
+        verb = "is" if dropped == 1 else "are"
+        notes.append(f"{runs} without a forget score {verb} left out")
     return notes
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lightning_unlearn.report.formatting import number, short_number
-from lightning_unlearn.report.reading import settings_of, shown, sweep_keys, value_names
+from lightning_unlearn.report.reading import Condition, settings_of, shown, sweep_keys, value_names
 from lightning_unlearn.report.sections.base import Section
 from lightning_unlearn.report.tables import (
     SETTING,
@@ -19,7 +19,6 @@ from lightning_unlearn.report.tables import (
     rows_of,
     table_of_runs,
 )
-from lightning_unlearn.settings.labels import setting_name
 from lightning_unlearn.statistics import half_width
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def sweep_grid(scores: pd.DataFrame, value: str) -> Table | None:
         for run in runs
     ]
     rows = [
-        Row("", setting_name(sweep, settings[code]), 0, "", 1, code)
+        Row(Condition("", sweep, settings[code]), code)
         for code in sorted(means.index.unique("setting"))
     ]
     paths = "; ".join(f"p = {p}: {path}" for path, p in {path: p for _, p, path in runs}.items())
