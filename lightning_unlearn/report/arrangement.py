@@ -6,9 +6,9 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.curves import Curves, PathPosition, curves_of
+from lightning_unlearn.report.curves import Curves, curves_of
 from lightning_unlearn.report.looks import Looks
-from lightning_unlearn.report.reading import Setting, StudyRecords
+from lightning_unlearn.report.reading import PathPosition, Setting, StudyRecords
 
 if TYPE_CHECKING:
     import pandas as pd

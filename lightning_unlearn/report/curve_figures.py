@@ -16,7 +16,7 @@ from lightning_unlearn.report.arrangement import (
     oracles_of,
     same_for_all,
 )
-from lightning_unlearn.report.curves import Band, Curves, PathPosition, band_of
+from lightning_unlearn.report.curves import Band, Curves, band_of
 from lightning_unlearn.report.drawn import GREY, Curve, Level, Part, Thin
 from lightning_unlearn.report.formatting import span
 from lightning_unlearn.report.frame import Entry, compose
@@ -28,7 +28,7 @@ from lightning_unlearn.report.looks import (
     plain,
 )
 from lightning_unlearn.report.panels import Grid, Panel, wrapped
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.reading import PathPosition, StudyRecords
 from lightning_unlearn.settings.labels import run_name
 from lightning_unlearn.statistics import mean_over_seeds
 

@@ -1,15 +1,13 @@
-"""Tables of runs: one list of columns, written as Markdown, LaTeX, HTML and for the terminal."""
+"""Tables of runs: one list of columns, for Markdown, LaTeX, the terminal and the page."""
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from lightning_unlearn.errors import visible
 from lightning_unlearn.report.formatting import DECIMALS, MISSING, number
 from lightning_unlearn.report.reading import Condition, PathPosition, by_condition
 
@@ -105,7 +103,7 @@ class Table:
         lines = [
             [escape(column.heading) for column in self.columns],
             ["---" if column.is_name else "---:" for column in self.columns],
-            *([_marked(cell, escape, "**{}**") for cell in cells] for cells, _ in self._body()),
+            *([_marked(cell, escape, "**{}**") for cell in cells] for _, cells, _ in self.body()),
         ]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return "\n\n".join(filter(None, [table, escape(self.note)])) + "\n"
@@ -113,37 +111,12 @@ class Table:
     def latex(self, caption: str = "") -> str:
         """The table and its note as a float for the LaTeX package booktabs, names escaped."""
         lines = [latex_row(escape_latex(column.heading) for column in self.columns)]
-        for cells, begins in self._body():
+        for _, cells, begins in self.body():
             if len(lines) == 1 or (begins and PATH in self.columns):
                 lines.append(r"\midrule")
             lines.append(latex_row(map(latex_cell, cells)))
         alignment = "".join("l" if column.is_name else "r" for column in self.columns)
         return latex_float(alignment, lines, self.note, caption)
-
-    def html(self, caption: str, kind: str = "") -> str:
-        """The table and its note for a page; it scrolls sideways where there is no room.
-
-        Args:
-            caption: what it is, for those who cannot see where it stands.
-            kind: CSS class of the table; "" for none.
-        """
-        head = "".join(
-            f'<th scope="col">{(_html_number if column.shade else _html)(column.heading)}</th>'
-            for column in self.columns
-        )
-        body = ""
-        for row, (cells, _) in zip(self.rows, self._body(), strict=True):
-            heads = chain([True], repeat(False))
-            own = "".join(map(_html_cell, self.columns, repeat(row), cells, heads))
-            body += f"<tr>{own}</tr>"
-        name, class_ = _html(caption), f' class="{kind}"' if kind else ""
-        note = f'<p class="note">{_html(self.note)}</p>' if self.note else ""
-        # Reached by keyboard, so that it can be scrolled without a mouse.
-        return (
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table{class_}>'
-            f'<caption class="unseen">{name}</caption><thead><tr>{head}</tr></thead>'
-            f"<tbody>{body}</tbody></table></div>{note}"
-        )
 
     def rich(self, title: str | None = None) -> RichTable:
         """The table for the terminal, with its note as caption."""
@@ -171,7 +144,7 @@ class Table:
                 min_width=least,
                 no_wrap=whole,
             )
-        for cells, begins in self._body():
+        for _, cells, begins in self.body():
             if begins:
                 table.add_section()
             texts = ["".join(text for text, _ in cell) for cell in cells]
@@ -180,8 +153,8 @@ class Table:
             table.add_row(*map(Text, texts, bold))
         return table
 
-    def _body(self) -> Iterable[tuple[list[Cell], bool]]:
-        """The cells of each row, and whether the row differs in what is said once."""
+    def body(self) -> Iterable[tuple[Row, list[Cell], bool]]:
+        """The rows with their cells, and whether a row differs in what is said once."""
         before: list[str] = []
         for row in self.rows:
             once = [column.text(row) if column.once else "" for column in self.columns]
@@ -189,7 +162,7 @@ class Table:
             new = next((place for place, (own, last) in pairs if own != last), len(before))
             known = [column.once and place < new for place, column in enumerate(self.columns)]
             cells = [[] if k else c.cell(row) for k, c in zip(known, self.columns, strict=True)]
-            yield cells, new < len(once)
+            yield row, cells, new < len(once)
             before = once
 
 
@@ -311,26 +284,3 @@ def latex_float(alignment: str, lines: Sequence[str], note: str = "", caption: s
 def _marked(cell: Cell, escaped: Callable[[str], str], bold: str) -> str:
     """A cell as text of a format, with `bold` around its bold pieces."""
     return "".join(bold.format(escaped(t)) if is_bold else escaped(t) for t, is_bold in cell)
-
-
-def _html(text: str) -> str:
-    return html.escape(visible(text, lines=True), quote=True)
-
-
-def _html_cell(column: Column, row: Row, cell: Cell, heads: bool) -> str:
-    if column.is_name:
-        name = _marked(cell, _html, "<b>{}</b>")
-        name = name and f"<bdi>{name}</bdi>"
-        return f'<th scope="row">{name}</th>' if heads else f"<td>{name}</td>"
-    text = "".join(_html_number(*piece) for piece in cell)
-    shade = column.shade(row) if column.shade else None
-    if shade is None:
-        return f'<td class="n">{text}</td>'
-    return f'<td class="n heat" style="--heat:{0.06 + 0.5 * shade:.2f}">{text}</td>'
-
-
-def _html_number(text: str, bold: bool = False) -> str:
-    """A number, with the spread on a line of its own where there is little room."""
-    head, opened, rest = text.partition(" (")
-    value = f"<b>{_html(head)}</b>" if bold else _html(head)
-    return f"{value} <small>({_html(rest)}</small>" if opened else value

@@ -8,13 +8,13 @@ import numpy as np
 
 from lightning_unlearn.report.arrangement import Trial, arrange
 from lightning_unlearn.report.curve_figures import forgotten, tidy
-from lightning_unlearn.report.curves import PathPosition, band_of
+from lightning_unlearn.report.curves import band_of
 from lightning_unlearn.report.drawn import Cross, Level, Part, Spots, Thin
 from lightning_unlearn.report.formatting import span
 from lightning_unlearn.report.frame import Entry, compose
 from lightning_unlearn.report.looks import Looks, folded, looks_of_paths
 from lightning_unlearn.report.panels import Panel
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.reading import PathPosition, StudyRecords
 
 if TYPE_CHECKING:
     import pandas as pd

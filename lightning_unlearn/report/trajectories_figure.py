@@ -9,12 +9,12 @@ import numpy as np
 
 from lightning_unlearn.report.arrangement import arrange, cells_of
 from lightning_unlearn.report.curve_figures import forgotten, titled_once
-from lightning_unlearn.report.curves import Band, Curves, PathPosition, oracles_of_paths
+from lightning_unlearn.report.curves import Band, Curves, oracles_of_paths
 from lightning_unlearn.report.drawn import GREY, Curve, Level, Part, Spots, Thin, Words, Zone
 from lightning_unlearn.report.frame import Entry, compose
 from lightning_unlearn.report.looks import Looks, folded, looks_of_paths
 from lightning_unlearn.report.panels import Panel
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.reading import PathPosition, StudyRecords
 from lightning_unlearn.settings.labels import run_name
 from lightning_unlearn.statistics import half_width, mean_over_seeds
 

@@ -15,11 +15,11 @@ from lightning_unlearn.report.analysis.oracle_distance import (
 )
 from lightning_unlearn.report.analysis.path_dependence import path_dependences
 from lightning_unlearn.report.formatting import join_words, percent, short_number
-from lightning_unlearn.report.page.source import Told
 from lightning_unlearn.report.reading import by_condition
 from lightning_unlearn.report.sections.base import DISTANCE_UNIT
 from lightning_unlearn.report.sections.depth import VERDICTS
 from lightning_unlearn.report.sections.recency import recency
+from lightning_unlearn.report.study_report import StudyReport
 from lightning_unlearn.statistics import Interval, IntraclassCorrelation, mean_interval
 
 # Sentences name at most so many methods and settings one by one.
@@ -54,34 +54,34 @@ class _Share:
         return index, low, high
 
 
-def verdict_of(told: Told) -> Verdict:
+def verdict_of(report: StudyReport) -> Verdict:
     """The verdict on a study."""
-    if told.is_empty:
-        return Verdict("There is nothing to judge yet.", {"Found": [told.summary.nothing]})
-    if told.depths:
-        return _on_depth(told)
-    shares = _shares(told)
-    headline, path = _on_paths(told, shares)
+    if report.is_empty:
+        return Verdict("There is nothing to judge yet.", {"Found": [report.summary.nothing]})
+    if report.depths:
+        return _on_depth(report)
+    shares = _shares(report)
+    headline, path = _on_paths(report, shares)
     answers = {
         "Does the path matter?": path,
-        "Under which method least?": [*_least(shares), *_spread(told)],
-        "Who forgets slowest?": _last(told, shares),
-        "As good as retrained?": _oracle(told),
+        "Under which method least?": [*_least(shares), *_spread(report)],
+        "Who forgets slowest?": _last(report, shares),
+        "As good as retrained?": _oracle(report),
     }
     return Verdict(headline, {about: lines for about, lines in answers.items() if lines})
 
 
-def _on_paths(told: Told, shares: list[_Share]) -> tuple[str, list[str]]:
+def _on_paths(report: StudyReport, shares: list[_Share]) -> tuple[str, list[str]]:
     """Whether the outcome depends on the path, in a few words and in more."""
-    if len(told.paths) < 2:
-        path, position = told.paths[0]
+    if len(report.paths) < 2:
+        path, position = report.paths[0]
         only = (
             f"Only the path {path} (p = {position}) was measured, so neither a difference nor a "
             "divergence between paths can be shown."
         )
         return "There is one path: nothing can be said about paths.", [only]
     if not shares:
-        seeds = "every path has one seed" if told.seeds < 2 else "too few runs have a score"
+        seeds = "every path has one seed" if report.seeds < 2 else "too few runs have a score"
         return (
             "Whether the outcome depends on the path beyond seeds cannot be told.",
             [f"There is no spread over seeds to compare with: {seeds}."],
@@ -89,10 +89,10 @@ def _on_paths(told: Told, shares: list[_Share]) -> tuple[str, list[str]]:
     return _headline(shares), [_explained(shares)]
 
 
-def _shares(told: Told) -> list[_Share]:
+def _shares(report: StudyReport) -> list[_Share]:
     return [
         _Share(own.condition.name, own.index, own.recency)
-        for own in path_dependences(told.scores, told.study)
+        for own in path_dependences(report.scores, report.study)
         if own.outcome == "forget_score" and own.index is not None
     ]
 
@@ -138,9 +138,9 @@ def _least(shares: list[_Share]) -> list[str]:
     return [f"{text}."]
 
 
-def _spread(told: Told) -> list[str]:
+def _spread(report: StudyReport) -> list[str]:
     """How far apart the paths end, and under which method least."""
-    known = told.scores[told.scores["forget_score"].notna()]
+    known = report.scores[report.scores["forget_score"].notna()]
     ends: dict[str, tuple[float, float]] = {}
     for own, runs in by_condition(known, "forget_score"):
         means = runs.groupby(["path", "position"])["forget_score"].mean()
@@ -160,9 +160,9 @@ def _spread(told: Told) -> list[str]:
     return [f"{text}: paths end closest under {closest}." if len(ends) > 1 else f"{text}."]
 
 
-def _last(told: Told, shares: list[_Share]) -> list[str]:
+def _last(report: StudyReport, shares: list[_Share]) -> list[str]:
     """What the last position does."""
-    counted = [line for line in recency(told.scores) if line.startswith("In all,")]
+    counted = [line for line in recency(report.scores) if line.startswith("In all,")]
     effects = [
         f"{short_number(own.mean)} ({short_number(own.low)} to {short_number(own.high)}) "
         f"under {share.name}"
@@ -177,12 +177,12 @@ def _last(told: Told, shares: list[_Share]) -> list[str]:
     return counted
 
 
-def _oracle(told: Told) -> list[str]:
+def _oracle(report: StudyReport) -> list[str]:
     """Who comes as close to the oracle as another oracle."""
-    every = oracle_distances(told.study, "forget")
+    every = oracle_distances(report.study, "forget")
     sentences = []
-    if every and told.examples is not None and told.examples[0] == "log_likelihood/forget":
-        between = distinct_pairs(between_oracles(told.examples[1], "forget"))
+    if every and report.examples is not None and report.examples[0] == "log_likelihood/forget":
+        between = distinct_pairs(between_oracles(report.examples[1], "forget"))
         sentences += [_close(every, mean_interval(between).mean)] if between else []
     late = [own for own in every if len(set(own.steps)) > 1]
     if late:
@@ -210,15 +210,15 @@ def _close(every: list[OracleDistances], floor: float) -> str:
     )
 
 
-def _on_depth(told: Told) -> Verdict:
+def _on_depth(report: StudyReport) -> Verdict:
     """Deep or superficial, and by which order."""
-    table = depth(told.source.records)
-    counts = [line for line in told.summary.findings if ": forgetting was " in line]
+    table = depth(report.source.records)
+    counts = [line for line in report.summary.findings if ": forgetting was " in line]
     if "verdict" not in table or not counts:
         return Verdict(
             "Answers of every stage were followed; which of them refuse cannot be told from their "
             "names.",
-            {"Found": told.summary.findings[:FEW]} if told.summary.findings else {},
+            {"Found": report.summary.findings[:FEW]} if report.summary.findings else {},
         )
     known = table[table["verdict"].notna()]
     by_path = known.groupby("path")["verdict"].agg(lambda values: join_words(dict.fromkeys(values)))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Curves, PathPosition, curves_of, oracles_by_seed
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.curves import Curves, curves_of, oracles_by_seed
+from lightning_unlearn.report.reading import PathPosition, StudyRecords
 from lightning_unlearn.statistics.klom import (
     LEAST_MODELS,
     NoiseFloor,
@@ -130,35 +130,33 @@ def _compared(
         return replace(own, reason="no example has a finite value of every model")
     seeds, of_oracles = np.array(own.curves.seeds), np.array(list(retrained))[has_oracle]
     distances = wasserstein(models[:, known], aims[:, known])
-    return replace(
+    own = replace(
         own,
         models=len(models),
         oracles=len(aims),
         examples=int(known.sum()),
         missing=int((~known).sum()),
-        **_of_distributions(models[:, known], aims[:, known]),
         wasserstein=distances.mean(),
         wasserstein_p95=np.percentile(distances, 95),
         valueless=seeds[ran & ~ends].tolist(),
         lonely=seeds[ran & ~np.isin(seeds, of_oracles)].tolist(),
     )
+    return _with_distributions(own, models[:, known], aims[:, known])
 
 
-def _of_distributions(
-    models: NDArray[np.float64], oracles: NDArray[np.float64]
-) -> dict[str, float]:
-    """What needs several models of either kind, as far as there are as many."""
-    found: dict[str, float] = {}
-    fewest = min(len(models), len(oracles))
-    if fewest >= LEAST_MODELS:
-        own, floor = klom(models, oracles), noise_floor_of(len(models), len(oracles))
-        found |= {"klom": own.mean(), "klom_p95": float(np.percentile(own, 95))}
-        found |= {"floor": floor.mean, "floor_p95": floor.percentile95}
-    if fewest > 1:
+def _with_distributions(
+    own: Comparison, models: NDArray[np.float64], oracles: NDArray[np.float64]
+) -> Comparison:
+    """A comparison with what needs several models of either kind, if there are as many."""
+    if own.fewest > 1:
         d = standardized_difference(models, oracles)
-        found |= {"difference": d.mean, "difference_low": d.low, "difference_high": d.high}
-        found |= {"absolute": d.absolute, "absolute_floor": d.absolute_floor}
-    return found
+        own = replace(own, difference=d.mean, difference_low=d.low, difference_high=d.high)
+        own = replace(own, absolute=d.absolute, absolute_floor=d.absolute_floor)
+    if own.fewest >= LEAST_MODELS:
+        each, floor = klom(models, oracles), noise_floor_of(own.models, own.oracles)
+        own = replace(own, klom=each.mean(), klom_p95=np.percentile(each, 95))
+        own = replace(own, floor=floor.mean, floor_p95=floor.percentile95)
+    return own
 
 
 @lru_cache

@@ -22,7 +22,7 @@ def recency(scores: pd.DataFrame) -> list[str]:
     position less the mean of the others, paired by seed, with Student's 95 % interval over seeds.
     With one seed it says that chance is not excluded. Where a method has several settings, a
     sentence before theirs counts those in which the last position alone is slowest. A sentence at
-    the end counts the cells, each of one method, setting and seed, in which it is; where there are
+    the end counts the trials, each of one method, setting and seed, in which it is; where there are
     several.
 
     Args:
@@ -41,7 +41,7 @@ def recency(scores: pd.DataFrame) -> list[str]:
     last = _slowest_last([rows for _, part in conditions for _, rows in part.groupby("seed")])
     if len(last) > 1:
         sentences.append(
-            f"In all, the last position is the slowest in {sum(last)} of {len(last)} cells, each "
+            f"In all, the last position is the slowest in {sum(last)} of {len(last)} trials, each "
             "of one method, setting and seed."
         )
     return sentences
