@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_unlearn.errors import visible
-from lightning_unlearn.report.curves import Place
-from lightning_unlearn.report.depth import depth
-from lightning_unlearn.report.depth_tables import depth_layout
-from lightning_unlearn.report.layout import Layout
-from lightning_unlearn.report.naming import run_name
+from lightning_unlearn.report.analysis.scores import scores
 from lightning_unlearn.report.provenance import Provenance
-from lightning_unlearn.report.reading import StudyRecords, read_records
-from lightning_unlearn.report.scores import scores
+from lightning_unlearn.report.reading import PathPosition, StudyRecords, read_records
 from lightning_unlearn.report.summary import Summary, has_depths, summarize
-from lightning_unlearn.report.tables import scores_layout
+from lightning_unlearn.settings.labels import run_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +26,8 @@ class Source:
 
     Attributes:
         name: of the study, or of the run.
-        records: as for `lightning_unlearn.report.scores`.
-        examples: as for `lightning_unlearn.report.depth`; None where there are none.
+        records: as for `scores`.
+        examples: as for `depth`; None where there are none.
         remarks: sentences, such as which runs are missing.
         provenance: how it came about.
     """
@@ -51,7 +46,7 @@ class StudyReport:
         source: the source.
 
     Raises:
-        InputError: as for `lightning_unlearn.report.summarize`.
+        InputError: as for `summarize`.
     """
 
     def __init__(self, source: Source) -> None:
@@ -80,19 +75,11 @@ class StudyReport:
         """A row per run, of a study that is not one of depths."""
         return scores(self.source.records)
 
-    @cached_property
-    def layout(self) -> Layout | None:
-        """The table of scores, or of depths; None where nothing was unlearned and measured."""
-        if self.is_empty:
-            return None
-        if self.depths:
-            return depth_layout(depth(self.source.records, self.source.examples))
-        return scores_layout(self.scores)
-
     @property
     def latex(self) -> str:
         """All tables as LaTeX."""
-        parts = [self.layout.latex(f"{self.name}: scores")] if self.layout is not None else []
+        table = self.summary.table
+        parts = [table.latex(f"{self.name}: scores")] if table is not None else []
         parts += [section.latex for section in self.summary.sections]
         return "\n".join(filter(None, parts))
 
@@ -102,7 +89,7 @@ class StudyReport:
         return [str(stage) for stage in self.study.runs["forget"].unique()]
 
     @cached_property
-    def paths(self) -> list[Place]:
+    def paths(self) -> list[PathPosition]:
         """Path and position of the forget stage of all runs."""
         pairs = self.study.runs[["path", "position"]].drop_duplicates()
         return [(str(path), int(position)) for path, position in pairs.itertuples(index=False)]

@@ -49,11 +49,11 @@ def write_report(
         sources: what it is of.
         folder: where it goes, made where it is missing; files of the same name are replaced.
         page: whether the page is wanted; it needs plotly.
-        formats: of the figures, as of `lightning_unlearn.report.save_figures`; () for no figures.
+        formats: of the figures, as of `save_figures`; () for no figures.
 
     Raises:
         InputError: plotly is not installed, or the records are wrong as described for
-            `lightning_unlearn.report.summarize`.
+            `summarize`.
         OSError: the folder can't be written.
     """
     reports = [StudyReport(source) for source in sources]

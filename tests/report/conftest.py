@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from study_tables import drawn
 
-from lightning_unlearn.report import summarize
+from lightning_unlearn.report.summary import summarize
 
 
 @pytest.fixture(scope="module")

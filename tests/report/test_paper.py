@@ -8,13 +8,13 @@ import pytest
 from figure_tables import PATHS, STEPS, by_seed, study, value
 from scipy import stats
 
-from lightning_unlearn.report import scores, summarize
+from lightning_unlearn.report.analysis.scores import scores
 from lightning_unlearn.report.figures.matplotlib_renderer import draw, drawing_style
-from lightning_unlearn.report.latex import escape_latex
-from lightning_unlearn.report.layout import Layout, Row
 from lightning_unlearn.report.paper import paper_figures, save_paper
 from lightning_unlearn.report.paper.figures import ORDERS
 from lightning_unlearn.report.paper_table import table_one
+from lightning_unlearn.report.summary import summarize
+from lightning_unlearn.report.tables import Column, Row, escape_latex, table_of_runs
 
 LR = "data.unlearn.lr"
 
@@ -116,12 +116,14 @@ def test_table_one_is_of_the_scores():
     found = scores(records)
     own = found[(found["method"] == "NPO") & (found["position"] == 2)]["forget_score"]
     half = stats.t.ppf(0.975, 2) * own.std() / 3**0.5
-    assert [name for name, _ in table.groups] == [
+    assert list(dict.fromkeys(row.method for row in table.rows)) == [
         "Forget score \u2191",
         "Utility score (tofu) \u2191",
     ]
-    assert table.groups[0][1][1][1][1] == f"{own.mean():.3f}\u00b1{half:.3f}"
-    assert [any(bold) for _, _, bold in table.groups[0][1]] == [False, False, True]
+    assert table.rows[1].position == 2
+    assert table.columns[3].text(table.rows[1]) == f"{own.mean():.3f}\u00b1{half:.3f}"
+    assert [list(row.bold) for row in table.rows[:3]] == [[], [], ["GA", "NPO"]]
+    assert not any(row.bold for row in table.rows[3:])
     lines = table.markdown().splitlines()
     assert lines[0] == "| score | p | GA | NPO |" and lines[2].startswith(
         "| Forget score \u2191 | 1 |"
@@ -138,14 +140,18 @@ def test_table_one_is_of_the_scores():
     assert "M\\_1: NPO" in table_one(several[0]).markdown()
 
 
-def test_layouts_as_latex():
+def test_tables_as_latex():
     rows = [
-        Row("GA_x", "", 1, "f%-a", 2, ["1.000", "-0.5\u00b10.1"], 0),
+        Row("GA_x", "", 1, "f%-a", 2, ["1.000", "-0.5\u00b10.1"], ["forget score"]),
         Row("GA_x", "", 2, "a-f%", 2, ["n/a", "--"]),
         Row("[N]", "", 1, "f%-a", 1, ["2.000", "x"]),
     ]
-    layout = Layout(False, ["forget score", "R&D"], rows, ["Note of 95 %."])
-    assert layout.latex("A caption: 50 %").splitlines() == [
+    columns = [
+        Column("forget score", lambda row: row.data[0]),
+        Column("R&D", lambda row: row.data[1]),
+    ]
+    table = table_of_runs(columns, rows, ["Note of 95 %."], swept=False)
+    assert table.latex("A caption: 50 %").splitlines() == [
         r"\begin{table}[tbp]",
         r"\centering",
         r"\small",
@@ -181,7 +187,7 @@ def test_sections_have_latex():
     summary = summarize(records, examples)
     for section in summary.sections:
         text = section.latex
-        assert bool(text) == (section.layout is not None)
+        assert bool(text) == (section.table is not None)
         if text:
             assert rf"\caption{{{section.title}}}" in text
             rows = [line for line in text.splitlines() if line.endswith(r"\\")]

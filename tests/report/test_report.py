@@ -8,8 +8,12 @@ import pytest
 from rich.console import Console
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report import csv, markdown, recency, render, save_figures, scores
+from lightning_unlearn.report.analysis.scores import scores
+from lightning_unlearn.report.figures.files import save_figures
 from lightning_unlearn.report.figures.matplotlib_renderer import apart
+from lightning_unlearn.report.sections.recency import recency
+from lightning_unlearn.report.sections.scores import scores_table
+from lightning_unlearn.report.tables import csv
 
 FOUR = {
     1: "safety-inst-tofu-math",
@@ -124,7 +128,7 @@ def test_scores_without_any_known_measure_are_empty(example):
     assert len(empty) == 0
     assert list(empty.columns) == ["method", "path", "position", "seed", "forget_score"]
     assert recency(empty) == []
-    assert markdown(empty).count("\n") == 2
+    assert scores_table(empty).markdown().count("\n") == 2
 
 
 def test_one_measured_step_shows_no_change(example):
@@ -246,7 +250,7 @@ def test_recency_with_nothing_to_compare():
 
 
 def test_markdown_golden(example):
-    assert markdown(scores(example)).splitlines() == [
+    assert scores_table(scores(example)).markdown().splitlines() == [
         "| method | p | path | forget score | tofu utility | math utility | math accuracy change |",
         "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
         "| NPO | 1 | **safety**-tofu-math | 7.750 | 0.750 | 0.500 | -0.250 |",
@@ -261,7 +265,7 @@ def test_markdown_of_several_seeds_and_escaped_names():
     rows = []
     for seed, drop in enumerate((1.0, 2.0, math.nan)):
         rows += run("<b>*x*", "a_b-f", 2, {"forget/mean": (0, 0, -drop)}, seed)
-    assert markdown(scores(table(rows))).splitlines()[2:] == [
+    assert scores_table(scores(table(rows))).markdown().splitlines()[2:] == [
         r"| &lt;b&gt;\*x\* | 2 | a\_b-**f** | 3 | 1.500 (1.000 to 2.000, 2 of 3 seeds) |",
         "",
         "Several seeds: mean (lowest to highest).",
@@ -278,7 +282,7 @@ def test_csv_returns_what_went_in(example):
 def test_render_prints_names_as_they_are(example):
     found = scores(example.assign(method=example["method"].replace("GA|x", "[red]GA")))
     out = io.StringIO()
-    Console(file=out, width=140).print(render(found))
+    Console(file=out, width=140).print(scores_table(found).rich())
     lines = [line.split() for line in out.getvalue().splitlines()]
     assert ["NPO", "1", "safety-tofu-math", "7.750", "0.750", "0.500", "-0.250"] in lines
     assert ["[red]GA", "3", "tofu-math-safety", "0.000", "n/a", "n/a", "n/a"] in lines
@@ -353,8 +357,8 @@ def test_labels_are_moved_apart_as_little_as_needed():
 
 def test_importing_the_report_loads_no_heavy_package():
     code = (
-        "import sys, lightning_unlearn.report; "
-        "print(sorted({'torch', 'lightning', 'pandas', 'pyarrow', 'scipy', 'matplotlib', 'rich'} "
+        "import sys, lightning_unlearn.report.summary, lightning_unlearn.report.figures; "
+        "print(sorted({'torch', 'lightning', 'pandas', 'pyarrow', 'matplotlib', 'rich'} "
         "& set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,8 +10,11 @@ import pytest
 from rich.console import Console
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report import csv, depth, depth_findings, save_figures, summarize
-from lightning_unlearn.report.depth import wilson
+from lightning_unlearn.report.analysis.depth import depth, wilson
+from lightning_unlearn.report.figures.files import save_figures
+from lightning_unlearn.report.sections.depth import depth_findings
+from lightning_unlearn.report.summary import summarize
+from lightning_unlearn.report.tables import csv
 
 PATHS = [("-".join(p), p.index("U") + 1) for p in itertools.permutations("RCU")]
 LR = "data.unlearn.lr"

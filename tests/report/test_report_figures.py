@@ -12,8 +12,8 @@ from figure_tables import EXAMPLES, PATHS, SEEDS, STEPS, by_seed, drawn, study, 
 from scipy import stats
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report import scores
-from lightning_unlearn.report.bands import band_of, log_band_of
+from lightning_unlearn.report.analysis.scores import scores
+from lightning_unlearn.report.curves import band_of, log_band_of
 from lightning_unlearn.report.figures.catalogue import FIGURES, build_figures
 from lightning_unlearn.report.figures.files import save_figures
 from lightning_unlearn.report.figures.matplotlib_renderer import places_of, written

@@ -10,8 +10,9 @@ import pytest
 from study_tables import FOUR, Tables, drawn
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report import depth_findings, summarize
-from lightning_unlearn.report.naming import short_number, short_range
+from lightning_unlearn.report.formatting import short_number, short_range
+from lightning_unlearn.report.sections.depth import depth_findings
+from lightning_unlearn.report.summary import summarize
 
 
 def changed(records, examples, drop=None, **keys):
@@ -40,10 +41,10 @@ def test_a_seed_without_an_oracle_is_named():
     assert line.endswith("; there is no oracle of seed 2.")
     section = part_of(found, "Distance to the oracle")
     assert section.findings[0].endswith(
-        "; left out for want of an oracle or of any distance to it: seed 2 on p = 2."
+        "; left out because the oracle or any distance to it is missing: seed 2 on p = 2."
     )
     table = pd.read_csv(io.StringIO(section.tables["oracle_distance"]))
-    rows = table[table["probe"] == "forget"].groupby("position")[["seeds", "seeds_excluded"]]
+    rows = table[table["group"] == "forget"].groupby("position")[["seeds", "seeds_excluded"]]
     assert rows.first().to_numpy().tolist() == [[3, 0], [2, 1], [3, 0], [3, 0]]
     assert f"inst-**safety**-tofu-math | {2} |" in section.markdown
 
@@ -53,7 +54,7 @@ def test_means_are_over_the_seeds_with_every_step():
     tables = changed(records, examples, seed=1, step=25, metric="distance/", path=FOUR[0][0])
     section = part_of(summarize(*tables), "Distance to the oracle")
     assert section.findings[0].endswith(
-        "; left out for want of a finite distance at every step: seed 1 on p = 1."
+        "; left out because some step has no finite distance: seed 1 on p = 1."
     )
     without = changed(records, examples, drop=True, seed=1, path=FOUR[0][0], stage="unlearn")
     other = part_of(summarize(*without), "Distance to the oracle")
@@ -68,7 +69,7 @@ def test_a_best_step_at_the_end_is_marked():
     records, examples = drawn(methods=("GA",))
     section = part_of(summarize(records, examples), "Distance to the oracle")
     table = pd.read_csv(io.StringIO(section.tables["oracle_distance"]))
-    best = table[(table["point"] == "best") & (table["probe"] == "forget")]
+    best = table[(table["point"] == "best") & (table["group"] == "forget")]
     assert (best["still_falling"] == (best["step"] == 25)).all()
     falling = best[best["step"] == 25]["position"].tolist()
     assert 0 < len(falling) < 4
@@ -86,8 +87,8 @@ def test_nothing_vanishes_where_the_last_step_has_no_value(kind):
     found = summarize(*tables)
     assert "are n/a" not in found.page
     said = {
-        "margin/": "Distribution over models: GA is left out on forget, for no run has a finite "
-        "value at the last step, 25.",
+        "margin/": "Distribution over models: GA is left out on forget, because no run has a "
+        "finite value at the last step, 25.",
         "log_likelihood/": "; at the last step, 25, no distance between paths is finite.",
         "distance/": "; at step 25 no distance is finite on p = 1, p = 2, p = 3 and p = 4, whose "
         "last step is an earlier one.",
@@ -100,7 +101,7 @@ def test_a_method_or_a_path_without_distances_is_named():
     without = changed(*tables, method="NPO", metric="distance/")
     lines = part_of(summarize(*without), "Distance to the oracle").findings
     assert (
-        "Distance to the oracle: NPO left out, for want of a finite distance at every step."
+        "Distance to the oracle: NPO left out: no seed has a finite distance at every step."
         in lines
     )
     without = changed(*tables, method="NPO", metric="distance/", path=FOUR[2][0])

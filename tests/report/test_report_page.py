@@ -18,13 +18,13 @@ from browser import Tab, browser
 from jinja2 import UndefinedError
 from study_folders import ORDERS, Synthetic
 
-from lightning_unlearn.report.bands import Band, spread_over_seeds
+from lightning_unlearn.report.curves import Band, spread_over_seeds
 from lightning_unlearn.report.figures.plotly_renderer import chart_data
 from lightning_unlearn.report.figures.spec import Line, Markers, Panel
 from lightning_unlearn.report.figures.style import DARK_PALETTE, styles_of_paths, styles_of_stages
 from lightning_unlearn.report.page.page import build, environment
-from lightning_unlearn.report.page.verdict import verdict_of
 from lightning_unlearn.report.study_report import Source, StudyReport
+from lightning_unlearn.report.verdict import verdict_of
 from lightning_unlearn.report.write import write_report
 from lightning_unlearn.study.report_source import source_of
 

@@ -10,27 +10,22 @@ import pytest
 from rich.console import Console
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report import (
-    csv,
-    markdown,
-    recency,
-    render,
-    save_figures,
-    scores,
-    short_names,
-    short_value,
-    summarize,
-)
+from lightning_unlearn.report.analysis.scores import scores
+from lightning_unlearn.report.curves import paths_of
+from lightning_unlearn.report.figures.files import save_figures
 from lightning_unlearn.report.figures.labels import (
     arrange,
     curves_by_trial,
     oracles_of,
-    paths_of,
     same_for_all,
 )
 from lightning_unlearn.report.figures.style import styles_of_paths
-from lightning_unlearn.report.oracles import Oracles
-from lightning_unlearn.report.reading import read_records
+from lightning_unlearn.report.reading import Oracles, read_records
+from lightning_unlearn.report.sections.recency import recency
+from lightning_unlearn.report.sections.scores import scores_table
+from lightning_unlearn.report.summary import summarize
+from lightning_unlearn.report.tables import csv
+from lightning_unlearn.settings.labels import short_names, short_value
 
 LR, BETA = "data.unlearn.lr", "trainer.callbacks.beta"
 FIRST, LAST = ("f-a-b", 1), ("a-b-f", 3)
@@ -151,7 +146,7 @@ def test_different_values_of_one_setting_are_refused():
 
 
 def test_the_table_of_a_sweep():
-    assert markdown(scores(swept())).splitlines() == [
+    assert scores_table(scores(swept())).markdown().splitlines() == [
         "| method | setting | p | path | forget score |",
         "| --- | --- | ---: | --- | ---: |",
         "| GA | lr = 0.0001 | 1 | **f**-a-b | 2.000 |",
@@ -166,13 +161,13 @@ def test_the_table_of_a_sweep():
         "Bold: the lowest forget score of a method and setting, where forgetting was slowest.",
     ]
     out = io.StringIO()
-    Console(file=out, width=140).print(render(scores(swept())))
+    Console(file=out, width=140).print(scores_table(scores(swept())).rich())
     assert "lr = 0.0001, beta = 1" in out.getvalue()
 
 
 def test_a_setting_without_any_value_is_said_to_have_none():
     rows = drop("GA", FIRST, 1.0, {BETA: None}) + drop("NPO", FIRST, 1.0, {BETA: 0.5})
-    lines = markdown(scores(pd.DataFrame(rows))).splitlines()
+    lines = scores_table(scores(pd.DataFrame(rows))).markdown().splitlines()
     assert lines[2].startswith("| GA | n/a | 1 |")
     assert lines[3].startswith("| NPO | beta = 0.5 | 1 |")
 
@@ -258,13 +253,13 @@ def test_the_oracle_that_names_more_of_the_setting_is_taken():
 def test_the_table_shows_gaps_where_there_are_oracles():
     rows = drop("GA", FIRST, 2.0) + drop("GA", LAST, 1.0) + oracle(FIRST, {"forget/mean": -4.0})
     found = scores(pd.DataFrame(rows))
-    assert markdown(found).splitlines()[:4] == [
+    assert scores_table(found).markdown().splitlines()[:4] == [
         "| method | p | path | forget score | oracle gap |",
         "| --- | ---: | --- | ---: | ---: |",
         "| GA | 1 | **f**-a-b | 2.000 | +1.000 |",
         "|  | 3 | a-b-**f** | **1.000** | n/a |",
     ]
-    assert "less that of the model retrained" in markdown(found)
+    assert "less that of the model retrained" in scores_table(found).markdown()
     other = drop("GA", FIRST, 2.0) + oracle(FIRST, {"answers/a": -4.0})
     assert "oracle_gap" not in scores(pd.DataFrame(other))
 
@@ -367,7 +362,7 @@ def test_a_summary_holds_scores_and_findings():
     ]
     assert found.csv == csv(table)
     bullets = "".join(f"- {line}\n" for line in found.findings)
-    assert found.markdown == f"{markdown(table)}\n{bullets}"
+    assert found.markdown == f"{scores_table(table).markdown()}\n{bullets}"
 
 
 @pytest.mark.parametrize(

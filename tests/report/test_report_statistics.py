@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from study_tables import FOUR, STEPS, drawn, values
 
-from lightning_unlearn.report import summarize
+from lightning_unlearn.report.summary import summarize
 from lightning_unlearn.statistics import icc1, mean_interval
 from lightning_unlearn.statistics.klom import klom, noise_floor, standardized_difference
 
@@ -121,7 +121,7 @@ def test_distances_to_the_oracle_equal_those_of_loops(study):
         common = totals.index(min(totals))
         for path, curve in means.items():
             rows = table[(table["method"] == method) & (table["path"] == path)]
-            rows = rows[rows["probe"] == "forget"].set_index("point")
+            rows = rows[rows["group"] == "forget"].set_index("point")
             best = curve.index(min(curve))
             at = [0, best, common, 5]
             assert rows["step"].tolist() == [STEPS[place] for place in at]
@@ -224,7 +224,7 @@ def test_few_models_are_compared_without_klom(study):
     assert len(table) == 2 * 2 * 4 and table["klom"].isna().all()
     assert set(table["metric"]) == {"margin/forget", "margin/retain"}
     assert set(table["step"]) == {25} and set(table["models"]) == set(table["oracles"]) == {3}
-    row = table[(table["probe"] == "forget") & (table["method"] == "NPO")].iloc[2]
+    row = table[(table["group"] == "forget") & (table["method"] == "NPO")].iloc[2]
     path = FOUR[2][0]
     margins = study.examples[study.examples["metric"] == "margin/forget"]
     own = values(margins, path=path, method="NPO", step=25).reshape(3, -1)
@@ -343,7 +343,7 @@ def test_one_seed_or_one_path_is_said_to_show_nothing():
     found = summarize(records, examples)
     assert "Path dependence is left out: there is only one path." in found.findings
     assert (
-        "Divergence between paths: GA is left out, for it has only one path, "
+        "Divergence between paths: GA is left out, because it has only one path, "
         "safety-inst-tofu-math." in found.findings
     )
     assert [section.title for section in found.sections] == [

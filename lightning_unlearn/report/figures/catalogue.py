@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.report.curves import paths_of
 from lightning_unlearn.report.figures.curves import (
     answers_figure,
     answers_of,
@@ -14,7 +15,6 @@ from lightning_unlearn.report.figures.curves import (
 )
 from lightning_unlearn.report.figures.divergence import divergence_figure
 from lightning_unlearn.report.figures.examples import examples_figure
-from lightning_unlearn.report.figures.labels import paths_of
 from lightning_unlearn.report.figures.oracle_distance import oracle_figure
 from lightning_unlearn.report.figures.spec import Figure
 from lightning_unlearn.report.figures.style import StyleMap, styles_of_paths, styles_of_stages

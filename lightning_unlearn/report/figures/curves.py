@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.bands import Band, band_of
-from lightning_unlearn.report.curves import Curves, Place
+from lightning_unlearn.report.curves import Band, Curves, band_of, paths_of
 from lightning_unlearn.report.figures import labels, spec
 from lightning_unlearn.report.figures.style import CurveStyle, StyleMap, plain
-from lightning_unlearn.report.naming import run_name, span
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.formatting import span
+from lightning_unlearn.report.reading import PathPosition, StudyRecords
+from lightning_unlearn.settings.labels import run_name
 from lightning_unlearn.statistics import mean_over_seeds
 
 if TYPE_CHECKING:
@@ -198,7 +198,8 @@ def answers_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None:
         stage: labels.curves_by_trial(study, f"answers/{stage}")
         for stage in map(str, styles.styles)
     }
-    trials, paths = labels.by_method(data, study), labels.paths_of(data)
+    trials = labels.by_method(data, study)
+    paths = sorted(paths_of(data), key=lambda path: path[1])
     columns = 6 if len(trials) > 1 or len(paths) > 9 else 2 if len(paths) == 4 else 3
     grid: list[Sequence[spec.Panel | None]] = []
     for trial in trials:
@@ -222,7 +223,7 @@ def answers_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None:
 
 
 def _answers_panel(
-    own: dict[str, Curves], path: Place, styles: StyleMap, study: StudyRecords
+    own: dict[str, Curves], path: PathPosition, styles: StyleMap, study: StudyRecords
 ) -> spec.Panel | None:
     marks: list[spec.Mark] = []
     for stage, curves in own.items():

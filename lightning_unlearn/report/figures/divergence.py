@@ -8,15 +8,14 @@ from statistics import median
 
 import numpy as np
 
-from lightning_unlearn.report.bands import Band, log_band_of
-from lightning_unlearn.report.curves import names_of_paths
-from lightning_unlearn.report.divergence import Divergence, divergences
+from lightning_unlearn.report.analysis.divergence import Divergence, divergences
+from lightning_unlearn.report.curves import Band, log_band_of, names_of_paths
 from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.labels import Trial, arrange, forgotten, tidy
 from lightning_unlearn.report.figures.style import PALETTE, CurveStyle, plain
-from lightning_unlearn.report.naming import short_number, span
+from lightning_unlearn.report.formatting import short_number, span
 from lightning_unlearn.report.reading import StudyRecords
-from lightning_unlearn.report.sections import with_half
+from lightning_unlearn.report.sections.base import with_half
 
 FIT = "mean exponential fit (shaded: range of steps it holds over)"
 SEEDS = "two seeds of one path"

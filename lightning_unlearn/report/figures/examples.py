@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Curves, Place, oracles_of_paths
+from lightning_unlearn.report.curves import Curves, oracles_of_paths
 from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.curves import mean_line
 from lightning_unlearn.report.figures.labels import by_method, curves_by_trial, forgotten
 from lightning_unlearn.report.figures.style import StyleMap, plain
-from lightning_unlearn.report.naming import run_name, short_number
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.formatting import short_number
+from lightning_unlearn.report.reading import PathPosition, StudyRecords
+from lightning_unlearn.settings.labels import run_name
 from lightning_unlearn.statistics import half_width, mean_over_seeds
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Trajectories:
 
 def trajectories_of(
     curves: Curves, oracles: list[NDArray[np.float64]]
-) -> dict[Place, Trajectories]:
+) -> dict[PathPosition, Trajectories]:
     """Each path's examples against its oracles, where it has any.
 
     Args:
@@ -123,7 +124,7 @@ def examples_figure(
     if examples is None or examples.runs.empty:
         return None
     metric = str(examples.runs["metric"].iloc[0])
-    every: dict[tuple[str, int], dict[Place, Trajectories]] = {}
+    every: dict[tuple[str, int], dict[PathPosition, Trajectories]] = {}
     seeds = 1
     for trial, curves in curves_by_trial(examples, metric).items():
         seeds = max(seeds, len(curves.seeds))
@@ -155,7 +156,9 @@ def examples_figure(
     return spec.Figure(title, notes, grid, spec.Legend("", _entries(drawn, styles, shown)), height)
 
 
-def _entries(drawn: list[Trajectories], styles: StyleMap, paths: list[Place]) -> list[spec.Entry]:
+def _entries(
+    drawn: list[Trajectories], styles: StyleMap, paths: list[PathPosition]
+) -> list[spec.Entry]:
     shaded = any(np.isfinite(own.half) for own in drawn)
     over = " (shaded: 95 % over the oracles' seeds)" if shaded else ""
     return [
@@ -165,7 +168,7 @@ def _entries(drawn: list[Trajectories], styles: StyleMap, paths: list[Place]) ->
     ]
 
 
-def _chosen(paths: list[Place], every: bool) -> list[Place]:
+def _chosen(paths: list[PathPosition], every: bool) -> list[PathPosition]:
     """Every path, or the first of each position, by position."""
     distinct = sorted(dict.fromkeys(paths), key=lambda path: path[1])
     if every:
@@ -174,7 +177,7 @@ def _chosen(paths: list[Place], every: bool) -> list[Place]:
 
 
 def _panel(
-    own: Trajectories, styles: StyleMap, path: Place, share: float | None, name: str
+    own: Trajectories, styles: StyleMap, path: PathPosition, share: float | None, name: str
 ) -> spec.Panel:
     """The examples of a path, their mean, their targets and where they reach them."""
     style, marks = styles.of(path), list[spec.Mark]()
@@ -202,7 +205,7 @@ def _panel(
     return replace(panel, group=name, row=name, readout=own.readout)
 
 
-def overshoots(study: StudyRecords) -> dict[tuple[str, tuple[object, ...], Place], float]:
+def overshoots(study: StudyRecords) -> dict[tuple[str, tuple[object, ...], PathPosition], float]:
     """The share of examples below their oracle at the last step, mean over seeds."""
     found = {}
     for (method, _), curves in curves_by_trial(study, "overshoot/forget").items():

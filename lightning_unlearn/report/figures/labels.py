@@ -7,11 +7,10 @@ import textwrap
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.curves import Curves, Place, curves_of
+from lightning_unlearn.report.curves import Curves, curves_of
 from lightning_unlearn.report.figures.spec import Grid, Panel
 from lightning_unlearn.report.figures.style import StyleMap
-from lightning_unlearn.report.oracles import Setting
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.reading import PathPosition, Setting, StudyRecords
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,19 +71,15 @@ def curves_by_trial(study: StudyRecords, metric: str) -> dict[Trial, Curves]:
     return {(c.method, study.settings.index(c.setting)): c for c in curves_of(study, metric)}
 
 
-def paths_of(data: pd.DataFrame) -> list[Place]:
-    """Path and position of the forget stage of all rows, by position."""
-    pairs = data[["path", "position"]].drop_duplicates().sort_values("position", kind="stable")
-    return [(str(path), int(position)) for path, position in pairs.itertuples(index=False)]
-
-
-def oracles_of(study: StudyRecords, metric: str, curves: Curves) -> dict[Place, float]:
+def oracles_of(study: StudyRecords, metric: str, curves: Curves) -> dict[PathPosition, float]:
     """The oracles' values, means over their seeds, of the paths that have one."""
     values = {path: study.oracles.value(metric, *path, curves.setting) for path in curves.paths}
     return {path: value for path, value in values.items() if math.isfinite(value)}
 
 
-def means_of_styles(oracles: Mapping[Place, float], styles: StyleMap) -> dict[Hashable, float]:
+def means_of_styles(
+    oracles: Mapping[PathPosition, float], styles: StyleMap
+) -> dict[Hashable, float]:
     """The mean of the oracles of all paths that look alike, by the key of their style."""
     values: dict[Hashable, list[float]] = {}
     for path, value in oracles.items():
@@ -92,7 +87,9 @@ def means_of_styles(oracles: Mapping[Place, float], styles: StyleMap) -> dict[Ha
     return {key: sum(found) / len(found) for key, found in values.items()}
 
 
-def same_for_all(panels: Sequence[tuple[Curves, Mapping[Place, float]]], styles: StyleMap) -> bool:
+def same_for_all(
+    panels: Sequence[tuple[Curves, Mapping[PathPosition, float]]], styles: StyleMap
+) -> bool:
     """Whether in each panel with an oracle all paths have one, and all styles the same on the mean.
 
     Args:
@@ -112,7 +109,7 @@ def forgotten(data: pd.DataFrame) -> str:
     return names[0] if len(names) == 1 else f"the forget stage ({', '.join(names)})"
 
 
-def full_name(path: Place) -> str:
+def full_name(path: PathPosition) -> str:
     """A path with its position, as a text."""
     return f"p = {path[1]}: {path[0]}"
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 
-from lightning_unlearn.report.closeness import (
+from lightning_unlearn.report.analysis.oracle_distance import (
     OracleDistances,
     OraclePairs,
     between_oracles,
-    closeness_of,
+    distinct_pairs,
+    oracle_distances,
 )
 from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.curves import path_entries, path_marks, seeds_note
@@ -38,7 +37,7 @@ def oracle_figure(
     data = study.runs[study.runs["metric"] == f"distance/{group}"]
     found = {
         (o.distance.method, study.settings.index(o.distance.setting)): o
-        for o in closeness_of(study, group)
+        for o in oracle_distances(study, group)
     }
     if not found:
         return None
@@ -84,9 +83,8 @@ def _curves(own: OracleDistances, styles: StyleMap) -> list[spec.Mark]:
 
 def _floor(own: OracleDistances, floors: OraclePairs) -> list[spec.Mark]:
     """The distances between oracles of different seeds, all paths together."""
-    pairs = [floors.get((own.distance.setting, path), []) for path in own.paths]
-    # Paths whose other stages have the same order share their oracles.
-    every = list(itertools.chain(*{tuple(found): found for found in pairs}.values()))
+    keys = [(own.distance.setting, path) for path in own.paths]
+    every = distinct_pairs({key: floors[key] for key in keys if key in floors})
     if not every:
         return []
     mean = spec.HorizontalLine(sum(every) / len(every), "floor", FLOOR)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.bands import Band
+from lightning_unlearn.report.curves import Band
 from lightning_unlearn.report.figures.style import CurveStyle, Label
-from lightning_unlearn.report.naming import short_number
+from lightning_unlearn.report.formatting import short_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lightning_unlearn.report.curves import Place, names_of_paths
+from lightning_unlearn.report.curves import names_of_paths
+from lightning_unlearn.report.reading import PathPosition
 
 # Okabe and Ito (2008), safe for color-blind readers; without yellow, which is faint on white.
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
@@ -83,21 +84,21 @@ class StyleMap:
         """Whether a style is that of several paths."""
         return self.kind == "position"
 
-    def key(self, path: Place) -> Hashable:
+    def key(self, path: PathPosition) -> Hashable:
         """The key of the style of a path."""
         return path[1] if self.grouped else path
 
-    def of(self, path: Place) -> CurveStyle:
+    def of(self, path: PathPosition) -> CurveStyle:
         """The style of a path."""
         return self.styles[self.key(path)]
 
-    def present(self, paths: Iterable[Place]) -> list[CurveStyle]:
+    def present(self, paths: Iterable[PathPosition]) -> list[CurveStyle]:
         """The styles of these paths, in the order of the legend."""
         keys = {self.key(path) for path in paths}
         return [style for key, style in self.styles.items() if key in keys]
 
 
-def styles_of_paths(paths: Iterable[Place]) -> StyleMap:
+def styles_of_paths(paths: Iterable[PathPosition]) -> StyleMap:
     """A style for each of up to seven paths; of more, one for each position.
 
     Args:

@@ -6,20 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.bands import band_of
-from lightning_unlearn.report.curves import Place
+from lightning_unlearn.report.curves import band_of, paths_of
 from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.labels import (
     Trial,
     arrange,
     forgotten,
     full_name,
-    paths_of,
     tidy,
 )
 from lightning_unlearn.report.figures.style import StyleMap
-from lightning_unlearn.report.naming import span
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.formatting import span
+from lightning_unlearn.report.reading import PathPosition, StudyRecords
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +95,7 @@ def tradeoff_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None
     return spec.Figure(title, notes, grid, spec.Legend(styles.heading, entries))
 
 
-def _trail(own: pd.DataFrame, styles: StyleMap, path: Place) -> list[spec.Mark]:
+def _trail(own: pd.DataFrame, styles: StyleMap, path: PathPosition) -> list[spec.Mark]:
     """The curve of a path, its last point and the interval of that."""
     style, name = styles.of(path), full_name(path)
     wide = own.pivot(index="seed", columns="step")

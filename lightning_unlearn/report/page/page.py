@@ -26,9 +26,9 @@ from lightning_unlearn.report.figures.style import (
     styles_of_stages,
 )
 from lightning_unlearn.report.figures.tradeoff import tradeoff_figure
-from lightning_unlearn.report.page.tables import layout_table, sweep_grid
-from lightning_unlearn.report.page.verdict import verdict_of
+from lightning_unlearn.report.sections.scores import sweep_grid
 from lightning_unlearn.report.study_report import StudyReport
+from lightning_unlearn.report.verdict import verdict_of
 from lightning_unlearn.version import __version__
 
 if TYPE_CHECKING:
@@ -250,9 +250,9 @@ class Page:
         return blocks
 
     def _scores(self, report: StudyReport) -> list[Block]:
-        assert report.layout is not None
+        assert report.summary.table is not None
         said = [line for line in report.summary.findings if line not in report.source.remarks]
-        blocks = [Block("table", layout_table("Scores by method and path", report.layout))]
+        blocks = [Block("table", report.summary.table, "Scores by method and path")]
         blocks += _sentences(said)
         if dependence := _section(report, "Path dependence"):
             blocks += [Block("heading", "Path dependence"), *dependence]
@@ -322,8 +322,8 @@ class Page:
         titles |= {column: column.capitalize() for column in kept}
         blocks = []
         for column, title in titles.items():
-            if table := sweep_grid(report, column, title):
-                blocks += [Block("heading", title), Block("table", table)]
+            if table := sweep_grid(report.scores, column):
+                blocks += [Block("heading", title), Block("grid", table, title)]
         return blocks
 
 
@@ -332,8 +332,8 @@ def _section(report: StudyReport, title: str) -> list[Block]:
     blocks = []
     for section in report.summary.sections:
         if section.title == title:
-            if section.layout is not None:
-                blocks.append(Block("table", layout_table(title, section.layout)))
+            if section.table is not None:
+                blocks.append(Block("table", section.table, title))
             blocks += _sentences(section.findings)
     return blocks
 

@@ -12,17 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.bands import band_of
-from lightning_unlearn.report.curves import Curves
+from lightning_unlearn.report.curves import Curves, band_of, paths_of
 from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.catalogue import finite
 from lightning_unlearn.report.figures.curves import answers_of, path_entries, path_marks
 from lightning_unlearn.report.figures.files import check_formats, write_figures
-from lightning_unlearn.report.figures.labels import Trial, curves_by_trial, paths_of, wrapped
+from lightning_unlearn.report.figures.labels import Trial, curves_by_trial, wrapped
 from lightning_unlearn.report.figures.style import CurveStyle, styles_of_paths
-from lightning_unlearn.report.naming import setting_name, short_value
 from lightning_unlearn.report.paper_table import table_one
 from lightning_unlearn.report.reading import StudyRecords, read_records
+from lightning_unlearn.settings.labels import setting_name, short_value
 from lightning_unlearn.storage.records import write_text
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report.oracles import Setting
-from lightning_unlearn.report.reading import RUN, ends, read_records, settings_of
+from lightning_unlearn.report.reading import RUN, Setting, ends, read_records, settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +38,7 @@ def depth(records: pd.DataFrame, examples: pd.DataFrame | None = None) -> pd.Dat
     in R, C and U are taken to be of the same prompt.
 
     Args:
-        records: as for `lightning_unlearn.report.scores`.
+        records: as for `scores`.
         examples: the values per example, with the columns of the records and `example`.
 
     Returns:
@@ -47,7 +46,7 @@ def depth(records: pd.DataFrame, examples: pd.DataFrame | None = None) -> pd.Dat
         these columns, `forget` (the name of the forget stage), then what is described above.
 
     Raises:
-        InputError: as for `lightning_unlearn.report.scores`, for both tables.
+        InputError: as for `scores`, for both tables.
 
     Source: arXiv 2510.16629, superficial against deep forgetting.
     """

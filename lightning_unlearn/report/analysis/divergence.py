@@ -1,4 +1,4 @@
-"""How far paths are from each other, and how fast they part."""
+"""How far paths are from each other, and how fast they diverge."""
 
 from __future__ import annotations
 
@@ -53,8 +53,13 @@ class Divergence:
 
     @property
     def growing(self) -> int:
-        """How many of the fits grow; the others shrink."""
+        """How many of the fits grow."""
         return sum(fit.rate > 0 for fit in self.fits)
+
+    @property
+    def shrinking(self) -> int:
+        """How many of the fits shrink."""
+        return len(self.fits) - self.growing
 
     @property
     def measured(self) -> int:
@@ -74,7 +79,7 @@ class Divergence:
 
         NaN where some fits grow and others shrink, or where the interval of the rate contains 0.
         """
-        rate, unsure = self.rate, self.growing not in (0, len(self.fits))
+        rate, unsure = self.rate, bool(self.growing and self.shrinking)
         if unsure or not rate.mean or rate.low <= 0 <= rate.high:
             return math.nan
         return math.log(2) / rate.mean
@@ -87,23 +92,19 @@ class Divergence:
         return mean_interval([sum(rates) / len(rates) for rates in each if rates])
 
 
-def divergences(examples: StudyRecords, measure: str) -> list[Divergence]:
-    """Compare the paths, and the seeds, of every method and setting.
+def divergences(examples: StudyRecords, metric: str) -> list[Divergence]:
+    """What `compared` finds."""
+    return compared(examples, metric)[0]
 
-    Args:
-        examples: the examples.
-        measure: whose log-likelihoods are compared.
+
+def compared(examples: StudyRecords, metric: str) -> tuple[list[Divergence], list[Curves]]:
+    """Compare the paths, and the seeds, of every method and setting by the values of examples.
 
     Returns:
-        In order of first appearance; those without two paths to compare are left out.
+        In order of first appearance, and the curves that have no two paths to compare.
     """
-    return compared(examples, measure)[0]
-
-
-def compared(examples: StudyRecords, measure: str) -> tuple[list[Divergence], list[Curves]]:
-    """What `divergences` gives, and those that it leaves out."""
     found, left = [], []
-    for curves in curves_of(examples, measure):
+    for curves in curves_of(examples, metric):
         paths = pairwise_distance(curves.values)
         if not np.isfinite(paths).any():
             left.append(curves)

@@ -1,12 +1,9 @@
-"""How settings of a sweep and numbers are written in tables, sentences, titles and folders."""
+"""Short names of settings: of dotted keys, their values, and the runs that have them."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Sequence
-
-DECIMALS = 3
+from collections.abc import Sequence
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -42,9 +39,13 @@ def short_value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        text = re.sub(r"e([+-])0*", lambda found: "e" + found[1].replace("+", ""), repr(value))
-        return text.removesuffix(".0")
+        return short_exponent(repr(value)).removesuffix(".0")
     return str(value)
+
+
+def short_exponent(text: str) -> str:
+    """The text of a number without zeros and plus in its exponent: 3e-5 for 3e-05."""
+    return re.sub(r"e([+-])0*", lambda found: "e" + found[1].replace("+", ""), text)
 
 
 def setting_name(keys: Sequence[str], values: Sequence[object]) -> str:
@@ -64,42 +65,3 @@ def setting_name(keys: Sequence[str], values: Sequence[object]) -> str:
 def run_name(method: str, setting: str) -> str:
     """A method with its setting in words, where it has one."""
     return f"{method} ({setting})" if setting else method
-
-
-def number(value: float, signed: bool = False) -> str:
-    """`value` with `DECIMALS` digits after the point, never "-0.000"; "n/a" for NaN."""
-    if math.isnan(value):
-        return "n/a"
-    text = f"{value:+.{DECIMALS}f}" if signed else f"{value:.{DECIMALS}f}"
-    return text.lstrip("+-") if text.lstrip("+-") == f"{0:.{DECIMALS}f}" else text
-
-
-def short_number(value: float, digits: int = 3) -> str:
-    """`value` with so many significant digits, such as "0.00673", "1961" and "2.1e-5".
-
-    For values of any size, such as distances and rates; "n/a" for NaN.
-    """
-    if math.isnan(value):
-        return "n/a"
-    if 10**digits <= abs(value) < 1e6:
-        return f"{value:.0f}"
-    text = f"{value:.{digits}g}"
-    return re.sub(r"e([+-])0*", lambda found: "e" + found[1].replace("+", ""), text)
-
-
-def listing(parts: Iterable[str]) -> str:
-    """ "a, b and c"."""
-    *head, tail = parts
-    return f"{', '.join(head)} and {tail}" if head else tail
-
-
-def span(counts: Sequence[int]) -> str:
-    """One count, or "2 to 4" where they differ."""
-    low, high = min(counts), max(counts)
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def short_range(values: Sequence[float]) -> str:
-    """The lowest and the highest value, "0.41 to 5.2"; one of them where they are written alike."""
-    low, high = short_number(min(values)), short_number(max(values))
-    return low if low == high else f"{low} to {high}"

@@ -1,18 +1,19 @@
-"""The parts of a summary, and what two or more of them say alike."""
+"""A part of a summary, and what two or more of them say alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.layout import Layout, bullets
-from lightning_unlearn.report.naming import short_number
+from lightning_unlearn.report.formatting import short_number
+from lightning_unlearn.report.tables import Table, bullets
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from lightning_unlearn.statistics import Interval
+
+DISTANCE_UNIT = "(nats per token)^2"
 
 
 @dataclass(frozen=True)
@@ -23,39 +24,37 @@ class Section:
         title: its heading.
         tables: CSV by the name of the file without its suffix; one row per value at full
             precision, a missing value is an empty field.
-        layout: the table for people; None where the files are all there is.
+        table: for people; None where the files are all there is.
         findings: sentences.
     """
 
     title: str
     tables: dict[str, str] = field(default_factory=dict)
-    layout: Layout | None = None
+    table: Table | None = None
     findings: list[str] = field(default_factory=list)
 
     @property
     def markdown(self) -> str:
         """Heading, table and sentences; "" where there is neither table nor sentence."""
-        if self.layout is None and not self.findings:
+        if self.table is None and not self.findings:
             return ""
-        table = self.layout.markdown() if self.layout is not None else ""
+        table = self.table.markdown() if self.table is not None else ""
         return "\n".join(filter(None, [f"## {self.title}\n", table, bullets(self.findings)]))
 
     @property
     def latex(self) -> str:
         """The table as LaTeX with the heading as its caption; "" where there is none."""
-        return self.layout.latex(self.title) if self.layout is not None else ""
+        return self.table.latex(self.title) if self.table is not None else ""
 
     @property
     def renderable(self) -> RenderableType | None:
         """The table for the terminal."""
-        return self.layout.render(self.title) if self.layout is not None else None
+        return self.table.rich(self.title) if self.table is not None else None
 
 
-def csv_of(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as CSV, columns in the order of their first appearance."""
-    import pandas as pd
-
-    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+def clause(before: str, names: str) -> list[str]:
+    """A clause that ends in names; none without any."""
+    return [f"{before} {names}"] if names else []
 
 
 def ends_of(name: str, interval: Interval) -> dict[str, float]:
