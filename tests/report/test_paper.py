@@ -13,8 +13,6 @@ from lightning_unlearn.report.figures.matplotlib_renderer import draw, drawing_s
 from lightning_unlearn.report.paper import paper_figures, save_paper
 from lightning_unlearn.report.paper.figures import ORDERS
 from lightning_unlearn.report.paper_table import table_one
-from lightning_unlearn.report.summary import summarize
-from lightning_unlearn.report.tables import Column, Row, escape_latex, table_of_runs
 
 LR = "data.unlearn.lr"
 
@@ -116,11 +114,11 @@ def test_table_one_is_of_the_scores():
     found = scores(records)
     own = found[(found["method"] == "NPO") & (found["position"] == 2)]["forget_score"]
     half = stats.t.ppf(0.975, 2) * own.std() / 3**0.5
-    assert list(dict.fromkeys(row.method for row in table.rows)) == [
+    assert list(dict.fromkeys(row.of.method for row in table.rows)) == [
         "Forget score \u2191",
         "Utility score (tofu) \u2191",
     ]
-    assert table.rows[1].position == 2
+    assert table.rows[1].path[1] == 2
     assert table.columns[3].text(table.rows[1]) == f"{own.mean():.3f}\u00b1{half:.3f}"
     assert [list(row.bold) for row in table.rows[:3]] == [[], [], ["GA", "NPO"]]
     assert not any(row.bold for row in table.rows[3:])
@@ -138,58 +136,3 @@ def test_table_one_is_of_the_scores():
     )
     assert table_one(several[0]).latex().count(r"\multicolumn{1}{c}{M\_") == 2
     assert "M\\_1: NPO" in table_one(several[0]).markdown()
-
-
-def test_tables_as_latex():
-    rows = [
-        Row("GA_x", "", 1, "f%-a", 2, ["1.000", "-0.5\u00b10.1"], ["forget score"]),
-        Row("GA_x", "", 2, "a-f%", 2, ["n/a", "--"]),
-        Row("[N]", "", 1, "f%-a", 1, ["2.000", "x"]),
-    ]
-    columns = [
-        Column("forget score", lambda row: row.data[0]),
-        Column("R&D", lambda row: row.data[1]),
-    ]
-    table = table_of_runs(columns, rows, ["Note of 95 %."], swept=False)
-    assert table.latex("A caption: 50 %").splitlines() == [
-        r"\begin{table}[tbp]",
-        r"\centering",
-        r"\small",
-        r"\caption{A caption: 50 \%}",
-        r"\begin{tabular}{lrlrrr}",
-        r"\toprule",
-        r"method & p & path & seeds & forget score & R\&D \\",
-        r"\midrule",
-        r"GA\_x & 1 & \textbf{f\%}-a & 2 & \textbf{1.000} & $-$0.5$\pm$0.1 \\",
-        r" & 2 & a-\textbf{f\%} & 2 & n/a & -{}- \\",
-        r"\midrule",
-        r"{[}N{]} & 1 & \textbf{f\%}-a & 1 & 2.000 & x \\",
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\par\smallskip",
-        r"\parbox{\linewidth}{\footnotesize Note of 95 \%. "
-        "Several seeds: mean (lowest to highest).}",
-        r"\end{table}",
-    ]
-
-
-def test_latex_escapes_every_sign():
-    raw = "\\ {a} $ & # % _ ~ ^ < > | `b` 3-4 -5 a--b\nc"
-    found = escape_latex(raw)
-    assert found == (
-        r"\textbackslash{} \{a\} \$ \& \# \% \_ \textasciitilde{} \textasciicircum{} \textless{} "
-        r"\textgreater{} \textbar{} \textasciigrave{}b\textasciigrave{} 3-4 $-$5 a-{}-b c"
-    )
-
-
-def test_sections_have_latex():
-    records, examples = study()
-    summary = summarize(records, examples)
-    for section in summary.sections:
-        text = section.latex
-        assert bool(text) == (section.table is not None)
-        if text:
-            assert rf"\caption{{{section.title}}}" in text
-            rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-            columns = len(re.search(r"tabular}{(\w+)}", text)[1])
-            assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {columns - 1}

@@ -1,12 +1,12 @@
-"""Superficial or deep forgetting: tables, verdicts and figures of answers."""
+"""Superficial or deep forgetting: tables and verdicts."""
 
 import io
-import itertools
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
+from depth_tables import PATHS, answers, drawn, one
 from rich.console import Console
 
 from lightning_unlearn.errors import InputError
@@ -16,52 +16,7 @@ from lightning_unlearn.report.sections.depth import depth_findings
 from lightning_unlearn.report.summary import summarize
 from lightning_unlearn.report.tables import csv
 
-PATHS = [("-".join(p), p.index("U") + 1) for p in itertools.permutations("RCU")]
 LR = "data.unlearn.lr"
-
-
-def answers(path, values, method="GA", seed=0, setting=None, steps=(0, 5, 10), stage="unlearn"):
-    """Records of one run; `values` maps a stage to the log-likelihood of its answers at `steps`."""
-    return [
-        {
-            "study": "depth",
-            "path": path[0],
-            "position": path[1],
-            "method": method,
-            "seed": seed,
-            **(setting or {}),
-            "stage": stage,
-            "step": step,
-            "metric": f"answers/{name}",
-            "value": value,
-        }
-        for name, series in values.items()
-        for step, value in zip(steps, series, strict=True)
-    ]
-
-
-def one(refusal, other, forgotten, path=PATHS[0]):
-    """Records of a run by the first and last value of R, C and U."""
-    values = {"R": refusal, "C": other, "U": forgotten}
-    return pd.DataFrame(answers(path, values, steps=(0, 10)))
-
-
-def drawn(paths=PATHS, seeds=(0,), methods=("GA",), prompts=7):
-    """Records and examples of random runs, in random order."""
-    draw = np.random.default_rng(5)
-    examples = []
-    for path, seed, method, example in itertools.product(paths, seeds, methods, range(prompts)):
-        values = {
-            name: draw.normal(scale=[1, 2, 2]) - [0, 1, fall]
-            for name, fall in (("R", 1), ("C", 2), ("U", 4))
-        }
-        rows = answers(path, values, method, seed)
-        examples += [{**row, "example": example} for row in rows]
-    draw.shuffle(examples)
-    table = pd.DataFrame(examples)
-    identity = [name for name in table.columns if name not in ("example", "value")]
-    records = table.groupby(identity, sort=False)["value"].mean().reset_index()
-    return records, table
 
 
 def naive_verdict(first, last):
@@ -275,21 +230,3 @@ def test_examples_of_another_study_are_refused():
         depth(records, records)
     with pytest.raises(InputError, match=r"whole numbers in position, example, seed and step"):
         depth(records, examples.assign(example="first"))
-
-
-@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
-@pytest.mark.parametrize("methods", [("GA",), ("GA", "NPO")])
-def test_figures_of_answers_repeat_to_the_byte(tmp_path, seeds, methods):
-    records, _ = drawn(seeds=seeds, methods=methods)
-    first = save_figures(records, tmp_path / "first")
-    second = save_figures(records, tmp_path / "second")
-    assert [file.name for file in first] == ["utility.png", "answers.png"]
-    for a, b in zip(first, second, strict=True):
-        assert a.read_bytes() == b.read_bytes()
-
-
-def test_answers_are_drawn_only_without_the_label(tmp_path):
-    records, _ = drawn(PATHS[:1])
-    label = records[records["metric"] == "answers/U"].assign(metric="forget/label")
-    names = [file.name for file in save_figures(pd.concat([records, label]), tmp_path)]
-    assert names == ["forget.png", "utility.png"]
