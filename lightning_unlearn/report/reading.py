@@ -242,6 +242,19 @@ def _refuse_contradictions(
         )
 
 
+def forget_examples(study: StudyRecords, examples: pd.DataFrame | None) -> StudyRecords | None:
+    """The values of each forget example: of the forget set, or of answers in its place."""
+    if examples is None or not len(examples):
+        return None
+    if "metric" not in examples:
+        return read_records(examples, "examples")
+    metrics = set(examples["metric"].unique())
+    stages = study.runs["forget"].unique()
+    answers = [f"answers/{stage}" for stage in stages] if len(stages) == 1 else []
+    wanted = [name for name in ("log_likelihood/forget", *answers) if name in metrics][:1]
+    return read_records(examples[examples["metric"].isin(wanted)], "examples") if wanted else None
+
+
 def forget_stage(path: str, position: int, kind: str = "records") -> str:
     """Name of the stage at the 1-based `position` of `path` ("inst-tofu-math-safety").
 

@@ -12,7 +12,12 @@ import numpy as np
 from lightning_unlearn.errors import visible
 from lightning_unlearn.report.analysis.scores import scores
 from lightning_unlearn.report.provenance import Provenance
-from lightning_unlearn.report.reading import PathPosition, StudyRecords, read_records
+from lightning_unlearn.report.reading import (
+    PathPosition,
+    StudyRecords,
+    forget_examples,
+    read_records,
+)
 from lightning_unlearn.report.summary import Summary, has_depths, summarize
 from lightning_unlearn.settings.labels import run_name
 
@@ -106,17 +111,10 @@ class StudyReport:
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
     @cached_property
-    def examples(self) -> tuple[str, StudyRecords] | None:
-        """The metric of the forget examples, and their values; None where there are none."""
-        table = self.source.examples
-        if table is None or not len(table) or "metric" not in table or len(self.forget) != 1:
-            return None
-        present = set(table["metric"].unique())
-        wanted = [m for m in ("log_likelihood/forget", f"answers/{self.forget[0]}") if m in present]
-        if not wanted:
-            return None
-        rows = table[table["metric"] == wanted[0]]
-        return wanted[0], read_records(rows, "examples")
+    def examples(self) -> StudyRecords | None:
+        """The values of each forget example, which paths that forget one stage have in common."""
+        several = len(self.forget) != 1
+        return None if several else forget_examples(self.study, self.source.examples)
 
     def cell(self, method: str, setting: int) -> str:
         """A method and its setting in words."""

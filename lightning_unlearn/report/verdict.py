@@ -181,8 +181,8 @@ def _oracle(report: StudyReport) -> list[str]:
     """Who comes as close to the oracle as another oracle."""
     every = oracle_distances(report.study, "forget")
     sentences = []
-    if every and report.examples is not None and report.examples[0] == "log_likelihood/forget":
-        between = distinct_pairs(between_oracles(report.examples[1], "forget"))
+    if every and report.examples is not None:
+        between = distinct_pairs(between_oracles(report.examples, "forget"))
         sentences += [_close(every, mean_interval(between).mean)] if between else []
     late = [own for own in every if len(set(own.steps)) > 1]
     if late:

@@ -12,7 +12,7 @@ from lightning_unlearn.report.analysis.scores import scores
 from lightning_unlearn.report.figures.matplotlib_renderer import draw, drawing_style
 from lightning_unlearn.report.paper import paper_figures, save_paper
 from lightning_unlearn.report.paper.figures import ORDERS
-from lightning_unlearn.report.paper_table import table_one
+from lightning_unlearn.report.paper.table import table_one
 
 LR = "data.unlearn.lr"
 

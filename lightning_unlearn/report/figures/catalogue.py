@@ -19,7 +19,7 @@ from lightning_unlearn.report.figures.oracle_distance import oracle_figure
 from lightning_unlearn.report.figures.spec import Figure
 from lightning_unlearn.report.figures.style import StyleMap, styles_of_paths, styles_of_stages
 from lightning_unlearn.report.figures.tradeoff import tradeoff_figure
-from lightning_unlearn.report.reading import StudyRecords, read_records
+from lightning_unlearn.report.reading import StudyRecords, forget_examples, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ def build_figures(
     if not len(records):
         return {}
     study = finite(read_records(records))
-    read = read_examples(study, examples)
+    read = forget_examples(study, examples)
     styles = styles_of_paths(paths_of(study.runs))
     built = {name: FIGURES[name](study, styles, read) for name in names or FIGURES}
     return {name: figure for name, figure in built.items() if figure is not None}
@@ -72,16 +72,3 @@ def build_figures(
 def finite(study: StudyRecords) -> StudyRecords:
     """The study without values that have no place on an axis."""
     return replace(study, runs=study.runs[study.runs["value"].abs() < float("inf")])
-
-
-def read_examples(study: StudyRecords, examples: pd.DataFrame | None) -> StudyRecords | None:
-    """The rows that figures show: of the forget set, or answers in its place."""
-    if examples is None or not len(examples):
-        return None
-    if "metric" not in examples:
-        return read_records(examples, "examples")
-    metrics = set(examples["metric"].unique())
-    stages = study.runs["forget"].unique()
-    answers = [f"answers/{stage}" for stage in stages] if len(stages) == 1 else []
-    wanted = [name for name in ("log_likelihood/forget", *answers) if name in metrics][:1]
-    return read_records(examples[examples["metric"].isin(wanted)], "examples") if wanted else None

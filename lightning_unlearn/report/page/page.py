@@ -281,7 +281,7 @@ class Page:
         groups = report.measured("distance/")
         if not groups:
             return []
-        study, examples = finite(report.study), report.examples and report.examples[1]
+        study, examples = finite(report.study), report.examples
         first = "forget" if "forget" in groups else groups[0]
         blocks = self._grid(oracle_figure(study, self.styles, examples, first))
         blocks += _section(report, "Distance to the oracle")
@@ -294,15 +294,15 @@ class Page:
     def _divergence(self, report: StudyReport) -> list[Block]:
         if len(report.paths) < 2 or report.examples is None:
             return []
-        figure = divergence_figure(report.examples[1])
+        figure = divergence_figure(report.examples)
         if figure is None or not (grid := self._grid(figure)):
             return []
         legend = Block("legend", legend_rows(figure.legend))
         return [legend, *grid, *_section(report, "Divergence between paths")]
 
     def _examples(self, report: StudyReport) -> list[Block]:
-        examples = report.examples and report.examples[1]
-        figure = examples_figure(finite(report.study), self.styles, examples, complete=True)
+        study, examples = finite(report.study), report.examples
+        figure = examples_figure(study, self.styles, examples, complete=True)
         if figure is None:
             return []
         panels = figure.panels

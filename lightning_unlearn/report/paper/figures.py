@@ -19,7 +19,7 @@ from lightning_unlearn.report.figures.curves import answers_of, path_entries, pa
 from lightning_unlearn.report.figures.files import check_formats, write_figures
 from lightning_unlearn.report.figures.labels import Trial, curves_by_trial, wrapped
 from lightning_unlearn.report.figures.style import CurveStyle, styles_of_paths
-from lightning_unlearn.report.paper_table import table_one
+from lightning_unlearn.report.paper.table import table_one
 from lightning_unlearn.report.reading import StudyRecords, read_records
 from lightning_unlearn.settings.labels import setting_name, short_value
 from lightning_unlearn.storage.records import write_text
