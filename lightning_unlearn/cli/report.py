@@ -60,7 +60,7 @@ def _paper(source: Source, folder: Path) -> list[str]:
     """Draw the figures of the paper; return sentences on the drawn and the missing ones."""
     from lightning_unlearn.report.paper import save_paper
 
-    paper = save_paper(source.records, source.examples, folder, ("png", "pdf"))
+    paper = save_paper(source.records, folder, ("png", "pdf"))
     written = [f"Written to {folder}: {', '.join(file.name for file in paper.written)}"]
     return [*(written if paper.written else []), *paper.missing.values()]
 

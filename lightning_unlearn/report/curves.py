@@ -1,34 +1,31 @@
-"""A measure of a study as arrays: one for each method and setting."""
+"""A metric of a study as arrays: one for each method and setting, and means over seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.naming import listing, run_name, setting_name, span
-from lightning_unlearn.report.oracles import Setting, matches, named_in
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.formatting import join_words, span
+from lightning_unlearn.report.reading import Condition, PathPosition, StudyRecords, closest
+from lightning_unlearn.statistics import half_width, mean_over_seeds
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import pandas as pd
+    from numpy.typing import ArrayLike, NDArray
 
-Place = tuple[str, int]
 _AXES = ("seed", "step", "example")
 # Sentences list at most so many paths one by one.
 FEW = 6
 
 
 @dataclass(frozen=True)
-class Curves:
+class Curves(Condition):
     """What the runs of one method and setting measured.
 
     Attributes:
-        method: its label.
-        keys: the sweep keys.
-        setting: their values.
         paths: path and position of the forget stage, by position.
         seeds: ascending.
         steps: ascending.
@@ -36,10 +33,7 @@ class Curves:
         values: [paths, seeds, steps, examples]; NaN where nothing was measured.
     """
 
-    method: str
-    keys: Sequence[str]
-    setting: Setting
-    paths: list[Place]
+    paths: list[PathPosition]
     seeds: list[int]
     steps: list[int]
     examples: list[int]
@@ -50,97 +44,73 @@ class Curves:
         """The values of a table without examples, [paths, seeds, steps]."""
         return self.values[..., 0]
 
-    @property
-    def name(self) -> str:
-        """Method and setting in words."""
-        return run_name(self.method, setting_name(self.keys, self.setting))
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The first columns of a table's rows: method and sweep values."""
-        return {"method": self.method, **dict(zip(self.keys, self.setting, strict=True))}
-
-    def at(self, path: Place, step: int) -> NDArray[np.float64]:
+    def at(self, path: PathPosition, step: int) -> NDArray[np.float64]:
         """The values of a path at a step, [seeds]; NaN where there are none."""
         if path not in self.paths or step not in self.steps:
             return np.full(len(self.seeds), np.nan)
         return self.means[self.paths.index(path), :, self.steps.index(step)]
 
 
-def curves_of(study: StudyRecords, measure: str) -> list[Curves]:
-    """The runs' values of a measure, by method in order of appearance, and setting.
-
-    Args:
-        study: the records, or the examples, of a study.
-        measure: its name.
-    """
-    rows = study.runs[study.runs["metric"] == measure]
+def curves_of(study: StudyRecords, metric: str) -> list[Curves]:
+    """The runs' values of a metric, in records or examples, by method and setting."""
+    rows = study.runs[study.runs["metric"] == metric]
     if "example" not in rows:
         rows = rows.assign(example=0)
-    found = []
-    for method, runs in rows.groupby("method", sort=False):
-        for setting, part in runs.groupby("setting"):
-            part = part.sort_values("position", kind="stable")
-            places = part.groupby(["path", "position"], sort=False)
-            pairs = part[["path", "position"]].drop_duplicates().itertuples(index=False, name=None)
-            paths = [(str(path), int(position)) for path, position in pairs]
-            axes = [np.unique(part[name], return_inverse=True) for name in _AXES]
-            values = np.full((len(paths), *(len(labels) for labels, _ in axes)), np.nan)
-            at = (places.ngroup().to_numpy(), *(place for _, place in axes))
-            values[at] = part["value"]
-            seeds, steps, examples = (labels.tolist() for labels, _ in axes)
-            own = study.settings[setting]
-            found.append(
-                Curves(str(method), study.sweep, own, paths, seeds, steps, examples, values)
-            )
-    return found
+    return [
+        _curves(str(method), study, int(setting), part)
+        for method, runs in rows.groupby("method", sort=False)
+        for setting, part in runs.groupby("setting")
+    ]
 
 
-def oracles_of_paths(
-    study: StudyRecords, measure: str, curves: Curves
-) -> list[NDArray[np.float64]]:
-    """What the oracles of each path measured, for the examples of the runs.
+def _curves(method: str, study: StudyRecords, setting: int, rows: pd.DataFrame) -> Curves:
+    rows = rows.sort_values("position", kind="stable")
+    paths = paths_of(rows)
+    axes = [np.unique(rows[name], return_inverse=True) for name in _AXES]
+    values = np.full((len(paths), *(len(labels) for labels, _ in axes)), np.nan)
+    places = rows.groupby(["path", "position"], sort=False).ngroup().to_numpy()
+    values[(places, *(place for _, place in axes))] = rows["value"]
+    seeds, steps, examples = (labels.tolist() for labels, _ in axes)
+    own = study.settings[setting]
+    return Curves(method, study.sweep, own, paths, seeds, steps, examples, values)
 
-    Args:
-        study: the examples of a study.
-        measure: its name.
-        curves: the runs.
 
-    Returns:
-        [oracle seeds, examples] for each path; NaN where nothing was measured.
-    """
-    each = [list(models.values()) for models in oracles_by_seed(study, measure, curves)]
+def paths_of(rows: pd.DataFrame) -> list[PathPosition]:
+    """Path and position of the rows, in order of first appearance."""
+    pairs = rows[["path", "position"]].drop_duplicates().itertuples(index=False, name=None)
+    return [(str(path), int(position)) for path, position in pairs]
+
+
+def oracles_of_paths(study: StudyRecords, metric: str, curves: Curves) -> list[NDArray[np.float64]]:
+    """What the oracles of each path measured: [oracle seeds, examples of the runs], with NaN."""
+    each = [list(models.values()) for models in oracles_by_seed(study, metric, curves)]
     return [np.array(models).reshape(len(models), len(curves.examples)) for models in each]
 
 
 def oracles_by_seed(
-    study: StudyRecords, measure: str, curves: Curves
+    study: StudyRecords, metric: str, curves: Curves
 ) -> list[dict[int, NDArray[np.float64]]]:
-    """The same as `oracles_of_paths`, by seed in ascending order: [examples].
-
-    Of several oracles with one seed the one that names most of the setting is taken.
-    """
-    rows = study.retrained[study.retrained["metric"] == measure]
+    """What the oracles of each path measured, by ascending seed: [examples of the runs]."""
+    rows = study.retrained[study.retrained["metric"] == metric]
     parts = dict(list(rows.groupby(["path", "position"])))
     examples = np.array(curves.examples)
+
+    def of_examples(own: pd.DataFrame) -> NDArray[np.float64]:
+        values = np.full(len(examples), np.nan)
+        known = own[np.isin(own["example"], examples)]
+        values[np.searchsorted(examples, known["example"])] = known["value"]
+        return values
+
     found = []
     for path in curves.paths:
-        models: dict[int, tuple[int, NDArray[np.float64]]] = {}
-        part = parts.get(path)
-        for (seed, code), own in part.groupby(["seed", "setting"]) if part is not None else ():
-            setting = study.settings[code]
-            named = named_in(setting)
-            if not matches(setting, curves.setting) or named < models.get(seed, (0,))[0]:
-                continue
-            values = np.full(len(examples), np.nan)
-            known = own[np.isin(own["example"], examples)]
-            values[np.searchsorted(examples, known["example"])] = known["value"]
-            models[int(seed)] = (named, values)
-        found.append({seed: values for seed, (_, values) in sorted(models.items())})
+        own = parts[path].groupby(["seed", "setting"]) if path in parts else ()
+        models = ((int(seed), study.settings[code], part) for (seed, code), part in own)
+        chosen = closest(models, curves.setting)
+        found.append({seed: of_examples(part) for seed, part in sorted(chosen.items())})
     return found
 
 
-def names_of_paths(paths: Sequence[Place]) -> list[str]:
+def names_of_paths(paths: Sequence[PathPosition]) -> list[str]:
     """The paths for a sentence: "p = 3" where no other has that position, else the stages."""
     positions = [position for _, position in paths]
     return [
@@ -149,7 +119,7 @@ def names_of_paths(paths: Sequence[Place]) -> list[str]:
 
 
 def per_path(
-    values: Sequence[int], paths: Sequence[Place], falling: Sequence[bool] | None = None
+    values: Sequence[int], paths: Sequence[PathPosition], falling: Sequence[bool] | None = None
 ) -> str:
     """ "5 (p = 1) and 10 (p = 2)", "5 on every path", or "5 to 10 by path" where there are many.
 
@@ -168,7 +138,7 @@ def per_path(
         return text + still + where
     if len(paths) > FEW:
         return f"{span(values)} by path" + f"{still} on {sum(falls)} of {len(paths)}" * any(falls)
-    return listing(
+    return join_words(
         f"{value} ({name}{', still falling' * falls_on})"
         for value, name, falls_on in zip(values, names, falls, strict=True)
     )
@@ -176,10 +146,10 @@ def per_path(
 
 def among(names: Sequence[str], total: int) -> str:
     """Some of the paths for a sentence: "p = 1 and p = 2", or "7 of 24 paths"."""
-    return listing(names) if len(names) <= FEW else f"{len(names)} of {total} paths"
+    return join_words(names) if len(names) <= FEW else f"{len(names)} of {total} paths"
 
 
-def seeds_on_paths(seeds: Sequence[Sequence[int]], paths: Sequence[Place]) -> str:
+def seeds_on_paths(seeds: Sequence[Sequence[int]], paths: Sequence[PathPosition]) -> str:
     """Some seeds of each path: "seed 2 on p = 1 and p = 3", "seed 2" for all paths, "" for none."""
     names: dict[tuple[int, ...], list[str]] = {}
     for own, name in zip(seeds, names_of_paths(paths), strict=True):
@@ -188,5 +158,74 @@ def seeds_on_paths(seeds: Sequence[Sequence[int]], paths: Sequence[Place]) -> st
     parts = []
     for own, named in names.items():
         where = f" on {among(named, len(paths))}" if len(named) < len(paths) else ""
-        parts.append(f"seed{'s' * (len(own) > 1)} {listing(map(str, own))}{where}")
-    return listing(parts) if parts else ""
+        parts.append(f"seed{'s' * (len(own) > 1)} {join_words(map(str, own))}{where}")
+    return join_words(parts) if parts else ""
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """A curve over the steps that have a value.
+
+    Attributes:
+        x: steps, ascending.
+        mean: over seeds.
+        low: lower end of Student's 95 % interval; NaN with fewer than two seeds.
+        high: upper end; likewise.
+        seeds: the most that a step's mean is of.
+    """
+
+    x: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    seeds: int
+
+
+def spread_over_seeds(
+    values: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and half the 95 % interval over seeds.
+
+    Args:
+        values: [paths, seeds, ...]; values that are not finite are missing ones.
+
+    Returns:
+        [paths, ...] each; the interval is NaN with fewer than two seeds.
+    """
+    means = mean_over_seeds(values)
+    known = np.isfinite(values)
+    squares = (np.where(known, values, 0.0) - means[:, None]) ** 2
+    count = known.sum(axis=1)
+    deviation = np.sqrt(np.where(known, squares, 0.0).sum(axis=1) / np.maximum(count - 1, 1))
+    return means, half_width(deviation, count)
+
+
+def band_of(steps: ArrayLike, values: ArrayLike) -> Band:
+    """The mean over seeds and its interval at each step.
+
+    Args:
+        steps: ascending, [steps].
+        values: [seeds, steps]; values that are not finite are missing ones.
+
+    Returns:
+        Without the steps at which no seed has a value.
+    """
+    x, array = np.asarray(steps, np.float64), np.asarray(values, np.float64)
+    (mean,), (half,) = spread_over_seeds(array[None])
+    count = np.isfinite(array).sum(axis=0)
+    kept = count > 0
+    ends = (mean - half)[kept], (mean + half)[kept]
+    return Band(x[kept], mean[kept], *ends, int(count.max(initial=0)))
+
+
+def log_band_of(steps: ArrayLike, values: ArrayLike) -> Band:
+    """`band_of` for the logarithm of positive values, given back as values.
+
+    The mean is the geometric one and the band is as far above it as below on a logarithmic axis.
+    Values that are not positive are missing ones.
+    """
+    array = np.asarray(values, np.float64)
+    known = np.isfinite(array) & (array > 0)
+    logs = np.log(np.where(known, array, 1.0))
+    band = band_of(steps, np.where(known, logs, np.nan))
+    return Band(band.x, np.exp(band.mean), np.exp(band.low), np.exp(band.high), band.seeds)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning_unlearn.errors import InputError, visible
-from lightning_unlearn.report.naming import setting_name
-from lightning_unlearn.report.oracles import Oracles, Setting
+from lightning_unlearn.settings.labels import run_name, setting_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
+T = TypeVar("T")
+Setting = tuple[object, ...]
+PathPosition = tuple[str, int]
+OracleRow = tuple[str, str, int, int, Setting, float]
 RUN = ["method", "path", "position", "seed"]
 COLUMNS = ["path", "position", "method", "seed", "stage", "step", "metric", "value"]
 # What scores and depths are of.
@@ -23,11 +27,85 @@ PREFIXES = (*OUTCOMES, *COMPARISONS)
 
 
 @dataclass(frozen=True)
+class Condition:
+    """A method with values of the sweep keys. Its runs differ by path and seed.
+
+    Attributes:
+        method: its label.
+        keys: the sweep keys.
+        setting: their values.
+    """
+
+    method: str
+    keys: Sequence[str]
+    setting: Setting
+
+    @property
+    def words(self) -> str:
+        """The setting in words; "" where there is none."""
+        return setting_name(self.keys, self.setting)
+
+    @property
+    def name(self) -> str:
+        """Method and setting in words."""
+        return run_name(self.method, self.words)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The first columns of a table's rows: method and sweep values."""
+        return {"method": self.method, **dict(zip(self.keys, self.setting, strict=True))}
+
+
+class Oracles:
+    """Looks up what oracles measured, by metric, path, position, seed and setting."""
+
+    def __init__(self, rows: Iterable[OracleRow]) -> None:
+        self._found: dict[tuple[str, str, int], list[tuple[int, Setting, float]]] = {}
+        for metric, path, position, seed, setting, value in rows:
+            self._found.setdefault((metric, path, position), []).append((seed, setting, value))
+
+    def measured(self, metric: str) -> bool:
+        """Whether any oracle has a value of `metric`."""
+        return any(name == metric for name, _, _ in self._found)
+
+    def __len__(self) -> int:
+        """The number of pairs of metric and path that have values."""
+        return len(self._found)
+
+    def value(
+        self, metric: str, path: str, position: int, setting: Setting, seed: int | None = None
+    ) -> float:
+        """The value for a run; NaN where no oracle matches (see `closest`).
+
+        Without a seed it is the mean over the seeds of the oracles.
+        """
+        found = closest(self._found.get((metric, path, position), []), setting)
+        values = [v for own, v in found.items() if seed in (None, own) and not math.isnan(v)]
+        return sum(values) / len(values) if values else math.nan
+
+
+def closest(oracles: Iterable[tuple[int, Setting, T]], setting: Setting) -> dict[int, T]:
+    """What the oracles of a setting have, by seed; of several what that has which names most of it.
+
+    Args:
+        oracles: seed, setting, and what the oracle has. A null in its setting matches any value.
+        setting: of the runs.
+    """
+    best: dict[int, tuple[int, T]] = {}
+    for seed, own, value in oracles:
+        if all(a is None or a == b for a, b in zip(own, setting, strict=True)):
+            named = sum(part is not None for part in own)
+            if seed not in best or named > best[seed][0]:
+                best[seed] = (named, value)
+    return {seed: value for seed, (_, value) in best.items()}
+
+
+@dataclass(frozen=True)
 class StudyRecords:
     """What the reports read of a study.
 
     Attributes:
-        runs: a row per run, step and measure, each once: the columns of `COLUMNS`, the sweep keys,
+        runs: a row per run, step and metric, each once: the columns of `COLUMNS`, the sweep keys,
             `forget` (the name of the forget stage), `setting` (the row's place in `settings`) and
             `run` (runs are numbered from 0 in order of first appearance).
         oracles: the models retrained without the forget stage.
@@ -45,6 +123,10 @@ class StudyRecords:
     def name(self, setting: int) -> str:
         """A setting in words."""
         return setting_name(self.sweep, self.settings[setting])
+
+    def has(self, prefix: str) -> bool:
+        """Whether runs have a metric whose name begins so."""
+        return bool(self.runs["metric"].str.startswith(prefix).any())
 
     def identities(self) -> pd.DataFrame:
         """The columns of `RUN` and the sweep keys, a row per run, indexed by `run`."""
@@ -78,7 +160,7 @@ def shown(records: pd.DataFrame) -> pd.DataFrame:
 def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
     """Take from a table of a study what reports read.
 
-    Rows of other stages than "unlearn" and "oracle" and of unknown measures are left out, and so
+    Rows of other stages than "unlearn" and "oracle" and of unknown metrics are left out, and so
     are rows that repeat another one.
 
     Args:
@@ -88,43 +170,14 @@ def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
 
     Raises:
         InputError: a column is missing, a number cannot be read, a position lies outside its
-            path, or two rows give different values for the same run, step and measure.
+            path, or two rows give different values for the same run, step and metric.
     """
-    records = shown(records)
     example = ["example"] if kind == "examples" else []
-    columns = [*COLUMNS, *example]
-    missing = [name for name in columns if name not in records.columns]
-    if missing:
-        raise InputError(
-            f"{kind}: found the columns {', '.join(map(str, records.columns)) or '(none)'}, "
-            f"expected also {', '.join(missing)}; pass the {kind} that a study wrote"
-        )
-    sweep = sweep_keys(records, "stage")
-    data = records[[*columns, *sweep]]
-    known = [name for name in data["metric"].unique() if str(name).startswith(PREFIXES)]
-    data = data[data["stage"].isin(["unlearn", "oracle"]) & data["metric"].isin(known)]
-    data = data.astype({"path": str, "method": str, "stage": str, "metric": str})
-    try:
-        whole = dict.fromkeys(["position", "seed", "step", *example], int)
-        data = data.astype({**whole, "value": float})
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{kind}: found a value that is not a number ({error}), expected whole numbers in "
-            f"{', '.join(['position', *example, 'seed'])} and step and numbers in value; pass the "
-            f"{kind} that a study wrote"
-        ) from error
-    data = data.drop_duplicates(ignore_index=True)
+    data, sweep = _known_rows(shown(records), [*COLUMNS, *example], kind)
+    data = _with_numbers(data, ["position", *example, "seed", "step"], kind)
     codes, settings = settings_of(data, sweep)
     data = data.assign(setting=codes)
-    twice = data[data.duplicated([*RUN, "setting", "stage", "step", "metric", *example])]
-    if len(twice):
-        row = twice.iloc[0]
-        setting = setting_name(sweep, settings[row["setting"]])
-        raise InputError(
-            f"{kind}, method {row['method']!r}{setting and ', ' + setting}, path {row['path']!r}, "
-            f"seed {row['seed']}, step {row['step']}: found different values of "
-            f"{row['metric']!r}, expected one; pass the {kind} of one study at a time"
-        )
+    _refuse_contradictions(data, example, sweep, settings, kind)
     places = data[["path", "position"]].drop_duplicates().itertuples(index=False, name=None)
     forget = [forget_stage(path, position, kind) for path, position in places]
     numbers = data.groupby(["path", "position"], sort=False).ngroup()
@@ -139,6 +192,67 @@ def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
         strict=True,
     )
     return StudyRecords(runs, Oracles(rows), oracles.reset_index(drop=True), sweep, settings)
+
+
+def _known_rows(
+    records: pd.DataFrame, columns: Sequence[str], kind: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """The rows and columns that reports read, and the sweep keys."""
+    missing = [name for name in columns if name not in records.columns]
+    if missing:
+        raise InputError(
+            f"{kind}: found the columns {', '.join(map(str, records.columns)) or '(none)'}, "
+            f"expected also {', '.join(missing)}; pass the {kind} that a study wrote"
+        )
+    sweep = sweep_keys(records, "stage")
+    data = records[[*columns, *sweep]]
+    known = [name for name in data["metric"].unique() if str(name).startswith(PREFIXES)]
+    return data[data["stage"].isin(["unlearn", "oracle"]) & data["metric"].isin(known)], sweep
+
+
+def _with_numbers(data: pd.DataFrame, whole: Sequence[str], kind: str) -> pd.DataFrame:
+    """The rows with their types, each once."""
+    data = data.astype({"path": str, "method": str, "stage": str, "metric": str})
+    try:
+        data = data.astype({**dict.fromkeys(whole, int), "value": float})
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{kind}: found a value that is not a number ({error}), expected whole numbers in "
+            f"{', '.join(whole[:-1])} and {whole[-1]} and numbers in value; pass the {kind} that a "
+            "study wrote"
+        ) from error
+    return data.drop_duplicates(ignore_index=True)
+
+
+def _refuse_contradictions(
+    data: pd.DataFrame,
+    example: Sequence[str],
+    sweep: Sequence[str],
+    settings: Sequence[Setting],
+    kind: str,
+) -> None:
+    twice = data[data.duplicated([*RUN, "setting", "stage", "step", "metric", *example])]
+    if len(twice):
+        row = twice.iloc[0]
+        setting = setting_name(sweep, settings[row["setting"]])
+        raise InputError(
+            f"{kind}, method {row['method']!r}{setting and ', ' + setting}, path {row['path']!r}, "
+            f"seed {row['seed']}, step {row['step']}: found different values of "
+            f"{row['metric']!r}, expected one; pass the {kind} of one study at a time"
+        )
+
+
+def forget_examples(study: StudyRecords, examples: pd.DataFrame | None) -> StudyRecords | None:
+    """The values of each forget example: of the forget set, or of answers in its place."""
+    if examples is None or not len(examples):
+        return None
+    if "metric" not in examples:
+        return read_records(examples, "examples")
+    metrics = set(examples["metric"].unique())
+    stages = study.runs["forget"].unique()
+    answers = [f"answers/{stage}" for stage in stages] if len(stages) == 1 else []
+    wanted = [name for name in ("log_likelihood/forget", *answers) if name in metrics][:1]
+    return read_records(examples[examples["metric"].isin(wanted)], "examples") if wanted else None
 
 
 def forget_stage(path: str, position: int, kind: str = "records") -> str:
@@ -162,6 +276,11 @@ def sweep_keys(table: pd.DataFrame, before: str) -> list[str]:
     return names[names.index("seed") + 1 : names.index(before)]
 
 
+def value_names(table: pd.DataFrame, sweep: Sequence[str]) -> list[str]:
+    """The columns that are neither those of `RUN` nor sweep keys."""
+    return [str(name) for name in table.columns if name not in (*RUN, *sweep)]
+
+
 def settings_of(table: pd.DataFrame, sweep: Sequence[str]) -> tuple[list[int], list[Setting]]:
     """The setting of each row, as a place in the list of distinct settings, and that list."""
     columns = [_plain(table[key]) for key in sweep]
@@ -169,6 +288,20 @@ def settings_of(table: pd.DataFrame, sweep: Sequence[str]) -> tuple[list[int], l
     settings = list(dict.fromkeys(each))
     places = {setting: place for place, setting in enumerate(settings)}
     return [places[setting] for setting in each], settings
+
+
+def by_condition(table: pd.DataFrame, before: str) -> list[tuple[Condition, pd.DataFrame]]:
+    """The rows of a table by method and setting, each in order of first appearance.
+
+    Sweep keys are the columns between `seed` and the one named `before`.
+    """
+    sweep = sweep_keys(table, before)
+    codes, settings = settings_of(table, sweep)
+    return [
+        (Condition(str(method), sweep, settings[code]), part)
+        for method, rows in table.assign(setting=codes).groupby("method", sort=False)
+        for code, part in rows.groupby("setting")
+    ]
 
 
 def _plain(column: pd.Series) -> list[object]:
@@ -182,11 +315,7 @@ def _plain(column: pd.Series) -> list[object]:
 
 
 def ends(data: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Values at the first and at the last step of each run.
-
-    Args:
-        data: `StudyRecords.runs`, or some of its rows.
-        by: what tells a run's values at one step apart, such as ["metric"].
+    """Values at the first and at the last step of each run, of rows of `StudyRecords.runs`.
 
     Returns:
         Columns `before`, `after` and `change` (their difference), indexed by `run` and `by`. NaN

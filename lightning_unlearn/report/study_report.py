@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_unlearn.errors import visible
-from lightning_unlearn.report.curves import Place
-from lightning_unlearn.report.depth import depth
-from lightning_unlearn.report.depth_tables import depth_layout
-from lightning_unlearn.report.layout import Layout
-from lightning_unlearn.report.naming import run_name
+from lightning_unlearn.report.analysis.scores import scores
 from lightning_unlearn.report.provenance import Provenance
-from lightning_unlearn.report.reading import StudyRecords, read_records
-from lightning_unlearn.report.scores import scores
+from lightning_unlearn.report.reading import (
+    PathPosition,
+    StudyRecords,
+    forget_examples,
+    read_records,
+)
 from lightning_unlearn.report.summary import Summary, has_depths, summarize
-from lightning_unlearn.report.tables import scores_layout
+from lightning_unlearn.settings.labels import run_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +31,8 @@ class Source:
 
     Attributes:
         name: of the study, or of the run.
-        records: as for `lightning_unlearn.report.scores`.
-        examples: as for `lightning_unlearn.report.depth`; None where there are none.
+        records: as for `scores`.
+        examples: as for `depth`; None where there are none.
         remarks: sentences, such as which runs are missing.
         provenance: how it came about.
     """
@@ -51,7 +51,7 @@ class StudyReport:
         source: the source.
 
     Raises:
-        InputError: as for `lightning_unlearn.report.summarize`.
+        InputError: as for `summarize`.
     """
 
     def __init__(self, source: Source) -> None:
@@ -80,19 +80,11 @@ class StudyReport:
         """A row per run, of a study that is not one of depths."""
         return scores(self.source.records)
 
-    @cached_property
-    def layout(self) -> Layout | None:
-        """The table of scores, or of depths; None where nothing was unlearned and measured."""
-        if self.is_empty:
-            return None
-        if self.depths:
-            return depth_layout(depth(self.source.records, self.source.examples))
-        return scores_layout(self.scores)
-
     @property
     def latex(self) -> str:
         """All tables as LaTeX."""
-        parts = [self.layout.latex(f"{self.name}: scores")] if self.layout is not None else []
+        table = self.summary.table
+        parts = [table.latex(f"{self.name}: scores")] if table is not None else []
         parts += [section.latex for section in self.summary.sections]
         return "\n".join(filter(None, parts))
 
@@ -102,7 +94,7 @@ class StudyReport:
         return [str(stage) for stage in self.study.runs["forget"].unique()]
 
     @cached_property
-    def paths(self) -> list[Place]:
+    def paths(self) -> list[PathPosition]:
         """Path and position of the forget stage of all runs."""
         pairs = self.study.runs[["path", "position"]].drop_duplicates()
         return [(str(path), int(position)) for path, position in pairs.itertuples(index=False)]
@@ -119,17 +111,10 @@ class StudyReport:
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
     @cached_property
-    def examples(self) -> tuple[str, StudyRecords] | None:
-        """The metric of the forget examples, and their values; None where there are none."""
-        table = self.source.examples
-        if table is None or not len(table) or "metric" not in table or len(self.forget) != 1:
-            return None
-        present = set(table["metric"].unique())
-        wanted = [m for m in ("log_likelihood/forget", f"answers/{self.forget[0]}") if m in present]
-        if not wanted:
-            return None
-        rows = table[table["metric"] == wanted[0]]
-        return wanted[0], read_records(rows, "examples")
+    def examples(self) -> StudyRecords | None:
+        """The values of each forget example, which paths that forget one stage have in common."""
+        several = len(self.forget) != 1
+        return None if several else forget_examples(self.study, self.source.examples)
 
     def cell(self, method: str, setting: int) -> str:
         """A method and its setting in words."""

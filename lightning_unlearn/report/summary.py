@@ -6,20 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lightning_unlearn.errors import visible
-from lightning_unlearn.report.depth import depth
-from lightning_unlearn.report.depth_tables import depth_layout, findings_of
-from lightning_unlearn.report.layout import bullets
+from lightning_unlearn.report.analysis.depth import depth
+from lightning_unlearn.report.analysis.klom import metrics_of_groups
+from lightning_unlearn.report.analysis.scores import scores
+from lightning_unlearn.report.formatting import join_words
 from lightning_unlearn.report.reading import StudyRecords, read_records
-from lightning_unlearn.report.recency import recency
-from lightning_unlearn.report.scores import scores
-from lightning_unlearn.report.tables import csv, scores_layout
+from lightning_unlearn.report.sections.base import Section
+from lightning_unlearn.report.sections.depth import depth_table, findings_of
+from lightning_unlearn.report.sections.divergence import divergence_section
+from lightning_unlearn.report.sections.klom import klom_section
+from lightning_unlearn.report.sections.oracle_distance import oracle_distance
+from lightning_unlearn.report.sections.path_dependence import path_dependence
+from lightning_unlearn.report.sections.recency import recency
+from lightning_unlearn.report.sections.scores import scores_table, seed_section
+from lightning_unlearn.report.tables import Table, bullets, csv
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
-
-    from lightning_unlearn.report.sections import Section
 
 
 @dataclass(frozen=True)
@@ -27,18 +34,31 @@ class Summary:
     """A study in words and numbers.
 
     Attributes:
-        markdown: table and findings, the latter as a bullet list; without the sections.
-        csv: one row per run at full precision; "" where nothing was unlearned and measured.
-        renderable: the table for the terminal, to be printed by rich.
+        nothing: why there is no table; "" where there is one.
+        table: of scores or depths; None where nothing was unlearned and measured.
+        csv: one row per run at full precision; "" without a table.
         findings: sentences.
         sections: further parts, of what the study measured.
     """
 
-    markdown: str
+    nothing: str
+    table: Table | None
     csv: str
-    renderable: RenderableType
     findings: list[str]
     sections: list[Section] = field(default_factory=list)
+
+    @property
+    def markdown(self) -> str:
+        """Table and findings, the latter as a bullet list; without the sections."""
+        table = f"{self.nothing}\n" if self.table is None else self.table.markdown()
+        return "\n".join(filter(None, [table, bullets(self.findings)]))
+
+    @property
+    def renderable(self) -> RenderableType:
+        """The table for the terminal, to be printed by rich."""
+        from rich.text import Text
+
+        return Text(self.nothing) if self.table is None else self.table.rich()
 
     @property
     def page(self) -> str:
@@ -65,42 +85,40 @@ def summarize(
     as sections, as far as the study measured what they need; a sentence names what is missing.
 
     Args:
-        records: as for `lightning_unlearn.report.scores`; a table without rows needs no columns.
-        examples: as for `lightning_unlearn.report.depth`; without rows it is as if left out.
+        records: as for `scores`; a table without rows needs no columns.
+        examples: as for `depth`; without rows it is as if left out.
         notes: sentences to add to the findings, such as which runs failed.
 
     Raises:
-        InputError: as for `lightning_unlearn.report.scores`.
+        InputError: as for `scores`.
     """
-    from rich.text import Text
-
-    from lightning_unlearn.report.further import further_sections
-
     notes = [visible(note) for note in notes]
     study = read_records(records) if len(records) else None
     if study is None or study.runs.empty:
-        sentence = _nothing(study)
-        text = "\n".join(filter(None, [f"{sentence}\n", bullets(notes)]))
-        return Summary(text, "", Text(sentence), list(notes))
+        return Summary(_nothing(study), None, "", notes)
     examples = examples if examples is not None and len(examples) else None
+    read = _read_examples(study, examples) if examples is not None else None
     if has_depths(study):
-        table = depth(records, examples)
-        findings, layout = findings_of(table), depth_layout(table)
-        sections, remarks = further_sections(study, records, examples)
+        values = depth(records, examples)
+        findings, table = findings_of(values), depth_table(values)
+        sections = _divergence(read)
+        remarks = _left_out(sections)
     else:
-        table = scores(records)
-        findings, layout = recency(table), scores_layout(table)
-        sections, remarks = further_sections(study, records, examples, table)
+        values = scores(records)
+        findings, table = recency(values), scores_table(values)
+        sections = [path_dependence(values, study)]
+        sections += [oracle_distance(study, read)] if study.has("distance/") else []
+        sections += [*_divergence(read), *([klom_section(read)] if read is not None else [])]
+        remarks = [*_left_out(sections), *_lacking(study, read), *_missing(study)]
+    kept = [section for section in sections if section.tables]
     findings = [*findings, *remarks, *notes]
-    text = "\n".join(filter(None, [layout.markdown(), bullets(findings)]))
-    return Summary(text, csv(table), layout.render(), findings, sections)
+    return Summary("", table, csv(values), findings, [*kept, seed_section(records)])
 
 
 def has_depths(study: StudyRecords) -> bool:
     """Whether answers of forget stages were measured, but none of their labels."""
-    measures = study.runs["metric"]
-    own = measures == "answers/" + study.runs["forget"]
-    return bool(own.any()) and not measures.str.startswith("forget/").any()
+    own = study.runs["metric"] == "answers/" + study.runs["forget"]
+    return bool(own.any()) and not study.has("forget/")
 
 
 def _nothing(study: StudyRecords | None) -> str:
@@ -110,3 +128,58 @@ def _nothing(study: StudyRecords | None) -> str:
             "nothing to compare them with."
         )
     return "Nothing was measured, so there is no table."
+
+
+def _divergence(read: StudyRecords | None) -> list[Section]:
+    """The section on the metric by which paths are compared, if there is one."""
+    stages = read.runs["forget"].unique() if read is not None else []
+    # Paths that forget different stages have no examples in common.
+    if read is None or len(stages) != 1:
+        return []
+    measured = set(read.runs["metric"].unique())
+    wanted = ["log_likelihood/forget", f"answers/{stages[0]}"]
+    return [divergence_section(read, name) for name in wanted if name in measured][:1]
+
+
+def _read_examples(study: StudyRecords, examples: pd.DataFrame) -> StudyRecords:
+    """The rows that the sections read, for there are many more."""
+    if "metric" not in examples:
+        return read_records(examples, "examples")
+    metrics = examples["metric"]
+    wanted = [m for m in metrics.unique() if str(m).startswith(("log_likelihood/", "margin/"))]
+    if "log_likelihood/forget" not in wanted:
+        # Answers stand in for the group of the forget set.
+        wanted += [f"answers/{stage}" for stage in study.runs["forget"].unique()]
+    return read_records(examples[metrics.isin(wanted)], "examples")
+
+
+def _left_out(sections: Sequence[Section]) -> list[str]:
+    """What sections without a file say, which is why they have none."""
+    return [line for section in sections if not section.tables for line in section.findings]
+
+
+def _lacking(study: StudyRecords, read: StudyRecords | None) -> list[str]:
+    """What was left out because a metric is missing, and how to have it, as a sentence."""
+    lacking = []
+    if not study.has("distance/"):
+        lacking.append("the distance to the oracle (found no measure distance/GROUP)")
+    if read is None or not metrics_of_groups(read):
+        lacking.append("KLoM (found no margin/GROUP per example of runs and their oracles)")
+    if not lacking:
+        return []
+    text = f"{join_words(lacking)} {'are' if len(lacking) > 1 else 'is'} left out"
+    return [
+        f"{text[0].upper()}{text[1:]}; {'they take' if len(lacking) > 1 else 'it takes'} the "
+        "monitor OracleDistance, and oracle: true in the study with its oracles made (--only may "
+        "leave them out)."
+    ]
+
+
+def _missing(study: StudyRecords) -> list[str]:
+    """How many values were left out for not being finite, as a sentence."""
+    values = study.runs["value"].to_numpy(float)
+    count = int((~np.isfinite(values)).sum())
+    if not count:
+        return []
+    verb = "are not finite numbers and were" if count > 1 else "is not a finite number and was"
+    return [f"{count} of {len(values)} values in the records {verb} left out of means over seeds."]

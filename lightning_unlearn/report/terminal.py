@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_unlearn.report.curves import Curves, curves_of
-from lightning_unlearn.report.naming import listing, short_number, span
+from lightning_unlearn.report.formatting import join_words, short_number, span
 from lightning_unlearn.report.reading import StudyRecords, read_records
+from lightning_unlearn.statistics import mean_over_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,50 +32,48 @@ LAST = ("overshoot", "kl", "log_likelihood", "margin", "truncated")
 
 
 @dataclass(frozen=True)
-class Line:
-    """A path's curve.
-
-    Attributes:
-        name: of the path.
-        steps: at which it was measured, ascending; two or more.
-        values: finite, of the same length.
-    """
-
-    name: str
-    steps: NDArray[np.float64]
-    values: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
 class Block:
     """The paths of one method and setting, drawn to one scale.
 
     Attributes:
         name: method and setting.
-        lines: one per path.
+        steps: at which each path was measured, by the path's name; two or more.
+        values: finite, of the same lengths.
         is_log: whether heights are logarithms; all values are positive then.
     """
 
     name: str
-    lines: list[Line]
+    steps: dict[str, NDArray[np.float64]]
+    values: dict[str, NDArray[np.float64]]
     is_log: bool = False
 
-    def drawn(self, line: Line, width: int, characters: str) -> str:
-        """A line as characters, one for each of so many equal parts of the steps."""
-        first = min(own.steps[0] for own in self.lines)
-        last = max(own.steps[-1] for own in self.lines)
-        every = self._height(np.concatenate([own.values for own in self.lines]))
+    @property
+    def range(self) -> tuple[float, float]:
+        """The first and the last step of all paths."""
+        every = np.concatenate(list(self.steps.values()))
+        return float(every.min()), float(every.max())
+
+    def drawn(self, path: str, width: int, characters: str) -> str:
+        """A path as characters, one for each of so many equal parts of the steps."""
+        every = self._height(np.concatenate(list(self.values.values())))
         low, high = every.min(), every.max()
-        places = np.linspace(first, last, width)
-        values = np.interp(places, line.steps, self._height(line.values))
+        places, steps = np.linspace(*self.range, width), self.steps[path]
+        values = np.interp(places, steps, self._height(self.values[path]))
         # A level curve is drawn in the middle.
         heights = (values - low) / (high - low) if high > low else np.full(width, 0.5)
-        measured = (places >= line.steps[0]) & (places <= line.steps[-1])
+        measured = (places >= steps[0]) & (places <= steps[-1])
         top = len(characters) - 1
         return "".join(
             characters[round(float(height) * top)] if known else " "
             for height, known in zip(heights, measured, strict=True)
         )
+
+    def extremes(self) -> Block:
+        """The paths that end lowest and highest, in their order."""
+        order = sorted(self.values, key=lambda path: float(self.values[path][-1]))
+        kept = [path for path in self.values if path in (order[0], order[-1])]
+        steps, values = ({path: own[path] for path in kept} for own in (self.steps, self.values))
+        return replace(self, steps=steps, values=values)
 
     def _height(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.log(values) if self.is_log else values
@@ -82,7 +81,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves of a measure, a line of text for each path: first value, curve, last value.
+    """Curves of a metric, a line of text for each path: first value, curve, last value.
 
     Attributes:
         title: what is drawn.
@@ -98,28 +97,25 @@ class Chart:
         """As wide as there is room, and in ASCII where the terminal takes no more; see rich."""
         from rich.text import Text
 
-        lines = [line for block in self.blocks for line in block.lines]
-        ends = {id(line): tuple(map(short_number, line.values[[0, -1]])) for line in lines}
-        numbers = max(len(number) for pair in ends.values() for number in pair)
+        values = [(path, own) for block in self.blocks for path, own in block.values.items()]
+        numbers = max(len(short_number(own[end])) for _, own in values for end in (0, -1))
         # A terminal may be narrower than the numbers; lines are then cut off.
         room = max(options.max_width - 2 * numbers - 5, 8)
-        names = min(max(len(line.name) for line in lines), room - min(NARROWEST, room // 2))
+        names = min(max(len(path) for path, _ in values), room - min(NARROWEST, room // 2))
         width = min(WIDEST, room - names)
         characters = DIGITS if options.ascii_only else BLOCKS
         yield Text(self.title, style="bold")
         for block in self.blocks:
             yield Text(block.name)
-            for line in block.lines:
-                first, last = ends[id(line)]
-                name = (
-                    line.name if len(line.name) <= names else f"{line.name[: max(names - 3, 1)]}..."
-                )
-                curve = block.drawn(line, width, characters)
+            for path, own in block.values.items():
+                first, last = map(short_number, own[[0, -1]])
+                name = path if len(path) <= names else f"{path[: max(names - 3, 1)]}..."
+                curve = block.drawn(path, width, characters)
                 text = f"  {name:<{names}} {first:>{numbers}} {curve} {last:>{numbers}}"
                 yield Text(text, no_wrap=True, overflow="crop")
-        scale = "0 is the lowest and 9 the highest value" if options.ascii_only else (
-            "height: from the lowest to the highest value"
-        )  # fmt: skip
+        scale = "height: from the lowest to the highest value"
+        if options.ascii_only:
+            scale = "0 is the lowest and 9 the highest value"
         yield Text(" ".join([f"First value, curve, last value; {scale} of a method.", *self.notes]))
         yield Text("")
 
@@ -131,83 +127,67 @@ def curves(records: pd.DataFrame) -> RenderableType | None:
     seeds. Of many paths those are drawn that end lowest and highest.
 
     Args:
-        records: as for `lightning_unlearn.report.scores`.
+        records: as for `scores`.
 
     Returns:
         To be printed by rich; None where nothing was measured at two steps.
 
     Raises:
-        InputError: as for `lightning_unlearn.report.scores`.
+        InputError: as for `scores`.
     """
     from rich.console import Group
 
     if records.empty:
         return None
     study = read_records(records)
-    if study.runs.empty:
-        return None
-    charts = [_chart(title, curves_of(study, measure)) for measure, title in _wanted(study)]
+    charts = [_chart(title, curves_of(study, metric)) for metric, title in _wanted(study)]
     known = [chart for chart in charts if chart is not None]
     return Group(*known) if known else None
 
 
 def _wanted(study: StudyRecords) -> Iterable[tuple[str, str]]:
-    """The measures that are drawn, with their titles."""
+    """The metrics that are drawn, with their titles."""
     known = list(study.runs["metric"].unique())
     answers = [f"answers/{stage}" for stage in study.runs["forget"].unique()]
-    for measure in [name for name in ("forget/label", *answers) if name in known][:1]:
-        what = "the unlearn label" if measure == "forget/label" else "the forget stage's answers"
-        yield measure, f"{measure}: log-likelihood of {what}, nats per token"
+    for metric in [name for name in ("forget/label", *answers) if name in known][:1]:
+        what = "the unlearn label" if metric == "forget/label" else "the forget stage's answers"
+        yield metric, f"{metric}: log-likelihood of {what}, nats per token"
     distances = [name for name in known if name.startswith("distance/")]
-    for measure in sorted(distances, key=lambda name: name != "distance/forget")[:1]:
-        yield measure, f"{measure}: distance to the oracle, (nats per token)^2"
+    for metric in sorted(distances, key=lambda name: name != "distance/forget")[:1]:
+        yield metric, f"{metric}: distance to the oracle, (nats per token)^2"
 
 
 def _chart(title: str, found: Sequence[Curves]) -> Chart | None:
-    drawn = {own.name: lines for own in found if (lines := _lines(own))}
-    if not drawn:
+    blocks = [block for own in found if (block := _block(own)).values]
+    if not blocks:
         return None
+    least = min(values.min() for block in blocks for values in block.values.values())
     # Distances are of several orders of magnitude.
-    is_log = title.startswith("distance/") and all(
-        line.values.min() > 0 for lines in drawn.values() for line in lines
-    )
-    blocks = [Block(name, lines, is_log) for name, lines in drawn.items()]
-    steps = [line.steps for block in blocks for line in block.lines]
-    first, last = min(own[0] for own in steps), max(own[-1] for own in steps)
-    notes = ["Logarithmic."] if is_log else []
-    notes.append(f"Steps {first:g} to {last:g}.")
+    is_log = title.startswith("distance/") and bool(least > 0)
+    blocks = [replace(block, is_log=is_log) for block in blocks]
+    first, last = min(own.range[0] for own in blocks), max(own.range[1] for own in blocks)
+    notes = [*(["Logarithmic."] if is_log else []), f"Steps {first:g} to {last:g}."]
     seeds = [len(own.seeds) for own in found]
     if max(seeds) > 1:
         notes.append(f"Means over {span(seeds)} seeds.")
-    if sum(len(block.lines) for block in blocks) > MOST_LINES:
-        blocks = [replace(block, lines=_extremes(block.lines)) for block in blocks]
+    if sum(len(block.values) for block in blocks) > MOST_LINES:
+        blocks = [block.extremes() for block in blocks]
         notes.append("Of the paths of a method, those that end lowest and highest.")
-    fit = max(1, MOST_LINES // max(len(block.lines) for block in blocks))
+    fit = max(1, MOST_LINES // max(len(block.values) for block in blocks))
     if len(blocks) > fit:
         notes.append(f"{len(blocks) - fit} more methods or settings are in the figures.")
     return Chart(title, blocks[:fit], notes)
 
 
-def _lines(own: Curves) -> list[Line]:
+def _block(own: Curves) -> Block:
     """The means over seeds of each path that was measured at two steps."""
-    lines = []
-    for (path, position), values in zip(own.paths, own.means, strict=True):
-        finite = np.isfinite(values)
-        known = finite.any(axis=0)
+    steps, values = {}, {}
+    for (path, position), means in zip(own.paths, mean_over_seeds(own.means), strict=True):
+        known = np.isfinite(means)
         if known.sum() > 1:
-            total = np.where(finite, values, 0.0).sum(axis=0)
-            means = total[known] / finite.sum(axis=0)[known]
-            steps = np.array(own.steps, np.float64)[known]
-            lines.append(Line(f"p = {position}  {path}", steps, means))
-    return lines
-
-
-def _extremes(lines: list[Line]) -> list[Line]:
-    """The two that end lowest and highest, in their order."""
-    if len(lines) < 3:
-        return lines
-    order = sorted(range(len(lines)), key=lambda place: float(lines[place].values[-1]))
-    return [lines[place] for place in sorted((order[0], order[-1]))]
+            name = f"p = {position}  {path}"
+            steps[name], values[name] = np.array(own.steps, np.float64)[known], means[known]
+    return Block(own.name, steps, values)
 
 
 def ends_table(ends: dict[str, tuple[float, float]]) -> tuple[Table, str]:
@@ -241,7 +221,7 @@ def ends_table(ends: dict[str, tuple[float, float]]) -> tuple[Table, str]:
             first, last = ends[name]
             cells = (f"{first:.4f}", f"{last:.4f}", _change(last - first))
             table.add_row(name, *cells, end_section=name == names[-1])
-    return table, f"Not shown: {listing(left_out)}." if left_out else ""
+    return table, f"Not shown: {join_words(left_out)}." if left_out else ""
 
 
 def _change(value: float) -> str:

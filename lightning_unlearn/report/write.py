@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_unlearn.report.figures import save_figures
+from lightning_unlearn.report.figures.files import save_figures
 from lightning_unlearn.report.page.page import build
 from lightning_unlearn.report.study_report import Source, StudyReport
 from lightning_unlearn.report.summary import Summary
@@ -49,11 +49,11 @@ def write_report(
         sources: what it is of.
         folder: where it goes, made where it is missing; files of the same name are replaced.
         page: whether the page is wanted; it needs plotly.
-        formats: of the figures, as of `lightning_unlearn.report.save_figures`; () for no figures.
+        formats: of the figures, as of `save_figures`; () for no figures.
 
     Raises:
         InputError: plotly is not installed, or the records are wrong as described for
-            `lightning_unlearn.report.summarize`.
+            `summarize`.
         OSError: the folder can't be written.
     """
     reports = [StudyReport(source) for source in sources]

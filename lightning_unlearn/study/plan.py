@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_unlearn.errors import InputError, visible
-from lightning_unlearn.report.naming import setting_name, short_value
+from lightning_unlearn.settings.labels import setting_name, short_value
 from lightning_unlearn.settings.strict_yaml import read_value
 from lightning_unlearn.storage import records
 from lightning_unlearn.storage.run_folders import find_run

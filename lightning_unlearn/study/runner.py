@@ -236,7 +236,7 @@ class Study:
     def _report(self, plan: StudyPlan, entries: dict[str, Path], result: StudyResult) -> None:
         """Write tables, figures and page of all finished runs, and print the findings."""
         from lightning_unlearn.report import terminal
-        from lightning_unlearn.report.sections import Section
+        from lightning_unlearn.report.sections.base import Section
         from lightning_unlearn.report.summary import Summary
         from lightning_unlearn.report.write import FOLDER, write_report
         from lightning_unlearn.study.report_source import source_of

@@ -15,9 +15,9 @@ from lightning_unlearn.data.datamodule import ORACLE, StagedDataModule
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.monitors.view import BASE
-from lightning_unlearn.report.naming import setting_name
 from lightning_unlearn.settings.compose import merge, set_key
 from lightning_unlearn.settings.folder_names import check_folder
+from lightning_unlearn.settings.labels import setting_name
 from lightning_unlearn.storage.stage_store import StageStore
 from lightning_unlearn.study.plan import StudyPlan, Task, Trial, common_setting, written
 from lightning_unlearn.study.spec import StudySpec

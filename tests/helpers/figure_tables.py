@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from lightning_unlearn.report.figures import figure_makers
-from lightning_unlearn.report.looks import drawing_style
+from lightning_unlearn.report.figures.catalogue import build_figures
+from lightning_unlearn.report.figures.matplotlib_renderer import draw, drawing_style
 
 PATHS = [("f-tofu-b", 1), ("tofu-f-b", 2), ("tofu-b-f", 3)]
 
@@ -68,7 +68,7 @@ def study(methods=("GA", "NPO"), seeds=SEEDS, settings=({},), oracle=True):
 def drawn(name, records, examples=None):
     """A figure, whose lines and texts can be looked at."""
     with drawing_style():
-        figure = figure_makers(records, examples)[name]()
+        figure = draw(build_figures(records, examples, [name])[name])
         figure.draw_without_rendering()
     return figure
 

@@ -73,3 +73,20 @@ def values(table, **keys):
         table = table[table[name] == value]
     table = table.sort_values(["seed", "example"] if "example" in table else "seed")
     return table["value"].to_numpy()
+
+
+def changed(records, examples, drop=None, **keys):
+    """The tables without rows, or with NaN in place of their values."""
+    tables = []
+    for table in (records, examples):
+        hit = np.full(len(table), True)
+        for name, value in keys.items():
+            kind = table[name].astype(str).str.startswith
+            hit &= kind(value) if isinstance(value, str) else table[name] == value
+        tables.append(table[~hit] if drop else table.assign(value=table["value"].mask(hit)))
+    return tables
+
+
+def part_of(found, title):
+    (section,) = [section for section in found.sections if section.title == title]
+    return section

@@ -3,19 +3,16 @@
 import itertools
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 from figure_tables import PATHS, STEPS, by_seed, study, value
 from scipy import stats
 
-from lightning_unlearn.report import scores, summarize
-from lightning_unlearn.report.drawn import Spots, Thin, Zone
-from lightning_unlearn.report.latex import escape_latex
-from lightning_unlearn.report.layout import Layout, Row
-from lightning_unlearn.report.looks import drawing_style
-from lightning_unlearn.report.paper import ORDERS, paper_figures, save_paper
-from lightning_unlearn.report.paper_table import table_one
+from lightning_unlearn.report.analysis.scores import scores
+from lightning_unlearn.report.figures.matplotlib_renderer import draw, drawing_style
+from lightning_unlearn.report.paper import paper_figures, save_paper
+from lightning_unlearn.report.paper.figures import ORDERS
+from lightning_unlearn.report.paper.table import table_one
 
 LR = "data.unlearn.lr"
 
@@ -34,7 +31,7 @@ def titles(figure):
 
 def paper(records):
     with drawing_style():
-        return {name: make() for name, make in paper_figures(records).items()}
+        return {name: draw(figure) for name, figure in paper_figures(records)[0].items()}
 
 
 def test_the_paper_of_a_study_with_seeds():
@@ -92,8 +89,8 @@ def test_the_paper_of_orders():
 
 
 def test_what_the_paper_lacks_is_said(tmp_path):
-    records, examples = study(("GA",), (0,), oracle=False)
-    done = save_paper(records, examples, tmp_path / "paper", ("pdf", "png"))
+    records, _ = study(("GA",), (0,), oracle=False)
+    done = save_paper(records, tmp_path / "paper", ("pdf", "png"))
     assert [path.name for path in done.written] == [
         "figure-1.pdf",
         "figure-1.png",
@@ -107,7 +104,7 @@ def test_what_the_paper_lacks_is_said(tmp_path):
         "figure-6 is left out: the study has fewer than two learning rates under GA; sweep over "
         "data.unlearn.lr."
     )
-    empty = save_paper(records.head(0), None, tmp_path / "none")
+    empty = save_paper(records.head(0), tmp_path / "none")
     assert empty.written == [] and len(empty.missing) == 8
 
 
@@ -117,12 +114,14 @@ def test_table_one_is_of_the_scores():
     found = scores(records)
     own = found[(found["method"] == "NPO") & (found["position"] == 2)]["forget_score"]
     half = stats.t.ppf(0.975, 2) * own.std() / 3**0.5
-    assert [name for name, _ in table.groups] == [
+    assert list(dict.fromkeys(row.of.method for row in table.rows)) == [
         "Forget score \u2191",
         "Utility score (tofu) \u2191",
     ]
-    assert table.groups[0][1][1][1][1] == f"{own.mean():.3f}\u00b1{half:.3f}"
-    assert [any(bold) for _, _, bold in table.groups[0][1]] == [False, False, True]
+    assert table.rows[1].path[1] == 2
+    assert table.columns[3].text(table.rows[1]) == f"{own.mean():.3f}\u00b1{half:.3f}"
+    assert [list(row.bold) for row in table.rows[:3]] == [[], [], ["GA", "NPO"]]
+    assert not any(row.bold for row in table.rows[3:])
     lines = table.markdown().splitlines()
     assert lines[0] == "| score | p | GA | NPO |" and lines[2].startswith(
         "| Forget score \u2191 | 1 |"
@@ -137,61 +136,3 @@ def test_table_one_is_of_the_scores():
     )
     assert table_one(several[0]).latex().count(r"\multicolumn{1}{c}{M\_") == 2
     assert "M\\_1: NPO" in table_one(several[0]).markdown()
-
-
-def test_layouts_as_latex():
-    rows = [
-        Row("GA_x", "", 1, "f%-a", 2, ["1.000", "-0.5\u00b10.1"], 0),
-        Row("GA_x", "", 2, "a-f%", 2, ["n/a", "--"]),
-        Row("[N]", "", 1, "f%-a", 1, ["2.000", "x"]),
-    ]
-    layout = Layout(False, ["forget score", "R&D"], rows, ["Note of 95 %."])
-    assert layout.latex("A caption: 50 %").splitlines() == [
-        r"\begin{table}[tbp]",
-        r"\centering",
-        r"\small",
-        r"\caption{A caption: 50 \%}",
-        r"\begin{tabular}{lrlrrr}",
-        r"\toprule",
-        r"method & p & path & seeds & forget score & R\&D \\",
-        r"\midrule",
-        r"GA\_x & 1 & \textbf{f\%}-a & 2 & \textbf{1.000} & $-$0.5$\pm$0.1 \\",
-        r" & 2 & a-\textbf{f\%} & 2 & n/a & -{}- \\",
-        r"\midrule",
-        r"{[}N{]} & 1 & \textbf{f\%}-a & 1 & 2.000 & x \\",
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\par\smallskip",
-        r"\parbox{\linewidth}{\footnotesize Note of 95 \%. "
-        "Several seeds: mean (lowest to highest).}",
-        r"\end{table}",
-    ]
-
-
-def test_latex_escapes_every_sign():
-    raw = "\\ {a} $ & # % _ ~ ^ < > | `b` 3-4 -5 a--b\nc"
-    found = escape_latex(raw)
-    assert found == (
-        r"\textbackslash{} \{a\} \$ \& \# \% \_ \textasciitilde{} \textasciicircum{} \textless{} "
-        r"\textgreater{} \textbar{} \textasciigrave{}b\textasciigrave{} 3-4 $-$5 a-{}-b c"
-    )
-
-
-def test_sections_have_latex():
-    records, examples = study()
-    summary = summarize(records, examples)
-    for section in summary.sections:
-        text = section.latex
-        assert bool(text) == (section.layout is not None)
-        if text:
-            assert rf"\caption{{{section.title}}}" in text
-            rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-            columns = len(re.search(r"tabular}{(\w+)}", text)[1])
-            assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {columns - 1}
-
-
-def test_parts_reach_what_they_show():
-    x = np.arange(3.0)
-    assert Thin(x, x + 1, {}).reach().tolist() == [1, 2, 3]
-    assert Spots(x, x, {}).reach().tolist() == [0, 1, 2]
-    assert Zone(1, 2).reach().tolist() == [1, 2] and not Zone(1, 2, upright=True).reach().size

@@ -12,16 +12,25 @@ from figure_tables import EXAMPLES, PATHS, SEEDS, STEPS, by_seed, drawn, study, 
 from scipy import stats
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report import scores
-from lightning_unlearn.report.bands import band_of, log_band_of
-from lightning_unlearn.report.describe import describe
-from lightning_unlearn.report.drawn import Curve, Level, span_of
-from lightning_unlearn.report.figures import figure_makers, save_figures
-from lightning_unlearn.report.makers import FIGURES
+from lightning_unlearn.report.analysis.scores import scores
+from lightning_unlearn.report.curves import band_of, log_band_of
+from lightning_unlearn.report.figures.catalogue import FIGURES, build_figures
+from lightning_unlearn.report.figures.files import save_figures
+from lightning_unlearn.report.figures.matplotlib_renderer import places_of, written
+from lightning_unlearn.report.figures.spec import (
+    HorizontalLine,
+    Line,
+    Markers,
+    Panel,
+    Span,
+    ThinLine,
+    y_limits,
+    y_span,
+)
+from lightning_unlearn.report.figures.style import styles_of_stages
+from lightning_unlearn.report.figures.tradeoff import tradeoffs
 from lightning_unlearn.report.paper import save_paper
 from lightning_unlearn.report.reading import read_records
-from lightning_unlearn.report.ticks import places_of, written
-from lightning_unlearn.report.tradeoff_figure import tradeoffs
 
 
 def lines_of(axis, marker=None):
@@ -56,12 +65,40 @@ def test_a_logarithmic_band_is_of_the_logarithms():
     assert log_band_of([0, 1], np.array([[0.0, 2.0]])).mean.tolist() == pytest.approx([2.0])
 
 
+def panel(*marks, log=False, share="s"):
+    return Panel(marks, "t", "", "y", share, log=log)
+
+
 def test_wide_bands_do_not_dwarf_the_curves():
-    curve = Curve(band_of([0, 1], [[0.0, 1.0], [0.2, 1.0]]), None)
-    low, high = span_of([curve])
-    assert (low, high) == pytest.approx((0.1 - 0.9 / 4, 1.0 + 0.9 / 4))
-    assert span_of([Level(math.nan, {})]) is None
-    assert span_of([Level(100.0, {}), Level(0.0, {})], log=True) == (2.0, 2.0)
+    style = styles_of_stages(["a"], []).styles["a"]
+    curve = Line(band_of([0, 1], [[0.0, 1.0], [0.2, 1.0]]), style, "a")
+    assert y_span(panel(curve)) == pytest.approx((0.1 - 0.9 / 4, 1.0 + 0.9 / 4))
+    levels = [HorizontalLine(y, "oracle", "") for y in (math.nan, 100.0, 0.0)]
+    assert y_span(panel(levels[0])) is None
+    assert y_span(panel(*levels[1:], log=True)) == (2.0, 2.0)
+
+
+def test_axes_have_room_for_what_marks_show():
+    x = np.arange(3.0)
+    assert y_span(panel(ThinLine(x, x + 1, "path", ""))) == (1, 3)
+    assert y_span(panel(Markers(x, x, "best", ""))) == (0, 2)
+    assert y_span(panel(Span(1, 2, ""))) == (1, 2)
+    assert y_span(panel(Span(1, 2, "", vertical=True))) is None
+
+
+def test_axes_are_shared_where_curves_can_be_read():
+    def of(*values, share="s"):
+        return panel(ThinLine(np.arange(2.0), np.array(values), "path", ""), share=share)
+
+    alike = [of(0.0, 1.0), of(1.0, 3.0)]
+    limits, differ = y_limits([[own] for own in alike])
+    assert not differ and limits[alike[0]] == limits[alike[1]]
+    assert limits[alike[0]][0] < 0 and limits[alike[0]][1] > 3
+    unlike = [of(0.0, 1.0), of(0.0, 100.0), of(0.0, 90.0)]
+    limits, differ = y_limits([unlike[:1], unlike[1:]])
+    assert differ and limits[unlike[0]] != limits[unlike[1]] == limits[unlike[2]]
+    apart = [of(0.0, 1.0), of(0.0, 100.0, share="other")]
+    assert not y_limits([apart])[1]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +178,7 @@ def test_names_are_not_read_as_formulas(tmp_path):
         table["path"] = table["path"].str.replace("b", "x$_y{")
         table["metric"] = table["metric"].str.replace("answers/b", "answers/x$_y{")
     assert len(save_figures(records, tmp_path, examples, ("pdf",))) == 6
-    assert len(save_paper(records, examples, tmp_path).written) == 5
+    assert len(save_paper(records, tmp_path).written) == 5
 
 
 def test_the_oracle_figure_rings_the_best_steps_and_shows_the_floor():
@@ -223,7 +260,8 @@ def test_divergence_draws_the_fitted_growth(rate, words):
     curve = next(line for line in axis.lines if line.get_marker() == "o")
     assert y == pytest.approx(curve.get_ydata()[[0, -1]])
     assert any(words in text.get_text().replace("\n", " ") for text in axis.texts)
-    assert words in describe("divergence", _one_row(None), examples)
+    said = build_figures(_one_row(None), examples, ["divergence"])["divergence"].describe()
+    assert words in said and "p = 1 and p = 2 from" in said
 
 
 def _one_row(_):
@@ -261,8 +299,7 @@ def test_trajectories_are_examples_less_their_oracles():
 
 def test_trajectories_need_oracles():
     records, examples = study(("GA",), oracle=False)
-    assert figure_makers(records, examples)["trajectories"]() is None
-    assert describe("trajectories", records, examples) == ""
+    assert "trajectories" not in build_figures(records, examples)
 
 
 def test_tradeoffs_end_at_the_scores():
@@ -326,13 +363,20 @@ def test_many_paths_are_drawn_by_position():
 
 def test_figures_are_described_in_words():
     records, examples = study()
-    said = {name: describe(name, records, examples) for name in FIGURES}
-    assert [name for name, text in said.items() if not text] == ["answers"]
-    values = records[(records["metric"] == "forget/label") & (records["method"] == "GA")]
-    means = values[values["step"] == 20].groupby("path")["value"].mean()
-    assert f"{means.min():.3f} to {means.max():.3f} after" in said["forget"]
-    assert "GA comes closest at step" in said["oracle"]
-    assert describe("figures/forget.png", records) == said["forget"]
-    assert describe("forget", records.head(0)) == ""
-    with pytest.raises(InputError, match=r"figure: found 'loss', expected one of forget, utility"):
-        describe("loss", records)
+    found = build_figures(records, examples)
+    assert list(found) == [name for name in FIGURES if name != "answers"]
+    said = {name: figure.describe() for name, figure in found.items()}
+    for path, position in PATHS:
+        first, *_, last = by_seed(records, "forget/label", path).mean(axis=0)
+        assert f"p = {position} from {first:.3g} to {last:.3g}" in said["forget"]
+        means = by_seed(records, "distance/forget", path).mean(axis=0)
+        assert f"best step of p = {position} at {STEPS[means.argmin()]}" in said["oracle"]
+        share = by_seed(records, "overshoot/forget", path)[:, -1].mean()
+        assert f"{100 * share:.0f} % overshot at the end" in said["trajectories"]
+    assert said["forget"].startswith("Unlearning f: log-likelihood of the unlearn label. lower = ")
+    assert (
+        "RE distance between paths (nats per token)² by unlearning step, logarithmic"
+        in (said["divergence"])
+    )
+    assert "2 more panels likewise." in said["trajectories"]
+    assert build_figures(records.head(0)) == {}

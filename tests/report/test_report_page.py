@@ -18,12 +18,13 @@ from browser import Tab, browser
 from jinja2 import UndefinedError
 from study_folders import ORDERS, Synthetic
 
-from lightning_unlearn.report.page.chart import Chart, Series, chart_data, share_axes
-from lightning_unlearn.report.page.lines import spread_over_seeds
-from lightning_unlearn.report.page.looks import DARK_PALETTE, PathLooks
+from lightning_unlearn.report.curves import Band, spread_over_seeds
+from lightning_unlearn.report.figures.plotly_renderer import chart_data
+from lightning_unlearn.report.figures.spec import Line, Markers, Panel
+from lightning_unlearn.report.figures.style import DARK_PALETTE, styles_of_paths, styles_of_stages
 from lightning_unlearn.report.page.page import build, environment
-from lightning_unlearn.report.page.verdict import verdict_of
 from lightning_unlearn.report.study_report import Source, StudyReport
+from lightning_unlearn.report.verdict import verdict_of
 from lightning_unlearn.report.write import write_report
 from lightning_unlearn.study.report_source import source_of
 
@@ -318,30 +319,24 @@ def test_many_examples_and_steps_leave_the_page_small() -> None:
     many = Synthetic(methods=["GA"], seeds=(0,), examples=1500, steps=range(0, 300, 3))
     text = build([report_of(many)], [])
     page = Reader(text)
-    assert "Each chart draws 40 of 1500 examples" in page.text
+    assert "(60 of 1500 drawn)" in page.text
     assert len(text.encode()) < MOST
 
 
 def test_charts_are_thinned_until_they_fit() -> None:
-    steps = list(range(1000))
-    series = Series(["a"], "a", "a", 0, 0, np.linspace(0, 1, 1000), best=501)
-    found, every = chart_data([Chart("t", "", steps, "y", [series])], 5000)
-    assert every > 1 and len(json.dumps(found)) < 7000
-    assert found[0]["steps"][0] == 0 and found[0]["steps"][-1] == 999
-    best = found[0]["series"][0]["best"]
-    assert abs(found[0]["steps"][best] - 501) <= every
-    assert chart_data([Chart("t", "", steps, "y", [series])], 10**6)[1] == 1
-
-
-def test_axes_are_shared_where_curves_can_be_read() -> None:
-    def chart(*values: float) -> Chart:
-        return Chart("t", "", [0, 1], "y", [Series([], "a", "a", 0, 0, values)], share="s")
-
-    alike, differ = share_axes([chart(0, 1), chart(1, 3)])
-    assert not differ and alike[0].range == alike[1].range
-    assert alike[0].range is not None and alike[0].range[0] < 0 and alike[0].range[1] > 3
-    apart, differ = share_axes([chart(0, 1), chart(0, 100)])
-    assert differ and apart[0].range is None
+    style = styles_of_stages(["a"], []).styles["a"]
+    x, nothing = np.arange(1000.0), np.full(1000, np.nan)
+    line = Line(Band(x, x / 999, nothing, nothing, 1), style, "a")
+    best = Markers(x[501:502], x[501:502] / 999, "best", "best step", style)
+    panel = Panel([line, best], "t", "", "y", readout={step: str(step) for step in range(1000)})
+    (chart,), every, _ = chart_data([panel], 5000)
+    assert every > 1 and len(json.dumps(chart)) < 7000
+    assert chart["steps"][0] == 0 and chart["steps"][-1] == 999
+    assert chart["steps"][1] == every and chart["readout"] == list(map(str, chart["steps"]))
+    assert chart["series"][0]["y"] == pytest.approx(np.array(chart["steps"]) / 999, abs=1e-5)
+    # The best step stays where it is.
+    assert chart["points"][0]["x"] == [501]
+    assert chart_data([panel], 10**6)[1] == 1
 
 
 def test_bands_are_those_of_a_naive_computation() -> None:
@@ -357,7 +352,7 @@ def test_bands_are_those_of_a_naive_computation() -> None:
         assert half[path, step] == pytest.approx(width, rel=1e-6)
 
 
-def test_dark_colors_stand_out_and_looks_are_distinct() -> None:
+def test_dark_colors_stand_out_and_styles_are_distinct() -> None:
     def luminance(color: str) -> float:
         parts = [int(color[n : n + 2], 16) / 255 for n in (1, 3, 5)]
         lit = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
@@ -365,10 +360,10 @@ def test_dark_colors_stand_out_and_looks_are_distinct() -> None:
 
     ground = luminance("#14171b") + 0.05
     assert all((luminance(color) + 0.05) / ground >= 4.5 for color in DARK_PALETTE)
-    looks = PathLooks([(f"a-{n}", 1) for n in range(7)]).every
-    assert len({(look.color, look.dash) for look in looks}) == 7
-    many = PathLooks([("-".join("x" * 12), position) for position in range(1, 13)]).every
-    assert len({(look.color, look.dash) for look in many}) == 12
+    few = styles_of_paths((f"a-{n}", 1) for n in range(7)).styles.values()
+    assert len({(style.tone, style.dash) for style in few}) == 7
+    many = styles_of_paths(("-".join("x" * 12), position) for position in range(1, 13))
+    assert len({(style.tone, style.dash) for style in many.styles.values()}) == 12
 
 
 def test_the_template_writes_every_text_as_text() -> None:

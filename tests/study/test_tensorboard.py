@@ -26,8 +26,8 @@ from tiny_stages import WATCHED, Tiny
 
 from lightning_unlearn import NPO, AnswerLikelihood, LabelLikelihood, MathAccuracy, StagedTrainer
 from lightning_unlearn.monitors import OracleDistance
-from lightning_unlearn.report import scores
-from lightning_unlearn.report.divergence import divergences
+from lightning_unlearn.report.analysis.divergence import divergences
+from lightning_unlearn.report.analysis.scores import scores
 from lightning_unlearn.report.reading import read_records
 from lightning_unlearn.storage.event_files import charts_of, final_values, scalar, write_events
 from lightning_unlearn.storage.records import read_table

@@ -68,34 +68,41 @@
       traces.push({
         x, y: one.y, type: "scatter", mode: one.role === "trail" ? "lines+markers" : "lines",
         name: plain(one.name), text: half || undefined,
-        line: { color: thin ? faint(ink, 0.35) : ink, width: fit ? 1.4 : thin ? 1 : middle ? 3 : 2.2,
+        line: { color: thin ? faint(ink, 0.35) : ink, width: fit ? 2 : thin ? 1 : middle ? 3 : 2.2,
           dash: fit ? "dot" : DASHES[one.dash] },
         marker: { size: 4 },
-        hoverinfo: fit || (thin && chart.told) ? "skip" : undefined,
-        hovertemplate: fit || (thin && chart.told) ? undefined : one.role === "trail" ?
+        hoverinfo: fit || (thin && chart.readout) ? "skip" : undefined,
+        hovertemplate: fit || (thin && chart.readout) ? undefined : one.role === "trail" ?
           "forget score %{x:.3g}, utility %{y:.3g}<extra>" + plain(one.short) + "</extra>" :
           `%{y:.4g}${half ? "%{text}" : ""}<extra>${plain(one.short)}</extra>`,
       });
-      if (one.best !== undefined) {
-        traces.push({ x: [x[one.best]], y: [one.y[one.best]], type: "scatter", mode: "markers",
-          marker: { symbol: "star", size: 14, color: ink, line: { color: tone("--ground"),
-            width: 1.2 } }, hoverinfo: "skip" });
-      }
       if (!thin && !fit && one.y[place] !== null) {
         traces.push({ x: [x[place]], y: [one.y[place]], type: "scatter", mode: "markers",
           marker: { symbol: SYMBOLS[one.dash % SYMBOLS.length], size: 9, color: ink,
             line: { color: tone("--ground"), width: 1.5 } }, hoverinfo: "skip" });
       }
     }
-    return traces;
+    return [...traces, ...chart.points.filter(seen).map(points)];
+  }
+
+  // Points that stand out: best steps, crossings of a target, and intervals.
+  function points(one) {
+    const ink = one.color === null ? tone("--ink") : color(one.color);
+    const bar = (half) => half && { type: "constant", value: half, color: faint(ink, 0.55),
+      thickness: 1.4, width: 0 };
+    const star = one.role === "best";
+    return { x: one.x, y: one.y, type: "scatter", mode: "markers", hoverinfo: "skip",
+      error_x: bar(one.error[0]), error_y: bar(one.error[1]),
+      marker: { symbol: star ? "star" : "line-ns", size: star ? 14 : 9, color: ink,
+        opacity: one.role === "end" ? 0 : 1,
+        line: { color: star ? tone("--ground") : ink, width: 1.3 } } };
   }
 
   function layout(chart) {
     const grid = tone("--line");
     const shapes = [];
     const annotations = [];
-    const plane = chart.series.some((one) => one.x);
-    if (!plane) {
+    if (!chart.plane) {
       const step = chart.steps[placeOf(chart)];
       shapes.push({ type: "line", xref: "x", yref: "paper", x0: step, x1: step, y0: 0, y1: 1,
         line: { color: tone("--mark"), width: 1.5 }, layer: "below" });
@@ -112,12 +119,12 @@
           bgcolor: faint(tone("--ground"), 0.7), borderpad: 1 });
       }
     }
-    if (chart.band) {
-      shapes.push({ type: "rect", xref: "paper", yref: "y", x0: 0, x1: 1, y0: chart.band[0],
-        y1: chart.band[1], fillcolor: faint(tone("--soft"), 0.22), line: { width: 0 },
-        layer: "below" });
-      shapes.push({ type: "line", xref: "paper", yref: "y", x0: 0, x1: 1, y0: 0, y1: 0,
-        line: { color: tone("--soft"), width: 1, dash: "6px,4px" } });
+    for (const { ends, vertical } of chart.spans) {
+      const [along, across] = vertical ? ["x", "y"] : ["y", "x"];
+      shapes.push({ type: "rect", layer: "below", line: { width: 0 },
+        fillcolor: faint(vertical ? tone("--warn-line") : tone("--soft"), vertical ? 0.1 : 0.22),
+        [`${along}ref`]: along, [`${along}0`]: ends[0], [`${along}1`]: ends[1],
+        [`${across}ref`]: "paper", [`${across}0`]: 0, [`${across}1`]: 1 });
     }
     const axis = { gridcolor: grid, zeroline: false, linecolor: grid, ticks: "outside",
       tickcolor: grid, ticklen: 4, automargin: true };
@@ -125,12 +132,12 @@
       autosize: true, height: 270, margin: { l: 8, r: 10, t: 8, b: 8 }, showlegend: false,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: tone("--face"), size: 12, color: tone("--ink") },
-      hovermode: plane ? "closest" : "x unified", hoverdistance: 40,
+      hovermode: chart.plane ? "closest" : "x unified", hoverdistance: 40,
       hoverlabel: { font: { size: 12, color: tone("--ink") }, namelength: -1,
         bgcolor: tone("--raised"), bordercolor: grid },
       dragmode: matchMedia("(pointer:coarse)").matches ? false : "zoom",
       xaxis: { ...axis, unifiedhovertitle: { text: "step %{x}" }, title: { text: plain(chart.xtitle), standoff: 6, font: { size: 12 } } },
-      yaxis: { ...axis, title: { text: plain(chart.ytitle), standoff: 6, font: { size: 12 } },
+      yaxis: { ...axis, title: { text: plain(chart.ytitle).replaceAll("\n", "<br>"), standoff: 6, font: { size: 12 } },
         type: chart.log ? "log" : "linear", exponentformat: "power", nticks: 7,
         dtick: undefined, range: chart.range ? [...chart.range] : undefined },
       shapes, annotations,
@@ -149,15 +156,15 @@
     const readout = figure.querySelector(".readout");
     const place = placeOf(chart);
     readout.replaceChildren();
-    if (chart.told) {
-      readout.append(piece("span", chart.told[place]));
+    if (chart.readout) {
+      readout.append(piece("span", chart.readout[place]));
       return;
     }
     readout.append(piece("b", `step ${chart.steps[place]}`));
-    const told = chart.series.filter((one) => one.role !== "thin" && one.role !== "fit");
+    const shown = chart.series.filter((one) => one.role !== "thin" && one.role !== "fit");
     // More values than can be read at a glance are left to pointing and to the table.
-    if (told.length > 9) return;
-    for (const one of told) {
+    if (shown.length > 9) return;
+    for (const one of shown) {
       if (!seen(one)) continue;
       const dot = piece("i");
       dot.style.background = color(one.color);
@@ -241,8 +248,7 @@
   }
   function table(chart) {
     const made = piece("table", piece("caption", `${chart.title}: ${chart.ytitle}`));
-    const plane = chart.series.some((one) => one.x);
-    const head = piece("tr", piece("th", plane ? "forget score, utility" : "step"),
+    const head = piece("tr", piece("th", chart.plane ? "forget score, utility" : "step"),
       ...chart.steps.map((step) => piece("th", String(step))));
     made.append(piece("thead", head));
     const body = piece("tbody");

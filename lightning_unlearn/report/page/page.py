@@ -11,18 +11,24 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_unlearn.errors import InputError, visible
-from lightning_unlearn.report.page.chart import Chart, chart_data, share_axes
-from lightning_unlearn.report.page.further import divergence_charts, example_charts, trade_charts
-from lightning_unlearn.report.page.lines import (
-    LIKELIHOOD,
-    distance_charts,
-    measure_charts,
-    stage_charts,
+from lightning_unlearn.report.figures.catalogue import finite
+from lightning_unlearn.report.figures.curves import answers_figure, forget_figure, utility_figure
+from lightning_unlearn.report.figures.divergence import divergence_figure
+from lightning_unlearn.report.figures.examples import examples_figure
+from lightning_unlearn.report.figures.oracle_distance import oracle_figure
+from lightning_unlearn.report.figures.plotly_renderer import chart_data, colors_css, legend_rows
+from lightning_unlearn.report.figures.spec import Figure, HorizontalLine, Panel, y_limits
+from lightning_unlearn.report.figures.style import (
+    DASHES,
+    CurveStyle,
+    StyleMap,
+    styles_of_paths,
+    styles_of_stages,
 )
-from lightning_unlearn.report.page.looks import DASHES, PathLooks, colors_css
-from lightning_unlearn.report.page.tables import layout_table, sweep_grid
-from lightning_unlearn.report.page.verdict import verdict_of
+from lightning_unlearn.report.figures.tradeoff import tradeoff_figure
+from lightning_unlearn.report.sections.scores import sweep_grid
 from lightning_unlearn.report.study_report import StudyReport
+from lightning_unlearn.report.verdict import verdict_of
 from lightning_unlearn.version import __version__
 
 if TYPE_CHECKING:
@@ -52,16 +58,16 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class ChartGrid:
-    """Charts side by side.
+    """Panels side by side.
 
     Attributes:
-        charts: with their numbers on the page.
+        panels: with their numbers on the page.
         count: how many there were to draw.
         differ: whether axes differ among charts that should share them.
         small: whether they are drawn narrower.
     """
 
-    charts: Sequence[tuple[int, Chart]]
+    panels: Sequence[tuple[int, Panel]]
     count: int
     differ: bool
     small: bool
@@ -80,9 +86,7 @@ def build(reports: Sequence[StudyReport], files: Sequence[str]) -> str:
     scripts = [plotly_script(), _resource("page.js")]
     page = Page(reports)
     sections = page.sections()
-    # Charts of different studies are to be compared as well.
-    shown, differ = share_axes(page.charts) if len(reports) > 1 else (page.charts, False)
-    charts, every = chart_data(shown, MOST_CHARACTERS)
+    charts, every, differ = chart_data(page.panels, MOST_CHARACTERS)
     template = environment().get_template(TEMPLATE)
     return template.render(
         page=page,
@@ -91,7 +95,7 @@ def build(reports: Sequence[StudyReport], files: Sequence[str]) -> str:
         verdicts=[(report.name, verdict_of(report), _missing(report)) for report in reports],
         charts=charts,
         every=every,
-        differ=differ,
+        differ=differ and len(reports) > 1,
         files=files,
         policy=_policy(scripts),
         css=colors_css() + _resource("page.css"),
@@ -171,23 +175,31 @@ class Page:
         reports: the studies.
 
     Attributes:
-        charts: of the whole page, by number; filled while the sections are made.
+        panels: of the whole page, by number; filled while the sections are made.
     """
 
     def __init__(self, reports: Sequence[StudyReport]) -> None:
         self.reports = reports
-        self.charts: list[Chart] = []
+        self.panels: list[Panel] = []
 
     @cached_property
-    def looks(self) -> PathLooks:
+    def styles(self) -> StyleMap:
         """Colors and line styles of the paths of all studies."""
-        return PathLooks([place for report in self.reports for place in report.paths])
+        return styles_of_paths(path for report in self.reports for path in report.paths)
 
     @cached_property
-    def stages(self) -> list[str]:
-        """The stages whose answers are compared, of studies of depths."""
-        found = [report.measured("answers/") for report in self.reports if report.depths]
-        return list(dict.fromkeys(stage for stages in found for stage in stages))
+    def stages(self) -> StyleMap:
+        """Colors and line styles of the stages whose answers studies of depths compare."""
+        deep = [report for report in self.reports if report.depths]
+        stages = dict.fromkeys(stage for own in deep for stage in own.measured("answers/"))
+        forget = dict.fromkeys(stage for own in deep for stage in own.forget)
+        return styles_of_stages(list(stages), list(forget))
+
+    @property
+    def toggles(self) -> list[CurveStyle]:
+        """The styles that are shown and hidden; panels of a study of depths have one path each."""
+        paths = not all(report.depths for report in self.reports)
+        return [*(self.styles.styles.values() if paths else ()), *self.stages.styles.values()]
 
     def sections(self) -> list[tuple[str, list[tuple[str, list[Block]]]]]:
         """Identity of each section that has something to show, with the blocks of each study."""
@@ -195,10 +207,8 @@ class Page:
             "scores": self._scores,
             "forget": self._forget,
             "utility": self._utility,
-            "depth": lambda report: self._grid(
-                stage_charts(report, self.stages) if report.depths else []
-            ),
-            "trade": lambda report: self._grid(trade_charts(report, self.looks)),
+            "depth": self._depth,
+            "trade": lambda report: self._grid(tradeoff_figure(finite(report.study), self.styles)),
             "oracle": self._distance,
             "divergence": self._divergence,
             "examples": self._examples,
@@ -219,20 +229,30 @@ class Page:
                 found.append((identity, own))
         return found
 
-    def _grid(self, charts: Sequence[Chart], small: bool = False) -> list[Block]:
-        """Number charts and place them side by side; none without values."""
-        charts = [chart for chart in charts if chart.has_values]
-        if not charts:
+    def _grid(self, figure: Figure | Sequence[Panel] | None, small: bool = False) -> list[Block]:
+        """Number panels and place them side by side; none without values."""
+        panels = figure.panels if isinstance(figure, Figure) else figure or []
+        panels = [panel for panel in panels if panel.steps]
+        if not panels:
             return []
-        shown, differ = share_axes(charts[:MOST_CHARTS])
-        numbered = list(enumerate(shown, start=len(self.charts)))
-        self.charts += shown
-        return [Block("charts", ChartGrid(numbered, len(charts), differ, small))]
+        shown = panels[:MOST_CHARTS]
+        _, differ = y_limits([[panel] for panel in shown])
+        numbered = list(enumerate(shown, start=len(self.panels)))
+        self.panels += shown
+        return [Block("charts", ChartGrid(numbered, len(panels), differ, small))]
+
+    def _groups(self, panels: Sequence[Panel], title: str = "", small: bool = False) -> list[Block]:
+        """Panels under the heading of their group, which follows `title`."""
+        blocks: list[Block] = []
+        for group in dict.fromkeys(panel.group for panel in panels):
+            own = [panel for panel in panels if panel.group == group]
+            blocks += [Block("heading", group, title), *self._grid(own, small)]
+        return blocks
 
     def _scores(self, report: StudyReport) -> list[Block]:
-        assert report.layout is not None
+        assert report.summary.table is not None
         said = [line for line in report.summary.findings if line not in report.source.remarks]
-        blocks = [Block("table", layout_table("Scores by method and path", report.layout))]
+        blocks = [Block("table", report.summary.table, "Scores by method and path")]
         blocks += _sentences(said)
         if dependence := _section(report, "Path dependence"):
             blocks += [Block("heading", "Path dependence"), *dependence]
@@ -241,60 +261,58 @@ class Page:
     def _forget(self, report: StudyReport) -> list[Block]:
         measured = report.measured("forget/")
         own = "label" if "label" in measured else "mean"
-        return self._grid(measure_charts(report, f"forget/{own}", self.looks, "label"))
+        return self._grid(forget_figure(finite(report.study), self.styles, f"forget/{own}"))
 
     def _utility(self, report: StudyReport) -> list[Block]:
-        stages = [stage for stage in report.measured("answers/") if [stage] != report.forget]
-        made = {
-            stage: measure_charts(report, f"answers/{stage}", self.looks, f"{stage} answers", stage)
-            for stage in stages
-            if not report.depths
-        }
-        if all(len(charts) < 2 for charts in made.values()):
+        figure = utility_figure(finite(report.study), self.styles)
+        if report.depths or figure is None:
+            return []
+        panels = figure.panels
+        if len({panel.group for panel in panels}) == len(panels):
             # Of a single method and setting, stages stand side by side.
-            return self._grid(
-                [
-                    replace(chart, title=f"Answers of {stage}")
-                    for stage, charts in made.items()
-                    for chart in charts
-                ]
-            )
-        blocks = []
-        for stage, charts in made.items():
-            if grid := self._grid(charts):
-                blocks += [Block("heading", stage, "Answers of "), *grid]
-        return blocks
+            return self._grid([replace(own, title=f"Answers of {own.group}") for own in panels])
+        return self._groups(panels, "Answers of ")
+
+    def _depth(self, report: StudyReport) -> list[Block]:
+        figure = answers_figure(finite(report.study), self.stages) if report.depths else None
+        return self._groups([replace(p, setting="") for p in figure.panels]) if figure else []
 
     def _distance(self, report: StudyReport) -> list[Block]:
         groups = report.measured("distance/")
         if not groups:
             return []
+        study, examples = finite(report.study), report.examples
         first = "forget" if "forget" in groups else groups[0]
-        blocks = self._grid(distance_charts(report, first, self.looks))
+        blocks = self._grid(oracle_figure(study, self.styles, examples, first))
         blocks += _section(report, "Distance to the oracle")
         for group in groups:
-            if group != first and (grid := self._grid(distance_charts(report, group, self.looks))):
+            figure = oracle_figure(study, self.styles, examples, group) if group != first else None
+            if grid := self._grid(figure):
                 blocks.append(Block("details", grid, f"Distance on {group}"))
         return blocks
 
     def _divergence(self, report: StudyReport) -> list[Block]:
-        if len(report.paths) < 2:
+        if len(report.paths) < 2 or report.examples is None:
             return []
-        charts, legend = divergence_charts(report)
-        if not (grid := self._grid(charts)):
+        figure = divergence_figure(report.examples)
+        if figure is None or not (grid := self._grid(figure)):
             return []
-        return [Block("legend", legend), *grid, *_section(report, "Divergence between paths")]
+        legend = Block("legend", legend_rows(figure.legend))
+        return [legend, *grid, *_section(report, "Divergence between paths")]
 
     def _examples(self, report: StudyReport) -> list[Block]:
-        charts, notes = example_charts(report, self.looks, MOST_CHARTS)
-        if not charts:
+        study, examples = finite(report.study), report.examples
+        figure = examples_figure(study, self.styles, examples, complete=True)
+        if figure is None:
             return []
-        compared = any(chart.ytitle != LIKELIHOOD for own in charts.values() for chart in own)
+        panels = figure.panels
+        shown = panels[:MOST_CHARTS]
+        compared = any(isinstance(m, HorizontalLine) for panel in shown for m in panel.marks)
+        notes = [" · ".join(figure.notes)]
+        if len(panels) > len(shown):
+            notes.append(f"The first {len(shown)} of {len(panels)} pairs of trial and path.")
         blocks = [Block("examples", compared), *(Block("note", note) for note in notes)]
-        for title, own in charts.items():
-            if grid := self._grid(own, small=True):
-                blocks += [Block("heading", title), *grid]
-        return blocks
+        return [*blocks, *self._groups(shown, small=True)]
 
     def _sweep(self, report: StudyReport) -> list[Block]:
         if report.depths or not report.study.sweep:
@@ -304,8 +322,8 @@ class Page:
         titles |= {column: column.capitalize() for column in kept}
         blocks = []
         for column, title in titles.items():
-            if table := sweep_grid(report, column, title):
-                blocks += [Block("heading", title), Block("table", table)]
+            if table := sweep_grid(report.scores, column):
+                blocks += [Block("heading", title), Block("grid", table, title)]
         return blocks
 
 
@@ -314,8 +332,8 @@ def _section(report: StudyReport, title: str) -> list[Block]:
     blocks = []
     for section in report.summary.sections:
         if section.title == title:
-            if section.layout is not None:
-                blocks.append(Block("table", layout_table(title, section.layout)))
+            if section.table is not None:
+                blocks.append(Block("table", section.table, title))
             blocks += _sentences(section.findings)
     return blocks
 

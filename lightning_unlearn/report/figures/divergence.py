@@ -1,0 +1,148 @@
+"""The distance between paths, and how fast it grows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import median
+
+import numpy as np
+
+from lightning_unlearn.report.analysis.divergence import Divergence, divergences
+from lightning_unlearn.report.curves import Band, log_band_of, names_of_paths
+from lightning_unlearn.report.figures import spec
+from lightning_unlearn.report.figures.labels import Trial, arrange, forgotten, tidy
+from lightning_unlearn.report.figures.style import PALETTE, CurveStyle, plain
+from lightning_unlearn.report.formatting import short_number, span
+from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.sections.base import with_half
+
+FIT = "mean exponential fit (shaded: range of steps it holds over)"
+SEEDS = "two seeds of one path"
+# Up to this number of pairs have a line each where they share a color.
+LINES = 80
+
+Pairs = dict[CurveStyle, list[int]]
+
+
+def divergence_figure(examples: StudyRecords) -> spec.Figure | None:
+    """RE distances between paths by step, on a logarithmic axis, and their exponential growth.
+
+    Args:
+        examples: of one metric, whose log-likelihoods are compared.
+    """
+    metrics = list(examples.runs["metric"].unique())
+    found = {
+        (own.curves.method, examples.settings.index(own.curves.setting)): own
+        for own in (divergences(examples, metrics[0]) if metrics else [])
+        if (own.paths > 0).any()
+    }
+    if not found:
+        return None
+    styles = {trial: styles_of_pairs(own) for trial, own in found.items()}
+
+    def panel(trial: Trial | None) -> spec.Panel | None:
+        if trial is None or trial not in found:
+            return None
+        growth = growth_in_words(found[trial]).replace(" (rate", "\n(rate")
+        return spec.Panel(
+            [*pair_marks(found[trial], styles[trial]), *_growth(found[trial])],
+            trial[0],
+            f"{examples.name(trial[1])}\n{growth}".strip("\n"),
+            "RE distance between paths\n(nats per token)²",
+            "divergence",
+            log=True,
+        )
+
+    grid = tidy([[panel(trial) for trial in row] for row in arrange(examples.runs, examples)])
+    every = {style.label: style for own in styles.values() for style in own}
+    entries = [spec.Entry("line", style.label, style) for style in every.values()]
+    if any(own.fits for own in found.values()):
+        entries.append(spec.Entry("fit", plain(FIT)))
+    if any(own.seed_pairs for own in found.values()):
+        entries.append(spec.Entry("seeds", plain(SEEDS)))
+    seeds = span([len(own.curves.seeds) for own in found.values()])
+    notes = [f"line: geometric mean of {seeds} seeds; band: 95 % interval"] * (seeds != "1")
+    title = f"Unlearning {forgotten(examples.runs)}: how far apart the paths are on its examples"
+    legend = spec.Legend("between the paths", entries)
+    return spec.Figure(title, notes, grid, legend)
+
+
+def styles_of_pairs(own: Divergence) -> Pairs:
+    """The pairs of each style: each pair its own, or those of equally distant positions."""
+    few = len(own.pairs) <= len(PALETTE)
+    names = names_of_paths(own.curves.paths)
+    texts = [
+        f"{names[one]} and {names[other]}" if few else _apart(own, one, other)
+        for one, other in own.pairs
+    ]
+    distinct = list(dict.fromkeys(texts))
+    if not few:
+        distinct.sort(key=lambda label: (label != "same place", label))
+    return {
+        CurveStyle(f"pair:{label}", rank, len(distinct), plain(label), label): [
+            place for place, other in enumerate(texts) if other == label
+        ]
+        for rank, label in enumerate(distinct)
+    }
+
+
+def _apart(own: Divergence, one: int, other: int) -> str:
+    places = [position for _, position in own.curves.paths]
+    count = abs(places[one] - places[other])
+    return f"{count} place{'s' * (count > 1)} apart" if count else "same place"
+
+
+def pair_marks(own: Divergence, styles: Mapping[CurveStyle, list[int]]) -> list[spec.Mark]:
+    """The curves of a panel, and the distance between seeds."""
+    steps, marks = own.curves.steps, list[spec.Mark]()
+    names = names_of_paths(own.curves.paths)
+    for style, places in styles.items():
+        bands = [log_band_of(steps, own.paths[place]) for place in places]
+        name = style.short
+        if len(places) > 1:
+            if len(own.pairs) <= LINES:
+                for band, place in zip(bands, places, strict=True):
+                    one, other = (names[path] for path in own.pairs[place])
+                    pair = f"{one} and {other}"
+                    marks.append(spec.ThinLine(band.x, band.mean, "pair", pair, style))
+            bands = [_without_ends(log_band_of(steps, own.paths[places].reshape(-1, len(steps))))]
+            name = f"mean of {len(places)} pairs of paths, {style.short}"
+        marks += [spec.Line(band, style, name, 0.1) for band in bands if band.seeds]
+    if own.seed_pairs:
+        band = log_band_of(steps, own.seeds.reshape(-1, len(steps)))
+        marks += [spec.ThinLine(band.x, band.mean, "seeds", f"{SEEDS}, mean")] if band.seeds else []
+    return marks
+
+
+def _without_ends(band: Band) -> Band:
+    """The band of values that are not independent, which has no interval."""
+    nothing = np.full(len(band.x), np.nan)
+    return Band(band.x, band.mean, nothing, nothing, band.seeds)
+
+
+def _growth(own: Divergence) -> list[spec.Mark]:
+    """The mean rate of the fits, through the mean of all pairs over the median range."""
+    if not own.fits:
+        return []
+    first = median(fit.first for fit in own.fits)
+    last = median(fit.last for fit in own.fits)
+    rate = own.rate
+    every = log_band_of(own.curves.steps, own.paths.reshape(-1, len(own.curves.steps)))
+    inside = (every.x >= first) & (every.x <= last)
+    x = np.array([first, last], np.float64)
+    level = float(np.log(every.mean[inside]).mean()) - rate.mean * float(every.x[inside].mean())
+    fit = spec.ThinLine(x, np.exp(level + rate.mean * x), "fit", f"fit: {growth_in_words(own)}")
+    return [spec.Span(first, last, "range of the fit", vertical=True), fit]
+
+
+def growth_in_words(own: Divergence) -> str:
+    """The mean rate and how long it takes to double or halve; "" without a fit."""
+    rate = own.rate
+    if not own.fits:
+        return ""
+    how = f"(rate {with_half(rate)})"
+    if math.isnan(own.doubling):
+        return f"no sure growth {how}"
+    steps = short_number(abs(own.doubling), 2)
+    return f"{'doubles' if own.doubling > 0 else 'halves'} in {steps} steps {how}"

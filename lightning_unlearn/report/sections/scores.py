@@ -1,0 +1,137 @@
+"""The scores of a study, their grid over a sweep, and the means of every metric over seeds."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lightning_unlearn.report.formatting import number, short_number
+from lightning_unlearn.report.reading import Condition, settings_of, shown, sweep_keys, value_names
+from lightning_unlearn.report.sections.base import Section
+from lightning_unlearn.report.tables import (
+    SETTING,
+    Column,
+    Row,
+    Table,
+    csv,
+    mean_and_range,
+    rows_of,
+    table_of_runs,
+)
+from lightning_unlearn.statistics import half_width
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HEADINGS = {"forget_score": "forget score", "oracle_gap": "oracle gap"}
+GAP_NOTE = (
+    "Oracle gap: mean log-likelihood of label and paraphrases after unlearning, less that "
+    "of the model retrained without the forget stage."
+)
+
+
+def scores_table(scores: pd.DataFrame) -> Table:
+    """The table of the scores: rows are paths by position, grouped by method and setting.
+
+    Several seeds are written as mean (lowest to highest). Within a method and setting with several
+    paths the lowest forget score is bold.
+
+    Args:
+        scores: what `scores` returns.
+    """
+    sweep = sweep_keys(scores, "forget_score")
+    names = value_names(scores, sweep)
+    rows = rows_of(scores, "forget_score", lowest="forget_score")
+    notes = []
+    if any(row.bold for row in rows):
+        whose = "method and setting" if sweep else "method"
+        notes.append(f"Bold: the lowest forget score of a {whose}, where forgetting was slowest.")
+    notes += [GAP_NOTE] if "oracle_gap" in names else []
+    columns = [Column(HEADINGS.get(name, name), partial(_score, name)) for name in names]
+    return table_of_runs(columns, rows, notes, bool(sweep))
+
+
+def _score(name: str, row: Row) -> str:
+    return mean_and_range(row.data[name], signed=name.endswith((" accuracy change", "_gap")))
+
+
+def sweep_grid(scores: pd.DataFrame, value: str) -> Table | None:
+    """Means over seeds of a score: a row per setting, a column per method and path, shaded.
+
+    Args:
+        scores: what `scores` returns.
+        value: a column of the scores.
+
+    Returns:
+        None without any value.
+    """
+    sweep = sweep_keys(scores, "forget_score")
+    codes, settings = settings_of(scores, sweep)
+    keys = ["setting", "method", "path", "position"]
+    means = scores.assign(setting=codes).groupby(keys)[value].mean().dropna()
+    if means.empty:
+        return None
+    low, high = float(means.min()), float(means.max())
+    methods = list(scores["method"])
+    runs = sorted(
+        {(str(method), int(position), str(path)) for _, method, path, position in means.index},
+        key=lambda run: (methods.index(run[0]), run[1], run[2]),
+    )
+
+    def mean(run: tuple[str, int, str], row: Row) -> float:
+        method, position, path = run
+        return float(means.get((row.data, method, path, position), math.nan))
+
+    def shade(run: tuple[str, int, str], row: Row) -> float | None:
+        own = mean(run, row)
+        share = (own - low) / (high - low) if high > low else 0.0
+        return None if math.isnan(own) else share
+
+    def text(run: tuple[str, int, str], row: Row) -> str:
+        return number(mean(run, row))
+
+    columns = [
+        Column(f"{run[0]} (p = {run[1]})", partial(text, run), shade=partial(shade, run))
+        for run in runs
+    ]
+    rows = [
+        Row(Condition("", sweep, settings[code]), code)
+        for code in sorted(means.index.unique("setting"))
+    ]
+    paths = "; ".join(f"p = {p}: {path}" for path, p in {path: p for _, p, path in runs}.items())
+    note = f"Darker: higher. From {short_number(low)} to {short_number(high)}. {paths}"
+    return Table([SETTING, *columns], rows, note)
+
+
+def seed_section(records: pd.DataFrame) -> Section:
+    """Mean and Student's 95 % interval over seeds of every metric, as seeds.csv.
+
+    A row per method, setting, path, position, stage, step and metric, in order of first
+    appearance; oracles have rows of their own. `seeds` counts the values that the mean is of and
+    `missing` those that are not finite; the ends are empty with fewer than two.
+
+    Args:
+        records: as for `scores`; metrics of any name.
+    """
+    import pandas as pd
+
+    records = shown(records)
+    sweep = sweep_keys(records, "stage")
+    keys = ["method", *sweep, "path", "position", "stage", "step", "metric"]
+    rows = records[records["stage"].isin(["unlearn", "oracle"])]
+    rows = rows[[*keys, "seed", "value"]].drop_duplicates()
+    values = rows["value"].astype(float).replace((math.inf, -math.inf), math.nan)
+    grouped = rows.assign(value=values).groupby(keys, sort=False, dropna=False)["value"]
+    found = grouped.agg(["mean", "std", "count", "size"])
+    half = pd.Series(half_width(found["std"], found["count"]), index=found.index)
+    table = pd.DataFrame(
+        {
+            "mean": found["mean"],
+            "low": found["mean"] - half,
+            "high": found["mean"] + half,
+            "seeds": found["count"],
+            "missing": found["size"] - found["count"],
+        }
+    )
+    return Section("Means over seeds", {"seeds": csv(table.reset_index())})
