@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from lightning_unlearn.data.chat_template import ChatTemplate
-from lightning_unlearn.data.rows import Row
+from lightning_unlearn.data.columns import Row
 from lightning_unlearn.errors import InputError
 
 # Text that two tokenizers with one vocabulary split differently if their rules differ.
@@ -96,6 +96,34 @@ class ChatFormat:
     def _tokens(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
+
+    def text_ids(self, row: Row) -> list[int]:
+        """Tokenize a plain text, with the tokens that the tokenizer puts around texts before it.
+
+        Args:
+            row: a row without turns.
+
+        Raises:
+            InputError: if the text has fewer than two tokens, or the model has no embedding for
+                one of them.
+        """
+        ids = self._tokens(row.answer)
+        self._check_ids(ids, row.where, "text")
+        if self._first is not None:
+            ids = [self._first, *ids]
+        if len(ids) < 2:
+            raise InputError(
+                f"{row.where}: the text is a single token, expected at least two: the first one "
+                "is predicted from nothing. Remove the row."
+            )
+        return ids
+
+    @cached_property
+    def _first(self) -> int | None:
+        """Return the token that the tokenizer puts before every text; None if there is none."""
+        plain = self._tokens("a")
+        ids: list[int] = self.tokenizer("a", verbose=False)["input_ids"]
+        return ids[0] if len(ids) > len(plain) and ids[0] != plain[0] else None
 
     def _after(self, prompt: str, prompt_ids: list[int], rest: str) -> list[int]:
         """Tokenize ``rest`` as a continuation of the prompt.

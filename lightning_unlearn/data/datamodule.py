@@ -8,9 +8,9 @@ from torch.utils.data import DataLoader
 
 from lightning_unlearn.data.batches import BatchPlan, GlobalBatch, derive_seed, micro_batch
 from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
+from lightning_unlearn.data.columns import Row
 from lightning_unlearn.data.paths import all_paths, check_order, choose_path
 from lightning_unlearn.data.recipes import EvalSet, Recipe, Stage, check_row_sets
-from lightning_unlearn.data.rows import Row
 from lightning_unlearn.data.stage_rows import (
     HELDOUT,
     TRAIN,
