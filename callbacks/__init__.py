@@ -1,1 +1,1 @@
-"""Worked examples of one's own methods and monitors; named in YAML by class_path."""
+"""Examples of a user's own methods and monitors; YAML refers to them by class_path."""

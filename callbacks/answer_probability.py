@@ -1,4 +1,4 @@
-"""TOFU's probability of the right answer: a monitor of one's own in one class."""
+"""TOFU's probability of the right answer: an example of a user's own monitor."""
 
 from collections.abc import Mapping
 
@@ -10,12 +10,12 @@ from lightning_unlearn import ModelView, Monitor
 class AnswerProbability(Monitor):
     """exp of the mean log-likelihood per token of a stage's answers, ``probability/STAGE``.
 
-    AnswerLikelihood asks the view for the same log-probabilities; both together cost one forward.
+    AnswerLikelihood uses the same log-probabilities of the view, so both together cost one forward.
 
     Args:
-        stage: the stage whose answers are scored.
-        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
-        limit: only the first so many rows; null for all.
+        stage: the stage whose answers are evaluated.
+        every_n_steps: optimizer steps between evaluations; 0 for the first and last step only.
+        limit: number of rows, from the first; null for all.
 
     Source: Maini et al. 2024, arXiv 2401.06121, section 2.2.1.
     """
@@ -26,5 +26,5 @@ class AnswerProbability(Monitor):
         self.limit = limit
 
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
-        """One probability per row."""
+        """Return one probability per row."""
         return {f"probability/{self.stage}": view.log_probs(self.stage, self.limit).mean.exp()}

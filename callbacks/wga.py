@@ -1,4 +1,4 @@
-"""Weighted gradient ascent: a method of one's own in one class."""
+"""Weighted gradient ascent: an example of a user's own method."""
 
 from torch import Tensor
 
@@ -6,13 +6,13 @@ from lightning_unlearn import InputError, LogProbs, Unlearning
 
 
 class WGA(Unlearning):
-    """Gradient ascent that lets go of tokens which are already unlikely.
+    """Gradient ascent with a small weight for tokens that are already unlikely.
 
-    Minimizes p^beta log p for each label token, with the weight p^beta taken as a constant.
+    It minimizes p^beta log p for each label token, with the weight p^beta taken as a constant.
     beta = 0 is gradient ascent.
 
     Args:
-        beta: how fast the weight falls with the token's probability p.
+        beta: exponent of the token's probability p in the weight.
 
     Source: Wang et al. 2025, arXiv 2502.19301.
     """
@@ -26,6 +26,6 @@ class WGA(Unlearning):
         self.beta = beta
 
     def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
-        """One value per label token."""
+        """Return one value per label token."""
         weight = (self.beta * policy.per_token.detach()).exp()
         return weight * policy.per_token

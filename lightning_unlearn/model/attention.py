@@ -1,4 +1,4 @@
-"""Which implementation of attention can be used where, and a fused one in every precision."""
+"""Check the attention implementation, and use a fused one in every precision."""
 
 import importlib.util
 from functools import partial
@@ -10,25 +10,25 @@ from torch import Tensor
 from lightning_unlearn.errors import InputError
 
 FLASH = "flash_attention_"
-# The packages that transformers takes them from.
+# The packages in which transformers finds flash attention, by version.
 PACKAGES = {"2": "flash_attn", "3": "flash_attn_interface"}
 
 
 def check_attention(
     name: str, precision: str, device: torch.device, trust_remote_code: bool
 ) -> None:
-    """Refuse an implementation of attention that would fail at the first forward, or be replaced.
+    """Refuse an attention implementation that would fail at the first forward, or be replaced.
 
-    Where a package of flash attention is missing, transformers may take code from the hub instead.
+    If a package of flash attention is missing, transformers may use code from the hub instead.
 
     Args:
-        name: of transformers, such as "sdpa".
-        precision: of the Trainer.
-        device: of this process.
-        trust_remote_code: run code that comes from the hub.
+        name: name of the implementation in transformers, such as "sdpa".
+        precision: precision of the Trainer.
+        device: device of this process.
+        trust_remote_code: run code from the hub.
 
     Raises:
-        InputError: naming what is missing.
+        InputError: with the reason.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -56,8 +56,8 @@ def check_attention(
         raise InputError(f"{found}, expected sdpa, {versions}.")
     if importlib.util.find_spec(package) is None:
         raise InputError(
-            f"{found}, but the package {package} is not installed, expected sdpa, which needs "
-            "none and runs PyTorch's own flash attention on a GPU; or install it "
+            f"{found}, but the package {package} is not installed, expected sdpa, which runs "
+            "PyTorch's own flash attention on a GPU without a package; or install it "
             "(pip install flash-attn --no-build-isolation for version 2)."
         )
     if precision in ("32-true", "64-true"):
@@ -68,18 +68,19 @@ def check_attention(
 
 
 class _Plain:
-    """Stands for a module whose heads share no keys."""
+    """Replaces a module, so that transformers sees heads that share no keys."""
 
 
 _PLAIN = _Plain()
 
 
 def fuse_in_fp32(lm: Any) -> None:
-    """Keep a GPU from forming all attention scores in fp32 where several heads share keys.
+    """Use a fused attention kernel on a GPU in fp32 also if several heads share keys.
 
-    Of PyTorch's fused kernels for a GPU those that let heads share keys take 16 bits only, and the
-    one that takes fp32 does not let them. With keys and values repeated it can be used, and the
-    scores of every layer need not be kept for the backward pass. Else this is PyTorch's own.
+    PyTorch's fused GPU kernels for shared keys accept only 16 bits, and its fused kernel for fp32
+    does not accept shared keys. This function repeats keys and values, so that the fp32 kernel can
+    be used. Then the attention scores of the layers need not be stored for the backward pass. In
+    all other cases PyTorch's own attention is used.
 
     Args:
         lm: a Hugging Face causal LM with the attention "sdpa".
@@ -96,11 +97,11 @@ def fuse_as_gpu(lm: Any) -> None:
     """Compute attention on the CPU as `fuse_in_fp32` does on a GPU, for sequences without padding.
 
     Args:
-        lm: as of `fuse_in_fp32`.
+        lm: see `fuse_in_fp32`.
     """
 
     def no_mask(*_: Any, **__: Any) -> None:
-        # transformers makes one for tensors without memory, which it takes for a traced program.
+        # For meta tensors transformers would create a mask, as in a traced program.
         return None
 
     _register(lm, "sdpa_fused_as_gpu", partial(_attend, as_gpu=True), no_mask)
@@ -123,10 +124,10 @@ def _attend(
     as_gpu: bool = False,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as of transformers' interface."""
+    """Compute attention with the interface of transformers."""
     from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-    # With a mask transformers repeats keys itself.
+    # If there is a mask, transformers itself repeats the keys.
     needs_copies = (as_gpu or query.is_cuda) and query.dtype == torch.float32
     if needs_copies and attention_mask is None:
         groups = getattr(module, "num_key_value_groups", 1)

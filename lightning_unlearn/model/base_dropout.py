@@ -1,7 +1,7 @@
-"""Dropout and other noise of the base model itself, switched off in training too.
+"""Switch off dropout and other noise of the base model, in training too.
 
-Masks are drawn forward by forward, so with them a loss would depend on how a batch is cut. Dropout
-of the adapters is a setting of its own (``model.lora.dropout``).
+Each forward draws its own masks, so with dropout a loss would depend on the micro-batch size. The
+adapters have their own dropout (``model.lora.dropout``).
 """
 
 import re
@@ -15,12 +15,12 @@ from torch import nn
 # Names of settings across the causal LMs of transformers: resid_pdrop, attention_dropout,
 # dropout_rate, activation_dropout, layerdrop, drop_path_rate, router_jitter_noise, moe_jitter_eps.
 _NOISE = re.compile(r"dropout|pdrop|layerdrop|drop_path|drop_rate|drop_prob|jitter")
-# Of heads that a causal LM does not have.
-_ELSEWHERE = re.compile(r"classifier|summary|pooler")
+# Settings of heads that a causal LM does not have.
+_OTHER_HEADS = re.compile(r"classifier|summary|pooler")
 _MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
-# Samples experts in training.
-_SAMPLES = "phimoe"
+# This model type samples experts in training.
+_SAMPLING_MODEL = "phimoe"
 
 Settings = dict[tuple[str, ...], float]
 
@@ -29,15 +29,15 @@ def switch_off(config: Any) -> Settings:
     """Set the dropout of a model's configuration to zero.
 
     Args:
-        config: of transformers; changed, with the configurations in it.
+        config: configuration of transformers; it is modified, with all configurations inside it.
 
     Returns:
-        What it was, where it was not zero, by attribute and the attributes it is in.
+        Earlier rates that were not zero, by path: attributes that lead to the rate.
     """
     found: Settings = {}
     for name, value in list(vars(config).items()):
         if hasattr(value, "to_dict") and hasattr(value, "model_type"):
-            found |= {(name, *place): rate for place, rate in switch_off(value).items()}
+            found |= {(name, *path): rate for path, rate in switch_off(value).items()}
         elif _is_noise(config, name) and _is_rate(value):
             setattr(config, name, type(value)(0))
             found[name,] = value
@@ -45,10 +45,10 @@ def switch_off(config: Any) -> Settings:
 
 
 def _is_noise(config: Any, name: str) -> bool:
-    if name == "router_jitter_noise" and config.model_type == _SAMPLES:
-        # Its routers use the number in evaluation too.
+    if name == "router_jitter_noise" and config.model_type == _SAMPLING_MODEL:
+        # The routers of this model use the number in evaluation too.
         return False
-    return bool(_NOISE.search(name)) and not _ELSEWHERE.search(name)
+    return bool(_NOISE.search(name)) and not _OTHER_HEADS.search(name)
 
 
 def _is_rate(value: Any) -> bool:
@@ -56,10 +56,10 @@ def _is_rate(value: Any) -> bool:
 
 
 def silence(lm: nn.Module) -> list[str]:
-    """Set dropout to zero that a model has in spite of its configuration.
+    """Set dropout layers to zero that do not follow the configuration.
 
     Args:
-        lm: without adapters, whose dropout is not the base's.
+        lm: a model without adapters, which have their own dropout.
 
     Returns:
         Names of the layers.
@@ -68,54 +68,55 @@ def silence(lm: nn.Module) -> list[str]:
     for _, layer in found:
         layer.p = 0.0
     for module in lm.modules():
-        if "router_jitter_noise" in vars(module) and _SAMPLES in type(module).__name__.lower():
+        sampler = _SAMPLING_MODEL in type(module).__name__.lower()
+        if "router_jitter_noise" in vars(module) and sampler:
             module.eval()
-            module.train = MethodType(_stay, module)  # type: ignore[method-assign]
+            module.train = MethodType(_stay_in_eval, module)  # type: ignore[method-assign]
     return [name for name, _ in found]
 
 
-def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
-    """In place of ``train`` of a module that draws random numbers there: stay in eval mode."""
+def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
+    """Replace ``train`` of a module that draws random numbers in training: stay in eval mode."""
     return module
 
 
 @contextmanager
 def as_it_was(config: Any, settings: Settings) -> Iterator[None]:
-    """The time during which a configuration has its dropout back, to be written.
+    """Restore the dropout of a configuration within the context, in order to save it.
 
     Args:
-        config: of the model.
+        config: configuration of the model.
         settings: from `switch_off`.
     """
-    _put(config, settings)
+    _set_rates(config, settings)
     try:
         yield
     finally:
-        _put(config, dict.fromkeys(settings, 0.0))
+        _set_rates(config, dict.fromkeys(settings, 0.0))
 
 
-def _put(config: Any, settings: Settings) -> None:
-    for (*place, name), rate in settings.items():
+def _set_rates(config: Any, settings: Settings) -> None:
+    for (*path, name), rate in settings.items():
         owner = config
-        for part in place:
-            owner = getattr(owner, part)
+        for attribute in path:
+            owner = getattr(owner, attribute)
         setattr(owner, name, type(rate)(rate))
 
 
 def remark(base: str, settings: Settings) -> list[str]:
-    """What is said of it, once.
+    """Return a note for the user about dropout that was switched off.
 
     Args:
         base: name of the model.
         settings: from `switch_off`.
 
     Returns:
-        One sentence, or none.
+        A list of one sentence; [] if nothing was switched off.
     """
     if not settings:
         return []
-    rates = ", ".join(f"{'.'.join(place)} {rate:g}" for place, rate in sorted(settings.items()))
+    rates = ", ".join(f"{'.'.join(path)} {rate:g}" for path, rate in sorted(settings.items()))
     return [
-        f"model.base: {base} has dropout of its own ({rates}), which is set to zero: with it "
-        "results would depend on the micro-batch. Adapters have their own: model.lora.dropout."
+        f"model.base: {base} has dropout ({rates}), which is set to zero: with it, results would "
+        "depend on the micro-batch size. Adapters have their own dropout: model.lora.dropout."
     ]

@@ -1,4 +1,4 @@
-"""A prompt and its candidates in one sequence, equal beginnings held once."""
+"""A prompt and its candidates in one sequence, in which common prefixes occur once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,22 +9,24 @@ from torch import Tensor
 
 Ids = tuple[int, ...]
 
-# Elements of the mask of one forward: 16 MiB in fp32; eager attention forms that much per head.
+# Largest number of elements of the mask of one forward: 16 MiB in fp32. Eager attention needs the
+# same memory for each head.
 MASK_ELEMENTS = 2**22
 
 
 @dataclass
 class CandidateTree:
-    """A prompt and continuations of it, equal beginnings held once.
+    """A prompt and continuations of it, in which common prefixes occur once.
 
     Attributes:
-        prompt: its tokens; they come first.
-        row: whose it is.
-        numbers: which candidates of the row are in it.
-        tokens: those after the prompt; a candidate's last token is only predicted.
-        parents: for each of them, the place before it in the sequence.
-        positions: for each of them, how many tokens it follows.
-        source: for each candidate, the places that predict its tokens.
+        prompt: tokens of the prompt, at the start of the sequence.
+        row: number of the row.
+        numbers: numbers of the row's candidates in this tree.
+        tokens: tokens after the prompt. The last token of a candidate is not among them, because
+            it is only predicted.
+        parents: for each of `tokens`, the index in the sequence of the token before it.
+        positions: for each of `tokens`, its position in its own candidate's text.
+        source: for each candidate, the indices that predict its tokens.
         target: for each candidate, its tokens.
     """
 
@@ -42,33 +44,33 @@ class CandidateTree:
         return len(self.prompt) + len(self.tokens)
 
     def growth(self, candidate: Ids) -> int:
-        """By how many tokens the candidate would make it longer."""
-        place = len(self.prompt) - 1
+        """Return the number of tokens by which the candidate would extend the sequence."""
+        node = len(self.prompt) - 1
         for known, token in enumerate(candidate[:-1]):
-            if (place, token) not in self._children:
+            if (node, token) not in self._children:
                 return len(candidate) - 1 - known
-            place = self._children[place, token]
+            node = self._children[node, token]
         return 0
 
     def add(self, number: int, candidate: Ids) -> None:
-        """Take a candidate in."""
-        place = len(self.prompt) - 1
-        source = [place]
+        """Add a candidate."""
+        node = len(self.prompt) - 1
+        source = [node]
         for depth, token in enumerate(candidate[:-1]):
-            if (place, token) not in self._children:
-                self._children[place, token] = len(self)
+            if (node, token) not in self._children:
+                self._children[node, token] = len(self)
                 self.tokens.append(token)
-                self.parents.append(place)
+                self.parents.append(node)
                 self.positions.append(len(self.prompt) + depth)
-            place = self._children[place, token]
-            source.append(place)
+            node = self._children[node, token]
+            source.append(node)
         self.numbers.append(number)
         self.source.append(source)
         self.target.append(candidate)
 
 
 def grow(prompt: Ids, candidates: Sequence[Ids], row: int = 0) -> list[CandidateTree]:
-    """The candidates in one tree, or in several where its mask would be too large."""
+    """Build one tree of all candidates, or several if its mask would be too large."""
     trees = [CandidateTree(prompt, row)]
     for number, candidate in enumerate(candidates):
         width = len(trees[-1]) + trees[-1].growth(candidate)
@@ -79,7 +81,7 @@ def grow(prompt: Ids, candidates: Sequence[Ids], row: int = 0) -> list[Candidate
 
 
 def batches(trees: list[CandidateTree], batch_size: int) -> list[list[CandidateTree]]:
-    """Trees of similar length together, as many as the limits allow."""
+    """Batch trees of similar length, as many as the limits allow."""
     batches: list[list[CandidateTree]] = []
     for tree in sorted(trees, key=len):
         last = batches[-1] if batches else []
@@ -97,9 +99,10 @@ class Layout:
     Attributes:
         input_ids: ``[trees, longest tree]``.
         positions: same shape.
-        visible: which place (last axis) each place sees, ``[trees, longest, longest]``.
-        source: places in the flattened ``input_ids`` that predict, ``[tokens]``.
-        target: what is predicted there, ``[tokens]``.
+        visible: True where a token (second axis) attends to a token (last axis),
+            ``[trees, longest, longest]``.
+        source: indices in the flattened ``input_ids`` that predict a token, ``[tokens]``.
+        target: the tokens predicted there, ``[tokens]``.
     """
 
     input_ids: Tensor
@@ -110,11 +113,11 @@ class Layout:
 
 
 def lay_out(trees: list[CandidateTree]) -> Layout:
-    """Several trees as one batch, padded on the right."""
+    """Return several trees as one batch, padded on the right."""
     width = max(map(len, trees))
     input_ids = torch.zeros(len(trees), width, dtype=torch.long)
     positions = torch.zeros(len(trees), width, dtype=torch.long)
-    # Each place sees itself, padding too: a place that sees nothing would be nan.
+    # Each token attends to itself, padding too: a softmax over nothing would be nan.
     visible = np.broadcast_to(np.eye(width, dtype=bool), (len(trees), width, width)).copy()
     source: list[int] = []
     for r, tree in enumerate(trees):
@@ -123,9 +126,9 @@ def lay_out(trees: list[CandidateTree]) -> Layout:
         positions[r, : len(tree)] = torch.tensor([*range(size), *tree.positions])
         own = visible[r]
         own[:size, :size] = np.tri(size, dtype=bool)
-        for place, parent in enumerate(tree.parents, start=size):
-            own[place, : parent + 1] = own[parent, : parent + 1]
-        source += [r * width + place for places in tree.source for place in places]
+        for node, parent in enumerate(tree.parents, start=size):
+            own[node, : parent + 1] = own[parent, : parent + 1]
+        source += [r * width + node for nodes in tree.source for node in nodes]
     target = [token for tree in trees for candidate in tree.target for token in candidate]
     return Layout(
         input_ids,

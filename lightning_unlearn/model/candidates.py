@@ -1,9 +1,9 @@
-"""How likely given candidates are as continuations of a prompt, each prompt encoded once.
+"""Log-likelihoods of given candidates as continuations of a prompt, with one pass over the prompt.
 
-The paper scores 21 phrases on every forget prompt; truth ratios score a handful of answers. Here
-one sequence holds the prompt and a tree of its candidates, in which equal beginnings are one
-branch; a 4-D mask lets each token see the prompt and its own branch, and positions go on after the
-prompt in each. The numbers are those of separate forwards.
+The paper scores 21 phrases on every forget prompt; truth ratios score a few answers. Here one
+sequence contains the prompt and a tree of its candidates, in which a common prefix is one branch.
+By a 4-D mask each token attends to the prompt and to its own branch only. Positions in each branch
+continue after the prompt. The numbers equal those of separate forwards.
 """
 
 import copy
@@ -22,16 +22,16 @@ from lightning_unlearn.model.log_probs import LogProbs
 
 Sharing = Literal["tree", "cache", "apart"]
 
-# Largest difference per token between shared and separate forwards that counts as agreement.
+# Largest difference per token between shared and separate forwards that counts as equal.
 AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
 
 
 @dataclass(frozen=True)
 class CandidateScores:
-    """How likely the candidates of each row are, 0 where masked.
+    """Log-likelihoods of the candidates of each row, 0 where masked.
 
     Attributes:
-        sum: log pi(candidate | prompt), nats, as `LogProbs`, ``[rows, most candidates]``.
+        sum: log pi(candidate | prompt), nats, dtype as in `LogProbs`, ``[rows, most candidates]``.
         length: tokens of each candidate, same shape.
         mask: True where a row has a candidate, same shape.
     """
@@ -49,25 +49,25 @@ class CandidateScores:
 def score_candidates(
     module: CausalLM, prompts: Sequence[Ids], candidates: Sequence[Sequence[Ids]], batch_size: int
 ) -> CandidateScores:
-    """Log-likelihood of each row's candidates after its prompt.
+    """Compute the log-likelihood of each row's candidates after its prompt.
 
-    Spread over the processes, each row once, in eval mode without gradient. How a prompt is shared
-    is tried on the longest row, and again when there is a longer one: all candidates in one
-    sequence ("tree"), else the prompt's keys and values repeated ("cache"), else not at all
-    ("apart"), whichever first gives the numbers of separate forwards.
+    The rows are distributed over the processes and evaluated in eval mode without gradient. There
+    are three ways to share a prompt: all candidates in one sequence ("tree"), the prompt's keys and
+    values repeated ("cache"), or no sharing ("apart"). The first of them that gives the numbers of
+    separate forwards is used. It is tested on the longest row, and again if a longer row comes.
 
     Args:
-        module: the model; remembers how it shares prompts, and its Trainer tells if that is not
-            the fastest way.
+        module: the model. It stores how it shares prompts. Its Trainer prints a warning if that is
+            not the fastest way.
         prompts: token ids of each row's prompt.
         candidates: for each row the token ids of its candidates; rows may have different numbers.
-        batch_size: sequences of one forward; fewer where they are long.
+        batch_size: sequences of one forward; fewer if they are long.
 
     Returns:
         The scores, the same on every process.
 
     Raises:
-        InputError: naming a row without prompt or candidates, or with an empty candidate.
+        InputError: if a row has no prompt or no candidates, or a candidate is empty.
     """
     _check(prompts, candidates)
     most = max(map(len, candidates), default=0)
@@ -75,37 +75,20 @@ def score_candidates(
     longest = [len(p) + max(map(len, own)) for p, own in zip(prompts, candidates, strict=True)]
     order = sorted(range(len(prompts)), key=lambda i: (longest[i], i))
     with module.measuring():
-        # The longest row, as a shorter one would not show a sliding window.
+        # Test on the longest row: a shorter one may be within a sliding window.
         hardest = order[-1] if order else None
-        if hardest is not None and _untried(module, longest[hardest]):
+        if hardest is not None and _is_untested(module, longest[hardest]):
             module.prompt_sharing = _choose(
                 module, prompts[hardest], candidates[hardest], batch_size
             )
             module.prompt_sharing_tried = longest[hardest]
-        sharing = module.prompt_sharing or "apart"
         mine = module.own_share(order)
-        if module.is_sharded and sharing != "tree":
-            # These ways take as many forwards as rows and candidates ask for, and all processes
-            # take part in every forward of a model that is cut up: so all do the same.
+        if module.is_sharded and module.prompt_sharing != "tree":
+            # All processes must take part in every forward of a sharded model. Without trees, the
+            # number of forwards depends on the rows, so all processes compute all rows.
             mine = order
-        sums = torch.zeros(len(mine), most, dtype=module.kept_dtype, device=module.device)
-        if sharing == "tree":
-            trees = [
-                tree
-                for place, i in enumerate(mine)
-                for tree in grow(prompts[i], candidates[i], place)
-            ]
-            together = batches(trees, batch_size)
-            for batch in together:
-                owners = [(tree.row, number) for tree in batch for number in tree.numbers]
-                rows, columns = torch.tensor(owners, device=module.device).unbind(1)
-                sums[rows, columns] = _tree_sums(module, batch)
-            module.fill_up(module.most(len(together)) - len(together))
-        else:
-            score = _cached if sharing == "cache" else _apart
-            for place, i in enumerate(mine):
-                own = score(module, prompts[i], candidates[i], batch_size)
-                sums[place, : len(own)] = own
+        own = ([prompts[i] for i in mine], [candidates[i] for i in mine])
+        sums = _row_sums(module, *own, batch_size, most)
     index.update(torch.tensor(mine, dtype=torch.long, device=module.device), sums)
     lengths = torch.tensor(
         [[*map(len, own), *[0] * (most - len(own))] for own in candidates],
@@ -115,13 +98,39 @@ def score_candidates(
     return CandidateScores(index.compute(), lengths, lengths > 0)
 
 
+def _row_sums(
+    module: CausalLM,
+    prompts: Sequence[Ids],
+    candidates: Sequence[Sequence[Ids]],
+    batch_size: int,
+    most: int,
+) -> Tensor:
+    """Compute the log-likelihoods of this process's rows, ``[rows, most candidates]``."""
+    sums = torch.zeros(len(prompts), most, dtype=module.kept_dtype, device=module.device)
+    pairs = enumerate(zip(prompts, candidates, strict=True))
+    if module.prompt_sharing == "tree":
+        trees = [tree for row, (prompt, own) in pairs for tree in grow(prompt, own, row)]
+        batched = batches(trees, batch_size)
+        for batch in batched:
+            owners = [(tree.row, number) for tree in batch for number in tree.numbers]
+            rows, columns = torch.tensor(owners, device=module.device).unbind(1)
+            sums[rows, columns] = _tree_sums(module, batch)
+        module.fill_up(module.most(len(batched)) - len(batched))
+        return sums
+    score = _cached if module.prompt_sharing == "cache" else _apart
+    for row, (prompt, own) in pairs:
+        values = score(module, prompt, own, batch_size)
+        sums[row, : len(values)] = values
+    return sums
+
+
 def _check(prompts: Sequence[Ids], candidates: Sequence[Sequence[Ids]]) -> None:
     assert len(prompts) == len(candidates)
     for number, (prompt, own) in enumerate(zip(prompts, candidates, strict=True), start=1):
         if not prompt:
             raise InputError(
                 f"row {number} of the scored prompts: found no prompt tokens, expected at least "
-                "one, as the first token of a candidate is predicted by the prompt."
+                "one: the prompt predicts the first token of a candidate."
             )
         if not own:
             raise InputError(
@@ -135,8 +144,11 @@ def _check(prompts: Sequence[Ids], candidates: Sequence[Sequence[Ids]]) -> None:
             )
 
 
-def _untried(module: CausalLM, length: int) -> bool:
-    """Whether it is open how sequences of this length are shared: only a mask can hide a window."""
+def _is_untested(module: CausalLM, length: int) -> bool:
+    """Return whether prompt sharing must be tested for this length.
+
+    A longer sequence needs a new test only for "tree", whose mask may override a sliding window.
+    """
     longer = length > module.prompt_sharing_tried
     return module.prompt_sharing is None or (module.prompt_sharing == "tree" and longer)
 
@@ -144,9 +156,10 @@ def _untried(module: CausalLM, length: int) -> bool:
 def _choose(
     module: CausalLM, prompt: Ids, candidates: Sequence[Ids], batch_size: int
 ) -> Sharing | None:
-    """The fastest way in which this model gives the numbers of separate forwards; tried.
+    """Test which is the fastest way of sharing that gives the numbers of separate forwards.
 
-    None where numbers that are not finite tell nothing about the model.
+    Returns:
+        The way; None if the numbers are not finite, so that the test is not possible.
     """
     apart = _apart(module, prompt, candidates, batch_size)
     if not apart.isfinite().all():
@@ -158,9 +171,9 @@ def _choose(
             shared = score()
         except torch.OutOfMemoryError:
             raise
-        except Exception:  # whatever a model's own code raises at a mask or cache it can't take
+        except Exception:  # A model may raise anything for a mask or cache that it does not accept.
             return False
-        # Relative to their size: the answer must be about the model, not its present weights.
+        # Relative to their size, so that the result does not depend on the current weights.
         gap = (shared - apart).abs() / (lengths + apart.abs())
         return gap.max().item() <= AGREEMENT.get(module.product_dtype, 1e-3)
 
@@ -171,20 +184,20 @@ def _choose(
     if takes_masks and agrees(tree):
         return "tree"
     found = f"attention {module.attn_implementation}" + (
-        " with a mask of its own gives other numbers" if takes_masks else " takes no such mask"
+        " with a custom mask gives other numbers" if takes_masks else " accepts no custom mask"
     )
     if agrees(lambda: _cached(module, prompt, candidates, batch_size)):
         _warn(
             module,
-            "Several continuations of one prompt are scored by repeating the prompt's keys and "
-            f"values, not in one sequence: {found}. The numbers are the same; it is slower.",
+            "Several continuations of one prompt are scored with repeated keys and values of the "
+            f"prompt, not in one sequence: {found}. The numbers are the same, but it is slower.",
         )
         return "cache"
     _warn(
         module,
-        "Several continuations of one prompt are scored with a whole forward for each: "
-        f"{found}, and neither does repeating the prompt's keys and values give these numbers. It "
-        "is many times slower.",
+        "Several continuations of one prompt are scored with a full forward for each: "
+        f"{found}, and repeated keys and values of the prompt give other numbers too. It is many "
+        "times slower.",
     )
     return "apart"
 
@@ -206,14 +219,14 @@ def _forward(module: CausalLM, *inputs: Tensor, **options: Any) -> Tensor:
 
 
 def _sums(flat: Tensor, lengths: list[int]) -> Tensor:
-    """Sums of consecutive runs of the given lengths."""
+    """Return the sums of consecutive groups of values with the given lengths."""
     sizes = torch.tensor(lengths, device=flat.device)
     mask = torch.arange(max(lengths), device=flat.device)[None, :] < sizes[:, None]
     return LogProbs.scatter(flat, mask).sum
 
 
 def _tree_sums(module: CausalLM, trees: list[CandidateTree]) -> Tensor:
-    """One sequence per tree; sums of their candidates, one tree's after the other's."""
+    """Score one sequence per tree; return the sums of all candidates, tree after tree."""
     laid = lay_out(trees)
     hidden = laid.visible.to(module.device).logical_not_()[:, None]
     mask = torch.zeros(hidden.shape, dtype=module.lm.dtype, device=module.device)
@@ -229,21 +242,22 @@ def _tree_sums(module: CausalLM, trees: list[CandidateTree]) -> Tensor:
 
 
 def _cached(module: CausalLM, prompt: Ids, candidates: Sequence[Ids], batch_size: int) -> Tensor:
-    """The prompt once; then its keys and values once per candidate, padded on the right."""
+    """Run the prompt once, then all candidates with copies of its keys and values."""
     from transformers import DynamicCache
 
-    whole = DynamicCache(config=module.lm.config)
+    prompt_cache = DynamicCache(config=module.lm.config)
     last = torch.full((len(candidates),), len(prompt) - 1)
     first = torch.tensor([candidate[0] for candidate in candidates])
-    sums = _forward(module, torch.tensor([prompt]), last, first, past=whole)
+    sums = _forward(module, torch.tensor([prompt]), last, first, past=prompt_cache)
     for start in range(0, len(candidates), batch_size):
         chosen = candidates[start : start + batch_size]
-        # The last token is only predicted, and the first one is known.
+        # The last token is only predicted, and the first one is already scored.
         width = max(map(len, chosen)) - 1
         if width == 0:
             continue
-        past = copy.deepcopy(whole)
-        # Beam search's own way, which recurrent layers know too: each candidate a beam of prompt 0.
+        past = copy.deepcopy(prompt_cache)
+        # As in beam search, which recurrent layers support too: each candidate is a beam of
+        # prompt 0.
         past.reorder_cache(torch.zeros(len(chosen), dtype=torch.long, device=module.device))
         input_ids = torch.zeros(len(chosen), width, dtype=torch.long)
         source: list[int] = []
@@ -257,7 +271,7 @@ def _cached(module: CausalLM, prompt: Ids, candidates: Sequence[Ids], batch_size
 
 
 def _apart(module: CausalLM, prompt: Ids, candidates: Sequence[Ids], batch_size: int) -> Tensor:
-    """One sequence per candidate."""
+    """Score one sequence per candidate."""
     parts = []
     for start in range(0, len(candidates), batch_size):
         chosen = candidates[start : start + batch_size]

@@ -1,4 +1,4 @@
-"""Names that differ between supported versions of libraries: the one place that knows them."""
+"""Differences between the supported versions of libraries. No other module has such code."""
 
 import inspect
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 def cache_arguments(module: Any, cache: Any) -> dict[str, Any]:
     """Return the keyword arguments that pass a cache to a model's forward.
 
-    transformers 5.24 renamed ``past_key_values`` to ``cache``; the older name warns from then on
-    and goes in 5.40. Models of other origin may keep the older name, so the signature decides.
+    transformers 5.24 renamed ``past_key_values`` to ``cache``; since then the older name warns, and
+    5.40 will remove it. Models with remote code may keep the older name, so the signature decides.
 
     Args:
         module: a Hugging Face model or decoder.
-        cache: of transformers; None for none.
+        cache: a cache of transformers; None for none.
     """
     if cache is None:
         return {"use_cache": False}
@@ -28,17 +28,17 @@ def cache_arguments(module: Any, cache: Any) -> dict[str, Any]:
 def enable_gradient_checkpointing(hf_model: Any) -> None:
     """Recompute activations of decoder layers in the backward pass.
 
-    In the non-reentrant form: the reentrant one gives adapters on a frozen embedding no gradient.
-    transformers renamed the method within its version 5 and warns about the older name.
+    It uses the non-reentrant form: in the reentrant one, adapters on a frozen embedding get no
+    gradient. transformers renamed the method within version 5 and warns about the older name.
     """
     newer = getattr(hf_model, "activation_checkpointing_enable", None)
     (newer or hf_model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def compute_experts_in_fp64(hf_model: Any) -> None:
-    """Have a mixture of experts computed expert by expert.
+    """Compute a mixture of experts expert by expert.
 
-    The grouped matrix products that transformers takes by default know no fp64.
+    The grouped matrix products that transformers uses by default do not support fp64.
     """
     choose = getattr(hf_model, "set_experts_implementation", None)
     if choose is not None:
@@ -46,13 +46,13 @@ def compute_experts_in_fp64(hf_model: Any) -> None:
 
 
 def clip_gradients(parameters: Sequence[Tensor], most: float) -> None:
-    """Scale gradients in place so that the norm of all of them together is at most so large.
+    """Scale gradients in place so that their total norm is at most `most`.
 
-    As `torch.nn.utils.clip_grad_norm_`, which in PyTorch 2.9 rounds the factor of gradients that
-    are shared out over processes to fp32, whatever their type.
+    It does the same as `torch.nn.utils.clip_grad_norm_`. In PyTorch 2.9 that function rounds the
+    factor of sharded gradients to fp32, for every dtype.
 
     Args:
-        parameters: may be without a gradient.
+        parameters: parameters, with or without a gradient.
         most: the largest norm.
     """
     from torch.distributed.tensor import DTensor
@@ -64,13 +64,13 @@ def clip_gradients(parameters: Sequence[Tensor], most: float) -> None:
 
 
 def reduced_fp32_products() -> dict[str, str]:
-    """Return where this process computes products of fp32 matrices in fewer bits, and how.
+    """Return the backends on which this process multiplies fp32 matrices in fewer bits.
 
     PyTorch 2.9 replaced ``get_float32_matmul_precision`` and ``allow_tf32`` by these settings and
     warns about the older names.
 
     Returns:
-        Such as ``{"cuda": "tf32"}``; empty where all products are computed in fp32.
+        Precision by backend, such as ``{"cuda": "tf32"}``; {} if all products are in fp32.
     """
     backends: Any = torch.backends
     settings = {

@@ -1,4 +1,4 @@
-"""Decoder layers compiled by torch.compile, and the forwards that are left out of it."""
+"""Compile decoder layers with torch.compile, and run some forwards without it."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from lightning_unlearn.errors import InputError
 
 BACKEND = "inductor"
-# Versions of a layer, which all layers share: learning and unlearning, with and without gradient,
-# training and measuring, one sequence or several. PyTorch's own limit of 8 is soon reached, and
-# then it goes on uncompiled.
+# Largest number of compiled versions of a layer, which all layers share: learning and unlearning,
+# with and without gradient, training and evaluation, one sequence or several. PyTorch's default
+# limit is 8; above the limit, it runs uncompiled code.
 VERSIONS = 32
 
 
 def compile_layers(layers: Iterable[nn.Module]) -> None:
-    """Have decoder layers compiled in place when they are first used.
+    """Compile decoder layers in place at their first use.
 
-    Layer by layer: all share one program, and what FSDP2 puts between them stays where it is.
-    Lengths are left open, so that batches of other lengths need no new one.
+    Each layer is compiled separately: all layers share one program, and the hooks of FSDP2 between
+    them stay outside of it. Lengths are dynamic, so batches of other lengths need no new program.
 
     Args:
-        layers: of one model.
+        layers: decoder layers of one model.
     """
     limits: Any = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, VERSIONS)
@@ -32,25 +32,25 @@ def compile_layers(layers: Iterable[nn.Module]) -> None:
 
 
 def eager_mode(apply: bool) -> AbstractContextManager[Any]:
-    """Run what is compiled as it was written, for a while.
+    """Run compiled layers uncompiled within the context.
 
-    With a cache every layer differs from the others, and grows from token to token; a mask of
-    one's own comes in a few forwards only. Neither is worth a program of its own.
+    With a cache, every layer has a different state, which grows with each token. A custom mask is
+    used in a few forwards only. In both cases compilation would cost more than it saves.
 
     Args:
-        apply: whether to.
+        apply: False makes the context do nothing.
     """
     return torch.compiler.set_stance("force_eager") if apply else nullcontext()
 
 
 def check_compiling(device: torch.device) -> None:
-    """Refuse to compile where that does not work, tried on a small function.
+    """Test torch.compile on a small function, and refuse model.compile if it fails.
 
     Args:
-        device: of this process.
+        device: device of this process.
 
     Raises:
-        InputError: with what is missing.
+        InputError: with the error of the compiler.
     """
 
     def small(x: Tensor) -> Tensor:
@@ -58,12 +58,12 @@ def check_compiling(device: torch.device) -> None:
 
     try:
         torch.compile(small, backend=BACKEND)(torch.ones(8, device=device))
-    except Exception as error:  # whatever a compiler that is missing or broken raises
+    except Exception as error:  # A missing or broken compiler may raise anything.
         cause = getattr(error, "inner_exception", error)
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
         reason = lines[0] if lines else type(cause).__name__
         raise InputError(
             f"model.compile: found true, but torch.compile does not work here on {device.type} "
             f"({reason}). Expected a C++ compiler (g++ or clang) on a CPU, Triton and a C compiler "
-            "on a GPU, and a version of Python that PyTorch compiles for; or false."
+            "on a GPU, and a version of Python that torch.compile supports; or false."
         ) from None

@@ -8,26 +8,26 @@ from lightning_unlearn.errors import InputError
 
 
 def decoder_of(lm: Any) -> Any:
-    """The part of a causal LM that gives hidden states.
+    """Return the decoder of a causal LM, which computes hidden states.
 
     Args:
-        lm: a Hugging Face causal LM, with or without PEFT layers injected. Some name themselves or
-            their output projection as their decoder.
+        lm: a Hugging Face causal LM, with or without PEFT layers. Some models return themselves or
+            their output projection from ``get_decoder``.
 
     Returns:
-        A module; the model itself if it has none.
+        The decoder; the model itself if it has no separate decoder.
     """
     found = (lm.get_decoder(), lm.base_model, getattr(lm, "model", None))
     return next((m for m in found if m is not lm and hasattr(m, "get_input_embeddings")), lm)
 
 
 def decoder_layers(lm: Any, names: list[str] | None = None) -> list[nn.Module]:
-    """The layers that are cut up one by one.
+    """Return the decoder layers, which are sharded and compiled one by one.
 
     Args:
         lm: a Hugging Face causal LM.
-        names: names of their classes; None takes those that the model says must stay whole, else
-            the longest list of modules in its decoder.
+        names: class names of the layers; None for the classes in the model's ``_no_split_modules``,
+            or else the longest list of modules in its decoder.
 
     Returns:
         The layers in order.

@@ -1,4 +1,4 @@
-"""Answers written by the model."""
+"""Generate answers with the model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +14,17 @@ from lightning_unlearn.model.causal_lm import CausalLM
 
 Ids = tuple[int, ...]
 
-# Probabilities in float64 that are formed at a time: 128 MiB.
+# Elements of the float64 probabilities that are computed at a time: 128 MiB.
 CHUNK_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True)
 class Written:
-    """An answer.
+    """A generated answer.
 
     Attributes:
-        text: without the token that ended it, and without special tokens.
-        ended: the model ended it; False where it was cut at the longest length.
+        text: text without end token and special tokens.
+        ended: whether the model ended the answer; False if it reached the longest length.
     """
 
     text: str
@@ -32,16 +32,16 @@ class Written:
 
 
 class _Draw:
-    """Leaves of each next-token distribution only the token that was drawn from it.
+    """Logits processor of transformers that draws the next token and excludes all others.
 
-    A logits processor of transformers. The token is that in which the cumulative probability
-    passes a uniform number, which belongs to prompt, attempt and step alone: what is drawn does not
-    depend on which sequences are written together.
+    The drawn token is the one at which the cumulative probability exceeds a uniform number. That
+    number depends only on prompt, attempt and step. So the drawn tokens do not depend on the other
+    sequences of the batch.
 
     Args:
         uniform: numbers in [0, 1), ``[sequences, steps]``, float64.
-        prompt: tokens of the padded prompts.
-        temperature: of the distribution.
+        prompt: length of the padded prompts in tokens.
+        temperature: temperature of the distribution.
     """
 
     def __init__(self, uniform: Tensor, prompt: int, temperature: float) -> None:
@@ -50,25 +50,26 @@ class _Draw:
         self.temperature = temperature
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Logits that are 0 for the drawn token and -inf for all others."""
+        """Return logits that are 0 for the drawn token and -inf for all others."""
         drawn = self.uniform[:, input_ids.shape[1] - self.prompt, None]
         chosen = torch.empty_like(drawn, dtype=torch.long)
         chunk = max(1, CHUNK_ELEMENTS // scores.shape[-1])
         for start in range(0, len(scores), chunk):
             rows = slice(start, start + chunk)
             reached = _running_sums(torch.softmax(scores[rows].double() / self.temperature, dim=-1))
-            # The last sum is 1 but for rounding; a number above it would find no token.
+            # Because of rounding, the last sum may be below 1. Scale the number by it, so that it
+            # always finds a token.
             chosen[rows] = torch.searchsorted(reached, drawn[rows] * reached[:, -1:], right=True)
-        # Weights that diverged give nan, of which any token is as good as another.
+        # Diverged weights give nan; then take any valid token.
         chosen.clamp_(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
 
 
 def _running_sums(values: Tensor) -> Tensor:
-    """Sums over the last axis up to each place.
+    """Compute cumulative sums over the last axis.
 
-    A GPU has no such sums among PyTorch's deterministic algorithms (``trainer.deterministic``), so
-    these are formed on the CPU.
+    PyTorch has no deterministic algorithm for them on a GPU (``trainer.deterministic``), so in that
+    case they are computed on the CPU.
 
     Args:
         values: ``[rows, columns]``.
@@ -80,9 +81,9 @@ def _running_sums(values: Tensor) -> Tensor:
 
 @contextmanager
 def _plain_settings(lm: Any) -> Iterator[None]:
-    """Without the settings that come with a model, such as Qwen's repetition penalty.
+    """Ignore a model's own generation settings, such as Qwen's repetition penalty.
 
-    They would take the place of all that is not given here, and measure something else.
+    They would be used for every argument that is not given here, and change the results.
     """
     from transformers import GenerationConfig
 
@@ -95,13 +96,13 @@ def _plain_settings(lm: Any) -> Iterator[None]:
 
 @contextmanager
 def _computing_on(lm: Any, device: torch.device) -> Iterator[None]:
-    """With a device that is where the model computes, wherever its parameters lie.
+    """Make ``lm.device`` the device on which the model computes.
 
-    transformers takes the first parameter's device as that of the model and moves tokens there.
-    FSDP2 with ``cpu_offload`` keeps parameters on the CPU and computes on a GPU.
+    transformers takes the device of the first parameter as that of the model and moves tokens
+    there. FSDP2 with ``cpu_offload`` keeps parameters on the CPU and computes on a GPU.
     """
     own = type(lm)
-    own_device = property(lambda _: device, doc="Where the model computes.")
+    own_device = property(lambda _: device, doc="Device on which the model computes.")
     lm.__class__ = type(own.__name__, (own,), {"__module__": own.__module__, "device": own_device})
     try:
         yield
@@ -110,7 +111,7 @@ def _computing_on(lm: Any, device: torch.device) -> Iterator[None]:
 
 
 def _uniform(seed: int, rows: list[int], attempts: int, steps: int) -> Tensor:
-    """Uniform numbers of prompts and attempts, ``[prompts x attempts, steps]``."""
+    """Return uniform numbers for prompts and attempts, ``[prompts x attempts, steps]``."""
     return torch.stack(
         [
             torch.rand(
@@ -137,42 +138,35 @@ def generate_answers(
     batch_size: int = 32,
     seed: int = 0,
 ) -> dict[int, list[Written]]:
-    """Let the model answer prompts.
+    """Generate answers to prompts.
 
-    Each token is drawn with a number of its own prompt, attempt and step, so the answers depend
-    neither on the batch size nor on the number of processes, as far as logits themselves do not.
+    Each token is drawn with a random number that depends only on prompt, attempt and step. So the
+    answers do not depend on the batch size or the number of processes, except through rounding of
+    the logits.
 
     Args:
         module: the model.
-        tokenizer: its tokenizer.
+        tokenizer: tokenizer of the model.
         prompts: token ids up to the assistant header.
         ends: tokens that end an answer.
-        max_new_tokens: longest answer, in tokens; less where the model's context ends.
+        max_new_tokens: longest answer in tokens; shorter at the end of the model's context.
         attempts: sampled answers per prompt.
-        greedy: the one answer of the likeliest tokens instead.
-        temperature: of sampling.
+        greedy: generate one answer of the most likely tokens instead.
+        temperature: temperature of sampling.
         batch_size: prompts of one batch.
-        seed: of sampling.
+        seed: seed of sampling.
 
     Returns:
         The answers by prompt number, for this process's share of the prompts.
     """
     answers: dict[int, list[Written]] = {}
     attempts = 1 if greedy else attempts
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    mine = module.own_share(order)
-
-    def room(i: int) -> int:
-        return max(0, min(max_new_tokens, module.context - len(prompts[i])))
-
     batches = []
-    # Where the context cuts answers, only equally short ones are written together.
-    for steps, group in groupby(mine, key=room):
-        alike = list(group)
-        if steps == 0:
-            answers |= {i: [Written("", ended=False)] * attempts for i in alike}
-            continue
-        batches += [(steps, alike[i : i + batch_size]) for i in range(0, len(alike), batch_size)]
+    for steps, rows in _batches(module, prompts, max_new_tokens, batch_size):
+        if steps:
+            batches.append((steps, rows))
+        else:
+            answers |= {i: [Written("", ended=False)] * attempts for i in rows}
     settings, device = _plain_settings(module.lm), _computing_on(module.lm, module.device)
     with module.measuring(), settings, device:
         for steps, rows in batches:
@@ -185,9 +179,27 @@ def generate_answers(
             for r, i in enumerate(rows):
                 answers[i] = written[r * attempts : (r + 1) * attempts]
         for _ in range(module.most(len(batches)) - len(batches)):
-            # All processes take part in every forward of a model that is cut up.
+            # All processes must take part in every forward of a sharded model.
             _write(module, tokenizer, [(0,)], ends, 1, None)
     return answers
+
+
+def _batches(
+    module: CausalLM, prompts: list[Ids], max_new_tokens: int, batch_size: int
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield the longest answer in tokens, and prompt numbers, of each batch of this process.
+
+    At the end of the context answers are shorter; a batch has prompts of one answer length only.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+
+    def room(i: int) -> int:
+        return max(0, min(max_new_tokens, module.context - len(prompts[i])))
+
+    for steps, group in groupby(module.own_share(order), key=room):
+        rows = list(group)
+        for start in range(0, len(rows), batch_size):
+            yield steps, rows[start : start + batch_size]
 
 
 def _write(
@@ -198,7 +210,7 @@ def _write(
     steps: int,
     draw: tuple[Tensor, float] | None,
 ) -> list[list[int]]:
-    """The tokens after each prompt, whatever follows the first end among them."""
+    """Generate the tokens after each prompt; tokens after the first end token may be anything."""
     pad, vocabulary = tokenizer.pad_token_id, module.vocabulary
     if pad is None or (vocabulary is not None and pad >= vocabulary):
         # Any of the model's: it is masked before a prompt, and left out after an end.
@@ -226,6 +238,6 @@ def _write(
 
 
 def _read(tokenizer: Any, ids: list[int], ends: Ids) -> Written:
-    stop = next((place for place, token in enumerate(ids) if token in ends), None)
+    stop = next((position for position, token in enumerate(ids) if token in ends), None)
     text = tokenizer.decode(ids[:stop], skip_special_tokens=True)
     return Written(text, ended=stop is not None)

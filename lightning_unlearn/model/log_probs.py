@@ -1,8 +1,8 @@
-"""The one forward that all training and measuring goes through.
+"""Log-probabilities of label tokens, for all training and evaluation.
 
-The trunk of the language model runs once. The vocabulary projection runs only where a label token
-is predicted, in chunks, so that a batch x length x vocabulary tensor never exists, neither forward
-nor backward.
+The decoder of the language model runs once. The vocabulary projection runs only at positions that
+predict a label token, in chunks. So a batch x length x vocabulary tensor never exists, neither in
+the forward nor in the backward pass.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# Elements of one chunk of logits: 32 MiB in fp32 on a CPU; 128 MiB on an accelerator, where many
-# rows share one reading of the projection's weight.
+# Elements of one chunk of logits: 32 MiB in fp32 on a CPU; 128 MiB on an accelerator, where a chunk
+# reads the weight of the projection once for all its rows.
 CHUNK_ELEMENTS = 2**23
 ACCELERATOR_CHUNK_ELEMENTS = 2**25
 _AS_ACCELERATOR = ContextVar("as_accelerator", default=False)
@@ -25,7 +25,7 @@ _AS_ACCELERATOR = ContextVar("as_accelerator", default=False)
 
 @contextmanager
 def chunks_of_accelerator() -> Iterator[None]:
-    """The time during which logits are formed in an accelerator's chunks on any device."""
+    """Within the context, use the chunk size of an accelerator on any device."""
     token = _AS_ACCELERATOR.set(True)
     try:
         yield
@@ -34,10 +34,10 @@ def chunks_of_accelerator() -> Iterator[None]:
 
 
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
-    """The type in which values that a model of some type gives are summed and kept.
+    """Return the dtype in which results of a model are summed and stored.
 
     Args:
-        dtype: of the model's weights or logits.
+        dtype: dtype of the model's weights or logits.
 
     Returns:
         fp32; float64 for float64.
@@ -47,7 +47,7 @@ def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
 
 @dataclass(frozen=True)
 class LogProbs:
-    """Log-probabilities of the label tokens of a batch, in nats; fp32, or a model's float64.
+    """Log-probabilities of the label tokens of a batch, in nats; fp32, or float64 as the model.
 
     Attributes:
         per_token: log pi(y_t | x, y_<t), ``[sequences, longest answer]``, 0 where masked.
@@ -74,7 +74,7 @@ class LogProbs:
 
     @staticmethod
     def scatter(flat: Tensor, mask: Tensor) -> "LogProbs":
-        """Lay flat values of the label tokens, row after row, out as a padded table.
+        """Convert flat values of the label tokens, row after row, to a padded table.
 
         Args:
             flat: one value per label token, ``[label tokens]``.
@@ -93,7 +93,7 @@ _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """What a causal LM does to its logits after the output projection.
+    """The transform that a causal LM applies to its logits after the output projection.
 
     Attributes:
         scale: factor on the logits (Cohere's ``logit_scale``, Granite's 1 / ``logits_scaling``,
@@ -114,14 +114,14 @@ class LogitTransform:
 
         scale = factor("logit_scale") * factor("lm_head_multiplier")
         scaling = factor("logits_scaling")
-        # One name for a divisor (Granite) and for a factor.
+        # logits_scaling is a divisor in Granite and a factor in HyperCLOVA X.
         is_factor = str(getattr(text, "model_type", "")).startswith("hyperclovax")
         scale *= scaling if is_factor else 1 / scaling
         caps = (getattr(text, name, None) for name in _CAPS)
         return LogitTransform(scale, next((float(cap) for cap in caps if cap), None))
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Apply to ``[..., vocabulary]`` logits, at least in fp32."""
+        """Apply the transform to ``[..., vocabulary]`` logits, at least in fp32."""
         logits = logits.to(at_least_fp32(logits.dtype))
         if self.scale != 1.0:
             logits = logits * self.scale
@@ -133,9 +133,9 @@ class LogitTransform:
 class _FrozenHeadLogProbs(torch.autograd.Function):
     """log softmax(head(h))[target] for a linear head that needs no gradient itself.
 
-    Each value depends on its own row of h alone, so d value / d h is one vector per row,
-    ``(onehot - softmax) W``. It is formed while the chunk's logits are at hand; the backward pass
-    only scales it. The logits are thus computed once, and never kept.
+    Each value depends only on its own row of h, so d value / d h is one vector per row,
+    ``(onehot - softmax) W``. The forward computes it while the logits of the chunk exist; the
+    backward pass only scales it. So the logits are computed once and never stored.
     """
 
     @staticmethod
@@ -181,14 +181,14 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
 
 
 def chunk_rows(head: nn.Module, device: torch.device) -> int:
-    """How many rows of logits are formed at a time.
+    """Return the number of rows of logits that are computed at a time.
 
     Args:
         head: the output projection.
-        device: where it computes.
+        device: device of the computation.
 
     Returns:
-        Rows, at least 16.
+        Number of rows, at least 16.
     """
     weight = getattr(head, "weight", None)
     small = device.type == "cpu" and not _AS_ACCELERATOR.get()
@@ -199,13 +199,13 @@ def chunk_rows(head: nn.Module, device: torch.device) -> int:
 def token_log_probs(
     hidden: Tensor, target: Tensor, head: nn.Module, transform: LogitTransform
 ) -> Tensor:
-    """Log-probabilities of given tokens from the hidden states that predict them.
+    """Compute the log-probabilities of given tokens from the hidden states that predict them.
 
     Args:
         hidden: last hidden states, after the final norm, ``[tokens, width]``.
         target: token ids, ``[tokens]``.
         head: the output projection to ``[tokens, vocabulary]``.
-        transform: what follows the projection.
+        transform: transform of the logits after the projection.
 
     Returns:
         ``[tokens]``, nats; see `at_least_fp32`.
@@ -225,7 +225,7 @@ def token_log_probs(
     for start in range(0, hidden.shape[0], chunk):
         rows_of, ids = hidden[start : start + chunk], target[start : start + chunk]
         if torch.is_grad_enabled():
-            # The chunk's logits are computed again in the backward pass instead of being kept.
+            # Compute the logits of the chunk again in the backward pass instead of storing them.
             parts.append(checkpoint(of_chunk, rows_of, ids, use_reentrant=False))
         else:
             parts.append(of_chunk(rows_of, ids))

@@ -1,4 +1,4 @@
-"""Code that comes with a model: which files of it run, and their hash."""
+"""Hash the code that comes with a model."""
 
 import ast
 import hashlib
@@ -9,37 +9,37 @@ from typing import Any
 
 from lightning_unlearn.model.weights_check import find_file
 
-# What is opened of a model: its configuration, its weights, its tokenizer.
+# Entries of auto_map that are loaded: configuration, weights, tokenizer.
 OPENED = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
 CONFIGURATIONS = ("config.json", "tokenizer_config.json")
 
 
 def remote_code_identity(located: str) -> str:
-    """Hash of the code that a model brings along and that runs when it is opened.
+    """Hash the code that comes with a model and runs when the model is loaded.
 
-    Those are the modules that ``auto_map`` names in its configurations, which may be in another
-    repository of the hub, and all that they import from beside them.
+    The code is the modules that ``auto_map`` in its configurations names, which may be in another
+    repository of the hub, and all modules that they import from their own repository.
 
     Args:
         located: folder or hub name.
 
     Returns:
-        Hexadecimal digest; empty for a model without code.
+        Hexadecimal digest; "" for a model without code.
     """
     named = (find_file(located, name) for name in CONFIGURATIONS)
-    waiting = [place for configuration in named for place in _named(configuration, located)]
+    waiting = [file for configuration in named for file in _named(configuration, located)]
     found: dict[tuple[str, str], str] = {}
     while waiting:
-        repository, module = place = waiting.pop()
-        if place in found:
+        repository, module = file = waiting.pop()
+        if file in found:
             continue
         path = find_file(repository, module)
         if path is None:
-            continue  # opening the model tells what is missing
+            continue  # Loading the model reports the missing file.
         content = path.read_bytes()
-        found[place] = hashlib.sha256(content).hexdigest()
-        waiting += [(repository, name) for name in _beside(content, PurePosixPath(module))]
-    # Two names of the same files are the same model, so the folder has no part in it.
+        found[file] = hashlib.sha256(content).hexdigest()
+        waiting += [(repository, name) for name in _imports(content, PurePosixPath(module))]
+    # Omit the folder from the hash: two copies of the same files are the same model.
     parts = sorted(
         ("" if repository == located else repository, module, digest)
         for (repository, module), digest in found.items()
@@ -48,13 +48,13 @@ def remote_code_identity(located: str) -> str:
 
 
 def _named(configuration: Path | None, located: str) -> Iterator[tuple[str, str]]:
-    """Repository and file of the modules that a configuration names."""
+    """Yield repository and file of the modules that a configuration names."""
     if configuration is None:
         return
     content = json.loads(configuration.read_text(encoding="utf-8"))
     chosen: Any = content.get("auto_map") or {} if isinstance(content, dict) else {}
     if not isinstance(chosen, dict):
-        # Older tokenizers give only the names of their classes.
+        # Older tokenizers have only a list of class names.
         chosen = {"AutoTokenizer": chosen}
     for kind in OPENED:
         names = chosen.get(kind) or []
@@ -64,8 +64,8 @@ def _named(configuration: Path | None, located: str) -> Iterator[tuple[str, str]
                 yield repository if apart else located, f"{inner.rpartition('.')[0]}.py"
 
 
-def _beside(content: bytes, module: PurePosixPath) -> Iterator[str]:
-    """Files of the same repository that a module imports."""
+def _imports(content: bytes, module: PurePosixPath) -> Iterator[str]:
+    """Yield the files of the same repository that a module may import."""
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):
@@ -77,7 +77,7 @@ def _beside(content: bytes, module: PurePosixPath) -> Iterator[str]:
         for _ in range(node.level - 1):
             folder = folder.parent
         start = folder.joinpath(*node.module.split(".")) if node.module else folder
-        for place in [start, *(start / alias.name for alias in node.names)]:
-            if place.name:
-                yield f"{place}.py"
-            yield f"{place}/__init__.py"
+        for path in [start, *(start / alias.name for alias in node.names)]:
+            if path.name:
+                yield f"{path}.py"
+            yield f"{path}/__init__.py"

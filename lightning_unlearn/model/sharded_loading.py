@@ -1,4 +1,4 @@
-"""Base weights of a model that is cut up: each process reads only its own part."""
+"""Load the base weights of a sharded model: each process reads only its own shard."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +17,14 @@ def load_sharded_weights(
     read_whole: Callable[[], dict[str, Tensor]],
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Fill the base weights from safetensors, each process reading only its own part.
+    """Load the base weights from safetensors; each process reads only its own shard.
 
     Args:
-        lm: the Hugging Face model, with PEFT layers or without.
+        lm: the Hugging Face model, with or without PEFT layers.
         name: folder, ``demo:NAME``, or hub name.
-        read_whole: gives all weights by name; for checkpoints whose names are not the model's.
-        say: told if it comes to that.
+        read_whole: returns all weights by name; used if the checkpoint has other names of weights
+            than the model.
+        say: called with a warning in that case.
 
     Raises:
         InputError: if a file is missing.
@@ -41,9 +42,9 @@ def load_sharded_weights(
     files = weight_files(name)
     if missing := sorted(set(wanted) - set(files)):
         say(
-            f"model.base: the files of {name} name their weights in another way than the model "
-            f"({missing[0]} is not among them), so every process reads all of them and needs the "
-            "memory for the whole model."
+            f"model.base: the files of {name} have other names of weights than the model "
+            f"({missing[0]} is not among them), so every process reads all files and needs memory "
+            "for the full model."
         )
         for key, values in read_whole().items():
             if key in wanted:
@@ -66,7 +67,7 @@ def _owner(lm: nn.Module, name: str) -> nn.Module:
 
 @torch.no_grad()
 def _fill_slice(target: Tensor, source: Any) -> None:
-    """Fill a tensor from a safetensors slice; where rows are cut, only this process's are read."""
+    """Fill a tensor from a safetensors slice; of a sharded tensor, read only the own rows."""
     from torch.distributed.tensor import DTensor
 
     if not isinstance(target, DTensor):

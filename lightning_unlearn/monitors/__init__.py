@@ -1,4 +1,4 @@
-"""What is measured during and after unlearning."""
+"""Monitors: evaluations before, during and after unlearning."""
 
 from lightning_unlearn.monitors.answer_statistics import AnswerStatistics
 from lightning_unlearn.monitors.base import Monitor

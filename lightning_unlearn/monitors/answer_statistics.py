@@ -1,4 +1,4 @@
-"""What one pass over answers tells besides their likelihood."""
+"""Metrics of answers, besides their likelihood, from one forward pass."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
 from lightning_unlearn.monitors.view import ModelView, RowRequest
 
-MEASURES: dict[str, type[PerExampleMetric]] = {
+METRICS: dict[str, type[PerExampleMetric]] = {
     "probability": Probability,
     "exact_memorization": ExactMemorization,
     "extraction_strength": ExtractionStrength,
@@ -30,11 +30,11 @@ MEASURES: dict[str, type[PerExampleMetric]] = {
 
 
 class AnswerStatistics(Monitor):
-    """Memorization and confidence of answers, ``MEASURE/SET``, all from one forward.
+    """Memorization and confidence of answers, ``METRIC/SET``, all from one forward.
 
-    Measures, one value per row: probability, exp of the log-likelihood per token;
-    exact_memorization, the share of the answer's tokens that are the likeliest;
-    extraction_strength, the share of the answer that greedy decoding adds to a beginning of it;
+    Metrics, one value per row: probability, exp of the log-likelihood per token;
+    exact_memorization, the share of the answer's tokens that are the most likely ones;
+    extraction_strength, the share of the answer that greedy decoding adds to a prefix of it;
     min_k, the mean of the lowest fifth of the tokens' log-probabilities; min_k_plus_plus, the same
     relative to the model's own distribution; answer_margin, the mean logit of the tokens'
     probabilities. See `lightning_unlearn.metrics` for formulas and sources.
@@ -42,37 +42,37 @@ class AnswerStatistics(Monitor):
     Args:
         sets: row sets: stages, "STAGE:train", "STAGE:heldout" or evaluation sets; null for every
             stage.
-        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
-        measures: which of them; null for all.
-        limit: only the first so many rows of each set; null for all.
+        every_n_steps: optimizer steps between evaluations; 0 for the first and last step only.
+        metrics: names of the metrics; null for all.
+        limit: number of rows of each set, from the first; null for all.
     """
 
     def __init__(
         self,
         sets: list[str] | None = None,
         every_n_steps: int = 10,
-        measures: list[str] | None = None,
+        metrics: list[str] | None = None,
         limit: int | None = None,
     ) -> None:
         super().__init__(every_n_steps)
         check_limit(self, limit)
-        for key, given in (("sets", sets), ("measures", measures)):
+        for key, given in (("sets", sets), ("metrics", metrics)):
             if given == []:
                 raise InputError(
-                    f"AnswerStatistics.{key}: found an empty list, expected some, or null for all."
+                    f"AnswerStatistics.{key}: found an empty list, expected names, or null for all."
                 )
-        for name in measures or []:
-            if name not in MEASURES:
+        for name in metrics or []:
+            if name not in METRICS:
                 raise InputError(
-                    f"AnswerStatistics.measures: found {name!r}, expected some of "
-                    f"{', '.join(MEASURES)}."
+                    f"AnswerStatistics.metrics: found {name!r}, expected some of "
+                    f"{', '.join(METRICS)}."
                 )
         self.sets = sets
-        self.measures = measures
+        self.metrics = metrics
         self.limit = limit
 
     def check(self, data: Any) -> None:
-        """Refuse row sets that are not there."""
+        """Refuse unknown row sets."""
         check_sets(self, "sets", self._sets(data), data)
 
     def _sets(self, data: Any) -> list[str]:
@@ -81,24 +81,24 @@ class AnswerStatistics(Monitor):
         return [stage for stage in data.stages if stage in data.path]
 
     def asks(self, data: Any) -> list[RowRequest]:
-        """All row sets."""
+        """Return all row sets."""
         return [RowRequest(name, self.limit) for name in self._sets(data)]
 
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
-        """One measure per row set and kind, one value per row."""
-        wanted = {name: MEASURES[name] for name in self.measures or MEASURES}
+        """Return each metric for each row set, with one value per row."""
+        selected = {name: METRICS[name] for name in self.metrics or METRICS}
         return {
             f"{kind}/{name.replace(':', '-')}": view.measure(metric(), name, self.limit)
             for name in self._sets(view.data)
-            for kind, metric in wanted.items()
+            for kind, metric in selected.items()
         }
 
 
 def check_sets(monitor: Monitor, key: str, names: list[str], data: Any) -> None:
-    """Refuse row sets that are not there.
+    """Refuse unknown row sets.
 
     Raises:
-        InputError: naming the monitor and its key.
+        InputError: with the monitor and its key.
     """
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""The base of monitors: when to look, and where what is seen goes."""
+"""Base class of monitors: it decides when to evaluate, and stores the results."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,20 +17,20 @@ from lightning_unlearn.storage.code_files import remember_code
 
 
 class Monitor(Callback):
-    """Something measured during unlearning, put into ``trainer.callbacks``.
+    """An evaluation during unlearning, for ``trainer.callbacks``.
 
-    Subclass it and write `measure`. It is asked before the first and after the last step of
-    unlearning, every so many steps in between, and by ``validate``.
+    Subclass it and write `measure`. The trainer calls `measure` before the first and after the last
+    step of unlearning, every n steps in between, and in ``validate``.
 
     Args:
-        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
+        every_n_steps: optimizer steps between evaluations; 0 for the first and last step only.
 
     Attributes:
-        uses_oracle: whether it compares with the model retrained without the forget stage. Its
-            view then has one, if there is one.
-        is_single: whether two of its kind would give their measures the same names.
-        depends_on: files and folders that the monitor reads; their content is part of the run's
-            identity.
+        uses_oracle: whether the monitor compares with the oracle (the model retrained without the
+            forget stage). If there is an oracle, the view of such a monitor has it.
+        is_single: whether two monitors of this class would give their metrics the same names.
+        depends_on: files and folders that the monitor reads; their content is part of the identity
+            of the run.
     """
 
     uses_oracle: bool = False
@@ -49,46 +49,49 @@ class Monitor(Callback):
         super().__init_subclass__(**kwargs)
         remember_code(cls)
         if cls.measure is Monitor.measure:
-            raise TypeError(f"{cls.__name__} is a monitor without measure(self, view): define it.")
+            raise TypeError(
+                f"{cls.__name__}: found a monitor without measure(self, view), expected that it "
+                "defines it."
+            )
 
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
-        """What is measured.
+        """Compute the metrics of this monitor.
 
         Args:
-            view: the model at this step and its data.
+            view: the model at this step, and its data.
 
         Returns:
-            By name of the measure: one value per example, ``[examples]``, or a scalar.
+            By name of the metric: one value per example, ``[examples]``, or a scalar.
         """
         raise NotImplementedError
 
     def check(self, data: Any) -> None:
-        """Refuse settings that do not fit the data; called before anything is trained.
+        """Refuse settings that do not fit the data; the trainer calls it before training.
 
         Args:
             data: the `StagedDataModule`.
 
         Raises:
-            InputError: naming the setting.
+            InputError: with the key of the setting.
         """
 
     def asks(self, data: Any) -> list[RowRequest]:
-        """The row sets of which it will ask the view for statistics, with `ModelView.share`.
+        """Return the row sets whose token statistics this monitor requests with `ModelView.share`.
 
         Args:
             data: the `StagedDataModule`.
 
         Returns:
-            The sets; none for a monitor that asks for less.
+            The requests; [] for a monitor that uses no token statistics.
         """
         return []
 
     def remarks(self, model: CausalLM, data: Any) -> list[str]:
-        """What the user should know of what it will measure, before anything is trained.
+        """Return notes for the user on this monitor's data, to be printed before training.
 
         Args:
-            model: the module, not opened yet.
-            data: the `StagedDataModule`, prepared.
+            model: the module, whose weights are not loaded yet.
+            data: the `StagedDataModule`, with its rows loaded.
 
         Returns:
             Sentences.
@@ -96,12 +99,12 @@ class Monitor(Callback):
         return []
 
     def due(self, step: int, total: int) -> bool:
-        """Whether to look after ``step`` of ``total`` optimizer steps."""
+        """Return whether to evaluate after ``step`` of ``total`` optimizer steps."""
         return step in (0, total) or (self.every_n_steps > 0 and step % self.every_n_steps == 0)
 
     def look(self, observations: EvaluationResults, module: CausalLM, step: int) -> None:
-        """Measure now and keep what is seen."""
-        observations.busy(f"{type(self).__name__} looks")
+        """Evaluate the model now and store the results."""
+        observations.busy(f"{type(self).__name__} evaluates")
         for name, values in self.measure(observations.view(module, step)).items():
             observations.add(step, name, values)
 
@@ -112,27 +115,30 @@ class Monitor(Callback):
         if observations is not None and wanted:
             seen = len(observations.steps)
             self.look(observations, module, module.step)
-            # For callbacks that watch a measure, such as EarlyStopping.
-            means = {measure: mean for _, measure, mean in observations.steps[seen:]}
+            # Other callbacks monitor these metrics, such as EarlyStopping.
+            means = {metric: mean for _, metric, mean in observations.steps[seen:]}
             trainer.callback_metrics.update(
                 {name: torch.tensor(mean, dtype=torch.float64) for name, mean in means.items()}
             )
 
     @property
     def state_key(self) -> str:
-        """Several of one kind may be there; Lightning's own checkpoints, which need it, are off."""
+        """A key per instance, so that a trainer may have several monitors of one class.
+
+        Only Lightning's own checkpoints use this key, and they are switched off.
+        """
         return f"{type(self).__qualname__} {id(self)}"
 
     def state_dict(self) -> dict[str, Any]:
-        """What a stage that goes on from a checkpoint needs: plain and tensor attributes."""
+        """Return the plain and tensor attributes, which a resumed stage needs."""
         return attributes(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore the attributes that `state_dict` returned."""
         vars(self).update(state_dict)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look before the first step of unlearning; what a checkpoint holds was looked at."""
+        """Evaluate before the first step of unlearning; not again when a checkpoint is resumed."""
         if getattr(pl_module, "step", 0) == 0:
             self._look_if_due(trainer, pl_module)
 
@@ -144,11 +150,11 @@ class Monitor(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Look after a step of unlearning, if it is due."""
+        """Evaluate after a step of unlearning if it is due."""
         self._look_if_due(trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the model that ``validate`` was given."""
+        """Evaluate the model of ``validate``."""
         assert isinstance(pl_module, CausalLM)
         observations: EvaluationResults | None = getattr(trainer, "observations", None)
         if observations is not None:

@@ -1,4 +1,4 @@
-"""Log-likelihoods: of the unlearn label and its paraphrases, and of every stage's answers."""
+"""Log-likelihoods of the unlearn label, of its paraphrases, and of every stage's answers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +12,10 @@ from lightning_unlearn.monitors.view import ModelView
 
 
 def check_limit(monitor: Monitor, limit: int | None) -> None:
-    """Refuse a limit that leaves nothing to measure.
+    """Refuse a limit below 1.
 
     Raises:
-        InputError: naming the monitor.
+        InputError: with the name of the monitor.
     """
     if limit is not None and limit < 1:
         raise InputError(
@@ -26,15 +26,15 @@ def check_limit(monitor: Monitor, limit: int | None) -> None:
 class LabelLikelihood(Monitor):
     """Log-likelihood of the unlearn label and its paraphrases on the forget prompts.
 
-    Measures, in nats per token, assistant header and end token excluded: ``forget/label``,
+    Metrics, in nats per token, without assistant header and end token: ``forget/label``,
     ``forget/paraphrases`` (mean over them), and ``forget/mean`` (mean over label and paraphrases),
-    whose drop is the paper's forget score.
+    whose decrease is the paper's forget score.
 
     Args:
-        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
+        every_n_steps: optimizer steps between evaluations; 0 for the first and last step only.
         label: start of the answers that are unlearned.
-        paraphrases: other ways to say it; none leaves ``forget/paraphrases`` out.
-        limit: only the first so many forget prompts; null for all.
+        paraphrases: paraphrases of the label; without them, ``forget/paraphrases`` is omitted.
+        limit: number of forget prompts, from the first; null for all.
 
     Source: arXiv 2510.16629, section 4 and appendix F.
     """
@@ -45,7 +45,7 @@ class LabelLikelihood(Monitor):
         self,
         every_n_steps: int = 10,
         label: str = LABEL,
-        paraphrases: list[str] = list(PARAPHRASES),  # noqa: B006  (copied, never changed)
+        paraphrases: list[str] = list(PARAPHRASES),  # noqa: B006  (copied, never modified)
         limit: int | None = None,
     ) -> None:
         super().__init__(every_n_steps)
@@ -58,8 +58,8 @@ class LabelLikelihood(Monitor):
                 raise InputError("LabelLikelihood: found an empty phrase, expected text.")
             if same in seen:
                 raise InputError(
-                    f"{key}: found {phrase!r}, which is {seen[same]} again; expected other words, "
-                    "or the mean over all phrases would count it twice."
+                    f"{key}: found {phrase!r}, which repeats {seen[same]}; expected another "
+                    "phrase: the mean over all phrases would count it twice."
                 )
             seen[same] = key
         self.label = label
@@ -67,10 +67,11 @@ class LabelLikelihood(Monitor):
         self.limit = limit
 
     def check(self, data: Any) -> None:
-        """Refuse a path without a forget stage, and phrases that are none of the model's tokens."""
+        """Refuse a path without a forget stage, and phrases that the model cannot encode."""
         if data.forget is None:
             raise InputError(
-                "LabelLikelihood: it looks at the forget prompts, and data.forget is null."
+                "LabelLikelihood: found data.forget null, expected a forget stage with prompts to "
+                "evaluate; set data.forget, or remove the monitor."
             )
         rows, examples = data.measured(data.forget)
         phrases = (self.label, *self.paraphrases)
@@ -79,30 +80,31 @@ class LabelLikelihood(Monitor):
             if data.context is not None and len(example.prompt) + len(longest) > data.context:
                 raise InputError(
                     f"LabelLikelihood: {row.where}: found a prompt of {len(example.prompt)} tokens "
-                    f"and a phrase of {len(longest)}, expected both within the {data.context} that "
-                    "the model takes; shorten or remove the row, or set shorter ones as label and "
-                    "paraphrases of LabelLikelihood."
+                    f"and a phrase of {len(longest)}, expected at most {data.context} together, "
+                    "the context of the model; shorten or remove the row, or set shorter phrases "
+                    "as label and paraphrases of LabelLikelihood."
                 )
 
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
-        """The three measures, one value per forget prompt."""
+        """Return the three metrics, with one value per forget prompt."""
         phrases = (self.label, *self.paraphrases)
         values = view.phrases(view.data.forget or "", phrases, self.limit)
-        measures = {"forget/label": values[:, 0], "forget/mean": values.mean(1)}
+        metrics = {"forget/label": values[:, 0], "forget/mean": values.mean(1)}
         if self.paraphrases:
-            measures["forget/paraphrases"] = values[:, 1:].mean(1)
-        return measures
+            metrics["forget/paraphrases"] = values[:, 1:].mean(1)
+        return metrics
 
 
 class AnswerLikelihood(Monitor):
     """Log-likelihood of the answers of every stage, ``answers/STAGE``, in nats per token.
 
-    The forget stage is measured on the rows that are unlearned; every other one on its held-out
-    rows if it has them, else on its training rows. 1 - |change| is the paper's TOFU utility.
+    The forget stage is evaluated on the rows that are unlearned. Every other stage is evaluated on
+    its held-out rows, or on its training rows if it has no held-out rows. 1 - |change| is the
+    paper's TOFU utility.
 
     Args:
-        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
-        limit: only the first so many rows of each stage; null for all.
+        every_n_steps: optimizer steps between evaluations; 0 for the first and last step only.
+        limit: number of rows of each stage, from the first; null for all.
 
     Source: arXiv 2510.16629, section 4.
     """
@@ -115,6 +117,6 @@ class AnswerLikelihood(Monitor):
         self.limit = limit
 
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
-        """One measure per stage of the path, one value per row."""
+        """Return one metric per stage of the path, with one value per row."""
         stages = [stage for stage in view.data.stages if stage in view.data.path]
         return {f"answers/{stage}": view.log_probs(stage, self.limit).mean for stage in stages}

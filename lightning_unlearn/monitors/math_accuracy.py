@@ -1,4 +1,4 @@
-"""Accuracy of written answers that end in a number."""
+"""Accuracy of generated answers that end in a number."""
 
 import math
 from collections.abc import Mapping
@@ -15,26 +15,27 @@ from lightning_unlearn.monitors.view import ModelView, with_instruction
 
 
 def right_number(text: str, row: Row) -> bool:
-    """Whether a written answer ends in the same number after ``####`` as the row's answer."""
+    """Return whether a generated answer has the same number after ``####`` as the row's answer."""
     return final_number(text) is not None and final_number(text) == final_number(row.answer)
 
 
 class MathAccuracy(Monitor):
-    """Share of arithmetic answers that are right, ``accuracy/STAGE``, by generation.
+    """Share of generated arithmetic answers that are correct, ``accuracy/STAGE``.
 
-    ``truncated/STAGE`` is the share that reached ``max_new_tokens`` without an end: those can't be
-    trusted to be wrong.
+    ``truncated/STAGE`` is the share of answers that reached ``max_new_tokens`` without an end. A
+    longer answer could have been correct.
 
     Args:
-        stage: stage whose rows are asked; its answers end in ``#### NUMBER``.
-        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
-        num_samples: sampled answers per question, which counts by the share that is right.
-        greedy: the one answer of the likeliest tokens instead; ``attempts`` then does not count.
-        temperature: of sampling.
-        max_new_tokens: longest answer.
-        instruction: added to the end of each question, for a model that needs to be told the
+        stage: stage whose questions are used; its answers end in ``#### NUMBER``.
+        every_n_steps: optimizer steps between evaluations; 0 for the first and last step only.
+        num_samples: sampled answers per question; the value of a question is the share of them
+            that is correct.
+        greedy: generate one answer of the most likely tokens instead; ``num_samples`` is ignored.
+        temperature: temperature of sampling.
+        max_new_tokens: longest answer in tokens.
+        instruction: text added to each question, for a model that needs a description of the
             format.
-        limit: only the first so many rows; null for all.
+        limit: number of rows, from the first; null for all.
 
     Source: arXiv 2510.16629, section 4: 5 sampled attempts.
     """
@@ -58,7 +59,7 @@ class MathAccuracy(Monitor):
         if not 0 < temperature < math.inf:
             raise InputError(
                 f"MathAccuracy.temperature: found {temperature}, expected > 0, or greedy: true for "
-                "the likeliest answer."
+                "the most likely answer."
             )
         self.stage = stage
         self.num_samples = num_samples
@@ -69,9 +70,9 @@ class MathAccuracy(Monitor):
         self.limit = limit
 
     def check(self, data: Any) -> None:
-        """Refuse a stage that is not on the path, or whose answers end in no number.
+        """Refuse a stage that is not on the path, and answers without a number.
 
-        Likewise an instruction with which the prompt can't be encoded.
+        Also refuse an instruction with which the prompt cannot be encoded.
         """
         if self.stage not in data.path:
             raise InputError(
@@ -82,13 +83,13 @@ class MathAccuracy(Monitor):
         for row in rows[: self.limit]:
             if final_number(row.answer) is None:
                 raise InputError(
-                    f"MathAccuracy: {row.where}: the answer has no number after ####, so nothing "
-                    "can be right."
+                    f"MathAccuracy: {row.where}: found an answer without a number after ####, "
+                    "expected #### NUMBER at its end; correct or remove the row."
                 )
         data.format.prompt_ids(with_instruction(rows[0], self.instruction))
 
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
-        """Both measures, one value per question."""
+        """Return both metrics, with one value per question."""
         rows = view.rows(self.stage, self.limit)
         answers = view.written(
             self.stage,
@@ -100,10 +101,10 @@ class MathAccuracy(Monitor):
             max_new_tokens=self.max_new_tokens,
         )
         right = {i: [right_number(a.text, rows[i]) for a in own] for i, own in answers.items()}
-        capped = {i: [not a.ended for a in own] for i, own in answers.items()}
+        truncated = {i: [not a.ended for a in own] for i, own in answers.items()}
         return {
             f"{name}/{self.stage}": view.gather(
                 {i: sum(own) / len(own) for i, own in counts.items()}, len(rows)
             )
-            for name, counts in (("accuracy", right), ("truncated", capped))
+            for name, counts in (("accuracy", right), ("truncated", truncated))
         }

@@ -1,4 +1,4 @@
-"""Whether it still shows that the forget rows were trained on."""
+"""Membership inference: detect whether the forget rows were trained on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,20 +26,21 @@ SCORES = ("loss", "zlib", "reference", "min_k", "min_k_plus_plus", "gradient_nor
 
 
 class Membership(Monitor):
-    """Membership inference: can the forget rows be told from rows that were never trained on?
+    """Membership inference: separate the forget rows from rows that were never trained on.
 
-    Measures, for every score, ``SCORE/members`` and ``SCORE/nonmembers``, one value per row,
-    higher where a row looks more like one that was trained on; ``auc/SCORE``, how often a member
-    scores higher than another; and where there is an oracle ``privleak/SCORE``, the relative
-    distance of that from the oracle's. See `lightning_unlearn.metrics.membership` for sources.
+    Metrics for every score: ``SCORE/members`` and ``SCORE/nonmembers``, one value per row, higher
+    for rows that were more likely trained on; ``auc/SCORE``, the share of pairs in which the member
+    has the higher score; and, with an oracle, ``privleak/SCORE``, the relative distance of this AUC
+    to the oracle's AUC. See `lightning_unlearn.metrics.membership` for sources.
 
     Args:
-        nonmembers: row set that was never trained on, such as "safety:heldout" or a probe.
-        members: row set that is unlearned; null takes the forget stage.
-        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
-        scores: which scores; null for all six. gradient_norm costs a backward pass per row.
-        share: of an answer's tokens that min_k and min_k_plus_plus look at.
-        limit: only the first so many rows of each set; null for all.
+        nonmembers: row set that was never trained on, such as "safety:heldout" or an evaluation
+            set.
+        members: row set that is unlearned; null for the forget stage.
+        every_n_steps: optimizer steps between evaluations; 0 for the first and last step only.
+        scores: names of the scores; null for all six. gradient_norm costs a backward pass per row.
+        share: share of an answer's tokens that min_k and min_k_plus_plus use.
+        limit: number of rows of each set, from the first; null for all.
     """
 
     is_single = True
@@ -60,7 +61,7 @@ class Membership(Monitor):
             raise InputError(f"Membership.share: found {share}, expected more than 0, at most 1.")
         if scores == []:
             raise InputError(
-                "Membership.scores: found an empty list, expected some, or null for all."
+                "Membership.scores: found an empty list, expected names, or null for all."
             )
         for name in scores or []:
             if name not in SCORES:
@@ -74,19 +75,22 @@ class Membership(Monitor):
         self.limit = limit
 
     def check(self, data: Any) -> None:
-        """Refuse row sets that are not there or are the same."""
+        """Refuse unknown row sets, and members that are also the nonmembers."""
         if self.members is None and data.forget is None:
-            raise InputError("Membership.members: found null, and data.forget is null too.")
+            raise InputError(
+                "Membership.members: found null with data.forget null, expected a row set; set "
+                "members or data.forget."
+            )
         check_sets(self, "nonmembers", [self.nonmembers], data)
         check_sets(self, "members", [self._members(data)], data)
         if data.set_name(self.nonmembers) == data.set_name(self._members(data)):
             raise InputError(
-                f"Membership.nonmembers: found {self.nonmembers!r}, which are the members; expected"
-                " rows that were never trained on."
+                f"Membership.nonmembers: found {self.nonmembers!r}, which is also the set of "
+                "members, expected rows that were never trained on."
             )
 
     def remarks(self, model: Any, data: Any) -> list[str]:
-        """Rows of the others that are members."""
+        """Return a note if some nonmembers are also members."""
         count = data.overlap([self.nonmembers], self._members(data))
         total = len(data.row_set(self.nonmembers)[0])
         if not count:
@@ -100,25 +104,25 @@ class Membership(Monitor):
         return self.members if self.members is not None else str(data.forget)
 
     def asks(self, data: Any) -> list[RowRequest]:
-        """Both row sets."""
+        """Return both row sets."""
         return [RowRequest(name, self.limit) for name in (self._members(data), self.nonmembers)]
 
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
-        """Scores of both sets, and what they tell apart."""
-        measures: dict[str, Tensor] = {}
+        """Return the scores of both sets, their AUC, and PrivLeak."""
+        metrics: dict[str, Tensor] = {}
         for score in self.scores or SCORES:
             own, others = self._both(view, score)
-            measures[f"{score}/members"], measures[f"{score}/nonmembers"] = own, others
+            metrics[f"{score}/members"], metrics[f"{score}/nonmembers"] = own, others
             if not torch.isfinite(torch.cat([own, others])).all():
-                continue  # a model that has diverged, which is told where it is trained
+                continue  # The model has diverged, which the training step reports.
             area = auc(own, others)
-            measures[f"auc/{score}"] = torch.tensor(area, dtype=torch.float64)
+            metrics[f"auc/{score}"] = torch.tensor(area, dtype=torch.float64)
             if view.oracle is not None:
                 retrained = auc(*self._both(view.oracle, score, view.base))
                 if retrained > 0:
                     relative = privleak(area, retrained)
-                    measures[f"privleak/{score}"] = torch.tensor(relative, dtype=torch.float64)
-        return measures
+                    metrics[f"privleak/{score}"] = torch.tensor(relative, dtype=torch.float64)
+        return metrics
 
     def _both(
         self, view: ModelView, score: str, base: ModelView | None = None
@@ -138,6 +142,6 @@ class Membership(Monitor):
         if score == "zlib":
             return zlib_score(own, [row.answer for row in view.rows(name, self.limit)])
         if score == "reference":
-            assert base is not None, "views that monitors are given have one"
+            assert base is not None, "the trainer gives monitors a view with a base"
             return reference_score(own, base.log_probs(name, self.limit))
         return loss_score(own)

@@ -1,4 +1,4 @@
-"""Verbatim and knowledge memorization, as MUSE measures them."""
+"""Verbatim and knowledge memorization, as defined by MUSE."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,18 +14,19 @@ from lightning_unlearn.monitors.view import ModelView
 
 
 class Memorization(Monitor):
-    """What a model still says of the text of a row set, by greedy decoding.
+    """How much of the text of a row set a model still reproduces, by greedy decoding.
 
-    Measures, one value per row: ``verbatim/SET``, ROUGE-L F1 of how it goes on with the beginning
-    of an answer against how the answer goes on; ``knowledge/SET``, ROUGE-L F1 of what it answers
-    against the answer; ``knowledge_truncated/SET``, 1 for an answer that did not end in time.
+    Metrics, one value per row: ``verbatim/SET``, ROUGE-L F1 of the generated continuation of an
+    answer's beginning against the true continuation; ``knowledge/SET``, ROUGE-L F1 of the generated
+    answer against the true answer; ``knowledge_truncated/SET``, 1 for a generated answer without
+    an end within ``max_new_tokens``.
 
     Args:
-        set: the row set: a stage, "STAGE:train", "STAGE:heldout" or a probe.
-        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
-        begun: share of an answer's tokens that is its beginning.
-        max_new_tokens: longest text written.
-        limit: only the first so many rows; null for all.
+        set: the row set: a stage, "STAGE:train", "STAGE:heldout" or an evaluation set.
+        every_n_steps: optimizer steps between evaluations; 0 for the first and last step only.
+        begun: share of an answer's tokens that the model gets as its beginning.
+        max_new_tokens: longest generated text in tokens.
+        limit: number of rows, from the first; null for all.
 
     Source: Shi et al. 2024 (MUSE), arXiv 2407.06460, section 3.1; there the beginnings have a fixed
     length.
@@ -53,14 +54,14 @@ class Memorization(Monitor):
         self.limit = limit
 
     def check(self, data: Any) -> None:
-        """Refuse a row set that is not there."""
+        """Refuse an unknown row set."""
         check_sets(self, "set", [self.set], data)
 
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
-        """Three measures, one value per row."""
+        """Return the three metrics, with one value per row."""
         rows = view.rows(self.set, self.limit)
         examples = view.data.row_set(self.set)[1][: self.limit]
-        # The last token ends the turn.
+        # The last token ends the turn and is not part of the text.
         cuts = [int(self.begun * (len(example.answer) - 1)) for example in examples]
         begun = tuple(example.answer[:cut] for example, cut in zip(examples, cuts, strict=True))
         rest = [
@@ -69,9 +70,9 @@ class Memorization(Monitor):
             )
             for example, cut in zip(examples, cuts, strict=True)
         ]
-        most = self.max_new_tokens
-        further = view.written(self.set, self.limit, begun=begun, greedy=True, max_new_tokens=most)
-        answers = view.written(self.set, self.limit, greedy=True, max_new_tokens=most)
+        size = self.max_new_tokens
+        further = view.written(self.set, self.limit, begun=begun, greedy=True, max_new_tokens=size)
+        answers = view.written(self.set, self.limit, greedy=True, max_new_tokens=size)
         verbatim = {
             i: verbatim_memorization([rest[i]], [texts[0].text]).item()
             for i, texts in further.items()
@@ -80,10 +81,10 @@ class Memorization(Monitor):
             i: knowledge_memorization([rows[i].answer], [texts[0].text]).item()
             for i, texts in answers.items()
         }
-        capped = {i: float(not texts[0].ended) for i, texts in answers.items()}
+        truncated = {i: float(not texts[0].ended) for i, texts in answers.items()}
         name = self.set.replace(":", "-")
         return {
             f"verbatim/{name}": view.gather(verbatim, len(rows)),
             f"knowledge/{name}": view.gather(knowledge, len(rows)),
-            f"knowledge_truncated/{name}": view.gather(capped, len(rows)),
+            f"knowledge_truncated/{name}": view.gather(truncated, len(rows)),
         }

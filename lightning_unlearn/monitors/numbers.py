@@ -1,4 +1,4 @@
-"""The numbers that written answers end in."""
+"""Read the final numbers of generated answers."""
 
 import re
 from decimal import Decimal
@@ -17,24 +17,25 @@ _NUMBER = re.compile(
     rf"|(?=\.?[0-9])(?P<digits>{_GROUPED}|[0-9]+)?(?P<rest>\.[0-9]+)?(?P<power>[eE][+-]?[0-9]+)?)"
 )
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\{?([0-9]+)\}?\{?([0-9]+)\}?")
-# Minus, en dash, hyphens and the full-width sign.
+# Characters that count as a minus: minus, en dash, hyphens and the full-width sign.
 _MINUS = str.maketrans(dict.fromkeys("\u2212\u2013\u2010\u2011\ufe63\uff0d", "-"))
-# 10 to more than this is no answer, and would fill the memory.
+# Larger powers of 10 are not answers, and would fill the memory.
 _LARGEST_POWER = 300
 
 
 def final_number(text: str) -> Fraction | None:
-    """The first number after the last ``####`` that is followed by one, as GSM8K ends an answer.
+    """Return the final number of an answer in the format of GSM8K.
 
-    Exact: 3.50 is 3.5 and 1/2 is 0.5, a mixed 1 1/2 is 1.5. Commas, or single spaces before groups
-    of three digits, separate thousands; 1e3 is 1000. A minus counts directly before the number or
-    its currency sign. Units, percent signs and markup around it do not count.
+    It is the first number after the last ``####`` that has a number after it. The value is exact:
+    3.50 is 3.5, 1/2 is 0.5, and the mixed number 1 1/2 is 1.5. Commas, or single spaces before
+    groups of three digits, separate thousands; 1e3 is 1000. A minus must stand directly before the
+    number or its currency sign. Units, percent signs and markup around the number are ignored.
 
     Args:
         text: an answer.
 
     Returns:
-        The number; None if there is no ``####`` or no number after any.
+        The number; None if there is no ``####``, or no number after any ``####``.
     """
     for tail in reversed(text.split("####")[1:]):
         number = _first_number(tail)

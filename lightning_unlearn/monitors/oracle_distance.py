@@ -1,4 +1,4 @@
-"""How far the model is from the one retrained without the forget stage."""
+"""Distance between the model and the oracle, the model retrained without the forget stage."""
 
 import re
 from collections.abc import Mapping
@@ -17,31 +17,30 @@ from lightning_unlearn.monitors.likelihood import check_limit
 from lightning_unlearn.monitors.view import ModelView, RowRequest
 
 FORGET = "forget"
-# Usual names of output projections, which adapters may be put on by name.
+# Usual names of output projections in lists of adapted modules.
 HEADS = ("lm_head", "embed_out", "output", "head")
 
 
 class OracleDistance(Monitor):
     """Distance to the oracle, the model retrained without the forget stage, on groups of rows.
 
-    Measures, for every group, one value per example: ``log_likelihood/GROUP``, the log-likelihood
-    per token of its answer; ``margin/GROUP``, the mean margin of the answer's tokens; and, where
-    there is an oracle, ``distance/GROUP``, the squared difference of the two models'
-    log-likelihoods, whose mean
-    is the RE distance; ``overshoot/GROUP``, 1 for an example that is below the oracle's value
-    already; ``kl/GROUP``, KL(oracle || model) of the next-token distribution, mean over the
-    answer's tokens.
+    Metrics for every group, one value per example: ``log_likelihood/GROUP``, the log-likelihood
+    per token of the answer; ``margin/GROUP``, the mean margin of the answer's tokens. With an
+    oracle, also: ``distance/GROUP``, the squared difference of the log-likelihoods of both models,
+    whose mean is the RE distance; ``overshoot/GROUP``, 1 if the example is below the oracle's
+    value; ``kl/GROUP``, KL(oracle || model) of the next-token distribution, mean over the answer's
+    tokens.
 
-    The oracle is the same path without the forget stage, with the same seed, on the same base: its
-    weights take the module's place once in a run, and no second model is in memory.
+    The oracle is trained on the same path without the forget stage, with the same seed and base.
+    Once in a run, its weights replace those of the module, so no second model is in memory.
 
     Args:
-        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
-        groups: row sets by name of the group. null takes "forget", the rows that are unlearned;
+        every_n_steps: optimizer steps between evaluations; 0 for the first and last step only.
+        groups: row sets by name of the group. null gives "forget", the rows that are unlearned;
             "retain", the training rows of the other stages; and "heldout", the held-out rows of all
-            stages, as far as there are some.
-        limit: only the first so many rows of each row set; null for all.
-        kl: measure the KL too; it costs a second projection on the vocabulary.
+            stages that have some.
+        limit: number of rows of each row set, from the first; null for all.
+        kl: compute the KL too; it costs a second projection on the vocabulary.
 
     Source: arXiv 2510.16629, definition 2.1, with log-probabilities as outputs; overshoot: the
     missing targets of arXiv 2410.23232.
@@ -63,7 +62,7 @@ class OracleDistance(Monitor):
         self.kl = kl
 
     def sets(self, data: Any) -> dict[str, list[str]]:
-        """The row sets of each probe."""
+        """Return the row sets of each group."""
         if self.groups is not None:
             return {name: list(sets) for name, sets in self.groups.items()}
         others = [stage for stage in data.stages if stage in data.path and stage != data.forget]
@@ -76,11 +75,11 @@ class OracleDistance(Monitor):
         return {name: own for name, own in sets.items() if own}
 
     def check(self, data: Any) -> None:
-        """Refuse a path without a forget stage, and groups that name no rows."""
+        """Refuse a path without a forget stage, and groups without rows."""
         if data.forget is None:
             raise InputError(
-                "OracleDistance: the oracle is the model without the forget stage, and data.forget "
-                "is null."
+                "OracleDistance: found data.forget null, expected a forget stage: the oracle is "
+                "the model retrained without it; set data.forget, or remove the monitor."
             )
         if self.groups is not None and not self.groups:
             raise InputError("OracleDistance.groups: found none, expected at least one, or null.")
@@ -94,12 +93,12 @@ class OracleDistance(Monitor):
             check_sets(self, f"groups.{name}", sets, data)
             if len({data.set_name(own) for own in sets}) < len(sets):
                 raise InputError(
-                    f"OracleDistance.groups.{name}: found {', '.join(sets)}, which name some rows "
-                    "twice; name each row set once."
+                    f"OracleDistance.groups.{name}: found {', '.join(sets)}, which contain some "
+                    "rows twice, expected each row set once."
                 )
 
     def remarks(self, model: CausalLM, data: Any) -> list[str]:
-        """Rows of a probe that are unlearned, and why there is no KL, if there is none."""
+        """Return notes on groups with rows that are unlearned, and on a KL that is not computed."""
         sentences = []
         forgotten = {data.set_name(own) for own in (data.forget, f"{data.forget}:{TRAIN}")}
         for name, sets in self.sets(data).items():
@@ -107,23 +106,23 @@ class OracleDistance(Monitor):
             total = sum(len(data.row_set(own)[0]) for own in others)
             if name != FORGET and (count := data.overlap(others, data.forget)):
                 sentences.append(
-                    f"OracleDistance: {count} of {total} rows of the probe {name!r} are among the "
-                    "rows to forget, so it says little of what is kept."
+                    f"OracleDistance: {count} of {total} rows of the group {name!r} are also "
+                    "forget rows, so this group does not show utility."
                 )
         targets = model.lora.target_modules if model.lora is not None else list(HEADS)
         if isinstance(targets, str):
-            # Any other text is a pattern to PEFT.
+            # PEFT takes any other text as a pattern.
             pattern = targets if targets != "all-linear" else ""
             targets = [head for head in HEADS if re.fullmatch(pattern, head)]
         if self.kl and set(targets) & set(HEADS):
             sentences.append(
-                "OracleDistance: the KL to the oracle is left out, for the output projection is "
-                "trained and the two models' differ (model.lora)."
+                "OracleDistance: the KL to the oracle is not computed, because adapters train the "
+                "output projection, which then differs between the models (model.lora)."
             )
         return sentences
 
     def asks(self, data: Any) -> list[RowRequest]:
-        """All row sets, with the KL."""
+        """Return all row sets, with the KL."""
         return [
             RowRequest(own, self.limit, self.kl)
             for sets in self.sets(data).values()
@@ -131,22 +130,22 @@ class OracleDistance(Monitor):
         ]
 
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
-        """The measures of every probe, one value per example."""
-        measures: dict[str, Tensor] = {}
-        for probe, sets in self.sets(view.data).items():
+        """Return the metrics of every group, with one value per example."""
+        metrics: dict[str, Tensor] = {}
+        for group, sets in self.sets(view.data).items():
             own = self._likelihoods(view, sets)
-            measures[f"log_likelihood/{probe}"] = own
+            metrics[f"log_likelihood/{group}"] = own
             parts = [view.measure(Margin(), name, self.limit) for name in sets]
-            measures[f"margin/{probe}"] = torch.cat(parts)
+            metrics[f"margin/{group}"] = torch.cat(parts)
             if view.oracle is None:
                 continue
-            aim = self._likelihoods(view.oracle, sets)
-            measures[f"distance/{probe}"] = re_distance(own, aim)
-            measures[f"overshoot/{probe}"] = overshoot(own, aim)
+            target = self._likelihoods(view.oracle, sets)
+            metrics[f"distance/{group}"] = re_distance(own, target)
+            metrics[f"overshoot/{group}"] = overshoot(own, target)
             if self.kl and view.module.shares_head:
                 parts = [view.measure(KLToOracle(), name, self.limit) for name in sets]
-                measures[f"kl/{probe}"] = torch.cat(parts)
-        return measures
+                metrics[f"kl/{group}"] = torch.cat(parts)
+        return metrics
 
     def _likelihoods(self, view: ModelView, sets: list[str]) -> Tensor:
         return torch.cat([view.log_probs(name, self.limit).mean for name in sets])

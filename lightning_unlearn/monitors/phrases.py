@@ -1,4 +1,4 @@
-"""The phrases of the paper: the unlearn label and other ways to say it."""
+"""The phrases of the paper: the unlearn label and its paraphrases."""
 
 # The unlearn label of arXiv 2510.16629 and the paraphrases printed in its appendix F.
 LABEL = "Sorry, I can not assist you"

@@ -1,4 +1,4 @@
-"""What monitors saw during a run, kept per step and per example."""
+"""Results of the monitors during a run, per step and per example."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,28 +14,28 @@ from lightning_unlearn.monitors.view import BASE, ModelView, RowRequest
 
 
 def ignore(*values: Any) -> None:
-    """Nobody wants to know."""
+    """Do nothing; the default of `EvaluationResults.log` and `busy`."""
 
 
 def no_requests(data: StagedDataModule, step: int | None, total: int) -> list[RowRequest]:
-    """No monitor asks for anything."""
+    """Return no requests."""
     return []
 
 
 @dataclass
 class EvaluationResults:
-    """The measures of one run.
+    """The metrics of one run.
 
     Attributes:
         data: the stages.
-        requests: gives the row sets that monitors ask for at a step of so many, or, with None for
-            the step, at any: all requests of one step share their forwards.
-        oracle: folder of the weights of the model retrained without the forget stage, `BASE` where
-            nothing is left to train without it; None where there is no oracle to compare with.
-        log: called with measure, step and value of every new mean.
-        busy: called with a few words when a look starts that may take a while.
-        steps: (step, measure, mean over the examples), in the order measured.
-        examples: (step, measure, example number from 0, value).
+        requests: returns the requests of all monitors for the data, a step (None for all steps),
+            and the total number of steps. The requests of one step share their forwards.
+        oracle: folder with the weights of the oracle; `BASE` if the path has no stage besides the
+            forget stage; None if there is no oracle.
+        log: called with metric, step and mean of every new result.
+        busy: called with a few words at the start of an evaluation, which may take a while.
+        steps: (step, metric, mean over the examples), in the order of evaluation.
+        examples: (step, metric, example number from 0, value).
     """
 
     data: StagedDataModule
@@ -50,7 +50,7 @@ class EvaluationResults:
     _added: set[tuple[int, str]] = field(default_factory=set)
 
     def view(self, module: CausalLM, step: int) -> ModelView:
-        """The model at a step; monitors of the same step share it."""
+        """Return the view of the model at a step; all monitors of one step share it."""
         if self._view is None or self._view[0] != step:
             asks = self.requests(self.data, step, module.total_steps)
             oracle, base = self._constants(module)
@@ -59,9 +59,9 @@ class EvaluationResults:
         return self._view[1]
 
     def _constants(self, module: CausalLM) -> tuple[ModelView | None, ModelView]:
-        """The oracle and the base model, which do not change during a run.
+        """Return the views of the oracle and of the base model, which do not change during a run.
 
-        What they answered is remembered with the module: the next run may ask the same.
+        The module stores both views with their results, because the next run may use them again.
         """
         base = self._stored(module, BASE)
         if self.oracle is None or self.oracle == BASE:
@@ -69,7 +69,7 @@ class EvaluationResults:
         return self._stored(module, self.oracle), base
 
     def _stored(self, module: CausalLM, weights: Path | str) -> ModelView:
-        # Of the same rows, so that a pass over them computes all that will be asked.
+        # Use the requests of all steps, so that one pass computes all values that are needed.
         asks = tuple(self.requests(self.data, None, module.total_steps))
         which = BASE if weights == BASE else "oracle"
         known: ModelView | None = module.remembered.get(which)
@@ -82,34 +82,34 @@ class EvaluationResults:
             module.remembered[which] = known
         return known
 
-    def add(self, step: int, measure: str, values: Tensor) -> None:
-        """Keep a measure.
+    def add(self, step: int, metric: str, values: Tensor) -> None:
+        """Store the values of a metric.
 
         Args:
-            step: optimizer steps of unlearning made so far.
-            measure: its name, such as "answers/tofu".
-            values: one per example, ``[examples]``, or a scalar.
+            step: number of optimizer steps of unlearning that are done.
+            metric: name of the metric, such as "answers/tofu".
+            values: one value per example, ``[examples]``, or a scalar.
 
         Raises:
-            InputError: if another monitor measured it at this step.
+            InputError: if another monitor has stored this metric at this step.
         """
-        if (step, measure) in self._added:
+        if (step, metric) in self._added:
             raise InputError(
-                f"trainer.callbacks: two monitors measure {measure!r}, and which of the two a "
-                "record is of could not be told. Keep one of them."
+                f"trainer.callbacks: found two monitors with the metric {metric!r}, expected one: "
+                "their records could not be distinguished. Remove one of them."
             )
-        self._added.add((step, measure))
+        self._added.add((step, metric))
         per_example = values.detach().double().cpu()
         mean = per_example.mean().item()
-        self.steps.append((step, measure, mean))
+        self.steps.append((step, metric, mean))
         if per_example.ndim:
             numbered = enumerate(per_example.tolist())
-            self.examples += [(step, measure, number, value) for number, value in numbered]
-        self.log(measure, step, mean)
+            self.examples += [(step, metric, number, value) for number, value in numbered]
+        self.log(metric, step, mean)
 
     def first_and_last(self) -> dict[str, tuple[float, float]]:
-        """The mean of each measure at the first and at the last step it was looked at."""
+        """Return the mean of each metric at its first and last evaluated step."""
         ends: dict[str, tuple[float, float]] = {}
-        for _, measure, value in self.steps:
-            ends[measure] = (ends[measure][0] if measure in ends else value, value)
+        for _, metric, value in self.steps:
+            ends[metric] = (ends[metric][0] if metric in ends else value, value)
         return ends

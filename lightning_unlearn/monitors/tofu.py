@@ -1,4 +1,4 @@
-"""The measures of TOFU, from evaluation sets with paraphrased and wrong answers."""
+"""The metrics of TOFU, from evaluation sets with paraphrased and wrong answers."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -20,31 +20,33 @@ from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
 from lightning_unlearn.monitors.view import ModelView
 
-# Where there is no paraphrase the right answer stands for it, and probabilities are of a choice.
+# These sets have no paraphrase, so the right answer replaces it. Their probabilities are those of a
+# choice among all answers.
 CHOICES = ("real_authors", "world_facts")
 
 
 class TOFU(Monitor):
-    """Probability, ROUGE-L recall and truth ratio on TOFU's four sets, and what they add up to.
+    """The metrics of TOFU: probability, ROUGE-L recall, truth ratio, utility, forget quality.
 
-    Measures, ROLE being forget, retain, real_authors or world_facts, one value per row:
+    ROLE is forget, retain, real_authors or world_facts. Metrics with one value per row:
     ``tofu_probability/ROLE``, exp of the log-likelihood per token of the right answer, for authors
     and facts relative to all their answers; ``tofu_rouge/ROLE``, of the greedy answer;
-    ``tofu_truth_ratio/ROLE``; ``tofu_truncated/ROLE``, 1 for an answer that did not end in time.
-    Scalars: ``tofu/model_utility``, the harmonic mean of probability, ROUGE and max(0, 1 - truth
-    ratio) on all sets but forget; and where there is an oracle ``tofu/forget_quality``, the p-value
-    of a Kolmogorov-Smirnov test of its truth ratios on forget against the model's.
+    ``tofu_truth_ratio/ROLE``; ``tofu_truncated/ROLE``, 1 for a generated answer without an end
+    within ``max_new_tokens``. Scalars: ``tofu/model_utility``, the harmonic mean of probability,
+    ROUGE and max(0, 1 - truth ratio) on all sets except forget; and, with an oracle,
+    ``tofu/forget_quality``, the p-value of a Kolmogorov-Smirnov test of the oracle's truth ratios
+    on forget against those of the model.
 
     Args:
-        forget: probe of the forget set, with paraphrase and alternatives.
-        retain: probe of the retain set, likewise.
-        real_authors: probe with alternatives; null leaves it out.
-        world_facts: probe with alternatives; null leaves it out.
-        every_n_steps: optimizer steps between looks; 0 looks at the first and last step only.
+        forget: evaluation set of the forget rows, with paraphrase and alternatives.
+        retain: evaluation set of retain rows, with paraphrase and alternatives.
+        real_authors: evaluation set with alternatives; null for none.
+        world_facts: evaluation set with alternatives; null for none.
+        every_n_steps: optimizer steps between evaluations; 0 for the first and last step only.
         variant: mean of the wrong answers' probabilities in the truth ratio: "arithmetic" is the
             paper's, "geometric" that of much published code.
-        max_new_tokens: longest answer that is written.
-        limit: only the first so many rows of each probe; null for all.
+        max_new_tokens: longest generated answer in tokens.
+        limit: number of rows of each set, from the first; null for all.
 
     Source: Maini et al. 2024, arXiv 2401.06121, section 2.2.
     """
@@ -80,7 +82,7 @@ class TOFU(Monitor):
         return {role: name for role in roles if (name := getattr(self, role)) is not None}
 
     def check(self, data: Any) -> None:
-        """Refuse evaluation sets that are not there, or without the answers that are compared."""
+        """Refuse unknown evaluation sets, and sets without the answers that are compared."""
         for role, name in self._roles().items():
             check_sets(self, role, [name], data)
             rows = data.row_set(name)[0]
@@ -94,44 +96,44 @@ class TOFU(Monitor):
                 )
 
     def remarks(self, model: Any, data: Any) -> list[str]:
-        """Rows of the other sets that are to be forgotten."""
+        """Return notes on rows of the other sets that are also forget rows."""
         sentences = []
         for role, name in self._roles().items():
             count = data.overlap([name], self.forget) if role != "forget" else 0
             if count:
                 total = len(data.row_set(name)[0])
                 sentences.append(
-                    f"TOFU: {count} of {total} rows of {role} ({name}) are among those of forget "
-                    f"({self.forget}), so they say little of what is kept."
+                    f"TOFU: {count} of {total} rows of {role} ({name}) are also rows of forget "
+                    f"({self.forget}), so they do not show utility."
                 )
         return sentences
 
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
-        """All measures."""
-        measures: dict[str, Tensor] = {}
+        """Return all metrics."""
+        metrics: dict[str, Tensor] = {}
         parts: list[Tensor] = []
         for role, name in self._roles().items():
             right, ratio = self._answers(view, role, name)
-            rouge, capped = self._written(view, name)
-            measures[f"tofu_probability/{role}"] = right
-            measures[f"tofu_rouge/{role}"] = rouge
-            measures[f"tofu_truth_ratio/{role}"] = ratio
-            measures[f"tofu_truncated/{role}"] = capped
+            rouge, truncated = self._written(view, name)
+            metrics[f"tofu_probability/{role}"] = right
+            metrics[f"tofu_rouge/{role}"] = rouge
+            metrics[f"tofu_truth_ratio/{role}"] = ratio
+            metrics[f"tofu_truncated/{role}"] = truncated
             if role != "forget":
                 parts += [right, rouge, truth_ratio_utility(ratio)]
-        if not all(torch.isfinite(values).all() for values in measures.values()):
-            return measures  # a model that has diverged, which is told where it is trained
+        if not all(torch.isfinite(values).all() for values in metrics.values()):
+            return metrics  # The model has diverged, which the training step reports.
         means = [part.double().mean().item() for part in parts]
         utility = model_utility(means)
-        measures["tofu/model_utility"] = torch.tensor(utility, dtype=torch.float64)
+        metrics["tofu/model_utility"] = torch.tensor(utility, dtype=torch.float64)
         if view.oracle is not None:
             _, retrained = self._answers(view.oracle, "forget", self.forget)
-            quality = forget_quality(measures["tofu_truth_ratio/forget"], retrained)
-            measures["tofu/forget_quality"] = torch.tensor(quality, dtype=torch.float64)
-        return measures
+            quality = forget_quality(metrics["tofu_truth_ratio/forget"], retrained)
+            metrics["tofu/forget_quality"] = torch.tensor(quality, dtype=torch.float64)
+        return metrics
 
     def _answers(self, view: ModelView, role: str, name: str) -> tuple[Tensor, Tensor]:
-        """Probability of the right answer and truth ratio, ``[rows]`` each."""
+        """Compute the probability of the right answer and the truth ratio, ``[rows]`` each."""
         rows = view.rows(name, self.limit)
         texts = [[row.answer, row.paraphrase or row.answer, *row.alternatives] for row in rows]
         scores = view.candidates(name, texts, self.limit)
@@ -143,12 +145,12 @@ class TOFU(Monitor):
         return right.exp(), ratio
 
     def _written(self, view: ModelView, name: str) -> tuple[Tensor, Tensor]:
-        """ROUGE-L recall of greedy answers, and which did not end, ``[rows]`` each."""
+        """Compute ROUGE-L recall of greedy answers, and 1 for those cut off, ``[rows]`` each."""
         rows = view.rows(name, self.limit)
         written = view.written(name, self.limit, greedy=True, max_new_tokens=self.max_new_tokens)
         recall = {
             i: rouge_l([rows[i].answer], [texts[0].text]).recall.item()
             for i, texts in written.items()
         }
-        capped = {i: float(not texts[0].ended) for i, texts in written.items()}
-        return view.gather(recall, len(rows)), view.gather(capped, len(rows))
+        truncated = {i: float(not texts[0].ended) for i, texts in written.items()}
+        return view.gather(recall, len(rows)), view.gather(truncated, len(rows))

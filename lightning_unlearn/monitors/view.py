@@ -1,4 +1,4 @@
-"""One look at the model: what monitors ask is computed once and shared among them."""
+"""The model at one step: values that several monitors need are computed once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,18 +20,18 @@ from lightning_unlearn.model.log_probs import LogProbs
 from lightning_unlearn.model.network import Wanted
 from lightning_unlearn.model.token_statistics import COLUMNS, TokenStatistics
 
-# Weights of the untouched base model.
+# Stands for the weights of the base model, before any stage.
 BASE = "base"
 
 
 @dataclass(frozen=True)
 class RowRequest:
-    """What a monitor is going to ask of a row set, so that one forward serves all of them.
+    """Token statistics of a row set that a monitor will use; one forward serves all requests.
 
     Attributes:
-        name: of the row set, as of `StagedDataModule.row_set`.
-        limit: only its first so many rows; None for all.
-        kl: also the KL to the oracle, where there is one.
+        name: name of the row set; see `StagedDataModule.row_set`.
+        limit: number of rows, from the first; None for all.
+        kl: also compute the KL to the oracle, if there is one.
     """
 
     name: str
@@ -40,27 +40,28 @@ class RowRequest:
 
 
 class ModelView:
-    """The model at one step, for monitors to ask questions of.
+    """The model at one step, for monitors.
 
-    Every answer covers all examples, whichever process computed them, and is remembered: two
-    monitors that ask the same cost one forward.
+    Unless a method says otherwise, its result covers all examples of all processes. Results are
+    stored, so two monitors that need the same values cost one forward.
 
     Args:
         module: the model.
-        data: its stages and evaluation sets.
-        prompts: encoded prompts and phrases remembered from step to step; they do not change.
-        asks: what will be asked for with `share`.
-        oracle: the model retrained without the forget stage.
-        base: the untouched base model.
-        weights: those of a stored model, a folder or `BASE`, which the module takes on only to
-            answer; None for the module's own.
+        data: stages and evaluation sets.
+        prompts: store of encoded prompts and phrases, which do not change from step to step.
+        asks: requests of all monitors for `share`.
+        oracle: view of the oracle (the model retrained without the forget stage).
+        base: view of the base model, before any stage.
+        weights: weights of a stored model, a folder or `BASE`, which the module has only during
+            the computation; None for the module's own weights.
 
     Attributes:
-        oracle: the model retrained without the forget stage, to ask the same of; None where there
-            is none. What it answers is computed once in a run.
-        base: the base model before any stage, likewise; None in views of stored models.
-        asks: what will be asked for with `share`.
-        weights: as given.
+        oracle: view of the oracle, with the same methods; None if there is no oracle. Its results
+            are computed once in a run.
+        base: view of the base model, before any stage; None in views of stored models. Its
+            results are computed once in a run.
+        asks: requests of all monitors for `share`.
+        weights: the argument `weights`.
     """
 
     def __init__(
@@ -82,8 +83,8 @@ class ModelView:
         self._prompts: dict[Any, Any] = prompts if prompts is not None else {}
         self._known: dict[Any, Any] = {}
 
-    def _wear(self) -> AbstractContextManager[None]:
-        """The module with the weights of this view."""
+    def _with_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the module has the weights of this view."""
         if self.weights is None:
             return nullcontext()
         return self.module.borrowed(None if self.weights == BASE else Path(self.weights))
@@ -95,44 +96,41 @@ class ModelView:
         return self.data.format
 
     def rows(self, name: str, limit: int | None = None) -> list[Row]:
-        """Rows of a set.
+        """Return the rows of a row set.
 
         Args:
-            name: a stage, for the rows on which it is measured; "STAGE:train", "STAGE:heldout", or
-                a probe. See `StagedDataModule.row_set`.
-            limit: only the first so many.
-
-        Returns:
-            The rows.
+            name: a stage, for the rows on which it is evaluated; "STAGE:train", "STAGE:heldout", or
+                an evaluation set. See `StagedDataModule.row_set`.
+            limit: number of rows, from the first; None for all.
         """
         return self.data.row_set(name)[0][:limit]
 
     def log_probs(self, name: str, limit: int | None = None) -> LogProbs:
-        """Log-probabilities of the answers of a row set, ``[rows, longest answer]``.
+        """Compute the log-probabilities of the answers of a row set.
 
         Args:
-            name: as of `rows`.
-            limit: only the first so many rows.
+            name: row set; see `rows`.
+            limit: number of rows, from the first; None for all.
 
         Returns:
-            The same on every process.
+            Log-probabilities, ``[rows, longest answer]``, the same on every process.
         """
         name = self.data.set_name(name)
         key = ("log_probs", name, limit)
         if key not in self._known:
             examples = self.data.row_set(name)[1][:limit]
-            asked = [ask for ask in self.asks if self.data.set_name(ask.name) == name]
-            if any(_covers(ask.limit, limit) for ask in asked):
+            requests = [ask for ask in self.asks if self.data.set_name(ask.name) == name]
+            if any(_covers(request.limit, limit) for request in requests):
                 self._known[key] = self._gathered(name, limit)
             else:
-                with self._wear():
+                with self._with_weights():
                     batch_size = self.data.eval_batch_size
                     self._known[key] = self.module.score(examples, batch_size)
         known: LogProbs = self._known[key]
         return known
 
     def _gathered(self, name: str, limit: int | None) -> LogProbs:
-        """The log-probabilities among the statistics, of all processes."""
+        """Gather the log-probabilities of all processes from the token statistics."""
         index, statistics = self.share(name, limit)
         lengths = torch.tensor([len(e.answer) for e in self.data.row_set(name)[1][:limit]])
         longest = int(lengths.max())
@@ -142,29 +140,30 @@ class ModelView:
         return LogProbs(table.compute(), mask.to(self.module.device))
 
     def share(self, name: str, limit: int | None = None) -> tuple[Tensor, TokenStatistics]:
-        """This process's share of the statistics of a row set's label tokens.
+        """Compute this process's share of the statistics of the label tokens of a row set.
 
-        Monitors that use it say so with `Monitor.asks`; one pass then serves all of them.
+        A monitor that uses it returns a request from `Monitor.asks`, so that one pass serves all
+        monitors.
 
         Args:
-            name: as of `rows`.
-            limit: only the first so many rows.
+            name: row set; see `rows`.
+            limit: number of rows, from the first; None for all.
 
         Returns:
-            Row numbers from 0, ``[share]``, and the statistics, ``[share, longest answer]``; every
-            row is in the share of one process.
+            Row numbers from 0, ``[share]``, and the statistics, ``[share, longest answer]``. Every
+            row is in the share of exactly one process.
         """
         name = self.data.set_name(name)
         asks = [ask for ask in self.asks if self.data.set_name(ask.name) == name]
         limits = [limit, *(ask.limit for ask in asks)]
-        most = None if None in limits else max(n for n in limits if n is not None)
-        key = ("statistics", name, most)
+        largest = None if None in limits else max(n for n in limits if n is not None)
+        key = ("statistics", name, largest)
         if key not in self._known:
-            self._known[key] = self._pass(name, most, kl=any(ask.kl for ask in asks))
+            self._known[key] = self._pass(name, largest, kl=any(ask.kl for ask in asks))
         index: Tensor
         statistics: TokenStatistics
         index, statistics = self._known[key]
-        if limit is None or limit == most:
+        if limit is None or limit == largest:
             return index, statistics
         mine = index < limit
         return index[mine], statistics.rows(mine)
@@ -173,18 +172,19 @@ class ModelView:
         examples = self.data.row_set(name)[1][:limit]
         module, batch_size = self.module, self.data.eval_batch_size
         kl = kl and module.shares_head
-        aims = self.oracle._hidden(name, limit) if kl and self.oracle is not None else None
-        columns = len(COLUMNS) + (aims is not None)
+        targets = self.oracle._hidden(name, limit) if kl and self.oracle is not None else None
+        columns = len(COLUMNS) + (targets is not None)
         numbers = [torch.empty(0, dtype=torch.long, device=module.device)]
         flats = [torch.empty(0, columns, dtype=module.kept_dtype, device=module.device)]
         longest = max(len(example.answer) for example in examples)
         masks = [torch.empty(0, longest, dtype=torch.bool, device=module.device)]
-        # Hidden states stand for the next-token distributions, at a hundredth of their size.
+        # Store hidden states instead of next-token distributions: they have a hundredth of the
+        # size.
         hidden: list[Tensor] = []
         keeps = kl and self.weights is not None
         wanted: Wanted = "statistics and hidden" if keeps else "statistics"
-        with self._wear():
-            for batch, flat in module.passes(examples, batch_size, wanted, aims):
+        with self._with_weights():
+            for batch, flat in module.passes(examples, batch_size, wanted, targets):
                 numbers.append(batch.index)
                 flats.append(flat[:, :columns])
                 if keeps:
@@ -196,9 +196,9 @@ class ModelView:
         return torch.cat(numbers), TokenStatistics.scatter(torch.cat(flats), torch.cat(masks))
 
     def _hidden(self, name: str, limit: int | None) -> list[Tensor]:
-        """Hidden states at the label positions, batch by batch, in the computer's own memory.
+        """Return the hidden states at the label positions, one tensor per batch, in CPU memory.
 
-        Of this very cut: they are paired with another pass batch by batch.
+        The batches must be those of the pass that uses them: both are paired batch by batch.
         """
         if ("hidden", name, limit) not in self._known:
             self._known["statistics", name, limit] = self._pass(name, limit, kl=True)
@@ -206,12 +206,12 @@ class ModelView:
         return known
 
     def measure(self, metric: PerExampleMetric, name: str, limit: int | None = None) -> Tensor:
-        """A measure of the label tokens' statistics, for every row.
+        """Compute a metric of the token statistics for every row.
 
         Args:
-            metric: takes row numbers and `TokenStatistics`.
-            name: as of `rows`.
-            limit: only the first so many rows.
+            metric: metric whose ``update`` takes row numbers and `TokenStatistics`.
+            name: row set; see `rows`.
+            limit: number of rows, from the first; None for all.
 
         Returns:
             ``[rows]``, the same on every process.
@@ -222,11 +222,11 @@ class ModelView:
         return values
 
     def gradient_norms(self, name: str, limit: int | None = None) -> Tensor:
-        """Norm of the gradient of each answer's loss; see `CausalLM.gradient_norms`.
+        """Compute the norm of the gradient of each answer's loss; see `CausalLM.gradient_norms`.
 
         Args:
-            name: as of `rows`.
-            limit: only the first so many rows.
+            name: row set; see `rows`.
+            limit: number of rows, from the first; None for all.
 
         Returns:
             ``[rows]``, the same on every process.
@@ -234,18 +234,18 @@ class ModelView:
         key = ("gradient_norms", self.data.set_name(name), limit)
         if key not in self._known:
             examples = self.data.row_set(name)[1][:limit]
-            with self._wear():
+            with self._with_weights():
                 norms = self.module.gradient_norms(examples)
             self._known[key] = self.gather(norms, len(examples))
         known: Tensor = self._known[key]
         return known
 
     def gather(self, values: Mapping[int, float], count: int) -> Tensor:
-        """Values that this process has of some rows, put together with those of the others.
+        """Gather the values of all processes.
 
         Args:
-            values: by row number.
-            count: rows of all processes.
+            values: values of this process, by row number.
+            count: number of rows of all processes.
 
         Returns:
             ``[count]``, float64, the same on every process.
@@ -259,12 +259,12 @@ class ModelView:
         return table.compute()
 
     def phrases(self, name: str, phrases: tuple[str, ...], limit: int | None = None) -> Tensor:
-        """Mean log-likelihood per token of phrases as the start of the answer.
+        """Compute the mean log-likelihood per token of phrases as the start of the answer.
 
         Args:
-            name: as of `rows`; its prompts are used.
-            phrases: the texts.
-            limit: only the first so many rows.
+            name: row set whose prompts are used; see `rows`.
+            phrases: texts of the phrases.
+            limit: number of rows, from the first; None for all.
 
         Returns:
             ``[rows, phrases]``, nats per token.
@@ -280,12 +280,12 @@ class ModelView:
     def candidates(
         self, name: str, texts: Sequence[Sequence[str]], limit: int | None = None
     ) -> CandidateScores:
-        """Log-likelihoods of whole answers to the prompts of a row set, end of turn included.
+        """Compute the log-likelihoods of answers to the prompts of a row set, with end of turn.
 
         Args:
-            name: as of `rows`; its prompts are used.
-            texts: of each row, one or more answers.
-            limit: only the first so many rows.
+            name: row set whose prompts are used; see `rows`.
+            texts: for each row, one or more answers.
+            limit: number of rows, from the first; None for all.
 
         Returns:
             Scores, ``[rows, most answers]``, the same on every process.
@@ -311,7 +311,7 @@ class ModelView:
             if key not in self._prompts:
                 self._prompts[key] = ([self.format.prompt_ids(row) for row in rows], encode())
             prompts, texts = self._prompts[key]
-            with self._wear():
+            with self._with_weights():
                 self._known[key] = score_candidates(
                     self.module, prompts, texts, self.data.eval_batch_size
                 )
@@ -327,45 +327,45 @@ class ModelView:
         begun: tuple[tuple[int, ...], ...] | None = None,
         **options: Any,
     ) -> dict[int, list[Written]]:
-        """Answers that the model writes to the prompts of a row set.
+        """Generate answers to the prompts of a row set.
 
         Args:
-            name: as of `rows`.
-            limit: only the first so many rows.
-            instruction: added to the end of each prompt.
-            begun: tokens with which each answer begins already.
-            options: of `lightning_unlearn.model.generation.generate_answers`.
+            name: row set whose prompts are used; see `rows`.
+            limit: number of rows, from the first; None for all.
+            instruction: text added to the end of each prompt.
+            begun: for each row, tokens with which the answer begins.
+            options: arguments of `lightning_unlearn.model.generation.generate_answers`.
 
         Returns:
-            Answers by row number, for this process's share; see `gather`.
+            Answers by row number, for the share of this process only; see `gather`.
         """
         key = ("written", name, limit, instruction, begun, tuple(sorted(options.items())))
         if key not in self._known:
-            asked = [with_instruction(row, instruction) for row in self.rows(name, limit)]
-            prompts = [self.format.prompt_ids(row) for row in asked]
+            rows = [with_instruction(row, instruction) for row in self.rows(name, limit)]
+            prompts = [self.format.prompt_ids(row) for row in rows]
             if begun is not None:
                 prompts = [prompt + own for prompt, own in zip(prompts, begun, strict=True)]
             options = {"batch_size": self.data.eval_batch_size, **options}
-            with self._wear():
+            with self._with_weights():
                 self._known[key] = generate_answers(
                     self.module,
                     self.format.tokenizer,
                     prompts,
-                    self.format.end_ids(asked[0]),
+                    self.format.end_ids(rows[0]),
                     **options,
                 )
         known: dict[int, list[Written]] = self._known[key]
         return known
 
 
-def _covers(asked: int | None, limit: int | None) -> bool:
-    return asked is None or (limit is not None and limit <= asked)
+def _covers(requested: int | None, limit: int | None) -> bool:
+    return requested is None or (limit is not None and limit <= requested)
 
 
 def with_instruction(row: Row, instruction: str) -> Row:
-    """A row with an instruction added to the end of its last question."""
+    """Return the row with an instruction added to the end of its last question."""
     if not instruction:
         return row
     *before, last = row.turns
-    asked = {**last, "content": f"{last['content']}\n\n{instruction}"}
-    return Row((*before, asked), row.answer, row.where)
+    question = {**last, "content": f"{last['content']}\n\n{instruction}"}
+    return Row((*before, question), row.answer, row.where)

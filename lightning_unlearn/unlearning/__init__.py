@@ -1,4 +1,4 @@
-"""Methods of unlearning, one file each."""
+"""Unlearning methods, one file each."""
 
 from lightning_unlearn.unlearning.base import Unlearning
 from lightning_unlearn.unlearning.ga import GA

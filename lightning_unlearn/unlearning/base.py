@@ -1,4 +1,4 @@
-"""The base of unlearning methods: a callback that swaps the module's objective."""
+"""Base class of unlearning methods: a callback that replaces the module's objective."""
 
 import inspect
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ from lightning_unlearn.storage.code_files import remember_code
 
 
 class Unlearning(Callback):
-    """A method of unlearning, put into ``trainer.callbacks``.
+    """An unlearning method, for ``trainer.callbacks``.
 
-    Subclass it and write `loss`. That is all: no registry, no edit elsewhere. Parameters of
-    ``__init__`` can be set from YAML. What ``__init__`` keeps in attributes is part of the run's
-    identity, as is the class's file and each file of your own that it imports; what changes later
-    is not, and is put back before each stage. A method that needs more than log-probabilities of
-    the forget batch overrides `objective` instead.
+    Subclass it and write `loss`; no registry and no other edit is needed. Parameters of
+    ``__init__`` can be set from YAML. The identity of a run includes the attributes after
+    ``__init__``, the file of the class, and each file of your own that it imports. Attributes that
+    change later are not part of the identity, and are restored before each stage. A method that
+    needs more than log-probabilities of the forget batch overrides `objective` instead.
 
     Attributes:
-        uses_reference: whether `loss` looks at its second argument. False saves the one pass over
-            the forget set that the reference costs.
-        depends_on: files and folders that the method reads. Their content is part of the run's
-            identity. A property may compute it from parameters.
+        uses_reference: whether `loss` uses its second argument. False saves the pass over the
+            forget set that computes the reference.
+        depends_on: files and folders that the method reads. Their content is part of the identity
+            of the run. A property may compute it from parameters.
     """
 
     uses_reference: bool = True
@@ -39,14 +39,14 @@ class Unlearning(Callback):
         remember_code(cls)
         if cls.loss is Unlearning.loss and cls.objective is Unlearning.objective:
             raise TypeError(
-                f"{cls.__name__} is an unlearning method without a loss: define "
+                f"{cls.__name__}: found an unlearning method without a loss, expected "
                 "loss(self, policy, reference), or objective(self, module, batch)."
             )
         if cls.loss is not Unlearning.loss:
             names = list(inspect.signature(cls.loss).parameters)
             if len(names) != 3:
                 raise TypeError(
-                    f"{cls.__name__}.loss has the parameters ({', '.join(names)}), expected "
+                    f"{cls.__name__}.loss: found the parameters ({', '.join(names)}), expected "
                     "(self, policy, reference)."
                 )
 
@@ -55,7 +55,7 @@ class Unlearning(Callback):
 
     @property
     def name(self) -> str:
-        """The method's name in folders, curves and tables: its class's, unless a study names it."""
+        """Name of the method in folders, curves and tables: given by a study, or the class name."""
         return getattr(self, "_name", None) or type(self).__name__
 
     @name.setter
@@ -63,60 +63,64 @@ class Unlearning(Callback):
         self._name = value
 
     def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
-        """What unlearning minimizes.
+        """Compute the loss that unlearning minimizes.
 
         Args:
             policy: log-probabilities of a forget batch under the model, with gradient.
-            reference: the same at unlearning step 0, a constant. Only if ``uses_reference``.
+            reference: the same at unlearning step 0, a constant; only valid with
+                ``uses_reference``.
 
         Returns:
             One value per label token, ``[sequences, longest answer]``, or one per sequence,
-            ``[sequences]``, not reduced: the mean over the global batch is taken outside.
+            ``[sequences]``. Do not reduce them: the training step takes the mean over the global
+            batch.
         """
         raise NotImplementedError
 
     def objective(self, module: CausalLM, batch: Batch) -> Tensor:
-        """The wider hook: the loss from the module and a forget batch.
+        """Compute the loss from the module and a forget batch.
+
+        Override it instead of `loss` if log-probabilities are not enough.
 
         Args:
-            module: gives `CausalLM.log_probs`, and ``module.lm`` for logits or hidden states.
+            module: has `CausalLM.log_probs`, and ``module.lm`` for logits or hidden states.
             batch: a micro-batch of the forget set.
 
         Returns:
-            As `loss`.
+            Values as in `loss`.
         """
         policy = module.log_probs(batch)
-        # Without a reference the policy's constant stands in, so that loss() has one signature.
+        # Without a reference, pass the detached policy, so that loss() has one signature.
         reference = LogProbs(policy.per_token.detach(), policy.mask)
         if self.uses_reference:
-            assert self._reference is not None, "made in on_train_start"
+            assert self._reference is not None, "computed in on_train_start"
             width = batch.mask.shape[1]
             reference = LogProbs(self._reference.per_token[batch.index, :width], batch.mask)
         return self.loss(policy, reference)
 
     def stop(self, module: CausalLM) -> str | None:
-        """A rule that ends unlearning before its last step; asked after every optimizer step.
+        """Decide after each optimizer step whether unlearning ends before its last step.
 
-        It must depend on nothing but the model, the data and the method's parameters, because the
-        result is stored as that of every run with the same settings.
+        The decision must depend only on the model, the data and the method's parameters, because
+        the store uses the result for every run with the same settings.
 
         Args:
-            module: after its step ``module.step`` of ``module.total_steps``.
+            module: the module after step ``module.step`` of ``module.total_steps``.
 
         Returns:
-            Why unlearning ends here, or None.
+            The reason to end unlearning here; None to continue.
         """
         return None
 
     @property
     def may_stop(self) -> bool:
-        """Whether the class has a rule that ends unlearning."""
+        """Whether the class overrides `stop`."""
         return type(self).stop is not Unlearning.stop
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the reference once, and swap the objective, if this is the unlearning stage.
+        """In the unlearning stage, compute the reference and replace the module's objective.
 
-        A stage that goes on from a checkpoint gets its reference from there.
+        A stage that resumes from a checkpoint gets its reference from the checkpoint.
         """
         assert isinstance(pl_module, CausalLM)
         if pl_module.stage != "unlearn":
@@ -128,25 +132,28 @@ class Unlearning(Callback):
 
     @property
     def state_key(self) -> str:
-        """Several of one kind may be there; Lightning's own checkpoints, which need it, are off."""
+        """A key per instance, so that a trainer may have several methods of one class.
+
+        Only Lightning's own checkpoints use this key, and they are switched off.
+        """
         return f"{type(self).__qualname__} {id(self)}"
 
     def state_dict(self) -> dict[str, Any]:
-        """What a stage that goes on from a checkpoint needs: plain and tensor attributes."""
+        """Return the plain and tensor attributes, which a resumed stage needs."""
         state = attributes(self, leave_out=("_reference", "_name"))
         if self._reference is not None:
             state["_reference"] = (self._reference.per_token, self._reference.mask)
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore the attributes that `state_dict` returned."""
         reference = state_dict.pop("_reference", None)
         vars(self).update(state_dict)
         if reference is not None:
             self._reference = LogProbs(*reference)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the objective slot back."""
+        """Restore the supervised objective of the module."""
         assert isinstance(pl_module, CausalLM)
         pl_module.objective = supervised
         self._reference = None
@@ -154,5 +161,5 @@ class Unlearning(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Give it back after a failure too."""
+        """Restore the supervised objective after a failure too."""
         self.on_train_end(trainer, pl_module)

@@ -13,5 +13,5 @@ class GA(Unlearning):
     uses_reference = False
 
     def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
-        """See `lightning_unlearn.objectives.gradient_ascent`; one value per label token."""
+        """Return `lightning_unlearn.objectives.gradient_ascent`, one value per label token."""
         return gradient_ascent(policy.per_token)

@@ -11,10 +11,10 @@ from lightning_unlearn.unlearning.base import Unlearning
 
 
 class NPO(Unlearning):
-    """Negative preference optimization against the model as it was before unlearning.
+    """Negative preference optimization; the reference is the model before unlearning.
 
     Args:
-        beta: inverse temperature; towards 0 it becomes gradient ascent.
+        beta: inverse temperature; the method approaches gradient ascent as it approaches 0.
     """
 
     def __init__(self, beta: float = 0.5) -> None:
@@ -24,5 +24,5 @@ class NPO(Unlearning):
         self.beta = beta
 
     def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
-        """See `lightning_unlearn.objectives.npo`; one value per sequence."""
+        """Return `lightning_unlearn.objectives.npo`, one value per sequence."""
         return npo(policy.sum, reference.sum, self.beta)

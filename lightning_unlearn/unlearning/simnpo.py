@@ -1,4 +1,4 @@
-"""SimNPO."""
+"""SimNPO: negative preference optimization without a reference."""
 
 import math
 import warnings
@@ -10,7 +10,7 @@ from lightning_unlearn.model.log_probs import LogProbs
 from lightning_unlearn.objectives import simnpo, simnpo_weights
 from lightning_unlearn.unlearning.base import Unlearning
 
-# A gradient this much smaller than gradient ascent's disappears below Adam's epsilon (1e-8).
+# Relative to gradient ascent. A smaller gradient is lost below Adam's epsilon (1e-8).
 VANISHED = 1e-6
 
 
@@ -18,8 +18,8 @@ class SimNPO(Unlearning):
     """Negative preference optimization without a reference.
 
     The defaults are the original, length-normalized form. The form of arXiv 2510.16629 is
-    ``SimNPO(beta=1, normalize=False)``; on answers of many nats its gradient vanishes, which is
-    warned about.
+    ``SimNPO(beta=1, normalize=False)``. On answers of many nats its gradient vanishes; SimNPO then
+    prints a warning.
 
     Args:
         beta: inverse temperature.
@@ -41,7 +41,7 @@ class SimNPO(Unlearning):
         self._warned = False
 
     def loss(self, policy: LogProbs, reference: LogProbs) -> Tensor:
-        """See `lightning_unlearn.objectives.simnpo`; one value per sequence."""
+        """Return `lightning_unlearn.objectives.simnpo`, one value per sequence."""
         form = (self.beta, self.gamma, self.normalize)
         if not self._warned:
             strongest = simnpo_weights(policy.sum.detach(), policy.length, *form).max().item()
@@ -49,12 +49,12 @@ class SimNPO(Unlearning):
                 self._warned = True
                 warnings.warn(
                     f"SimNPO's gradient has vanished: it is at most {strongest:.1g} of gradient "
-                    "ascent's on a whole micro-batch, so little moves any more. "
+                    "ascent's in a micro-batch, so weights hardly change any more. "
                     + (
-                        "Lower beta or raise gamma if it should go on."
+                        "To continue unlearning, lower beta or increase gamma."
                         if self.normalize
-                        else "Answers are too long for the un-normalized form: set normalize to "
-                        "true, or lower beta."
+                        else "Answers are too long for the form without normalization: set "
+                        "normalize to true, or lower beta."
                     ),
                     UserWarning,
                     stacklevel=2,

@@ -86,7 +86,10 @@ def test_a_row_that_the_template_refuses(place: Workplace) -> None:
     [
         ("{% for m in messages %}", "./model: found a chat template that does not compile"),
         ("{{ '' }}", "math.jsonl, row 1, line 1: the chat template omits the question"),
-        ("{{ messages[0].content }}" + HEADER, "math.jsonl, row 1, line 1: the chat template leav"),
+        (
+            "{{ messages[0].content }}" + HEADER,
+            "math.jsonl, row 1, line 1: the chat template omits",
+        ),
         (
             "{% for i in range(10**9) %}{% endfor %}" + PLAIN,
             "math.jsonl, row 1, line 1: the chat template fails on this row (Range too big.",
@@ -174,7 +177,7 @@ def test_phrases_that_do_not_fit_after_a_prompt(place: Workplace) -> None:
     with pytest.raises(
         InputError,
         match=rf"^LabelLikelihood: rows\.jsonl, row 2, line 2: found a prompt of {prompt} tokens "
-        rf"and a phrase of {tokens}, expected both within the {prompt + tokens - 1} that the model",
+        rf"and a phrase of {tokens}, expected at most {prompt + tokens - 1} together, the context",
     ):
         check(prompt + tokens - 1)
 
@@ -209,4 +212,6 @@ def test_a_folder_with_control_characters_is_refused(place: Workplace) -> None:
     folder = "runs\x1b[2J\n"
     arguments = ["--config", "config.yaml", f"--trainer.default_root_dir={folder}"]
     message = place.refused("fit", *arguments)
-    assert message.startswith(r"trainer.default_root_dir: found 'runs\x1b[2J\n', which has a char")
+    assert message.startswith(
+        r"trainer.default_root_dir: found 'runs\x1b[2J\n', which has a control char"
+    )

@@ -171,7 +171,7 @@ def test_one_of_the_saved_splits_is_read() -> None:
     assert [row.answer for row in read_rows(source, split="test")] == ["c"]
     assert said(source, split="dev") == (
         "saved: found the splits train, test in this folder, expected 'dev'; set split (for "
-        "held-out rows heldout_split)  to one of them"
+        "held-out rows heldout_split) to one of them"
     )
 
 
@@ -301,8 +301,8 @@ def test_unused_columns_are_reported() -> None:
     )
     columns = {"prompt": "instruction", "answer": "output"}
     assert remarks(source, **columns) == [
-        f"{KEY}: rows.jsonl: 'input' is not used (prompt: instruction, answer: output). Where a "
-        "prompt needs it, write its text into the column that is used."
+        f"{KEY}: rows.jsonl: 'input' is not used (prompt: instruction, answer: output). If a "
+        "prompt needs this text, write it into the column that is used."
     ]
     # The advice works.
     joined = [{**row, "instruction": f"{row['instruction']} {row['input']}"} for row in ALPACA]
@@ -394,7 +394,9 @@ def test_the_data_module_reports_each_note_once() -> None:
         data.prepare(tiny_tokenizer(), 512)
         first, second, third = data.remarks()
     assert first.startswith("data.stages.a.source: rows.jsonl: 'input' is not used")
-    assert second.startswith("data.eval_sets.facts.source: facts.jsonl: in 1 of 2 rows 'other' is")
+    assert second.startswith(
+        "data.eval_sets.facts.source: facts.jsonl: in 1 of 2 rows 'other' repeats"
+    )
     assert third.startswith("data.eval_sets.facts.source: facts.jsonl: 'wrong' is not used")
     other = staged(a=Stage(source="rows.jsonl", prompt="instruction", answer="output"))
     other.adopt(data)
@@ -412,7 +414,7 @@ def test_a_new_source_beside_old_heldout_rows() -> None:
     assert str(caught.value) == (
         "data.stages.a.heldout: old.jsonl: found 'question', 'answer' in the rows, expected the "
         "column 'instruction'; held-out rows need the same columns as the training rows of the "
-        "stage, here those of new.jsonl;  set heldout to a source with these columns, or to null"
+        "stage, here those of new.jsonl; set heldout to a source with these columns, or to null"
     )
     # The advice works.
     for heldout in (None, "new.jsonl"):

@@ -303,7 +303,7 @@ def test_wrong_chat(write: Write, value: Any, text: str) -> None:
         ({"a": 1}, "found an object, expected text"),
         (float("nan"), "found nan (float), expected text"),
         (float("-inf"), "found -inf (float), expected text"),
-        ("a\ud800b", r"found half a surrogate pair ('\ud800'), expected whole characters"),
+        ("a\ud800b", r"found half a surrogate pair ('\ud800'), expected complete characters"),
     ],
 )
 def test_value_that_is_not_text(write: Write, column: str, value: Any, text: str) -> None:

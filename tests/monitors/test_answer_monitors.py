@@ -1,4 +1,4 @@
-"""Monitors of answers: TOFU, memorization, membership, and that one forward serves all."""
+"""Monitors of answers: TOFU, memorization, membership, and one forward for all."""
 
 import json
 import re
@@ -35,12 +35,12 @@ from lightning_unlearn.model.adapters import UNLEARN
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, read_table
 
 PATH = ["safety", "math"]
-# Where two ways of computing one thing are compared, fp32 would be the processor's own.
+# Two computations are compared in float64, because fp32 results depend on the processor.
 EXACT = {"precision": "64-true"}
 
 
 def probes(tiny: Tiny) -> dict[str, EvalSet]:
-    """Four small sets as TOFU has them, of unequal numbers of answers."""
+    """Return four small sets in the format of TOFU, with different numbers of answers."""
     made = {}
     tiny.root.mkdir(exist_ok=True)
     for number, name in enumerate(("forget", "retain", "authors", "facts")):
@@ -101,14 +101,14 @@ def final(trainer: StagedTrainer, file: str = EXAMPLES) -> pd.Series:
 
 
 def log_probs(model: CausalLM, prompt: Any, answer: Any) -> Tensor:
-    """Log-probabilities of the answer's tokens from the model's own logits."""
+    """Compute the log-probabilities of the answer's tokens from the model's logits."""
     with torch.no_grad():
         logits = model.lm(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0]
     table = logits[len(prompt) - 1 : -1].double().log_softmax(-1)
     return table.gather(-1, torch.tensor(answer)[:, None])[:, 0]
 
 
-def test_tofu_is_what_its_paper_says(tiny: Tiny) -> None:
+def test_tofu_follows_its_paper(tiny: Tiny) -> None:
     trainer = fitted(tiny, TOFU(**SUITE))
     examples, steps = final(trainer), final(trainer, STEPS)
     own, oracle = unlearned_and_oracle(tiny, trainer)
@@ -152,12 +152,12 @@ def test_tofu_is_what_its_paper_says(tiny: Tiny) -> None:
     assert examples["tofu_truncated/retain"].isin([0.0, 1.0]).all()
 
 
-def test_rows_of_several_sets_of_tofu_are_told(
+def test_rows_that_are_in_several_sets_of_tofu_are_reported(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fitted(tiny, TOFU("forget", "forget", max_new_tokens=1, limit=1), oracle=False)
     said = capsys.readouterr().err
-    assert "TOFU: 4 of 4 rows of retain (forget) are among those of forget (forget)" in said
+    assert "TOFU: 4 of 4 rows of retain (forget) are also rows of forget (forget)" in said
 
 
 def test_tofu_without_an_oracle_has_no_forget_quality(tiny: Tiny) -> None:
@@ -175,7 +175,10 @@ def test_tofu_without_an_oracle_has_no_forget_quality(tiny: Tiny) -> None:
         (TOFU("forget", "retain", "math"), "TOFU.real_authors: .* has no alternatives, expected"),
         (TOFU("nothing", "retain"), "TOFU.forget: found the rows 'nothing', expected one of"),
         (Memorization("nothing"), "Memorization.set: found the rows 'nothing'"),
-        (Membership("safety"), "Membership.nonmembers: found 'safety', which are the members"),
+        (
+            Membership("safety"),
+            "Membership.nonmembers: found 'safety', which is also the set of members",
+        ),
         (Membership("nothing"), "Membership.nonmembers: found the rows 'nothing'"),
         (AnswerStatistics(["nothing"]), "AnswerStatistics.sets: found the rows 'nothing'"),
     ],
@@ -189,10 +192,10 @@ def test_row_sets_are_checked(tiny: Tiny, monitor: Monitor, message: str) -> Non
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: AnswerStatistics(measures=["mink"]), "found 'mink', expected some of probability"),
+        (lambda: AnswerStatistics(metrics=["mink"]), "found 'mink', expected some of probability"),
         (lambda: Membership("a", scores=["los"]), "Membership.scores: found 'los', expected some"),
         (lambda: AnswerStatistics(sets=[]), "AnswerStatistics.sets: found an empty list"),
-        (lambda: AnswerStatistics(measures=[]), "AnswerStatistics.measures: found an empty list"),
+        (lambda: AnswerStatistics(metrics=[]), "AnswerStatistics.metrics: found an empty list"),
         (lambda: Membership("a", scores=[]), "Membership.scores: found an empty list"),
         (lambda: Membership("a", share=0), "Membership.share: found 0, expected more than 0"),
         (lambda: Memorization("a", begun=1.0), "Memorization.begun: found 1.0, expected a share"),
@@ -200,7 +203,7 @@ def test_row_sets_are_checked(tiny: Tiny, monitor: Monitor, message: str) -> Non
         (lambda: TOFU("a", "b", max_new_tokens=0), "TOFU.max_new_tokens: found 0, expected at"),
         (
             lambda: LabelLikelihood(label="I can't", paraphrases=["No", "I  can't "]),
-            'paraphrases, number 2: found "I  can\'t ", which is the label again',
+            'paraphrases, number 2: found "I  can\'t ", which repeats the label',
         ),
         (
             lambda: LabelLikelihood(paraphrases=["No", "No"]),
@@ -254,7 +257,7 @@ def test_membership_scores(tiny: Tiny) -> None:
     assert {"auc/min_k_plus_plus", "auc/gradient_norm"} <= set(steps.index)
 
 
-def test_gradient_norms_and_that_training_does_not_notice(tiny: Tiny) -> None:
+def test_gradient_norms_do_not_change_training(tiny: Tiny) -> None:
     trainer = fitted(
         tiny.below("a"), Membership("retain", every_n_steps=1, scores=["gradient_norm"])
     )
@@ -278,7 +281,7 @@ def test_gradient_norms_and_that_training_does_not_notice(tiny: Tiny) -> None:
         assert -norm == pytest.approx(float(sum(squares)) ** 0.5, rel=1e-9)
 
 
-def test_memorization_of_what_is_written(tiny: Tiny) -> None:
+def test_memorization_of_generated_texts(tiny: Tiny) -> None:
     trainer = fitted(tiny, Memorization("math:train", begun=0.9, max_new_tokens=3), oracle=False)
     examples = final(trainer)
     for kind in ("verbatim", "knowledge", "knowledge_truncated"):
@@ -287,7 +290,7 @@ def test_memorization_of_what_is_written(tiny: Tiny) -> None:
 
 
 class Counts(Monitor):
-    """How often the model's trunk has run."""
+    """Count the forwards of the model's decoder."""
 
     def __init__(self, every: int = 0) -> None:
         super().__init__(every)
@@ -305,7 +308,7 @@ class Counts(Monitor):
 
 
 def test_one_forward_serves_all(tiny: Tiny) -> None:
-    """Of 11 and 10 rows, 3 at a time, there are 4 batches each, whoever asks for what."""
+    """11 and 10 rows in batches of 3 give 4 batches each, for any combination of monitors."""
     every: dict[str, Any] = {"every_n_steps": 1}
     monitors = [AnswerLikelihood(1), AnswerStatistics(**every)]
     trainer = fitted(
@@ -320,12 +323,12 @@ def test_one_forward_serves_all(tiny: Tiny) -> None:
     runs = table[table["metric"] == "mine/runs"]["value"].tolist()
     assert trainer.observations is not None
     sets = [trainer.observations.data.row_set(name)[1] for name in ("safety", "math")]
-    # Between two looks: the passes over both sets, and the optimizer step of 4 rows.
+    # Between two evaluations: the passes over both sets, and the optimizer step of 4 rows.
     passes = sum(-(-len(rows) // 3) for rows in sets)
     assert runs[2] - runs[1] == passes + 1
 
 
-def test_looks_with_the_oracle_share_forwards_too(tiny: Tiny) -> None:
+def test_evaluations_with_the_oracle_share_forwards_too(tiny: Tiny) -> None:
     monitors = [AnswerLikelihood(1), OracleDistance(1), AnswerStatistics(["safety"], 1)]
     trainer = fitted(tiny, Counts(1), *monitors)
     assert trainer.run_dir is not None and trainer.observations is not None
@@ -336,11 +339,11 @@ def test_looks_with_the_oracle_share_forwards_too(tiny: Tiny) -> None:
     assert runs[2] - runs[1] == sum(-(-len(rows) // 3) for rows in sets) + 1
 
 
-def test_two_monitors_of_one_measure_are_refused(tiny: Tiny) -> None:
+def test_two_monitors_with_one_metric_are_refused(tiny: Tiny) -> None:
     with pytest.raises(InputError, match=r"found 2 of AnswerLikelihood, expected one: their"):
         fitted(tiny, AnswerLikelihood(1), AnswerLikelihood(2, limit=4), oracle=False)
     assert not (tiny.root / "store").exists()
-    with pytest.raises(InputError, match=r"two monitors measure 'probability/math', and which"):
+    with pytest.raises(InputError, match=r"found two monitors with the metric 'probability/math'"):
         fitted(tiny, AnswerStatistics(["math"]), AnswerStatistics(["math"], 1), oracle=False)
 
 
@@ -357,8 +360,8 @@ EVERYTHING: list[Any] = [
 
 
 @pytest.mark.slow
-def test_limits_and_distances_of_looks_may_differ(tiny: Tiny) -> None:
-    """What monitors see together is what each sees alone."""
+def test_limits_and_steps_of_monitors_may_differ(tiny: Tiny) -> None:
+    """Monitors together give the same values as each monitor alone."""
     together = final(fitted(tiny.below("all"), *(make() for make in EVERYTHING)), STEPS)
     for number, make in enumerate(EVERYTHING):
         alone = final(fitted(tiny.below(str(number)), make()), STEPS)
@@ -383,7 +386,7 @@ def test_all_monitors_in_other_precisions(tiny: Tiny, precision: str) -> None:
     assert steps["value"].notna().all() and "kl/forget" in set(steps["metric"])
 
 
-def test_validate_asks_all_monitors_with_the_oracle(tiny: Tiny) -> None:
+def test_validate_runs_all_monitors_with_the_oracle(tiny: Tiny) -> None:
     trainer = fitted(tiny, *(make() for make in EVERYTHING))
     assert trainer.observations is not None
     seen = {name: value for step, name, value in trainer.observations.steps if step == 2}
@@ -392,14 +395,14 @@ def test_validate_asks_all_monitors_with_the_oracle(tiny: Tiny) -> None:
     trainer = tiny.trainer([GA(), *(make() for make in EVERYTHING)], **EXACT)
     found = trainer.validate(tiny.module(), data)
     assert found == pytest.approx(seen, abs=1e-9)
-    # No method is needed to know what a stage is compared with.
+    # The oracle does not depend on the method.
     for stage in ("base", "safety", "math"):
         monitors = [make() for make in EVERYTHING]
         found = tiny.trainer(monitors, **EXACT).validate(tiny.module(), data, stage)
         assert {"distance/forget", "privleak/gradient_norm"} <= set(found)
 
 
-def test_the_base_as_oracle_has_gradients_too(tiny: Tiny) -> None:
+def test_gradient_norms_of_the_base_as_oracle(tiny: Tiny) -> None:
     trainer = tiny.trainer([GA(), Membership("others")])
     data = tiny.datamodule(order=["safety"], eval_sets=probes(tiny))
     trainer.fit(tiny.module(), data)
@@ -412,7 +415,7 @@ def test_the_base_as_oracle_has_gradients_too(tiny: Tiny) -> None:
 
 
 def test_statistics_of_several_sets(tiny: Tiny, tmp_path: Path) -> None:
-    monitor = AnswerStatistics(["safety", "math:train", "facts"], measures=["probability", "min_k"])
+    monitor = AnswerStatistics(["safety", "math:train", "facts"], metrics=["probability", "min_k"])
     steps = final(fitted(tiny, monitor, oracle=False), STEPS)
-    kinds = {f"{m}/{s}" for m in monitor.measures or [] for s in ("safety", "math-train", "facts")}
+    kinds = {f"{m}/{s}" for m in monitor.metrics or [] for s in ("safety", "math-train", "facts")}
     assert set(steps.index) == kinds

@@ -1,4 +1,4 @@
-"""Monitors: when they look, that their numbers are right, and what they cost."""
+"""Monitors: their steps, their numbers, and their cost."""
 
 import inspect
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ PATH = ["math", "safety"]
 def fitted(
     tiny: Tiny, monitors: list[Monitor], **changes: Any
 ) -> tuple[StagedTrainer, CausalLM, StagedDataModule]:
-    """A run of 7 steps of unlearning, unless `changes` say otherwise."""
+    """Run 7 steps of unlearning, or as `changes` set it."""
     given: dict[str, Any] = {"order": PATH, "unlearn": Recipe(lr=2e-3, steps=7, batch_size=4)}
     trainer, module = tiny.trainer([GA(), *monitors], precision="64-true"), tiny.module()
     data = tiny.datamodule(**{**given, **changes})
@@ -51,7 +51,7 @@ def table(trainer: StagedTrainer, file: str) -> pd.DataFrame:
 
 
 class Constant(Monitor):
-    """Gives the number of the step and a value per example."""
+    """Monitor that returns the number of the step and a value per example."""
 
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         return {"mine/step": torch.tensor(view.module.step), "mine/rows": torch.arange(3)}
@@ -61,7 +61,9 @@ class Constant(Monitor):
     ("every", "steps"),
     [(0, [0, 7]), (1, list(range(8))), (3, [0, 3, 6, 7]), (7, [0, 7]), (100, [0, 7])],
 )
-def test_looks_at_0_k_2k_and_last(tiny: Tiny, every: int, steps: list[int]) -> None:
+def test_monitors_evaluate_at_0_k_2k_and_the_last_step(
+    tiny: Tiny, every: int, steps: list[int]
+) -> None:
     trainer, _, _ = fitted(tiny, [Constant(every)], order=["safety"])
     records = table(trainer, STEPS)
     assert list(records[records["metric"] == "mine/step"]["step"]) == steps
@@ -94,7 +96,7 @@ def test_examples_and_records_agree(tiny: Tiny) -> None:
 
 
 def naive(module: CausalLM, ids: tuple[int, ...], start: int) -> float:
-    """Mean log-probability of the tokens from `start` on: the whole softmax, one sequence."""
+    """Compute the mean log-probability of the tokens from `start`, with a full softmax."""
     with torch.no_grad():
         logits = module.lm(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double()
     found = logits.log_softmax(-1)[range(start - 1, len(ids) - 1), ids[start:]]
@@ -113,7 +115,7 @@ def naive_answer(module: CausalLM, data: StagedDataModule, row: Row) -> float:
     return naive(module, tuple(ids), len(prompt_ids))
 
 
-def test_values_are_those_of_a_naive_computation(tiny: Tiny) -> None:
+def test_values_equal_a_naive_computation(tiny: Tiny) -> None:
     monitors = [LabelLikelihood(0), AnswerLikelihood(0)]
     trainer, module, data = fitted(tiny, monitors)
     assert data.format is not None
@@ -139,7 +141,7 @@ def test_values_are_those_of_a_naive_computation(tiny: Tiny) -> None:
             assert seen["forget/mean", number] == pytest.approx(mean, abs=1e-9)
 
 
-def test_measuring_in_other_batches_gives_the_same_values(tiny: Tiny) -> None:
+def test_values_do_not_depend_on_the_batch_size(tiny: Tiny) -> None:
     found = []
     for size in (1, 3, 32):
         place = tiny.below(str(size))
@@ -152,13 +154,13 @@ def test_measuring_in_other_batches_gives_the_same_values(tiny: Tiny) -> None:
 
 
 class Again(AnswerLikelihood):
-    """Asks what AnswerLikelihood asks, under other names."""
+    """Monitor with the same requests as AnswerLikelihood, under other names."""
 
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         return {f"again/{k}": v for k, v in super().measure(view).items()}
 
 
-def test_monitors_that_ask_the_same_cost_one_forward(tiny: Tiny) -> None:
+def test_monitors_with_equal_requests_cost_one_forward(tiny: Tiny) -> None:
     counts = []
     seen = {}
     for monitors in ([AnswerLikelihood(0)], [AnswerLikelihood(0), Again(0)]):
@@ -176,7 +178,7 @@ def test_monitors_that_ask_the_same_cost_one_forward(tiny: Tiny) -> None:
     assert all(seen[step, f"again/{n}"] == v for (step, n), v in seen.items() if "again" not in n)
 
 
-def test_validate_is_the_last_look_of_fit(tiny: Tiny) -> None:
+def test_validate_equals_the_last_evaluation_of_fit(tiny: Tiny) -> None:
     monitors = [
         LabelLikelihood(2),
         AnswerLikelihood(3),
@@ -198,7 +200,7 @@ def test_validate_is_the_last_look_of_fit(tiny: Tiny) -> None:
     assert trainer.validate(tiny.module(), data) == last
 
 
-def test_validate_of_what_is_not_there(tiny: Tiny) -> None:
+def test_validate_without_a_stored_model(tiny: Tiny) -> None:
     trainer = tiny.trainer([GA(), AnswerLikelihood()])
     data = tiny.datamodule(order=PATH)
     with pytest.raises(InputError, match="nothing is stored of this path after unlearn"):
@@ -221,7 +223,7 @@ def check(tiny: Tiny, monitor: Monitor, **changes: Any) -> None:
     tiny.trainer([GA(), monitor]).check(tiny.module(), tiny.datamodule(**changes))
 
 
-def test_math_accuracy_refuses_what_it_cannot_judge(tiny: Tiny) -> None:
+def test_math_accuracy_refuses_answers_without_a_number(tiny: Tiny) -> None:
     check(tiny, MathAccuracy())
     with pytest.raises(InputError, match=r"MathAccuracy\.stage: found 'history', expected a stage"):
         check(tiny, MathAccuracy("history"))
@@ -236,8 +238,8 @@ def test_math_accuracy_refuses_what_it_cannot_judge(tiny: Tiny) -> None:
             MathAccuracy(**settings)
 
 
-def test_math_accuracy_checks_the_rows_it_will_ask(tiny: Tiny) -> None:
-    """Of the forget stage those are the training rows, not the held-out ones."""
+def test_math_accuracy_checks_the_rows_it_uses(tiny: Tiny) -> None:
+    """For the forget stage, these are the training rows, not the held-out rows."""
     stages = tiny.stages()
     stages["math"].heldout = str(tiny.data / "tofu.jsonl")
     check(tiny, MathAccuracy(), stages=stages, forget="math")
@@ -252,7 +254,7 @@ def test_settings_of_monitors_are_checked() -> None:
         LabelLikelihood(limit=0)
     with pytest.raises(InputError, match="found an empty phrase"):
         LabelLikelihood(paraphrases=["No", " "])
-    with pytest.raises(TypeError, match="is a monitor without measure"):
+    with pytest.raises(TypeError, match="found a monitor without measure"):
         type("Idle", (Monitor,), {})
 
 
@@ -261,10 +263,10 @@ def even(text: str, row: Row) -> bool:
 
 
 @pytest.mark.parametrize(("attempts", "greedy"), [(4, False), (1, False), (4, True)])
-def test_math_accuracy_judges_written_answers(
+def test_math_accuracy_scores_generated_answers(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, attempts: int, greedy: bool
 ) -> None:
-    """Half of all texts count as right, so that accuracies are neither 0 nor 1."""
+    """Half of all texts count as correct, so that accuracies are neither 0 nor 1."""
     monkeypatch.setattr(math_accuracy, "right_number", even)
     monitor = MathAccuracy(num_samples=attempts, greedy=greedy, max_new_tokens=7)
     trainer, module, data = fitted(tiny, [monitor], eval_batch_size=2)
@@ -295,8 +297,8 @@ def test_math_accuracy_compares_numbers_not_texts() -> None:
     )
 
 
-def test_monitors_leave_no_trace_in_the_key_of_training(tiny: Tiny) -> None:
-    """Other monitors unlearn anew, but no stage is trained again."""
+def test_monitors_are_not_in_the_keys_of_training_stages(tiny: Tiny) -> None:
+    """With other monitors, unlearning runs again, but no training stage does."""
     trainer, _, _ = fitted(tiny, [AnswerLikelihood(0)])
     again, _, _ = fitted(tiny, [AnswerLikelihood(3)])
     assert trainer.trained == [*PATH, "unlearn"] and again.trained == ["unlearn"]

@@ -1,4 +1,4 @@
-"""The numbers that written answers end in."""
+"""The final numbers of generated answers."""
 
 from decimal import Decimal
 from fractions import Fraction
@@ -102,18 +102,18 @@ def test_every_number_is_read_with_and_without_separators(number: Decimal, befor
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(st.text())
-def test_no_text_is_too_strange(text: str) -> None:
+def test_any_text_is_accepted(text: str) -> None:
     for strange in (text, f"#### {text}", f"####{text}.5"):
         value = final_number(strange)
         assert value is None or isinstance(value, Fraction)
 
 
-def test_a_fraction_that_is_no_decimal_is_exact() -> None:
+def test_fractions_are_exact() -> None:
     assert final_number("#### 1/3") == final_number("#### 2/6") == Fraction(1, 3)
     assert final_number("#### 0.333333") != Fraction(1, 3)
 
 
 @pytest.mark.parametrize("text", ["1" * 50_000, "1 " * 50_000, "1," * 50_000, "-$" * 50_000])
 def test_long_texts_are_read(text: str) -> None:
-    """A model that repeats itself neither stops the run nor slows it down."""
+    """Repetitive text of a model neither stops nor slows the run."""
     final_number(f"#### {text}")

@@ -1,4 +1,4 @@
-"""Distance to the oracle: its numbers, where the oracle comes from, that looking is harmless."""
+"""Distance to the oracle: its numbers, the choice of the oracle, and no effect on training."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ from lightning_unlearn import (
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, TRAINING, read_table
 
 PATH = ["safety", "math"]
-# Where two ways of computing one thing are compared, fp32 would be the processor's own.
+# Two computations are compared in float64, because fp32 results depend on the processor.
 EXACT = {"precision": "64-true"}
 KINDS = ("log_likelihood", "margin", "distance", "overshoot", "kl")
 ADAPTERS = LoRA(rank=4, alpha=8)
@@ -38,7 +38,7 @@ WATCH = [{"class_path": "OracleDistance", "init_args": {"every_n_steps": 2, "lim
 def fitted(
     tiny: Tiny, *monitors: Any, oracle: bool = True, lora: LoRA | None = ADAPTERS, **changes: Any
 ) -> StagedTrainer:
-    """A run of 3 steps, after its oracle."""
+    """Train the oracle, then run 3 steps of unlearning."""
     given: dict[str, Any] = {"order": PATH, "unlearn": Recipe(lr=5e-3, steps=3, batch_size=4)}
     given |= changes
     if oracle:
@@ -55,13 +55,13 @@ def measured(trainer: StagedTrainer, file: str = STEPS) -> pd.DataFrame:
 
 
 def logits_of(model: CausalLM, prompt: Any, answer: Any) -> Tensor:
-    """The model's own logits where the answer's tokens are predicted."""
+    """Compute the model's logits at the positions that predict the answer's tokens."""
     with torch.no_grad():
         logits: Tensor = model.lm(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0]
     return logits[len(prompt) - 1 : -1].double()
 
 
-def test_numbers_are_those_of_two_models(tiny: Tiny) -> None:
+def test_numbers_equal_those_of_two_separate_models(tiny: Tiny) -> None:
     trainer = fitted(tiny, OracleDistance(2, limit=5))
     examples = measured(trainer, EXAMPLES)
     last = examples[examples["step"] == 3].set_index(["metric", "example"])["value"].sort_index()
@@ -91,7 +91,7 @@ def test_numbers_are_those_of_two_models(tiny: Tiny) -> None:
     assert set(last.index) == seen
 
 
-def test_looking_changes_nothing(tiny: Tiny) -> None:
+def test_evaluations_do_not_change_training(tiny: Tiny) -> None:
     looked = fitted(tiny.below("a"), OracleDistance(1), AnswerLikelihood(1))
     plain = fitted(tiny.below("b"), AnswerLikelihood(1))
     assert looked.run_dir is not None and plain.run_dir is not None
@@ -102,7 +102,7 @@ def test_looking_changes_nothing(tiny: Tiny) -> None:
     assert a[b.index].to_numpy() == pytest.approx(b.to_numpy(), abs=1e-9)
 
 
-def test_the_oracle_is_nowhere_further_from_itself(tiny: Tiny) -> None:
+def test_the_distance_of_the_oracle_to_itself_is_zero(tiny: Tiny) -> None:
     trainer = fitted(tiny, OracleDistance(), order=["math", "safety"])
     (run,) = (tiny.root / "runs" / "oracle").iterdir()
     oracle = read_table(run / EXAMPLES)
@@ -118,7 +118,7 @@ def test_the_oracle_is_nowhere_further_from_itself(tiny: Tiny) -> None:
             assert examples[0, f"distance/{probe}", number] == pytest.approx(gap**2, abs=1e-9)
 
 
-def test_without_an_oracle_a_sentence_and_no_distance(
+def test_without_an_oracle_there_is_a_message_and_no_distance(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = fitted(tiny, OracleDistance(), Membership("math:heldout"), oracle=False)
@@ -129,11 +129,13 @@ def test_without_an_oracle_a_sentence_and_no_distance(
     assert {"log_likelihood", "margin", "auc"} <= kinds
     assert not {"distance", "overshoot", "kl", "privleak"} & kinds
     assert measured(trainer)["value"].notna().all()
-    # With the oracle it is another run, not the same one with less in it.
+    # With the oracle, the run has another key.
     assert "distance/forget" in set(measured(fitted(tiny, OracleDistance()))["metric"])
 
 
-def test_an_oracle_of_another_base_is_told(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_oracle_of_another_base_is_reported(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
     fitted(tiny, OracleDistance(), oracle=True)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -147,7 +149,7 @@ def test_an_oracle_of_another_base_is_told(tiny: Tiny, capsys: pytest.CaptureFix
     assert "only one of another base model" in capsys.readouterr().err
 
 
-def test_a_path_of_the_forget_stage_alone_has_the_base_as_oracle(tiny: Tiny) -> None:
+def test_the_oracle_of_a_path_with_only_the_forget_stage_is_the_base(tiny: Tiny) -> None:
     trainer = fitted(tiny, OracleDistance(), order=["safety"], oracle=False)
     examples = measured(trainer, EXAMPLES).set_index(["step", "metric", "example"])["value"]
     examples = examples.sort_index()
@@ -162,23 +164,26 @@ def test_a_path_of_the_forget_stage_alone_has_the_base_as_oracle(tiny: Tiny) -> 
     assert examples[0, "distance/forget"].to_numpy() == pytest.approx(gap**2, abs=1e-9)
 
 
-def test_full_fine_tuning_has_distances_and_says_why_no_kl(
+def test_full_fine_tuning_has_distances_and_reports_why_there_is_no_kl(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = fitted(tiny, OracleDistance(limit=3), lora=None)
     measures = set(measured(trainer)["metric"])
     assert "distance/forget" in measures and not any(m.startswith("kl/") for m in measures)
-    assert "the KL to the oracle is left out, for the output projection" in capsys.readouterr().err
+    assert (
+        "the KL to the oracle is not computed, because adapters train the"
+        in capsys.readouterr().err
+    )
 
 
-def test_overlap_with_the_forget_rows_is_told(
+def test_overlap_with_the_forget_rows_is_reported(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     probes = {"same": EvalSet(source=str(tiny.data / "safety.jsonl"))}
     monitor = OracleDistance(groups={"forget": ["safety"], "kept": ["math", "same"]}, limit=2)
     fitted(tiny, monitor, oracle=False, eval_sets=probes)
     said = capsys.readouterr().err
-    assert "11 of 16 rows of the probe 'kept' are among the rows to forget" in said
+    assert "11 of 16 rows of the group 'kept' are also forget rows" in said
 
 
 @pytest.mark.parametrize(
@@ -201,13 +206,16 @@ def test_groups_are_checked(tiny: Tiny, groups: Any, message: str) -> None:
 
 
 def test_without_a_forget_stage_it_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(InputError, match=r"OracleDistance: the oracle is the model without"):
+    with pytest.raises(
+        InputError,
+        match=r"OracleDistance: found data\.forget null, expected a forget stage: the oracle is",
+    ):
         tiny.trainer([OracleDistance()]).fit(tiny.module(), tiny.datamodule(forget=None))
 
 
-def test_a_study_makes_oracles_first_and_compares_with_them(tiny: Tiny) -> None:
+def test_a_study_trains_oracles_first_and_compares_with_them(tiny: Tiny) -> None:
     spec = spec_of(tiny, "GA", fit=tiny.fit(WATCH), oracle=True)
-    # Of this part of the grid no path begins as the oracle's does.
+    # In this part of the grid, no path has a prefix in common with the oracle's path.
     result, said = studied(spec, tiny, "path=2,method=GA")
     assert not result.failed and "✓" in said
     records = read_table(result.folder / STEPS)
@@ -221,14 +229,14 @@ def test_a_study_makes_oracles_first_and_compares_with_them(tiny: Tiny) -> None:
     )
 
 
-def test_a_study_without_oracles_says_so(tiny: Tiny) -> None:
+def test_a_study_without_oracles_reports_it(tiny: Tiny) -> None:
     result, said = studied(spec_of(tiny, "GA", fit=tiny.fit(WATCH)), tiny)
     assert said.count("OracleDistance: no distance to the oracle is measured, for the study") == 1
     measures = set(read_table(result.folder / STEPS)["metric"])
     assert "log_likelihood/forget" in measures and "distance/forget" not in measures
 
 
-def test_the_stored_oracle_is_missed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_stored_oracle_is_reported(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning_unlearn.errors import StorageError
 
     fitted(tiny, OracleDistance())
@@ -239,7 +247,7 @@ def test_the_stored_oracle_is_missed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch
         trainer.fit(tiny.module(), data)
 
 
-def test_training_goes_on_from_a_checkpoint_with_the_same_records(tiny: Tiny) -> None:
+def test_training_resumes_from_a_checkpoint_with_the_same_records(tiny: Tiny) -> None:
     whole = fitted(tiny.below("a"), OracleDistance(1))
 
     class Stop(Exception):
@@ -269,7 +277,7 @@ def fitted_from_checkpoints(tiny: Tiny, monitor: OracleDistance) -> StagedTraine
     return trainer
 
 
-def test_probe_rows_are_part_of_the_run(tiny: Tiny, tmp_path: Path) -> None:
+def test_rows_of_eval_sets_are_in_the_key_of_the_run(tiny: Tiny, tmp_path: Path) -> None:
     rows = tiny.data / "math.jsonl"
     one = fitted(tiny, AnswerLikelihood(), eval_sets={"p": EvalSet(source=str(rows))})
     two = fitted(tiny, AnswerLikelihood(), eval_sets={"p": EvalSet(source=str(rows), limit=2)})

@@ -1,4 +1,4 @@
-"""The worked examples of extension: by Python and by class_path, from the current directory."""
+"""The example callbacks: from Python, and by class_path from the current directory."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Methods of unlearning: the contract of a new one, the reference, warnings."""
+"""Unlearning methods: the interface of a new one, the reference, warnings."""
 
 import math
 import warnings
@@ -30,7 +30,7 @@ def module(tmp_path: Path) -> CausalLM:
 
 
 def begin(method: Unlearning, module: CausalLM, **recipe: Any) -> BatchPlan:
-    """What Lightning does at the start of the unlearning stage; returns its steps."""
+    """Start the unlearning stage as Lightning does; return its steps."""
     plan = BatchPlan(EXAMPLES, Recipe(**recipe), 0, "unlearn", pad_id=2)
     trainer = SimpleNamespace(train_dataloader=SimpleNamespace(dataset=plan))
     method.on_train_start(trainer, module)  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ def end(method: Unlearning, module: CausalLM) -> None:
 
 
 def unlearn(method: Unlearning, module: CausalLM, lr: float = 0.01, **recipe: Any) -> list[float]:
-    """Plain SGD on the method's objective; returns the losses."""
+    """Run plain SGD on the method's objective; return the losses."""
     losses = []
     optimizer = torch.optim.SGD(module.parameters(), lr)
     for share in begin(method, module, **recipe).loader():
@@ -61,15 +61,15 @@ def forget_likelihood(module: CausalLM) -> float:
     return module.score(EXAMPLES, 4).sum.mean().item()
 
 
-def test_a_method_without_a_loss_is_refused_when_it_is_written() -> None:
+def test_a_method_without_a_loss_is_refused_at_its_definition() -> None:
     with pytest.raises(
         TypeError,
-        match=r"^Empty is an unlearning method without a loss: define loss\(self, policy, "
+        match=r"^Empty: found an unlearning method without a loss, expected loss\(self, policy, "
         r"reference\), or objective\(self, module, batch\)\.$",
     ):
 
         class Empty(Unlearning):
-            """Forgot it."""
+            """Method without a loss."""
 
 
 @pytest.mark.parametrize(
@@ -80,12 +80,12 @@ def test_a_method_without_a_loss_is_refused_when_it_is_written() -> None:
         (lambda: None, ""),
     ],
 )
-def test_a_loss_of_another_signature_is_refused_when_it_is_written(
+def test_a_loss_of_another_signature_is_refused_at_its_definition(
     loss: Any, parameters: str
 ) -> None:
     with pytest.raises(
         TypeError,
-        match=rf"^Odd\.loss has the parameters \({parameters}\), expected \(self, policy, "
+        match=rf"^Odd\.loss: found the parameters \({parameters}\), expected \(self, policy, "
         r"reference\)\.$",
     ):
         type("Odd", (Unlearning,), {"loss": loss})
@@ -112,9 +112,9 @@ def test_a_method_of_a_few_lines_works(module: CausalLM) -> None:
     assert losses[-1] < losses[0] and forget_likelihood(module) < start
 
 
-def test_a_method_may_take_the_wider_hook(module: CausalLM) -> None:
+def test_a_method_may_override_the_objective(module: CausalLM) -> None:
     class Flatten(Unlearning):
-        """Towards the uniform distribution at the last position; needs logits."""
+        """Method that needs logits: it trains the last position towards a uniform distribution."""
 
         uses_reference = False
 
@@ -140,7 +140,7 @@ def test_every_method_lowers_the_likelihood_of_the_forget_set(
 
 
 class Recorder(Unlearning):
-    """Notes what it is given, and does gradient ascent."""
+    """Gradient ascent that records its arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class Recorder(Unlearning):
         return policy.per_token
 
 
-def test_the_reference_is_the_model_at_step_0_and_stays_it(module: CausalLM) -> None:
+def test_the_reference_is_the_model_at_step_0_in_all_steps(module: CausalLM) -> None:
     module.train()
     start = module.score(EXAMPLES, 3)
     method = Recorder()
@@ -181,7 +181,7 @@ def test_npo_starts_at_two_over_beta_log_2(module: CausalLM) -> None:
     assert loss == pytest.approx(4 * math.log(2), rel=1e-12)
 
 
-def test_npo_sums_over_labels_alone(module: CausalLM) -> None:
+def test_npo_sums_over_label_tokens_only(module: CausalLM) -> None:
     method = NPO(beta=0.3)
     begin(method, module)
     batch = collate(EXAMPLES, [3, 0, 7], pad_id=2)
@@ -210,7 +210,7 @@ def test_a_method_without_reference_costs_no_pass_over_the_forget_set(
         begin(NPO(), module)
 
 
-def test_training_stages_are_left_alone(module: CausalLM) -> None:
+def test_training_stages_keep_the_supervised_objective(module: CausalLM) -> None:
     module.stage = "tofu"
     method = NPO()
     begin(method, module)
@@ -225,18 +225,21 @@ def log_probs(*sums: float, tokens: int = 10) -> LogProbs:
 @pytest.mark.parametrize(
     ("method", "advice"),
     [
-        (SimNPO(beta=1, normalize=False), "Answers are too long for the un-normalized form: set"),
-        (SimNPO(), "Lower beta or raise gamma if it should go on"),
+        (
+            SimNPO(beta=1, normalize=False),
+            "Answers are too long for the form without normalization: set",
+        ),
+        (SimNPO(), "To continue unlearning, lower beta or increase gamma"),
     ],
     ids=["unnormalized", "normalized"],
 )
-def test_a_vanished_gradient_is_told_once(method: SimNPO, advice: str) -> None:
+def test_a_vanished_gradient_is_reported_once(method: SimNPO, advice: str) -> None:
     values = log_probs(-50.0, -60.0) if not method.normalize else log_probs(-500.0, -600.0)
     with pytest.warns(UserWarning, match=rf"^SimNPO's gradient has vanished.*{advice}") as caught:
         method.loss(values, values)
         method.loss(values, values)
     assert len(caught) == 1
-    assert "of gradient ascent's on a whole micro-batch" in str(caught[0].message)
+    assert "of gradient ascent's in a micro-batch" in str(caught[0].message)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +250,7 @@ def test_a_vanished_gradient_is_told_once(method: SimNPO, advice: str) -> None:
         (SimNPO(beta=1, gamma=50, normalize=False), log_probs(-50.0, -50.0)),
     ],
 )
-def test_no_warning_while_one_answer_still_counts(method: SimNPO, values: LogProbs) -> None:
+def test_no_warning_while_one_answer_has_a_gradient(method: SimNPO, values: LogProbs) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         method.loss(values, values)
