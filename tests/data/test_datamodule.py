@@ -386,7 +386,9 @@ def test_batches_are_checked_for_every_recipe_before_training() -> None:
     data = staged(stages=stages(batch_size=12), unlearn=Recipe(batch_size=6))
     data.check_batches(1)
     data.check_batches(3)
-    with pytest.raises(InputError, match=r"^data\.stages\.inst\.batch_size: found 12, which can't"):
+    with pytest.raises(
+        InputError, match=r"^data\.stages\.inst\.batch_size: found 12, which is not divisible"
+    ):
         data.check_batches(5)
     # A recipe of unlearning that is not used is not checked.
     staged(stages=stages(batch_size=12), unlearn=Recipe(batch_size=5), forget=None).check_batches(4)
