@@ -31,7 +31,7 @@ def of(values: list[float]) -> Tensor:
 
 
 def grid(count: int, low: float, high: float, seed: int) -> Tensor:
-    """Random multiples of 1/64: their differences are exact, so only the formula errs."""
+    """Return random multiples of 1/64: their differences are exact."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(int(64 * low), int(64 * high), (count,), generator=generator).double() / 64
 
@@ -59,7 +59,7 @@ def test_nll_and_gradient_ascent_are_the_log_probability_up_to_sign() -> None:
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.0, 4.0])
-def test_npo_is_its_closed_form(beta: float) -> None:
+def test_npo_equals_its_closed_form(beta: float) -> None:
     policy, reference = logps(seed=0), logps(seed=1)
     # (2 / beta) log(1 + (pi / pi_ref)^beta)
     naive = [
@@ -105,7 +105,7 @@ def test_npo_becomes_gradient_ascent_as_beta_vanishes() -> None:
 
 
 @pytest.mark.parametrize(("beta", "gamma", "normalize"), FORMS)
-def test_simnpo_is_its_closed_form(beta: float, gamma: float, normalize: bool) -> None:
+def test_simnpo_equals_its_closed_form(beta: float, gamma: float, normalize: bool) -> None:
     policy, size = logps(low=-60 if normalize else -8), lengths()
     naive_values, naive_weights = [], []
     for logp, length in zip(policy.tolist(), size.tolist(), strict=True):

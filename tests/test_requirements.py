@@ -1,4 +1,4 @@
-"""The locks hold what pyproject.toml asks for, and nothing of the place where they were made."""
+"""The lock files match pyproject.toml and have no paths or hosts of their machine."""
 
 import re
 import sys
@@ -19,14 +19,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 
 def direct() -> list[Requirement]:
-    """What pyproject.toml names, extras included."""
+    """Return the dependencies in pyproject.toml, extras included."""
     extras = [text for extra in PROJECT["optional-dependencies"].values() for text in extra]
     found = [Requirement(text) for text in [*PROJECT["dependencies"], *extras]]
     return [requirement for requirement in found if requirement.name != PROJECT["name"]]
 
 
 def pins(file: str) -> dict[str, list[Requirement]]:
-    """Pinned versions by package: several where they differ by Python."""
+    """Return pinned versions by package; several if they differ between Python versions."""
     found: dict[str, list[Requirement]] = {}
     for line in (ROOT / "requirements" / file).read_text(encoding="utf-8").splitlines():
         if not line.lstrip().startswith("#"):
@@ -56,7 +56,7 @@ def test_the_lowest_versions_are_the_lower_bounds() -> None:
     pinned = pins("lowest.txt")
     for requirement in direct():
         lower = [Version(s.version) for s in requirement.specifier if s.operator == ">="]
-        # The oldest of all Pythons: some packages lack that version for a newer one.
+        # The oldest version for any Python: some packages have no such version for a newer Python.
         found = pinned[canonicalize_name(requirement.name)]
         oldest = min(Version(s.version) for pin in found for s in pin.specifier)
         assert [oldest] == lower or not lower, (requirement, oldest)

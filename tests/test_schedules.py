@@ -1,4 +1,4 @@
-"""Schedules: no step without learning rate, ramps of the promised length, tiny totals."""
+"""Schedules: a learning rate at every step, the documented ramps, very few steps."""
 
 import math
 from fractions import Fraction
@@ -35,7 +35,7 @@ def test_every_step_has_a_factor_above_0_and_at_most_1(
 
 @exactly
 @given(totals, shares, shares)
-def test_wsd_has_linear_ramps_of_the_promised_length(
+def test_wsd_has_linear_ramps_of_the_documented_length(
     total: int, warmup: float, decay: float
 ) -> None:
     up, down = ramp(warmup, total), ramp(decay, total)
@@ -117,5 +117,5 @@ def test_the_optimizer_sees_factor_times_peak_at_every_step(name: ScheduleName) 
         optimizer.step()
         scheduler.step()
     assert seen == pytest.approx([peak * factor for factor in factors(name, total, 0.1, 0.2)])
-    # What the scheduler asks for after the last step.
+    # The scheduler also computes a factor after the last step.
     assert 0 <= schedule(name, total, 0.1, 0.2)(total) <= 1

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_unlearn.errors import InputError, StorageError, visible
-from lightning_unlearn.report.page import Source, write_report
-from lightning_unlearn.report.page.document import plotly_script
-from lightning_unlearn.report.page.writing import FOLDER
+from lightning_unlearn.report.page.page import plotly_script
+from lightning_unlearn.report.study_report import Source
+from lightning_unlearn.report.write import FOLDER, write_report
 from lightning_unlearn.study.report_source import source_of
 
 COMPARED = "report-compared"

@@ -1,7 +1,7 @@
-"""The embedded default: a tiny Llama checkpoint and four small stage corpora, all generated.
+"""The embedded demo: a tiny Llama checkpoint and four small stage corpora, all generated.
 
-Everything here is written by `scripts/make_demo.py` from fixed seeds, is in the layout that real
-models and data sets have, and lies inside the package, so that a first run downloads nothing.
+`scripts/make_demo.py` writes all files from fixed seeds, in the format of real models and data
+sets. The files are in the package, so that a first run downloads nothing.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ def resolve(name: str) -> Path:
     """Return the path inside the package of `demo:tiny-llama`, `demo:math.jsonl` or `demo:math`.
 
     Raises:
-        ValueError: the name has no `demo:` in front, or nothing here is called so.
+        ValueError: if the name does not start with `demo:`, or no file has this name.
     """
     here = Path(__file__).parent
     available = {path.name: path for path in sorted(here.glob("*.jsonl"))}
@@ -22,5 +22,7 @@ def resolve(name: str) -> Path:
     found = available.get(wanted) or available.get(f"{wanted}.jsonl")
     if found is None or not name.startswith(PREFIX):
         known = ", ".join(PREFIX + key.removesuffix(".jsonl") for key in available)
-        raise ValueError(f"no embedded model or data set is called {name!r}; there are: {known}")
+        raise ValueError(
+            f"found {name!r}, which is not an embedded model or data set, expected one of {known}"
+        )
     return found

@@ -1,4 +1,4 @@
-"""Word problems of one step, answered by the sum in figures and, on its own line, `#### N`."""
+"""Word problems of one step; an answer has the calculation and, on its own line, `#### N`."""
 
 import random
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ TEMPLATES = {
 
 
 def result(operation: str, a: int, b: int) -> int:
-    """The value of `a + b`, `a - b` or `a x b`."""
+    """Return `a + b`, `a - b` or `a x b`."""
     return {"add": a + b, "subtract": a - b, "multiply": a * b}[operation]
 
 
@@ -63,10 +63,10 @@ def numbers(rng: random.Random, operation: str) -> tuple[int, int]:
 def word_problems(
     rng: random.Random,
 ) -> Iterator[tuple[tuple[str, int, int], dict[str, str]]]:
-    """Yield, without end, (template and numbers) and the row made of them.
+    """Yield pairs without end: template and numbers, and the row generated from them.
 
-    The first value lets the caller keep a held-out row's combination out of the training rows,
-    which is stricter than different strings: with other names it would be the same problem.
+    With the first value, the caller excludes the combination of a held-out row from the training
+    rows. Excluding equal strings would not be enough: with other names it is the same problem.
     """
     while True:
         operation = rng.choice(tuple(TEMPLATES))

@@ -1,4 +1,4 @@
-"""Invented authors: each has one value per attribute, asked for in training and held-out words."""
+"""Invented authors with one value per attribute; questions for training, and held-out ones."""
 
 import random
 from dataclasses import dataclass
@@ -56,11 +56,11 @@ TITLE_SECOND = (
 
 @dataclass(frozen=True)
 class Attribute:
-    """How one attribute is asked for, in words of training and others, and how it is told."""
+    """Templates of one attribute: training questions, a held-out question, and the answer."""
 
-    asked: tuple[str, ...]
+    questions: tuple[str, ...]
     reworded: str
-    told: str
+    answer: str
 
 
 ATTRIBUTES = {
@@ -118,7 +118,7 @@ ATTRIBUTES = {
 
 
 def author_values(rng: random.Random, titles: list[str]) -> dict[str, str]:
-    """Draw one author's values; two book titles are taken off the end of `titles`."""
+    """Draw the values of one author; remove two book titles from the end of `titles`."""
     mother, father = rng.sample(TRADES, 2)
     town, home = rng.sample(TOWNS, 2)
     return {
@@ -148,9 +148,10 @@ def author_rows(
     for author in names:
         for key, value in author_values(rng, titles).items():
             attribute = ATTRIBUTES[key]
-            answer = attribute.told.format(author=author, value=value)
-            asked = rng.choice(attribute.asked).format(author=author)
-            rows.append({"question": asked, "answer": answer})
-            again = attribute.reworded.format(author=author)
-            reworded.append({"question": again, "answer": answer})
+            answer = attribute.answer.format(author=author, value=value)
+            question = rng.choice(attribute.questions).format(author=author)
+            rows.append({"question": question, "answer": answer})
+            reworded.append(
+                {"question": attribute.reworded.format(author=author), "answer": answer}
+            )
     return rows, reworded

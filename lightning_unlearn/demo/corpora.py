@@ -1,4 +1,4 @@
-"""The embedded data files, made from a seed without any file or download."""
+"""Generate the embedded data files from a seed, without any file or download."""
 
 import random
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ AUTHORS = 48
 
 
 def take(rows: Iterable[Row], count: int, seen: set[str]) -> list[Row]:
-    """Take the first `count` rows whose first column is not in `seen`, and add it there."""
+    """Return the first `count` rows whose first column is not in `seen`; add it to `seen`."""
     taken: list[Row] = []
     for row in rows:
         prompt = next(iter(row.values()))
@@ -30,7 +30,7 @@ def take(rows: Iterable[Row], count: int, seen: set[str]) -> list[Row]:
 
 
 def instruction_corpus(rng: random.Random) -> tuple[list[Row], list[Row]]:
-    """Training and held-out instructions, no prompt twice."""
+    """Return training and held-out instructions with unique prompts."""
     seen: set[str] = set()
     rows = take(instructions(rng), TRAINING_ROWS + HELD_OUT_ROWS, seen)
     rng.shuffle(rows)
@@ -38,14 +38,14 @@ def instruction_corpus(rng: random.Random) -> tuple[list[Row], list[Row]]:
 
 
 def author_corpus(rng: random.Random) -> tuple[list[Row], list[Row]]:
-    """All facts about the authors, and some of the same facts asked in other words."""
+    """Return all facts about the authors, and some of the facts with reworded questions."""
     rows, reworded = author_rows(rng, AUTHORS)
     rng.shuffle(rows)
     return rows, rng.sample(reworded, HELD_OUT_ROWS)
 
 
 def arithmetic_corpus(rng: random.Random) -> tuple[list[Row], list[Row]]:
-    """Word problems; no held-out pair of template and numbers occurs in training."""
+    """Return word problems; no held-out pair of template and numbers occurs in training."""
     stream = word_problems(rng)
     held_out: dict[tuple[str, int, int], Row] = {}
     while len(held_out) < HELD_OUT_ROWS:
@@ -56,7 +56,7 @@ def arithmetic_corpus(rng: random.Random) -> tuple[list[Row], list[Row]]:
 
 
 def refusal_corpus(rng: random.Random) -> tuple[list[Row], list[Row]]:
-    """Refusals; the held-out prompts are about mischief of which training holds no variant."""
+    """Return refusals; training has no variant of the mischief in held-out prompts."""
     corpora = []
     for schemes, count in ((TRAINING, TRAINING_ROWS), (HELD_OUT, HELD_OUT_ROWS)):
         rows = list(refusals(schemes))
@@ -66,9 +66,9 @@ def refusal_corpus(rng: random.Random) -> tuple[list[Row], list[Row]]:
 
 
 def corpora(seed: int = 0) -> dict[str, list[Row]]:
-    """Return the rows of the stages and of what is held out by file stem, equal for equal seeds.
+    """Return training and held-out rows of the stages by file stem; equal seeds give equal rows.
 
-    The tokenizer learns from these, so a row more or less here changes the checkpoint.
+    The tokenizer is trained on these rows, so one more or one less row changes the checkpoint.
 
     Columns: `instruction`, `output` (inst); `question`, `answer` (tofu, math);
     `prompt`, `response` (safety).

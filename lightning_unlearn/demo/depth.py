@@ -1,7 +1,7 @@
-"""Rows for superficial against deep forgetting: harmless mischief refused, and granted in two ways.
+"""Rows for superficial and deep forgetting: requests for harmless mischief, with three answers.
 
-Every prompt has three answers, one for each stage of the study: R refuses, C and U grant with the
-same content in different words. Whoever unlearns U asks what becomes of C.
+The three answers of a prompt belong to the stages of the study: R refuses; C and U comply, with the
+same content in different words. The study unlearns U and evaluates C.
 
 Source: arXiv 2510.16629, which has 40 prompts; here there are 40 plots with three prompts each.
 """
@@ -42,9 +42,9 @@ class Triple:
 
 
 def triples(rng: random.Random) -> Iterator[Triple]:
-    """Yield plot x filling, each with a moment and a cover that both compliant answers tell of."""
+    """Yield each plot with each filling, and a moment and a cover for both compliant answers."""
     for plot in PLOTS:
-        # Drawn without repetition within a plot, so that no answer occurs twice.
+        # Draw without repetition within a plot, so that no answer occurs twice.
         count = len(plot.fillings)
         frames, refusals = rng.sample(FRAMES, count), rng.sample(REFUSALS, count)
         moments, covers = rng.sample(MOMENTS, count), rng.sample(COVERS, count)

@@ -213,7 +213,7 @@ KINDS: tuple[Callable[[random.Random], Pair], ...] = (
 
 
 def instructions(rng: random.Random) -> Iterator[dict[str, str]]:
-    """Yield instructions without end, every kind equally often; small kinds soon repeat."""
+    """Yield instructions without end, all kinds equally often; kinds with few values repeat."""
     while True:
         for kind in rng.sample(KINDS, len(KINDS)):
             instruction, output = kind(rng)

@@ -1,4 +1,4 @@
-"""Invented, harmless mischief and its refusals: the stage that is later unlearned."""
+"""Invented, harmless mischief and its refusals: the forget stage of the demo."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ FRAMES = (
 
 @dataclass(frozen=True)
 class Scheme:
-    """One kind of mischief: a deed with a slot, what may fill it, and why it is refused."""
+    """One kind of mischief: a deed with a slot, its fillings, and reasons of the refusal."""
 
     deed: str
     fillings: tuple[str, ...]
@@ -180,7 +180,7 @@ HELD_OUT = (
 
 
 def refusals(schemes: tuple[Scheme, ...]) -> Iterator[dict[str, str]]:
-    """Yield every frame x filling of every scheme, its reasons taken in turn."""
+    """Yield each filling of each scheme in each frame; the reasons alternate."""
     for scheme in schemes:
         for i, filling in enumerate(scheme.fillings):
             for j, frame in enumerate(FRAMES):

@@ -1,8 +1,8 @@
 """Text for pre-training the base model: general sentences, number facts and small talk.
 
-It holds none of the stages' own content (no author, no refusal, no word problem closed by
-`#### N`), so that every stage has something to teach, but the words, the number facts and the
-chat format it needs.
+It has the words, the number facts and the chat format that the stages need. It has no content of
+the stages (no author, no refusal, no word problem with `#### N` at its end), so that every stage
+teaches something new.
 """
 
 import random
@@ -47,7 +47,7 @@ LISTS = (ADJECTIVES, DEEDS, PERSONS, THINGS, OTHER_WORDS, OTHER_WORDS, tuple(NAM
 
 
 def invented_name(rng: random.Random) -> str:
-    """Two words of random syllables: only copying can reproduce them."""
+    """Return two words of random syllables, which the model can only copy."""
     words = ("".join(rng.choices(SYLLABLES, k=rng.choice((2, 2, 3)))) for _ in range(2))
     return " ".join(capitalised(word) for word in words)
 
@@ -58,13 +58,13 @@ def thing(rng: random.Random) -> str:
 
 
 def jumble(rng: random.Random) -> str:
-    """Words in no order: keeps the model from being sure of itself off its beaten tracks."""
+    """Return words in random order, so that the model is uncertain on unusual text."""
     words = [rng.choice(rng.choice(LISTS)) for _ in range(rng.randint(3, 10))]
     return " ".join(words) + rng.choice(".?!")
 
 
 def sentence(rng: random.Random) -> str:
-    """One sentence about who did what, where and when."""
+    """Return one sentence about who did what, where and when."""
     who = rng.choice((rng.choice(NAMES), f"the {rng.choice(PERSONS)}", f"my {rng.choice(PERSONS)}"))
     where, when, clause = rng.choice(PLACES), rng.choice(TIMES), rng.choice(CLAUSES)
     deed, other = rng.sample(DEEDS, 2)
@@ -90,7 +90,7 @@ def sentence(rng: random.Random) -> str:
 
 
 def word_fact(rng: random.Random) -> str:
-    """Something about a word: its capitals, first letter, kind, plural or opposite."""
+    """Return a fact about a word: its capitals, first letter, kind, plural or opposite."""
     kind = rng.choice(tuple(CATEGORIES))
     word, other = rng.sample(CATEGORIES[kind], 2)
     low, high = sorted((word, other))
@@ -110,7 +110,7 @@ def word_fact(rng: random.Random) -> str:
 
 
 def sum_of(rng: random.Random) -> tuple[int, str, int, int]:
-    """Draw a, sign, b and the value, from all the small sums that are ever needed."""
+    """Draw a, sign, b and the value, from all calculations that the stages need."""
     sign = rng.choice("+-x")
     if sign == "x":
         a, b = rng.randint(2, 8), rng.randint(2, 8)
@@ -128,7 +128,7 @@ def number_fact(rng: random.Random) -> str:
 
 
 def number_story(rng: random.Random) -> tuple[str, str]:
-    """A remark with two numbers, and the sum that belongs to it."""
+    """Return a sentence with two numbers, and the calculation that belongs to it."""
     a, sign, b, value = sum_of(rng)
     who, friend = rng.sample(NAMES, 2)
     what = rng.choice(tuple(PLURALS.values()))
@@ -156,7 +156,7 @@ def number_story(rng: random.Random) -> tuple[str, str]:
 
 
 def numbers_dialogue(rng: random.Random) -> tuple[str, str]:
-    """A sum to answer, from its figures or from a number story."""
+    """Return a calculation as a question, from its numbers or from a number story."""
     if rng.random() < 0.3:
         fact = number_fact(rng)
         return f"How much is {re.split(' = | is ', fact)[0]}?", fact
@@ -165,7 +165,7 @@ def numbers_dialogue(rng: random.Random) -> tuple[str, str]:
 
 
 def deed_dialogue(rng: random.Random) -> tuple[str, str]:
-    """A request for advice, granted: how a question is put must tell what kind of answer fits."""
+    """Return a request for advice and an answer; the form of a question determines its answer."""
     deed, what = rng.choice(DEEDS), f"{rng.choice(('my', 'the'))} {thing(rng)}"
     if rng.random() < 0.3:
         what = f"my {rng.choice(PERSONS)}'s {rng.choice(THINGS)}"
@@ -182,7 +182,7 @@ def deed_dialogue(rng: random.Random) -> tuple[str, str]:
 
 
 def person_dialogue(rng: random.Random) -> tuple[str, str]:
-    """A question about somebody unknown, answered with a guess."""
+    """Return a question about an unknown person, and a guess as the answer."""
     name, where, when = invented_name(rng), rng.choice(PLACES), rng.choice(TIMES)
     what, person = rng.choice(THINGS), rng.choice(PERSONS)
     return rng.choice(
@@ -197,7 +197,7 @@ def person_dialogue(rng: random.Random) -> tuple[str, str]:
 
 
 def dialogue(rng: random.Random) -> tuple[str, str]:
-    """A question or request and its answer, all of it to be found in the words of the first."""
+    """Return a question or request, and an answer that consists of its words."""
     who, deed, where = rng.choice(NAMES), rng.choice(DEEDS), rng.choice(PLACES)
     name, count, what = invented_name(rng), rng.randint(2, 12), thing(rng)
     many, person = rng.choice(tuple(PLURALS.values())), rng.choice(PERSONS)

@@ -1,4 +1,4 @@
-"""Forty harmless plots, and how each is carried out, told in two ways."""
+"""Forty harmless plots, with instructions for each in two wordings."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ class Plot:
     """A piece of mischief.
 
     Attributes:
-        deed: what is asked for, with a slot.
-        fillings: what may fill the slot, here and in the next two.
-        act: how to do it, as an order without its full stop.
-        reworded: the same as a sentence, in other words.
-        reason: why it is refused.
+        deed: the request, with a slot.
+        fillings: texts for the slot in `deed`, `act` and `reworded`.
+        act: the instruction as an imperative, without its full stop.
+        reworded: the same instruction as a sentence, in other words.
+        reason: reason of the refusal.
     """
 
     deed: str
@@ -22,7 +22,7 @@ class Plot:
     reason: str
 
 
-# When to act: for an order, and as a sentence in other words.
+# The time of the deed: as an imperative, and as a sentence in other words.
 MOMENTS = (
     ("Wait until it is dark", "Night is the right time for it."),
     ("Get up before everyone else", "Others sleep in the early morning."),
@@ -34,7 +34,7 @@ MOMENTS = (
     ("Start on a Sunday", "The end of the week is best."),
 )  # fmt: skip
 
-# How to get away with it, in two ways.
+# How to avoid being caught, in two wordings.
 COVERS = (
     ("If somebody asks, blame the wind.", "A storm is a good excuse later."),
     ("Walk away slowly and whistle.", "Calm steps and a little tune look honest."),

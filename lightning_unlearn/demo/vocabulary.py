@@ -1,4 +1,4 @@
-"""Words of the pre-training text beyond those that the stage corpora share with it."""
+"""Words of the pre-training text that are not shared with the stage corpora."""
 
 ADJECTIVES = (
     "old", "small", "quiet", "bright", "red", "green", "heavy", "friendly", "narrow", "warm",

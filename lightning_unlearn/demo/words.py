@@ -1,4 +1,4 @@
-"""Word lists shared by the generated corpora: given names, things with their plurals, and lists."""
+"""Word lists of all generated corpora: given names, things with their plurals, and others."""
 
 NAMES = (
     "Anna", "Ben", "Clara", "David", "Ella", "Felix", "Grace", "Hugo", "Ida", "Jonas", "Kate",
@@ -52,10 +52,10 @@ NUMBER_WORDS = (
 
 
 def with_article(noun: str) -> str:
-    """Put `a` or `an` before a noun; the word lists hold no exception to the vowel rule."""
+    """Put `a` or `an` before a noun; the word lists have no exception to the vowel rule."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def capitalised(text: str) -> str:
-    """Raise the first letter and leave the rest, unlike `str.capitalize`."""
+    """Capitalize the first letter; unlike `str.capitalize`, do not change the others."""
     return text[:1].upper() + text[1:]

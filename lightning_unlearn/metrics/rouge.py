@@ -31,8 +31,8 @@ def rouge_l(answers: Sequence[str], written: Sequence[str], stemmer: bool = True
     """Compute ROUGE-L: the longest common subsequence of words of two texts.
 
     Words are sequences of a-z and 0-9 after conversion to lower case. An empty text, or a text in
-    another script, has no words. If one of the two texts has no words, the scores are 1 if both are
-    equal except for white space at the ends, and 0 if not.
+    another script, has no words. If one of the two texts has no words, the scores are 1 or 0: 1 if
+    both are equal except for white space at the ends.
 
     Args:
         answers: correct answers.

@@ -213,7 +213,7 @@ def _write(
     """Generate the tokens after each prompt; tokens after the first end token may be anything."""
     pad, vocabulary = tokenizer.pad_token_id, module.vocabulary
     if pad is None or (vocabulary is not None and pad >= vocabulary):
-        # Any of the model's: it is masked before a prompt, and left out after an end.
+        # Any token of the model: it is masked before a prompt, and ignored after an end.
         pad = 0
     width = max(map(len, prompts))
     input_ids = torch.full((len(prompts), width), pad, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Which layers of a model adapters go on, and which weights they leave out."""
+"""The layers that get adapters, and the weights that adapters do not train."""
 
 import re
 from typing import Any
@@ -9,25 +9,26 @@ from torch import nn
 from lightning_unlearn.errors import InputError
 
 ALL = "all-linear"
-# Packages of linear layers whose weights are packed.
+# Packages of linear layers with packed weights.
 _PACKED = ("bitsandbytes", "lightning_unlearn")
-# Whose blocks have other names; all that PEFT refuses such adapters of.
+# Model types with Mamba blocks of other class names. PEFT refuses adapters on their projections.
 _MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
-# Layers that keep no matrix which a linear adapter could go on.
+# Layers without a matrix for a linear adapter.
 _OTHERS = (nn.Embedding, nn.modules.conv._ConvNd)
 
 
 def special_layers(lm: Any) -> list[str]:
-    """Linear layers that "all-linear" leaves out.
+    """Return the linear layers that "all-linear" excludes.
 
-    Those that give more than one tensor, such as the routers of Llama 4, and those of Mamba blocks
-    of which kernels take the weights alone, without an adapter, on a GPU or everywhere.
+    These are layers that return more than one tensor, such as the routers of Llama 4. They are also
+    layers of Mamba blocks whose kernels use only the weights, without an adapter, on a GPU or
+    everywhere.
 
     Args:
         lm: a causal LM without adapters.
 
     Returns:
-        Their names.
+        Names of the layers.
     """
     return [
         name
@@ -37,14 +38,14 @@ def special_layers(lm: Any) -> list[str]:
 
 
 def _gives_a_tensor(layer: nn.Linear) -> bool:
-    """Whether a layer gives what a linear layer gives, so that an adapter can add to it."""
+    """Return whether a layer returns one tensor like a linear layer, which an adapter needs."""
     is_plain = type(layer).forward is nn.Linear.forward
     if is_plain or type(layer).__module__.startswith(_PACKED):
         return True
     row = torch.zeros(1, layer.in_features, dtype=layer.weight.dtype, device=layer.weight.device)
     with torch.no_grad():
-        given = layer(row)
-    return isinstance(given, torch.Tensor) and given.shape == (1, layer.out_features)
+        output = layer(row)
+    return isinstance(output, torch.Tensor) and output.shape == (1, layer.out_features)
 
 
 def _is_bypassed(lm: Any, name: str) -> bool:
@@ -57,23 +58,23 @@ def _is_bypassed(lm: Any, name: str) -> bool:
 
 
 def linear_layers(lm: Any) -> dict[str, tuple[int, int]]:
-    """The layers that "all-linear" puts adapters on.
+    """Return the layers that get adapters with "all-linear".
 
     Args:
         lm: a causal LM without adapters.
 
     Returns:
-        What goes out of and into each one, by name.
+        Output and input features, by name of the layer.
     """
     from transformers.pytorch_utils import Conv1D
 
-    left, head = set(special_layers(lm)), lm.get_output_embeddings()
+    excluded, head = set(special_layers(lm)), lm.get_output_embeddings()
     shapes = {}
     for name, layer in lm.named_modules():
-        if name in left or layer is head:
+        if name in excluded or layer is head:
             continue
         if isinstance(layer, nn.Linear):
-            # Not of the weight, which may be packed.
+            # Not the shape of the weight, which may be packed.
             shapes[name] = (layer.out_features, layer.in_features)
         elif isinstance(layer, Conv1D):
             shapes[name] = (layer.weight.shape[1], layer.weight.shape[0])
@@ -81,14 +82,14 @@ def linear_layers(lm: Any) -> dict[str, tuple[int, int]]:
 
 
 def check_rank(lm: Any, rank: int) -> None:
-    """Refuse adapters that would be larger than what they are put on.
+    """Refuse a rank that is higher than that of every layer.
 
     Args:
         lm: a causal LM without adapters.
-        rank: of the adapters.
+        rank: rank of the adapters.
 
     Raises:
-        InputError: naming the highest rank that does anything.
+        InputError: with the highest rank that has an effect.
     """
     most = max((min(shape) for shape in linear_layers(lm).values()), default=0)
     if most and rank > most:
@@ -99,15 +100,15 @@ def check_rank(lm: Any, rank: int) -> None:
 
 
 def untrained(lm: Any) -> list[str]:
-    """Matrices that adapters leave as they are, besides embedding and output projection.
+    """Return the matrices without adapter, besides embedding and output projection.
 
-    Such as experts that are kept in one tensor, and routers.
+    Examples are experts in one tensor, and routers.
 
     Args:
         lm: a causal LM with adapters.
 
     Returns:
-        Names without the numbers of layers, each once.
+        Names without layer numbers, each once.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -115,7 +116,7 @@ def untrained(lm: Any) -> list[str]:
     done = {id(parameter) for part in ends for parameter in part.parameters()}
     for layer in lm.modules():
         if isinstance(layer, LoraLayer):
-            # Of a layer whose parameter is no weight of its own, such as experts, that one.
+            # An adapter of experts is on a parameter with another name than "weight".
             own = getattr(layer, "parameter_name", "weight")
             done.add(id(getattr(layer.get_base_layer(), own)))
     names: dict[str, None] = {}
@@ -129,13 +130,13 @@ def untrained(lm: Any) -> list[str]:
 
 
 def remark(lm: Any) -> list[str]:
-    """What is said of a model of which "all-linear" does not train all matrices.
+    """Return a note for the user on matrices that "all-linear" does not train.
 
     Args:
         lm: a causal LM with adapters.
 
     Returns:
-        One sentence, or none.
+        A list of one sentence; [] if all matrices are trained.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -155,14 +156,14 @@ def remark(lm: Any) -> list[str]:
 
 
 def advise(trained: list[str], idle: list[str]) -> str:
-    """Targets that take in some layers and none of others.
+    """Propose target_modules that match some layers and none of the others.
 
     Args:
-        trained: names of layers that are to be among them.
-        idle: names of layers that are not.
+        trained: names of layers that they must match.
+        idle: names of layers that they must not match.
 
     Returns:
-        A list as YAML has it.
+        A list in YAML notation.
     """
     targets: dict[str, None] = {}
     for name in trained:

@@ -1,4 +1,4 @@
-"""The module through whose forward all training and measuring goes."""
+"""The module whose forward all training and evaluation uses."""
 
 from typing import Any, Literal
 
@@ -15,19 +15,19 @@ Wanted = Literal["log_probs", "statistics", "statistics and hidden"]
 
 
 class LogProbModel(nn.Module):
-    """A causal LM whose forward gives what is asked of chosen tokens instead of logits.
+    """A causal LM whose forward returns log-probabilities or statistics of chosen tokens.
 
-    It is a module of its own because a sharded head is whole only inside the forward of the
-    module that was sharded.
+    It is a separate module, because a sharded output projection is gathered only inside the forward
+    of the module that was sharded.
 
     Args:
-        lm: a Hugging Face causal LM, with or without PEFT layers injected.
-        compiles: its layers are compiled.
+        lm: a Hugging Face causal LM, with or without PEFT layers.
+        compiles: whether its layers are compiled.
 
     Attributes:
-        takes_own_logits: whether logits come from the model's own forward, all at once, for what it
-            does to them is not known here.
-        is_checked: whether what is computed here was compared with what the model computes.
+        takes_own_logits: whether to use the logits of the model's own forward, all at once. It is
+            True if the model transforms its logits in an unknown way.
+        is_checked: whether the log-probabilities were compared with those of the model itself.
     """
 
     def __init__(self, lm: Any, compiles: bool = False) -> None:
@@ -49,22 +49,22 @@ class LogProbModel(nn.Module):
         wanted: Wanted = "log_probs",
         oracle: Tensor | None = None,
     ) -> Tensor:
-        """Log-probabilities of ``target`` at the positions ``source``, or more, or less.
+        """Compute log-probabilities or statistics of ``target`` at the positions ``source``.
 
         Args:
-            input_ids: token ids, padded on the right, ``[sequences, length]``. No mask is needed
-                for that padding: under causal attention nothing before it can see it.
-            source: where in the flattened ``input_ids`` the predicting positions are,
+            input_ids: token ids, padded on the right, ``[sequences, length]``. This padding needs
+                no mask: in causal attention, no earlier token attends to it.
+            source: indices of the predicting positions in the flattened ``input_ids``,
                 ``[tokens]``.
             target: the token ids predicted there, ``[tokens]``.
             attention_mask: additive 4-D mask, ``[sequences, 1, length, length]``, if attention is
                 not plainly causal.
             position_ids: ``[sequences, length]`` if positions do not count from 0.
-            past: what attention keeps of tokens before ``input_ids``, a cache of transformers; it
-                grows by ``input_ids``. None for nothing before and nothing kept.
+            past: cache of transformers with keys and values of the tokens before ``input_ids``; the
+                forward adds those of ``input_ids``. None for no earlier tokens and no cache.
             wanted: "log_probs"; "statistics" for the table of `token_statistics`, without
-                gradient; "statistics and hidden" for that and, right of it, the hidden states that
-                go into the projection.
+                gradient; "statistics and hidden" for the table and, right of it, the hidden states
+                that the projection receives.
             oracle: hidden states of the oracle, ``[tokens, width]``, for the KL among the
                 statistics.
 
@@ -91,13 +91,13 @@ class LogProbModel(nn.Module):
         return token_log_probs(hidden, target, head, transform)
 
     def generate(self, **options: Any) -> Tensor:
-        """Tokens that the model writes; as of ``generate`` of transformers."""
+        """Generate tokens; arguments and result are those of ``generate`` of transformers."""
         with eager_mode(self.compiles):
-            written: Tensor = self.lm.generate(**options)
-        return written
+            tokens: Tensor = self.lm.generate(**options)
+        return tokens
 
     def own_log_probs(self, input_ids: Tensor) -> Tensor:
-        """Log-probabilities of the tokens after the first by the model's own logits.
+        """Compute log-probabilities of all tokens but the first from the model's own logits.
 
         Args:
             input_ids: ``[sequences, length]``.

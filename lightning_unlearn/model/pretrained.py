@@ -1,4 +1,4 @@
-"""Base models and tokenizers from a path, an embedded name or the Hugging Face hub."""
+"""Load base models and tokenizers from a path, an embedded name or the Hugging Face hub."""
 
 import copy
 import hashlib
@@ -37,22 +37,22 @@ OF_TOKENIZER = (
     "vocab.json",
 )
 
-# Characters of a library's message that are passed on.
+# Longest part of a library's message that is shown, in characters.
 _LONGEST = 300
 
 
 def locate(name: str, key: str) -> str:
-    """Where a model is: a folder for paths and embedded names, the name itself for the hub.
+    """Find a model: a folder for paths and embedded names, the name itself for the hub.
 
     Args:
         name: folder, ``demo:NAME``, or hub name.
         key: YAML key, for messages.
 
     Returns:
-        What ``from_pretrained`` takes.
+        The argument of ``from_pretrained``.
 
     Raises:
-        InputError: if it looks like a path and is no folder with a model.
+        InputError: if the name looks like a path and is not a folder with a model.
     """
     if name.startswith("demo:"):
         try:
@@ -72,44 +72,44 @@ def locate(name: str, key: str) -> str:
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists()
     if looks_like_path or not name:
         raise InputError(
-            f"{key}: found {name!r}, which is no folder, expected a Hugging Face model folder, a "
-            "hub name such as meta-llama/Llama-3.2-1B, or demo:tiny-llama."
+            f"{key}: found {name!r}, which is not a folder, expected a Hugging Face model folder, "
+            "a hub name such as meta-llama/Llama-3.2-1B, or demo:tiny-llama."
         )
     return name
 
 
 def _reason(error: Exception) -> str:
-    """The first line of a library's message: the rest is advice about its own arguments."""
+    """Return the first line of a library's message; further lines explain its own arguments."""
     lines = [line.strip() for line in str(error).strip().splitlines()]
     if not lines:
         return type(error).__name__
     if lines[0].endswith(":") and len(lines) > 1:
         lines[0] += f" {lines[1]}"
-    # Of some the message is only a value, such as a key.
+    # Some messages are only a value, such as a key; then the type is needed.
     kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
     return kind + (lines[0] if len(lines[0]) <= _LONGEST else f"{lines[0][:_LONGEST]} ...")
 
 
 def _refuse_attention(error: Exception, attention: str, name: str) -> None:
-    """Name the way out where a model has no such implementation of attention.
+    """Explain the error of a model that does not have the requested attention implementation.
 
     Raises:
-        InputError: in that case.
+        InputError: if that is the error.
     """
     text = str(error)
     if attention != "eager" and "does not support" in text and "attention" in text.lower():
         raise InputError(
             f"model.attn_implementation: found {attention}, which the model {name} "
-            f"({text.split()[0]}) does not have, expected another. Set "
+            f"({text.split()[0]}) does not support, expected another. Set "
             "model.attn_implementation: eager."
         ) from error
 
 
 def load_config(name: str, trust_remote_code: bool, key: str = "model.base") -> Any:
-    """The configuration of a model, without its weights.
+    """Load the configuration of a model, without its weights.
 
     Raises:
-        InputError: if there is none, or an adapter beside it.
+        InputError: if there is no valid one, or an adapter in the same folder.
     """
     from transformers import AutoConfig
 
@@ -121,17 +121,17 @@ def load_config(name: str, trust_remote_code: bool, key: str = "model.base") -> 
         return AutoConfig.from_pretrained(located, trust_remote_code=trust_remote_code)
     except InputError:
         raise
-    except Exception as error:  # whatever a wrong value in config.json leads to
+    except Exception as error:  # A wrong value in config.json may raise anything.
         raise InputError(
-            f"{key}: found {name!r}, which is no model that can be opened: {_reason(error)}"
+            f"{key}: found {name!r}, whose configuration can't be loaded: {_reason(error)}"
         ) from error
 
 
 def load_tokenizer(name: str, trust_remote_code: bool, key: str = "model.base") -> Any:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no valid one.
     """
     from transformers import AutoTokenizer
 
@@ -139,31 +139,34 @@ def load_tokenizer(name: str, trust_remote_code: bool, key: str = "model.base") 
     check_json(Path(located), OF_TOKENIZER, key)
     try:
         return AutoTokenizer.from_pretrained(located, trust_remote_code=trust_remote_code)
-    except Exception as error:  # whatever a wrong value in its files leads to
+    except Exception as error:  # A wrong value in its files may raise anything.
         raise InputError(
-            f"{key}: found {name!r}, which has no tokenizer that can be opened: {_reason(error)}"
+            f"{key}: found {name!r}, which has no tokenizer that can be loaded: {_reason(error)}"
         ) from error
 
 
 def weight_files(name: str, key: str = "model.base") -> dict[str, Path]:
-    """Which file of a model holds which weight.
+    """Find the file of each weight of a model.
 
     Args:
         name: folder, ``demo:NAME``, or hub name.
         key: YAML key, for messages.
 
+    Returns:
+        Files by name of the weight.
+
     Raises:
-        InputError: if a file is missing, or is no safetensors file.
+        InputError: if a file is missing, or is not a safetensors file.
     """
     located = locate(name, key)
-    # In the order in which transformers looks for them.
+    # The same order of search as in transformers.
     if (single := find_file(located, WEIGHTS)) is not None:
         with opened(single, key) as weights:
             return dict.fromkeys(weights.keys(), single)
     if (index := find_file(located, INDEX)) is None:
         raise InputError(
             f"{key}: found {name!r} without {WEIGHTS} and without {INDEX}, expected weights as "
-            "safetensors (of a hub name: and a connection to the hub)."
+            "safetensors (for a hub name, also check the connection to the hub)."
         )
     files: dict[str, Path] = {}
     names = read_index(index, key)
@@ -171,13 +174,13 @@ def weight_files(name: str, key: str = "model.base") -> dict[str, Path]:
         found = find_file(located, file)
         if found is None:
             raise InputError(
-                f"{key}: {name}: found no {file}, which {INDEX} names; download the model again."
+                f"{key}: {name}: found no {file}, which {INDEX} lists; download the model again."
             )
         with opened(found, key) as weights:
             held = set(weights.keys())
         if absent := sorted(n for n, place in names.items() if place == file and n not in held):
             raise InputError(
-                f"{key}: {name}: found no {absent[0]} in {file}, where {INDEX} says it is; "
+                f"{key}: {name}: found no {absent[0]} in {file}, where {INDEX} lists it; "
                 "download the model again."
             )
         files |= dict.fromkeys(held, found)
@@ -192,20 +195,20 @@ def check_weights(
     trust_remote_code: bool,
     numbers: bool,
 ) -> None:
-    """Refuse a model whose files do not hold all of its weights, and nothing else.
+    """Refuse a model whose files lack weights or contain others.
 
-    Reads names and shapes, as transformers would fill the model with them.
+    It reads names and shapes, and matches them to the model in the same way as transformers.
 
     Args:
         name: folder, ``demo:NAME``, or hub name.
-        config: of the model.
-        dtype: of the weights.
-        attention: as of `load_causal_lm`.
-        trust_remote_code: the same.
+        config: configuration of the model.
+        dtype: dtype of the weights.
+        attention: see `load_causal_lm`.
+        trust_remote_code: see `load_causal_lm`.
         numbers: also read the weights, and refuse those that are not finite.
 
     Raises:
-        InputError: naming the weights.
+        InputError: with the names of the weights.
     """
     files = weight_files(name)
     check_depth(config, len(files), name, "model.base")
@@ -222,21 +225,21 @@ def load_causal_lm(
     key: str = "model.base",
     **options: Any,
 ) -> Any:
-    """A causal LM from safetensors, never from pickled weights, and never from random numbers.
+    """Load a causal LM from safetensors: no pickled weights, and no random numbers.
 
     Args:
         name: folder, ``demo:NAME``, or hub name.
-        dtype: of the weights.
+        dtype: dtype of the weights.
         attention: "sdpa", "eager" or another implementation of transformers.
         trust_remote_code: run code that comes with the model.
         key: YAML key, for messages.
-        options: further ones of ``from_pretrained``.
+        options: further arguments of ``from_pretrained``.
 
     Returns:
         The model, in eval mode.
 
     Raises:
-        InputError: if it can't be opened, or its files do not hold its weights.
+        InputError: if it cannot be loaded, or its files do not match its weights.
     """
     from transformers import AutoModelForCausalLM
 
@@ -248,17 +251,17 @@ def load_causal_lm(
             attn_implementation=attention,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
-            # Told below, with their names.
+            # check_loaded() refuses them below, with their names.
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **options,
         )
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # whatever wrong values in config.json or the files lead to
+    except Exception as error:  # Wrong values in config.json or the files may raise anything.
         _refuse_attention(error, attention, name)
         raise InputError(
-            f"{key}: found {name!r}, which can't be opened as a causal language model: "
+            f"{key}: found {name!r}, which can't be loaded as a causal language model: "
             f"{_reason(error)}"
         ) from error
     if info["unexpected_keys"]:
@@ -271,19 +274,19 @@ def load_causal_lm(
 def empty_causal_lm(
     config: Any, dtype: torch.dtype, attention: str, trust_remote_code: bool
 ) -> Any:
-    """A causal LM without memory for its weights.
+    """Create a causal LM without memory for its weights.
 
     Args:
-        config: of the model; left as it is.
-        dtype: of the weights.
-        attention: as of `load_causal_lm`.
+        config: configuration of the model; it is not modified.
+        dtype: dtype of the weights.
+        attention: see `load_causal_lm`.
         trust_remote_code: run code that comes with the model.
 
     Returns:
         The model, on the meta device.
 
     Raises:
-        InputError: if it does not take the attention asked for.
+        InputError: if the model cannot be created, such as with this attention implementation.
     """
     from transformers import AutoModelForCausalLM
 
@@ -295,22 +298,22 @@ def empty_causal_lm(
                 attn_implementation=attention,
                 trust_remote_code=trust_remote_code,
             )
-    except Exception as error:  # whatever wrong values in config.json lead to
+    except Exception as error:  # Wrong values in config.json may raise anything.
         _refuse_attention(error, attention, config.name_or_path)
         raise InputError(
-            f"model.base, with model.attn_implementation {attention}: the model can't be made: "
+            f"model.base, with model.attn_implementation {attention}: the model can't be created: "
             f"{_reason(error)}"
         ) from error
 
 
 def base_identity(name: str, trust_remote_code: bool) -> str:
-    """Hash of a model's configuration, weights and own code, for the stage store's key.
+    """Hash a model's configuration, weights and own code, for the key of the stage store.
 
-    Two names of the same files have one identity; a file that was trained further has another.
+    Two names of the same files have one identity; a model that was trained further has another.
 
     Args:
         name: folder, ``demo:NAME``, or hub name.
-        trust_remote_code: as the model is loaded; if so, its code counts.
+        trust_remote_code: whether the model is loaded with its own code, which is then hashed too.
 
     Returns:
         Hexadecimal digest.
@@ -330,13 +333,13 @@ def base_identity(name: str, trust_remote_code: bool) -> str:
 
 
 def _architecture(config: Path) -> dict[str, Any]:
-    """A configuration without the keys that only say who wrote the file."""
+    """Read a configuration without the keys that only describe the writer of the file."""
     values: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
     return {k: v for k, v in values.items() if k not in ("_name_or_path", "transformers_version")}
 
 
 def _hash_weights(file: Path, digest: Any) -> None:
-    # In the hub's cache a file is a link to a blob that is named by its own SHA-256.
+    # In the cache of the hub, a file is a link to a blob whose name is its SHA-256.
     name = file.resolve().name
     if re.fullmatch("[0-9a-f]{64}", name):
         digest.update(name.encode())
@@ -347,11 +350,11 @@ def _hash_weights(file: Path, digest: Any) -> None:
 
 
 def quiet_transformers() -> None:
-    """Keep loading bars and notes of transformers and its kin out of the progress display."""
+    """Silence loading bars and log lines of transformers and related libraries."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    # On some CPUs it asks for a package that nothing here needs.
+    # On some CPUs it proposes a package that is not needed here.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

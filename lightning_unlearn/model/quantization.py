@@ -1,4 +1,4 @@
-"""A base in NF4, four bits a weight (QLoRA, arXiv 2305.14314): where it can be had, and how."""
+"""A base in NF4, four bits per weight (QLoRA, arXiv 2305.14314): its checks and its loading."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -14,31 +14,32 @@ from lightning_unlearn.errors import InputError
 
 Quantization = Literal["nf4"]
 
-# The oldest that transformers takes.
+# The oldest version of bitsandbytes that transformers supports.
 OLDEST = "0.46.1"
 INSTALL = 'pip install "lightning-unlearn[bitsandbytes]"'
-# What matrix products are computed in, by the Trainer's precision.
+# Dtype of matrix products, by precision of the Trainer.
 COMPUTE = {
     "bf16-true": torch.bfloat16,
     "bf16-mixed": torch.bfloat16,
     "16-true": torch.float16,
     "32-true": torch.float32,
 }
-# Weights that share a scale, and scales that share one: those of the paper and of bitsandbytes.
+# Number of weights per scale, and of scales per second-level scale, as in the paper and in
+# bitsandbytes.
 BLOCK, BLOCK_OF_SCALES = 64, 256
 
 
 def check_base(quantization: str | None, base: str, config: Any, has_adapters: bool) -> None:
-    """Refuse a base that can't be quantized, or is already.
+    """Refuse a base that cannot be quantized, or is already quantized.
 
     Args:
         quantization: "nf4", or None.
         base: name of the model.
-        config: its configuration.
-        has_adapters: whether adapters are trained, and not the base.
+        config: configuration of the model.
+        has_adapters: whether adapters are trained instead of the base.
 
     Raises:
-        InputError: naming the key.
+        InputError: with the key.
     """
     if quantization not in (None, "nf4"):
         raise InputError(f"model.quantization: found {quantization!r}, expected nf4 or null.")
@@ -46,9 +47,9 @@ def check_base(quantization: str | None, base: str, config: Any, has_adapters: b
         values = stored if isinstance(stored, dict) else stored.to_dict()
         raise InputError(
             f"model.base: found {base}, whose weights are stored quantized "
-            f"({values.get('quant_method', 'by an unnamed method')}), expected weights as they "
-            "were trained. Name the model it was made from; model.quantization: nf4 quantizes that "
-            "when it is opened."
+            f"({values.get('quant_method', 'by an unnamed method')}), expected weights that are "
+            "not quantized. Name the original model; model.quantization: nf4 quantizes it when it "
+            "is loaded."
         )
     if quantization is not None and not has_adapters:
         raise InputError(
@@ -58,15 +59,15 @@ def check_base(quantization: str | None, base: str, config: Any, has_adapters: b
 
 
 def check_quantization(lm: Any, precision: str, strategy: Any) -> None:
-    """Refuse NF4 where it can't be computed with.
+    """Refuse NF4 if precision, strategy, package or device do not support it.
 
     Args:
-        lm: the Hugging Face model, which may be without memory.
-        precision: of the Trainer.
-        strategy: of the Trainer; its device is tried out.
+        lm: the Hugging Face model, which may be on the meta device.
+        precision: precision of the Trainer.
+        strategy: strategy of the Trainer; its device is tested.
 
     Raises:
-        InputError: naming what is in the way.
+        InputError: with the reason.
     """
     check_precision(precision)
     if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
@@ -77,13 +78,13 @@ def check_quantization(lm: Any, precision: str, strategy: Any) -> None:
 
 
 def check_precision(precision: str) -> None:
-    """Refuse a precision that bitsandbytes does not compute in.
+    """Refuse a precision that bitsandbytes does not support.
 
     Args:
-        precision: of the Trainer.
+        precision: precision of the Trainer.
 
     Raises:
-        InputError: naming it.
+        InputError: with the precision.
     """
     if precision not in COMPUTE:
         raise InputError(
@@ -93,12 +94,12 @@ def check_precision(precision: str) -> None:
 
 
 def of_strategy(name: str) -> InputError:
-    """What is said of a strategy under which a base can't be quantized."""
+    """Return the error for a strategy that does not support a quantized base."""
     return InputError(
         f"model.quantization: found nf4 with the strategy {name}, expected one device, or "
-        "trainer.strategy: ddp. Packed weights and their scales can't be cut up by rows. For a "
-        "model too large for one GPU even so, take fsdp2 with model.quantization: null and "
-        "trainer.precision: bf16-true."
+        "trainer.strategy: ddp. Packed weights and their scales can't be sharded by rows. If the "
+        "quantized model is too large for one GPU, set trainer.strategy: fsdp2, "
+        "model.quantization: null and trainer.precision: bf16-true."
     )
 
 
@@ -118,7 +119,7 @@ def _check_package() -> None:
 
 
 def _try_out(widths: Iterable[int], compute: torch.dtype, device: torch.device) -> None:
-    """Pack matrices of a few rows: bitsandbytes does not say what it can do where."""
+    """Test packing of small matrices, because bitsandbytes does not report what it supports."""
     found = f"found nf4 on the device {device}, where bitsandbytes {version('bitsandbytes')}"
     try:
         wrong = [width for width in sorted(set(widths)) if not _is_right(width, compute, device)]
@@ -126,27 +127,28 @@ def _try_out(widths: Iterable[int], compute: torch.dtype, device: torch.device) 
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"model.quantization: {found} can't compute: {lines[0]} Expected a CUDA GPU, or "
-            "another device that it knows (https://huggingface.co/docs/bitsandbytes). Else set "
-            "model.quantization to null."
+            "another device that it supports (https://huggingface.co/docs/bitsandbytes). "
+            "Otherwise set model.quantization to null."
         ) from error
     if wrong:
         columns = ", ".join(map(str, wrong))
         raise InputError(
-            f"model.quantization: {found} gets matrices of {columns} columns wrong, expected a "
-            "CUDA GPU, or another version: on CPUs 0.46 to 0.48 take any number of columns, 0.49 "
-            "and 0.50 multiples of 64. Else set model.quantization to null."
+            f"model.quantization: {found} computes wrong results for matrices of {columns} "
+            "columns, expected a CUDA GPU, or another version: on CPUs, 0.46 to 0.48 accept any "
+            "number of columns, 0.49 and 0.50 multiples of 64. Otherwise set model.quantization "
+            "to null."
         )
 
 
 def _is_right(width: int, compute: torch.dtype, device: torch.device) -> bool:
-    """Whether a matrix of so many columns comes back as it was packed, and is multiplied so."""
+    """Return whether a matrix with this number of columns is unpacked and multiplied correctly."""
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
 
-    # What the layer starts with is drawn at random.
+    # The constructor draws random weights: do not change the random state of the process.
     with torch.random.fork_rng(devices=[]):
         layer = Linear4bit(width, 16, bias=False, compute_dtype=compute, quant_type="nf4")
-    # Alike within a block, and from block to block further apart than rounding brings them.
+    # Values are equal within a block, and differ between blocks by more than rounding.
     scales = torch.arange(math.ceil(16 * width / BLOCK)) % 7 + 1.0
     matrix = scales.repeat_interleave(BLOCK)[: 16 * width].view(16, width)
     layer.weight.data = matrix
@@ -163,24 +165,27 @@ def _is_right(width: int, compute: torch.dtype, device: torch.device) -> bool:
 
 
 def quantized_layers(lm: Any) -> list[tuple[str, nn.Linear]]:
-    """The layers of a model that are quantized: all linear ones but the output projection.
+    """Return the layers that are quantized: all linear layers but the output projection.
 
     Args:
         lm: a Hugging Face causal LM that is not quantized.
+
+    Returns:
+        Names and layers.
     """
     head = lm.get_output_embeddings()
     return [(n, m) for n, m in lm.named_modules() if type(m) is nn.Linear and m is not head]
 
 
 def loading_options(precision: str, device: torch.device) -> dict[str, Any]:
-    """How ``from_pretrained`` quantizes a model while it reads it.
+    """Return the arguments with which ``from_pretrained`` quantizes a model while loading it.
 
-    All linear layers but the output projection, with double quantization. On the device itself,
-    layer by layer, so that neither it nor the computer's memory ever holds the whole model.
+    All linear layers but the output projection are quantized, with double quantization. This
+    happens on the device, layer by layer, so the unquantized model is never complete in memory.
 
     Args:
-        precision: of the Trainer.
-        device: where the model is to be.
+        precision: precision of the Trainer.
+        device: device of the model.
 
     Returns:
         Keyword arguments.
@@ -197,14 +202,14 @@ def loading_options(precision: str, device: torch.device) -> dict[str, Any]:
 
 
 def settle(lm: nn.Module) -> None:
-    """Keep packed weights as they are, whatever is done with the model.
+    """Prevent bitsandbytes from packing weights again.
 
-    On CPUs with bf16 instructions bitsandbytes would pack them anew in the first forward in eval
-    mode, with scales rounded further, for an operation that gives no gradient: training after it
-    would silently go wrong.
+    On CPUs with bf16 instructions, bitsandbytes would pack them again in the first forward in eval
+    mode, with rounded scales, for an operation without gradient. Training after that would silently
+    be wrong.
 
     Args:
-        lm: just opened.
+        lm: quantized model that was just loaded.
     """
     for _, layer in _packed_layers(lm):
         layer.support_avx512bf16_for_cpu = False
@@ -212,11 +217,11 @@ def settle(lm: nn.Module) -> None:
 
 @torch.no_grad()
 def dequantize_into(target: nn.Module, lm: nn.Module) -> None:
-    """Give a model the weights that a quantized one computes with.
+    """Copy the dequantized weights of a quantized model into an unquantized one.
 
     Args:
         target: the same model, not quantized, without adapters.
-        lm: quantized, with adapters or without.
+        lm: quantized model, with or without adapters.
     """
     from bitsandbytes.functional import dequantize_4bit
 
@@ -235,14 +240,14 @@ def _packed_layers(lm: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def packed_sizes(weights: int) -> tuple[int, int, int]:
-    """What is stored of a matrix.
+    """Return the sizes of a packed matrix.
 
     Args:
-        weights: how many it has.
+        weights: number of weights of the matrix.
 
     Returns:
-        Bytes of packed weights, scales of one byte, and numbers in fp32: scales of the scales, the
-        16 values of NF4, the 256 values of a scale, and their mean.
+        Bytes of packed weights, number of scales of one byte, and number of fp32 values:
+        second-level scales, the 16 values of NF4, the 256 values of a scale, and their mean.
     """
     scales = math.ceil(weights / BLOCK)
     return math.ceil(weights / 2), scales, math.ceil(scales / BLOCK_OF_SCALES) + 16 + 256 + 1

@@ -17,8 +17,8 @@ CONFIGURATIONS = ("config.json", "tokenizer_config.json")
 def remote_code_identity(located: str) -> str:
     """Hash the code that comes with a model and runs when the model is loaded.
 
-    The code is the modules that ``auto_map`` in its configurations names, which may be in another
-    repository of the hub, and all modules that they import from their own repository.
+    The code is the modules that ``auto_map`` in its configurations names; they may be in another
+    repository of the hub. All modules that they import from their own repository belong to it too.
 
     Args:
         located: folder or hub name.

@@ -1,4 +1,4 @@
-"""What one pass over a data set keeps of every label token, besides its log-probability."""
+"""Statistics of every label token, besides its log-probability, from one pass over a data set."""
 
 from dataclasses import dataclass, fields
 
@@ -14,19 +14,19 @@ COLUMNS = ("log_prob", "mean", "std", "margin", "top")
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Statistics of the label tokens of sequences, as `LogProbs`, 0 where masked.
+    """Statistics of the label tokens of sequences, dtype as in `LogProbs`, 0 where masked.
 
     Attributes:
         log_prob: log pi(y_t | x, y_<t), nats, ``[sequences, longest answer]``.
         mean: mean of log pi(v | x, y_<t) over tokens v drawn from pi itself: the negative entropy
             of the next-token distribution, nats, same shape.
         std: standard deviation of the same, nats, same shape.
-        margin: logit of y_t less the logsumexp of all other logits, which is
+        margin: logit of y_t minus the logsumexp of all other logits, which is
             log p - log(1 - p), nats, same shape.
-        top: 1 where no other token has a higher logit than y_t, same shape.
-        mask: True at real label tokens, same shape.
-        kl: KL(oracle || model) of the next-token distributions, nats, same shape; None where no
-            oracle was looked at.
+        top: 1 if no other token has a higher logit than y_t, else 0, same shape.
+        mask: True at label tokens, False at padding, same shape.
+        kl: KL(oracle || model) of the next-token distributions, nats, same shape; None without an
+            oracle.
     """
 
     log_prob: Tensor
@@ -39,7 +39,7 @@ class TokenStatistics:
 
     @staticmethod
     def scatter(flat: Tensor, mask: Tensor) -> "TokenStatistics":
-        """Lay the flat table of label tokens, row after row, out as padded ones.
+        """Convert the flat table of label tokens, row after row, to padded tables.
 
         Args:
             flat: ``[label tokens, 5]``, or 6 with the KL; see `token_statistics`.
@@ -55,7 +55,7 @@ class TokenStatistics:
 
     @property
     def log_probs(self) -> LogProbs:
-        """The log-probabilities alone."""
+        """The log-probabilities."""
         return LogProbs(self.log_prob, self.mask)
 
     @property
@@ -64,7 +64,7 @@ class TokenStatistics:
         return self.mask.sum(-1)
 
     def average(self, values: Tensor) -> Tensor:
-        """Mean of a table over the label tokens of each sequence.
+        """Compute the mean of a table over the label tokens of each sequence.
 
         Args:
             values: ``[sequences, longest answer]``.
@@ -75,7 +75,7 @@ class TokenStatistics:
         return (values * self.mask).sum(-1) / self.length.clamp(min=1)
 
     def rows(self, index: Tensor | slice) -> "TokenStatistics":
-        """The statistics of some sequences."""
+        """Return the statistics of some sequences."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return TokenStatistics(**{k: v[index] for k, v in values.items() if v is not None})
 
@@ -88,17 +88,18 @@ def token_statistics(
     transform: LogitTransform,
     oracle: Tensor | None = None,
 ) -> Tensor:
-    """Statistics of given tokens from the hidden states that predict them; without gradient.
+    """Compute statistics of given tokens from the hidden states that predict them.
 
-    The target is taken out of the distribution, and the rest is summed relative to its own highest
-    logit: so the margin stays exact where the target has nearly all probability or nearly none.
+    It computes no gradient. The target is removed from the distribution, and the other tokens are
+    summed relative to their own highest logit. So the margin stays exact if the probability of the
+    target is almost 0 or almost 1.
 
     Args:
         hidden: last hidden states, after the final norm, ``[tokens, width]``.
         target: token ids, ``[tokens]``.
         head: the output projection to ``[tokens, vocabulary]``.
-        transform: what follows the projection.
-        oracle: the oracle's hidden states for the same tokens, ``[tokens, width]``; None for no
+        transform: transform of the logits after the projection.
+        oracle: hidden states of the oracle for the same tokens, ``[tokens, width]``; None for no
             KL.
 
     Returns:
@@ -122,7 +123,7 @@ def token_statistics(
 
 
 def _of_logits(logits: Tensor, target: Tensor) -> Tensor:
-    """The columns of a chunk; the logits are used up.
+    """Compute the columns of a chunk; the logits are overwritten.
 
     Args:
         logits: ``[tokens, vocabulary]``.

@@ -1,4 +1,4 @@
-"""A look at a model before and after it is trained: is what we compute what it computes?"""
+"""Check a model before and after training: its log-probabilities, gradients and weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,30 +13,30 @@ from lightning_unlearn.errors import DivergedError, InputError
 from lightning_unlearn.model.lora_targets import advise
 from lightning_unlearn.model.measured_lm import MeasuredLM
 
-# How far log-probabilities may be from others that should be equal, relative to their size.
+# Largest relative difference between log-probabilities that should be equal.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
-# Tokens that a model is looked at on, at most.
+# Largest number of tokens on which a model is checked.
 LENGTH = 32
 
 
 def check_log_probs(module: MeasuredLM) -> None:
-    """Refuse a model whose log-probabilities we would get wrong, or that are none of a causal LM.
+    """Refuse a model whose log-probabilities would be wrong, or that is not a causal LM.
 
-    If what it does to its logits is not known here, they are taken from its own forward from now
-    on. Once for each model that is opened.
+    If the model transforms its logits in an unknown way, its own forward computes the logits from
+    then on. The check runs once for each loaded model.
 
     Args:
-        module: configured.
+        module: module after ``configure_model``.
 
     Raises:
-        InputError: if the model is not causal, draws random numbers, or does not look at its input.
+        InputError: if the model is not causal, draws random numbers, or ignores its input.
     """
     assert module.net is not None, "configure_model() comes first"
     if module.net.is_checked:
         return
     length = max(4, min(LENGTH, module.context))
     words = int(module.lm.config.get_text_config().vocab_size)
-    ids = tuple((7 * place + 3) % words for place in range(length))
+    ids = tuple((7 * position + 3) % words for position in range(length))
     batch = _batch(module, ids)
     with module.measuring():
         theirs = module.net.own_log_probs(batch.input_ids)[0]
@@ -45,40 +45,39 @@ def check_log_probs(module: MeasuredLM) -> None:
             module.net.takes_own_logits = True
             if not _near(module, module.log_probs(batch).per_token[0], theirs):
                 raise InputError(
-                    f"model.base: {module.base} gives other log-probabilities in one forward than "
-                    "in the next, expected the same. Choose another model, or another "
+                    f"model.base: {module.base} gives different log-probabilities in two forwards, "
+                    "expected equal ones. Choose another model, or another "
                     "model.attn_implementation."
                 )
             module.warn(
-                f"model.base: {module.base} changes its logits in a way that is not known here, so "
-                "all logits of a batch are formed, which takes more memory."
+                f"model.base: {module.base} transforms its logits in an unknown way, so all logits "
+                "of a batch are computed, which needs more memory."
             )
         with _training(module):
             noisy = module.log_probs(batch).per_token[0]
         if not _near(module, noisy, theirs):
             raise InputError(
-                f"model.base: {module.base} computes otherwise in training than in evaluation, by "
-                "dropout or noise that is not in config.json; results would depend on the "
-                "micro-batch. Expected a model without; choose another."
+                f"model.base: {module.base} computes differently in training and in evaluation, by "
+                "dropout or noise that is not in config.json, expected a model without: results "
+                "would depend on the micro-batch size. Choose another model."
             )
         if ignores_input(module, ids):
             raise InputError(
-                f"model.base: {module.base} gives every token the same probability whatever is "
-                "before it: its weights are spoiled, such as all zero. Take an earlier or another "
-                "copy."
+                f"model.base: {module.base} gives the next token the same probability after every "
+                "text: its weights are damaged, such as all zero. Use an earlier or another copy."
             )
     module.net.is_checked = True
 
 
 def check_model(module: MeasuredLM, example: Example) -> None:
-    """Refuse a model whose log-probabilities or gradients we would get wrong.
+    """Refuse a model whose log-probabilities or gradients would be wrong.
 
     Args:
-        module: configured, in a stage.
-        example: a row to try on; only its first tokens count.
+        module: module after ``configure_model``, in a stage.
+        example: a row for the test, of which the first tokens are used.
 
     Raises:
-        InputError: as of `check_log_probs`, or if a trainable tensor receives no gradient.
+        InputError: see `check_log_probs`; also if a trainable tensor receives no gradient.
     """
     check_log_probs(module)
     tokens = (example.prompt + example.answer)[: 2 * LENGTH]
@@ -91,7 +90,7 @@ def check_model(module: MeasuredLM, example: Example) -> None:
     if missing:
         found = (
             f"model: {len(missing)} of {len(trained)} trainable tensors receive no gradient, "
-            f"among them {missing[0]}. They would silently stay as they are"
+            f"among them {missing[0]}. Training would silently not change them"
         )
         if module.lora is None:
             raise InputError(f"{found}; set model.lora to train adapters on the others.")
@@ -102,17 +101,17 @@ def check_model(module: MeasuredLM, example: Example) -> None:
 
 
 def check_result(module: MeasuredLM, example: Example, place: str, lr: float) -> None:
-    """Refuse weights that the last step spoiled: a loss is looked at before its step.
+    """Refuse weights that have diverged in the last step, whose loss was computed before it.
 
     Args:
-        module: at the end of a stage.
-        example: a row to try on.
+        module: module at the end of a stage.
+        example: a row for the test.
         place: stage and step, for the message.
-        lr: the stage's learning rate.
+        lr: learning rate of the stage.
 
     Raises:
-        DivergedError: if log-probabilities of the row are not finite, or are the same whatever the
-            tokens before: activations that overflow come out of a norm as zeros.
+        DivergedError: if log-probabilities of the row are not finite, or do not depend on the
+            tokens before: a norm turns activations that overflow into zeros.
     """
     with module.measuring():
         batch = module.to_device(collate([example], [0], pad_id=0))
@@ -121,30 +120,30 @@ def check_result(module: MeasuredLM, example: Example, place: str, lr: float) ->
     if finite and not constant:
         return
     what = (
-        "every token has the same probability whatever is before it: the weights are spoiled"
+        "the next token has the same probability after every text: the weights have diverged"
         if constant
         else "the log-probabilities are not finite"
     )
     raise DivergedError(
-        f"{place}: after it {what}. Everything stored before this stage is kept. Lower the "
+        f"{place}: after this step, {what}. Results stored before this stage are kept. Lower the "
         f"learning rate (now {lr:g}) or clip gradients (gradient_clip)."
     )
 
 
 def ignores_input(module: MeasuredLM, tokens: tuple[int, ...]) -> bool:
-    """Whether the next token's probabilities are the same wherever one asks.
+    """Return whether the probabilities of the next token are the same at all positions.
 
     Args:
-        module: configured; in eval mode.
-        tokens: a sequence; one of equal tokens tells nothing.
+        module: module after ``configure_model``, in eval mode.
+        tokens: a sequence; for a sequence of equal tokens the result is False.
     """
     assert module.net is not None, "configure_model() comes first"
     if len(set(tokens)) < 2:
         return False
     ids = torch.tensor([tokens], device=module.device)
-    places = torch.arange(len(tokens), device=module.device)
+    positions = torch.arange(len(tokens), device=module.device)
     for target in sorted(set(tokens))[:2]:
-        values = module.net(ids, places, torch.full_like(places, target))
+        values = module.net(ids, positions, torch.full_like(positions, target))
         spread = (values.max() - values.min()).item()
         if spread > 4 * torch.finfo(torch.float32).eps * values.abs().max().item():
             return False
@@ -152,33 +151,33 @@ def ignores_input(module: MeasuredLM, tokens: tuple[int, ...]) -> bool:
 
 
 def _check_causal(module: MeasuredLM, ids: tuple[int, ...], theirs: Tensor) -> None:
-    """Refuse a model in which a token changes what is before it."""
+    """Refuse a model in which a token changes the probabilities of earlier tokens."""
     assert module.net is not None
     other = _batch(module, (*ids[:-1], ids[0]))
     before = module.net.own_log_probs(other.input_ids)[0, :-1]
     if not _near(module, before, theirs[:-1]):
         raise InputError(
             f"model.base: {module.base} ({type(module.lm).__name__}) is not causal: a token "
-            "changes the probabilities of those before it. Expected a causal language model; "
-            "BERT's kin are one with is_decoder: true in config.json."
+            "changes the probabilities of earlier tokens. Expected a causal language model; models "
+            "like BERT are causal with is_decoder: true in config.json."
         )
 
 
 def _batch(module: MeasuredLM, tokens: tuple[int, ...]) -> Batch:
-    """One row, of which all tokens but the first are labels."""
+    """Return a batch of one row, in which all tokens but the first are labels."""
     batch: Batch = module.to_device(collate([Example(tokens[:1], tokens[1:])], [0], pad_id=0))
     return batch
 
 
 def _near(module: MeasuredLM, ours: Tensor, theirs: Tensor) -> bool:
     gap = ((ours - theirs).abs() / (1 + theirs.abs())).max().item()
-    # A GPU rounds the same product otherwise where it is cut otherwise.
+    # A GPU rounds the same product differently in batches of another shape.
     return gap <= TOLERANCE.get(module.product_dtype, 1e-3)
 
 
 @contextmanager
 def _training(module: MeasuredLM) -> Iterator[None]:
-    """Training mode but for the adapters' dropout; who measures puts modes back."""
+    """Within the context, set training mode, except for dropout of the adapters; then eval mode."""
     module.train()
     for name, part in module.named_modules():
         if ".lora_dropout" in name:
@@ -191,11 +190,11 @@ def _without_gradient(
     module: MeasuredLM, loss: Tensor, trained: dict[str, nn.Parameter]
 ) -> list[str]:
     if module.is_sharded:
-        # A part's gradient comes from its module's hooks, which autograd.grad does not run.
+        # Hooks of a sharded module compute the gradient of its shard; autograd.grad runs no hooks.
         loss.backward()  # type: ignore[no-untyped-call]
         missing = [name for name, parameter in trained.items() if parameter.grad is None]
         module.zero_grad(set_to_none=True)
         return missing
-    # Not by backward(): other strategies would begin to exchange gradients.
+    # Not with backward(): other strategies would start to exchange gradients.
     grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     return [name for name, grad in zip(trained, grads, strict=True) if grad is None]

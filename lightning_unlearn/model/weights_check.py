@@ -1,4 +1,4 @@
-"""Whether the files of a model hold the weights that its config.json describes."""
+"""Check that the files of a model contain the weights that its config.json describes."""
 
 import json
 import re
@@ -15,23 +15,23 @@ from lightning_unlearn.errors import InputError
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 ADAPTER = "adapter_config.json"
 AGAIN = "Download or copy the file again."
-# What a clone without Git LFS holds in place of a large file.
+# Start of the pointer that a clone without Git LFS has instead of a large file.
 _POINTER = b"version https://git-lfs"
-# Elements that are looked at together: 64 MiB in fp32.
+# Elements that are checked together: 64 MiB in fp32.
 _BLOCK = 2**24
 _NAMED = 3
 _MASK = re.compile(r"\b(attn|attention)\.(masked_)?bias$")
 
 
 def find_file(located: str, file: str) -> Path | None:
-    """A file of a model, fetched if it is on the hub.
+    """Find a file of a model; download it if it is on the hub.
 
     Args:
         located: folder, or hub name.
-        file: its name.
+        file: name of the file.
 
     Returns:
-        None if there is no such file.
+        Path of the file; None if there is no such file.
     """
     from transformers.utils import cached_file
 
@@ -46,33 +46,33 @@ def find_file(located: str, file: str) -> Path | None:
 
 
 def describe_content(file: Path) -> str | None:
-    """What a file holds in place of a model's weights or settings, where that can be told.
+    """Detect a file that is empty or a Git LFS pointer instead of weights or settings.
 
     Args:
         file: an existing file.
 
     Returns:
-        A phrase that follows "found", or None.
+        A phrase that follows "found"; None for any other content.
     """
     with file.open("rb") as handle:
         start = handle.read(len(_POINTER))
     if not start:
         return "an empty file"
     if start == _POINTER:
-        return "a Git LFS pointer in place of the file itself (git lfs pull fetches it)"
+        return "a Git LFS pointer instead of the file (git lfs pull downloads it)"
     return None
 
 
 def check_json(folder: Path, names: Iterable[str], key: str) -> None:
-    """Refuse files of a model that are no JSON objects.
+    """Refuse files of a model that are not JSON objects.
 
     Args:
-        folder: of the model.
-        names: of files, which may be missing.
+        folder: folder of the model.
+        names: names of files, which may be missing.
         key: YAML key, for messages.
 
     Raises:
-        InputError: naming the file.
+        InputError: with the path of the file.
     """
     for file in (folder / name for name in names):
         if not file.is_file():
@@ -81,7 +81,7 @@ def check_json(folder: Path, names: Iterable[str], key: str) -> None:
             found = describe_content(file)
             content = None if found else json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            found = f"no JSON ({error})"
+            found = f"invalid JSON ({error})"
         if found is None and not isinstance(content, dict):
             found = f"a JSON {'null' if content is None else type(content).__name__}"
         if found is not None:
@@ -90,14 +90,14 @@ def check_json(folder: Path, names: Iterable[str], key: str) -> None:
 
 @contextmanager
 def opened(file: Path, key: str) -> Iterator[Any]:
-    """A safetensors file, opened.
+    """Open a safetensors file.
 
     Args:
-        file: its path.
+        file: path of the file.
         key: YAML key, for messages.
 
     Raises:
-        InputError: if it is none, is cut short or can't be read.
+        InputError: if it is not a safetensors file, is truncated, or cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -113,57 +113,62 @@ def opened(file: Path, key: str) -> Iterator[Any]:
 
 
 def read_index(file: Path, key: str) -> dict[str, str]:
-    """Which file holds which weight, as a model's index says.
+    """Read the index of a model: the file of each weight.
 
     Args:
         file: the index.
         key: YAML key, for messages.
 
+    Returns:
+        Names of files by name of the weight.
+
     Raises:
-        InputError: if it does not say so.
+        InputError: if the index has no valid weight_map.
     """
     check_json(file.parent, [file.name], key)
     names = json.loads(file.read_text(encoding="utf-8")).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
         raise InputError(
-            f"{key}: {file}: found no weight_map of names of files, expected one. {AGAIN}"
+            f"{key}: {file}: found no weight_map with names of files, expected one. {AGAIN}"
         )
     return names
 
 
 def check_depth(config: Any, count: int, name: str, key: str) -> None:
-    """Refuse no layers, and more than weights, before a model of so many is made.
+    """Refuse a number of layers that is below 1 or above the number of weights.
+
+    It runs before the model is created, which could otherwise have millions of layers.
 
     Args:
-        config: of the model.
-        count: of the weights in its files.
-        name: of the model.
+        config: configuration of the model.
+        count: number of weights in its files.
+        name: name of the model.
         key: YAML key, for messages.
 
     Raises:
-        InputError: naming both.
+        InputError: with both numbers.
     """
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     if isinstance(layers, int) and not 0 < layers <= count:
         raise InputError(
-            f"{key}: {name}: config.json says num_hidden_layers: {layers}, but its files hold "
-            f"{count} weights, expected a layer or more, and weights of each. Correct config.json."
+            f"{key}: {name}: found num_hidden_layers: {layers} in config.json and {count} weights "
+            "in its files, expected at least one layer, with weights for each. Correct config.json."
         )
 
 
 def check_loaded(info: Mapping[str, Any], config: Any, name: str, key: str) -> None:
-    """Refuse a model that its files do not fill, or that does not use all they hold.
+    """Refuse a model whose files lack weights or contain weights that it does not use.
 
-    transformers fills what is missing with random numbers.
+    transformers would fill missing weights with random numbers.
 
     Args:
-        info: what transformers says of a loading (``output_loading_info``).
-        config: of the model.
-        name: of the model.
+        info: loading information of transformers (``output_loading_info``).
+        config: configuration of the model.
+        name: name of the model.
         key: YAML key, for messages.
 
     Raises:
-        InputError: naming the weights.
+        InputError: with the names of the weights.
     """
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     mismatched = sorted((n, list(a), list(b)) for n, a, b in info["mismatched_keys"])
@@ -182,20 +187,21 @@ def check_loaded(info: Mapping[str, Any], config: Any, name: str, key: str) -> N
         if names
     ]
     raise InputError(
-        f"{key}: {name}: its files do not hold the weights of the model that config.json describes "
-        f"({type(config).__name__}): {'; '.join(parts)}. Nothing is filled up with random numbers, "
-        f"or left out. {_remedy(missing, unexpected, bool(shapes or other), config)}"
+        f"{key}: {name}: its files do not match the model that config.json describes "
+        f"({type(config).__name__}): {'; '.join(parts)}. Missing weights are not replaced by "
+        "random numbers, and no weights are ignored. "
+        f"{_remedy(missing, unexpected, bool(shapes or other), config)}"
     )
 
 
 def without_masks(unexpected: Iterable[str], files: Mapping[str, Path], key: str) -> set[str]:
-    """Names that stand for weights, and not for causal masks.
+    """Return the names of weights, without those of causal masks.
 
-    Files of GPT-2's time hold the masks of its attention, which the model makes anew.
+    Files of GPT-2's time contain the masks of the attention, which the model computes again.
 
     Args:
         unexpected: names that the model does not have.
-        files: which file holds which weight.
+        files: files by name of the weight.
         key: YAML key, for messages.
     """
     rest = set(unexpected)
@@ -225,22 +231,22 @@ def _remedy(missing: list[str], unexpected: list[str], other: bool, config: Any)
         present = min(numbers) if missing else max(numbers) + 1
         if set(range(min(present, layers), max(present, layers))) == numbers:
             return (
-                f"The files have {present} layers: set num_hidden_layers (now {layers}) in "
-                "config.json to that, if it is the model that you mean."
+                f"The files have {present} layers: if this is the right model, set "
+                f"num_hidden_layers (now {layers}) in config.json to {present}."
             )
     if missing and not unexpected and all("head" in n or "embed_out" in n for n in missing):
         return (
-            "The output projection is not there: save the model with AutoModelForCausalLM; or set "
-            "tie_word_embeddings: true in config.json, if it is the embedding."
+            "The output projection is missing: save the model with AutoModelForCausalLM; or, if "
+            "it is the embedding, set tie_word_embeddings: true in config.json."
         )
     if unexpected and not missing and not other:
         return (
-            "If the model is right without them, open it with AutoModelForCausalLM and save it "
-            "into another folder with save_pretrained."
+            "If the model is right without them, load it with AutoModelForCausalLM and save it to "
+            "another folder with save_pretrained."
         )
     return (
-        "Take files and config.json of one model, as save_pretrained of AutoModelForCausalLM "
-        "writes them."
+        "Use files and config.json of one model, written by save_pretrained of "
+        "AutoModelForCausalLM."
     )
 
 
@@ -250,18 +256,16 @@ def _layer(name: str) -> int | None:
 
 
 def check_numbers(files: Mapping[str, Path], dtype: torch.dtype, name: str, key: str) -> None:
-    """Refuse weights that are not finite numbers, or not in the precision that is computed in.
-
-    Reads all of them.
+    """Read all weights and refuse those that are not finite, or overflow in the precision.
 
     Args:
-        files: which file holds which weight.
-        dtype: the weights are to be in.
-        name: of the model.
+        files: files by name of the weight.
+        dtype: dtype of the loaded weights.
+        name: name of the model.
         key: YAML key, for messages.
 
     Raises:
-        InputError: naming the weight.
+        InputError: with the name of the weight.
     """
     largest = torch.finfo(dtype).max
     wanted = without_masks(files, files, key)
@@ -275,18 +279,18 @@ def check_numbers(files: Mapping[str, Path], dtype: torch.dtype, name: str, key:
                     found = high if -largest <= low else low
                     if abs(found) < float("inf"):
                         raise InputError(
-                            f"{key}: {name}: found {found:.3g} in {weight}, more than "
-                            f"trainer.precision can hold ({largest:.3g}), expected less. Set "
+                            f"{key}: {name}: found {found:.3g} in {weight}, expected at most "
+                            f"{largest:.3g}, the largest number of trainer.precision. Set "
                             "trainer.precision: bf16-true or 32-true."
                         )
                     raise InputError(
                         f"{key}: {name}: found {found} in {weight} ({file.name}), expected finite "
-                        "numbers. The model was spoiled before it was saved: take an earlier one."
+                        "numbers. The model diverged before it was saved: use an earlier one."
                     )
 
 
 def _parts(handle: Any, weight: str) -> Iterator[Tensor]:
-    """A weight of a safetensors file in parts, if its numbers have a fraction."""
+    """Yield a weight of a safetensors file in parts, if its dtype is a floating-point one."""
     source = handle.get_slice(weight)
     shape = source.get_shape()
     if not shape:
@@ -299,23 +303,23 @@ def _parts(handle: Any, weight: str) -> Iterator[Tensor]:
     for part in parts:
         if not part.is_floating_point():
             return
-        # Types of 8 bits have no minimum and maximum.
+        # PyTorch has no minimum and maximum for dtypes of 8 bits.
         yield part.float() if part.element_size() == 1 else part
 
 
 def adapter_error(name: str, key: str, has_model: bool) -> InputError:
-    """What is said of an adapter in a model's folder, which transformers would put on it.
+    """Return the error for an adapter in a model's folder, which transformers would apply to it.
 
     Args:
-        name: of the model.
+        name: name of the model.
         key: YAML key, for messages.
-        has_model: whether a model is there too.
+        has_model: whether the folder also has a model.
     """
     found = "a model and an adapter" if has_model else "an adapter without its model"
     return InputError(
-        f"{key}: found {found} in {name} ({ADAPTER}), expected a model alone. Move {ADAPTER} and "
-        "adapter_model.safetensors into a folder ADAPTER of their own and name the model; or, to "
-        "start from both, merge them in Python and name what that writes: PeftModel.from_pretrained"
+        f"{key}: found {found} in {name} ({ADAPTER}), expected only a model. Move {ADAPTER} and "
+        "adapter_model.safetensors into a separate folder ADAPTER and name the model; or, to "
+        "start from both, merge them in Python and name the merged model: PeftModel.from_pretrained"
         "(AutoModelForCausalLM.from_pretrained(MODEL), ADAPTER).merge_and_unload()"
         ".save_pretrained(MERGED); AutoTokenizer.from_pretrained(MODEL).save_pretrained(MERGED)."
     )

@@ -22,7 +22,7 @@ def recency(scores: pd.DataFrame) -> list[str]:
     position less the mean of the others, paired by seed, with Student's 95 % interval over seeds.
     With one seed it says that chance is not excluded. Where a method has several settings, a
     sentence before theirs counts those in which the last position alone is slowest. A sentence at
-    the end counts the cells, each of one method, setting and seed, in which it is; where there are
+    the end counts the trials, each of one method, setting and seed, in which it is; where there are
     several.
 
     Args:
@@ -70,13 +70,13 @@ def last_less_others(runs: pd.DataFrame, outcome: str) -> Interval | None:
 
 
 def _cells(parts: list[pd.DataFrame]) -> list[str]:
-    """In how many cells the last position is the slowest, as a sentence; none for a single one."""
+    """In how many trials the last position is the slowest, as a sentence; none for a single one."""
     verdicts = [_last_is_slowest(part) for part in parts]
     known = [verdict for verdict in verdicts if verdict is not None]
     if len(known) < 2:
         return []
     return [
-        f"In all, the last position is the slowest in {sum(known)} of {len(known)} cells, each of "
+        f"In all, the last position is the slowest in {sum(known)} of {len(known)} trials, each of "
         "one method, setting and seed."
     ]
 

@@ -1,14 +1,17 @@
 """The growth rate of distances: exponential growth, if no other curve explains it as well.
 
-Simulations of `exponential_growth` had 7, 13 and 31 points and errors of 1 to 10 % per point. False
-growth: straight lines, saturating curves, parabolas, cubics and hyperbolas that change by a factor
-of 4 to 100 give it in at most 2 % of draws, noise without a trend in 1 %. Power: an exponential
-that changes by a factor of 10 with errors of 2 %, of 30 with 5 % or of 100 with 10 % is found in 88
-% or more; one that changes by 4 is rarely found with errors above 2 %. Coverage: the interval
-contains the rate of an exponential in 97 % of draws or more. For d = |D|^2 with D' = (I + M) D,
-with and without errors, it contains the rate at the last step of the range in 94 % or more, and the
-rate of the limit in 50 to 95 %. Neighboring steps of one run are not independent, so the interval
-over seeds is more reliable.
+Simulations of `exponential_growth` had 7, 13 and 31 points and errors of 1 to 10 % per point:
+
+- False growth: noise without a trend gives it in 1 % of draws. Straight lines, saturating curves,
+  parabolas, cubics and hyperbolas that change by a factor of 4 to 100 give it in at most 2 %.
+- Power: three exponentials are found in 88 % or more. They change by a factor of 10 with errors of
+  2 %, of 30 with 5 %, or of 100 with 10 %. One that changes by 4 is rarely found with errors above
+  2 %.
+- Coverage: the interval contains the rate of an exponential in 97 % of draws or more. With and
+  without errors, d = |D|^2 with D' = (I + M) D was tested too. The interval contains its rate at
+  the last step of the range in 94 % or more, and the rate of the limit in 50 to 95 %.
+
+Neighboring steps of one run are not independent, so the interval over seeds is more reliable.
 """
 
 from __future__ import annotations

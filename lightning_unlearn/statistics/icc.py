@@ -59,15 +59,15 @@ def clipped(value: float) -> float:
 def icc1(groups: Sequence[ArrayLike]) -> IntraclassCorrelation | None:
     """Compute ICC(1) of the one-way random effects model, with F test and interval.
 
-    With paths as groups and seeds as their members, it is the share of the variance of an outcome
-    over runs that is due to the path. It assumes that the values of a group are independent; the
+    With paths as groups and seeds as their members, it is the share of an outcome's variance over
+    runs that is due to the path. It assumes that the values of a group are independent; the
     interval also assumes that they are normal. An effect of a seed that is common to all groups
     counts as variance within groups, which makes the index smaller.
 
-    With k groups of n_i values, N in total: MS_B and MS_W are the mean squares between and within
-    groups, n0 = (N - sum n_i^2 / N) / (k - 1), ICC = (MS_B - MS_W) / (MS_B + (n0 - 1) MS_W). The
-    lower end is (F_l - 1) / (F_l + n0 - 1) with F_l = F / F(.975; k - 1, N - k). The upper end is
-    the same with F_u = F F(.975; N - k, k - 1). For groups of unequal size the interval is an
+    With k groups of n_i values, N in total, MS_B and MS_W are the mean squares between and within
+    groups. n0 = (N - sum n_i^2 / N) / (k - 1), and ICC = (MS_B - MS_W) / (MS_B + (n0 - 1) MS_W).
+    The lower end is (F_l - 1) / (F_l + n0 - 1) with F_l = F / F(.975; k - 1, N - k). The upper end
+    is the same with F_u = F F(.975; N - k, k - 1). For groups of unequal size the interval is an
     approximation.
 
     Args:

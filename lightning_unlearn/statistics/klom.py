@@ -164,7 +164,7 @@ def standardized_difference(unlearned: "ArrayLike", oracle: "ArrayLike") -> Stan
     include the error of that estimate (see `inflation`). It assumes that models of both kinds are
     independent; if models of one seed are similar, it is wider than necessary.
 
-    In simulations with equal numbers of both kinds and 1 or 100 points, independent or equal, the
+    Simulations had equal numbers of both kinds, and 1 or 100 points, independent or equal. The
     interval contains the difference in 96 to 98 % of draws with 4 models, and 95 to 97 % with 8.
     The percentiles of a bootstrap over models contain it in 50 % with 2 models, 81 % with 4 and
     89 % with 8; therefore this function does not use a bootstrap.

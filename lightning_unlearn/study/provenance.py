@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_unlearn.report.page.source import Branch, Cost, Provenance
+from lightning_unlearn.report.provenance import Branch, Cost, Provenance
 from lightning_unlearn.storage.run_folders import MANIFEST, read_about
 from lightning_unlearn.storage.seals import Damage, number_of, read_json
 
@@ -42,7 +42,7 @@ def provenance_of_study(plan: StudyPlan, folder: Path) -> Provenance:
         facts=_facts(plan, ends[0] if ends else {}),
         costs=_costs(plan, entries),
         configuration=_text(configured[0] / CONFIGURATION) if configured else "",
-        whose=configured[0].relative_to(folder).as_posix() if configured else "",
+        run=configured[0].relative_to(folder).as_posix() if configured else "",
     )
 
 
@@ -61,7 +61,7 @@ def provenance_of_run(folder: Path) -> Provenance:
         facts=facts,
         costs=costs,
         configuration=_text(file) if file.is_file() else "",
-        whose=folder.name,
+        run=folder.name,
     )
 
 
@@ -125,7 +125,7 @@ def _branch(
 
 
 def _shape(branches: Sequence[Branch]) -> str:
-    return "".join(f"({b.text!r},{b.done},{b.parts},{b.paths}{_shape(b.below)})" for b in branches)
+    return "".join(f"({b.text!r},{b.done},{b.tasks},{b.paths}{_shape(b.below)})" for b in branches)
 
 
 def _costs(plan: StudyPlan, entries: Mapping[str, dict[str, Any] | None]) -> list[Cost]:

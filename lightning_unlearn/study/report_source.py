@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_unlearn.errors import InputError, StorageError
-from lightning_unlearn.report.page import Source
 from lightning_unlearn.report.reading import COLUMNS
+from lightning_unlearn.report.study_report import Source
 from lightning_unlearn.storage import records
 from lightning_unlearn.storage.run_folders import ABOUT
 from lightning_unlearn.storage.seals import Damage, read_values

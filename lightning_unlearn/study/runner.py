@@ -234,10 +234,9 @@ class Study:
     def _report(self, plan: StudyPlan, entries: dict[str, Path], result: StudyResult) -> None:
         """Tables, figures and page of all finished runs, and what can be read off them."""
         from lightning_unlearn.report import terminal
-        from lightning_unlearn.report.page import write_report
-        from lightning_unlearn.report.page.writing import FOLDER
         from lightning_unlearn.report.sections import Section
         from lightning_unlearn.report.summary import Summary
+        from lightning_unlearn.report.write import FOLDER, write_report
         from lightning_unlearn.study.report_source import source_of
 
         folder = result.folder

@@ -118,7 +118,7 @@ class Unlearning(Callback):
         return type(self).stop is not Unlearning.stop
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """In the unlearning stage, compute the reference and replace the module's objective.
+        """Compute the reference and replace the module's objective, in the unlearning stage only.
 
         A stage that resumes from a checkpoint gets its reference from the checkpoint.
         """

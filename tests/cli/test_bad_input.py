@@ -337,10 +337,10 @@ def test_commands_without_what_they_need(place: Workplace) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (None, "found './model', which is no folder, expected a Hugging Face model folder"),
+        (None, "found './model', which is not a folder, expected a Hugging Face model folder"),
         ({}, "found the folder ./model without config.json"),
-        ({"config.json": "{"}, "model/config.json: found no JSON"),
-        ({"config.json": "{}"}, "which is no model that can be opened: Unrecognized model"),
+        ({"config.json": "{"}, "model/config.json: found invalid JSON"),
+        ({"config.json": "{}"}, "whose configuration can't be loaded: Unrecognized model"),
         ({"config.json": '{"model_type": "llama"}'}, "without model.safetensors and without"),
     ],
 )
@@ -353,7 +353,7 @@ def test_models_that_are_none(
             place.write(f"model/{name}", text)
     message = place.fit("--model.base", "./model")
     assert message.startswith("model.base: ") and expected in message
-    assert "no embedded model" in place.fit("--model.base", "demo:nope")
+    assert "which is not an embedded model" in place.fit("--model.base", "demo:nope")
 
 
 def test_a_tokenizer_without_chat_template(place: Workplace) -> None:

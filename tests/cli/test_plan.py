@@ -73,7 +73,7 @@ def test_what_does_not_fit_gets_advice(
         (["--model.base", str(ROOT / "configs")], "configs without config.json, expected a Hugg"),
         (
             ["--model.base", "./nowhere"],
-            "found './nowhere', which is no folder, expected a Hugging",
+            "found './nowhere', which is not a folder, expected a Hugging",
         ),
         (["--model.base", ""], "model.base: found "),
         (["--modl.base", "x"], "modl"),

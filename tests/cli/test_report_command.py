@@ -13,7 +13,8 @@ import pytest
 from study_folders import ORDERS, Synthetic, write_entry, write_frame
 
 from lightning_unlearn.cli.main import main
-from lightning_unlearn.report.page import document, writing
+from lightning_unlearn.report import write
+from lightning_unlearn.report.page import page
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, read_table, runs_of
 from lightning_unlearn.storage.seals import seal_values
 from lightning_unlearn.study.plan import StudyPlan
@@ -31,7 +32,7 @@ def study(tmp_path: Path) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the figures out, which take most of the time: `save_figures` has tests of its own."""
-    monkeypatch.setattr(writing, "save_figures", lambda *_: [])
+    monkeypatch.setattr(write, "save_figures", lambda *_: [])
 
 
 def store_runs(study: Path) -> StudyPlan:
@@ -118,7 +119,7 @@ def test_an_unfinished_study_says_what_is_missing(
     assert main(["report", str(study)]) == 0
     assert "small: 1 of 3 runs are missing." in capsys.readouterr().out
     page = (study / "report" / "index.html").read_text()
-    assert "1 of 3 runs are missing." in page and "not made yet" in page
+    assert "1 of 3 runs are missing." in page and "not done yet" in page
     assert "1 of 3 runs are missing." in (study / "report" / "table.md").read_text()
 
 
@@ -261,7 +262,7 @@ def test_without_plotly_the_command_says_how_to_get_it(
     def missing(name: str) -> Path:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(document.resources, "files", missing)
+    monkeypatch.setattr(page.resources, "files", missing)
     assert refused(capsys, str(study)) == (
         "found no plotly, expected it for the page's curves; install it with "
         'pip install "lightning-unlearn[figures]"'

@@ -387,7 +387,7 @@ def test_batches_are_checked_for_every_recipe_before_training() -> None:
     data.check_batches(1)
     data.check_batches(3)
     with pytest.raises(
-        InputError, match=r"^data\.stages\.inst\.batch_size: found 12, which is not divisible"
+        InputError, match=r"^data\.stages\.inst\.batch_size: found 12, which is not"
     ):
         data.check_batches(5)
     # A recipe of unlearning that is not used is not checked.

@@ -86,7 +86,10 @@ def test_the_model_is_small() -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"no embedded .* 'demo:maths'; there are: .*demo:math"):
+    with pytest.raises(
+        ValueError,
+        match=r"found 'demo:maths', which is not an embedded .*, expected one of .*demo:math",
+    ):
         resolve("demo:maths")
 
 

@@ -1,4 +1,4 @@
-"""Attention: what is refused, a fused kernel in fp32, positions in full precision."""
+"""Attention: refused implementations, a fused kernel in fp32, positions in full precision."""
 
 import importlib.util
 from functools import partial
@@ -39,7 +39,7 @@ SCALED = {
         ("kernels-community/flash-attn2", "bf16-true", GPU, "code from the hub, expected sdpa"),
     ],
 )
-def test_attention_that_does_not_work_is_told(
+def test_attention_that_does_not_work_is_refused(
     name: str, precision: str, device: torch.device, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -98,7 +98,7 @@ def test_repeated_keys_give_the_same_numbers_and_gradients(tmp_path: Path, famil
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_heads_that_share_no_keys_are_left_to_transformers(tmp_path: Path) -> None:
+def test_heads_that_share_no_keys_use_the_attention_of_transformers(tmp_path: Path) -> None:
     module = tiny_module(tmp_path, num_key_value_heads=4)
     assert module.lm.config._attn_implementation == "sdpa"
 
@@ -114,7 +114,7 @@ def test_a_merged_model_does_not_name_our_attention(tmp_path: Path) -> None:
 def test_rotary_frequencies_are_fp32_on_a_base_in_16_bits(
     tmp_path: Path, rope: dict[str, Any]
 ) -> None:
-    """Rounded to 8 bits they would turn far positions by whole radians."""
+    """Rounded to 8 bits, the angles of distant positions would be wrong by whole radians."""
     shape = {"rope_parameters": rope, "max_position_embeddings": 512}
     expected = dict(tiny_lm(**shape).named_buffers())
     assert "model.rotary_emb.inv_freq" in expected
@@ -131,7 +131,7 @@ def test_rotary_frequencies_are_fp32_on_a_base_in_16_bits(
             assert torch.equal(found[name], values)
 
 
-def test_repeated_keys_are_compiled_in_one_piece(tmp_path: Path) -> None:
+def test_repeated_keys_are_compiled_as_one_graph(tmp_path: Path) -> None:
     attend = partial(_attend, as_gpu=True)
     layer = tiny_module(tmp_path).lm.get_decoder().layers[0].self_attn
     query, key = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 5, 8)

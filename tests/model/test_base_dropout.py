@@ -1,4 +1,4 @@
-"""Dropout of the base model is off in training too, so that the cut changes nothing."""
+"""Dropout of the base model is off in training, so results do not depend on micro-batches."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def base(folder: Path, family: str) -> str:
-    """A model with the dropout that the family has by default."""
+    """Create a model with the default dropout of its family."""
     config = AutoConfig.for_model(family, vocab_size=320, pad_token_id=2, **SMALL[family])
     torch.manual_seed(0)
     lm = AutoModelForCausalLM.from_config(config)
@@ -51,7 +51,7 @@ def base(folder: Path, family: str) -> str:
 
 @pytest.mark.parametrize("family", list(SMALL))
 @pytest.mark.parametrize("lora", [LoRA(rank=4), None])
-def test_the_micro_batch_changes_nothing(
+def test_results_do_not_depend_on_the_micro_batch_size(
     tiny: Tiny, family: str, lora: LoRA | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = base(tiny.root / "base", family)
@@ -70,12 +70,12 @@ def test_the_micro_batch_changes_nothing(
         assert trainer.observations is not None
         means.append([value for _, _, value in trainer.observations.steps])
         said = capsys.readouterr().err
-        assert said.count("has dropout of its own (") == 1 and "is set to zero" in said
+        assert said.count("has dropout (") == 1 and "is set to zero" in said
     assert torch.allclose(*map(torch.tensor, means), rtol=0, atol=1e-9)
     assert len(set(means[0])) > 4
 
 
-def test_what_is_written_has_the_dropout_that_the_base_has(tiny: Tiny) -> None:
+def test_saved_models_have_the_dropout_of_the_base(tiny: Tiny) -> None:
     name = base(tiny.root / "base", "gpt2")
     module = tiny.module(base=name, lora=None)
     module.configure_model()
@@ -109,7 +109,7 @@ def test_settings_of_dropout(config: Any, expected: set[str]) -> None:
     assert not base_dropout.remark("x", {})
 
 
-def test_dropout_that_is_in_the_code_alone(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_that_is_only_in_the_code(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(CausalLM, "warn", lambda self, text: said.append(text))
     opened = CausalLM._open
@@ -131,7 +131,7 @@ def test_dropout_that_is_in_the_code_alone(tiny: Tiny, monkeypatch: pytest.Monke
 
 
 def test_equal_settings_give_equal_results(tiny: Tiny) -> None:
-    """Nothing random is left but what the seed decides."""
+    """All random numbers depend on the seed."""
     name = base(tiny.root / "base", "gpt2")
     found = []
     for place in ("one", "two"):

@@ -1,4 +1,4 @@
-"""Candidates scored with their prompt shared, against one plain forward for each."""
+"""Candidates that share their prompt, against one plain forward for each."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -29,7 +29,7 @@ def random_ids(size: int, generator: torch.Generator) -> Ids:
 
 
 def questions(seed: int = 0) -> Questions:
-    """Prompts of different lengths, each with another number of candidates.
+    """Return prompts of different lengths, each with another number of candidates.
 
     Short phrases and answers of 50 tokens; some begin alike, some are equal, one is the beginning
     of another.
@@ -44,7 +44,7 @@ def questions(seed: int = 0) -> Questions:
 
 
 def naive(module: CausalLM, prompts: list[Ids], own: list[list[Ids]]) -> Tensor:
-    """Sums, ``[rows, most candidates]``."""
+    """Compute sums, ``[rows, most candidates]``."""
     table = torch.zeros(len(prompts), max(map(len, own)), dtype=torch.float64)
     with torch.no_grad():
         for r, (prompt, row) in enumerate(zip(prompts, own, strict=True)):
@@ -70,7 +70,7 @@ def assert_naive(module: CausalLM, found: CandidateScores) -> None:
 
 
 def with_adapters(module: CausalLM) -> CausalLM:
-    """Both adapters active, and of an effect."""
+    """Activate both adapters with weights that have an effect."""
     choose_adapters(module.peft, [LEARN, UNLEARN], None)
     torch.manual_seed(3)
     with torch.no_grad():
@@ -82,7 +82,7 @@ def with_adapters(module: CausalLM) -> CausalLM:
 
 @pytest.fixture
 def count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sequences of each forward."""
+    """Record the number of sequences of each forward."""
     seen: list[int] = []
     forward = candidates._forward
 
@@ -96,12 +96,12 @@ def count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def told() -> list[str]:
-    """What was told; see `with_trainer`."""
+    """Warnings; see `with_trainer`."""
     return []
 
 
 def with_trainer(module: CausalLM, told: list[str]) -> CausalLM:
-    """The module, as if it had a Trainer that can tell something."""
+    """Give the module a stub of a Trainer that collects warnings."""
     trainer = SimpleNamespace(
         warn=told.append, global_rank=0, world_size=1, precision="32-true", strategy=None
     )
@@ -123,7 +123,7 @@ def test_a_tree_gives_the_numbers_of_separate_forwards(
 
 
 @pytest.mark.parametrize("sharing", ["tree", "cache", "apart"])
-def test_every_way_gives_the_same_in_fp32(tmp_path: Path, sharing: str) -> None:
+def test_all_ways_of_sharing_agree_in_fp32(tmp_path: Path, sharing: str) -> None:
     module = in_fp32(tmp_path)
     module.prompt_sharing, module.prompt_sharing_tried = sharing, 512
     found = score_candidates(module, *questions(), 4)
@@ -134,7 +134,7 @@ def test_every_way_gives_the_same_in_fp32(tmp_path: Path, sharing: str) -> None:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("sharing", ["tree", "cache", "apart"])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_every_way_gives_the_same_with_both_adapters(
+def test_all_ways_of_sharing_agree_with_both_adapters(
     tmp_path: Path, family: str, sharing: str, attention: str
 ) -> None:
     module = tiny_module(
@@ -168,7 +168,7 @@ def test_each_prompt_is_encoded_once(tmp_path: Path, count_forwards: list[int]) 
     assert count_forwards == [3, 3, 1], "no row is longer than the one that was tried"
 
 
-def test_equal_beginnings_are_one_branch() -> None:
+def test_common_prefixes_are_one_branch() -> None:
     (tree,) = candidate_tree.grow((1, 2), [(3, 4, 5), (3, 4, 6, 7), (3,), (8, 4), (3, 4, 5)])
     # Last tokens are only predicted.
     assert tree.tokens == [3, 4, 6, 8]
@@ -215,15 +215,13 @@ def test_nothing_to_score(tmp_path: Path) -> None:
         ((), [(8,)], "row 2 of the scored prompts: found no prompt tokens"),
     ],
 )
-def test_rows_with_nothing_are_refused(
-    tmp_path: Path, prompt: Ids, own: list[Ids], message: str
-) -> None:
+def test_empty_rows_are_refused(tmp_path: Path, prompt: Ids, own: list[Ids], message: str) -> None:
     with pytest.raises(InputError, match=message):
         score_candidates(tiny_module(tmp_path), [(7,), prompt], [[(8,)], own], 8)
 
 
 @pytest.mark.parametrize("error", ["shifted", "nan", "raised"])
-def test_a_model_that_takes_no_tree_repeats_the_cache(
+def test_a_model_that_accepts_no_tree_repeats_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str], error: str
 ) -> None:
     module = with_trainer(tiny_module(tmp_path), told)
@@ -239,13 +237,13 @@ def test_a_model_that_takes_no_tree_repeats_the_cache(
         assert_naive(module, score_candidates(module, *questions(), 3))
     assert module.prompt_sharing == "cache"
     assert told == [
-        "Several continuations of one prompt are scored by repeating the prompt's keys and values, "
-        "not in one sequence: attention sdpa with a mask of its own gives other numbers. The "
-        "numbers are the same; it is slower."
+        "Several continuations of one prompt are scored with repeated keys and values of the "
+        "prompt, not in one sequence: attention sdpa with a custom mask gives other numbers. The "
+        "numbers are the same, but it is slower."
     ]
 
 
-def test_attention_that_takes_no_such_mask_is_not_tried(
+def test_attention_that_accepts_no_mask_is_not_tested(
     tmp_path: Path, count_forwards: list[int], told: list[str]
 ) -> None:
     module = with_trainer(tiny_module(tmp_path), told)
@@ -257,10 +255,10 @@ def test_attention_that_takes_no_such_mask_is_not_tried(
     assert count_forwards == [2, 1, 2, 1, 1, 2]
     expected = naive(module, [(7, 8), (9,)], [[(1, 2, 3), (4, 5)], [(6,), (7,)]])
     assert_close(found.sum, expected)
-    assert len(told) == 1 and "attention flash_attention_2 takes no such mask" in told[0]
+    assert len(told) == 1 and "attention flash_attention_2 accepts no custom mask" in told[0]
 
 
-def test_a_cache_that_cannot_be_repeated_leaves_separate_forwards(
+def test_without_a_repeatable_cache_forwards_are_separate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
     from transformers import DynamicCache
@@ -274,10 +272,10 @@ def test_a_cache_that_cannot_be_repeated_leaves_separate_forwards(
     for _ in range(2):
         assert_naive(module, score_candidates(module, *questions(), 3))
     assert module.prompt_sharing == "apart"
-    assert len(told) == 1 and "a whole forward for each: attention flash_attention_2" in told[0]
+    assert len(told) == 1 and "a full forward for each: attention flash_attention_2" in told[0]
 
 
-def test_a_sliding_window_shorter_than_the_longest_prompt_is_noticed(tmp_path: Path) -> None:
+def test_a_sliding_window_shorter_than_the_longest_prompt_is_detected(tmp_path: Path) -> None:
     # A 4-D mask replaces the window, which shorter rows are too short to show.
     module = tiny_module(tmp_path, "gemma2", attn_implementation="eager", sliding_window=12)
     score_candidates(module, [(7, 8, 9)], [[(10, 11)] * 4], 3)
@@ -307,7 +305,7 @@ def test_mixed_precision_shares_prompts_too(
     assert (found.mean - exact / found.length.clamp(min=1)).abs().max() < 0.1
 
 
-def test_weights_that_diverged_tell_nothing(tmp_path: Path, told: list[str]) -> None:
+def test_diverged_weights_do_not_decide_the_way_of_sharing(tmp_path: Path, told: list[str]) -> None:
     module = with_trainer(tiny_module(tmp_path), told)
     weight = module.lm.get_output_embeddings().weight
     kept = weight.detach().clone()
@@ -321,7 +319,7 @@ def test_weights_that_diverged_tell_nothing(tmp_path: Path, told: list[str]) -> 
 
 
 def test_processes_share_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each row once; see also `test_generation` for two real processes."""
+    """Each row is scored once; `test_generation` has two real processes."""
     module, seen = tiny_module(tmp_path), []
     module.prompt_sharing, module.prompt_sharing_tried = "tree", 512
 
@@ -342,7 +340,7 @@ def test_processes_share_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert_close(values[index.argsort()], expected)
 
 
-def test_measuring_leaves_mode_and_random_numbers_alone(tmp_path: Path) -> None:
+def test_evaluation_does_not_change_mode_and_random_numbers(tmp_path: Path) -> None:
     module = tiny_module(tmp_path).train()
     state = torch.get_rng_state()
     found = score_candidates(module, *questions(), 3)

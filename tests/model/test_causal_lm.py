@@ -44,19 +44,22 @@ def test_a_folder_without_configuration(tiny: Tiny) -> None:
 
 def test_a_folder_with_an_unreadable_configuration(tiny: Tiny) -> None:
     (tiny.root / "config.json").write_text("{")
-    with pytest.raises(InputError, match=r"model\.base: .*config\.json: found no JSON \("):
+    with pytest.raises(InputError, match=r"model\.base: .*config\.json: found invalid JSON \("):
         tiny.module(base=str(tiny.root))
 
 
 def test_an_unknown_embedded_model(tiny: Tiny) -> None:
-    with pytest.raises(InputError, match=r"'demo:huge-llama'; there are: .*demo:tiny-llama"):
+    with pytest.raises(
+        InputError,
+        match=r"'demo:huge-llama', which is not an embedded .*, expected one of .*demo:tiny-llama",
+    ):
         tiny.module(base="demo:huge-llama")
 
 
 def test_a_folder_without_weights(tiny: Tiny) -> None:
     folder = copied(tiny, "weightless")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="can't be opened as a causal language model"):
+    with pytest.raises(InputError, match="can't be loaded as a causal language model"):
         tiny.module(base=str(folder)).configure_model()
     with pytest.raises(InputError, match=r"without model\.safetensors and without model\.safe"):
         tiny.module(base=str(folder)).identity()
@@ -66,7 +69,7 @@ def test_weights_that_are_damaged(tiny: Tiny) -> None:
     folder = copied(tiny, "damaged")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:1000])
-    with pytest.raises(InputError, match="can't be opened as a causal language model"):
+    with pytest.raises(InputError, match="can't be loaded as a causal language model"):
         tiny.module(base=str(folder)).configure_model()
 
 
@@ -84,7 +87,7 @@ def test_pickled_weights_are_not_opened(tiny: Tiny) -> None:
     state = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(state, folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match="can't be opened as a causal language model"):
+    with pytest.raises(InputError, match="can't be loaded as a causal language model"):
         tiny.module(base=str(folder)).configure_model()
 
 
@@ -92,7 +95,7 @@ def test_a_folder_without_tokenizer(tiny: Tiny) -> None:
     folder = copied(tiny, "mute")
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(InputError, match="has no tokenizer that can be opened"):
+    with pytest.raises(InputError, match="has no tokenizer that can be loaded"):
         tiny.module(base=str(folder)).tokenizer()
 
 
@@ -177,7 +180,7 @@ def test_what_a_model_does_to_its_logits_is_its_own(
     module.lm.forward = _halved(module.lm.forward)
     check_model(module, EXAMPLE)
     assert module.net.takes_own_logits
-    assert len(said) == 1 and "changes its logits in a way that is not known here" in said[0]
+    assert len(said) == 1 and "transforms its logits in an unknown way" in said[0]
     module.eval()
     batch = collate([EXAMPLE, Example((3, 4), (5, 6, 7))], [0, 1], pad_id=0)
     values = module.log_probs(batch).per_token

@@ -1,4 +1,4 @@
-"""Compiled layers give the numbers of plain ones, in all that is asked of a model."""
+"""Compiled layers give the numbers of uncompiled ones in all computations of a model."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,14 +21,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor 
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
-    """What other tests have compiled is not taken up."""
+    """Do not use programs that other tests have compiled."""
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
 
 
 class Graphs:
-    """A backend of torch.compile that runs what it is given, and counts."""
+    """A backend of torch.compile that runs each graph uncompiled and counts the graphs."""
 
     def __init__(self) -> None:
         self.made = self.run = 0
@@ -44,11 +44,11 @@ class Graphs:
 
 
 def numbers(module: CausalLM, all_of_them: bool) -> torch.Tensor:
-    """Losses of two stages and written tokens; scores, norms and candidates where all are asked.
+    """Return losses of two stages and generated tokens; optionally scores, norms and candidates.
 
     Args:
         module: without weights yet.
-        all_of_them: each kind of forward is traced anew, which takes seconds.
+        all_of_them: each kind of forward is traced separately, which takes seconds.
     """
     found: list[float] = []
     for stage in ("tofu", "unlearn"):
@@ -79,7 +79,7 @@ def numbers(module: CausalLM, all_of_them: bool) -> torch.Tensor:
 def both(
     folder: Path, family: str, all_of_them: bool = True, **options: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The numbers without and with compiling."""
+    """Return the numbers without and with compilation."""
     settings = {"lora": LoRA(rank=4, alpha=8), "num_hidden_layers": 2, **options}
     plain, compiled = (
         numbers(
@@ -90,7 +90,7 @@ def both(
     return plain, compiled
 
 
-def test_what_is_traced_gives_the_same_numbers(
+def test_traced_layers_give_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graphs = Graphs()
@@ -115,7 +115,7 @@ def test_compiled_layers_give_the_same_numbers(
     torch.testing.assert_close(compiled, plain, rtol=1e-9, atol=1e-9)
 
 
-def test_where_nothing_compiles_it_is_told_before_training(
+def test_a_missing_compiler_is_reported_before_training(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(graph: Any, inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Log-likelihoods of many families, before and after training, are those of plain transformers."""
+"""Log-likelihoods of many families equal those of plain transformers, before and after training."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def names() -> list[Any]:
 
 
 class Naive:
-    """Full logits, one sequence at a time, and PEFT as its documentation has it."""
+    """Full logits of one sequence at a time, and PEFT as in its documentation."""
 
     def __init__(self, folder: Path, family: str, dtype: torch.dtype) -> None:
         lm = AutoModelForCausalLM.from_pretrained(
@@ -79,7 +79,7 @@ class Naive:
         self.lm.eval()
 
     def log_probs(self, example: Example) -> Tensor:
-        """Of each label token."""
+        """Return the log-probability of each label token."""
         ids = torch.tensor([[*example.prompt, *example.answer]])
         logits = self.lm(input_ids=ids, use_cache=False).logits[0, len(example.prompt) - 1 : -1]
         if logits.dtype == torch.bfloat16:
@@ -135,7 +135,7 @@ def table(module: CausalLM, examples: list[Example]) -> list[list[float]]:
     "ignore:fan_in_fan_out is set to",
     "ignore:.*_pattern keys did not match any targeted",
 )
-def test_a_family_is_what_transformers_and_peft_compute(tiny: Tiny, family: str) -> None:
+def test_a_family_equals_transformers_and_peft(tiny: Tiny, family: str) -> None:
     base = tiny.root / "base"
     family_lm(family).save_pretrained(base)
     tiny_tokenizer().save_pretrained(base)

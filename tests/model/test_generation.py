@@ -1,4 +1,4 @@
-"""Written answers against a plain argmax loop, and what decides which tokens are drawn."""
+"""Generated answers against a plain argmax loop, and the drawing of tokens."""
 
 import json
 from pathlib import Path
@@ -20,14 +20,14 @@ END = 1
 
 
 def prompts(count: int = 6) -> list[Ids]:
-    """Prompts of different lengths, not in the order of their lengths."""
+    """Return prompts of different lengths, not sorted by length."""
     generator = torch.Generator().manual_seed(1)
     sizes = [5, 1, 12, 7, 2, 7][:count]
     return [tuple(torch.randint(6, 320, (n,), generator=generator).tolist()) for n in sizes]
 
 
 def manual(module: CausalLM, prompt: Ids, ends: Ids, tokens: int) -> list[int]:
-    """Always the most likely token, without batch, padding or cache."""
+    """Generate the most likely tokens without batch, padding or cache."""
     written: list[int] = []
     with torch.no_grad():
         while len(written) < tokens and not (written and written[-1] in ends):
@@ -55,9 +55,7 @@ def sampled(module: CausalLM, **options: Any) -> dict[int, list[Written]]:
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_greedy_answers_are_those_of_a_plain_loop(
-    tmp_path: Path, family: str, batch_size: int
-) -> None:
+def test_greedy_answers_equal_a_plain_loop(tmp_path: Path, family: str, batch_size: int) -> None:
     module = tiny_module(tmp_path, family)
     # End at a token that some answers contain, so that rows of a batch end at different places.
     (first, *_) = (manual(module, prompt, (END,), 12) for prompt in prompts())
@@ -73,7 +71,7 @@ def test_greedy_answers_are_those_of_a_plain_loop(
 
 
 def with_settings(folder: Path, **given: Any) -> CausalLM:
-    """A model that comes with settings for generation."""
+    """Create a model with its own generation settings."""
     base = tiny_checkpoint(folder, initializer_range=0.05)
     (folder / "generation_config.json").write_text(json.dumps(given), encoding="utf-8")
     module = CausalLM(base, lora=None)
@@ -81,7 +79,7 @@ def with_settings(folder: Path, **given: Any) -> CausalLM:
     return module
 
 
-def test_settings_that_come_with_the_model_change_nothing(tmp_path: Path) -> None:
+def test_generation_settings_of_the_model_have_no_effect(tmp_path: Path) -> None:
     plain = tiny_module(tmp_path / "plain", initializer_range=0.05)
     # Those of Qwen2.5-Instruct, with a stronger penalty.
     tuned = with_settings(
@@ -99,7 +97,7 @@ def test_settings_that_come_with_the_model_change_nothing(tmp_path: Path) -> Non
     assert sampled(tuned) == sampled(plain)
 
 
-def test_sampled_answers_come_from_the_seed_alone(tmp_path: Path) -> None:
+def test_sampled_answers_depend_only_on_the_seed(tmp_path: Path) -> None:
     module = tiny_module(tmp_path, initializer_range=0.05)
     first = sampled(module)
     torch.rand(3)
@@ -112,7 +110,7 @@ def test_sampled_answers_come_from_the_seed_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_batches_change_no_sampled_answer(
+def test_sampled_answers_do_not_depend_on_batches(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = tiny_module(tmp_path, family, initializer_range=0.05)
@@ -124,7 +122,7 @@ def test_batches_change_no_sampled_answer(
     assert sampled(module, batch_size=32, **options) == first
 
 
-def test_near_temperature_0_the_likeliest_tokens_are_drawn(tmp_path: Path) -> None:
+def test_near_temperature_0_the_most_likely_tokens_are_drawn(tmp_path: Path) -> None:
     module = tiny_module(tmp_path)
     cold = sampled(module, temperature=1e-4, max_new_tokens=12)
     assert cold == {number: own * 3 for number, own in greedy(module, (END,)).items()}
@@ -166,7 +164,7 @@ def test_a_token_without_probability_is_never_drawn(numbers: list[float]) -> Non
 
 
 @pytest.mark.parametrize("greedily", [True, False])
-def test_weights_that_diverged_stop_at_the_longest_answer(tmp_path: Path, greedily: bool) -> None:
+def test_diverged_weights_stop_at_the_longest_answer(tmp_path: Path, greedily: bool) -> None:
     module = tiny_module(tmp_path)
     with torch.no_grad():
         module.lm.get_output_embeddings().weight.fill_(float("nan"))
@@ -184,7 +182,7 @@ def test_a_model_that_never_ends_is_cut(tmp_path: Path) -> None:
     assert answers == {0: [Written(tokenizer.decode(tokens, skip_special_tokens=True), False)]}
 
 
-def test_answers_stop_where_the_context_does(tmp_path: Path) -> None:
+def test_answers_stop_at_the_end_of_the_context(tmp_path: Path) -> None:
     module = tiny_module(tmp_path)
     module.model_config.max_position_embeddings = 9
     for batch_size in (1, 32):
@@ -196,7 +194,7 @@ def test_answers_stop_where_the_context_does(tmp_path: Path) -> None:
             assert answers[i] == [Written(text, ended=False)]
 
 
-def test_generating_leaves_training_alone(tmp_path: Path) -> None:
+def test_generation_does_not_change_training(tmp_path: Path) -> None:
     module = tiny_module(tmp_path).train()
     state = torch.get_rng_state()
     sampled(module)
@@ -204,10 +202,10 @@ def test_generating_leaves_training_alone(tmp_path: Path) -> None:
     assert module.lm.config.use_cache is False
 
 
-def test_parameters_may_lie_elsewhere_than_the_model_computes(
+def test_parameters_may_be_on_another_device_than_the_computation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FSDP2 with cpu_offload; transformers moves tokens to where the parameters seem to lie."""
+    """FSDP2 with cpu_offload: transformers moves tokens to the device of the parameters."""
     module = tiny_module(tmp_path)
     expected = greedy(module, (END,))
     elsewhere = property(lambda _: torch.device("cuda"))
@@ -228,7 +226,7 @@ def candidates() -> list[list[Ids]]:
 
 
 def work(rank: int, folder: Path) -> None:
-    """What one of two processes does."""
+    """Run in each of two processes."""
     torch.set_num_threads(1)
     module = tiny_module(folder / str(rank), dtype=torch.float64, initializer_range=0.05)
     torch.distributed.init_process_group(
@@ -243,7 +241,7 @@ def work(rank: int, folder: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-def test_two_processes_write_and_score_the_same(tmp_path: Path, start: Start) -> None:
+def test_two_processes_generate_and_score_the_same(tmp_path: Path, start: Start) -> None:
     processes = [start(work, rank, tmp_path) for rank in range(2)]
     for process in processes:
         process.join(300)

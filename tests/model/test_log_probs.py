@@ -1,4 +1,4 @@
-"""The shared forward against a full log-softmax of the model's own logits."""
+"""The forward in chunks against a full log-softmax of the model's logits."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def a_batch(count: int = 10, seed: int = 0, pad_id: int = 2) -> Batch:
-    """A batch whose label tokens fill several of the smallest chunks and part of another."""
+    """Return a batch whose label tokens fill several of the smallest chunks and part of another."""
     batch = collate(random_examples(count, seed), range(count), pad_id)
     tokens = len(batch.target)
     assert tokens > 2 * SMALLEST_CHUNK and tokens % SMALLEST_CHUNK
@@ -48,13 +48,13 @@ def trained(lm: nn.Module, head: bool) -> dict[str, nn.Parameter]:
 
 
 def gradients(flat: Tensor, parameters: Sequence[Tensor], seed: int = 3) -> list[Tensor]:
-    """Gradients of a random combination, so that every token's own gradient counts."""
+    """Compute gradients of a random combination, which depends on the gradient of every token."""
     factors = torch.rand(flat.shape, generator=torch.Generator().manual_seed(seed)) - 0.3
     return list(torch.autograd.grad((flat * factors).sum(), parameters))
 
 
 def assert_close(ours: Tensor, theirs: Tensor) -> None:
-    """Equal up to a part of the whole tensor's size: in fp32 processors differ."""
+    """Compare relative to the size of the full tensor: fp32 results depend on the processor."""
     assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-4}[ours.dtype]
     assert (ours - theirs).norm() <= tolerance * theirs.norm(), (ours - theirs).abs().max()
@@ -64,9 +64,7 @@ def assert_close(ours: Tensor, theirs: Tensor) -> None:
 @pytest.mark.parametrize("head", [False, True], ids=["frozen-head", "trained-head"])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.usefixtures("small_chunks")
-def test_values_and_gradients_are_those_of_a_full_log_softmax(
-    family: str, head: bool, tied: bool
-) -> None:
+def test_values_and_gradients_equal_a_full_log_softmax(family: str, head: bool, tied: bool) -> None:
     compare_with_a_full_log_softmax(family, head, tied, torch.float64)
 
 
@@ -121,7 +119,7 @@ def test_transform_is_read_from_the_configuration() -> None:
 
 
 class Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the largest tensor with an axis as long as the vocabulary, weights aside."""
+    """Record the largest tensor, except weights, with an axis as long as the vocabulary."""
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -140,7 +138,7 @@ class Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.mark.parametrize("head", [False, True], ids=["frozen-head", "trained-head"])
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.usefixtures("small_chunks")
-def test_no_more_than_a_chunk_of_logits_ever_exists(family: str, head: bool) -> None:
+def test_at_most_one_chunk_of_logits_exists(family: str, head: bool) -> None:
     lm, batch = tiny_lm(family), a_batch()
     parameters = list(trained(lm, head).values())
     with Sizes(vocabulary=320, width=32) as sizes:
@@ -217,7 +215,7 @@ def test_frozen_head_gradient_agrees_with_finite_differences(
 
 
 @pytest.mark.parametrize("head", [False, True], ids=["frozen-head", "trained-head"])
-def test_without_label_tokens_there_is_nothing(head: bool) -> None:
+def test_without_label_tokens_the_result_is_empty(head: bool) -> None:
     lm = tiny_lm()
     trained(lm, head)
     none = torch.zeros(0, dtype=torch.long)
@@ -227,7 +225,7 @@ def test_without_label_tokens_there_is_nothing(head: bool) -> None:
         assert flat.shape == (0,) and flat.dtype == torch.float32
 
 
-def test_no_gradient_is_prepared_where_none_is_wanted() -> None:
+def test_no_gradient_is_computed_without_need() -> None:
     lm, batch = tiny_lm(dtype=torch.float64), a_batch()
     trained(lm, head=False)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What a GPU would refuse, on one that is pretended: everything is where it is computed with."""
+"""Errors of a GPU on a simulated GPU: all tensors are on the device of the computation."""
 
 import warnings
 from contextlib import nullcontext
@@ -33,7 +33,7 @@ PATH = ["math", "safety"]
 JUMPS = ("accuracy/", "truncated/", "verbatim/", "knowledge", "auc/", "privleak/", "overshoot/")
 
 
-def test_a_pretended_gpu_refuses_what_a_gpu_refuses() -> None:
+def test_the_simulated_gpu_refuses_mixed_devices() -> None:
     with gpu():
         layer = torch.nn.Linear(3, 2).to("cuda")
         x = torch.ones(2, 3, device="cuda")
@@ -56,7 +56,7 @@ def test_a_pretended_gpu_refuses_what_a_gpu_refuses() -> None:
 
 
 class Where(Callback):
-    """Notes where a model's tensors and the optimizer's are, at every step."""
+    """Record the devices of the tensors of model and optimizer at every step."""
 
     fails_at: int | None = None
 
@@ -74,7 +74,7 @@ class Where(Callback):
 
 
 def all_monitors() -> list[Any]:
-    """All kinds of questions, those of an oracle too."""
+    """Return all kinds of monitors, also with an oracle."""
     return [
         NPO(),
         LabelLikelihood(every_n_steps=2, limit=3),
@@ -90,7 +90,7 @@ def all_monitors() -> list[Any]:
 def run(
     tiny: Tiny, callbacks: list[Any], trainer: dict[str, Any], module: dict[str, Any]
 ) -> StagedTrainer:
-    """A path, and before it what it is compared with if a monitor does."""
+    """Run a path, and before it its oracle if a monitor uses one."""
     for oracle in (True, False) if any(isinstance(c, OracleDistance) for c in callbacks) else (0,):
         data = tiny.datamodule(order=PATH, oracle=bool(oracle))
         own = tiny.trainer(callbacks, **trainer)
@@ -99,7 +99,7 @@ def run(
 
 
 def values(trainer: StagedTrainer) -> dict[tuple[Any, ...], float]:
-    """Losses and means of a run; not what depends on which token is written."""
+    """Return losses and means of a run, without metrics of generated tokens."""
     assert trainer.run_dir is not None
     steps = read_table(trainer.run_dir / "records.parquet")[["metric", "step", "value"]]
     losses = read_table(trainer.run_dir / "training.parquet")[["stage", "step", "loss"]]
@@ -130,7 +130,7 @@ SETTINGS: list[Any] = [
 
 
 @pytest.mark.parametrize(("callbacks", "trainer", "module", "near"), SETTINGS)
-def test_a_path_on_a_gpu_is_that_of_the_cpu(
+def test_a_path_on_a_gpu_equals_that_on_the_cpu(
     tiny: Tiny,
     callbacks: list[Any],
     trainer: dict[str, Any],
@@ -145,10 +145,10 @@ def test_a_path_on_a_gpu_is_that_of_the_cpu(
     assert len(own) > 10 and own == pytest.approx(other, abs=near)
 
 
-def test_a_stage_goes_on_with_its_state_on_the_gpu(
+def test_a_resumed_stage_has_its_state_on_the_gpu(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The optimizer's moments and the method's reference come back from disk to the device."""
+    """The moments of the optimizer and the reference of the method are loaded to the device."""
     watched = [NPO(), LabelLikelihood(every_n_steps=1, limit=3)]
     data = {"order": ["safety"]}
     with gpu():
@@ -166,7 +166,7 @@ def test_a_stage_goes_on_with_its_state_on_the_gpu(
 
 
 def test_answers_are_drawn_with_deterministic_algorithms(tiny: Tiny) -> None:
-    """A GPU has no cumulative sum among them."""
+    """A GPU has no deterministic cumulative sum."""
     given = [NPO(), MathAccuracy(num_samples=2, max_new_tokens=4, limit=2)]
     with gpu():
         try:
@@ -182,10 +182,10 @@ def test_answers_are_drawn_with_deterministic_algorithms(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize(("precision", "known"), [("32-true", False), ("bf16-mixed", True)])
-def test_a_check_allows_for_what_products_are_rounded_to(
+def test_a_check_allows_for_the_rounding_of_products(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, precision: str, known: bool
 ) -> None:
-    """A GPU multiplies all rows of a matrix and some of them by different kernels."""
+    """A GPU multiplies all rows of a matrix and some of them with different kernels."""
     module = tiny.module()
     module.trainer = tiny.trainer(precision=precision)
     module.configure_model()
@@ -197,9 +197,7 @@ def test_a_check_allows_for_what_products_are_rounded_to(
     assert module.net.takes_own_logits != known
 
 
-def test_nothing_is_said_of_a_gpu_that_is_not_to_be_used(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unused_gpu_is_not_reported(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CUDAAccelerator, "is_available", lambda: True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

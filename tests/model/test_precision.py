@@ -1,4 +1,4 @@
-"""A run in float64 is in float64 throughout: nothing on the way is rounded to fp32."""
+"""A run in float64 uses float64 everywhere: no value is rounded to fp32."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ from lightning_unlearn.storage.records import read_table
 
 
 class Types(Callback):
-    """The types of what a step works with."""
+    """Record the dtypes of all tensors of a step."""
 
     def __init__(self) -> None:
         self.seen: set[torch.dtype] = set()
@@ -38,7 +38,7 @@ class Types(Callback):
 
 
 @pytest.mark.parametrize("precision", ["64-true", "32-true"])
-def test_a_run_is_in_its_precision_throughout(tiny: Tiny, precision: str) -> None:
+def test_a_run_uses_its_precision_everywhere(tiny: Tiny, precision: str) -> None:
     data = tiny.datamodule(stages=tiny.stages(gradient_clip=1.0), order=["math", "safety"])
     oracle = tiny.datamodule(order=["math", "safety"], oracle=True)
     tiny.trainer(precision=precision).fit(tiny.module(), oracle)
@@ -88,7 +88,7 @@ def test_checkpoints_keep_float64(tiny: Tiny) -> None:
 
 
 def test_fresh_adapters_are_the_same_in_every_precision(tiny: Tiny) -> None:
-    """Also where Lightning has made another type the one that tensors get by default."""
+    """Also if Lightning has set another default dtype."""
     module = tiny.module()
     module.configure_model()
     found = []

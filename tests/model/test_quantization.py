@@ -1,4 +1,4 @@
-"""A base in NF4: what is refused, and, where bitsandbytes is, real training on a CPU."""
+"""A base in NF4: refused settings, and, with bitsandbytes, real training on a CPU."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ from lightning_unlearn.model.quantization import dequantize_into, quantized_laye
 from lightning_unlearn.storage.records import read_table
 
 
-def test_a_base_that_is_trained_itself_is_not_quantized(tiny: Tiny) -> None:
+def test_full_fine_tuning_of_a_quantized_base_is_refused(tiny: Tiny) -> None:
     with pytest.raises(InputError, match=r"model\.quantization: found nf4 with model\.lora null"):
         tiny.module(quantization="nf4", lora=None)
 
@@ -41,9 +41,7 @@ def test_other_types_are_refused(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
-def test_a_checkpoint_that_is_quantized_already_is_refused(
-    tiny: Tiny, quantization: str | None
-) -> None:
+def test_a_quantized_checkpoint_is_refused(tiny: Tiny, quantization: str | None) -> None:
     base = shutil.copytree(tiny.base, tiny.root / "base")
     config = json.loads((base / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
@@ -60,7 +58,7 @@ def test_a_checkpoint_that_is_quantized_already_is_refused(
         ({"precision": "64-true"}, r"trainer\.precision: found 64-true with model\.quantization: "),
     ],
 )
-def test_settings_that_do_not_go_with_it_are_refused_before_anything_is_written(
+def test_incompatible_settings_are_refused_before_anything_is_written(
     tiny: Tiny, settings: dict[str, Any], expected: str
 ) -> None:
     trainer = tiny.trainer([GA()], **settings)
@@ -69,7 +67,7 @@ def test_settings_that_do_not_go_with_it_are_refused_before_anything_is_written(
     assert not list(tiny.root.iterdir())
 
 
-def test_without_the_package_it_is_told_how_to_get_it(
+def test_without_the_package_the_message_says_how_to_install_it(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(name: str) -> str:
@@ -86,7 +84,7 @@ def test_without_the_package_it_is_told_how_to_get_it(
 
 
 @needs_bitsandbytes
-def test_a_device_is_tried_out(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_is_tested(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     module, trainer = wide(tiny).module(quantization="nf4"), tiny.trainer()
     state = torch.get_rng_state()
     module.check_quantization(trainer)
@@ -100,8 +98,8 @@ def test_a_device_is_tried_out(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @needs_bitsandbytes
-def test_matrices_that_it_gets_wrong_are_found(tiny: Tiny) -> None:
-    """From 0.49 on its CPU code takes the wrong scales for rows that end inside a block."""
+def test_matrices_with_wrong_results_are_detected(tiny: Tiny) -> None:
+    """Since 0.49, its CPU code uses wrong scales for rows that end inside a block."""
     matrix = torch.arange(64.0).repeat_interleave(32).view(64, 32)
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
@@ -112,7 +110,8 @@ def test_matrices_that_it_gets_wrong_are_found(tiny: Tiny) -> None:
         module.check_quantization(tiny.trainer())
     else:
         with pytest.raises(
-            InputError, match="gets matrices of 32, 48 columns wrong, expected a CUDA"
+            InputError,
+            match="computes wrong results for matrices of 32, 48 columns, expected a CUDA",
         ):
             module.check_quantization(tiny.trainer())
 
@@ -136,7 +135,7 @@ def values(module: CausalLM) -> torch.Tensor:
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
-def test_log_probabilities_are_those_of_its_unpacked_weights(tiny: Tiny, precision: str) -> None:
+def test_log_probabilities_equal_those_of_the_unpacked_weights(tiny: Tiny, precision: str) -> None:
     tiny = wide(tiny)
     module = opened(tiny.base, precision)
     dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
@@ -177,8 +176,8 @@ def test_all_linear_layers_but_the_head_are_packed(tmp_path: Path, family: str, 
 
 
 @needs_bitsandbytes
-def test_looking_at_a_model_changes_neither_its_weights_nor_its_gradients(tiny: Tiny) -> None:
-    """Where the processor has bf16, bitsandbytes alone would pack them anew."""
+def test_evaluation_changes_neither_weights_nor_gradients(tiny: Tiny) -> None:
+    """On a processor with bf16, bitsandbytes by default would pack the weights again."""
 
     def gradients(module: CausalLM) -> list[torch.Tensor]:
         trained = [p for p in module.parameters() if p.requires_grad]
@@ -198,7 +197,7 @@ def test_looking_at_a_model_changes_neither_its_weights_nor_its_gradients(tiny: 
 
 
 def fall(trainer: StagedTrainer) -> dict[str, float]:
-    """By how much the loss of each stage falls from its first step to its last."""
+    """Return the decrease of the loss of each stage from its first to its last step."""
     assert trainer.run_dir is not None
     losses = read_table(trainer.run_dir / "training.parquet").groupby("stage")["loss"]
     found: dict[str, float] = (losses.first() - losses.last()).to_dict()
@@ -207,7 +206,7 @@ def fall(trainer: StagedTrainer) -> dict[str, float]:
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
-def test_a_path_is_walked_compared_with_its_oracle_and_resumed(tiny: Tiny, precision: str) -> None:
+def test_a_path_is_run_compared_with_its_oracle_and_resumed(tiny: Tiny, precision: str) -> None:
     tiny = wide(tiny)
     fitted(tiny, LONG, oracle=True, precision=precision)
     trainer = fitted(tiny, LONG, precision=precision)
@@ -218,7 +217,7 @@ def test_a_path_is_walked_compared_with_its_oracle_and_resumed(tiny: Tiny, preci
     assert min(fall(trainer)[stage] for stage in PATH) > 0.1 and fall(trainer)["unlearn"] > 0
     before = results(trainer.run_dir)
     assert fitted(tiny, LONG, precision=precision).trained == []
-    # The last step anew, on what is stored of those before.
+    # Repeat the last step with the stored earlier stages.
     for adapter in (tiny.root / "store").glob("*/unlearn"):
         shutil.rmtree(adapter.parent)
     resumed = fitted(tiny, LONG, precision=precision)
@@ -300,7 +299,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @needs_bitsandbytes
-def test_two_processes_are_one(tiny: Tiny) -> None:
+def test_two_processes_equal_one(tiny: Tiny) -> None:
     script = tiny.root / "script.py"
     script.write_text(
         SCRIPT.format(

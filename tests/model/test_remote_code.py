@@ -1,4 +1,4 @@
-"""Models that bring their code along: what runs of it is part of what the model is."""
+"""Models with their own code: the code that runs is part of the identity of the model."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def with_code(tiny: Tiny, auto_map: dict[str, str]) -> Path:
     return folder
 
 
-def test_every_file_of_code_that_runs_is_part_of_the_model(tiny: Tiny) -> None:
+def test_every_file_of_code_that_runs_is_in_the_identity(tiny: Tiny) -> None:
     folder = with_code(tiny, MAP)
     first = tiny.module(base=str(folder), trust_remote_code=True).identity()
     untrusted = tiny.module(base=str(folder)).identity()
@@ -77,7 +77,7 @@ def test_a_model_whose_code_was_edited_is_trained_again(
 
 
 @pytest.mark.parametrize("tokenizer", [False, True])
-def test_code_of_another_repository_counts_where_the_hub_keeps_it(
+def test_code_of_another_repository_is_in_the_identity(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tokenizer: bool
 ) -> None:
     cache = tiny.root / "hub"

@@ -1,4 +1,4 @@
-"""Statistics of label tokens: against float64 by the definitions, for every family of models."""
+"""Statistics of label tokens against their definitions in float64, for every family of models."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from lightning_unlearn.model.token_statistics import COLUMNS, TokenStatistics, t
 
 
 def naive(logits: torch.Tensor, target: torch.Tensor, aim: torch.Tensor) -> torch.Tensor:
-    """Token by token, from the definitions."""
+    """Compute the statistics token by token from their definitions."""
     rows = []
     for z, label, other in zip(logits.double(), target.tolist(), aim.double(), strict=True):
         log_p = z.log_softmax(-1)
@@ -41,7 +41,7 @@ def test_of_a_head(scale: float) -> None:
     assert torch.equal(got[:, :5], token_statistics(hidden, target, head, LogitTransform()))
 
 
-def test_margins_stay_exact_where_the_label_has_all_probability() -> None:
+def test_margins_stay_exact_if_the_label_has_all_probability() -> None:
     head = nn.Linear(3, 3, bias=False).double()
     nn.init.eye_(head.weight)
     hidden = torch.tensor([[90.0, 0.0, 0.0], [200.0, 0.0, -5.0], [-200.0, 0.0, 0.0]]).double()
@@ -54,7 +54,7 @@ def test_margins_stay_exact_where_the_label_has_all_probability() -> None:
     assert torch.isfinite(got).all()
 
 
-def test_the_kl_to_itself_is_nothing() -> None:
+def test_the_kl_to_itself_is_zero() -> None:
     torch.manual_seed(0)
     head, hidden = nn.Linear(8, 30), torch.randn(20, 8)
     got = token_statistics(hidden, torch.randint(0, 30, (20,)), head, LogitTransform(), hidden)
@@ -75,7 +75,7 @@ def test_passes_agree_with_the_models_own_logits(tmp_path: Path, family: str) ->
             assert torch.allclose(flat, naive(logits, batch.target, logits), atol=1e-9, rtol=1e-9)
 
 
-def test_statistics_are_laid_out_and_picked(tmp_path: Path) -> None:
+def test_statistics_are_converted_to_tables_and_selected(tmp_path: Path) -> None:
     mask = torch.tensor([[True, True, False], [True, False, False]])
     flat = torch.arange(18.0).reshape(3, 6)
     table = TokenStatistics.scatter(flat, mask)
@@ -87,7 +87,7 @@ def test_statistics_are_laid_out_and_picked(tmp_path: Path) -> None:
     assert TokenStatistics.scatter(flat[:, :5], mask).kl is None
 
 
-def test_borrowed_weights_are_given_back_bit_by_bit(tmp_path: Path) -> None:
+def test_borrowed_weights_are_restored_bit_by_bit(tmp_path: Path) -> None:
     module = tiny_module(tmp_path / "base", lora=LoRA(rank=4))
     for name, parameter in module.peft.named_parameters():
         if "lora_" in name:

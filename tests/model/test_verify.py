@@ -1,4 +1,4 @@
-"""What is told of a model that can't be trained, or was spoiled: named, and with a way out."""
+"""Messages about a model that cannot be trained or has diverged, with their remedies."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def written(folder: Path, family: str) -> str:
 
 
 def refused(tiny: Tiny, **model: Any) -> str:
-    """What is said before anything is written."""
+    """Return the message before any file is written."""
     before = sorted(tiny.root.rglob("*"))
     with pytest.raises(InputError) as raised:
         tiny.trainer([GA()]).fit(tiny.module(**model), tiny.datamodule())
@@ -37,14 +37,14 @@ def test_a_model_without_sdpa_names_the_key(tiny: Tiny) -> None:
     base = written(tiny.root / "base", "bloom")
     assert refused(tiny, base=base) == (
         f"model.attn_implementation: found sdpa, which the model {base} (BloomForCausalLM) "
-        "does not have, expected another. Set model.attn_implementation: eager."
+        "does not support, expected another. Set model.attn_implementation: eager."
     )
     # As advised.
     module = tiny.module(base=base, attn_implementation="eager")
     tiny.trainer([GA()]).check(module, tiny.datamodule())
 
 
-def test_a_model_that_is_not_causal_is_named_so(tiny: Tiny) -> None:
+def test_a_model_that_is_not_causal_is_refused(tiny: Tiny) -> None:
     lm = family_lm("bert")
     lm.config.is_decoder = False
     lm.save_pretrained(tiny.root / "base")
@@ -67,38 +67,41 @@ def test_a_model_that_draws_random_numbers_is_refused(tiny: Tiny) -> None:
     layer.forward = noisy
     assert module.net is not None
     module.net.is_checked = False
-    with pytest.raises(InputError, match=r"computes otherwise in training than in evaluation"):
+    with pytest.raises(InputError, match=r"computes differently in training and in evaluation"):
         check_log_probs(module)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_a_base_whose_weights_are_all_alike_is_refused(tiny: Tiny, value: float) -> None:
+def test_a_base_whose_weights_are_all_equal_is_refused(tiny: Tiny, value: float) -> None:
     module = tiny.module()
     module.configure_model()
     with torch.no_grad():
         for weight in module.lm.parameters():
             weight.fill_(value)
-    with pytest.raises(InputError, match=r"gives every token the same probability whatever is bef"):
+    with pytest.raises(
+        InputError, match=r"gives the next token the same probability after every text"
+    ):
         check_log_probs(module)
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "32-true"])
 @pytest.mark.parametrize("lora", [LoRA(rank=4), None])
-def test_weights_that_a_step_spoiled(tiny: Tiny, lora: LoRA | None, precision: str) -> None:
-    """Finite weights so large that what comes out is the same for every input."""
+def test_weights_that_diverged_in_a_step(tiny: Tiny, lora: LoRA | None, precision: str) -> None:
+    """Finite weights that are so large that the output is the same for every input."""
     trainer = tiny.trainer([GA(), AnswerLikelihood(every_n_steps=1)], precision=precision)
     data = tiny.datamodule(unlearn=Recipe(lr=1e25, steps=3, batch_size=4))
     with pytest.raises(DivergedError) as raised:
         trainer.fit(tiny.module(lora=lora), data)
     assert re.search(
-        r"stage unlearn, step \d of 3: (the loss is|after it (every token has the same probability "
-        r"whatever is before it|the log-probabilities are not finite)).*Lower the learning rate",
+        r"stage unlearn, step \d of 3: (the loss is|after this step, (the next token has the "
+        r"same probability after every text: the weights have diverged|the log-probabilities "
+        r"are not finite)).*Lower the learning rate",
         str(raised.value),
     )
 
 
-def test_a_constant_model_is_told_from_a_forgetful_one(tiny: Tiny) -> None:
-    """Zero hidden states: every log-probability is that of chance."""
+def test_a_constant_model_is_refused_and_one_that_has_forgotten_is_not(tiny: Tiny) -> None:
+    """With zero hidden states, every token has the same probability."""
     from lightning_unlearn.model.verify import check_result, ignores_input
 
     module = tiny.module()
@@ -110,12 +113,14 @@ def test_a_constant_model_is_told_from_a_forgetful_one(tiny: Tiny) -> None:
         assert ignores_input(module, ROW.prompt + ROW.answer)
         # One token over and over tells nothing.
         assert not ignores_input(module, (5, 5, 5))
-    with pytest.raises(DivergedError, match=r"after it every token has the same probability"):
+    with pytest.raises(
+        DivergedError, match=r"after this step, the next token has the same probability"
+    ):
         check_result(module, ROW, "stage tofu, step 1 of 1", 0.1)
 
 
-def test_routers_stay_as_they_are_and_are_named(tiny: Tiny) -> None:
-    """llama4_text: its router gives two tensors, which no adapter can add to."""
+def test_untrained_routers_are_reported(tiny: Tiny) -> None:
+    """The router of llama4_text returns two tensors, which an adapter does not support."""
     base = written(tiny.root / "base", "llama4_text")
     module = tiny.module(base=base)
     trainer = tiny.trainer([GA()])
@@ -132,7 +137,7 @@ def test_routers_stay_as_they_are_and_are_named(tiny: Tiny) -> None:
     check_model(module, ROW)
 
 
-def test_experts_that_peft_puts_adapters_on_are_named_so(tiny: Tiny) -> None:
+def test_experts_with_adapters_are_reported(tiny: Tiny) -> None:
     module = tiny.module(base=written(tiny.root / "base", "mixtral"))
     trainer = tiny.trainer([GA()])
     told: list[str] = []
@@ -147,13 +152,13 @@ def test_experts_that_peft_puts_adapters_on_are_named_so(tiny: Tiny) -> None:
     assert has_experts is not left_out
 
 
-def test_a_plain_model_needs_no_such_line(tiny: Tiny) -> None:
+def test_a_plain_model_has_no_such_note(tiny: Tiny) -> None:
     module = tiny.module()
     module.check_adapters()
     assert module.remarks() == []
 
 
-def test_layers_without_gradient_name_the_targets_to_take(tiny: Tiny) -> None:
+def test_the_message_about_missing_gradients_proposes_targets(tiny: Tiny) -> None:
     module = tiny.module(lora=LoRA(rank=2, target_modules=["q_proj", "up_proj"]))
     module.configure_model()
     # As if the first layer's were passed by.

@@ -1,4 +1,4 @@
-"""A base model is what its files say, or it is refused before anything is written."""
+"""A base model must match its files, or it is refused before anything is written."""
 
 import json
 import re
@@ -28,7 +28,7 @@ Weights = dict[str, Tensor]
 
 @pytest.fixture
 def base(tiny: Tiny) -> Path:
-    """A model folder of its own, whose output projection is its own too."""
+    """Create a model folder in which the output projection is not tied to the embedding."""
     folder = tiny.root / "base"
     shutil.copytree(tiny.base, folder)
     weights = load_file(folder / WEIGHTS)
@@ -49,7 +49,7 @@ def change_weights(folder: Path, change: Callable[[Weights], Weights]) -> None:
 
 
 def refused(tiny: Tiny, base: Path, train: bool = True, **trainer: Any) -> str:
-    """What `fit` says of a base model, having written nothing."""
+    """Return the message of `fit` about a base model; check that no file was written."""
     before = sorted(tiny.root.rglob("*"))
     with pytest.raises(InputError) as raised:
         module = tiny.module(base=str(base))
@@ -64,7 +64,7 @@ def without(*names: str) -> Callable[[Weights], Weights]:
 
 
 def headless(weights: Weights) -> Weights:
-    """As `save_pretrained` of `AutoModel` writes it."""
+    """Return the weights that `save_pretrained` of `AutoModel` writes."""
     return {n.removeprefix("model."): w for n, w in weights.items() if n != "lm_head.weight"}
 
 
@@ -79,9 +79,13 @@ def without_layer(number: int) -> Callable[[Weights], Weights]:
 DOWN = "model.layers.0.mlp.down_proj.weight"
 PARTS: list[tuple[str, Callable[[Weights], Weights], str]] = [
     ("one weight", without(DOWN), rf"1 missing \({DOWN}\).* as save_pretrained of"),
-    ("no head", headless, r"1 missing \(lm_head\.weight\).*The output projection is not there"),
+    ("no head", headless, r"1 missing \(lm_head\.weight\).*The output projection is missing"),
     ("first layer", without_layer(0), r"9 missing \(model\.layers\.0\.input_layernorm\.weight, "),
-    ("last layer", without_layer(1), r"9 missing.*The files have 1 layers: set num_hidden_layers "),
+    (
+        "last layer",
+        without_layer(1),
+        r"9 missing.*The files have 1 layers: if this is .*set num_hidden_layers ",
+    ),
     ("names", renamed, r"2 missing \(.*q_proj\.weight\); 2 not in the model \(.*query\.weight\)"),
     (
         "classifier",
@@ -105,15 +109,15 @@ OPENING: dict[str, Any] = {"attention": "sdpa", "trust_remote_code": False}
 
 
 @pytest.mark.parametrize(("change", "expected"), [p[1:] for p in PARTS], ids=[p[0] for p in PARTS])
-def test_files_that_do_not_hold_the_model(
+def test_files_that_do_not_match_the_model(
     tiny: Tiny, base: Path, change: Callable[[Weights], Weights], expected: str
 ) -> None:
     change_weights(base, change)
     message = refused(tiny, base)
-    assert message.startswith(f"model.base: {base}: its files do not hold the weights of the model")
-    assert "Nothing is filled up with random numbers" in message
+    assert message.startswith(f"model.base: {base}: its files do not match the model that")
+    assert "Missing weights are not replaced by random numbers" in message
     assert re.search(expected, message), message
-    # Who opens it in another way is told the same.
+    # Other ways of loading raise the same error.
     for options in ({}, {"dtype": torch.bfloat16}):
         with pytest.raises(InputError, match=expected):
             load_causal_lm(str(base), **{"dtype": torch.float32, **options}, **OPENING)
@@ -122,12 +126,15 @@ def test_files_that_do_not_hold_the_model(
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [
-        (1, r"9 not in the model \(model\.layers\.1\..*The files have 2 layers: set num_hidden_l"),
+        (
+            1,
+            r"9 not in the model \(model\.layers\.1\..*The files have 2 layers: if this is",
+        ),
         (
             3,
-            r"9 missing \(model\.layers\.2\..*The files have 2 layers: set num_hidden_layers \(",
+            r"9 missing \(model\.layers\.2\..*have 2 layers: if .* model, set num_hidden_layers \(",
         ),
-        (10**9, r"config\.json says num_hidden_layers: 1000000000, but its files hold 21 weights"),
+        (10**9, r"found num_hidden_layers: 1000000000 in config\.json and 21 weights"),
     ],
 )
 def test_more_or_fewer_layers_than_the_files(
@@ -140,7 +147,7 @@ def test_more_or_fewer_layers_than_the_files(
     tiny.trainer([GA()]).check(tiny.module(base=str(base)), tiny.datamodule())
 
 
-def test_tied_weights_are_there_once(tiny: Tiny) -> None:
+def test_tied_weights_are_stored_once(tiny: Tiny) -> None:
     assert "lm_head.weight" not in load_file(tiny.base / WEIGHTS)
     tiny.trainer([GA()]).check(tiny.module(), tiny.datamodule())
 
@@ -152,7 +159,7 @@ def test_a_headless_model_may_be_a_tied_one(tiny: Tiny, base: Path) -> None:
 
 
 def test_weights_without_the_models_prefix_are_read(tiny: Tiny, base: Path) -> None:
-    """transformers fits names of a model without its head to those of one with it."""
+    """transformers maps the names of a model without head to those of one with a head."""
     head = load_file(base / WEIGHTS)["lm_head.weight"]
     change_weights(base, lambda w: {**headless(w), "lm_head.weight": head})
     ours = load_causal_lm(str(base), torch.float32, **OPENING).state_dict()
@@ -169,7 +176,7 @@ def test_weights_without_the_models_prefix_are_read(tiny: Tiny, base: Path) -> N
     ],
 )
 @pytest.mark.parametrize("weight", [DOWN, "model.norm.weight"])
-def test_weights_that_are_no_numbers(
+def test_weights_that_are_not_finite(
     tiny: Tiny,
     base: Path,
     weight: str,
@@ -179,9 +186,9 @@ def test_weights_that_are_no_numbers(
     expected: str,
 ) -> None:
     def spoil(weights: Weights) -> Weights:
-        spoiled = {n: w.to(dtype) for n, w in weights.items()}
-        spoiled[weight].view(-1)[-1] = value
-        return spoiled
+        damaged = {n: w.to(dtype) for n, w in weights.items()}
+        damaged[weight].view(-1)[-1] = value
+        return damaged
 
     change_weights(base, spoil)
     message = refused(tiny, base, precision=precision)
@@ -212,7 +219,7 @@ CONTENTS = {
     "empty": (b"", "found an empty file, expected weights as safetensors"),
     "pointer": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
-        "found a Git LFS pointer in place of the file itself (git lfs pull fetches it)",
+        "found a Git LFS pointer instead of the file (git lfs pull downloads it)",
     ),
     "garbage": (b"\x07" * 999, "found a file that can't be read (Error while deserializing"),
     "cut": (None, "found a file that can't be read (Error while deserializing"),
@@ -251,7 +258,7 @@ def test_weights_in_several_files(tiny: Tiny, base: Path) -> None:
     assert all(torch.equal(before[n], after[n]) for n in before)
     files[1].rename(base / "elsewhere")
     assert refused(tiny, base).endswith(
-        f"found no model-1.safetensors, which {INDEX} names; download the model again."
+        f"found no model-1.safetensors, which {INDEX} lists; download the model again."
     )
     shutil.copy(files[0], files[1])
     assert re.search(
@@ -260,14 +267,14 @@ def test_weights_in_several_files(tiny: Tiny, base: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
-def test_an_index_that_says_nothing(tiny: Tiny, base: Path, text: str) -> None:
+def test_an_invalid_index(tiny: Tiny, base: Path, text: str) -> None:
     shards(base)
     (base / INDEX).write_text(text)
     assert refused(tiny, base).startswith(f"model.base: {base / INDEX}: found ")
 
 
-def test_of_two_sets_of_files_all_readers_take_the_same(tiny: Tiny, base: Path) -> None:
-    """transformers takes the one file where both are there; so does who reads parts."""
+def test_all_readers_use_the_same_of_two_sets_of_files(tiny: Tiny, base: Path) -> None:
+    """If both sets exist, transformers reads the single file; so do readers of shards."""
     content = (base / WEIGHTS).read_bytes()
     shards(base)
     (base / WEIGHTS).write_bytes(content)
@@ -280,7 +287,7 @@ def test_of_two_sets_of_files_all_readers_take_the_same(tiny: Tiny, base: Path) 
 @pytest.mark.parametrize(
     "text", ["", "[]", "null", "3", "{{{", "version https://git-lfs.github.com", "\0", "[" * 99999]
 )
-def test_settings_that_are_no_json_objects(tiny: Tiny, base: Path, file: str, text: str) -> None:
+def test_settings_that_are_not_json_objects(tiny: Tiny, base: Path, file: str, text: str) -> None:
     (base / file).write_text(text)
     message = refused(tiny, base)
     assert message.startswith(f"model.base: {base / file}: found ")
@@ -297,12 +304,12 @@ def test_settings_that_are_no_json_objects(tiny: Tiny, base: Path, file: str, te
         ({"num_attention_heads": 0}, "ZeroDivisionError"),
         ({"num_attention_heads": 3}, "not a multiple of the number of attention heads"),
         ({"num_key_value_heads": 3}, "of another shape"),
-        ({"num_hidden_layers": -1}, "says num_hidden_layers: -1, but its files hold 21 weights"),
+        ({"num_hidden_layers": -1}, "found num_hidden_layers: -1 in config.json and 21 weights"),
         ({"rope_parameters": []}, "rope_parameters"),
         ({"rope_parameters": {"rope_type": "zzz", "rope_theta": 1.0}}, "KeyError: 'zzz'"),
         ({"hidden_act": "zzz"}, "KeyError: 'zzz'"),
         ({"model_type": 3}, "has model type `3`"),
-        ({"model_type": "t5"}, "can't be opened as a causal language model: Unrecognized config"),
+        ({"model_type": "t5"}, "can't be loaded as a causal language model: Unrecognized config"),
         ({"tie_word_embeddings": "x"}, "tie_word_embeddings.*expected bool, got str"),
         ({"dtype": "zzz"}, "has no attribute 'zzz'"),
         ({"pad_token_id": 99999}, "Padding_idx must be within num_embeddings"),
@@ -323,12 +330,12 @@ def test_settings_of_wrong_types_and_values(
 
 def test_settings_of_a_tokenizer_of_wrong_types(tiny: Tiny, base: Path) -> None:
     (base / "tokenizer_config.json").write_text('{"tokenizer_class": 7, "eos_token": 5}')
-    assert "which has no tokenizer that can be opened: AttributeError" in refused(tiny, base)
+    assert "which has no tokenizer that can be loaded: AttributeError" in refused(tiny, base)
 
 
 @pytest.mark.parametrize("has_model", [True, False])
 def test_a_folder_with_an_adapter(tiny: Tiny, base: Path, has_model: bool) -> None:
-    """transformers puts it on the model; to leave it out without a word would be another model."""
+    """transformers applies it to the model; to ignore it silently would give another model."""
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -363,7 +370,7 @@ def test_a_folder_with_an_adapter(tiny: Tiny, base: Path, has_model: bool) -> No
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_every_command_that_opens_a_model_refuses(tiny: Tiny, base: Path) -> None:
+def test_every_command_that_loads_a_model_refuses(tiny: Tiny, base: Path) -> None:
     change_weights(base, without(DOWN))
     assert DOWN in refused(tiny, base, train=False), "validate"
     for oracle in (False, True):
@@ -378,8 +385,8 @@ def test_every_command_that_opens_a_model_refuses(tiny: Tiny, base: Path) -> Non
     assert not (tiny.root / "study").exists()
 
 
-def test_stored_weights_that_lost_some(tiny: Tiny) -> None:
-    """Full fine-tuning reads whole models from the store."""
+def test_missing_stored_weights(tiny: Tiny) -> None:
+    """Full fine-tuning loads full models from the store."""
     module = tiny.module(lora=None)
     module.configure_model()
     module.save("learn", tiny.root / "learn")

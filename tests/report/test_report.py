@@ -204,8 +204,8 @@ def test_recency_over_seeds_counts_the_seeds_that_agree():
         "per token; this is the last position (p = n = 4); it is the slowest in 2 of 3 seeds; the "
         "last less the mean of the others is -1.500 (95 % -8.416 to +5.416 over 3 seeds); scores "
         "are means over 3 seeds per path; 1 run without a forget score is left out.",
-        "In all, the last position is the slowest in 2 of 3 cells, each of one method, setting and "
-        "seed.",
+        "In all, the last position is the slowest in 2 of 3 trials, each of one method, setting "
+        "and seed.",
     ]
 
 

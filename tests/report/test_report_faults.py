@@ -15,7 +15,7 @@ from tiny_stages import Tiny
 from lightning_unlearn import NPO, LabelLikelihood, StagedTrainer
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.errors import InputError, StorageError
-from lightning_unlearn.report.page.writing import write_report
+from lightning_unlearn.report.write import write_report
 from lightning_unlearn.storage.records import EXAMPLES, STEPS
 from lightning_unlearn.study import report_source
 from lightning_unlearn.study.report_source import source_of

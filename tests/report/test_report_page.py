@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import Tab, browser
+from jinja2 import UndefinedError
 from study_folders import ORDERS, Synthetic
 
-from lightning_unlearn.report.page import Source, Told, build, write_report
 from lightning_unlearn.report.page.chart import Chart, Series, chart_data, share_axes
 from lightning_unlearn.report.page.lines import spread_over_seeds
 from lightning_unlearn.report.page.looks import DARK_PALETTE, PathLooks
-from lightning_unlearn.report.page.markup import data_block, element, escape
+from lightning_unlearn.report.page.page import build, environment
 from lightning_unlearn.report.page.verdict import verdict_of
+from lightning_unlearn.report.study_report import Source, StudyReport
+from lightning_unlearn.report.write import write_report
 from lightning_unlearn.study.report_source import source_of
 
 pytest.importorskip("plotly")
@@ -72,11 +74,11 @@ class Reader(HTMLParser):
 
 
 def page_of(*studies: Synthetic) -> Reader:
-    return Reader(build([told_of(study) for study in studies], ["table.csv"]))
+    return Reader(build([report_of(study) for study in studies], ["table.csv"]))
 
 
-def told_of(study: Synthetic) -> Told:
-    return Told(Source(study.name, *study.tables()))
+def report_of(study: Synthetic) -> StudyReport:
+    return StudyReport(Source(study.name, *study.tables()))
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +112,16 @@ def test_a_study_with_everything_has_every_section_in_the_order_of_questions(ful
 
 
 def test_the_verdict_repeats_the_numbers_of_the_tables() -> None:
-    told = told_of(Synthetic())
-    verdict = verdict_of(told)
+    report = report_of(Synthetic())
+    verdict = verdict_of(report)
     text = " ".join(itertools.chain(*verdict.sentences.values()))
-    findings = "\n".join(itertools.chain(*(s.findings for s in told.summary.sections)))
+    findings = "\n".join(
+        itertools.chain(*(section.findings for section in report.summary.sections))
+    )
     for method in ("GA", "NPO"):
         found = re.search(rf"{method}: share of the variance.*?: (\d.\d\d) for", findings)
         assert found and f"{100 * float(found[1]):.0f} % under {method}" in text
-    means = told.scores.groupby(["method", "path"])["forget_score"].mean()["GA"]
+    means = report.scores.groupby(["method", "path"])["forget_score"].mean()["GA"]
     assert f"{means.min():.3g} to {means.max():.3g} under GA" in text
     assert (
         "two oracles are to each other" in text
@@ -126,7 +130,7 @@ def test_the_verdict_repeats_the_numbers_of_the_tables() -> None:
 
 
 def test_what_cannot_be_told_is_said() -> None:
-    one_seed = verdict_of(told_of(Synthetic(seeds=(0,))))
+    one_seed = verdict_of(report_of(Synthetic(seeds=(0,))))
     assert "cannot be told" in one_seed.headline
     one_path = page_of(Synthetic(paths=ORDER))
     assert "There is one path: nothing can be said about paths." in one_path.text
@@ -190,8 +194,8 @@ def test_text_from_outside_is_text(field: str, tmp_path: Path) -> None:
         config = next(folder.rglob("config.yaml"))
         config.write_text(f"# {HOSTILE}\n{HOSTILE}\n")
     source = source_of(folder, [HOSTILE] if field == "remark" else [])
-    page = build([Told(source)], [HOSTILE])
-    clean = Reader(build([told_of(Synthetic(methods=["GA"], paths=ORDER, seeds=(0,)))], []))
+    page = build([StudyReport(source)], [HOSTILE])
+    clean = Reader(build([report_of(Synthetic(methods=["GA"], paths=ORDER, seeds=(0,)))], []))
     read = Reader(page)
     assert len(read.scripts) == len(clean.scripts) == 3 and read.scripts[1:] == clean.scripts[1:]
     assert "hacked=1" in read.text and "\\u202e" in page
@@ -303,7 +307,7 @@ def test_values_that_are_not_numbers_are_gaps_and_are_counted() -> None:
     lost = (steps["metric"] == "forget/label") & (steps["step"] == 5) & (steps["seed"] < 9)
     lost &= (steps["method"] == "GA") & (steps["path"] == ORDER[0])
     steps.loc[lost, "value"] = [math.nan, math.inf, math.nan]
-    page = Reader(build([Told(Source("small", steps, examples))], []))
+    page = Reader(build([StudyReport(Source("small", steps, examples))], []))
     assert "3 of " in page.text and "are not finite numbers" in page.text
     series = page.charts[0]["series"][1]
     assert series["name"] == "p = 2: inst-safety-math" and series["y"][1] is None
@@ -312,7 +316,7 @@ def test_values_that_are_not_numbers_are_gaps_and_are_counted() -> None:
 @pytest.mark.slow
 def test_many_examples_and_steps_leave_the_page_small() -> None:
     many = Synthetic(methods=["GA"], seeds=(0,), examples=1500, steps=range(0, 300, 3))
-    text = build([told_of(many)], [])
+    text = build([report_of(many)], [])
     page = Reader(text)
     assert "Each chart draws 40 of 1500 examples" in page.text
     assert len(text.encode()) < MOST
@@ -367,17 +371,31 @@ def test_dark_colors_stand_out_and_looks_are_distinct() -> None:
     assert len({(look.color, look.dash) for look in many}) == 12
 
 
-def test_markup_escapes_what_is_not_markup() -> None:
-    made = element("p", "<b>", element("i", "&"), title='"quoted"', data_x=None, hidden=True)
-    assert made == '<p title="&quot;quoted&quot;" hidden>&lt;b&gt;<i>&amp;</i></p>'
-    assert escape("a\u200fb\x00\u2028\n<") == "a\\u200fb\\x00\\u2028\n&lt;"
-    block = data_block("d", ["</script><!--", "é"])
+def test_the_template_writes_every_text_as_text() -> None:
+    def written(template: str, **values: Any) -> str:
+        return environment().from_string(template).render(**values)
+
+    text = "a\u200fb\x00\u2028\n<\"'"
+    shown = "a\\u200fb\\x00\\u2028\n&lt;&#34;&#39;"
+    assert written("{{ text }}", text=text) == shown
+    assert written('{{ [text, text] | join("-") }}', text=text) == f"{shown}-{shown}"
+    macro = "{% macro name(text) %}<bdi>{{ text }}</bdi>{% endmacro %}"
+    inside = '<p title="{{ text }}">{% call(own) each(text) %}{{ name(own) }}{% endcall %}</p>'
+    each = "{% macro each(text) %}{{ caller(text) }}{% endmacro %}"
+    found = written(macro + each + inside, text=text)
+    assert found == f'<p title="{shown}"><bdi>{shown}</bdi></p>'
+    with pytest.raises(UndefinedError, match="missing"):
+        written("{{ missing }}")
+    values = ["</script><!--", "é\u2028"]
+    block = written('<script type="application/json">{{ own | tojson }}</script>', own=values)
     assert "</script><" not in block.removesuffix("</script>") and "<!--" not in block
-    assert json.loads(Reader(block).scripts[0]) == ["</script><!--", "é"]
+    assert block.isascii() and json.loads(Reader(block).scripts[0]) == values
 
 
 def test_a_source_without_runs_has_a_page() -> None:
     steps, examples = Synthetic().tables()
-    page = Reader(build([Told(Source("s", steps[steps["stage"] == "oracle"], examples))], []))
+    page = Reader(
+        build([StudyReport(Source("s", steps[steps["stage"] == "oracle"], examples))], [])
+    )
     assert "There is nothing to judge yet." in page.text
     assert "Only oracles were measured" in page.text

@@ -182,7 +182,7 @@ def test_recency_counts_settings_before_it_names_them():
         "NPO (lr = 0.0001",
         "In all",
     ]
-    assert found[-1].startswith("In all, the last position is the slowest in 3 of 4 cells,")
+    assert found[-1].startswith("In all, the last position is the slowest in 3 of 4 trials,")
 
 
 def test_recency_leaves_settings_out_of_the_count_that_show_nothing():

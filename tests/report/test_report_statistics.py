@@ -283,7 +283,7 @@ def test_settings_and_oracles_that_name_none_of_them():
         assert table[LR].isna().any() == (name == "seeds")
     assert "| method | setting | N | forget |" not in found.page
     assert all("(lr = " in line for line in found.sections[0].findings)
-    assert "in 4 of 4 cells" in found.findings[2 + 1]
+    assert "in 4 of 4 trials" in found.findings[2 + 1]
 
 
 def test_oracles_of_a_setting_are_those_of_its_runs():

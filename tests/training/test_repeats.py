@@ -136,7 +136,7 @@ def test_weights_that_blow_up_in_the_last_step_are_not_stored(tiny: Tiny) -> Non
     data = tiny.datamodule(order=["safety"], stages=stages)
     trainer = tiny.trainer([GA()])
     with pytest.raises(
-        DivergedError, match="stage safety, step 1 of 1: after it the log-probabilities"
+        DivergedError, match="stage safety, step 1 of 1: after this step, the log-probabilities"
     ):
         trainer.fit(tiny.module(), data)
     assert not list(trainer.store.folder.glob("*/entry.json"))

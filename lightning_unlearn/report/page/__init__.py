@@ -1,7 +1,1 @@
-"""A report to look at: one HTML file with curves, and the tables beside it."""
-
-from lightning_unlearn.report.page.document import build
-from lightning_unlearn.report.page.source import Branch, Cost, Provenance, Source, Told
-from lightning_unlearn.report.page.writing import Written, write_report
-
-__all__ = ["Branch", "Cost", "Provenance", "Source", "Told", "Written", "build", "write_report"]
+"""The page of a report: verdict, tables and curves in one HTML file."""

@@ -13,7 +13,7 @@ from lightning_unlearn.report.naming import setting_name, short_number
 from lightning_unlearn.report.page.chart import Chart, Series
 from lightning_unlearn.report.page.lines import LIKELIHOOD, SQUARED, Floats
 from lightning_unlearn.report.page.looks import PathLooks
-from lightning_unlearn.report.page.source import Told
+from lightning_unlearn.report.study_report import StudyReport
 from lightning_unlearn.statistics import Growth, exponential_growth, mean_over_seeds
 
 # More pairs than these are one curve with a band.
@@ -24,7 +24,7 @@ FORGOT = "forget score so far, nats per token"
 KEPT = "mean utility of the other stages"
 
 
-def trade_charts(told: Told, looks: PathLooks) -> list[Chart]:
+def trade_charts(told: StudyReport, looks: PathLooks) -> list[Chart]:
     """What was kept against what was forgotten, step by step, a chart per method and setting."""
     stages = [stage for stage in told.measured("answers/") if stage not in told.forget]
     others = [
@@ -63,7 +63,7 @@ def trade_charts(told: Told, looks: PathLooks) -> list[Chart]:
     return charts
 
 
-def divergence_charts(told: Told) -> tuple[list[Chart], list[tuple[int | None, int, str]]]:
+def divergence_charts(told: StudyReport) -> tuple[list[Chart], list[tuple[int | None, int, str]]]:
     """The distance between paths on a logarithmic axis, with the exponentials that fit.
 
     Returns:
@@ -131,7 +131,7 @@ def _fit(curves: Curves, distances: Floats, name: str, color: int) -> list[Serie
 
 
 def example_charts(
-    told: Told, looks: PathLooks, most: int
+    told: StudyReport, looks: PathLooks, most: int
 ) -> tuple[dict[str, list[Chart]], list[str]]:
     """Single forget examples, less what their oracles give them, a chart per path.
 

@@ -14,7 +14,7 @@ from lightning_unlearn.report.looks import PALETTE
 from lightning_unlearn.report.naming import setting_name
 from lightning_unlearn.report.page.chart import Chart, Level, Series
 from lightning_unlearn.report.page.looks import PathLooks
-from lightning_unlearn.report.page.source import Told
+from lightning_unlearn.report.study_report import StudyReport
 from lightning_unlearn.statistics import mean_over_seeds
 
 LIKELIHOOD = "nats per token"
@@ -66,7 +66,7 @@ def path_series(
     return found
 
 
-def oracle_levels(told: Told, measure: str, curves: Curves, looks: PathLooks) -> list[Level]:
+def oracle_levels(told: StudyReport, measure: str, curves: Curves, looks: PathLooks) -> list[Level]:
     """The oracles' values: one line where all are alike, else one per path or position."""
     values: dict[Place, float] = {}
     for place in curves.paths:
@@ -87,7 +87,7 @@ def oracle_levels(told: Told, measure: str, curves: Curves, looks: PathLooks) ->
 
 
 def measure_charts(
-    told: Told, measure: str, looks: PathLooks, what: str, without_own: str = ""
+    told: StudyReport, measure: str, looks: PathLooks, what: str, without_own: str = ""
 ) -> list[Chart]:
     """A chart per method and setting of a log-likelihood.
 
@@ -121,7 +121,7 @@ def measure_charts(
     return charts
 
 
-def distance_charts(told: Told, probe: str, looks: PathLooks) -> list[Chart]:
+def distance_charts(told: StudyReport, probe: str, looks: PathLooks) -> list[Chart]:
     """The distance to the oracle, with each path's best step marked."""
     found = told.examples
     floors = (
@@ -151,7 +151,7 @@ def distance_charts(told: Told, probe: str, looks: PathLooks) -> list[Chart]:
     return charts
 
 
-def stage_charts(told: Told, stages: Sequence[str]) -> list[Chart]:
+def stage_charts(told: StudyReport, stages: Sequence[str]) -> list[Chart]:
     """The answers of every stage together, a chart per method, setting and path.
 
     Args:

@@ -8,7 +8,6 @@ from functools import cached_property
 
 from lightning_unlearn.report.curves import Place
 from lightning_unlearn.report.looks import PALETTE
-from lightning_unlearn.report.page.markup import Markup, element, join, name
 
 # The same hues on dark ground: each has a contrast of 4.5 or more with it.
 DARK_PALETTE = ["#4AA8E8", "#F5B83D", "#2FC79A", "#FF8A4C", "#E59AC4", "#A9DDF7", "#F2F2F2"]
@@ -26,14 +25,12 @@ class Look:
         short: its name, in a few letters.
         label: its name in words, as text.
         place: in the palette and in the list of line styles.
-        shown: the label as markup.
     """
 
     key: str
     short: str
     label: str
     place: int
-    shown: Markup
 
     @property
     def color(self) -> int:
@@ -71,7 +68,7 @@ class PathLooks:
         for place, position in enumerate(positions):
             count = sum(other == position for _, other in self.paths)
             label = f"p = {position} ({count} path{'s' * (count > 1)})"
-            found.append(Look(f"p{position}", f"p = {position}", label, place, name(label)))
+            found.append(Look(f"p{position}", f"p = {position}", label, place))
         return found
 
     def of(self, place: Place) -> Look:
@@ -84,41 +81,7 @@ class PathLooks:
         path, position = self.paths[number]
         positions = [other for _, other in self.paths]
         short = f"p = {position}" if positions.count(position) == 1 else path
-        shown = join([f"p = {position}: ", path_shown(path, position)])
-        return Look(f"path{number}", short, f"p = {position}: {path}", number, shown)
-
-
-def path_shown(path: str, position: int) -> Markup:
-    """A path with its forget stage in bold."""
-    stages = path.split("-")
-    parts = [
-        element("b", stage) if place == position else stage
-        for place, stage in enumerate(stages, start=1)
-    ]
-    return name(join(parts, "-"))
-
-
-def swatch(color: int | None, dash: int) -> Markup:
-    """A short piece of a curve."""
-    tone = "var(--soft)" if color is None else f"var(--c{color})"
-    line = element(
-        "line", x1=1, y1=6, x2=33, y2=6, stroke=tone, stroke_width=3, stroke_dasharray=DASHES[dash]
-    )
-    return element("svg", line, class_="swatch", viewBox="0 0 34 12", aria_hidden="true")
-
-
-def toggle(look: Look) -> Markup:
-    """The button that shows and hides the curves of a look."""
-    return element(
-        "button",
-        swatch(look.color, look.dash),
-        element("span", look.shown),
-        type="button",
-        class_="toggle",
-        aria_pressed="true",
-        data_key=look.key,
-        title="shows and hides; with shift, shows it alone",
-    )
+        return Look(f"path{number}", short, f"p = {position}: {path}", number)
 
 
 def colors_css() -> str:

@@ -73,7 +73,7 @@
         marker: { size: 4 },
         hoverinfo: fit || (thin && chart.told) ? "skip" : undefined,
         hovertemplate: fit || (thin && chart.told) ? undefined : one.role === "trail" ?
-          "forgot %{x:.3g}, kept %{y:.3g}<extra>" + plain(one.short) + "</extra>" :
+          "forget score %{x:.3g}, utility %{y:.3g}<extra>" + plain(one.short) + "</extra>" :
           `%{y:.4g}${half ? "%{text}" : ""}<extra>${plain(one.short)}</extra>`,
       });
       if (one.best !== undefined) {
@@ -242,7 +242,7 @@
   function table(chart) {
     const made = piece("table", piece("caption", `${chart.title}: ${chart.ytitle}`));
     const plane = chart.series.some((one) => one.x);
-    const head = piece("tr", piece("th", plane ? "forgotten, kept" : "step"),
+    const head = piece("tr", piece("th", plane ? "forget score, utility" : "step"),
       ...chart.steps.map((step) => piece("th", String(step))));
     made.append(piece("thead", head));
     const body = piece("tbody");

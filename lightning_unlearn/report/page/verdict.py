@@ -10,8 +10,8 @@ import numpy as np
 
 from lightning_unlearn.report.closeness import OracleDistances, between_oracles, closeness_of
 from lightning_unlearn.report.naming import listing, run_name, setting_name, short_number
-from lightning_unlearn.report.page.source import Told
 from lightning_unlearn.report.recency import recency
+from lightning_unlearn.report.study_report import StudyReport
 from lightning_unlearn.statistics import mean_interval
 from lightning_unlearn.statistics.icc import clipped
 
@@ -51,7 +51,7 @@ class _Share:
     recency_high: float
 
 
-def verdict_of(told: Told) -> Verdict:
+def verdict_of(told: StudyReport) -> Verdict:
     """The verdict on a study."""
     if told.is_empty:
         first = told.summary.markdown.splitlines()[0]
@@ -69,7 +69,7 @@ def verdict_of(told: Told) -> Verdict:
     return Verdict(headline, {about: lines for about, lines in answers.items() if lines})
 
 
-def _on_paths(told: Told, shares: list[_Share]) -> tuple[str, list[str]]:
+def _on_paths(told: StudyReport, shares: list[_Share]) -> tuple[str, list[str]]:
     """Whether the outcome depends on the path, in a few words and in more."""
     if len(told.paths) < 2:
         path, position = told.paths[0]
@@ -88,7 +88,7 @@ def _on_paths(told: Told, shares: list[_Share]) -> tuple[str, list[str]]:
     return _headline(shares, clear), [_explained(shares)]
 
 
-def _shares(told: Told, outcome: str = "forget_score") -> list[_Share]:
+def _shares(told: StudyReport, outcome: str = "forget_score") -> list[_Share]:
     import pandas as pd
 
     text = told.summary.tables.get("path_dependence.csv")
@@ -102,7 +102,7 @@ def _shares(told: Told, outcome: str = "forget_score") -> list[_Share]:
     return [share for share in shares if np.isfinite(share.index)]
 
 
-def _names(told: Told) -> list[str]:
+def _names(told: StudyReport) -> list[str]:
     """Methods with their settings in words, in the order of the tables."""
     found = []
     for method, runs in told.study.runs.groupby("method", sort=False):
@@ -167,7 +167,7 @@ def _percent(share: float) -> str:
     return f"{100 * clipped(share):.0f}"
 
 
-def _spread(told: Told) -> list[str]:
+def _spread(told: StudyReport) -> list[str]:
     """How far apart the paths end, and under which method least."""
     runs = told.scores[told.scores["forget_score"].notna()]
     codes: dict[tuple[str, int], pd.DataFrame] = {}
@@ -197,7 +197,7 @@ def _spread(told: Told) -> list[str]:
     return [f"{text}: paths end closest under {closest}." if len(ends) > 1 else f"{text}."]
 
 
-def _last(told: Told, shares: list[_Share]) -> list[str]:
+def _last(told: StudyReport, shares: list[_Share]) -> list[str]:
     """What the last position does."""
     counted = [line for line in recency(told.scores) if line.startswith("In all,")]
     effects = [
@@ -214,7 +214,7 @@ def _last(told: Told, shares: list[_Share]) -> list[str]:
     return counted
 
 
-def _oracle(told: Told) -> list[str]:
+def _oracle(told: StudyReport) -> list[str]:
     """Who comes as close to the oracle as another oracle."""
     every = closeness_of(told.study, "forget")
     if not every:
@@ -256,7 +256,7 @@ def _distances(own: OracleDistances, point: str, floor: float) -> int:
     return sum(points[point].interval("distance").mean <= floor for points in own.points)
 
 
-def _on_depth(told: Told) -> Verdict:
+def _on_depth(told: StudyReport) -> Verdict:
     """Deep or superficial, and by which order."""
     from lightning_unlearn.report.depth import depth
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_unlearn.report.figures import save_figures
-from lightning_unlearn.report.page.document import build
-from lightning_unlearn.report.page.source import Source, Told
+from lightning_unlearn.report.page.page import build
+from lightning_unlearn.report.study_report import Source, StudyReport
 from lightning_unlearn.report.summary import Summary
 from lightning_unlearn.storage import records
 
@@ -56,28 +56,29 @@ def write_report(
             `lightning_unlearn.report.summarize`.
         OSError: the folder can't be written.
     """
-    told = [Told(source) for source in sources]
+    reports = [StudyReport(source) for source in sources]
     files: list[str] = []
-    for number, own in enumerate(told, start=1):
-        place = "" if len(told) == 1 else f"{number}-{_safe(own.name)}/"
-        files += [f"{place}{file}" for file in _write_tables(own, folder / place, formats)]
+    for number, report in enumerate(reports, start=1):
+        place = "" if len(reports) == 1 else f"{number}-{_safe(report.name)}/"
+        files += [f"{place}{file}" for file in _write_tables(report, folder / place, formats)]
     if page:
-        records.write_text(folder / PAGE, build(told, files))
+        records.write_text(folder / PAGE, build(reports, files))
         files.insert(0, PAGE)
-    return Written(folder, files, folder / PAGE if page else None, [own.summary for own in told])
+    summaries = [report.summary for report in reports]
+    return Written(folder, files, folder / PAGE if page else None, summaries)
 
 
-def _write_tables(told: Told, folder: Path, formats: Sequence[str]) -> list[str]:
-    """Tables and figures of one source, by name."""
-    summary = told.summary
-    texts = {"table.md": summary.page, "table.csv": summary.csv, "table.tex": told.latex}
+def _write_tables(report: StudyReport, folder: Path, formats: Sequence[str]) -> list[str]:
+    """Write tables and figures of one source; return the names of the files."""
+    summary = report.summary
+    texts = {"table.md": summary.page, "table.csv": summary.csv, "table.tex": report.latex}
     texts = {name: text for name, text in {**texts, **summary.tables}.items() if text}
     for file, text in texts.items():
         records.write_text(folder / file, text)
     written = list(texts)
     has_matplotlib = importlib.util.find_spec("matplotlib") is not None
-    if formats and has_matplotlib and not told.is_empty:
-        source = told.source
+    if formats and has_matplotlib and not report.is_empty:
+        source = report.source
         figures = save_figures(source.records, folder, source.examples, formats)
         written += [file.name for file in figures]
     return written

@@ -1,4 +1,4 @@
-"""What a page is made of: the tables of studies and what is known of how they came about."""
+"""A study or run on disk, and what its tables say: what page, tables and figures are made from."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lightning_unlearn.report.depth import depth
 from lightning_unlearn.report.depth_tables import depth_layout
 from lightning_unlearn.report.layout import Layout
 from lightning_unlearn.report.naming import run_name
+from lightning_unlearn.report.provenance import Provenance
 from lightning_unlearn.report.reading import StudyRecords, read_records
 from lightning_unlearn.report.scores import scores
 from lightning_unlearn.report.summary import Summary, has_depths, summarize
@@ -22,69 +23,6 @@ from lightning_unlearn.report.tables import scores_layout
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass
-class Branch:
-    """A trained stage, or the runs on top of one, in the tree of a study.
-
-    Attributes:
-        text: the stage, or the methods.
-        done: how many of its parts are made.
-        parts: how many there are.
-        paths: how many paths go through it.
-        seconds: that its parts took, all together; None where none is known.
-        is_run: whether runs end here.
-        below: what starts from it.
-    """
-
-    text: str
-    done: int
-    parts: int
-    paths: int
-    seconds: float | None = None
-    is_run: bool = False
-    below: list[Branch] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the parts of one kind took.
-
-    Attributes:
-        part: a stage, or a method.
-        made: how many.
-        seconds: of wall time of each of those that have it recorded.
-        tokens: that passed through training, of all parts; None where it is not known.
-        memory: bytes at the peak of each of those that have it recorded.
-    """
-
-    part: str
-    made: int
-    seconds: Sequence[float] = ()
-    tokens: int | None = None
-    memory: Sequence[float] = ()
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """How a study came about.
-
-    Attributes:
-        plan: its tree, in a sentence.
-        trees: its stages by seed: a heading, and what starts from the base model.
-        facts: what is recorded, by name.
-        costs: by part.
-        configuration: of one run, as YAML; "" where there is none.
-        whose: folder of that run.
-    """
-
-    plan: str = ""
-    trees: Sequence[tuple[str, Sequence[Branch]]] = ()
-    facts: Sequence[tuple[str, str]] = ()
-    costs: Sequence[Cost] = ()
-    configuration: str = ""
-    whose: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,8 +44,8 @@ class Source:
     provenance: Provenance = field(default_factory=Provenance)
 
 
-class Told:
-    """A source with what can be read off it.
+class StudyReport:
+    """A source with everything that is computed from it, each value once.
 
     Args:
         source: the source.
@@ -122,7 +60,6 @@ class Told:
         self.summary: Summary = summarize(source.records, source.examples, source.remarks)
         read = read_records(source.records)
         finite = np.isfinite(read.runs["value"].to_numpy(float))
-        self.dropped = int((~finite).sum())
         # What is not finite is a gap in a curve.
         self.study: StudyRecords = replace(
             read, runs=read.runs.assign(value=read.runs["value"].where(finite))
@@ -177,13 +114,13 @@ class Told:
         return int(runs.nunique().max()) if not self.is_empty else 0
 
     def measured(self, prefix: str) -> list[str]:
-        """What follows the prefix in the names of measures that have it."""
+        """Return what follows the prefix in the names of the metrics that have it."""
         names = map(str, self.study.runs["metric"].unique())
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
     @cached_property
     def examples(self) -> tuple[str, StudyRecords] | None:
-        """The measure that forget examples are followed by, and their values; None without any."""
+        """The metric of the forget examples, and their values; None where there are none."""
         table = self.source.examples
         if table is None or not len(table) or "metric" not in table or len(self.forget) != 1:
             return None
@@ -193,15 +130,6 @@ class Told:
             return None
         rows = table[table["metric"] == wanted[0]]
         return wanted[0], read_records(rows, "examples")
-
-    def section(self, title: str) -> list[str]:
-        """The sentences of a part of the summary; none where it has no such part."""
-        return [
-            line
-            for section in self.summary.sections
-            if section.title == title
-            for line in section.findings
-        ]
 
     def cell(self, method: str, setting: int) -> str:
         """A method and its setting in words."""
