@@ -249,7 +249,10 @@ EARLIER = {"data": {"stages": {"a": {"lr": 1, "source": "x"}, "b": {"lr": 2}}, "
         ({"replace": True, "c": {"lr": 3}}, {"c": {"lr": 3}}),
         # Nothing to remove: the type of the key refuses it.
         ({"c": None}, {**EARLIER["data"]["stages"], "c": None}),
-        ({"a": {"replace": False}}, {"a": {**EARLIER["data"]["stages"]["a"], "replace": False}}),
+        (
+            {"a": {"replace": False}},
+            {"a": {"lr": 1, "source": "x", "replace": False}, "b": {"lr": 2}},
+        ),
     ],
 )
 def test_a_later_file_removes_and_replaces(later: Any, stages: Any) -> None:
