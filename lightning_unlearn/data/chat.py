@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lightning_unlearn.data.chat_template import ChatTemplate
-from lightning_unlearn.data.rows import Row
+from lightning_unlearn.data.chat_template import AssistantTurn, ChatTemplate
+from lightning_unlearn.data.columns import Row
 from lightning_unlearn.errors import InputError
 
 # Text that two tokenizers with one vocabulary split differently if their rules differ.
@@ -58,8 +58,10 @@ class ChatFormat:
         vocabulary: number of rows of the model's embedding; None leaves token ids unchecked.
         template_name: name of the template's model in messages.
 
+        chats: whether rows have prompts and answers; plain texts need no chat template.
+
     Raises:
-        InputError: if there is no chat template, or it does not compile.
+        InputError: if there is no chat template that `chats` need, or it does not compile.
     """
 
     def __init__(
@@ -70,13 +72,30 @@ class ChatFormat:
         name: str = "the tokenizer",
         vocabulary: int | None = None,
         template_name: str | None = None,
+        chats: bool = True,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.name = name
         self.vocabulary = vocabulary
-        source = (template or tokenizer).chat_template
-        self.template = ChatTemplate(tokenizer, source, template_name or name)
+        self._source = (template or tokenizer).chat_template
+        self._template_name = template_name or name
+        if chats:
+            self.template  # noqa: B018  (compiles it)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template.
+
+        Raises:
+            InputError: if there is none, or it does not compile.
+        """
+        return ChatTemplate(self.tokenizer, self._source, self._template_name)
+
+    @property
+    def template_source(self) -> str | None:
+        """Text of the chat template; None if there is none."""
+        return self.template.source if self._source else None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -85,7 +104,7 @@ class ChatFormat:
         # No table describes the splitting rules in the same way in all versions of the library, so
         # hash the tokens of a sample text.
         rules = self._tokens(_SPECIMEN)
-        values = (vocabulary, rules, self.tokenizer.eos_token_id, self.template.source)
+        values = (vocabulary, rules, self.tokenizer.eos_token_id, self.template_source or "")
         return hashlib.sha256(repr(values).encode()).hexdigest()
 
     def same(self, other: "ChatFormat") -> bool:
@@ -96,6 +115,34 @@ class ChatFormat:
     def _tokens(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
+
+    def text_ids(self, row: Row) -> list[int]:
+        """Tokenize a plain text, with the tokens that the tokenizer puts around texts before it.
+
+        Args:
+            row: a row without turns.
+
+        Raises:
+            InputError: if the text has fewer than two tokens, or the model has no embedding for
+                one of them.
+        """
+        ids = self._tokens(row.answer)
+        self._check_ids(ids, row.where, "text")
+        if self._first is not None:
+            ids = [self._first, *ids]
+        if len(ids) < 2:
+            raise InputError(
+                f"{row.where}: the text is a single token, expected at least two: the first one "
+                "is predicted from nothing. Remove the row."
+            )
+        return ids
+
+    @cached_property
+    def _first(self) -> int | None:
+        """Return the token that the tokenizer puts before every text; None if there is none."""
+        plain = self._tokens("a")
+        ids: list[int] = self.tokenizer("a", verbose=False)["input_ids"]
+        return ids[0] if len(ids) > len(plain) and ids[0] != plain[0] else None
 
     def _after(self, prompt: str, prompt_ids: list[int], rest: str) -> list[int]:
         """Tokenize ``rest`` as a continuation of the prompt.
@@ -128,7 +175,7 @@ class ChatFormat:
             InputError: if the template cannot be used for the row, the prompt alone fills
                 ``max_length``, or the model has no embedding for a token.
         """
-        turn = self.template.turn(row)
+        turn = self._turn(row)
         content = self.template.content(row)
         if len(turn.prompt) > self._max_characters:
             raise self._no_room(row, f"{len(turn.prompt)} characters")
@@ -173,8 +220,18 @@ class ChatFormat:
                 "that text, or use a model whose embedding has a row for every token."
             )
 
+    def _turn(self, row: Row) -> AssistantTurn:
+        """Return what the template writes around the answer of a row."""
+        if not row.turns:
+            raise InputError(
+                f"{row.where}: the row is plain text, which has no prompt, expected a prompt and "
+                "an answer. Name other rows, or remove what needs prompts: LabelLikelihood, "
+                "MathAccuracy and generated answers do."
+            )
+        return self.template.turn(row)
+
     def _prompt(self, row: Row) -> list[int]:
-        ids = self._tokens(self.template.turn(row).prompt)
+        ids = self._tokens(self._turn(row).prompt)
         self._check_ids(ids, row.where, "prompt")
         return ids
 
@@ -206,7 +263,7 @@ class ChatFormat:
             InputError: if the template cannot be used for the row, or the model has no embedding
                 for a token.
         """
-        turn = self.template.turn(row)
+        turn = self._turn(row)
         text = turn.lead + phrase.strip()
         ids = self._after(turn.prompt, self._prompt(row), text)
         self._check_ids(ids, f"{row.where}, phrase {phrase!r}", "phrase")
@@ -214,7 +271,7 @@ class ChatFormat:
 
     def end_ids(self, row: Row) -> tuple[int, ...]:
         """Return the tokens that end a generated answer: end of turn and end of text."""
-        token = self.template.turn(row).end_token
+        token = self._turn(row).end_token
         # It is one token, because the tokenizer never splits it.
         turn_end = [] if token is None else self._tokens(token)[:1]
         ends = [*turn_end, self.tokenizer.eos_token_id]
@@ -230,7 +287,9 @@ class ChatFormat:
 
     def remark(self, row: Row) -> str | None:
         """Return a warning if the template has no end-of-turn token, else None."""
-        turn = self.template.turn(row)
+        if not row.turns:
+            return None
+        turn = self._turn(row)
         if turn.end_token is not None:
             return None
         found = f"{turn.end.strip()!r}, which is not a single token" if turn.end else "nothing"

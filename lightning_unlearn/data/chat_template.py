@@ -14,7 +14,7 @@ from functools import cached_property
 from types import FrameType
 from typing import Any
 
-from lightning_unlearn.data.rows import Row
+from lightning_unlearn.data.columns import Row
 from lightning_unlearn.errors import InputError
 
 Messages = Sequence[dict[str, str]]

@@ -8,9 +8,9 @@ from torch.utils.data import DataLoader
 
 from lightning_unlearn.data.batches import BatchPlan, GlobalBatch, derive_seed, micro_batch
 from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
+from lightning_unlearn.data.columns import Row
 from lightning_unlearn.data.paths import all_paths, check_order, choose_path
 from lightning_unlearn.data.recipes import EvalSet, Recipe, Stage, check_row_sets
-from lightning_unlearn.data.rows import Row
 from lightning_unlearn.data.stage_rows import (
     HELDOUT,
     TRAIN,
@@ -195,6 +195,7 @@ class StagedDataModule(LightningDataModule):
                 name or "the tokenizer",
                 vocabulary,
                 self.chat_template_from if template is not None else None,
+                chats=any(rows.text is None for rows in self._sources()),
             )
             if self.format is None or not form.same(self.format):
                 # The model has changed: tokens of the earlier model are not valid.
@@ -217,6 +218,10 @@ class StagedDataModule(LightningDataModule):
                 self.eval_set_rows[eval_set] = found.rows
                 self.eval_set_examples[eval_set] = found.examples
                 self._found[eval_set] = found.remarks
+
+    def _sources(self) -> list[Stage | EvalSet]:
+        """Return the stages of the path and the evaluation sets."""
+        return [*(self.stages[name] for name in self.path), *self.eval_sets.values()]
 
     def _read(self) -> list[dict[str, Any]]:
         """Return all tables of rows, each by name of the stage or evaluation set."""

@@ -17,6 +17,8 @@ from typing import Any
 from lightning_unlearn.errors import InputError
 
 _JSON_SPACE = re.compile(r"[ \t\n\r]*")
+# Compressed text files, by suffix.
+PACKED = {".gz": "gzip", ".zst": "zstd"}
 _LARGEST_CSV_FIELD = 2**31 - 1  # the limit is a C long, which has 32 bits on Windows
 
 
@@ -43,14 +45,49 @@ def read_file(path: Path, place: str, wanted: Sequence[str]) -> Table:
     Raises:
         InputError: if the suffix is not in `FORMATS`, or the file cannot be parsed.
     """
-    reader = FORMATS.get(path.suffix.lower())
+    kind = suffix_of(path)
+    reader = FORMATS.get(kind)
     if reader is None:
-        found = f"the suffix '{path.suffix}'" if path.suffix else "a file without suffix"
+        found = f"the suffix '{kind}'" if kind else "a file without suffix"
         advice = "convert or rename the file"
         if path.suffix == ".arrow":
             advice = "name the folder that save_to_disk wrote it in, or convert the file"
-        raise InputError(f"{place}: found {found}, expected {', '.join(FORMATS)}; {advice}")
+        if kind == ".parquet" + path.suffix.lower():
+            advice = "unpack it: Parquet is compressed itself"
+        expected = f"{', '.join(FORMATS)}, and the first three also as {' or '.join(PACKED)}"
+        raise InputError(f"{place}: found {found}, expected {expected}; {advice}")
     return reader(path, place, wanted)
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a file in lower case; for a compressed text file the one before.
+
+    Returns:
+        Such as ".jsonl" for rows.jsonl.gz, ".parquet.gz" for a compressed Parquet file.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in PACKED:
+        return suffix
+    inner = Path(path.stem).suffix.lower()
+    return inner + suffix if inner == ".parquet" else inner
+
+
+def _unpacked(path: Path, place: str) -> bytes:
+    """Read a file, and decompress it if its suffix is one of `PACKED`."""
+    data = path.read_bytes()
+    codec = PACKED.get(path.suffix.lower())
+    if codec is None:
+        return data
+    import pyarrow
+
+    try:
+        with pyarrow.input_stream(pyarrow.BufferReader(data), compression=codec) as stream:
+            return bytes(stream.read())
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(
+            f"{place}: found a file that is not complete {codec} data "
+            f"({' '.join(str(error).split())}), expected a complete one; write or download it again"
+        ) from error
 
 
 @contextmanager
@@ -72,7 +109,7 @@ def quiet_datasets() -> Iterator[None]:
 
 def _text(path: Path, place: str) -> str:
     try:
-        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        data = _unpacked(path, place).removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise InputError(
             f"{place}: found a file that cannot be read ({error.strerror}), expected a readable "
@@ -95,7 +132,7 @@ def _text(path: Path, place: str) -> str:
 # adds null columns. This parser keeps the values as they are written, and the line of every row.
 def _read_json(path: Path, place: str, wanted: Sequence[str]) -> Table:
     text = _text(path, place)
-    is_array = path.suffix.lower() == ".json" and text.startswith("[", _after_space(text, 0))
+    is_array = suffix_of(path) == ".json" and text.startswith("[", _after_space(text, 0))
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     for line, value in _json_array(text, place) if is_array else _json_lines(text, place):
@@ -210,12 +247,16 @@ def _data_file(path: Path, place: str) -> str:
 def _read_csv(path: Path, place: str, wanted: Sequence[str]) -> Table:
     import datasets
 
-    header, lines = _csv_lines(_text(path, place), place)
+    text = _text(path, place)
+    header, lines = _csv_lines(text, place)
     if not any(lines):
         return Table(header, [])
     names = [str(number) for number in range(len(header))]
     # Use numbers as column names: the header may have blank names.
     with quiet_datasets(), tempfile.TemporaryDirectory() as cache:
+        if path.suffix.lower() in PACKED:
+            path = Path(cache) / "rows.csv"
+            path.write_text(text, encoding="utf-8", newline="")
         records = datasets.Dataset.from_csv(
             _data_file(path, place),
             features=datasets.Features({name: datasets.Value("string") for name in names}),

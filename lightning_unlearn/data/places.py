@@ -2,13 +2,14 @@
 
 import difflib
 import errno
+import glob
 import os
 import re
 import stat
 from contextlib import suppress
 from pathlib import Path
 
-from lightning_unlearn.data.file_formats import FORMATS
+from lightning_unlearn.data.file_formats import FORMATS, suffix_of
 from lightning_unlearn.errors import InputError
 
 # Other things that a path may name. Reading one of them could wait forever or never end.
@@ -18,6 +19,39 @@ _KINDS = (
     (stat.S_ISBLK, "a device"),
     (stat.S_ISSOCK, "a socket"),
 )
+
+
+def local_files(source: str, place: str) -> list[Path] | None:
+    """Find the files or the folder that a source names.
+
+    Args:
+        source: see `lightning_unlearn.data.rows.read_rows`.
+        place: start of every message: key and source.
+
+    Returns:
+        The files that match a pattern, sorted by name; otherwise the one path of `local_path`, or
+        None.
+
+    Raises:
+        InputError: if a path cannot be read or has no rows, or no file matches the pattern.
+    """
+    if not glob.has_magic(source) or os.path.lexists(os.path.expanduser(source)):
+        path = local_path(source, place)
+        return None if path is None else [path]
+    found = sorted(glob.glob(os.path.expanduser(source), recursive=True))
+    files = [path for path in map(Path, found) if not path.is_dir()]
+    if not files:
+        raise InputError(
+            f"{place}: found no file that matches this pattern, expected at least one; check the "
+            "folder and the suffix"
+        )
+    kinds = {suffix_of(path) for path in files}
+    if len(kinds) > 1:
+        raise InputError(
+            f"{place}: found files of the kinds {', '.join(sorted(kinds))}, expected files of one "
+            "kind; write the suffix into the pattern"
+        )
+    return [path for file in files if (path := local_path(str(file), place)) is not None]
 
 
 def local_path(source: str, place: str) -> Path | None:
@@ -122,7 +156,7 @@ def _formats() -> str:
 def _readable_files(folder: Path) -> list[str]:
     """Return the names of files with rows in a folder; [] if it cannot be listed."""
     with suppress(OSError):
-        return sorted(file.name for file in folder.iterdir() if file.suffix.lower() in FORMATS)
+        return sorted(file.name for file in folder.iterdir() if suffix_of(file) in FORMATS)
     return []
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from lightning_unlearn.data.columns import template_columns
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.schedules import ScheduleName
 
@@ -114,15 +115,25 @@ class Stage(Recipe):
     """A stage: its rows, and its training settings.
 
     Attributes:
-        source: .json, .jsonl, .csv or .parquet file, a folder that ``save_to_disk`` of `datasets`
+        source: .json, .jsonl, .csv or .parquet file (the text formats also as .gz or .zst), a
+            pattern of files such as ``part-*.jsonl``, a folder that ``save_to_disk`` of `datasets`
             wrote, ``demo:NAME`` for an embedded corpus, or the name of a data set on the Hugging
             Face hub.
         heldout: rows that are evaluated and not trained on, given like ``source``. Without them,
             the stage is evaluated on its training rows.
-        prompt: column of the prompt.
+        prompt: column of the prompt; or a list of columns, which a blank line joins. Empty values
+            are skipped.
         answer: column of the answer.
-        messages: column of a chat (list of role and content), instead of prompt and answer. Its
-            last message is the answer, everything before is the prompt.
+        prompt_template: text with {COLUMN} for columns, instead of ``prompt``.
+        system: column of a system message.
+        messages: column of a chat (list of role and content, or of from and value), instead of
+            prompt and answer. Its last message is the answer, everything before is the prompt.
+        text: column of plain text, instead of prompt and answer. Every token is learned, without a
+            chat template, in windows of ``max_length`` tokens.
+        stride: tokens that a window of ``text`` adds to the one before; the rest of the window
+            repeats earlier tokens as context. null for windows that overlap in one token.
+        packing: join all texts, with the end-of-text token between them, before they are cut into
+            windows.
         subset: configuration name of a hub data set.
         split: split of a hub data set, or of a saved folder with several splits.
         heldout_split: split of ``heldout``, such as test.
@@ -132,9 +143,14 @@ class Stage(Recipe):
 
     source: str = ""
     heldout: str | None = None
-    prompt: str = "question"
+    prompt: str | list[str] = "question"
     answer: str = "answer"
+    prompt_template: str | None = None
+    system: str | None = None
     messages: str | None = None
+    text: str | None = None
+    stride: int | None = None
+    packing: bool = False
     subset: str | None = None
     split: str = "train"
     heldout_split: str = "train"
@@ -150,6 +166,15 @@ class Stage(Recipe):
         """Refuse values that cannot train, and a stage without rows; see `Recipe.check`."""
         super().check(key)
         _check_source(self.source, key)
+        _check_columns(self, key)
+        if self.text is None and (self.stride is not None or self.packing):
+            name = "stride" if self.stride is not None else "packing"
+            raise InputError(
+                f"{key}.{name}: found {getattr(self, name)} without text, expected a stage of "
+                "plain text; set text to its column."
+            )
+        if self.stride is not None and self.stride < 1:
+            raise InputError(f"{key}.stride: found {self.stride}, expected 1 or more, or null.")
         _check_limit(self.limit, f"{key}.limit")
         _check_limit(self.heldout_limit, f"{key}.heldout_limit")
 
@@ -160,9 +185,12 @@ class EvalSet:
 
     Attributes:
         source: as in a stage.
-        prompt: column of the prompt.
+        prompt: column of the prompt, or a list of columns, as in a stage.
         answer: column of the correct answer.
+        prompt_template: text with {COLUMN} for columns, instead of ``prompt``.
+        system: column of a system message.
         messages: column of a chat, instead of prompt and answer, as in a stage.
+        text: column of plain text, instead of prompt and answer, as in a stage.
         paraphrase: column with a paraphrase of the correct answer; rows that repeat the answer
             there are skipped.
         alternatives: column with a list of wrong answers; or a list of columns of answers, one of
@@ -173,9 +201,12 @@ class EvalSet:
     """
 
     source: str = ""
-    prompt: str = "question"
+    prompt: str | list[str] = "question"
     answer: str = "answer"
+    prompt_template: str | None = None
+    system: str | None = None
     messages: str | None = None
+    text: str | None = None
     paraphrase: str | None = None
     alternatives: str | list[str] | None = None
     subset: str | None = None
@@ -192,12 +223,36 @@ class EvalSet:
             InputError: with the key.
         """
         _check_source(self.source, key)
+        _check_columns(self, key)
         _check_limit(self.limit, f"{key}.limit")
         if self.alternatives is not None and not self.alternatives:
             raise InputError(
                 f"{key}.alternatives: found {self.alternatives!r}, expected a column, a list of "
                 "columns, or null."
             )
+
+
+def _check_columns(rows: Stage | EvalSet, key: str) -> None:
+    """Refuse columns that exclude each other, and a template that names none."""
+    if rows.text is not None and rows.messages is not None:
+        raise InputError(
+            f"{key}.text: found it beside messages, expected one of them; set one to null."
+        )
+    for name in ("prompt_template", "system"):
+        if rows.text is not None and getattr(rows, name) is not None:
+            raise InputError(
+                f"{key}.{name}: found it beside text, which has no prompt; set {name} or text to "
+                "null."
+            )
+    if rows.messages is not None and rows.prompt_template is not None:
+        raise InputError(
+            f"{key}.prompt_template: found it beside messages, expected one of them; set one to "
+            "null."
+        )
+    if rows.prompt_template is not None:
+        template_columns(rows.prompt_template, f"{key}.prompt_template")
+    if not rows.prompt:
+        raise InputError(f"{key}.prompt: found {rows.prompt!r}, expected a column or several.")
 
 
 def _check_limit(limit: int | None, key: str) -> None:

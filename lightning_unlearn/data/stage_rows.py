@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Any
 
 from lightning_unlearn.data.chat import ChatFormat, Example
+from lightning_unlearn.data.columns import Row
 from lightning_unlearn.data.recipes import EvalSet, Stage
-from lightning_unlearn.data.rows import Row, read_rows
+from lightning_unlearn.data.row_errors import each_row
+from lightning_unlearn.data.rows import read_rows
+from lightning_unlearn.data.text import windows
 from lightning_unlearn.errors import InputError
 
 # Suffixes of row-set names that select the training or the held-out rows of a stage.
@@ -44,13 +48,7 @@ def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
         InputError: if a file or a row cannot be used.
     """
     key = f"data.stages.{name}"
-    read = partial(
-        read_rows,
-        prompt=stage.prompt,
-        answer=stage.answer,
-        messages=stage.messages,
-        subset=stage.subset,
-    )
+    read = partial(read_rows, **columns_of(stage), subset=stage.subset)
     remarks: list[str] = []
     rows = read(
         stage.source,
@@ -59,17 +57,47 @@ def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
         key=f"{key}.source",
         remark=remarks.append,
     )
-    found = StageRows(rows, [form.encode(row) for row in rows], remarks=remarks)
+    place = f"{key}.source: {stage.source}"
+    found = StageRows(*encode_rows(rows, form, place, stage), remarks=remarks)
     if stage.heldout is not None:
-        found.heldout_rows = read(
+        heldout_rows = read(
             stage.heldout,
             split=stage.heldout_split,
             limit=stage.heldout_limit,
             key=f"{key}.heldout",
             beside=stage.source,
         )
-        found.heldout_examples = [form.encode(row) for row in found.heldout_rows]
+        place = f"{key}.heldout: {stage.heldout}"
+        own = encode_rows(heldout_rows, form, place, stage)
+        found.heldout_rows, found.heldout_examples = own
     return found
+
+
+def columns_of(rows: Stage | EvalSet) -> dict[str, Any]:
+    """Return the columns of a stage or an evaluation set, as arguments of `read_rows`."""
+    names = ("prompt", "answer", "prompt_template", "system", "messages", "text")
+    return {name: getattr(rows, name) for name in names}
+
+
+def encode_rows(
+    rows: Sequence[Row], form: ChatFormat, place: str, stage: Stage | None = None
+) -> tuple[list[Row], list[Example]]:
+    """Tokenize rows; plain texts become one row for each of their windows.
+
+    Args:
+        rows: the rows.
+        form: tokenizer and chat template.
+        place: begin of messages: key and source.
+        stage: how plain texts are cut; None cuts each text into windows without overlap.
+
+    Raises:
+        InputError: if rows cannot be used; it lists the first.
+    """
+    if not rows or rows[0].turns:
+        return list(rows), each_row(rows, form.encode, place)
+    stride, packing = (None, False) if stage is None else (stage.stride, stage.packing)
+    cut = windows(each_row(rows, form.text_ids, place), rows, form, stride, packing)
+    return [row for row, _ in cut], [example for _, example in cut]
 
 
 def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
@@ -85,15 +113,16 @@ def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
     """
     remarks: list[str] = []
     key = f"data.eval_sets.{name}.source"
-    rows = read_rows(**asdict(eval_set), key=key, remark=remarks.append)
-    examples = [form.encode(row) for row in rows]
+    read = read_rows(**asdict(eval_set), key=key, remark=remarks.append)
+    rows, examples = encode_rows(read, form, f"{key}: {eval_set.source}")
     # Monitors encode these again. Encode them here to find rows that cannot be used.
-    others = [
-        form.encode(Row(row.turns, text, row.where))
+    texts = [
+        Row(row.turns, text, row.where)
         for row in rows
         for text in (row.paraphrase, *row.alternatives)
         if text is not None
     ]
+    others = each_row(texts, form.encode, f"{key}: {eval_set.source}")
     remarks += truncation(f"{name}, paraphrases and alternatives", others, form)
     return StageRows(rows, examples, remarks=remarks)
 

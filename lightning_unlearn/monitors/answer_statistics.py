@@ -94,8 +94,17 @@ class AnswerStatistics(Monitor):
         }
 
 
-def check_sets(monitor: Monitor, key: str, names: list[str], data: Any) -> None:
+def check_sets(
+    monitor: Monitor, key: str, names: list[str], data: Any, prompts: bool = False
+) -> None:
     """Refuse unknown row sets.
+
+    Args:
+        monitor: the monitor.
+        key: its argument that names the sets.
+        names: the row sets.
+        data: the data module.
+        prompts: also refuse rows without prompts, plain texts, from which nothing is generated.
 
     Raises:
         InputError: with the monitor and its key.
@@ -103,5 +112,7 @@ def check_sets(monitor: Monitor, key: str, names: list[str], data: Any) -> None:
     for name in names:
         try:
             data.set_name(name)
+            if prompts:
+                data.format.prompt_ids(data.row_set(name)[0][0])
         except InputError as error:
             raise InputError(f"{type(monitor).__name__}.{key}: {error}") from None

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_unlearn.data.rows import Row
+from lightning_unlearn.data.columns import Row
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit

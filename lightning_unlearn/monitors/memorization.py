@@ -55,7 +55,7 @@ class Memorization(Monitor):
 
     def check(self, data: Any) -> None:
         """Refuse an unknown row set."""
-        check_sets(self, "set", [self.set], data)
+        check_sets(self, "set", [self.set], data, prompts=True)
 
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """Return the three metrics, with one value per row."""

@@ -84,7 +84,7 @@ class TOFU(Monitor):
     def check(self, data: Any) -> None:
         """Refuse unknown evaluation sets, and sets without the answers that are compared."""
         for role, name in self._roles().items():
-            check_sets(self, role, [name], data)
+            check_sets(self, role, [name], data, prompts=True)
             rows = data.row_set(name)[0]
             missing = "alternatives" if not rows[0].alternatives else ""
             if role not in CHOICES and rows[0].paraphrase is None:

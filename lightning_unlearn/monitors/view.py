@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.data.chat import ChatFormat
+from lightning_unlearn.data.columns import Row
 from lightning_unlearn.data.datamodule import StagedDataModule
-from lightning_unlearn.data.rows import Row
 from lightning_unlearn.distributed.gather import PerExampleMetric
 from lightning_unlearn.model.candidates import CandidateScores
 from lightning_unlearn.model.causal_lm import CausalLM

@@ -81,16 +81,35 @@ def set_key(content: Any, keys: Sequence[str], value: Any) -> Any:
     return {**content, key: set_key(content.get(key), inner, value)}
 
 
+# Mappings whose keys the user names. null in a later file removes what an earlier one has there.
+_NAMED = (("data", "stages"), ("data", "eval_sets"), ("methods",))
+REPLACE = "replace"
+
+
 def merge(base: Any, later: Any) -> Any:
     """Merge two configurations: mappings key by key; `later` replaces every other value.
 
-    A mapping with another class_path than in `base` replaces the whole class, init_args included.
+    A mapping with another class_path than in `base` replaces the whole class, init_args included,
+    and a mapping with ``replace: true`` replaces the whole mapping. A stage, an evaluation set or a
+    method that `base` has and `later` sets to null is removed.
     """
-    if not (isinstance(base, dict) and isinstance(later, dict)):
+    return _merge(base, later, ())
+
+
+def _merge(base: Any, later: Any, path: Path) -> Any:
+    if not isinstance(later, dict):
         return later
+    if later.get(REPLACE) is True and "init_args" not in path:
+        base, later = None, {key: value for key, value in later.items() if key != REPLACE}
+    if not isinstance(base, dict):
+        base = {}
     if "class_path" in later and later.get("class_path") != base.get("class_path"):
         return later
-    return {**base, **{key: merge(base.get(key), value) for key, value in later.items()}}
+    removed = set()
+    if any(path[-len(named) :] == named for named in _NAMED):
+        removed = {key for key, value in later.items() if value is None and key in base}
+    changed = {key: _merge(base.get(key), value, (*path, key)) for key, value in later.items()}
+    return {key: value for key, value in {**base, **changed}.items() if key not in removed}
 
 
 def split_config_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:

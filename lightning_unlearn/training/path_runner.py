@@ -390,7 +390,7 @@ class PathRunner:
             self.load_final_weights()
         if merges:
             # All processes take part in gathering a sharded model.
-            template = self.data.format.template.source if self.data.format is not None else None
+            template = self.data.format.template_source if self.data.format is not None else None
             self.model.weights.save_merged(directory.folder / "merged", template)
         if self.trainer.is_global_zero:
             stages = [(s.name, self.trainer.store.folder / s.key) for s in self.plan]

@@ -28,7 +28,7 @@ def test_column_missing_in_one_row(write: Write) -> None:
 @pytest.mark.parametrize(
     ("columns", "advice"),
     [
-        (["instruction", "input", "output"], "set prompt: instruction, answer: output"),
+        (["instruction", "input", "output"], "set prompt: [instruction, input], answer: output"),
         (["prompt", "response"], "set prompt: prompt, answer: response"),
         (["question", "prompt", "completion"], "set prompt: question, answer: completion"),
         (["messages", "prompt", "id"], "set messages: messages"),
@@ -81,11 +81,17 @@ def test_directory(tmp_path: Path, write: Write) -> None:
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("rows.txt", "the suffix '.txt'"), ("rows.json.gz", "the suffix '.gz'"), ("rows", "a file")],
+    [
+        ("rows.txt", "the suffix '.txt'"),
+        ("rows.txt.gz", "the suffix '.txt'"),
+        ("rows.parquet.gz", "the suffix '.parquet.gz'"),
+        ("rows.json.bz2", "the suffix '.bz2'"),
+        ("rows", "a file"),
+    ],
 )
 def test_unsupported_suffix(write: Write, name: str, found: str) -> None:
     source = write(name, lines_of(pair("a", "b")))
-    refused(source, f"found {found}", "expected .json, .jsonl, .csv, .parquet; convert or rename")
+    refused(source, f"found {found}", "expected .json, .jsonl, .csv, .parquet, and the first three")
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.csv"])

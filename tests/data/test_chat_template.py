@@ -10,7 +10,7 @@ import pytest
 from tiny_models import CHATML_TEMPLATE, END, LLAMA_TEMPLATE, row, tiny_tokenizer
 
 from lightning_unlearn.data.chat import ChatFormat
-from lightning_unlearn.data.rows import Row
+from lightning_unlearn.data.columns import Row
 from lightning_unlearn.errors import InputError
 
 QUESTION, ANSWER = "Where was the author born?", "By the sea."

@@ -296,13 +296,12 @@ ALPACA = [
 def test_unused_columns_are_reported() -> None:
     source = write("rows.jsonl", *ALPACA)
     assert said(source).endswith(
-        "expected the column 'question'; set prompt: instruction, answer: output; 'input' is not "
-        "used then, so write it into that prompt first"
+        "expected the column 'question'; set prompt: [instruction, input], answer: output"
     )
     columns = {"prompt": "instruction", "answer": "output"}
     assert remarks(source, **columns) == [
         f"{KEY}: rows.jsonl: 'input' is not used (prompt: instruction, answer: output). If a "
-        "prompt needs this text, write it into the column that is used."
+        "prompt needs 'input', set prompt: [instruction, input]."
     ]
     # The advice works.
     joined = [{**row, "instruction": f"{row['instruction']} {row['input']}"} for row in ALPACA]
@@ -326,9 +325,9 @@ def test_empty_columns_are_not_reported() -> None:
 def test_rows_of_one_column() -> None:
     source = write("rows.jsonl", {"text": "A passage of news."})
     assert said(source).endswith(
-        "these rows have one column, but a stage needs prompts and answers: write the rows with "
-        "one column for each, then set prompt and answer to these columns"
+        "set text: text to train on plain text, without prompts and answers"
     )
+    assert read_rows(source, text="text")[0].answer == "A passage of news."
 
 
 def test_one_column_as_prompt_and_answer() -> None:

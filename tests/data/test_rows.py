@@ -270,18 +270,18 @@ def test_chat_keeps_role_and_content_only(write: Write) -> None:
             chat(("user", "a"), ("assistant", "b"), ("assistant", "c")),
             "found the roles user, assistant, assistant, expected",
         ),
-        (chat(("human", "a"), ("assistant", "b")), "message 1: found the role 'human', expected"),
+        (chat(("alien", "a"), ("assistant", "b")), "message 1: found the role 'alien', expected"),
         ([{"role": ["user"], "content": "a"}], "message 1: found the role ['user'], expected"),
         (["hello"], "message 1: found a text, expected an object with role and content"),
         (
-            [{"from": "user", "value": "a"}],
-            "message 1: found 'from', 'value', expected an object with role and content",
+            [{"by": "user", "value": "a"}],
+            "message 1: found 'by', 'value', expected an object with role and content",
         ),
         (chat(("user", "a"), ("assistant", " ")), "message 2: found only white space"),
         (chat(("user", None), ("assistant", "a")), "message 1: found null, expected text"),
         (
-            chat(("user", [{"type": "text", "text": "a"}]), ("assistant", "b")),
-            "message 1: found a list, expected text",
+            chat(("user", [{"type": "image_url", "url": "a"}]), ("assistant", "b")),
+            "message 1, part 1: found the type 'image_url', expected text",
         ),
     ],
 )
@@ -334,4 +334,4 @@ def test_empty_csv_field(write: Write, value: str, text: str) -> None:
 def test_wrong_parquet_value(write: Write, value: Any, text: str) -> None:
     other = {bool: True, list: [2]}.get(type(value), "b")
     source = write("rows.parquet", {"question": ["a", "b"], "answer": [value, other]})
-    refused(source, f"rows.parquet, row 1, column 'answer': {text}, expected text")
+    refused(source, f"row 1, column 'answer': {text}, expected text")

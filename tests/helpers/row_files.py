@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from lightning_unlearn.data.rows import Row, read_rows
+from lightning_unlearn.data.columns import Row
+from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.errors import InputError
 
 KEY = "data.stages.tofu.source"

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lightning_unlearn.data.chat import Example
-from lightning_unlearn.data.rows import Row
+from lightning_unlearn.data.columns import Row
 from lightning_unlearn.model.causal_lm import CausalLM
 
 TEXT = (

@@ -30,7 +30,7 @@ from lightning_unlearn import (
     Recipe,
     StagedTrainer,
 )
-from lightning_unlearn.data.rows import Row
+from lightning_unlearn.data.columns import Row
 from lightning_unlearn.model.adapters import UNLEARN
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, read_table
 

@@ -24,7 +24,7 @@ from lightning_unlearn import (
     StagedDataModule,
     StagedTrainer,
 )
-from lightning_unlearn.data.rows import Row
+from lightning_unlearn.data.columns import Row
 from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.model.generation import generate_answers
 from lightning_unlearn.monitors import math_accuracy

@@ -239,3 +239,34 @@ def test_the_printed_configuration_parses_to_itself(place: Workplace, arguments:
         name for name in ("SimNPO", "GA", "NPO") if f"lightning_unlearn.{name}\n" in printed.out
     ]
     assert len(names) == 1
+
+
+EARLIER = {"data": {"stages": {"a": {"lr": 1, "source": "x"}, "b": {"lr": 2}}, "forget": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("later", "stages"),
+    [
+        ({"a": None}, {"b": {"lr": 2}}),
+        ({"a": {"replace": True, "lr": 3}}, {"a": {"lr": 3}, "b": {"lr": 2}}),
+        ({"replace": True, "c": {"lr": 3}}, {"c": {"lr": 3}}),
+        # Nothing to remove: the type of the key refuses it.
+        ({"c": None}, {**EARLIER["data"]["stages"], "c": None}),
+        (
+            {"a": {"replace": False}},
+            {"a": {"lr": 1, "source": "x", "replace": False}, "b": {"lr": 2}},
+        ),
+    ],
+)
+def test_a_later_file_removes_and_replaces(later: Any, stages: Any) -> None:
+    found = merge(EARLIER, {"data": {"stages": later}})
+    assert found == {"data": {"stages": stages, "forget": "a"}}
+
+
+def test_null_stays_a_value_elsewhere_and_replace_an_argument() -> None:
+    assert merge({"model": {"lora": {"rank": 4}}}, {"model": {"lora": None}}) == {
+        "model": {"lora": None}
+    }
+    own = {"class_path": "Mine", "init_args": {"replace": True, "stages": {"a": None}}}
+    assert merge({"callback": "GA"}, {"callback": own}) == {"callback": own}
+    assert merge({}, {"data": {"replace": True, "forget": "a"}}) == {"data": {"forget": "a"}}
