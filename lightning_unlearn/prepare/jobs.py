@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,7 +155,6 @@ def run(
     generator: Generator,
     budget: Budget,
     retries: int = 6,
-    show_progress: bool = True,
 ) -> Outcome:
     """Make the calls of a job that are missing in its journal, and write its rows.
 
@@ -165,7 +163,6 @@ def run(
         generator: who answers.
         budget: tokens and cost, with a limit.
         retries: how often a call that failed is made again.
-        show_progress: show a progress bar.
 
     Raises:
         InputError: no call can succeed, the limit is reached, or no row could be made. What was
@@ -176,8 +173,8 @@ def run(
     with open_journal(journal_of(job.output)) as journal:
         caller = Caller(generator, journal, budget, job.sampling, retries)
         before = budget.calls
-        with _bar(job, caller) if show_progress else nullcontext(lambda: None) as update:
-            made = caller.run(job.items, update)
+        with ProgressBar(job, caller) as bar:
+            made = caller.run(job.items, bar.update)
     rows = [item.row for item in made if item.row is not None]
     left_out = [
         (item.place, one.reason)
@@ -238,8 +235,13 @@ def _manifest(outcome: Outcome, generator: Generator) -> dict[str, Any]:
     }
 
 
-class _bar:
-    """A progress bar of a job; on entering it returns a function that brings it up to date."""
+class ProgressBar:
+    """A progress bar of a job on the terminal.
+
+    Args:
+        job: the job.
+        caller: makes its calls, and knows how far they are.
+    """
 
     def __init__(self, job: Job, caller: Caller) -> None:
         from rich.console import Console
@@ -252,7 +254,7 @@ class _bar:
             TimeRemainingColumn,
         )
 
-        self._caller = caller
+        self.caller = caller
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -264,16 +266,16 @@ class _bar:
         )
         self._task = self._progress.add_task(f"prepare {job.verb}", total=len(job.items), note="")
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> ProgressBar:
         self._progress.start()
-        return self._update
+        return self
 
     def __exit__(self, *_: object) -> None:
-        self._update()
         self._progress.stop()
 
-    def _update(self) -> None:
-        now, budget = self._caller.progress, self._caller.budget
+    def update(self) -> None:
+        """Bring the bar up to date."""
+        now, budget = self.caller.progress, self.caller.budget
         notes = [f"{now.found} from the journal" if now.found else ""]
         notes.append(f"{budget.cost:.2f} $" if budget.prices is not None else "")
         notes.append(f"{now.retried} retries" if now.retried else "")
