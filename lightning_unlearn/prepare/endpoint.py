@@ -16,7 +16,6 @@ from lightning_unlearn.prepare.generators import TransientError
 from lightning_unlearn.prepare.requests import Reply, Request, Usage
 
 if TYPE_CHECKING:
-    import httpx
     from openai import APIStatusError
     from openai.types.chat import ChatCompletion
 
@@ -129,9 +128,7 @@ class Endpoint:
         )
 
 
-def retry_after(
-    headers: Mapping[str, str] | httpx.Headers, now: float | None = None
-) -> float | None:
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
     """Read how many seconds a server asks to wait; None if it does not say.
 
     Args:
