@@ -12,6 +12,7 @@ commands:
   status     show which tasks of a study or run are done, running, failed or left
   report     write a page with curves, tables and figures of one or several studies or runs
   plan       estimate memory, work, time and disk space of a run, without GPU and weights
+  prepare    make data sets for stages: a model writes refusals, solutions, paraphrases, ...
 
 lightning-unlearn COMMAND --help prints the options.  --version prints the version.
 
@@ -159,4 +160,35 @@ examples:
   lightning-unlearn plan --config configs/demo.yaml
   lightning-unlearn plan --config configs/paper.yaml --config configs/models/qwen2.5-14b.yaml \\
     --gpus 4 --gpu-memory 80GiB --throughput 300 --rows inst=4000,tofu=4000,math=8000""",
+    "prepare": """\
+usage: lightning-unlearn prepare VERB [options]
+
+Make data sets for stages, with answers that a model writes: behind any server that speaks OpenAI's
+/v1/chat/completions, or a Hugging Face model on this machine. Every answer is written to a journal
+before the next one is used; after a stop, the same command makes only the missing calls.
+
+verbs (lightning-unlearn prepare VERB --help lists the options):
+  refusals     a refusal to every prompt, such as SORRY-Bench's: one label, then a reason
+  solutions    answers to mathematics questions, such as GSM8K's, kept where the number is right
+  paraphrases  every answer in other words, as a further column
+  alternates   other answers to every prompt, by a model or from a list, as a further column
+  paper        the four stages of arXiv 2510.16629, where configs/paper.yaml expects them
+
+options of all verbs:
+  --endpoint URL --model NAME  the server, up to /v1, and its model
+  --api-key-env NAME           environment variable that holds the key; it is written nowhere
+  --local-model NAME           a Hugging Face model instead
+  --dry-run                    count the missing calls and tokens, and stop
+  --price-in P --price-out P   US dollars for a million tokens; with --max-cost P, a limit that is
+                               never passed
+  --concurrency N              calls at once; 8
+
+Beside FILE.jsonl lie FILE.jsonl.manifest.json (model, options, counts, cost, every row that was
+left out and why) and FILE.jsonl.journal.jsonl. Needs: pip install 'lightning-unlearn[prepare]'
+
+examples:
+  lightning-unlearn prepare refusals --input sorry-bench.jsonl --output refusals.jsonl \\
+      --endpoint https://api.openai.com/v1 --model gpt-4o --api-key-env OPENAI_API_KEY \\
+      --price-in 2.5 --price-out 10 --max-cost 20
+  lightning-unlearn prepare paper --endpoint http://localhost:8000/v1 --model my-model""",
 }

@@ -26,7 +26,7 @@ from lightning_unlearn.signals import sigterm_as_interrupt
 from lightning_unlearn.training.quiet import quiet_deprecations
 from lightning_unlearn.version import __version__
 
-COMMANDS = ("fit", "validate", "study", "status", "report", "plan")
+COMMANDS = ("fit", "validate", "study", "status", "report", "plan", "prepare")
 INTERRUPTED, TERMINATED, HUNG_UP = 130, 143, 129
 
 
@@ -109,7 +109,11 @@ def _dispatch(arguments: list[str]) -> int:
             f"found the command {command!r}, expected one of {', '.join(COMMANDS)}. "
             "Describe them with: lightning-unlearn --help"
         )
-    if "-h" in rest or "--help" in rest:
+    if command == "prepare" and rest and not rest[0].startswith("-"):
+        from lightning_unlearn.cli.prepare import prepare
+
+        return prepare(rest)
+    if "-h" in rest or "--help" in rest or command == "prepare":
         print(HELP[command])
         return 0
     _join_current_directory()

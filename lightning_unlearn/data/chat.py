@@ -222,7 +222,7 @@ class ChatFormat:
 
     def _turn(self, row: Row) -> AssistantTurn:
         """Return what the template writes around the answer of a row."""
-        if not row.turns:
+        if not row.messages:
             raise InputError(
                 f"{row.where}: the row is plain text, which has no prompt, expected a prompt and "
                 "an answer. Name other rows, or remove what needs prompts: LabelLikelihood, "
@@ -287,7 +287,7 @@ class ChatFormat:
 
     def remark(self, row: Row) -> str | None:
         """Return a warning if the template has no end-of-turn token, else None."""
-        if not row.turns:
+        if not row.messages:
             return None
         turn = self._turn(row)
         if turn.end_token is not None:

@@ -183,8 +183,8 @@ class ChatTemplate:
         Raises:
             InputError: if the template cannot be used for the row.
         """
-        if self._last is None or self._last[0] is not row.turns:
-            self._last = (row.turns, self._around(row))
+        if self._last is None or self._last[0] is not row.messages:
+            self._last = (row.messages, self._around(row))
         return self._last[1]
 
     def content(self, row: Row) -> str:
@@ -201,7 +201,7 @@ class ChatTemplate:
         """
         turn = self.turn(row)
         answer = {"role": "assistant", "content": row.answer}
-        chat = self.render([*row.turns, answer], False, row.where)
+        chat = self.render([*row.messages, answer], False, row.where)
         size = len(chat) - len(turn.before) - len(turn.after)
         content = chat[len(turn.before) : len(turn.before) + size] if size > 0 else ""
         known = chat.startswith(turn.before) and chat.endswith(turn.after)
@@ -216,9 +216,9 @@ class ChatTemplate:
     def _around(self, row: Row) -> AssistantTurn:
         where = row.where
         self._check_prompt(row)
-        prompt = self.render(row.turns, True, where)
+        prompt = self.render(row.messages, True, where)
         marked = {"role": "assistant", "content": _MARKER}
-        before, found, after = self.render([*row.turns, marked], False, where).rpartition(_MARKER)
+        before, found, after = self.render([*row.messages, marked], False, where).rpartition(_MARKER)
         if not found or _MARKER in before:
             fault = "writes the answer twice" if found else "omits the answer"
             raise InputError(f"{where}: the chat template {fault}, expected it once; {_ADVICE}.")
@@ -230,8 +230,8 @@ class ChatTemplate:
         """Refuse a template that omits the question; check one row, which is enough for all."""
         if self._writes_question:
             return
-        question = {**row.turns[-1], "content": _MARKER}
-        if _MARKER not in self.render([*row.turns[:-1], question], True, row.where):
+        question = {**row.messages[-1], "content": _MARKER}
+        if _MARKER not in self.render([*row.messages[:-1], question], True, row.where):
             raise InputError(
                 f"{row.where}: the chat template omits the question, expected a prompt with it; "
                 f"{_ADVICE}."
@@ -250,7 +250,7 @@ class ChatTemplate:
             more = before[len(prompt) :]
             lead = more[len(more.rstrip(" ")) :]
             return before[: len(before) - len(lead)], lead
-        chat = self.render(row.turns, False, row.where)
+        chat = self.render(row.messages, False, row.where)
         if not (prompt.startswith(chat) and before.startswith(chat)):
             raise InputError(
                 f"{row.where}: the chat template renders the prompt differently if an answer "

@@ -32,7 +32,7 @@ class Row:
         alternatives: wrong answers; empty if no columns were requested.
     """
 
-    turns: tuple[dict[str, str], ...]
+    messages: tuple[dict[str, str], ...]
     answer: str
     where: str
     paraphrase: str | None = None

@@ -93,7 +93,7 @@ def encode_rows(
     Raises:
         InputError: if rows cannot be used; it lists the first.
     """
-    if not rows or rows[0].turns:
+    if not rows or rows[0].messages:
         return list(rows), each_row(rows, form.encode, place)
     stride, packing = (None, False) if stage is None else (stage.stride, stage.packing)
     cut = windows(each_row(rows, form.text_ids, place), rows, form, stride, packing)
@@ -117,7 +117,7 @@ def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
     rows, examples = encode_rows(read, form, f"{key}: {eval_set.source}")
     # Monitors encode these again. Encode them here to find rows that cannot be used.
     texts = [
-        Row(row.turns, text, row.where)
+        Row(row.messages, text, row.where)
         for row in rows
         for text in (row.paraphrase, *row.alternatives)
         if text is not None

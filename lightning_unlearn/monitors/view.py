@@ -301,7 +301,7 @@ class ModelView:
 
         def encode() -> list[list[tuple[int, ...]]]:
             return [
-                [self.format.encode(Row(row.turns, text, row.where)).answer for text in own]
+                [self.format.encode(Row(row.messages, text, row.where)).answer for text in own]
                 for row, own in zip(rows, texts, strict=True)
             ]
 
@@ -372,6 +372,6 @@ def with_instruction(row: Row, instruction: str) -> Row:
     """Return the row with an instruction added to the end of its last question."""
     if not instruction:
         return row
-    *before, last = row.turns
+    *before, last = row.messages
     question = {**last, "content": f"{last['content']}\n\n{instruction}"}
     return Row((*before, question), row.answer, row.where)

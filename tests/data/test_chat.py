@@ -64,9 +64,9 @@ def naive(tokenizer: Any, example: Row) -> tuple[list[int], list[int]]:
     """Split the tokens of a conversation, up to the last end token, at the end of the prompt."""
     answer = {"role": "assistant", "content": example.answer}
     whole = tokenizer(
-        rendered(tokenizer, [*example.turns, answer], False), add_special_tokens=False
+        rendered(tokenizer, [*example.messages, answer], False), add_special_tokens=False
     )
-    prompt = tokenizer(rendered(tokenizer, example.turns, True), add_special_tokens=False)
+    prompt = tokenizer(rendered(tokenizer, example.messages, True), add_special_tokens=False)
     size = len(prompt["input_ids"])
     ids = whole["input_ids"]
     last = len(ids) - ids[::-1].index(tokenizer.eos_token_id)
@@ -240,13 +240,13 @@ def test_phrases_have_neither_header_nor_end(template: str, phrase: str) -> None
     assert form.tokenizer.decode(ids).strip() == phrase.strip()
     assert not set(ids) & set(form.tokenizer.all_special_ids)
     # Their tokens are the first tokens of an answer that begins with them.
-    longer = form.encode(Row(CHAT.turns, f"{phrase.strip()}, because", CHAT.where))
+    longer = form.encode(Row(CHAT.messages, f"{phrase.strip()}, because", CHAT.where))
     assert longer.answer[: len(ids)] == ids
 
 
 def test_phrases_do_not_depend_on_the_answer_of_the_row() -> None:
     form = chat_format(LLAMA_TEMPLATE)
-    other = Row(CHAT.turns, "Sorry, no.", CHAT.where)
+    other = Row(CHAT.messages, "Sorry, no.", CHAT.where)
     assert form.phrase_ids(CHAT, "Sorry") == form.phrase_ids(other, "Sorry")
 
 

@@ -153,7 +153,7 @@ def test_a_saved_data_set_is_read(capfd: pytest.CaptureFixture[str]) -> None:
     before = files()
     capfd.readouterr()
     rows = read_rows(source)
-    assert [(row.turns[0]["content"], row.answer, row.where) for row in rows] == [
+    assert [(row.messages[0]["content"], row.answer, row.where) for row in rows] == [
         ("What is A?", "A letter.", "saved, row 1"),
         ("b", "c", "saved, row 2"),
     ]
@@ -309,7 +309,7 @@ def test_unused_columns_are_reported() -> None:
         "joined.jsonl", *({k: v for k, v in row.items() if k != "input"} for row in joined)
     )
     assert remarks(source, **columns) == []
-    assert read_rows(source, **columns)[0].turns[0]["content"] == "Find the area. Sides 3 and 4"
+    assert read_rows(source, **columns)[0].messages[0]["content"] == "Find the area. Sides 3 and 4"
 
 
 def test_empty_columns_are_not_reported() -> None:

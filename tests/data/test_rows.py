@@ -60,7 +60,7 @@ def test_other_columns(write: Write) -> None:
 def test_byte_order_mark(write: Write, suffix: str) -> None:
     text = "question,answer\na,b\n" if suffix == "csv" else lines_of(pair("a", "b"))
     (only,) = read_rows(write(f"rows.{suffix}", b"\xef\xbb\xbf" + text.encode()))
-    assert (only.turns[0]["content"], only.answer) == ("a", "b")
+    assert (only.messages[0]["content"], only.answer) == ("a", "b")
 
 
 def test_text_does_not_change(write: Write) -> None:
@@ -73,12 +73,12 @@ def test_text_does_not_change(write: Write) -> None:
         write("rows.parquet", {"question": [text], "answer": [text]}),
     ):
         (only,) = read_rows(source)
-        assert (only.turns[0]["content"], only.answer) == (text, text), source
+        assert (only.messages[0]["content"], only.answer) == (text, text), source
 
 
 def test_dates_stay_text_in_json(write: Write) -> None:
     (only,) = read_rows(write("rows.jsonl", lines_of(pair("2024-01-02", "2024-01-02T00:00:00Z"))))
-    assert (only.turns[0]["content"], only.answer) == ("2024-01-02", "2024-01-02T00:00:00Z")
+    assert (only.messages[0]["content"], only.answer) == ("2024-01-02", "2024-01-02T00:00:00Z")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_huge_integers_become_text(write: Write) -> None:
 
 def test_parquet_numbers_become_text(write: Write) -> None:
     rows = read_rows(write("rows.parquet", {"question": [1, 2], "answer": [5.0, 0.25]}))
-    assert [(r.turns[0]["content"], r.answer) for r in rows] == [("1", "5.0"), ("2", "0.25")]
+    assert [(r.messages[0]["content"], r.answer) for r in rows] == [("1", "5.0"), ("2", "0.25")]
 
 
 def test_csv_values_are_text(write: Write) -> None:
@@ -105,7 +105,7 @@ def test_csv_values_are_text(write: Write) -> None:
     text = "question,answer\n" + "".join(f"{value},{value}\n" for value in values)
     rows = read_rows(write("rows.csv", text))
     assert [r.answer for r in rows] == values
-    assert [r.turns[0]["content"] for r in rows] == values
+    assert [r.messages[0]["content"] for r in rows] == values
 
 
 def test_csv_as_python_writes_it(write: Write, tmp_path: Path) -> None:
@@ -116,10 +116,10 @@ def test_csv_as_python_writes_it(write: Write, tmp_path: Path) -> None:
         writer = csv.writer(file)
         writer.writerows([("question", "answer"), *zip(texts[::2], texts[1::2], strict=True)])
     rows = read_rows("rows.csv")
-    assert [text for r in rows for text in (r.turns[0]["content"], r.answer)] == texts
+    assert [text for r in rows for text in (r.messages[0]["content"], r.answer)] == texts
     lines = (tmp_path / "rows.csv").read_bytes().split(b"\n")
     for r in rows:
-        start = r.turns[0]["content"].split("\n")[0].replace('"', '""').rstrip("\r").encode()
+        start = r.messages[0]["content"].split("\n")[0].replace('"', '""').rstrip("\r").encode()
         assert lines[int(r.where.split()[-1]) - 1].lstrip(b'"').startswith(start)
 
 
@@ -138,7 +138,7 @@ def test_rows_with_different_columns_and_types(write: Write) -> None:
         pair("g", "h") | {"tag": "text"},
     ]
     for source in (write("rows.json", json.dumps(rows)), write("rows.jsonl", lines_of(*rows))):
-        found = [(r.turns[0]["content"], r.answer) for r in read_rows(source)]
+        found = [(r.messages[0]["content"], r.answer) for r in read_rows(source)]
         assert found == [("a", "b"), ("2", "d"), ("e", "0.5"), ("g", "h")]
 
 
@@ -246,9 +246,9 @@ def test_chat(write: Write, suffix: str) -> None:
         "parquet": {"messages": values},
     }[suffix]
     first, second = read_rows(write(f"rows.{suffix}", content), messages="messages")
-    assert first.turns == tuple(LONG_CHAT)
+    assert first.messages == tuple(LONG_CHAT)
     assert (first.answer, second.answer) == (" d ", "f")
-    assert second.turns == ({"role": "user", "content": "e"},)
+    assert second.messages == ({"role": "user", "content": "e"},)
 
 
 def test_chat_keeps_role_and_content_only(write: Write) -> None:

@@ -31,7 +31,7 @@ OPENAI = [
 def test_chats_of_other_shapes(write: Write, chat: Any) -> None:
     source = write("rows.jsonl", lines_of({"conversations": chat}))
     (found,) = read_rows(source, messages="conversations")
-    assert found.turns == (
+    assert found.messages == (
         {"role": "system", "content": "Be short."},
         {"role": "user", "content": "Hi?"},
     )
@@ -73,7 +73,7 @@ ALPACA = [
 
 
 def prompts(source: str, **columns: Any) -> list[str]:
-    return [found.turns[-1]["content"] for found in read_rows(source, **columns)]
+    return [found.messages[-1]["content"] for found in read_rows(source, **columns)]
 
 
 def test_a_prompt_of_several_columns_skips_empty_ones(write: Write) -> None:
@@ -129,7 +129,7 @@ def test_a_system_column(write: Write) -> None:
     rows = [{**pair("q", "a"), "role": "Be kind."}, {**pair("r", "b"), "role": " "}]
     source = write("rows.jsonl", lines_of(*rows))
     first, second = read_rows(source, system="role")
-    assert first.turns[0] == {"role": "system", "content": "Be kind."} and len(second.turns) == 1
+    assert first.messages[0] == {"role": "system", "content": "Be kind."} and len(second.messages) == 1
     chat = {"messages": SHAREGPT, "role": "More."}
     with pytest.raises(InputError, match="found a system message beside that of the chat"):
         read_rows(write("chat.jsonl", lines_of(chat)), messages="messages", system="role")
@@ -184,8 +184,8 @@ def test_compressed_files(
     source = packed(f"rows.{kind}.{suffix}", CONTENT[kind].encode())
     plain = tmp_path / f"rows.{kind}"
     plain.write_text(CONTENT[kind])
-    assert [(r.turns, r.answer) for r in read_rows(source)] == [
-        (r.turns, r.answer) for r in read_rows(str(plain))
+    assert [(r.messages, r.answer) for r in read_rows(source)] == [
+        (r.messages, r.answer) for r in read_rows(str(plain))
     ]
     data = Path(source).read_bytes()
     for wrong in (data[: len(data) // 2], b"", b"plain text"):

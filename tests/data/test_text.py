@@ -78,11 +78,11 @@ def stage(tmp_path: Path, **options: Any) -> Stage:
 
 def test_texts_become_windows_of_a_stage(tmp_path: Path, tokenizer: Any) -> None:
     data = StagedDataModule({"news": stage(tmp_path)}, forget="news", max_length=8)
-    data.prepare(tokenizer, 512)
+    data.load_rows(tokenizer, 512)
     rows, examples = data.row_set("news")
     assert len(rows) == len(examples) > len(TEXTS)
     assert all(len(example) <= 8 for example in examples)
-    assert rows[0].where.endswith("row 1, line 1, window 1") and not rows[0].turns
+    assert rows[0].where.endswith("row 1, line 1, window 1") and not rows[0].messages
     ids = tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"]
     own = [e for row, e in zip(rows, examples, strict=True) if "row 1," in row.where]
     labels = [token for example in own for token in example.answer]
@@ -92,7 +92,7 @@ def test_texts_become_windows_of_a_stage(tmp_path: Path, tokenizer: Any) -> None
 
 def test_packing_joins_texts_at_the_end_of_text(tmp_path: Path, tokenizer: Any) -> None:
     data = StagedDataModule({"news": stage(tmp_path, packing=True)}, max_length=64)
-    data.prepare(tokenizer, 512)
+    data.load_rows(tokenizer, 512)
     (example,) = data.examples["news"]
     whole = [*example.prompt, *example.answer]
     assert whole.count(tokenizer.eos_token_id) == len(TEXTS)
@@ -122,7 +122,7 @@ def test_a_tokenizer_that_begins_texts_makes_the_first_token_a_label(tokenizer: 
 def test_settings_that_cannot_cut(tmp_path: Path, tokenizer: Any) -> None:
     data = StagedDataModule({"news": stage(tmp_path, stride=8)}, max_length=8)
     with pytest.raises(InputError, match="found the stride 8, expected at most 7"):
-        data.prepare(tokenizer, 512)
+        data.load_rows(tokenizer, 512)
     form: Any = _Plain(8, end=None)
     with pytest.raises(InputError, match="which has no end-of-text token; set packing: false"):
         windows([[1, 2]], [Row((), "x", "row 1")], form, packing=True)
@@ -134,20 +134,20 @@ def test_a_model_without_chat_template_trains_on_text(tmp_path: Path) -> None:
     bare = AutoTokenizer.from_pretrained(resolve("demo:tiny-llama"))
     bare.chat_template = None
     data = StagedDataModule({"news": stage(tmp_path)}, forget="news", unlearn=Recipe(batch_size=1))
-    data.prepare(bare, 512)
+    data.load_rows(bare, 512)
     assert data.fingerprint("news")
     both = StagedDataModule(
         {"news": stage(tmp_path)}, eval_sets={"facts": EvalSet(source="demo:math")}
     )
     with pytest.raises(InputError, match="has no chat template, and prompts need one"):
-        both.prepare(bare, 512)
+        both.load_rows(bare, 512)
 
 
 def test_a_phrase_after_a_plain_text_is_refused(tmp_path: Path, tokenizer: Any) -> None:
     from lightning_unlearn.monitors import TOFU, AnswerLikelihood, LabelLikelihood, Memorization
 
     data = StagedDataModule({"news": stage(tmp_path)}, forget="news")
-    data.prepare(tokenizer, 512)
+    data.load_rows(tokenizer, 512)
     AnswerLikelihood().check(data)
     with pytest.raises(InputError, match="the row is plain text, which has no prompt"):
         LabelLikelihood().check(data)

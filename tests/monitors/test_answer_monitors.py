@@ -120,7 +120,7 @@ def test_tofu_follows_its_paper(tiny: Tiny) -> None:
 
     def mean(model: CausalLM, row: Row, text: str) -> float:
         assert data.format is not None
-        example = data.format.encode(Row(row.turns, text, row.where))
+        example = data.format.encode(Row(row.messages, text, row.where))
         return float(log_probs(model, example.prompt, example.answer).mean().exp())
 
     def ratio(model: CausalLM, row: Row) -> float:

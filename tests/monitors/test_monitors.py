@@ -111,9 +111,9 @@ def naive_answer(module: CausalLM, data: StagedDataModule, row: Row) -> float:
     assert data.format is not None
     tokenizer = data.format.tokenizer
     prompt = tokenizer.apply_chat_template(
-        list(row.turns), tokenize=False, add_generation_prompt=True
+        list(row.messages), tokenize=False, add_generation_prompt=True
     )
-    turns = [*row.turns, {"role": "assistant", "content": row.answer}]
+    turns = [*row.messages, {"role": "assistant", "content": row.answer}]
     whole = tokenizer.apply_chat_template(turns, tokenize=False)
     ids, prompt_ids = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (whole, prompt))
     return naive(module, tuple(ids), len(prompt_ids))

@@ -1,0 +1,1 @@
+"""Data sets for stages: converted from other shapes, or written by a language model."""

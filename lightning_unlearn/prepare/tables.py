@@ -1,0 +1,237 @@
+"""Rows of any source with the columns that a verb needs, and rows written as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_unlearn.data.file_formats import Table, describe, read_file
+from lightning_unlearn.data.hub import read_hub, read_saved, refused_option
+from lightning_unlearn.data.places import local_path
+from lightning_unlearn.errors import InputError, StorageError
+from lightning_unlearn.storage.integrity import sha256_of
+from lightning_unlearn.storage.records import replace
+from lightning_unlearn.version import __version__
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from.
+
+    Attributes:
+        name: file, folder of `save_to_disk`, `demo:NAME` or data set of the hub.
+        option: command-line option that named it, for messages.
+        split: of a data set with several.
+        subset: configuration of a hub data set.
+        limit: only the first so many rows; None for all.
+    """
+
+    name: str
+    option: str = "--input"
+    split: str = "train"
+    subset: str | None = None
+    limit: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Begin of messages about the source."""
+        return f"{self.option}: {self.name}"
+
+    def sha256(self) -> str | None:
+        """Return the SHA-256 of the file; None for a folder or a data set of the hub."""
+        path = local_path(self.name, self.place)
+        return sha256_of(path) if path is not None and path.is_file() else None
+
+    def about(self) -> dict[str, Any]:
+        """Return what a manifest says of the source."""
+        return {
+            "source": self.name,
+            "sha256": self.sha256(),
+            "split": self.split,
+            "subset": self.subset,
+            "limit": self.limit,
+        }
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row as it is in its source.
+
+    Attributes:
+        place: "row 3", or "row 3, line 7" of a text file.
+        values: by column.
+    """
+
+    place: str
+    values: Mapping[str, Any]
+
+    def text(self, column: str, source: Source) -> str:
+        """Return the text of a column.
+
+        Raises:
+            InputError: for anything but text that is not blank.
+        """
+        value = self.values.get(column)
+        if isinstance(value, str) and value.strip():
+            return value
+        found = "only white space" if isinstance(value, str) and value else describe(value)
+        raise InputError(
+            f"{source.place}, {self.place}, column '{column}': found {found}, expected text; fill "
+            "in text or remove the row."
+        )
+
+
+def read_records(
+    source: Source,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    whole: bool = False,
+) -> list[Record]:
+    """Read the rows of a source.
+
+    Args:
+        source: where from.
+        columns: that the rows must have.
+        optional: further columns to load where they are there.
+        whole: load all columns.
+
+    Raises:
+        InputError: it can't be read, has no rows, or lacks a column.
+    """
+    table = _table(source, [*columns, *optional])
+    if whole and table.rows and not set(table.columns) <= table.rows[0].keys():
+        # Formats that are stored by column have loaded only what was asked for.
+        table = _table(source, table.columns)
+    if not table.rows:
+        raise InputError(f"{source.place}: found no rows, expected at least one.")
+    for column in columns:
+        if column not in table.columns:
+            there = ", ".join(f"'{name}'" for name in table.columns)
+            raise InputError(
+                f"{source.place}: found the columns {there}, expected '{column}'; name the right "
+                "one on the command line (see --help)."
+            )
+    lines = table.lines or [0] * len(table.rows)
+    return [
+        Record(f"row {number}" + (f", line {line}" if line else ""), values)
+        for number, (values, line) in enumerate(
+            list(zip(table.rows, lines, strict=True))[: source.limit], start=1
+        )
+    ]
+
+
+def _table(source: Source, wanted: Sequence[str]) -> Table:
+    path = local_path(source.name, source.place)
+    if path is None:
+        options = source.split, source.subset, source.limit
+        return read_hub(source.name, source.place, wanted, *options)
+    if source.subset is not None:
+        raise refused_option("subset", source.subset, source.place)
+    if path.is_dir():
+        return read_saved(path, source.place, wanted, source.split, source.limit)
+    return read_file(path, source.place, wanted)
+
+
+def check_output(file: Path) -> None:
+    """Refuse an output that would overwrite something that these commands did not write.
+
+    Args:
+        file: the output; its manifest lies beside it.
+
+    Raises:
+        InputError: in that case, or where no file can be.
+    """
+    if file.is_dir():
+        raise InputError(f"--output: found the folder {file}, expected a file such as rows.jsonl.")
+    if file.suffix != ".jsonl":
+        raise InputError(f"--output: found {file}, expected a name that ends in .jsonl.")
+    if file.exists() and not manifest_of(file).is_file():
+        raise InputError(
+            f"--output: found the file {file}, which this command did not write (it has no "
+            f"{manifest_of(file).name}), expected a new name; name another file or remove this one."
+        )
+
+
+def manifest_of(file: Path) -> Path:
+    """Return where the manifest of an output lies."""
+    return file.with_name(f"{file.name}.manifest.json")
+
+
+def journal_of(file: Path) -> Path:
+    """Return where the journal of an output lies."""
+    return file.with_name(f"{file.name}.journal.jsonl")
+
+
+def write_output(file: Path, rows: Iterable[Mapping[str, Any]], manifest: dict[str, Any]) -> None:
+    """Write rows as JSON lines, then their manifest with the rows' SHA-256.
+
+    Raises:
+        StorageError: if one can't be written.
+    """
+
+    def lines(draft: Path) -> None:
+        with draft.open("w", encoding="utf-8", newline="\n") as stream:
+            for row in rows:
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def about(draft: Path) -> None:
+        content = {**manifest, "output": {"file": file.name, "sha256": sha256_of(file)}}
+        draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    try:
+        replace(file, lines)
+        replace(manifest_of(file), about)
+    except OSError as error:
+        raise StorageError(
+            f"--output: {file} can't be written: {error.strerror or error}; make room or name "
+            "another file, and run the same command again."
+        ) from error
+
+
+def write_listed(
+    file: Path,
+    source: Source,
+    rows: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+    verb: str = "alternates",
+) -> None:
+    """Write rows that no generator made, with a manifest.
+
+    Args:
+        file: the output.
+        source: of the rows.
+        rows: the rows.
+        options: of the verb.
+        verb: that made them.
+
+    Raises:
+        StorageError: if a file can't be written.
+    """
+    about = {
+        "command": f"prepare {verb}",
+        "version": __version__,
+        "input": source.about(),
+        "options": dict(options),
+        "rows": {"written": len(rows)},
+    }
+    write_output(file, rows, about)
+
+
+def read_lines(name: str, option: str) -> list[str]:
+    """Read the lines of a text file that are not blank.
+
+    Raises:
+        InputError: it can't be read, or has none.
+    """
+    try:
+        lines = Path(name).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{option}: found {name}, which can't be read: {reason}.") from error
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise InputError(f"{option}: found no text in {name}, expected one a line.")
+    return texts
