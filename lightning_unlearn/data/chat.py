@@ -120,7 +120,7 @@ class ChatFormat:
         """Tokenize a plain text, with the tokens that the tokenizer puts around texts before it.
 
         Args:
-            row: a row without turns.
+            row: a row without messages.
 
         Raises:
             InputError: if the text has fewer than two tokens, or the model has no embedding for
@@ -166,7 +166,7 @@ class ChatFormat:
         """Tokenize a row.
 
         Args:
-            row: prompt turns and answer.
+            row: messages and answer.
 
         Returns:
             The example; its answer is truncated if the sequence would exceed ``max_length``.
@@ -239,7 +239,7 @@ class ChatFormat:
         """Tokenize the prompt up to and including the assistant header.
 
         Args:
-            row: prompt turns; its answer is not used.
+            row: its messages; the answer is not used.
 
         Returns:
             The same tokens as those of `encode`.
@@ -253,7 +253,7 @@ class ChatFormat:
         """Tokenize a phrase as the start of the assistant's turn, without header and end.
 
         Args:
-            row: its prompt turns count; its answer does not.
+            row: its messages; the answer is not used.
             phrase: the text; white space around it does not count, as some templates drop it.
 
         Returns:

@@ -175,7 +175,7 @@ class ChatTemplate:
         """Return the text that the template writes around an answer to the chat of a row.
 
         Args:
-            row: prompt turns; its answer is not used.
+            row: its messages; the answer is not used.
 
         Returns:
             The turn.
@@ -218,7 +218,8 @@ class ChatTemplate:
         self._check_prompt(row)
         prompt = self.render(row.messages, True, where)
         marked = {"role": "assistant", "content": _MARKER}
-        before, found, after = self.render([*row.messages, marked], False, where).rpartition(_MARKER)
+        chat = self.render([*row.messages, marked], False, where)
+        before, found, after = chat.rpartition(_MARKER)
         if not found or _MARKER in before:
             fault = "writes the answer twice" if found else "omits the answer"
             raise InputError(f"{where}: the chat template {fault}, expected it once; {_ADVICE}.")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from lightning_unlearn.data.file_formats import describe
+from lightning_unlearn.data.tables import describe
 from lightning_unlearn.errors import InputError
 
 ROLES = ("system", "user", "assistant")

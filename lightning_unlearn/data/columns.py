@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from lightning_unlearn.data.chats import read_chat
-from lightning_unlearn.data.file_formats import describe
+from lightning_unlearn.data.tables import describe
 from lightning_unlearn.errors import InputError
 
 # Column names of published data sets, most specific first. Messages propose them.
@@ -24,8 +24,8 @@ class Row:
     """One example: a chat and the assistant's answer, or a plain text.
 
     Attributes:
-        turns: messages before the answer, each with the keys "role" and "content"; the last one is
-            the user's. Empty for a plain text.
+        messages: messages before the answer, each with the keys "role" and "content". The last one
+            is the user's. Empty for a plain text.
         answer: the assistant's answer, or the plain text.
         where: source and line of the row, for messages.
         paraphrase: paraphrase of the answer; None if no column was requested.

@@ -195,7 +195,7 @@ class StagedDataModule(LightningDataModule):
                 name or "the tokenizer",
                 vocabulary,
                 self.chat_template_from if template is not None else None,
-                chats=any(rows.text is None for rows in self._sources()),
+                chats=self._has_chats(),
             )
             if self.format is None or not form.same(self.format):
                 # The model has changed: tokens of the earlier model are not valid.
@@ -219,9 +219,9 @@ class StagedDataModule(LightningDataModule):
                 self.eval_set_examples[eval_set] = found.examples
                 self._found[eval_set] = found.remarks
 
-    def _sources(self) -> list[Stage | EvalSet]:
-        """Return the stages of the path and the evaluation sets."""
-        return [*(self.stages[name] for name in self.path), *self.eval_sets.values()]
+    def _has_chats(self) -> bool:
+        stages = (self.stages[name] for name in self.path)
+        return any(rows.text is None for rows in (*stages, *self.eval_sets.values()))
 
     def _read(self) -> list[dict[str, Any]]:
         """Return all tables of rows, each by name of the stage or evaluation set."""
@@ -367,18 +367,14 @@ class StagedDataModule(LightningDataModule):
         return self._fingerprints[name]
 
     def start_stage(self, stage: str, seed: int, rank: int, world_size: int) -> BatchPlan:
-        """Select the stage whose steps `train_dataloader` yields.
+        """Select the stage whose steps `train_dataloader` yields, and return their plan.
 
         Args:
             stage: a stage of the path, or "unlearn".
             seed: seed of the run.
             rank: number of this process.
             world_size: number of processes.
-
-        Returns:
-            The plan of the optimizer steps.
         """
-        assert self.format is not None, "load_rows() comes first"
         self._plan = BatchPlan(
             self.training_examples(stage),
             self.recipe(stage),

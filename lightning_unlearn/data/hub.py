@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_unlearn.data.file_formats import FORMATS, Table, quiet_datasets, rows_of
+from lightning_unlearn.data.file_formats import FORMATS
 from lightning_unlearn.data.places import close_names
+from lightning_unlearn.data.tables import Table, quiet_datasets, rows_of
 from lightning_unlearn.errors import InputError
 
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning_unlearn.data.columns import Columns, Row, names
-from lightning_unlearn.data.file_formats import Table, read_file
+from lightning_unlearn.data.file_formats import read_file
 from lightning_unlearn.data.hub import read_hub, read_saved, refused_option
 from lightning_unlearn.data.places import local_files
 from lightning_unlearn.data.row_errors import each_row
+from lightning_unlearn.data.tables import Table
 from lightning_unlearn.errors import InputError
 
 

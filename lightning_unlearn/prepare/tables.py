@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_unlearn.data.file_formats import Table, describe, read_file
+from lightning_unlearn.data.file_formats import read_file
 from lightning_unlearn.data.hub import read_hub, read_saved, refused_option
 from lightning_unlearn.data.places import local_path
+from lightning_unlearn.data.tables import Table, describe
 from lightning_unlearn.errors import InputError, StorageError
 from lightning_unlearn.storage.integrity import sha256_of
 from lightning_unlearn.storage.records import replace

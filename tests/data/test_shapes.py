@@ -129,7 +129,9 @@ def test_a_system_column(write: Write) -> None:
     rows = [{**pair("q", "a"), "role": "Be kind."}, {**pair("r", "b"), "role": " "}]
     source = write("rows.jsonl", lines_of(*rows))
     first, second = read_rows(source, system="role")
-    assert first.messages[0] == {"role": "system", "content": "Be kind."} and len(second.messages) == 1
+    assert (
+        first.messages[0] == {"role": "system", "content": "Be kind."} and len(second.messages) == 1
+    )
     chat = {"messages": SHAREGPT, "role": "More."}
     with pytest.raises(InputError, match="found a system message beside that of the chat"):
         read_rows(write("chat.jsonl", lines_of(chat)), messages="messages", system="role")
