@@ -257,6 +257,16 @@ def forget_stage(path: str, position: int, kind: str = "records") -> str:
     return stages[position - 1]
 
 
+def forget_metric(metrics: Iterable[str], stages: Sequence[str]) -> str | None:
+    """The metric of the forget examples: that of their group, or answers in its place.
+
+    None without either, and where paths forget different stages, whose examples differ.
+    """
+    wanted = ("log_likelihood/forget", *(f"answers/{stage}" for stage in stages))
+    known = set(metrics) if len(stages) == 1 else set()
+    return next((metric for metric in wanted if metric in known), None)
+
+
 def sweep_keys(table: pd.DataFrame, before: str) -> list[str]:
     """The columns between `seed` and the one named `before`."""
     names = [str(name) for name in table.columns]

@@ -11,10 +11,10 @@ import numpy as np
 
 from lightning_unlearn.errors import visible
 from lightning_unlearn.report.analysis.scores import scores
+from lightning_unlearn.report.curves import paths_of
 from lightning_unlearn.report.provenance import Provenance
-from lightning_unlearn.report.reading import PathPosition, StudyRecords, read_records
+from lightning_unlearn.report.reading import PathPosition, StudyRecords, forget_metric, read_records
 from lightning_unlearn.report.summary import Summary, has_depths, summarize
-from lightning_unlearn.settings.labels import run_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,8 +91,7 @@ class StudyReport:
     @cached_property
     def paths(self) -> list[PathPosition]:
         """Path and position of the forget stage of all runs."""
-        pairs = self.study.runs[["path", "position"]].drop_duplicates()
-        return [(str(path), int(position)) for path, position in pairs.itertuples(index=False)]
+        return paths_of(self.study.runs)
 
     @cached_property
     def seeds(self) -> int:
@@ -109,15 +108,9 @@ class StudyReport:
     def examples(self) -> tuple[str, StudyRecords] | None:
         """The metric of the forget examples, and their values; None where there are none."""
         table = self.source.examples
-        if table is None or not len(table) or "metric" not in table or len(self.forget) != 1:
+        if table is None or "metric" not in table:
             return None
-        present = set(table["metric"].unique())
-        wanted = [m for m in ("log_likelihood/forget", f"answers/{self.forget[0]}") if m in present]
-        if not wanted:
+        metric = forget_metric(table["metric"].unique(), self.forget)
+        if metric is None:
             return None
-        rows = table[table["metric"] == wanted[0]]
-        return wanted[0], read_records(rows, "examples")
-
-    def cell(self, method: str, setting: int) -> str:
-        """A method and its setting in words."""
-        return run_name(method, self.study.name(setting))
+        return metric, read_records(table[table["metric"] == metric], "examples")
