@@ -123,10 +123,7 @@ def per_path(
 ) -> str:
     """ "5 (p = 1) and 10 (p = 2)", "5 on every path", or "5 to 10 by path" where there are many.
 
-    Args:
-        values: of each path.
-        paths: theirs.
-        falling: on which a curve still falls there, which is said.
+    A path on which a curve is still `falling` there is marked so.
     """
     falls = list(falling) if falling is not None else [False] * len(paths)
     names = names_of_paths(paths)
@@ -164,14 +161,9 @@ def seeds_on_paths(seeds: Sequence[Sequence[int]], paths: Sequence[PathPosition]
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """A curve over the steps that have a value.
+    """A mean over seeds at the steps that have a value, with Student's 95 % interval.
 
-    Attributes:
-        x: steps, ascending.
-        mean: over seeds.
-        low: lower end of Student's 95 % interval; NaN with fewer than two seeds.
-        high: upper end; likewise.
-        seeds: the most that a step's mean is of.
+    Ends of the interval are NaN with fewer than two seeds. `seeds` is the most that a mean is of.
     """
 
     x: NDArray[np.float64]

@@ -248,11 +248,9 @@ def forget_examples(study: StudyRecords, examples: pd.DataFrame | None) -> Study
         return None
     if "metric" not in examples:
         return read_records(examples, "examples")
-    metrics = set(examples["metric"].unique())
-    stages = study.runs["forget"].unique()
-    answers = [f"answers/{stage}" for stage in stages] if len(stages) == 1 else []
-    wanted = [name for name in ("log_likelihood/forget", *answers) if name in metrics][:1]
-    return read_records(examples[examples["metric"].isin(wanted)], "examples") if wanted else None
+    metric = forget_metric(examples["metric"].unique(), study.runs["forget"].unique())
+    rows = examples[examples["metric"] == (metric or "log_likelihood/forget")]
+    return read_records(rows, "examples") if len(rows) else None
 
 
 def forget_stage(path: str, position: int, kind: str = "records") -> str:
@@ -268,6 +266,16 @@ def forget_stage(path: str, position: int, kind: str = "records") -> str:
             f"the place of the forget stage in the path; correct the column 'position'"
         )
     return stages[position - 1]
+
+
+def forget_metric(metrics: Iterable[str], stages: Sequence[str]) -> str | None:
+    """The metric of the forget examples: that of their group, or answers in its place.
+
+    None without either, and where paths forget different stages, whose examples differ.
+    """
+    wanted = ("log_likelihood/forget", *(f"answers/{stage}" for stage in stages))
+    known = set(metrics) if len(stages) == 1 else set()
+    return next((metric for metric in wanted if metric in known), None)
 
 
 def sweep_keys(table: pd.DataFrame, before: str) -> list[str]:

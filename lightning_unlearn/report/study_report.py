@@ -11,6 +11,7 @@ import numpy as np
 
 from lightning_unlearn.errors import visible
 from lightning_unlearn.report.analysis.scores import scores
+from lightning_unlearn.report.curves import paths_of
 from lightning_unlearn.report.provenance import Provenance
 from lightning_unlearn.report.reading import (
     PathPosition,
@@ -19,7 +20,6 @@ from lightning_unlearn.report.reading import (
     read_records,
 )
 from lightning_unlearn.report.summary import Summary, has_depths, summarize
-from lightning_unlearn.settings.labels import run_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,8 +96,7 @@ class StudyReport:
     @cached_property
     def paths(self) -> list[PathPosition]:
         """Path and position of the forget stage of all runs."""
-        pairs = self.study.runs[["path", "position"]].drop_duplicates()
-        return [(str(path), int(position)) for path, position in pairs.itertuples(index=False)]
+        return paths_of(self.study.runs)
 
     @cached_property
     def seeds(self) -> int:
@@ -115,7 +114,3 @@ class StudyReport:
         """The values of each forget example, which paths that forget one stage have in common."""
         several = len(self.forget) != 1
         return None if several else forget_examples(self.study, self.source.examples)
-
-    def cell(self, method: str, setting: int) -> str:
-        """A method and its setting in words."""
-        return run_name(method, self.study.name(setting))

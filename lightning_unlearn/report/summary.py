@@ -13,7 +13,7 @@ from lightning_unlearn.report.analysis.depth import depth
 from lightning_unlearn.report.analysis.klom import metrics_of_groups
 from lightning_unlearn.report.analysis.scores import scores
 from lightning_unlearn.report.formatting import join_words
-from lightning_unlearn.report.reading import StudyRecords, read_records
+from lightning_unlearn.report.reading import StudyRecords, forget_metric, read_records
 from lightning_unlearn.report.sections.base import Section
 from lightning_unlearn.report.sections.depth import depth_table, findings_of
 from lightning_unlearn.report.sections.divergence import divergence_section
@@ -132,13 +132,10 @@ def _nothing(study: StudyRecords | None) -> str:
 
 def _divergence(read: StudyRecords | None) -> list[Section]:
     """The section on the metric by which paths are compared, if there is one."""
-    stages = read.runs["forget"].unique() if read is not None else []
-    # Paths that forget different stages have no examples in common.
-    if read is None or len(stages) != 1:
+    if read is None:
         return []
-    measured = set(read.runs["metric"].unique())
-    wanted = ["log_likelihood/forget", f"answers/{stages[0]}"]
-    return [divergence_section(read, name) for name in wanted if name in measured][:1]
+    metric = forget_metric(read.runs["metric"].unique(), read.runs["forget"].unique())
+    return [divergence_section(read, metric)] if metric is not None else []
 
 
 def _read_examples(study: StudyRecords, examples: pd.DataFrame) -> StudyRecords:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,19 +40,8 @@ class Verdict:
     sentences: dict[str, list[str]]
 
 
-@dataclass(frozen=True)
-class _Share:
-    """What the path explains of the forget score under one method and setting."""
-
-    name: str
-    index: IntraclassCorrelation
-    recency: Interval | None
-
-    @property
-    def percents(self) -> tuple[str, str, str]:
-        """The share of the variance and the ends of its interval."""
-        index, low, high = map(percent, self.index.share)
-        return index, low, high
+# Of the forget score under each method and setting, by name.
+Shares = Mapping[str, IntraclassCorrelation]
 
 
 def verdict_of(report: StudyReport) -> Verdict:
@@ -60,18 +50,21 @@ def verdict_of(report: StudyReport) -> Verdict:
         return Verdict("There is nothing to judge yet.", {"Found": [report.summary.nothing]})
     if report.depths:
         return _on_depth(report)
-    shares = _shares(report)
+    found = path_dependences(report.scores, report.study)
+    found = [own for own in found if own.outcome == "forget_score" and own.index is not None]
+    shares = {own.condition.name: own.index for own in found if own.index is not None}
+    effects = {own.condition.name: own.recency for own in found if own.recency is not None}
     headline, path = _on_paths(report, shares)
     answers = {
         "Does the path matter?": path,
         "Under which method least?": [*_least(shares), *_spread(report)],
-        "Who forgets slowest?": _last(report, shares),
+        "Who forgets slowest?": _last(report, effects),
         "As good as retrained?": _oracle(report),
     }
     return Verdict(headline, {about: lines for about, lines in answers.items() if lines})
 
 
-def _on_paths(report: StudyReport, shares: list[_Share]) -> tuple[str, list[str]]:
+def _on_paths(report: StudyReport, shares: Shares) -> tuple[str, list[str]]:
     """Whether the outcome depends on the path, in a few words and in more."""
     if len(report.paths) < 2:
         path, position = report.paths[0]
@@ -89,17 +82,15 @@ def _on_paths(report: StudyReport, shares: list[_Share]) -> tuple[str, list[str]
     return _headline(shares), [_explained(shares)]
 
 
-def _shares(report: StudyReport) -> list[_Share]:
-    return [
-        _Share(own.condition.name, own.index, own.recency)
-        for own in path_dependences(report.scores, report.study)
-        if own.outcome == "forget_score" and own.index is not None
-    ]
+def _percents(share: IntraclassCorrelation) -> tuple[str, str, str]:
+    """The share of the variance and the ends of its interval."""
+    index, low, high = map(percent, share.share)
+    return index, low, high
 
 
-def _headline(shares: list[_Share]) -> str:
-    clear = [share.name for share in shares if share.index.low > 0]
-    rest = [share.name for share in shares if not share.index.low > 0]
+def _headline(shares: Shares) -> str:
+    clear = [name for name, share in shares.items() if share.low > 0]
+    rest = [name for name in shares if name not in clear]
     if not clear:
         return "A dependence on the path cannot be told from the spread over seeds."
     if len(shares) > FEW:
@@ -109,31 +100,31 @@ def _headline(shares: list[_Share]) -> str:
     return f"{headline}; under {join_words(rest)} that cannot be told." if rest else f"{headline}."
 
 
-def _explained(shares: list[_Share]) -> str:
+def _explained(shares: Shares) -> str:
     """What the path explains, as a sentence."""
     what = "of the variance of the forget score over runs"
     if len(shares) > FEW:
-        order = sorted(shares, key=lambda share: share.index.index)
-        low, high = order[0].percents[0], order[-1].percents[0]
+        order = sorted(shares.values(), key=lambda share: share.index)
+        low, high = (_percents(share)[0] for share in (order[0], order[-1]))
         return f"The path explains {low} to {high} % {what}."
     parts = []
-    for share in shares:
-        index, low, high = share.percents
-        known = np.isfinite(share.index.low)
+    for name, share in shares.items():
+        index, low, high = _percents(share)
+        known = np.isfinite(share.low)
         within = f"95 % interval {low} to {high} %" if known else "no interval: seeds are alike"
-        parts.append(f"{index} % under {share.name} ({within})")
+        parts.append(f"{index} % under {name} ({within})")
     return f"The path explains {join_words(parts)} {what}; the rest is seeds."
 
 
-def _least(shares: list[_Share]) -> list[str]:
+def _least(shares: Shares) -> list[str]:
     """Under which method and setting the path explains least."""
     if len(shares) < 2:
         return []
-    least = min(shares, key=lambda share: share.index.index)
-    text = f"The share of the path is least under {least.name}, {least.percents[0]} %"
+    name, least = min(shares.items(), key=lambda item: item[1].index)
+    text = f"The share of the path is least under {name}, {_percents(least)[0]} %"
     # An end that is not known tells nothing apart.
-    others = [share.index for share in shares if share is not least]
-    if not all(other.low >= least.index.high for other in others):
+    others = [share for other, share in shares.items() if other != name]
+    if not all(other.low >= least.high for other in others):
         text += ", though its interval is not apart from those of others"
     return [f"{text}."]
 
@@ -160,14 +151,14 @@ def _spread(report: StudyReport) -> list[str]:
     return [f"{text}: paths end closest under {closest}." if len(ends) > 1 else f"{text}."]
 
 
-def _last(report: StudyReport, shares: list[_Share]) -> list[str]:
+def _last(report: StudyReport, recencies: Mapping[str, Interval]) -> list[str]:
     """What the last position does."""
     counted = [line for line in recency(report.scores) if line.startswith("In all,")]
     effects = [
         f"{short_number(own.mean)} ({short_number(own.low)} to {short_number(own.high)}) "
-        f"under {share.name}"
-        for share in shares
-        if (own := share.recency) is not None and np.isfinite(own.low)
+        f"under {name}"
+        for name, own in recencies.items()
+        if np.isfinite(own.low)
     ]
     if effects and len(effects) <= FEW:
         counted.append(

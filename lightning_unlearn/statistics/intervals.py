@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
+# Two-sided 95 % of the normal distribution.
+NORMAL_QUANTILE = 1.959964
 
 
 @dataclass(frozen=True)
@@ -97,3 +99,16 @@ def half_width_of_difference(one: ArrayLike, other: ArrayLike) -> float:
     squares = [x.var(ddof=1) / x.size if np.ptp(x) > 0 else 0.0 for x in samples]
     fewest = min(x.size for x in samples)
     return float(stdtrit(fewest - 1, (1 + LEVEL) / 2)) * math.sqrt(float(sum(squares)))
+
+
+def wilson(successes: float, trials: float) -> tuple[float, float]:
+    """Ends of Wilson's 95 % interval for a share; NaN where there are no trials.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    if not trials > 0:
+        return math.nan, math.nan
+    share, square = successes / trials, NORMAL_QUANTILE**2 / trials
+    middle = (share + square / 2) / (1 + square)
+    half = math.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
+    return max(middle - half, 0.0), min(middle + half, 1.0)

@@ -100,8 +100,9 @@ def test_narrow_output_in_ascii(
 @pytest.mark.parametrize("width", range(1, 40, 2))
 def test_curves_fit_into_any_width(width: int) -> None:
     steps, values = np.arange(3.0), np.array([0.5, 1.25, -10.0])
-    lines = [terminal.Line("a-path-of-many-stages", steps, values)]
-    chart = terminal.Chart("title", [terminal.Block("NPO", lines)], [])
+    path = "a-path-of-many-stages"
+    block = terminal.Block("NPO", {path: steps}, {path: values})
+    chart = terminal.Chart("title", [block], [])
     console = Console(file=io.StringIO(), width=width)
     console.print(chart)
     assert all(len(line) <= width for line in console.file.getvalue().splitlines())

@@ -342,7 +342,7 @@ def test_evaluations_with_the_oracle_share_forwards_too(tiny: Tiny) -> None:
 
 
 def test_two_monitors_with_one_metric_are_refused(tiny: Tiny) -> None:
-    with pytest.raises(InputError, match=r"found 2 of AnswerLikelihood, expected one: their"):
+    with pytest.raises(InputError, match=r"found 2 AnswerLikelihood monitors, expected one: their"):
         fitted(tiny, AnswerLikelihood(1), AnswerLikelihood(2, limit=4), oracle=False)
     assert not (tiny.root / "store").exists()
     with pytest.raises(InputError, match=r"found two monitors with the metric 'probability/math'"):

@@ -10,11 +10,12 @@ from depth_tables import PATHS, answers, drawn, one
 from rich.console import Console
 
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report.analysis.depth import depth, wilson
+from lightning_unlearn.report.analysis.depth import depth
 from lightning_unlearn.report.figures.files import save_figures
 from lightning_unlearn.report.sections.depth import depth_findings
 from lightning_unlearn.report.summary import summarize
 from lightning_unlearn.report.tables import csv
+from lightning_unlearn.statistics.intervals import wilson
 
 LR = "data.unlearn.lr"
 
@@ -83,14 +84,6 @@ def test_depths_equal_those_of_a_loop_over_the_rows():
         low, high = wilson(verdicts.count("deep"), 7)
         assert (row["deep_share_low"], row["deep_share_high"]) == (low, high)
     assert {"deep", "superficial"} <= set(found["verdict"])
-
-
-def test_wilsons_interval():
-    # Newcombe 1998, table I: 15 of 148, and 0 of 20.
-    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-    assert wilson(20, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
-    assert all(map(math.isnan, wilson(math.nan, 0)))
 
 
 def test_examples_missing_at_one_end_or_in_one_stage_are_left_out():

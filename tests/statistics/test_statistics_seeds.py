@@ -10,6 +10,7 @@ from scipy import stats
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.statistics import half_width, icc1, mean_interval, recency_effect
+from lightning_unlearn.statistics.intervals import wilson
 
 # Shrout and Fleiss 1979, table 2: four judges rate six targets.
 RATINGS = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
@@ -155,3 +156,11 @@ def test_an_effect_of_a_seed_on_all_positions_cancels(last, seeds):
     found, moved = recency_effect(values), recency_effect(values + seeds)
     ends = (found.mean, found.low, found.high)
     assert (moved.mean, moved.low, moved.high) == pytest.approx(ends, abs=1e-9)
+
+
+def test_wilsons_interval():
+    # Newcombe 1998, table I: 15 of 148, and 0 of 20.
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert wilson(20, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
+    assert all(map(math.isnan, wilson(math.nan, 0)))

@@ -94,7 +94,9 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(
     undisturbed.fit(whole.module(lora=lora), datamodule(whole, **recipe))
 
     halted = tiny.below("halted")
-    with pytest.raises(KeyboardInterrupt, match=f"in stage {stage} at step {step} of 6; a check"):
+    with pytest.raises(
+        KeyboardInterrupt, match=f"in stage {stage} at step {step} of 6; a checkpoint of"
+    ):
         trainer_of(halted, Rising(), Interrupts(stage, step)).fit(
             halted.module(lora=lora), datamodule(halted, **recipe)
         )

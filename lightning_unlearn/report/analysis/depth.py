@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.report.reading import RUN, Setting, ends, read_records, settings_of
+from lightning_unlearn.statistics.intervals import NORMAL_QUANTILE, wilson
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Two-sided 95 % of the normal distribution.
-QUANTILE = 1.959964
 REFUSAL, OTHER, FORGOTTEN = "R", "C", "U"
 
 
@@ -126,7 +124,7 @@ def _identified(keys: pd.DataFrame) -> list[Setting]:
 def _bounds(pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Low and high end of the 95 % interval of the mean change, by run and stage."""
     changes = pairs["change"].dropna().groupby(["run", "stage"]).agg(["mean", "std", "count"])
-    half = QUANTILE * changes["std"] / changes["count"] ** 0.5
+    half = NORMAL_QUANTILE * changes["std"] / changes["count"] ** 0.5
     return {
         "low": (changes["mean"] - half).unstack("stage"),
         "high": (changes["mean"] + half).unstack("stage"),
@@ -152,16 +150,3 @@ def _share_of_deep(pairs: pd.DataFrame, judged: pd.Series) -> dict[str, pd.Serie
         "deep_share_high": pd.Series([high for _, high in ends], index=each.index),
         "prompts": each["count"].fillna(0).astype(int),
     }
-
-
-def wilson(successes: float, trials: float) -> tuple[float, float]:
-    """Ends of Wilson's 95 % interval for a share; NaN where there are no trials.
-
-    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-    """
-    if not trials > 0:
-        return math.nan, math.nan
-    share, square = successes / trials, QUANTILE**2 / trials
-    middle = (share + square / 2) / (1 + square)
-    half = math.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
-    return max(middle - half, 0.0), min(middle + half, 1.0)

@@ -86,13 +86,8 @@ class OracleDistances:
 def oracle_distances(study: StudyRecords, group: str) -> list[OracleDistances]:
     """How close the runs of each method and setting come to their oracles.
 
-    Args:
-        study: the records.
-        group: its distance/GROUP is compared; overshoot/GROUP and kl/GROUP are taken where they
-            are.
-
-    Returns:
-        In order of first appearance; without those that have no distance at every step.
+    The distance/GROUP of the group is compared; its overshoot/GROUP and kl/GROUP are taken where
+    they are. Methods and settings without a seed that has a distance at every step are left out.
     """
     curves = {metric: curves_of(study, f"{metric}/{group}") for metric in METRICS}
     found = []
@@ -160,12 +155,9 @@ def between_oracles(examples: StudyRecords, group: str) -> OraclePairs:
     So far apart are models that never saw the forget stage: it is the spread of retraining. Runs
     are compared with the oracle of their own seed, which may well be nearer.
 
-    Args:
-        examples: the examples.
-        group: its log_likelihood/GROUP is compared.
-
     Returns:
-        (nats per token)^2 by setting and path; those with fewer than two oracles are left out.
+        Of log_likelihood/GROUP, (nats per token)^2 by setting and path; those with fewer than two
+        oracles are left out.
     """
     metric = f"log_likelihood/{group}"
     found: dict[tuple[Setting, PathPosition], list[float]] = {}

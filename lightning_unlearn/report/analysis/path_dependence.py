@@ -55,14 +55,10 @@ def path_dependences(scores: pd.DataFrame, study: StudyRecords) -> list[PathDepe
 
     Outcomes are the forget score, the drop of the label's log-likelihood (forget/label), utilities
     and accuracies as in the scores, and the RE distance to the oracle at the run's last step
-    (distance/forget).
-
-    Args:
-        scores: what `scores` returns for `study`.
-        study: the records.
+    (distance/forget). An outcome that no run has is left out.
 
     Returns:
-        By method, setting and outcome; without outcomes that no run has.
+        By method, setting and outcome.
     """
     outcomes = _outcomes(scores, study)
     names = value_names(outcomes, sweep_keys(scores, "forget_score"))
@@ -102,14 +98,10 @@ def _dependence(condition: Condition, runs: pd.DataFrame, outcome: str) -> PathD
 def last_less_others(runs: pd.DataFrame, outcome: str) -> Interval | None:
     """The recency effect on an outcome: the last position less the mean of the others.
 
-    Args:
-        runs: of one method and setting, with the columns of `scores`.
-        outcome: its column.
-
     Returns:
-        Mean over seeds and interval; None where the last position or the others have no value, or
-        where paths differ in length, so that no one position is the last. A seed in which a path
-        has no value is left out.
+        Of the runs of one method and setting, mean over seeds and interval; a seed in which a path
+        has no value is left out. None where the last position or the others have no value, or
+        where paths differ in length, so that no one position is the last.
     """
     known = runs[runs[outcome].notna()]
     if not has_last(known):

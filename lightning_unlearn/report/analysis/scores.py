@@ -27,11 +27,10 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
       fraction (-0.05 = five points lost), for every stage with an accuracy.
 
     A value that was not measured at both ends is NaN; so are all changes of a run with records of
-    a single step, which shows no change. A measure that occurs in no run has no column.
+    a single step, which shows no change. A metric that occurs in no run has no column.
 
     Args:
-        records: one row per value, with the columns path, position, method, seed, stage, step,
-            measure and value. Columns between seed and stage are sweep keys; others are ignored.
+        records: as for `read_records`.
 
     Returns:
         One row per method, path, position, seed and sweep values, in order of first appearance:
@@ -39,8 +38,7 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
         Oracles have no row.
 
     Raises:
-        InputError: a column is missing, a number cannot be read, a position lies outside its
-            path, or two rows contradict each other.
+        InputError: as for `read_records`.
 
     Source: arXiv 2510.16629, Table 1.
     """

@@ -56,9 +56,7 @@ def divergence_section(examples: StudyRecords, metric: str) -> Section:
     (`r_squared`), how many times as likely the distances are as under the best `other` curve
     (`evidence`) and the factor by which the fit changes; or the reason why there is none.
 
-    Args:
-        examples: the examples.
-        metric: whose log-likelihoods are compared, such as "log_likelihood/forget".
+    The metric has log-likelihoods per example, such as "log_likelihood/forget".
     """
     found, left = compared(examples, metric)
     without = [f"{TITLE}: {curves.name} is left out, {_why(curves)}." for curves in left]

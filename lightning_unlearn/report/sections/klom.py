@@ -43,8 +43,7 @@ def klom_section(examples: StudyRecords) -> Section:
     signed and absolute, with interval and with what the absolute one is between equals; and the
     Wasserstein-1 distance. A field is empty where there are too few models.
 
-    Args:
-        examples: the examples, with margin/GROUP or log_likelihood/GROUP of runs and oracles.
+    Needs margin/GROUP or log_likelihood/GROUP per example, of runs and oracles.
     """
     every = comparisons(examples)
     found = [own for own in every if not own.reason]

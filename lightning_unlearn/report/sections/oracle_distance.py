@@ -57,10 +57,6 @@ def oracle_distance(study: StudyRecords, examples: StudyRecords | None) -> Secti
     over the seeds that have a distance at every step of the path: `seeds` counts them,
     `seeds_excluded` the others. `still_falling` is 1 where the best step is the last one looked
     at. Table and sentences are on the group `forget`.
-
-    Args:
-        study: the records, some of them of distance/GROUP.
-        examples: the examples, if there are any.
     """
     metrics = [name for name in study.runs["metric"].unique() if name.startswith("distance/")]
     records: list[dict[str, Any]] = []

@@ -44,14 +44,7 @@ def path_dependence(scores: pd.DataFrame, study: StudyRecords) -> Section:
 
     path_dependence.csv, in which negative estimates stay, has a row per method, setting and
     outcome, with the recency effect beside it: the last position less the mean of the others,
-    paired by seed.
-
-    Args:
-        scores: what `scores` returns for `study`.
-        study: the records.
-
-    Returns:
-        Without a table, a single sentence that says why there is nothing to compare.
+    paired by seed. Without a table, a single sentence says why there is nothing to compare.
     """
     found = path_dependences(scores, study)
     if all(own.index is None for own in found):

@@ -36,9 +36,6 @@ def scores_table(scores: pd.DataFrame) -> Table:
 
     Several seeds are written as mean (lowest to highest). Within a method and setting with several
     paths the lowest forget score is bold.
-
-    Args:
-        scores: what `scores` returns.
     """
     sweep = sweep_keys(scores, "forget_score")
     names = value_names(scores, sweep)
@@ -57,14 +54,9 @@ def _score(name: str, row: Row) -> str:
 
 
 def sweep_grid(scores: pd.DataFrame, value: str) -> Table | None:
-    """Means over seeds of a score: a row per setting, a column per method and path, shaded.
+    """Means over seeds of a column of the scores, shaded; None without any value.
 
-    Args:
-        scores: what `scores` returns.
-        value: a column of the scores.
-
-    Returns:
-        None without any value.
+    It has a row per setting and a column per method and path.
     """
     sweep = sweep_keys(scores, "forget_score")
     codes, settings = settings_of(scores, sweep)
@@ -111,8 +103,7 @@ def seed_section(records: pd.DataFrame) -> Section:
     appearance; oracles have rows of their own. `seeds` counts the values that the mean is of and
     `missing` those that are not finite; the ends are empty with fewer than two.
 
-    Args:
-        records: as for `scores`; metrics of any name.
+    Metrics have any name.
     """
     import pandas as pd
 
