@@ -20,7 +20,7 @@ from lightning_unlearn.storage.run_folders import find_run
 from lightning_unlearn.storage.seals import Damage, read_values, seal_values
 
 FILE = "study.json"
-FORMAT = 1
+FORMAT = 2
 LEAVES = ("unlearn", "oracle")
 
 
