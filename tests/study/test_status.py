@@ -273,7 +273,7 @@ def test_a_study_file_with_wrong_content(
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"format": 99}, "found format 99 of another version of lightning-unlearn, expected 1"),
+        ({"format": 99}, "found format 99 of another version of lightning-unlearn, expected 2"),
         ({"trials": 3}, "'int' object is not iterable"),
         ({"trials": [{"path": 3}]}, "'int' object is not iterable"),
         ({"tasks": [{}]}, "missing 6 required positional arguments"),

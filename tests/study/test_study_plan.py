@@ -325,7 +325,7 @@ def test_a_plan_of_another_version_is_refused(tmp_path: Path) -> None:
     GRID.write(tmp_path)
     values = {**json.loads((tmp_path / FILE).read_text()), "format": 0}
     message = (
-        "found format 0 of another version of lightning-unlearn, expected 1. Write it again with: "
+        "found format 0 of another version of lightning-unlearn, expected 2. Write it again with: "
         "lightning-unlearn study --config FILE"
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
