@@ -26,30 +26,25 @@ class LocalModel:
     def __init__(self, name: str) -> None:
         import torch
 
-        from lightning_unlearn.model.pretrained import (
-            base_identity,
-            load_causal_lm,
-            load_tokenizer,
-        )
+        from lightning_unlearn.model.pretrained import PretrainedModel
+        from lightning_unlearn.model.settings import ModelSettings
 
-        self.name = name
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
-        self._tokenizer = load_tokenizer(name, False, "--local-model")
+        pretrained = PretrainedModel(ModelSettings(base=name))
+        self._tokenizer = pretrained.tokenizer()
         if self._tokenizer.chat_template is None:
             raise InputError(
                 f"--local-model: found {name}, whose tokenizer has no chat template, expected an "
                 "instruct model."
             )
-        self._identity = base_identity(name, False)
-        self._dtype = dtype
-        self._model = load_causal_lm(name, dtype=dtype, attention="sdpa", trust_remote_code=False)
-        self._model.eval().to(self._device)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
+        self._fingerprint = pretrained.fingerprint()
+        self._model = pretrained.load(self._dtype).eval().to(self._device)
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """The model by its content, and its precision."""
-        return {"local model": self._identity, "dtype": str(self._dtype).removeprefix("torch.")}
+        return {"local model": self._fingerprint, "dtype": str(self._dtype).removeprefix("torch.")}
 
     def generate(self, request: Request) -> Reply:
         """Write one answer; the same request gives the same answer on the same machine."""

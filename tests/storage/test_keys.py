@@ -216,6 +216,9 @@ CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
         "heldout": [(UNLEARNING, lambda p: p.with_stage(heldout=None))],
         "prompt": [(LATER, lambda p: p.with_stage(prompt="answer"))],
         "answer": [(LATER, lambda p: p.with_stage(answer="question"))],
+        "prompt_template": [(LATER, lambda p: p.with_stage(prompt_template="Q: {question}"))],
+        "system": [(LATER, lambda p: p.with_stage(system="answer"))],
+        "text": [(LATER, lambda p: p.with_stage(text="answer"))],
         "limit": [(LATER, lambda p: p.with_stage(limit=5))],
         "heldout_limit": [(UNLEARNING, lambda p: p.with_stage(heldout_limit=2))],
     },
@@ -309,7 +312,7 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
 APART = {
     CausalLM: {"quantization"},
     StagedDataModule: {"oracle"},
-    Stage: {"messages", "subset", "split", "heldout_split"},
+    Stage: {"messages", "subset", "split", "heldout_split", "stride", "packing"},
     EvalSet: {field.name for field in fields(EvalSet)},
 }
 
@@ -408,6 +411,14 @@ def test_chats_are_hashed_by_their_messages(plans: Plans) -> None:
     assert plans.changed(**same) == ()
 
 
+def test_windows_of_plain_text_are_in_the_key(plans: Plans) -> None:
+    found = []
+    for cut in ({}, {"packing": True}, {"packing": True, "stride": 9}):
+        change = plans.with_stage(text="question", **cut)
+        found.append(plans.keys(data={**change["data"], "max_length": 64}))
+    assert len({keys[-1] for keys in found}) == len(found)
+
+
 PROBE = {"question": "a", "answer": "b", "other": "c", "words": "d", "wrong": ["e"], "more": "f"}
 
 
@@ -421,7 +432,10 @@ def test_arguments_of_an_eval_set_change_the_key_only_through_its_rows(plans: Pl
         "source": {"source": str(again)},
         "prompt": {"prompt": "other"},
         "answer": {"answer": "other"},
+        "prompt_template": {"prompt_template": "{question} {other}"},
+        "system": {"system": "more"},
         "messages": {"messages": "chat"},
+        "text": {"text": "words"},
         "paraphrase": {"paraphrase": "words"},
         "alternatives": {"alternatives": "wrong"},
         "limit": {"limit": 1},
