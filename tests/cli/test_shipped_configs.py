@@ -37,6 +37,11 @@ def pair(source: str, prompt: str | None = None, answer: str | None = None) -> d
     return {"source": source, **{key: name for key, name in columns.items() if name}}
 
 
+def heldout(name: str, other: str, *columns: str) -> dict[str, str]:
+    """Return the keys of a stage of the paper with held-out rows."""
+    return pair(f"data/paper/{name}.jsonl", *columns) | {"heldout": f"data/paper/{other}.jsonl"}
+
+
 def trainer(folder: str, callbacks: list[Any], **more: Any) -> dict[str, Any]:
     return {
         "default_root_dir": folder,
@@ -78,10 +83,10 @@ PAPER = {
         "stages": {
             name: {**columns, "epochs": epochs, "lr": 1e-5, "batch_size": 128}
             for name, columns, epochs in (
-                ("inst", pair("data/instruct-skillmix.json", "instruction", "output"), 10),
-                ("tofu", pair("data/tofu/full.json"), 4),
-                ("math", pair("data/gsm8k/train.jsonl") | {"heldout": "data/gsm8k/test.jsonl"}, 2),
-                ("safety", pair("data/refusals.jsonl", "prompt", "response"), 2),
+                ("inst", pair("data/paper/inst.jsonl"), 10),
+                ("tofu", pair("data/paper/tofu.jsonl"), 4),
+                ("math", heldout("math", "math_test"), 2),
+                ("safety", heldout("safety", "safety_heldout", "prompt", "response"), 2),
             )
         },
         "unlearn": {"epochs": 1, "lr": 1e-5, "batch_size": 128},

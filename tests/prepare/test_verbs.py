@@ -232,6 +232,22 @@ def test_the_papers_stages_from_raw_files(desk: Desk) -> None:
     assert desk.run("paper", *options).code == 0 and len(desk.server.requests) == before
 
 
+@pytest.mark.slow
+def test_the_papers_configuration_runs_on_the_prepared_files(desk: Desk) -> None:
+    options = paper_rows(desk)
+    desk.answers(paper_answers)
+    assert desk.run("paper", *options).code == 0
+    config = Path(__file__).resolve().parents[2] / "configs" / "paper.yaml"
+    command = ["fit", "--config", str(config), "--model.base", "demo:tiny-llama"]
+    command += ["--data.max_length", "256", "--trainer.accelerator", "cpu"]
+    for stage in ("inst", "tofu", "math", "safety"):
+        command += [f"--data.stages.{stage}.batch_size", "4", f"--data.stages.{stage}.epochs", "1"]
+    assert main([*command, "--data.unlearn.batch_size", "4"]) == 0
+    (finished,) = Path("runs/paper").glob("*/run.json")
+    about = json.loads(finished.read_text())
+    assert about["finished"] and about["path"] == "inst-tofu-math-safety"
+
+
 def test_a_wrong_source_of_the_paper_is_found_before_any_call(desk: Desk) -> None:
     options = paper_rows(desk)
     desk.write([{"ask": "x", "answer": "y"}], "h.jsonl")
