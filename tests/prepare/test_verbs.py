@@ -243,7 +243,7 @@ def test_the_papers_configuration_runs_on_the_prepared_files(desk: Desk) -> None
     for stage in ("inst", "tofu", "math", "safety"):
         command += [f"--data.stages.{stage}.batch_size", "4", f"--data.stages.{stage}.epochs", "1"]
     assert main([*command, "--data.unlearn.batch_size", "4"]) == 0
-    (finished,) = Path("runs/paper").glob("*/run.json")
+    (finished,) = Path("runs/paper").glob("*/*/run.json")
     about = json.loads(finished.read_text())
     assert about["finished"] and about["path"] == "inst-tofu-math-safety"
 
