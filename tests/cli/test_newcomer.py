@@ -39,7 +39,7 @@ def test_the_demo_of_a_fresh_clone_in_a_fresh_environment(tmp_path: Path) -> Non
         assert word not in done.stdout + done.stderr, done.stdout + done.stderr
     for name in ("report/index.html", "report/forget.png", "records.parquet"):
         assert (clone / "runs/demo" / name).stat().st_size > 100
-    assert "Where to look" in done.stdout
+    assert "Results:" in done.stdout
     status = subprocess.run(
         [clone / ".venv/bin/lightning-unlearn", "status", "runs/demo"],
         cwd=clone,

@@ -207,7 +207,9 @@ def test_a_signal_stops_after_the_step_and_the_message_says_how_to_resume(
     assert "Run the same command again to resume." in said and "Traceback" not in said
     until(lambda: not any(alive(pid) for pid in at_work), 120)
     kept = list((tiny.root / "store" / "checkpoints").iterdir())
-    assert len(kept) == max(1, workers)
+    logs = {log.name: log.read_text()[-2000:] for log in tiny.root.glob("**/worker-*.log")}
+    states = [file.read_text() for file in (tiny.root / "store" / "status").glob("*.json")]
+    assert len(kept) == max(1, workers), (said, logs, states)
 
 
 def alive(pid: int) -> bool:
