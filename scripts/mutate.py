@@ -4,7 +4,7 @@
 
 Each fault is a change of one place that gives wrong numbers without an error. The tests named with
 it run on a copy of the working tree, and at least one of them must fail. Exit code 1 if a fault
-passes all of them. A place that is no longer in the code is an error: name the fault anew.
+passes all of them. A place that is no longer in the code is an error: correct the fault.
 """
 
 import argparse

@@ -5,7 +5,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypedDict
 
 from lightning_unlearn.data.chats import read_chat
 from lightning_unlearn.data.tables import describe
@@ -37,6 +37,35 @@ class Row:
     where: str
     paraphrase: str | None = None
     alternatives: tuple[str, ...] = ()
+
+
+class ColumnNames(TypedDict, total=False):
+    """Columns of a source, by role.
+
+    Attributes:
+        prompt: column of the prompt, or several columns that a blank line joins; empty values are
+            skipped.
+        answer: column of the answer.
+        prompt_template: text with {COLUMN} for columns, instead of `prompt`.
+        system: column of a system message; a row with an empty value has none.
+        messages: column of a chat that ends in user, assistant; instead of `prompt` and `answer`.
+            Messages have role and content, or from and value.
+        text: column of plain text; instead of `prompt` and `answer`.
+        paraphrase: column of text; rows that repeat the answer there are skipped.
+        alternatives: a column of lists of texts, or several columns of text. Texts that repeat the
+            answer are skipped.
+        beside: for held-out rows, the source of the training rows, which has the same columns.
+    """
+
+    prompt: str | Sequence[str]
+    answer: str
+    prompt_template: str | None
+    system: str | None
+    messages: str | None
+    text: str | None
+    paraphrase: str | None
+    alternatives: str | Sequence[str] | None
+    beside: str | None
 
 
 @dataclass(frozen=True)
@@ -71,6 +100,25 @@ class Columns:
     def __post_init__(self) -> None:
         fields = template_columns(self.prompt_template) if self.prompt_template else ()
         object.__setattr__(self, "_fields", fields)
+
+    @classmethod
+    def of(cls, names: ColumnNames) -> "Columns":
+        """Return the columns from their names as they are configured."""
+        prompt = names.get("prompt", "question")
+        others = names.get("alternatives")
+        listed = [others] if isinstance(others, str) else list(others or [])
+        return cls(
+            (prompt,) if isinstance(prompt, str) else tuple(prompt),
+            names.get("answer", "answer"),
+            names.get("prompt_template"),
+            names.get("system"),
+            names.get("messages"),
+            names.get("text"),
+            names.get("paraphrase"),
+            tuple(listed),
+            spread=others is not None and not isinstance(others, str),
+            beside=names.get("beside"),
+        )
 
     def __str__(self) -> str:
         if self.text is not None:

@@ -220,8 +220,8 @@ class StagedDataModule(LightningDataModule):
                 self._found[eval_set] = found.remarks
 
     def _has_chats(self) -> bool:
-        stages = (self.stages[name] for name in self.path)
-        return any(rows.text is None for rows in (*stages, *self.eval_sets.values()))
+        plain = [self.stages[name].text is not None for name in self.path]
+        return not all([*plain, *(rows.text is not None for rows in self.eval_sets.values())])
 
     def _read(self) -> list[dict[str, Any]]:
         """Return all tables of rows, each by name of the stage or evaluation set."""

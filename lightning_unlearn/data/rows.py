@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lightning_unlearn.data.columns import Columns, Row, names
+from typing_extensions import Unpack
+
+from lightning_unlearn.data.columns import ColumnNames, Columns, Row, names
 from lightning_unlearn.data.file_formats import read_file
 from lightning_unlearn.data.hub import read_hub, read_saved, refused_option
 from lightning_unlearn.data.places import local_files
@@ -15,20 +17,12 @@ from lightning_unlearn.errors import InputError
 def read_rows(
     source: str,
     *,
-    prompt: str | Sequence[str] = "question",
-    answer: str = "answer",
-    prompt_template: str | None = None,
-    system: str | None = None,
-    messages: str | None = None,
-    text: str | None = None,
     split: str = "train",
     subset: str | None = None,
     limit: int | None = None,
-    paraphrase: str | None = None,
-    alternatives: str | Sequence[str] | None = None,
     key: str = "source",
-    beside: str | None = None,
     remark: Callable[[str], None] = lambda sentence: None,
+    **names_of_columns: Unpack[ColumnNames],
 ) -> list[Row]:
     """Read the rows of a source, with text as it is written.
 
@@ -38,24 +32,13 @@ def read_rows(
         source: a .json, .jsonl, .csv or .parquet file (the text formats also as .gz or .zst), a
             pattern of files such as ``part-*.jsonl``, a folder of ``datasets.save_to_disk``,
             ``demo:NAME``, or the name of a data set on the Hugging Face hub.
-        prompt: column of the prompt, or several columns that a blank line joins; empty values are
-            skipped.
-        answer: column of the answer.
-        prompt_template: text with {COLUMN} for columns, instead of `prompt`.
-        system: column of a system message; a row with an empty value has none.
-        messages: column of a chat that ends in user, assistant; instead of `prompt` and `answer`.
-            Messages have role and content, or from and value.
-        text: column of plain text; instead of `prompt` and `answer`.
         split: split of a hub data set, or of a saved folder with several splits.
         subset: configuration name of a hub data set.
         limit: number of rows to read, from the first; None for all. Further rows must parse, but
             are not checked otherwise.
-        paraphrase: column of text; rows that repeat the answer there are skipped.
-        alternatives: a column of lists of texts, or several columns of text. Texts that repeat the
-            answer are skipped.
         key: YAML key of the source, with which every message starts.
-        beside: for held-out rows, the source of the training rows, which has the same columns.
         remark: called with notes for the user: unused columns, skipped rows.
+        names_of_columns: see `ColumnNames`; "question" and "answer" by default.
 
     Raises:
         InputError: if the source or rows cannot be used; it lists the first wrong rows.
@@ -65,25 +48,14 @@ def read_rows(
         raise InputError(
             f"{place}: found limit {limit}, expected 1 or more; set it to null for all rows"
         )
-    others = [alternatives] if isinstance(alternatives, str) else list(alternatives or [])
-    columns = Columns(
-        (prompt,) if isinstance(prompt, str) else tuple(prompt),
-        answer,
-        prompt_template,
-        system,
-        messages,
-        text,
-        paraphrase,
-        tuple(others),
-        spread=alternatives is not None and not isinstance(alternatives, str),
-        beside=beside,
-    )
+    columns = Columns.of(names_of_columns)
     tables = _tables(source, place, columns.wanted, split, subset, limit)
     for name, table in tables:
         _check_columns(table, columns, place if len(tables) == 1 else f"{key}: {name}")
     rows = _rows(tables, columns, key, limit, remark)
-    if columns.text is None and messages is None and columns.asked == [answer]:
-        remark(f"{place}: the column '{answer}' is both prompt and answer, so both are equal.")
+    if columns.main == [columns.answer, columns.answer]:
+        both = columns.answer
+        remark(f"{place}: the column '{both}' is both prompt and answer, so both are equal.")
     if unused := _unused([table for _, table in tables], columns.wanted, limit):
         remark(
             f"{place}: {names(unused)} {'is' if len(unused) == 1 else 'are'} not used "

@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from typing import Any
 
 from lightning_unlearn.data.chat import ChatFormat, Example
-from lightning_unlearn.data.columns import Row
+from lightning_unlearn.data.columns import ColumnNames, Row
 from lightning_unlearn.data.recipes import EvalSet, Stage
 from lightning_unlearn.data.row_errors import each_row
 from lightning_unlearn.data.rows import read_rows
@@ -48,24 +46,28 @@ def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
         InputError: if a file or a row cannot be used.
     """
     key = f"data.stages.{name}"
-    read = partial(read_rows, **columns_of(stage), subset=stage.subset)
+    columns = columns_of(stage)
     remarks: list[str] = []
-    rows = read(
+    rows = read_rows(
         stage.source,
         split=stage.split,
+        subset=stage.subset,
         limit=stage.limit,
         key=f"{key}.source",
         remark=remarks.append,
+        **columns,
     )
     place = f"{key}.source: {stage.source}"
     found = StageRows(*encode_rows(rows, form, place, stage), remarks=remarks)
     if stage.heldout is not None:
-        heldout_rows = read(
+        columns["beside"] = stage.source
+        heldout_rows = read_rows(
             stage.heldout,
             split=stage.heldout_split,
+            subset=stage.subset,
             limit=stage.heldout_limit,
             key=f"{key}.heldout",
-            beside=stage.source,
+            **columns,
         )
         place = f"{key}.heldout: {stage.heldout}"
         own = encode_rows(heldout_rows, form, place, stage)
@@ -73,10 +75,16 @@ def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
     return found
 
 
-def columns_of(rows: Stage | EvalSet) -> dict[str, Any]:
-    """Return the columns of a stage or an evaluation set, as arguments of `read_rows`."""
-    names = ("prompt", "answer", "prompt_template", "system", "messages", "text")
-    return {name: getattr(rows, name) for name in names}
+def columns_of(rows: Stage | EvalSet) -> ColumnNames:
+    """Return the columns of a stage or of an evaluation set."""
+    return {
+        "prompt": rows.prompt,
+        "answer": rows.answer,
+        "prompt_template": rows.prompt_template,
+        "system": rows.system,
+        "messages": rows.messages,
+        "text": rows.text,
+    }
 
 
 def encode_rows(

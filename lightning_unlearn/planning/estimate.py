@@ -5,12 +5,12 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from lightning_unlearn.data.batches import micro_batch
 from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
 from lightning_unlearn.data.recipes import Recipe, Stage
 from lightning_unlearn.data.rows import read_rows
+from lightning_unlearn.data.stage_rows import columns_of
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.quantization import check_precision
@@ -276,7 +276,6 @@ def _rows(stage: Stage, key: str) -> int | None:
     """Return the number of rows of a local file; None for other sources: plan downloads nothing."""
     if not stage.source.startswith("demo:") and not Path(stage.source).is_file():
         return None
-    options: dict[str, Any] = {
-        name: getattr(stage, name) for name in ("prompt", "answer", "messages", "limit")
-    }
-    return len(read_rows(stage.source, **options, key=key))
+    if stage.text is not None:
+        return None  # The number of windows is known only after tokenizing.
+    return len(read_rows(stage.source, limit=stage.limit, key=key, **columns_of(stage)))

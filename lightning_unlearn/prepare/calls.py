@@ -62,7 +62,7 @@ class Made:
 
 @dataclass
 class Progress:
-    """What a run of calls tells while it works; every attribute may be read at any time.
+    """Counts of a run of calls; other threads may read them at any time.
 
     Attributes:
         done: items that are finished.

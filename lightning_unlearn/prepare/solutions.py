@@ -1,4 +1,4 @@
-"""Solutions: answers to mathematics questions, written anew and kept where the number is right."""
+"""Solutions: answers to mathematics questions, rewritten, and kept if the number is right."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ RUN = ["method", "path", "position", "seed"]
 COLUMNS = ["path", "position", "method", "seed", "stage", "step", "metric", "value"]
 # What scores and depths are of.
 OUTCOMES = ("forget/", "answers/", "accuracy/")
-# What the monitor OracleDistance measures.
+# Metrics of the monitor OracleDistance.
 COMPARISONS = ("log_likelihood/", "margin/", "distance/", "kl/", "overshoot/")
 PREFIXES = (*OUTCOMES, *COMPARISONS)
 
@@ -57,7 +57,7 @@ class Condition:
 
 
 class Oracles:
-    """Looks up what oracles measured, by metric, path, position, seed and setting."""
+    """Finds the values of oracles by metric, path, position, seed and setting."""
 
     def __init__(self, rows: Iterable[OracleRow]) -> None:
         self._found: dict[tuple[str, str, int], list[tuple[int, Setting, float]]] = {}

@@ -159,7 +159,7 @@ def _lacking(study: StudyRecords, read: StudyRecords | None) -> list[str]:
     """What was left out because a metric is missing, and how to have it, as a sentence."""
     lacking = []
     if not study.has("distance/"):
-        lacking.append("the distance to the oracle (found no measure distance/GROUP)")
+        lacking.append("the distance to the oracle (found no metric distance/GROUP)")
     if read is None or not metrics_of_groups(read):
         lacking.append("KLoM (found no margin/GROUP per example of runs and their oracles)")
     if not lacking:

@@ -191,10 +191,10 @@ def _block(own: Curves) -> Block:
 
 
 def ends_table(ends: dict[str, tuple[float, float]]) -> tuple[Table, str]:
-    """What a run measured before and after unlearning, by kind of measure.
+    """The values of a run's metrics before and after unlearning, by kind of metric.
 
     Args:
-        ends: first and last value by name of the measure.
+        ends: first and last value by name of the metric.
 
     Returns:
         At most `MOST_ROWS` rows, but all of the first kind, and a sentence on what is not among
@@ -204,8 +204,8 @@ def ends_table(ends: dict[str, tuple[float, float]]) -> tuple[Table, str]:
     from rich.table import Table
 
     kinds: dict[str, list[str]] = {}
-    for measure in ends:
-        kinds.setdefault(measure.partition("/")[0], []).append(measure)
+    for metric in ends:
+        kinds.setdefault(metric.partition("/")[0], []).append(metric)
     order = [*FIRST, *(kind for kind in kinds if kind not in (*FIRST, *LAST)), *LAST]
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("metric", overflow="fold")

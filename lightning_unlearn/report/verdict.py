@@ -76,7 +76,7 @@ def _on_paths(report: StudyReport, shares: Shares) -> tuple[str, list[str]]:
     if not shares:
         seeds = "every path has one seed" if report.seeds < 2 else "too few runs have a score"
         return (
-            "Whether the outcome depends on the path beyond seeds cannot be told.",
+            "Whether the outcome depends on the path beyond seeds cannot be determined.",
             [f"There is no spread over seeds to compare with: {seeds}."],
         )
     return _headline(shares), [_explained(shares)]
@@ -92,12 +92,16 @@ def _headline(shares: Shares) -> str:
     clear = [name for name, share in shares.items() if share.low > 0]
     rest = [name for name in shares if name not in clear]
     if not clear:
-        return "A dependence on the path cannot be told from the spread over seeds."
+        return "A dependence on the path cannot be distinguished from the spread over seeds."
     if len(shares) > FEW:
         where = f"in {len(clear)} of {len(shares)}" if rest else f"in all {len(shares)}"
         return f"The outcome depends on the path, beyond seeds, {where} methods and settings."
     headline = f"The outcome depends on the path, beyond seeds, under {join_words(clear)}"
-    return f"{headline}; under {join_words(rest)} that cannot be told." if rest else f"{headline}."
+    return (
+        f"{headline}; under {join_words(rest)} that cannot be determined."
+        if rest
+        else f"{headline}."
+    )
 
 
 def _explained(shares: Shares) -> str:
@@ -122,7 +126,7 @@ def _least(shares: Shares) -> list[str]:
         return []
     name, least = min(shares.items(), key=lambda item: item[1].index)
     text = f"The share of the path is least under {name}, {_percents(least)[0]} %"
-    # An end that is not known tells nothing apart.
+    # An unknown end distinguishes nothing.
     others = [share for other, share in shares.items() if other != name]
     if not all(other.low >= least.high for other in others):
         text += ", though its interval is not apart from those of others"
@@ -207,7 +211,7 @@ def _on_depth(report: StudyReport) -> Verdict:
     counts = [line for line in report.summary.findings if ": forgetting was " in line]
     if "verdict" not in table or not counts:
         return Verdict(
-            "Answers of every stage were followed; which of them refuse cannot be told from their "
+            "Answers of every stage were followed; which of them refuse is not clear from their "
             "names.",
             {"Found": report.summary.findings[:FEW]} if report.summary.findings else {},
         )

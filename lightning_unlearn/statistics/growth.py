@@ -119,7 +119,7 @@ def exponential_growth(steps: ArrayLike, values: ArrayLike) -> Growth | NoGrowth
     The test uses the range that ends last, and the longest of these. Over this range the
     exponential must fit better than every curve of `other_curves`: with log-normal errors, the
     distances must be at least `EVIDENCE` times as likely under it. The likelihood ratio is
-    (RSS of the other / RSS of the exponential)^(n / 2). A parabola looks like an exponential that
+    (RSS of the other / RSS of the exponential)^(n / 2). A parabola resembles an exponential that
     changes by a factor of less than 10; if it fits as well, the result is `NoGrowth`.
 
     The interval is that of the rate at the last step of the range. It goes from the lowest to the

@@ -72,7 +72,7 @@ def test_growth_is_told_from_decay_and_from_a_parabola():
     section, _ = parting([up, 2 * up, 1 / up])
     (line,) = section.findings
     assert "grows exponentially in 2 and shrinks so in 1 of 3 pairs of paths and seeds" in line
-    assert "which can't be told from 0" in line and "doubling in" not in line
+    assert "which cannot be distinguished from 0" in line and "doubling in" not in line
     assert "| 2/3 | 1/3 |" in section.markdown and "| n/a | 0-30 |" in section.markdown
     # Distances are squares.
     parabola = np.sqrt(1 + (0.1 * np.arange(0, 35, 5)) ** 2)

@@ -61,7 +61,7 @@ def test_sentences_on_the_oracle():
     assert "% of the forget examples are below their oracle." in first
     assert floor.startswith("Two oracles of different seeds differ by 0.")
     assert "on the mean of 4 pairs" in floor
-    assert "cannot be told from the spread of retrained models in this measure" in floor
+    assert "is within the spread of retrained models in this metric" in floor
     assert floor.endswith("a run's distance is to the oracle of its own seed.")
     one, examples = drawn(seeds=1, methods=("GA",), paths=FOUR[:1])
     (sentence,) = summarize(one, examples).sections[0].findings

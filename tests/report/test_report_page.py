@@ -132,7 +132,7 @@ def test_the_verdict_repeats_the_numbers_of_the_tables() -> None:
 
 def test_what_cannot_be_told_is_said() -> None:
     one_seed = verdict_of(report_of(Synthetic(seeds=(0,))))
-    assert "cannot be told" in one_seed.headline
+    assert "cannot be determined" in one_seed.headline
     one_path = page_of(Synthetic(paths=ORDER))
     assert "There is one path: nothing can be said about paths." in one_path.text
     assert "neither a difference nor a divergence between paths can be shown" in one_path.text

@@ -37,9 +37,9 @@ def test_a_summary_holds_scores_and_findings():
     table = scores(records)
     assert found.findings[: len(recency(table))] == recency(table)
     assert found.findings[len(recency(table)) :] == [
-        "Path dependence is left out: with one seed the spread of paths cannot be told from that "
-        "of seeds; give the study several seeds.",
-        "The distance to the oracle (found no measure distance/GROUP) and KLoM (found no "
+        "Path dependence is left out: nothing separates the spread of paths from that of one "
+        "seed; give the study several seeds.",
+        "The distance to the oracle (found no metric distance/GROUP) and KLoM (found no "
         "margin/GROUP per example of runs and their oracles) are left out; they take the "
         "monitor OracleDistance, and oracle: true in the study with its oracles made (--only may "
         "leave them out).",
@@ -117,7 +117,7 @@ def test_answers_stand_in_where_no_probe_was_measured():
     ]
     assert "of each answer of the forget stage" in found.page
     assert found.findings[-1] == (
-        "The distance to the oracle (found no measure distance/GROUP) and KLoM (found no "
+        "The distance to the oracle (found no metric distance/GROUP) and KLoM (found no "
         "margin/GROUP per example of runs and their oracles) are left out; they take the "
         "monitor OracleDistance, and oracle: true in the study with its oracles made (--only may "
         "leave them out)."
@@ -178,8 +178,8 @@ def test_one_seed_or_one_path_is_said_to_show_nothing():
     records, examples = drawn(seeds=1, methods=("GA",))
     found = summarize(records, examples)
     assert found.findings[-1] == (
-        "Path dependence is left out: with one seed the spread of paths cannot be told from that "
-        "of seeds; give the study several seeds."
+        "Path dependence is left out: nothing separates the spread of paths from that of one "
+        "seed; give the study several seeds."
     )
     assert "path_dependence.csv" not in found.tables and "over 1 seed" not in found.page
     divergence = next(part for part in found.sections if part.title.startswith("Divergence"))

@@ -31,7 +31,7 @@ class Trajectories:
     Attributes:
         steps: of the runs.
         numbers: of the examples.
-        gaps: log-likelihood less that of the oracle, whose 0 is the target; or, without an
+        gaps: log-likelihood minus the oracle's, whose 0 is the target; or, without an
             oracle, the log-likelihood. [examples, steps]; NaN where it is missing.
         half: half the 95 % interval of the oracles' mean over their seeds, mean over examples; NaN
             with one oracle.
@@ -110,7 +110,7 @@ def trajectories_of(
 def examples_figure(
     study: StudyRecords, styles: StyleMap, examples: StudyRecords | None, complete: bool = False
 ) -> spec.Figure | None:
-    """The log-likelihood of each forget example less that of its oracle, by step.
+    """The log-likelihood of each forget example minus its oracle's, by step.
 
     A row per method and setting and a column per path; of more than seven paths the first of each
     position.

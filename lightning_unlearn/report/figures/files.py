@@ -46,7 +46,7 @@ def save_figures(
       mean over seeds and a thick one for the mean over the position's paths.
     - Oracles are dashed: one grey line where all paths have the same value, else one in the color
       of the path or position, at the mean over seeds.
-    - Panels that show the same measure share the y axis unless the values of one panel span less
+    - Panels that show the same metric share the y axis unless the values of one panel span less
       than a fifth of those of another. Then those of a row share it, if they can by the same rule,
       or each has its own, at least 0.05 nats high so that noise is not blown up; and the figure
       says so.

@@ -38,9 +38,9 @@ def tradeoffs(study: StudyRecords) -> pd.DataFrame:
 
     data = study.runs
     columns = ["method", "setting", "path", "position", "seed", "step", "score", "utility"]
-    measures = [str(name) for name in data["metric"].unique()]
-    answers = [name for name in measures if name.startswith("answers/")]
-    if SCORE not in measures or not answers:
+    metrics = [str(name) for name in data["metric"].unique()]
+    answers = [name for name in metrics if name.startswith("answers/")]
+    if SCORE not in metrics or not answers:
         return pd.DataFrame(columns=columns)
     data = data[data["metric"].isin([SCORE, *answers])]
     wide = data.pivot(index=["run", "step"], columns="metric", values="value").sort_index()

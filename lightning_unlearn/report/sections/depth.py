@@ -50,8 +50,8 @@ def depth_table(depths: pd.DataFrame) -> Table:
 def depth_findings(records: pd.DataFrame, examples: pd.DataFrame | None = None) -> list[str]:
     """Sentences on whether forgetting was deep or superficial.
 
-    There are none unless the paths have exactly the three stages R, C and U and forget U; which
-    stage refuses cannot be told from other names. Each method and setting has a sentence that
+    There are none unless the paths have exactly the three stages R, C and U and forget U: other
+    names do not say which stage refuses. Each method and setting has a sentence that
     counts its verdicts, then one per path. "±" is half the 95 % interval over prompts.
 
     Args:

@@ -31,7 +31,7 @@ NOTE = (
     "parabola, a power of the step or a curve that levels off. Of these alone: rate, the slope of "
     "the logarithm over the range, mean over pairs, ±: half the 95 % interval over seeds; "
     "doubling, in steps, negative for halving, n/a where some grow and others shrink or the rate "
-    "can't be told from 0; range, median first and last step."
+    "cannot be distinguished from 0; range, median first and last step."
 )
 # What divergence_growth.csv has of a fit.
 FIT = (
@@ -173,7 +173,7 @@ def _finding(own: Divergence) -> str:
             verb = "doubling" if own.doubling > 0 else "halving"
             clauses[-1] += f", {verb} in {short_number(abs(own.doubling))} steps"
         elif rate.low <= 0 <= rate.high:
-            clauses[-1] += ", which can't be told from 0"
+            clauses[-1] += ", which cannot be distinguished from 0"
     return "; ".join([*clauses, *_apart(own)])
 
 

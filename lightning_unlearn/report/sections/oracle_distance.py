@@ -55,8 +55,8 @@ def oracle_distance(study: StudyRecords, examples: StudyRecords | None) -> Secti
     each metric's mean over seeds with its 95 % interval, the regret of the common step, and
     `oracle_noise_floor`, the mean distance between the path's oracles of different seeds. Means are
     over the seeds that have a distance at every step of the path: `seeds` counts them,
-    `seeds_excluded` the others. `still_falling` is 1 where the best step is the last one looked
-    at. Table and sentences are on the group `forget`.
+    `seeds_excluded` the others. `still_falling` is 1 if the best step is the last evaluated
+    one. Table and sentences are on the group `forget`.
     """
     metrics = [name for name in study.runs["metric"].unique() if name.startswith("distance/")]
     records: list[dict[str, Any]] = []
@@ -205,6 +205,6 @@ def _floor(floors: OraclePairs) -> list[str]:
     several = f" on the mean of {len(every)} pairs ({low} to {high})" if len(every) > 1 else ""
     return [
         f"Two oracles of different seeds differ by {mean} {DISTANCE_UNIT} on the forget set"
-        f"{several}: a distance below that cannot be told from the spread of retrained models in "
-        "this measure, though a run's distance is to the oracle of its own seed."
+        f"{several}: a distance below that is within the spread of retrained models in "
+        "this metric, though a run's distance is to the oracle of its own seed."
     ]

@@ -111,7 +111,7 @@ def _why(scores: pd.DataFrame) -> str:
         return "Path dependence is left out: there is only one path."
     if scores["seed"].nunique() < 2:
         return (
-            "Path dependence is left out: with one seed the spread of paths cannot be told from "
-            "that of seeds; give the study several seeds."
+            "Path dependence is left out: nothing separates the spread of paths from that of one "
+            "seed; give the study several seeds."
         )
     return "Path dependence is left out: no method has an outcome of two runs that differ."
