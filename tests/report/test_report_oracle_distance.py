@@ -9,6 +9,8 @@ import pytest
 from study_tables import FOUR, STEPS, changed, drawn, part_of, values
 from sweep_tables import LR
 
+from lightning_unlearn.report.curves import curves_of, oracles_of_paths
+from lightning_unlearn.report.reading import read_records
 from lightning_unlearn.report.summary import summarize
 from lightning_unlearn.statistics import mean_interval
 
@@ -154,3 +156,21 @@ def test_many_paths_are_summed_up():
         " by path, still falling on 3 of 8; the best common step is " in line
         and "which costs most on " in line
     )
+
+
+def tables_of(records, examples):
+    found = summarize(records, examples)
+    return {name: text for own in found.sections for name, text in own.tables.items()}
+
+
+def test_examples_of_oracles_are_paired_by_number():
+    records, examples = drawn(seeds=2)
+    known = tables_of(records, examples)
+    is_oracle = examples["stage"] == "oracle"
+    mixed = examples[is_oracle].sample(frac=1, random_state=0)
+    assert tables_of(records, pd.concat([examples[~is_oracle], mixed])) == known
+    # An example that the oracles lack is in no comparison with them.
+    study = read_records(examples[~is_oracle | (examples["example"] != 0)], "examples")
+    curves = curves_of(study, "log_likelihood/forget")[0]
+    for oracles in oracles_of_paths(study, "log_likelihood/forget", curves):
+        assert np.isnan(oracles[:, 0]).all() and np.isfinite(oracles[:, 1:]).all()
