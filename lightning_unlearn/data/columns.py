@@ -3,8 +3,9 @@
 import math
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, TypedDict
 
 from lightning_unlearn.data.chats import read_chat
@@ -95,11 +96,6 @@ class Columns:
     alternatives: tuple[str, ...] = ()
     spread: bool = False
     beside: str | None = None
-    _fields: tuple[str, ...] = field(init=False, default=())
-
-    def __post_init__(self) -> None:
-        fields = template_columns(self.prompt_template) if self.prompt_template else ()
-        object.__setattr__(self, "_fields", fields)
 
     @classmethod
     def of(cls, names: ColumnNames) -> "Columns":
@@ -132,10 +128,11 @@ class Columns:
             prompt = f"[{prompt}]"
         return f"prompt: {prompt}, answer: {self.answer}"
 
-    @property
+    @cached_property
     def asked(self) -> list[str]:
         """Columns of the prompt."""
-        return list(self._fields or self.prompt)
+        template = self.prompt_template
+        return list(self.prompt if template is None else template_columns(template))
 
     @property
     def main(self) -> list[str]:
@@ -144,7 +141,7 @@ class Columns:
             return [self.text]
         return [*self.asked, self.answer] if self.messages is None else [self.messages]
 
-    @property
+    @cached_property
     def wanted(self) -> list[str]:
         """All columns to load."""
         further = [self.system, self.paraphrase]

@@ -49,7 +49,7 @@ def read_rows(
             f"{place}: found limit {limit}, expected 1 or more; set it to null for all rows"
         )
     columns = Columns.of(names_of_columns)
-    tables = _tables(source, place, columns.wanted, split, subset, limit)
+    tables = read_tables(source, place, columns.wanted, split, subset, limit)
     for name, table in tables:
         _check_columns(table, columns, place if len(tables) == 1 else f"{key}: {name}")
     rows = _rows(tables, columns, key, limit, remark)
@@ -120,7 +120,7 @@ def _rows(
     return rows
 
 
-def _tables(
+def read_tables(
     source: str,
     place: str,
     wanted: Sequence[str],
@@ -128,7 +128,19 @@ def _tables(
     subset: str | None,
     limit: int | None,
 ) -> list[tuple[str, Table]]:
-    """Return the tables of a source: one, or one for each file of a pattern, with their names."""
+    """Read the tables of a source: one, or one for each file of a pattern, with their names.
+
+    Args:
+        source: as of `read_rows`.
+        place: begin of messages: key and source.
+        wanted: columns to load, where a format loads single columns.
+        split: as of `read_rows`.
+        subset: as of `read_rows`.
+        limit: number of rows that are needed; files are read whole.
+
+    Raises:
+        InputError: if the source cannot be read.
+    """
     paths = local_files(source, place)
     if paths is None:
         return [(source, read_hub(source, place, wanted, split, subset, limit))]

@@ -49,8 +49,8 @@ class Journal:
             os.fsync(self._stream.fileno())
         except OSError as error:
             raise StorageError(
-                f"{self.file} can't be written: {error.strerror or error}; make room and run the "
-                "same command again: it makes only the missing calls."
+                f"{self.file} can't be written: {error.strerror or error}; free disk space and run "
+                "the same command again: it makes only the missing calls."
             ) from error
         self._replies[key] = reply
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_unlearn.data.file_formats import read_file
-from lightning_unlearn.data.hub import read_hub, read_saved, refused_option
-from lightning_unlearn.data.places import local_path
+from lightning_unlearn.data.places import local_files
+from lightning_unlearn.data.rows import read_tables
 from lightning_unlearn.data.tables import Table, describe
 from lightning_unlearn.errors import InputError, StorageError
 from lightning_unlearn.storage.integrity import sha256_of
@@ -42,9 +41,9 @@ class Source:
         return f"{self.option}: {self.name}"
 
     def sha256(self) -> str | None:
-        """Return the SHA-256 of the file; None for a folder or a data set of the hub."""
-        path = local_path(self.name, self.place)
-        return sha256_of(path) if path is not None and path.is_file() else None
+        """Return the SHA-256 of the file; None for anything else."""
+        paths = local_files(self.name, self.place) or []
+        return sha256_of(paths[0]) if len(paths) == 1 and paths[0].is_file() else None
 
     def about(self) -> dict[str, Any]:
         """Return what a manifest says of the source."""
@@ -125,15 +124,13 @@ def read_records(
 
 
 def _table(source: Source, wanted: Sequence[str]) -> Table:
-    path = local_path(source.name, source.place)
-    if path is None:
-        options = source.split, source.subset, source.limit
-        return read_hub(source.name, source.place, wanted, *options)
-    if source.subset is not None:
-        raise refused_option("subset", source.subset, source.place)
-    if path.is_dir():
-        return read_saved(path, source.place, wanted, source.split, source.limit)
-    return read_file(path, source.place, wanted)
+    """Return the rows of a source; of a pattern, those of all its files."""
+    options = source.split, source.subset, source.limit
+    found = [table for _, table in read_tables(source.name, source.place, wanted, *options)]
+    if len(found) == 1:
+        return found[0]
+    columns = dict.fromkeys(name for table in found for name in table.columns)
+    return Table(list(columns), [row for table in found for row in table.rows])
 
 
 def check_output(file: Path) -> None:
@@ -187,8 +184,8 @@ def write_output(file: Path, rows: Iterable[Mapping[str, Any]], manifest: dict[s
         replace(manifest_of(file), about)
     except OSError as error:
         raise StorageError(
-            f"--output: {file} can't be written: {error.strerror or error}; make room or name "
-            "another file, and run the same command again."
+            f"--output: {file} can't be written: {error.strerror or error}; free disk space or "
+            "name another file, and run the same command again."
         ) from error
 
 
