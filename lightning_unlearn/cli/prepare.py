@@ -226,14 +226,16 @@ def _alternates(options: argparse.Namespace) -> int:
 
 
 def _paper(options: argparse.Namespace) -> int:
-    from lightning_unlearn.prepare.paper import PLACES, convert_answers, paper_jobs
+    from lightning_unlearn.prepare.paper import PLACES, converted, paper_jobs, write_converted
 
     sources = {name: getattr(options, name.replace("-", "_")) for name in PLACES}
     jobs = paper_jobs(sources, options.output, options.limit)
+    # Read before the first call, so that all sources are checked.
+    unchanged = converted(sources, options.limit)
     jobs = [replace(job, sampling=_sampling(options, job.sampling)) for job in jobs]
     code = _run(options, jobs)
     if not options.dry_run:
-        for line in convert_answers(sources, options.output, options.limit):
+        for line in write_converted(unchanged, sources, options.output, options.limit):
             print(line)
         print("Train on them with --config configs/paper.yaml and a file of configs/models.")
     return code

@@ -68,8 +68,6 @@ def paper_jobs(sources: Mapping[str, str], folder: Path, limit: int | None) -> l
     """
     for name in ("math.jsonl", "safety.jsonl", "safety_heldout.jsonl", *CONVERTED):
         check_output(folder / name)
-    for name in CONVERTED:
-        _convert(sources, name, limit)  # so that all sources are checked before the first call
     math = _source(sources, "gsm8k", limit)
     items = solutions.solution_items(math)
     sampling = solutions.SAMPLING
@@ -84,11 +82,25 @@ def paper_jobs(sources: Mapping[str, str], folder: Path, limit: int | None) -> l
     return jobs
 
 
-def convert_answers(sources: Mapping[str, str], folder: Path, limit: int | None) -> list[str]:
-    """Write the data sets that are used as they are; return a line on each."""
+def converted(sources: Mapping[str, str], limit: int | None) -> dict[str, list[dict[str, str]]]:
+    """Read the data sets that are used as they are; return their rows by name of the output.
+
+    Raises:
+        InputError: rows that can't be used.
+    """
+    return {name: _convert(sources, name, limit) for name in CONVERTED}
+
+
+def write_converted(
+    found: Mapping[str, list[dict[str, str]]],
+    sources: Mapping[str, str],
+    folder: Path,
+    limit: int | None,
+) -> list[str]:
+    """Write what `converted` has read; return a line on each file."""
     lines = []
-    for name, (source, prompt, answer) in CONVERTED.items():
-        rows = _convert(sources, name, limit)
+    for name, rows in found.items():
+        source, prompt, answer = CONVERTED[name]
         about = {"prompt": prompt, "answer": answer}
         write_listed(folder / name, _source(sources, source, limit), rows, about, "paper")
         lines.append(f"Written to {folder / name}: {len(rows)} rows.")
