@@ -138,7 +138,8 @@ class TaskRunner:
             return False  # another process has finished it since the study was planned
         point = _Point(trial.path, trial.place, trial.method, trial.seed, trial.sweep)
         model, data = self._model_and_data(point)
-        trainer = self._trainer(point, bar, trial.run)
+        # Only a run has a folder, and the text of its configuration takes time.
+        trainer = self._trainer(point, bar, trial.run if task.is_run else "")
         try:
             trainer.run_path(model, data, None if task.is_run else task.number + 1)
         except Exception:
@@ -268,7 +269,10 @@ class TaskRunner:
     def _trainer(
         self, point: _Point, bar: StageProgress | None = None, run: str = ""
     ) -> StagedTrainer:
-        """Create a trainer with its own callbacks for a trial; planning needs no ``run``."""
+        """Create a trainer with its own callbacks for a trial.
+
+        Plans and stages that several runs share need no ``run``.
+        """
         cli = self._cli(point.method, dict(point.setting))
         config = cli.config.clone()
         config["seed_everything"] = config["trainer.seed"] = point.seed
@@ -290,7 +294,6 @@ class TaskRunner:
         trainer.messages.handler = self.say
         trainer.store = self.store
         if run:
-            # Skip this for plans: it would take most of their time.
             trainer.config_text = cli.config_text(config)
         return trainer
 
