@@ -45,6 +45,18 @@ def compute_experts_in_fp64(hf_model: Any) -> None:
         choose("eager")
 
 
+def check_all_guards() -> None:
+    """Make compiled layers check all conditions of a program before they use it.
+
+    PyTorch 2.9 has a shortcut that skips conditions of unchanged objects. On Python 3.13 it takes
+    layers for unchanged whose active adapters have changed: unlearning used the program of
+    training, without the adapter that it trains. Later versions switch the shortcut off.
+    """
+    settings: Any = torch._dynamo.config
+    if hasattr(settings, "use_recursive_dict_tags_for_guards"):
+        settings.use_recursive_dict_tags_for_guards = False
+
+
 def clip_gradients(parameters: Sequence[Tensor], most: float) -> None:
     """Scale gradients in place so that their total norm is at most `most`.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.model.compat import check_all_guards
 
 BACKEND = "inductor"
 # Largest number of compiled versions of a layer, which all layers share: learning and unlearning,
@@ -27,6 +28,7 @@ def compile_layers(layers: Iterable[nn.Module]) -> None:
     """
     limits: Any = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, VERSIONS)
+    check_all_guards()
     for layer in layers:
         layer.compile(dynamic=True, backend=BACKEND)
 
