@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -38,6 +39,9 @@ class Batch:
         mask: True where a ``[sequences, longest answer]`` table has a label token.
         index: row number of each sequence in its data set, ``[sequences]``.
         weight: 1, or 0 for a filler sequence that only lets a process take part, ``[sequences]``.
+        retain: retain rows, one for each sequence, if the method uses them.
+        alternates: answers to prefer, to the same prompts, one for each sequence, if the method
+            uses them.
     """
 
     input_ids: Tensor
@@ -46,6 +50,21 @@ class Batch:
     mask: Tensor
     index: Tensor
     weight: Tensor
+    retain: "Batch | None" = None
+    alternates: "Batch | None" = None
+
+
+@dataclass
+class Counts:
+    """Counts of the rows of one kind in a whole global batch.
+
+    Attributes:
+        tokens: label tokens.
+        sequences: sequences.
+    """
+
+    tokens: int
+    sequences: int
 
 
 @dataclass
@@ -56,11 +75,48 @@ class GlobalBatch:
         micro_batches: micro-batches; every process has the same number.
         tokens: label tokens of the whole global batch.
         sequences: sequences of the whole global batch.
+        retain: counts of its retain rows, if the method uses them.
     """
 
     micro_batches: list[Batch]
     tokens: int
     sequences: int
+    retain: Counts | None = None
+
+
+def joined(first: Batch, second: Batch) -> Batch:
+    """Put the sequences of two batches into one, so that one forward computes both.
+
+    Args:
+        first: its sequences come first.
+        second: of the same kind, on the same device.
+
+    Returns:
+        The batch, without retain rows and alternates.
+    """
+    width = max(batch.input_ids.shape[1] for batch in (first, second))
+    longest = max(batch.mask.shape[1] for batch in (first, second))
+    begin, positions = 0, []
+    for batch in (first, second):
+        count, own = batch.input_ids.shape
+        rows, places = batch.label_positions // own, batch.label_positions % own
+        positions.append((rows + begin) * width + places)
+        begin += count
+
+    def both(one: Tensor, other: Tensor, size: int | None = None) -> Tensor:
+        parts = (one, other)
+        if size is not None:
+            parts = F.pad(one, (0, size - one.shape[1])), F.pad(other, (0, size - other.shape[1]))
+        return torch.cat(parts)
+
+    return Batch(
+        input_ids=both(first.input_ids, second.input_ids, width),
+        label_positions=torch.cat(positions),
+        label_ids=both(first.label_ids, second.label_ids),
+        mask=both(first.mask, second.mask, longest),
+        index=both(first.index, second.index),
+        weight=both(first.weight, second.weight),
+    )
 
 
 def collate(
@@ -141,19 +197,30 @@ class BatchPlan(Dataset[GlobalBatch]):
         return len(self.steps)
 
     def __getitem__(self, step: int) -> GlobalBatch:
-        rows = self.steps[step]
-        ordered = sorted(rows, key=lambda i: (len(self.examples[i]), i))
+        rows, ordered = self.steps[step], self.ordered(step)
         stride = self.micro_batch_size * self.world_size
         micro_batches = []
         for start in range(0, len(ordered), stride):
             begin = start + self.rank * self.micro_batch_size
             share = ordered[begin : min(begin + self.micro_batch_size, start + stride)]
             # A process without rows computes a filler: all processes must exchange gradients.
-            micro_batches.append(
-                collate(self.examples, share or ordered[:1], self.pad_id, filler=not share)
-            )
+            micro_batches.append(self.collated(step, share or ordered[:1], filler=not share))
         tokens = sum(len(self.examples[i].answer) for i in rows)
         return GlobalBatch(micro_batches, tokens, len(rows))
+
+    def ordered(self, step: int) -> list[int]:
+        """Return the numbers of the rows of a step, the shortest row first."""
+        return sorted(self.steps[step], key=lambda i: (len(self.examples[i]), i))
+
+    def collated(self, step: int, rows: Sequence[int], filler: bool) -> Batch:
+        """Return rows of a step as a micro-batch.
+
+        Args:
+            step: number of the step, from 0.
+            rows: numbers of the rows.
+            filler: give the sequences weight 0.
+        """
+        return collate(self.examples, rows, self.pad_id, filler)
 
     def loader(self, done: int = 0) -> DataLoader[GlobalBatch]:
         """Return a loader that yields the steps in order, one at a time.

@@ -9,8 +9,10 @@ from torch.utils.data import DataLoader
 from lightning_unlearn.data.batches import BatchPlan, GlobalBatch, micro_batch
 from lightning_unlearn.data.chat import ChatFormat, Example
 from lightning_unlearn.data.columns import Row
+from lightning_unlearn.data.method_rows import MethodRows
+from lightning_unlearn.data.paired_batches import PairedPlan
 from lightning_unlearn.data.paths import all_paths, check_order, choose_path
-from lightning_unlearn.data.recipes import EvalSet, Recipe, Stage, check_row_sets
+from lightning_unlearn.data.recipes import EvalSet, Recipe, RowSource, Stage, check_row_sets
 from lightning_unlearn.data.row_sets import RowSets
 from lightning_unlearn.data.stage_rows import HELDOUT, one_name
 from lightning_unlearn.errors import InputError
@@ -36,6 +38,13 @@ class StagedDataModule(LightningDataModule):
             oracle is evaluated like the other models.
         unlearn: recipe of unlearning.
         eval_sets: further rows to evaluate, by name; monitors refer to them as to stages.
+        retain: rows of methods with a retain term (``retain_weight``): names of stages, of
+            "STAGE:heldout" and of evaluation sets, such as ``[inst, math]``; or a source with
+            columns, as of a stage. Each forget row of an optimizer step is paired with one of
+            them. Rows that are also forget rows are left out.
+        alternates: answers to prefer to the forget answers, for methods that use them: a column
+            of the forget stage with a text or a list of texts in each row; or a source whose rows
+            are joined to the forget rows by prompt.
         max_length: longest sequence in tokens; null for the model's context.
         chat_template_from: model whose chat template is used, for a base model that has none.
         micro_batch_size: sequences of one forward in training, per process; null for automatic. It
@@ -56,6 +65,8 @@ class StagedDataModule(LightningDataModule):
         oracle: bool = False,
         unlearn: Recipe = Recipe(),  # noqa: B008  (never modified; documents the defaults)
         eval_sets: dict[str, EvalSet] | None = None,
+        retain: list[str] | RowSource | None = None,
+        alternates: str | RowSource | None = None,
         max_length: int | None = None,
         chat_template_from: str | None = None,
         micro_batch_size: int | None = None,
@@ -67,6 +78,8 @@ class StagedDataModule(LightningDataModule):
         self.oracle = oracle
         self.unlearn = unlearn
         self.eval_sets = dict(eval_sets or {})
+        self.retain = retain
+        self.alternates = alternates
         self.max_length = max_length
         self.chat_template_from = chat_template_from
         self.micro_batch_size = micro_batch_size
@@ -81,6 +94,7 @@ class StagedDataModule(LightningDataModule):
         self.heldout_examples = self.row_sets.heldout_examples
         self.eval_set_rows = self.row_sets.eval_set_rows
         self.eval_set_examples = self.row_sets.eval_set_examples
+        self.method_rows = MethodRows(self.stages, self.eval_sets, forget, retain, alternates)
         self._plan: BatchPlan | None = None
 
     def _check(self) -> None:
@@ -192,10 +206,25 @@ class StagedDataModule(LightningDataModule):
             if self.format is None or not form.same(self.format):
                 # The model has changed: tokens of the earlier model are not valid.
                 self.row_sets.clear()
+                self.method_rows.clear()
             self.format = form
         assert self.format is not None, "set above or by an earlier call"
         stages = {stage: self.stages[stage] for stage in self.path}
-        self.row_sets.load(stages, self.eval_sets, self.format)
+        used = self.method_rows.forget_columns
+        self.row_sets.load(stages, self.eval_sets, self.format, used)
+
+    def load_method_rows(self, retain: bool, alternates: bool) -> None:
+        """Read and tokenize the further rows that a method uses; `load_rows` comes first.
+
+        Args:
+            retain: whether it uses retain rows.
+            alternates: whether it uses alternates.
+
+        Raises:
+            InputError: if rows cannot be used.
+        """
+        assert self.format is not None, "load_rows() comes first"
+        self.method_rows.load(self.row_sets, self.format, retain, alternates)
 
     def _has_chats(self) -> bool:
         plain = [self.stages[name].text is not None for name in self.path]
@@ -219,6 +248,7 @@ class StagedDataModule(LightningDataModule):
             name for name, rows in self.eval_sets.items() if other.eval_sets.get(name) == rows
         }
         self.row_sets.adopt(other.row_sets, shared)
+        self.method_rows.adopt(other.method_rows)
         self.format = other.format
 
     def check_batches(self, world_size: int) -> None:
@@ -312,7 +342,15 @@ class StagedDataModule(LightningDataModule):
         names = [*sets, *self.eval_sets]
         return {name: self.row_sets.measured_fingerprint(name, self.forget) for name in names}
 
-    def start_stage(self, stage: str, seed: int, rank: int, world_size: int) -> BatchPlan:
+    def start_stage(
+        self,
+        stage: str,
+        seed: int,
+        rank: int,
+        world_size: int,
+        retain: bool = False,
+        alternates: bool = False,
+    ) -> BatchPlan:
         """Select the stage whose steps `train_dataloader` yields, and return their plan.
 
         Args:
@@ -320,18 +358,24 @@ class StagedDataModule(LightningDataModule):
             seed: seed of the run.
             rank: number of this process.
             world_size: number of processes.
+            retain: pair the rows with retain rows; `load_method_rows` comes first.
+            alternates: pair the rows with alternates; `load_method_rows` comes first.
         """
-        self._plan = BatchPlan(
-            self.training_examples(stage),
-            self.recipe(stage),
-            seed,
-            stage,
-            self.pad_id,
-            self.micro_batch_size,
-            rank,
-            world_size,
-            key="data.unlearn" if stage == UNLEARN else f"data.stages.{stage}",
-        )
+        key = "data.unlearn" if stage == UNLEARN else f"data.stages.{stage}"
+        shared = self.training_examples(stage), self.recipe(stage), seed, stage, self.pad_id
+        options: dict[str, Any] = {
+            "micro_batch_size": self.micro_batch_size,
+            "rank": rank,
+            "world_size": world_size,
+            "key": key,
+        }
+        if retain or alternates:
+            rows = self.method_rows
+            options["retain"] = rows.retain if retain else None
+            options["alternates"] = rows.alternates if alternates else None
+            self._plan = PairedPlan(*shared, **options)
+        else:
+            self._plan = BatchPlan(*shared, **options)
         return self._plan
 
     @property

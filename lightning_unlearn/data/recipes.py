@@ -232,7 +232,49 @@ class EvalSet:
             )
 
 
-def _check_columns(rows: Stage | EvalSet, key: str) -> None:
+@dataclass
+class RowSource:
+    """Rows that are no stage of their own: retain rows, or alternates to the forget answers.
+
+    Attributes:
+        source: as in a stage.
+        prompt: column of the prompt, or a list of columns, as in a stage.
+        answer: column of the answer.
+        prompt_template: text with {COLUMN} for columns, instead of ``prompt``.
+        system: column of a system message.
+        messages: column of a chat, instead of prompt and answer, as in a stage.
+        text: column of plain text, instead of prompt and answer, as in a stage.
+        subset: configuration name of a hub data set.
+        split: split of a hub data set, or of a saved folder with several splits.
+        limit: use only the first rows.
+    """
+
+    source: str = ""
+    prompt: str | list[str] = "question"
+    answer: str = "answer"
+    prompt_template: str | None = None
+    system: str | None = None
+    messages: str | None = None
+    text: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    limit: int | None = None
+
+    def check(self, key: str) -> None:
+        """Refuse a source without rows.
+
+        Args:
+            key: YAML key of the source, for the message.
+
+        Raises:
+            InputError: with the key.
+        """
+        _check_source(self.source, key)
+        _check_columns(self, key)
+        _check_limit(self.limit, f"{key}.limit")
+
+
+def _check_columns(rows: Stage | EvalSet | RowSource, key: str) -> None:
     """Refuse columns that exclude each other, and a template that names none."""
     if rows.text is not None and rows.messages is not None:
         raise InputError(

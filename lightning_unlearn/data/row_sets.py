@@ -52,7 +52,11 @@ class RowSets:
         self._fingerprints.clear()
 
     def load(
-        self, stages: Mapping[str, Stage], eval_sets: Mapping[str, EvalSet], form: ChatFormat
+        self,
+        stages: Mapping[str, Stage],
+        eval_sets: Mapping[str, EvalSet],
+        form: ChatFormat,
+        also_used: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Read and tokenize the rows that are not known yet.
 
@@ -60,13 +64,15 @@ class RowSets:
             stages: stages by name.
             eval_sets: evaluation sets by name.
             form: tokenizer and chat template.
+            also_used: columns of a stage that are read elsewhere, by name of the stage.
 
         Raises:
             InputError: if a file or a row cannot be used.
         """
+        others = also_used or {}
         for name, stage in stages.items():
             if name not in self.examples:
-                self._add_stage(name, read_stage(name, stage, form))
+                self._add_stage(name, read_stage(name, stage, form, others.get(name, ())))
         for name, eval_set in eval_sets.items():
             if name not in self.eval_set_examples:
                 found = read_eval_set(name, eval_set, form)

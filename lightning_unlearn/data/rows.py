@@ -22,6 +22,7 @@ def read_rows(
     limit: int | None = None,
     key: str = "source",
     remark: Callable[[str], None] = lambda sentence: None,
+    also_used: Sequence[str] = (),
     **names_of_columns: Unpack[ColumnNames],
 ) -> list[Row]:
     """Read the rows of a source, with text as it is written.
@@ -38,6 +39,7 @@ def read_rows(
             are not checked otherwise.
         key: YAML key of the source, with which every message starts.
         remark: called with notes for the user: unused columns, skipped rows.
+        also_used: columns that are read elsewhere, and so are no unused ones.
         names_of_columns: see `ColumnNames`; "question" and "answer" by default.
 
     Raises:
@@ -51,12 +53,13 @@ def read_rows(
     columns = Columns.of(names_of_columns)
     tables = read_tables(source, place, columns.wanted, split, subset, limit)
     for name, table in tables:
-        _check_columns(table, columns, place if len(tables) == 1 else f"{key}: {name}")
+        check_columns(table, columns, place if len(tables) == 1 else f"{key}: {name}")
     rows = _rows(tables, columns, key, limit, remark)
     if columns.main == [columns.answer, columns.answer]:
         both = columns.answer
         remark(f"{place}: the column '{both}' is both prompt and answer, so both are equal.")
-    if unused := _unused([table for _, table in tables], columns.wanted, limit):
+    read = [*columns.wanted, *also_used]
+    if unused := _unused([table for _, table in tables], read, limit):
         remark(
             f"{place}: {names(unused)} {'is' if len(unused) == 1 else 'are'} not used "
             f"({columns}).{_use_them(columns, unused)}"
@@ -72,7 +75,17 @@ def _use_them(columns: Columns, unused: Sequence[str]) -> str:
     return f" If a prompt needs '{unused[0]}', set prompt: [{joined}]."
 
 
-def _check_columns(table: Table, columns: Columns, place: str) -> None:
+def check_columns(table: Table, columns: Columns, place: str) -> None:
+    """Refuse a table without rows, or without a column that is needed.
+
+    Args:
+        table: the table.
+        columns: the columns that make a row.
+        place: begin of messages: key and source.
+
+    Raises:
+        InputError: naming the column.
+    """
     if not table.rows:
         raise InputError(
             f"{place}: found no rows, expected at least one; check the program that wrote the data"

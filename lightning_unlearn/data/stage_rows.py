@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 
 from lightning_unlearn.data.chat import ChatFormat, Example
 from lightning_unlearn.data.columns import ColumnNames, Row
-from lightning_unlearn.data.recipes import EvalSet, Stage
+from lightning_unlearn.data.recipes import EvalSet, RowSource, Stage
 from lightning_unlearn.data.row_errors import each_row
 from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.data.text import windows
@@ -34,13 +34,16 @@ class StageRows:
     remarks: list[str] = field(default_factory=list)
 
 
-def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
+def read_stage(
+    name: str, stage: Stage, form: ChatFormat, also_used: Sequence[str] = ()
+) -> StageRows:
     """Read and tokenize the rows of a stage.
 
     Args:
         name: name of the stage.
         stage: sources and columns.
         form: tokenizer and chat template.
+        also_used: columns of its source that are read elsewhere.
 
     Raises:
         InputError: if a file or a row cannot be used.
@@ -55,6 +58,7 @@ def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
         limit=stage.limit,
         key=f"{key}.source",
         remark=remarks.append,
+        also_used=also_used,
         **columns,
     )
     place = f"{key}.source: {stage.source}"
@@ -75,8 +79,8 @@ def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
     return found
 
 
-def columns_of(rows: Stage | EvalSet) -> ColumnNames:
-    """Return the columns of a stage or of an evaluation set."""
+def columns_of(rows: Stage | EvalSet | RowSource) -> ColumnNames:
+    """Return the columns of a stage, of an evaluation set or of another source."""
     return {
         "prompt": rows.prompt,
         "answer": rows.answer,

@@ -8,8 +8,8 @@ adapter, without a change of the base.
 import json
 import math
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +244,28 @@ class Adapters:
             for config in {id(c): c for c in configs}.values():
                 config.tie_word_embeddings = False
         return self.peft_model.merge_and_unload(adapter_names=list(names))
+
+
+@contextmanager
+def switched_off(module: nn.Module, name: str) -> Iterator[None]:
+    """Leave an adapter out of the forward; which weights are trained does not change.
+
+    Args:
+        module: a model, or a part of one.
+        name: "learn" or "unlearn".
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [part for part in module.modules() if isinstance(part, BaseTunerLayer)]
+    before = [layer._active_adapter for layer in layers]
+    try:
+        for layer in layers:
+            # PEFT's own method would also change which weights are trained.
+            layer._active_adapter = [own for own in layer.active_adapters if own != name]
+        yield
+    finally:
+        for layer, active in zip(layers, before, strict=True):
+            layer._active_adapter = active
 
 
 def _linear_names(hf_model: Any) -> str:

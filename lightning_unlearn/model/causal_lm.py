@@ -21,7 +21,7 @@ from lightning_unlearn.model.checks import ModelChecks
 from lightning_unlearn.model.compat import clip_gradients
 from lightning_unlearn.model.evaluator import Evaluator
 from lightning_unlearn.model.network import LogProbModel
-from lightning_unlearn.model.objective import Objective, share_of_mean, supervised
+from lightning_unlearn.model.objective import Objective, RetainTerm, shares, supervised
 from lightning_unlearn.model.optimizer import make_optimizer, make_scheduler
 from lightning_unlearn.model.pretrained import PretrainedModel
 from lightning_unlearn.model.settings import LoRA, ModelSettings, Quantization
@@ -51,6 +51,7 @@ class CausalLM(LightningModule):
         checks: what can be found wrong before weights are loaded.
         loaded_keys: what the present weights are.
         objective: what training minimizes.
+        retain_term: what is added to it for the retain rows of each batch; None for nothing.
         stage: the present stage, "unlearn" for unlearning.
         recipe: recipe of the stage.
         step: optimizer steps of the stage that are done.
@@ -103,6 +104,7 @@ class CausalLM(LightningModule):
         self.checks = ModelChecks(self.settings, self.pretrained)
         self.loaded_keys = LoadedKeys(has_adapters=lora is not None)
         self.objective: Objective = supervised
+        self.retain_term: RetainTerm | None = None
         self.remembered: dict[str, Any] = {}
         self._keeps_device = False
         self._start = StageStart()
@@ -143,7 +145,7 @@ class CausalLM(LightningModule):
         self._must_enter_stage = True
         self.stage, self.recipe, self.total_steps = start.stage, start.recipe, start.total_steps
         self.step = start.done
-        self.objective = supervised
+        self.objective, self.retain_term = supervised, None
 
     def _enter_stage(self) -> None:
         start, adapters = self._start, self.adapters
@@ -226,19 +228,20 @@ class CausalLM(LightningModule):
         number = self._start.done + batch_idx
         # Dropout of each step: Lightning's loops draw random numbers too, in a trainer's later fits
         # more than in its first, and a resumed run must not see the difference.
-        share, shares = self.placement.data_share
+        share, processes = self.placement.data_share
         torch.manual_seed(derive_seed(self.seed, self.stage, number, share))
         total = torch.zeros((), dtype=self.network.result_dtype, device=self.device)
-        for place, micro_batch in enumerate(batch.micro_batches):
-            last = place == len(batch.micro_batches) - 1
+        passes = shares(batch, self.objective, self.retain_term)
+        for place, own in enumerate(passes):
+            last = place == len(passes) - 1
             with nullcontext() if last else self._keep_gradients_local():
                 # Nothing else holds the values, so they are freed before the optimizer step.
-                loss = share_of_mean(self.objective(self.network, micro_batch), micro_batch, batch)
+                loss = own.loss(self.network)
                 # Strategies average gradients over processes; ours are shares of one sum.
-                self.manual_backward(loss * shares)
+                self.manual_backward(loss * processes)
             total += loss.detach()
         # The mean counts a share once, however many processes work on it.
-        total = shares * self.trainer.strategy.reduce(total, reduce_op="mean")
+        total = processes * self.trainer.strategy.reduce(total, reduce_op="mean")
         self._check_loss(total, number)
         if self.recipe.gradient_clip is not None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]

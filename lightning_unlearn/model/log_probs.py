@@ -5,7 +5,7 @@ predict a label token, in chunks. So a batch x length x vocabulary tensor never 
 the forward nor in the backward pass.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -180,6 +180,52 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
         return (grads[0].unsqueeze(-1) * slopes).to(slopes.dtype), None, None, None, None, None
 
 
+class _FrozenHeadKL(torch.autograd.Function):
+    """KL(reference || model) of next-token distributions for a linear head without gradient.
+
+    As in `_FrozenHeadLogProbs`, d value / d h is one vector per row, ``(p - q) W`` for the
+    distributions p of the model and q of the reference, and the forward computes it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        reference: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        transform: LogitTransform,
+        chunk: int,
+    ) -> Tensor:
+        wants_grad = ctx.needs_input_grad[0]
+        kept = at_least_fp32(hidden.dtype)
+        values = torch.empty(hidden.shape[0], dtype=kept, device=hidden.device)
+        slopes = torch.empty_like(hidden) if wants_grad else None
+        for start in range(0, hidden.shape[0], chunk):
+            rows = slice(start, start + chunk)
+            aim = transform(F.linear(reference[rows], weight, bias)).log_softmax(-1)
+            logits = transform(F.linear(hidden[rows], weight, bias))
+            own = logits.log_softmax(-1)
+            share = aim.exp()
+            values[rows] = aim.sub_(own).mul_(share).sum(-1)
+            if slopes is None:
+                continue
+            slope = own.exp_().sub_(share)
+            if transform.softcap is not None:
+                slope.mul_(1.0 - (logits / transform.softcap).square())
+            if transform.scale != 1.0:
+                slope.mul_(transform.scale)
+            slopes[rows] = (slope.to(weight.dtype) @ weight).to(slopes.dtype)
+        if slopes is not None:
+            ctx.save_for_backward(slopes)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return (grads[0].unsqueeze(-1) * slopes).to(slopes.dtype), None, None, None, None, None
+
+
 def chunk_rows(head: nn.Module, device: torch.device) -> int:
     """Return the number of rows of logits that are computed at a time.
 
@@ -221,12 +267,64 @@ def token_log_probs(
         logits = transform(head(rows))
         return logits.gather(-1, ids[:, None]).squeeze(-1) - torch.logsumexp(logits, dim=-1)
 
+    return _by_chunk(of_chunk, hidden, target, chunk)
+
+
+def token_kl(
+    hidden: Tensor,
+    reference: Tensor,
+    head: nn.Module,
+    reference_head: Callable[[Tensor], Tensor],
+    transform: LogitTransform,
+) -> Tensor:
+    """Compute KL(reference || model) of next-token distributions from their hidden states.
+
+    Args:
+        hidden: last hidden states of the model, after the final norm, ``[tokens, width]``.
+        reference: the same of the reference, a constant.
+        head: the output projection to ``[tokens, vocabulary]``.
+        reference_head: that of the reference.
+        transform: transform of the logits after the projection.
+
+    Returns:
+        ``[tokens]``, nats; see `at_least_fp32`. Gradients flow to ``hidden`` and to the head.
+    """
+    chunk = chunk_rows(head, hidden.device)
+    if type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters()):
+        value: Tensor = _FrozenHeadKL.apply(  # type: ignore[no-untyped-call]
+            hidden, reference, head.weight, head.bias, transform, chunk
+        )
+        return value
+
+    def of_chunk(rows: Tensor, aims: Tensor) -> Tensor:
+        with torch.no_grad():
+            aim = transform(reference_head(aims)).log_softmax(-1)
+        own = transform(head(rows)).log_softmax(-1)
+        return F.kl_div(own, aim, reduction="none", log_target=True).sum(-1)
+
+    return _by_chunk(of_chunk, hidden, reference, chunk)
+
+
+def _by_chunk(
+    compute: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, other: Tensor, chunk: int
+) -> Tensor:
+    """Compute one value per row, chunk by chunk.
+
+    Args:
+        compute: returns the values of some rows of ``hidden`` and ``other``.
+        hidden: ``[rows, width]``.
+        other: ``[rows, ...]``.
+        chunk: number of rows of a chunk.
+
+    Returns:
+        ``[rows]``.
+    """
     parts = []
     for start in range(0, hidden.shape[0], chunk):
-        rows_of, ids = hidden[start : start + chunk], target[start : start + chunk]
+        rows = hidden[start : start + chunk], other[start : start + chunk]
         if torch.is_grad_enabled():
             # Compute the logits of the chunk again in the backward pass instead of storing them.
-            parts.append(checkpoint(of_chunk, rows_of, ids, use_reentrant=False))
+            parts.append(checkpoint(compute, *rows, use_reentrant=False))
         else:
-            parts.append(of_chunk(rows_of, ids))
+            parts.append(compute(*rows))
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=at_least_fp32(hidden.dtype))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn.data.batches import Batch
 from lightning_unlearn.model import hf_config
+from lightning_unlearn.model.adapters import UNLEARN, switched_off
 from lightning_unlearn.model.compat import cache_arguments
 from lightning_unlearn.model.compiling import eager_mode
 from lightning_unlearn.model.decoder import decoder_of
@@ -14,11 +15,12 @@ from lightning_unlearn.model.log_probs import (
     LogitTransform,
     LogProbs,
     at_least_fp32,
+    token_kl,
     token_log_probs,
 )
 from lightning_unlearn.model.token_statistics import token_statistics
 
-Output = Literal["log_probs", "statistics", "statistics and hidden"]
+Output = Literal["log_probs", "statistics", "statistics and hidden", "hidden", "kl"]
 
 
 class LogProbModel(nn.Module):
@@ -88,13 +90,14 @@ class LogProbModel(nn.Module):
                 and no cache.
             output: "log_probs"; "statistics" for the table of `token_statistics`, without
                 gradient; "statistics and hidden" for the table and, right of it, the hidden states
-                that the projection receives.
+                that the projection receives; "hidden" for these alone; "kl" for KL(reference ||
+                model) with the model without the adapter ``unlearn`` as reference.
             oracle: hidden states of the oracle, ``[tokens, width]``, for the KL among the
-                statistics.
+                statistics; those of the reference for "kl".
 
         Returns:
             ``[tokens]``, ``[tokens, columns]`` or ``[tokens, columns + width]``, nats; see
-            `at_least_fp32`.
+            `at_least_fp32`. Hidden states have the dtype of the model.
         """
         own = self.takes_own_logits
         trunk = self.hf_model if own else decoder_of(self.hf_model)
@@ -110,6 +113,17 @@ class LogProbModel(nn.Module):
         hidden = states.reshape(-1, states.shape[-1]).index_select(0, label_positions)
         head = nn.Identity() if own else self.hf_model.get_output_embeddings()
         transform = LogitTransform() if own else self.transform
+        if output == "hidden":
+            return hidden
+        if output == "kl":
+            assert oracle is not None
+
+            def before_unlearning(rows: Tensor) -> Tensor:
+                with switched_off(head, UNLEARN):
+                    logits: Tensor = head(rows)
+                return logits
+
+            return token_kl(hidden, oracle, head, before_unlearning, transform)
         if output != "log_probs":
             table = token_statistics(hidden, label_ids, head, transform, oracle)
             return table if output == "statistics" else torch.cat([table, hidden.to(table)], dim=-1)
@@ -119,6 +133,37 @@ class LogProbModel(nn.Module):
         """Compute log-probabilities of a batch's label tokens, with gradient if it is enabled."""
         flat = self(batch.input_ids, batch.label_positions, batch.label_ids)
         return LogProbs.scatter(flat, batch.mask)
+
+    def kl_to_reference(self, batch: Batch) -> Tensor:
+        """Compute KL(reference || model) of the next-token distributions at label tokens.
+
+        The reference is the model before unlearning: the same network in eval mode, without the
+        adapter ``unlearn``. No second model is in memory; it costs a forward without gradient.
+
+        Args:
+            batch: any rows.
+
+        Returns:
+            ``[sequences, longest answer]``, nats, 0 where masked; with gradient if it is enabled.
+        """
+        rows = batch.input_ids, batch.label_positions, batch.label_ids
+        reference = self._hidden_before_unlearning(batch)
+        flat = self(*rows, output="kl", oracle=reference)
+        return LogProbs.scatter(flat, batch.mask).per_token
+
+    @torch.no_grad()
+    def _hidden_before_unlearning(self, batch: Batch) -> Tensor:
+        """Compute the hidden states at label positions of the model without ``unlearn``."""
+        rows = batch.input_ids, batch.label_positions, batch.label_ids
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            with switched_off(self.hf_model, UNLEARN):
+                hidden: Tensor = self(*rows, output="hidden")
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return hidden
 
     def generate(self, **options: Any) -> Tensor:
         """Generate tokens; arguments and result are those of ``generate`` of transformers."""

@@ -1,11 +1,12 @@
 """Objectives: what a training step minimizes, and a micro-batch's share of it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from lightning_unlearn import objectives
-from lightning_unlearn.data.batches import Batch, GlobalBatch
+from lightning_unlearn.data.batches import Batch, Counts, GlobalBatch
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.network import LogProbModel
 
@@ -22,7 +23,60 @@ def supervised(network: LogProbModel, batch: Batch) -> Tensor:
     return objectives.nll(network.log_probs(batch).per_token)
 
 
-def share_of_mean(values: Tensor, micro_batch: Batch, batch: GlobalBatch) -> Tensor:
+@dataclass(frozen=True)
+class RetainTerm:
+    """A loss on the retain rows that is added to the objective.
+
+    Attributes:
+        objective: computes the loss of a batch of retain rows, as `Objective` does.
+        weight: returns its weight in the present step.
+    """
+
+    objective: Objective
+    weight: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A forward and backward pass of an optimizer step.
+
+    Attributes:
+        objective: what it computes.
+        batch: of these rows.
+        counts: counts of all rows of this kind in the global batch.
+        weight: weight of the loss.
+    """
+
+    objective: Objective
+    batch: Batch
+    counts: GlobalBatch | Counts
+    weight: float = 1.0
+
+    def loss(self, network: LogProbModel) -> Tensor:
+        """Compute the share of the loss of the global batch; the sum of all shares is the loss."""
+        values = self.objective(network, self.batch)
+        return share_of_mean(values, self.batch, self.counts) * self.weight
+
+
+def shares(batch: GlobalBatch, objective: Objective, retain: RetainTerm | None) -> list[Share]:
+    """Return the passes of an optimizer step, in order.
+
+    Args:
+        batch: micro-batches of one process.
+        objective: what training minimizes.
+        retain: what is added for the retain rows of the batch; None for nothing.
+    """
+    found = []
+    for micro_batch in batch.micro_batches:
+        found.append(Share(objective, micro_batch, batch))
+        if retain is not None:
+            assert micro_batch.retain is not None and batch.retain is not None
+            term = retain.objective, micro_batch.retain, batch.retain
+            found.append(Share(*term, retain.weight()))
+    return found
+
+
+def share_of_mean(values: Tensor, micro_batch: Batch, batch: GlobalBatch | Counts) -> Tensor:
     """Compute a micro-batch's share of the mean loss of its global batch.
 
     Args:

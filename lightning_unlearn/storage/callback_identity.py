@@ -36,7 +36,7 @@ OBSERVERS = tuple(
     if (kind := getattr(lightning_callbacks, name, None)) is not None
 )
 # Attributes that Lightning and this package set on callbacks.
-ATTACHED = ("log", "log_dict", "_name", "_reference")
+ATTACHED = ("log", "log_dict", "_name", "_reference", "_alternates_reference")
 
 
 def changes_training(callback: Callback) -> bool:

@@ -25,12 +25,14 @@ class PlannedStage:
         name: name of a trained stage; "unlearn"; or "oracle" for an evaluation of the oracle.
         content: all settings that determine the weights after the stage and the monitors' results.
         oracle: key of the oracle that monitors compare with during the stage; None for none.
+        uses: whether its steps use retain rows, and alternates.
         key: name of the stage's entry in the stage store.
     """
 
     name: str
     content: dict[str, Any]
     oracle: str | None = None
+    uses: tuple[bool, bool] = (False, False)
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,17 +92,19 @@ def plan_path(
         forgotten = {"data": data.fingerprint(UNLEARN)}
         plan.append(PlannedStage(ORACLE, {**unlearned, **forgotten, **evaluation}))
     elif data.forget is not None and method is not None:
+        uses = method.uses_retain, method.uses_alternates
         content = {
             **unlearned,
             "unlearn": data.recipe(UNLEARN).key(),
             "data": data.fingerprint(UNLEARN),
             "method": callback_identity(method),
+            **data.method_rows.fingerprints(*uses),
             **evaluation,
         }
         oracle = None
         if any(monitor.uses_oracle for monitor in monitors):
             oracle = content["oracle"] = _oracle(data, shared, has_oracle)
-        plan.append(PlannedStage(UNLEARN, content, oracle))
+        plan.append(PlannedStage(UNLEARN, content, oracle, uses))
     return plan
 
 

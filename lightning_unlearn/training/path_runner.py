@@ -283,9 +283,9 @@ class PathRunner:
     ) -> StageCheckpoint:
         """Train a stage with one Lightning fit, from its last checkpoint if there is one."""
         trainer, model, stage = self.trainer, self.model, self.plan[number]
-        batches = self.data.start_stage(stage.name, trainer.seed, *data_share(trainer))
-        recipe = self.data.recipe(stage.name)
-        entry = StageStart(stage.name, recipe, len(batches), trainer.seed, number == 0, load)
+        batches = self.data.start_stage(stage.name, trainer.seed, *data_share(trainer), *stage.uses)
+        recipe, steps = self.data.recipe(stage.name), len(batches)
+        entry = StageStart(stage.name, recipe, steps, trainer.seed, number == 0, load)
         found = trainer.store.checkpoint(stage.key) if trainer.is_global_zero else None
         checkpoint: tuple[int, Path] | None = trainer.strategy.broadcast(found)
         if checkpoint is not None:

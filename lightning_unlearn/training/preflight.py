@@ -41,12 +41,18 @@ def check_run(
         )
     if train:
         _check_method(trainer, datamodule)
+    unlearns = datamodule.forget is not None and not datamodule.oracle
+    method = trainer.method if unlearns else None
+    if method is not None:
+        method.check(model, datamodule)
     check_folder(str(trainer.run_folder(datamodule)), "data.stages")
     _check_model(trainer, model)
     if train:
         datamodule.check_batches(data_share(trainer)[1])
     model.checks.adapters()
     _load_rows(model, datamodule)
+    if method is not None:
+        datamodule.load_method_rows(method.uses_retain, method.uses_alternates)
     for monitor in trainer.monitors:
         monitor.check(datamodule)
     if trainer.is_global_zero and not model.is_open:

@@ -262,6 +262,8 @@ class StagedTrainer(StageTrainer):
             One sentence per note.
         """
         sentences = model.checks.notes() + datamodule.notes()
+        if self.method is not None:
+            sentences += self.method.data_notes(datamodule)
         for monitor in self.monitors:
             sentences += monitor.data_notes(model, datamodule)
         return [visible(sentence) for sentence in sentences]

@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.log_probs import LogProbs
 from lightning_unlearn.objectives import simnpo, simnpo_weights
-from lightning_unlearn.unlearning.base import Unlearning
+from lightning_unlearn.unlearning.base import RetainLoss, Unlearning
 
 # Relative to gradient ascent. A smaller gradient is lost below Adam's epsilon (1e-8).
 VANISHED = 1e-6
@@ -25,12 +25,21 @@ class SimNPO(Unlearning):
         beta: inverse temperature.
         gamma: margin in nats.
         normalize: divide the negative log-likelihood by the answer's length.
+        retain_weight: weight of the loss on retain rows (``data.retain``); 0 for none.
+        retain_loss: loss on retain rows; see `Unlearning`.
     """
 
     uses_reference = False
 
-    def __init__(self, beta: float = 4.5, gamma: float = 0.0, normalize: bool = True) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        beta: float = 4.5,
+        gamma: float = 0.0,
+        normalize: bool = True,
+        retain_weight: float = 0.0,
+        retain_loss: RetainLoss = "nll",
+    ) -> None:
+        super().__init__(retain_weight, retain_loss)
         if not 0 < beta < math.inf:
             raise InputError(f"SimNPO.beta: found {beta}, expected a positive number.")
         if not math.isfinite(gamma):
