@@ -64,9 +64,11 @@ class Plan:
         stages: trained stages.
         generated: largest memory for generated answers of a monitor; None if none generates.
         norms: peak bytes of gradient norms of single rows; None if no monitor requests them.
-        scored: number of rows of the forget set that are evaluated once for the method's reference;
-            0 if unknown. This forward pass without gradient runs before the optimizer exists and
-            takes less memory than the training steps.
+        scored: number of rows of the forget set and their alternates, one for each row, that are
+            evaluated once for the method's reference; 0 if unknown. This forward pass without
+            gradient runs before the optimizer exists and takes less memory than the training steps.
+        paired: kinds of rows that a step of unlearning computes besides the forget rows, one of
+            each kind for each forget row.
     """
 
     machine: Machine
@@ -87,6 +89,7 @@ class Plan:
     generated: Generated | None = None
     norms: int | None = None
     scored: int = 0
+    paired: tuple[str, ...] = ()
 
     @cached_property
     def misfits(self) -> list[str]:
@@ -128,6 +131,9 @@ def estimate(
     if module.settings.quantization is not None:
         check_precision(str(trainer.precision))
     length = _length(module, data)
+    method = trainer.method if UNLEARN in _recipes(data) else None
+    if method is not None:
+        method.check(module, data)
     simulation = Simulation(
         module.settings,
         str(trainer.precision),
@@ -183,6 +189,7 @@ def _plan(
         generated=_generated(trainer, module, data, itemsize, forward, length),
         norms=norms,
         scored=_scored(trainer, data, machine) if UNLEARN in recipes else 0,
+        paired=_paired(trainer) if UNLEARN in recipes else (),
     )
 
 
@@ -255,7 +262,16 @@ def _paths(data: StagedDataModule) -> tuple[int, int]:
 def _scored(trainer: StagedTrainer, data: StagedDataModule, machine: Machine) -> int:
     if trainer.method is None or not trainer.method.uses_reference:
         return 0
-    return _stage_rows(data, str(data.forget), machine) or 0
+    rows = _stage_rows(data, str(data.forget), machine) or 0
+    return 2 * rows if trainer.method.uses_alternates else rows
+
+
+def _paired(trainer: StagedTrainer) -> tuple[str, ...]:
+    method = trainer.method
+    if method is None:
+        return ()
+    kinds = {"retain rows": method.uses_retain, "alternates": method.uses_alternates}
+    return tuple(kind for kind, used in kinds.items() if used)
 
 
 def _stage_rows(data: StagedDataModule, name: str, machine: Machine) -> int | None:

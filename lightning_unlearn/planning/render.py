@@ -116,7 +116,13 @@ def _work(plan: Plan) -> str:
     }
     names = [phase for phase in plan.steps if phase != "evaluation"]
     lines = [_row("One optimizer step", [str(name) for name in names])]
-    return "\n".join(lines + [_row(name, values) for name, values in rows.items()])
+    lines += [_row(name, values) for name, values in rows.items()]
+    if plan.paired:
+        lines.append(
+            f"A step of unlearning also computes as many {' and as many '.join(plan.paired)} as "
+            "forget rows; its operations and memory include them."
+        )
+    return "\n".join(lines)
 
 
 def _time(plan: Plan) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lightning_unlearn.data.batches import Batch, GlobalBatch, collate
+from lightning_unlearn.data.batches import Batch, Counts, GlobalBatch, collate
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.model.adapters import LEARN, UNLEARN
@@ -18,7 +18,7 @@ from lightning_unlearn.model.attention import FLASH, fuse_as_gpu
 from lightning_unlearn.model.build import build_network
 from lightning_unlearn.model.compat import clip_gradients
 from lightning_unlearn.model.log_probs import LogProbs, chunks_of_accelerator
-from lightning_unlearn.model.objective import Objective, share_of_mean, supervised
+from lightning_unlearn.model.objective import Objective, RetainTerm, shares, supervised
 from lightning_unlearn.model.optimizer import make_optimizer
 from lightning_unlearn.model.settings import ModelSettings
 from lightning_unlearn.planning.memory_meter import Meter, Part, local_part
@@ -154,7 +154,8 @@ class Simulation:
         Args:
             phase: "learning" or "unlearning".
             recipe: recipe with the settings of the optimizer.
-            method: the unlearning method; None in learning.
+            method: the unlearning method; None in learning. Its retain rows and alternates have
+                the same length.
             micro: number of sequences of a micro-batch.
             length: number of tokens of each sequence; all but one are labels.
             accumulates: whether gradients of earlier micro-batches exist already.
@@ -169,31 +170,36 @@ class Simulation:
             if accumulates:
                 _give_gradients(trained)
             batch = _batch(micro, length)
+            step = GlobalBatch([batch], micro * length, micro)
             objective: Objective = supervised
+            retain: RetainTerm | None = None
             if phase == "unlearning" and method is not None:
-                method._reference = LogProbs(torch.zeros(batch.mask.shape), batch.mask)
-                objective = method.objective
+                objective, retain = method.objective, method.retain_term()
+                _pair(step, method)
             self.network.train()
             meter = self._meter()
             for tensor in optimizer.tensors():
                 meter.put(tensor, "optimizer")
             with meter.counting(), self.placement.autocast(), torch.enable_grad():
-                self._step(
-                    GlobalBatch([batch], micro * length, micro), objective, optimizer, recipe
-                )
+                self._step(step, objective, retain, optimizer, recipe)
             if method is not None:
-                method._reference = None
+                method._reference = method._alternates_reference = None
         return self._measured(meter)
 
     def _step(
-        self, batch: GlobalBatch, objective: Objective, optimizer: "_Optimizer", recipe: Recipe
+        self,
+        batch: GlobalBatch,
+        objective: Objective,
+        retain: RetainTerm | None,
+        optimizer: "_Optimizer",
+        recipe: Recipe,
     ) -> None:
         """Run an optimizer step in the same way as `CausalLM.training_step`."""
-        (micro_batch,) = batch.micro_batches
         total = torch.zeros((), dtype=self.network.result_dtype)
-        loss = share_of_mean(objective(self.network, micro_batch), micro_batch, batch)
-        (loss * self.processes).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+        for own in shares(batch, objective, retain):
+            loss = own.loss(self.network)
+            (loss * self.processes).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
         if recipe.gradient_clip is not None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             clip_gradients(parameters, recipe.gradient_clip)
@@ -313,6 +319,18 @@ def _batch(sequences: int, length: int) -> Batch:
     """Return sequences with one prompt token, and so the maximum number of label tokens."""
     examples = [Example((0,), (0,) * (length - 1))] * sequences
     return collate(examples, range(sequences), pad_id=0)
+
+
+def _pair(step: GlobalBatch, method: Unlearning) -> None:
+    """Give a step the further rows and the reference that a method uses."""
+    (batch,) = step.micro_batches
+    rows = _batch(*batch.input_ids.shape)
+    if method.uses_retain:
+        batch.retain, step.retain = rows, Counts(step.tokens, step.sequences)
+    if method.uses_alternates:
+        batch.alternates = rows
+    method._reference = LogProbs(torch.zeros(batch.mask.shape), batch.mask)
+    method._alternates_reference = method._reference
 
 
 def _bytes(parameters: Any) -> int:

@@ -206,6 +206,12 @@ class Unlearning(Callback):
             return network.kl_to_reference(batch)
         return objectives.nll(network.log_probs(batch).per_token)
 
+    def retain_term(self) -> RetainTerm | None:
+        """Return what is added to the objective for retain rows; None without ``retain_weight``."""
+        if not self.retain_weight:
+            return None
+        return RetainTerm(self.retain_objective, lambda: self.retain_weight)
+
     def check(self, model: CausalLM, data: Any) -> None:
         """Refuse settings that do not fit model and data; the trainer calls it before training.
 
@@ -293,8 +299,7 @@ class Unlearning(Callback):
             if self.uses_alternates:
                 self._alternates_reference = score(data.alternates.examples, size)
         pl_module.objective = self.objective
-        if self.retain_weight:
-            pl_module.retain_term = RetainTerm(self.retain_objective, lambda: self.retain_weight)
+        pl_module.retain_term = self.retain_term()
 
     @property
     def state_key(self) -> str:
