@@ -8,7 +8,7 @@ from lightning_unlearn.version import __version__
 
 if TYPE_CHECKING:
     from lightning_unlearn.data.datamodule import StagedDataModule
-    from lightning_unlearn.data.recipes import EvalSet, Recipe, Stage
+    from lightning_unlearn.data.recipes import EvalSet, Recipe, RowSource, Stage
     from lightning_unlearn.model.causal_lm import CausalLM
     from lightning_unlearn.model.log_probs import LogProbs
     from lightning_unlearn.model.settings import LoRA
@@ -52,6 +52,7 @@ __all__ = [
     "OracleDistance",
     "Recipe",
     "RowRequest",
+    "RowSource",
     "SimNPO",
     "Stage",
     "StagedDataModule",
@@ -70,6 +71,7 @@ _MODULES = {
     "StagedDataModule": "data.datamodule",
     "EvalSet": "data.recipes",
     "Recipe": "data.recipes",
+    "RowSource": "data.recipes",
     "Stage": "data.recipes",
     "LogProbs": "model.log_probs",
     "CausalLM": "model.causal_lm",

@@ -170,7 +170,7 @@ def _of_column(column: str, name: str, stage: Stage) -> list[list[str]]:
                 "prompts and answers."
             )
         records = _records(table, source, None if stage.limit is None else stage.limit - len(found))
-        found += each_row(records, lambda item: _texts(item[0].get(column), item[1]), place)
+        found += each_row(records, lambda item: _texts(item, column), place)
     return found
 
 
@@ -183,10 +183,12 @@ def _records(table: Any, source: str, limit: int | None) -> list[tuple[dict[str,
     ][:limit]
 
 
-def _texts(value: Any, where: str) -> list[str]:
-    """Return the texts of a value: one text, or a list of texts; [] for nothing."""
+def _texts(item: tuple[dict[str, Any], str], column: str) -> list[str]:
+    """Return the texts in a column of a record: one, or a list of texts; [] for nothing."""
+    record, where = item
+    value = record.get(column)
     values = value if isinstance(value, list) else [] if is_blank(value) else [value]
-    return [read_content(one, where) for one in values]
+    return [read_content(one, f"{where}, column '{column}'") for one in values]
 
 
 def _joined(
@@ -237,7 +239,7 @@ def _source_rows(source: RowSource) -> list[Row]:
         record, where = item
         texts: list[str | None] = [None]
         if source.messages is None:
-            texts = list(_texts(record.get(source.answer), where))
+            texts = list(_texts(item, source.answer))
         changed = [record if text is None else {**record, source.answer: text} for text in texts]
         rows = [columns.row(one, "", "", where) for one in changed]
         return [row for row in rows if row is not None]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from key_plans import PATH, Plans
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from tiny_stages import Tiny
@@ -28,15 +29,14 @@ from lightning_unlearn import (
     LabelLikelihood,
     LoRA,
     Recipe,
+    RowSource,
     Stage,
     StagedDataModule,
     StagedTrainer,
 )
-from lightning_unlearn.data.batches import derive_seed
 from lightning_unlearn.distributed.strategy import FSDP2
 from lightning_unlearn.model.checks import ModelChecks
 
-PATH = ["tofu", "math", "safety"]
 # Stages of the plan (three stages and unlearning) whose keys change.
 ALL, LATER, UNLEARNING = (0, 1, 2, 3), (1, 2, 3), (3,)
 
@@ -52,49 +52,6 @@ def flags(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = benchmark
     matmul.fp32_precision = products
-
-
-class Plans:
-    """Keys of the path [tofu, math, safety, unlearn] under changes of arguments."""
-
-    def __init__(self, tiny: Tiny) -> None:
-        self.tiny = tiny
-        self._plain: dict[str, list[str]] = {}
-
-    def keys(
-        self,
-        model: dict[str, Any] | None = None,
-        data: dict[str, Any] | None = None,
-        trainer: dict[str, Any] | None = None,
-    ) -> list[str]:
-        module = self.tiny.module(**(model or {}))
-        datamodule = self.tiny.datamodule(**{"order": PATH, **(data or {})})
-        given = {"callbacks": [NPO(), LabelLikelihood()], **(trainer or {})}
-        made = self.tiny.trainer(**given)
-        if made.world_size == 1:
-            made.check(module, datamodule)
-        else:
-            datamodule.load_rows(module.pretrained.tokenizer(), module.pretrained.context_length)
-        return [stage.key for stage in made.plan(module, datamodule)]
-
-    def changed(self, **changes: Any) -> tuple[int, ...]:
-        """Which steps get another key under changes of model, data or trainer."""
-        plain = self._plain.setdefault("", []) or self.keys()
-        self._plain[""] = plain
-        found = self.keys(**changes)
-        return tuple(n for n, (a, b) in enumerate(zip(plain, found, strict=True)) if a != b)
-
-    def with_stage(self, name: str = "math", **changes: Any) -> dict[str, Any]:
-        """The data with one stage changed."""
-        stages = self.tiny.stages()
-        return {"data": {"stages": {**stages, name: replace(stages[name], **changes)}}}
-
-    def file(self, name: str, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
-        """A copy of a file of rows, each edited."""
-        rows = [json.loads(line) for line in (self.tiny.data / name).read_text().splitlines()]
-        file = self.tiny.root / f"{derive_seed(name, edit(rows[0]))}.jsonl"
-        file.write_text("".join(json.dumps(edit(row)) + "\n" for row in rows))
-        return str(file)
 
 
 @pytest.fixture
@@ -232,6 +189,7 @@ CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
         }.items()
     },
     EvalSet: {},
+    RowSource: {},
     FSDP2: {},
 }
 LORA = {"rank": 4, "alpha": 8}
@@ -254,6 +212,9 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
         "order": [lambda p: {"data": {"order": tuple(PATH)}}],
         "max_length": [lambda p: {"data": {"max_length": 120}}],
         "chat_template_from": [lambda p: {"data": {"chat_template_from": copied(p)}}],
+        # Methods that use them are tested in test_keys_of_rows.
+        "retain": [lambda p: {"data": {"retain": ["tofu"]}}],
+        "alternates": [lambda p: {"data": {"alternates": "answer"}}],
         "micro_batch_size": [lambda p: {"data": {"micro_batch_size": 1}}],
         "eval_batch_size": [lambda p: {"data": {"eval_batch_size": 1}}],
     },
@@ -298,6 +259,7 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
         ],
     },
     EvalSet: {},
+    RowSource: {},
     FSDP2: {
         name: [lambda p, v=value, n=name: {"trainer": {"strategy": FSDP2(**{n: v})}}]
         for name, value in {
@@ -308,12 +270,13 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
         }.items()
     },
 }
-# Separate tests below cover these.
+# Separate tests cover these, below and in test_keys_of_rows.
 APART = {
     CausalLM: {"quantization"},
     StagedDataModule: {"oracle"},
     Stage: {"messages", "subset", "split", "heldout_split", "stride", "packing"},
     EvalSet: {field.name for field in fields(EvalSet)},
+    RowSource: {field.name for field in fields(RowSource)},
 }
 
 
