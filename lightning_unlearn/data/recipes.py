@@ -181,7 +181,7 @@ class Stage(Recipe):
 
 @dataclass
 class EvalSet:
-    """Rows that are evaluated and never trained on.
+    """Rows that are evaluated and never trained on, except by a method whose retain rows they are.
 
     Attributes:
         source: as in a stage.
@@ -191,10 +191,11 @@ class EvalSet:
         system: column of a system message.
         messages: column of a chat, instead of prompt and answer, as in a stage.
         text: column of plain text, instead of prompt and answer, as in a stage.
-        paraphrase: column with a paraphrase of the correct answer; rows that repeat the answer
-            there are skipped.
+        paraphrase: column with a paraphrase of the correct answer. Rows that are empty or repeat
+            the answer there are counted, and left out of metrics of paraphrases only.
         alternatives: column with a list of wrong answers; or a list of columns of answers, one of
-            which may have the correct one.
+            which may have the correct one. Rows without a wrong answer are counted, and left out of
+            metrics of wrong answers only.
         subset: configuration name of a hub data set.
         split: split of a hub data set.
         limit: use only the first rows.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from lightning_unlearn.data.chat import ChatFormat, Example
-from lightning_unlearn.data.columns import ColumnNames, Row
+from lightning_unlearn.data.columns import ColumnNames, Row, names
 from lightning_unlearn.data.recipes import EvalSet, RowSource, Stage
 from lightning_unlearn.data.row_errors import each_row
 from lightning_unlearn.data.rows import read_rows
@@ -125,7 +125,8 @@ def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
     """
     remarks: list[str] = []
     key = f"data.eval_sets.{name}.source"
-    read = read_rows(**asdict(eval_set), key=key, remark=remarks.append)
+    read = read_rows(**asdict(eval_set), key=key, remark=remarks.append, keep=True)
+    remarks += _unusable(read, eval_set, f"{key}: {eval_set.source}")
     rows, examples = encode_rows(read, form, f"{key}: {eval_set.source}")
     # Monitors encode these again. Encode them here to find rows that cannot be used.
     texts = [
@@ -137,6 +138,41 @@ def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
     others = each_row(texts, form.encode, f"{key}: {eval_set.source}")
     remarks += truncation(f"{name}, paraphrases and alternatives", others, form)
     return StageRows(rows, examples, remarks=remarks)
+
+
+def _unusable(rows: Sequence[Row], eval_set: EvalSet, place: str) -> list[str]:
+    """Return notes on rows that some metrics leave out.
+
+    Raises:
+        InputError: if no row can be used for them.
+    """
+    notes = []
+    kinds = (
+        (
+            "paraphrase",
+            eval_set.paraphrase,
+            sum(row.paraphrase is None for row in rows),
+            "{} is empty or repeats the answer",
+        ),
+        (
+            "alternatives",
+            eval_set.alternatives,
+            sum(not row.alternatives for row in rows),
+            "{} has no wrong answer",
+        ),
+    )
+    for name, column, count, fault in kinds:
+        if column is None or not count:
+            continue
+        listed = [column] if isinstance(column, str) else column
+        found = f"{place}: in {count} of {len(rows)} rows {fault.format(names(listed))}"
+        if count == len(rows):
+            raise InputError(
+                f"{found}, expected one in some rows; name another column ({name}), or set it to "
+                "null"
+            )
+        notes.append(f"{found}; metrics that need one leave these rows out.")
+    return notes
 
 
 def truncation(name: str, examples: Sequence[Example], form: ChatFormat) -> list[str]:

@@ -1,11 +1,12 @@
 """The metrics of TOFU, from evaluation sets with paraphrased and wrong answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from lightning_unlearn.data.columns import Row
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.metrics import (
     choice_probability,
@@ -18,6 +19,7 @@ from lightning_unlearn.metrics import (
 from lightning_unlearn.monitors.answer_statistics import check_sets
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
+from lightning_unlearn.monitors.results import Results, SomeRows
 from lightning_unlearn.monitors.view import ModelView
 
 # These sets have no paraphrase, so the right answer replaces it. Their probabilities are those of a
@@ -36,6 +38,9 @@ class TOFU(Monitor):
     ROUGE and max(0, 1 - truth ratio) on all sets except forget; and, with an oracle,
     ``tofu/forget_quality``, the p-value of a Kolmogorov-Smirnov test of the oracle's truth ratios
     on forget against those of the model.
+
+    Rows without a wrong answer, or of forget and retain without a paraphrase, are left out of the
+    truth ratio, and rows of authors and facts without a wrong answer of the probability too.
 
     Args:
         forget: evaluation set of the forget rows, with paraphrase and alternatives.
@@ -85,14 +90,21 @@ class TOFU(Monitor):
         """Refuse unknown evaluation sets, and sets without the answers that are compared."""
         for role, name in self._roles().items():
             check_sets(self, role, [name], data, prompts=True)
-            rows = data.row_set(name)[0]
-            missing = "alternatives" if not rows[0].alternatives else ""
-            if role not in CHOICES and rows[0].paraphrase is None:
-                missing = "paraphrase"
-            if missing:
+            rows = data.row_set(name)[0][: self.limit]
+            bare = {
+                "paraphrase": role not in CHOICES and all(r.paraphrase is None for r in rows),
+                "alternatives": not any(row.alternatives for row in rows),
+            }
+            for missing in (kind for kind, found in bare.items() if found):
                 raise InputError(
                     f"TOFU.{role}: {rows[0].where} has no {missing}, expected a column of them in "
-                    f"every row: name it in data.eval_sets.{name}.{missing}."
+                    f"some of the {len(rows)} rows: name it in data.eval_sets.{name}.{missing}."
+                )
+            if not _usable(rows, role):
+                raise InputError(
+                    f"TOFU.{role}: found no row with both paraphrase and alternatives in {name!r}, "
+                    "expected at least one for the truth ratio; complete the rows, or name other "
+                    f"columns in data.eval_sets.{name}."
                 )
 
     def data_notes(self, model: Any, data: Any) -> list[str]:
@@ -108,9 +120,9 @@ class TOFU(Monitor):
                 )
         return sentences
 
-    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Results]:
         """Return all metrics."""
-        metrics: dict[str, Tensor] = {}
+        metrics: dict[str, Results] = {}
         parts: list[Tensor] = []
         for role, name in self._roles().items():
             right, ratio = self._answers(view, role, name)
@@ -120,29 +132,38 @@ class TOFU(Monitor):
             metrics[f"tofu_truth_ratio/{role}"] = ratio
             metrics[f"tofu_truncated/{role}"] = truncated
             if role != "forget":
-                parts += [right, rouge, truth_ratio_utility(ratio)]
-        if not all(torch.isfinite(values).all() for values in metrics.values()):
+                parts += [_values(right), rouge, truth_ratio_utility(_values(ratio))]
+        if not all(torch.isfinite(_values(found)).all() for found in metrics.values()):
             return metrics  # The model has diverged, which the training step reports.
         means = [part.double().mean().item() for part in parts]
         utility = model_utility(means)
         metrics["tofu/model_utility"] = torch.tensor(utility, dtype=torch.float64)
         if view.oracle is not None:
             _, retrained = self._answers(view.oracle, "forget", self.forget)
-            quality = forget_quality(metrics["tofu_truth_ratio/forget"], retrained)
+            own = _values(metrics["tofu_truth_ratio/forget"])
+            quality = forget_quality(own, _values(retrained))
             metrics["tofu/forget_quality"] = torch.tensor(quality, dtype=torch.float64)
         return metrics
 
-    def _answers(self, view: ModelView, role: str, name: str) -> tuple[Tensor, Tensor]:
-        """Compute the probability of the right answer and the truth ratio, ``[rows]`` each."""
+    def _answers(self, view: ModelView, role: str, name: str) -> tuple[Results, Results]:
+        """Compute the probability of the right answer and the truth ratio of the usable rows."""
         rows = view.rows(name, self.limit)
+        usable = _usable(rows, role)
         texts = [[row.answer, row.paraphrase or row.answer, *row.alternatives] for row in rows]
         scores = view.candidate_scores(name, texts, self.limit)
         right, paraphrase, wrong = scores.mean[:, 0], scores.mean[:, 1], scores.mean[:, 2:]
         mask = scores.mask[:, 2:]
-        ratio = truth_ratio(wrong, paraphrase, mask, self.variant)
+        if len(usable) == len(rows):
+            ratio = truth_ratio(wrong, paraphrase, mask, self.variant)
+            if role in CHOICES:
+                return choice_probability(right, wrong, mask), ratio
+            return right.exp(), ratio
+        some = torch.tensor(usable, device=right.device)
+        of_some = wrong[some], mask[some]
+        ratios = SomeRows(some, truth_ratio(of_some[0], paraphrase[some], of_some[1], self.variant))
         if role in CHOICES:
-            return choice_probability(right, wrong, mask), ratio
-        return right.exp(), ratio
+            return SomeRows(some, choice_probability(right[some], *of_some)), ratios
+        return right.exp(), ratios
 
     def _written(self, view: ModelView, name: str) -> tuple[Tensor, Tensor]:
         """Compute ROUGE-L recall of greedy answers, and 1 for those cut off, ``[rows]`` each."""
@@ -154,3 +175,16 @@ class TOFU(Monitor):
         }
         truncated = {i: float(not texts[0].ended) for i, texts in written.items()}
         return view.gather(recall, len(rows)), view.gather(truncated, len(rows))
+
+
+def _usable(rows: Sequence[Row], role: str) -> list[int]:
+    """Return the numbers of the rows that have a truth ratio."""
+    return [
+        number
+        for number, row in enumerate(rows)
+        if row.alternatives and (role in CHOICES or row.paraphrase is not None)
+    ]
+
+
+def _values(found: Results) -> Tensor:
+    return found.values if isinstance(found, SomeRows) else found

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import socket
 from collections.abc import Callable
 from decimal import Decimal
@@ -370,15 +371,57 @@ def test_rows_whose_paraphrase_repeats_the_answer_are_skipped() -> None:
     assert [row.answer for row in read_rows(source, alternatives="wrong")] == ["A digit."]
 
 
-def test_tofu_accepts_eval_sets_with_skipped_rows() -> None:
-    write("facts.jsonl", *reversed(FACTS))
-    probe = EvalSet("facts.jsonl", paraphrase="other", alternatives="wrong")
+# Rows without a paraphrase of their own, without a wrong answer, and without both.
+BARE = [FACTS[1], {**FACTS[0], "wrong": ["A letter."]}, {**FACTS[0], "other": "", "wrong": []}]
+
+
+def facts(*rows: dict[str, Any], limit: int | None = None) -> StagedDataModule:
+    write("facts.jsonl", *rows)
+    probe = EvalSet("facts.jsonl", paraphrase="other", alternatives="wrong", limit=limit)
     data = StagedDataModule(
         {"a": Stage(source="facts.jsonl")}, forget="a", eval_sets={"facts": probe}
     )
     data.load_rows(tiny_tokenizer(), 512)
+    return data
+
+
+def test_eval_sets_keep_rows_that_some_metrics_cannot_use() -> None:
+    data = facts(*BARE, *FACTS)
     TOFU("facts", "facts").check(data)
-    assert [row.where for row in data.row_set("facts")[0]] == ["facts.jsonl, row 2, line 2"]
+    rows = data.row_set("facts")[0]
+    assert [row.paraphrase is None for row in rows] == [True, False, True, False, True]
+    assert [len(row.alternatives) for row in rows] == [1, 0, 0, 1, 1]
+    place = "data.eval_sets.facts.source: facts.jsonl: in "
+    notes = [note for note in data.notes() if note.startswith(place)]
+    assert notes == [
+        f"{place}3 of 5 rows 'other' is empty or repeats the answer; metrics that need one leave "
+        "these rows out.",
+        f"{place}2 of 5 rows 'wrong' has no wrong answer; metrics that need one leave these rows "
+        "out.",
+    ]
+    plain = facts(*FACTS[:1])
+    assert plain.measured_fingerprints()["facts"] != data.measured_fingerprints()["facts"]
+    first_of_both = r"TOFU\.forget: found no row with both paraphrase and alternatives in 'facts', "
+    with pytest.raises(InputError, match=first_of_both):
+        TOFU("facts", "facts", limit=2).check(data)
+    with pytest.raises(
+        InputError, match=r"TOFU\.forget: .*row 1, line 1 has no paraphrase, expect"
+    ):
+        TOFU("facts", "facts", limit=1).check(data)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (BARE[0], "'other' is empty or repeats the answer, expected one in some rows; name another "
+         "column (paraphrase), or set it to null"),
+        (BARE[1], "'wrong' has no wrong answer, expected one in some rows; name another column "
+         "(alternatives), or set it to null"),
+    ],
+)  # fmt: skip
+def test_columns_of_which_no_row_can_be_used_are_refused(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"facts.jsonl: in 2 of 2 rows {message}")):
+        facts(row, row)
 
 
 def staged(**stages: Stage) -> StagedDataModule:

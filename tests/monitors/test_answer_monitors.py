@@ -154,6 +154,32 @@ def test_tofu_follows_its_paper(tiny: Tiny) -> None:
     assert examples["tofu_truncated/retain"].isin([0.0, 1.0]).all()
 
 
+def test_rows_are_left_out_of_the_truth_ratio_only(tiny: Tiny) -> None:
+    small = TOFU("forget", "retain", "authors", max_new_tokens=1)
+    plain = final(fitted(tiny, small, oracle=False))
+    other = tiny.below("other")
+    sets = probes(other)
+    changes = {"forget": (1, "paraphrase", "In Port 1."), "authors": (2, "wrong", [" In Port 2."])}
+    for name, (number, column, value) in changes.items():
+        file = Path(sets[name].source)
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        rows[number][column] = value
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    trainer = other.trainer([GA(), small], **EXACT)
+    unlearn = Recipe(lr=5e-3, steps=2, batch_size=4)
+    data = other.datamodule(order=PATH, eval_sets=sets, unlearn=unlearn, eval_batch_size=3)
+    trainer.fit(other.module(), data)
+    found = final(trainer)
+    missing = [("tofu_truth_ratio/forget", 1)]
+    missing += [(f"tofu_{kind}/real_authors", 2) for kind in ("probability", "truth_ratio")]
+    assert sorted(set(plain.index) - set(found.index)) == sorted(missing)
+    assert (found - plain.drop(missing)).abs().max() < 1e-9
+    steps = final(trainer, STEPS)
+    assert steps["tofu_truth_ratio/forget"] == pytest.approx(
+        found["tofu_truth_ratio/forget"].mean()
+    )
+
+
 def test_rows_that_are_in_several_sets_of_tofu_are_reported(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
