@@ -235,7 +235,7 @@ def test_a_method_of_a_study_is_changed_from_the_command_line(place: Workplace) 
     arguments = ["--methods.NPO.callback.beta", "2", "--methods.GA.unlearn.epochs", "3"]
     wanted, _, fit = read_study(["study.yaml"], arguments)
     methods = to_spec(wanted, fit, "study").methods
-    assert methods["NPO"]["callback"]["init_args"] == {"beta": 2}
+    assert methods["NPO"]["callback"]["init_args"]["beta"] == 2
     assert methods["GA"]["unlearn"] == {"epochs": 3} and methods["NPO"]["unlearn"] == {}
 
 
