@@ -147,6 +147,8 @@ VALUES = {
     "--data.oracle": "true",
     "--data.stages.STAGE.source": "safety.jsonl",
     "--data.unlearn.lr": "1e-4",
+    "--data.retain": "[math]",
+    "--data.alternates": "response",
     "--data.micro_batch_size": "2",
 }
 # Told apart from keys of the configuration: the parser has them, the objects do not.
