@@ -69,9 +69,11 @@ class MethodRows:
             )
             for rows in (self, other)
         )
-        if mine == theirs:
-            self.retain, self.alternates = other.retain, other.alternates
+        if mine == theirs and other.retain:
+            self.retain = other.retain
             self._retain_notes, self._fingerprint = other._retain_notes, other._fingerprint
+        if mine == theirs and other.alternates is not None:
+            self.alternates = other.alternates
 
     def load(self, sets: RowSets, form: ChatFormat, retain: bool, alternates: bool) -> None:
         """Read and tokenize what is not known yet.

@@ -11,6 +11,7 @@ import torch
 from simulated import SHAPE, TINY, files
 
 from lightning_unlearn import (
+    GA,
     NPO,
     CausalLM,
     LoRA,
@@ -19,6 +20,7 @@ from lightning_unlearn import (
     Stage,
     StagedDataModule,
     StagedTrainer,
+    Unlearning,
 )
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.demo import resolve
@@ -93,6 +95,33 @@ def _real(lora: LoRA | None, precision: str = "32-true") -> CausalLM:
 def _bytes(tensors: Any) -> int:
     storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
+
+
+class Prefers(Unlearning):
+    """A method with alternates."""
+
+    uses_reference = False
+
+    def loss_with_alternates(
+        self, policy: Any, reference: Any, alternates: Any, alternates_reference: Any
+    ) -> torch.Tensor:
+        loss: torch.Tensor = policy.sum - alternates.sum
+        return loss
+
+
+def test_the_plan_counts_retain_rows_and_alternates(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate()
+    plain, retain, kl, pairs = (
+        simulation.train("unlearning", RECIPE, method, 2, 24, False)
+        for method in (GA(), GA(1.0), GA(1.0, "kl"), Prefers())
+    )
+    assert retain.flops == 2 * plain.flops
+    # The optimizer step has few operations; the reference adds a forward without gradient.
+    assert pairs.flops == pytest.approx(2 * plain.flops, rel=0.01)
+    assert 2.2 * plain.flops < kl.flops < 3 * plain.flops
+    # Retain rows follow the forget rows; alternates are computed together with them.
+    assert retain.memory["activations"] < 1.2 * plain.memory["activations"]
+    assert pairs.memory["activations"] > 1.8 * plain.memory["activations"]
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,12 @@ from lightning_unlearn import (
     StagedTrainer,
     Unlearning,
 )
+from lightning_unlearn.data.batches import Batch
 from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.paired_batches import PairedPlan
 from lightning_unlearn.data.recipes import RowSource
 from lightning_unlearn.model.adapters import LEARN, UNLEARN, switched_off
+from lightning_unlearn.model.network import LogProbModel
 from lightning_unlearn.storage.records import read_table
 
 LR = 0.05
@@ -174,10 +176,32 @@ def dpo(model: CausalLM, rows: Sequence[int], plan: PairedPlan, step: int) -> Te
     return torch.stack(values).mean()
 
 
+class Joint(Unlearning):
+    """A method whose loss of a forget row depends on its retain row."""
+
+    uses_reference = False
+    uses_retain = True
+
+    def objective(self, network: LogProbModel, batch: Batch) -> Tensor:
+        assert batch.retain is not None
+        kept, own = network.log_probs(batch.retain).mean, network.log_probs(batch).mean
+        return F.softplus(own - kept)
+
+
+def joint(model: CausalLM, rows: Sequence[int], plan: PairedPlan, step: int) -> Tensor:
+    assert plan.retain is not None
+    partners, values = plan.partners(step), []
+    for row in rows:
+        kept = of_answer(model, plan.retain.examples[partners[row]]).mean()
+        values.append(F.softplus(of_answer(model, plan.examples[row]).mean() - kept))
+    return torch.stack(values).mean()
+
+
 CASES: dict[str, tuple[Callable[[], Unlearning], Term]] = {
     "GradDiff": (lambda: GradDiff(gamma=0.5, retain_weight=2.0), grad_diff),
     "KL minimization": (lambda: GA(retain_weight=3.0, retain_loss="kl"), kl_minimization),
     "DPO": (lambda: DPO(beta=0.3), dpo),
+    "Joint": (Joint, joint),
 }
 
 
