@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from lightning_unlearn.data.batches import BatchPlan, GlobalBatch, derive_seed, micro_batch
 from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
 from lightning_unlearn.data.columns import Row
+from lightning_unlearn.data.examples import Examples
 from lightning_unlearn.data.paths import all_paths, check_order, choose_path
 from lightning_unlearn.data.recipes import EvalSet, Recipe, Stage, check_row_sets
 from lightning_unlearn.data.stage_rows import (
@@ -82,11 +83,11 @@ class StagedDataModule(LightningDataModule):
         self.format: ChatFormat | None = None
         self.context: int | None = None
         self.rows: dict[str, list[Row]] = {}
-        self.examples: dict[str, list[Example]] = {}
+        self.examples: dict[str, Examples] = {}
         self.heldout_rows: dict[str, list[Row]] = {}
-        self.heldout_examples: dict[str, list[Example]] = {}
+        self.heldout_examples: dict[str, Examples] = {}
         self.eval_set_rows: dict[str, list[Row]] = {}
-        self.eval_set_examples: dict[str, list[Example]] = {}
+        self.eval_set_examples: dict[str, Examples] = {}
         self._found: dict[str, list[str]] = {}
         self._fingerprints: dict[str, str] = {}
         self._plan: BatchPlan | None = None
@@ -261,7 +262,7 @@ class StagedDataModule(LightningDataModule):
         if self.forget is not None and not self.oracle:
             micro_batch(self.unlearn.batch_size, self.micro_batch_size, world_size, "data.unlearn")
 
-    def eval_rows(self, stage: str) -> tuple[list[Row], list[Example]]:
+    def eval_rows(self, stage: str) -> tuple[list[Row], Examples]:
         """Return the rows on which a stage is evaluated, and their tokens.
 
         The forget stage is evaluated on its training rows, which are unlearned. Every other stage
@@ -271,7 +272,7 @@ class StagedDataModule(LightningDataModule):
             return self.heldout_rows[stage], self.heldout_examples[stage]
         return self.rows[stage], self.examples[stage]
 
-    def row_set(self, name: str) -> tuple[list[Row], list[Example]]:
+    def row_set(self, name: str) -> tuple[list[Row], Examples]:
         """Return the rows of a row set.
 
         Args:
@@ -336,7 +337,7 @@ class StagedDataModule(LightningDataModule):
         """Return the recipe of a stage of the path, or of "unlearn"."""
         return self.unlearn if stage == UNLEARN else self.stages[stage]
 
-    def training_examples(self, stage: str) -> list[Example]:
+    def training_examples(self, stage: str) -> Examples:
         """Return the training rows of a stage; "unlearn" has those of the forget stage."""
         return self.examples[self.forget if stage == UNLEARN and self.forget else stage]
 

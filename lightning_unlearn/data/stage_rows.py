@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, field
 
 from lightning_unlearn.data.chat import ChatFormat, Example
 from lightning_unlearn.data.columns import ColumnNames, Row
+from lightning_unlearn.data.encoding import encode_chats, encode_texts
+from lightning_unlearn.data.examples import ExampleCollector, Examples
 from lightning_unlearn.data.recipes import EvalSet, Stage
-from lightning_unlearn.data.row_errors import each_row
 from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.data.text import windows
 from lightning_unlearn.errors import InputError
@@ -28,9 +29,9 @@ class StageRows:
     """
 
     rows: list[Row]
-    examples: list[Example]
+    examples: Examples
     heldout_rows: list[Row] | None = None
-    heldout_examples: list[Example] | None = None
+    heldout_examples: Examples | None = None
     remarks: list[str] = field(default_factory=list)
 
 
@@ -89,7 +90,7 @@ def columns_of(rows: Stage | EvalSet) -> ColumnNames:
 
 def encode_rows(
     rows: Sequence[Row], form: ChatFormat, place: str, stage: Stage | None = None
-) -> tuple[list[Row], list[Example]]:
+) -> tuple[list[Row], Examples]:
     """Tokenize rows; plain texts become one row for each of their windows.
 
     Args:
@@ -102,10 +103,13 @@ def encode_rows(
         InputError: if rows cannot be used; it lists the first.
     """
     if not rows or rows[0].messages:
-        return list(rows), each_row(rows, form.encode, place)
+        return list(rows), encode_chats(rows, form, place)
     stride, packing = (None, False) if stage is None else (stage.stride, stage.packing)
-    cut = windows(each_row(rows, form.text_ids, place), rows, form, stride, packing)
-    return [row for row, _ in cut], [example for _, example in cut]
+    collected, parts = ExampleCollector(), []
+    for row, example in windows(encode_texts(rows, form, place), rows, form, stride, packing):
+        parts.append(row)
+        collected.add(example.prompt, example.answer, example.truncated)
+    return parts, collected.examples()
 
 
 def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
@@ -130,7 +134,7 @@ def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
         for text in (row.paraphrase, *row.alternatives)
         if text is not None
     ]
-    others = each_row(texts, form.encode, f"{key}: {eval_set.source}")
+    others = encode_chats(texts, form, f"{key}: {eval_set.source}")
     remarks += truncation(f"{name}, paraphrases and alternatives", others, form)
     return StageRows(rows, examples, remarks=remarks)
 
