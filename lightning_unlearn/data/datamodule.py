@@ -327,9 +327,8 @@ class StagedDataModule(LightningDataModule):
         """Return one sentence for each row set with truncated answers."""
         assert self.format is not None, "load_rows() comes first"
         sets = {stage: self.examples[stage] for stage in self.path}
-        for stage in self.path:
-            if stage in self.heldout_examples:
-                sets[f"{stage}:{HELDOUT}"] = self.heldout_examples[stage]
+        held = self.heldout_examples
+        sets |= {f"{stage}:{HELDOUT}": held[stage] for stage in self.path if stage in held}
         sets |= self.eval_set_examples
         return [line for name, rows in sets.items() for line in truncation(name, rows, self.format)]
 

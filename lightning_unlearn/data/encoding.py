@@ -3,7 +3,6 @@
 The tokens are those of `ChatFormat.encode`, row by row.
 """
 
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -97,7 +96,7 @@ def encode_chats(rows: Sequence[Row], form: ChatFormat, place: str) -> Examples:
     return collected.examples()
 
 
-def encode_texts(rows: Sequence[Row], form: ChatFormat, place: str) -> "list[array[int]]":
+def encode_texts(rows: Sequence[Row], form: ChatFormat, place: str) -> Examples:
     """Tokenize rows of plain text.
 
     Args:
@@ -106,19 +105,22 @@ def encode_texts(rows: Sequence[Row], form: ChatFormat, place: str) -> "list[arr
         place: begin of messages about several rows: key and source.
 
     Returns:
-        Token ids of each text, as `ChatFormat.text_ids` returns them, in arrays of four bytes each.
+        The token ids of each text, as `ChatFormat.text_ids` returns them, as a prompt without
+        answer.
 
     Raises:
         InputError: if rows cannot be used; it lists the first.
     """
+    collected = ExampleCollector()
 
-    def ids_of(item: tuple[_Texts, list[list[int]]]) -> "array[int]":
+    def collect(item: tuple[_Texts, list[list[int]]]) -> None:
         texts, (ids,) = item
-        return array("i", form.text_ids(texts.row, ids))
+        collected.add(form.text_ids(texts.row, ids), (), False)
 
     empty = Written("", "", False)
     parts = (_Texts(row, empty, (row.answer,)) for row in rows)
-    return each_row(_tokenized(parts, form), ids_of, place)
+    each_row(_tokenized(parts, form), collect, place)
+    return collected.examples()
 
 
 class _Seams:
@@ -149,9 +151,11 @@ class _Seams:
         end, _, number = max(found)
         token = self._added[number]
         loose = token.lstrip or token.rstrip or token.single_word or token.normalized
-        if token.special and not loose:
-            self._latest = self._made(prompt[:end], token.content, number, prompt[end:])
-        return self._latest
+        if loose or not token.special:
+            return None
+        seam = self._made(prompt[:end], token.content, number, prompt[end:])
+        self._latest = seam or self._latest
+        return seam
 
     def _made(self, head: str, token: str, number: int, after: str) -> _Seam | None:
         """Return a seam if the tokenizer really divides text there."""

@@ -7,7 +7,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.chat import Example, data_fingerprint
 
 
 class Examples(Sequence[Example]):
@@ -18,14 +18,20 @@ class Examples(Sequence[Example]):
         bounds: where the prompt and the answer of each example begin in `ids`, and where the last
             answer ends, int64 ``[2 * examples + 1]``.
         truncated: whether an answer is cut off, bool ``[examples]``.
+        fingerprint: `data_fingerprint` of the examples, if it is known already.
     """
 
     def __init__(
-        self, ids: NDArray[np.int32], bounds: NDArray[np.int64], truncated: NDArray[np.bool_]
+        self,
+        ids: NDArray[np.int32],
+        bounds: NDArray[np.int64],
+        truncated: NDArray[np.bool_],
+        fingerprint: str | None = None,
     ) -> None:
         self.ids = ids
         self.bounds = bounds
         self.truncated = truncated
+        self._fingerprint = fingerprint
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> "Examples":
@@ -34,6 +40,13 @@ class Examples(Sequence[Example]):
         for example in examples:
             collected.add(example.prompt, example.answer, example.truncated)
         return collected.examples()
+
+    @property
+    def fingerprint(self) -> str:
+        """`data_fingerprint` of the examples, computed once."""
+        if self._fingerprint is None:
+            self._fingerprint = data_fingerprint(iter(self))
+        return self._fingerprint
 
     @property
     def nbytes(self) -> int:

@@ -1,6 +1,6 @@
 """The rows of a stage or of an evaluation set, with their tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from lightning_unlearn.data.chat import ChatFormat, Example
@@ -10,6 +10,7 @@ from lightning_unlearn.data.examples import ExampleCollector, Examples
 from lightning_unlearn.data.recipes import EvalSet, Stage
 from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.data.text import windows
+from lightning_unlearn.data.token_cache import cached
 from lightning_unlearn.errors import InputError
 
 # Suffixes of row-set names that select the training or the held-out rows of a stage.
@@ -59,7 +60,7 @@ def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
         **columns,
     )
     place = f"{key}.source: {stage.source}"
-    found = StageRows(*encode_rows(rows, form, place, stage), remarks=remarks)
+    found = StageRows(*encode_rows(rows, form, place, stage, remarks.append), remarks=remarks)
     if stage.heldout is not None:
         columns["beside"] = stage.source
         heldout_rows = read_rows(
@@ -71,7 +72,7 @@ def read_stage(name: str, stage: Stage, form: ChatFormat) -> StageRows:
             **columns,
         )
         place = f"{key}.heldout: {stage.heldout}"
-        own = encode_rows(heldout_rows, form, place, stage)
+        own = encode_rows(heldout_rows, form, place, stage, remarks.append)
         found.heldout_rows, found.heldout_examples = own
     return found
 
@@ -89,7 +90,11 @@ def columns_of(rows: Stage | EvalSet) -> ColumnNames:
 
 
 def encode_rows(
-    rows: Sequence[Row], form: ChatFormat, place: str, stage: Stage | None = None
+    rows: Sequence[Row],
+    form: ChatFormat,
+    place: str,
+    stage: Stage | None = None,
+    remark: Callable[[str], None] = lambda sentence: None,
 ) -> tuple[list[Row], Examples]:
     """Tokenize rows; plain texts become one row for each of their windows.
 
@@ -98,15 +103,19 @@ def encode_rows(
         form: tokenizer and chat template.
         place: begin of messages: key and source.
         stage: how plain texts are cut; None cuts each text into windows without overlap.
+        remark: called with notes on the cache of tokens.
 
     Raises:
         InputError: if rows cannot be used; it lists the first.
     """
     if not rows or rows[0].messages:
-        return list(rows), encode_chats(rows, form, place)
+        made = cached(rows, form, lambda: encode_chats(rows, form, place), remark)
+        return list(rows), made
     stride, packing = (None, False) if stage is None else (stage.stride, stage.packing)
     collected, parts = ExampleCollector(), []
-    for row, example in windows(encode_texts(rows, form, place), rows, form, stride, packing):
+    texts = cached(rows, form, lambda: encode_texts(rows, form, place), remark)
+    ids = (text.prompt for text in texts)
+    for row, example in windows(ids, rows, form, stride, packing):
         parts.append(row)
         collected.add(example.prompt, example.answer, example.truncated)
     return parts, collected.examples()
@@ -126,7 +135,8 @@ def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
     remarks: list[str] = []
     key = f"data.eval_sets.{name}.source"
     read = read_rows(**asdict(eval_set), key=key, remark=remarks.append)
-    rows, examples = encode_rows(read, form, f"{key}: {eval_set.source}")
+    place = f"{key}: {eval_set.source}"
+    rows, examples = encode_rows(read, form, place, remark=remarks.append)
     # Monitors encode these again. Encode them here to find rows that cannot be used.
     texts = [
         Row(row.messages, text, row.where)
@@ -134,7 +144,7 @@ def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
         for text in (row.paraphrase, *row.alternatives)
         if text is not None
     ]
-    others = encode_chats(texts, form, f"{key}: {eval_set.source}")
+    others = encode_chats(texts, form, place)
     remarks += truncation(f"{name}, paraphrases and alternatives", others, form)
     return StageRows(rows, examples, remarks=remarks)
 

@@ -1,7 +1,7 @@
 """Plain text as training data: windows of tokens, every one of which is a label once."""
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from lightning_unlearn.data.chat import ChatFormat, Example
@@ -10,7 +10,7 @@ from lightning_unlearn.errors import InputError
 
 
 def windows(
-    texts: Sequence[Sequence[int]],
+    texts: Iterable[Sequence[int]],
     rows: Sequence[Row],
     form: ChatFormat,
     stride: int | None = None,
