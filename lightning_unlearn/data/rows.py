@@ -7,7 +7,7 @@ from typing import Any
 
 from typing_extensions import Unpack
 
-from lightning_unlearn.data.columns import ColumnNames, Columns, Row, names
+from lightning_unlearn.data.columns import ColumnNames, Columns, Row, as_yaml, names
 from lightning_unlearn.data.file_formats import read_file
 from lightning_unlearn.data.hub import read_hub, read_saved, refused_option
 from lightning_unlearn.data.places import local_files
@@ -134,7 +134,9 @@ def _use_them(columns: Columns, unused: Sequence[str]) -> str:
     """Return how the prompt would use the first unused column."""
     if columns.messages is not None or columns.text is not None:
         return ""
-    joined = ", ".join([*columns.asked, unused[0]])
+    if columns.prompt_template is not None:
+        return f" If a prompt needs '{unused[0]}', name it in prompt_template."
+    joined = ", ".join(map(as_yaml, [*columns.asked, unused[0]]))
     return f" If a prompt needs '{unused[0]}', set prompt: [{joined}]."
 
 
