@@ -19,6 +19,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ _MAGIC = b"lightning-unlearn tokens 1\n"
 # Code that decides which tokens a row has.
 _CODE = ("chat.py", "chat_template.py", "encoding.py", "examples.py", "token_cache.py")
 _LIBRARIES = ("transformers", "tokenizers", "jinja2")
+_IDENTITIES: WeakKeyDictionary[ChatFormat, str | None] = WeakKeyDictionary()
 
 
 def cached(
@@ -134,18 +136,26 @@ def _identity(form: ChatFormat) -> str | None:
     Tokenizers without a description of all their rules are not cached: those in Python, and those
     whose code comes with a model.
     """
+    if form not in _IDENTITIES:
+        _IDENTITIES[form] = _described(form)
+    return _IDENTITIES[form]
+
+
+def _described(form: ChatFormat) -> str | None:
     tokenizer = form.tokenizer
     kind = type(tokenizer)
     if not tokenizer.is_fast or not kind.__module__.startswith("transformers."):
         return None
     try:
-        rules = tokenizer.backend_tokenizer.to_str()
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())
     except Exception:  # parts in Python cannot be written
         return None
+    # These are settings of the latest call, and are off in all calls of this package.
+    rules = json.dumps({**parts, "padding": None, "truncation": None}, sort_keys=True)
     special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
     values = {
         "class": f"{kind.__module__}.{kind.__qualname__}",
-        "rules": hashlib.sha256(rules.encode("utf-8", "surrogatepass")).hexdigest(),
+        "rules": hashlib.sha256(rules.encode("ascii")).hexdigest(),
         "special": special,
         "split": bool(getattr(tokenizer, "split_special_tokens", False)),
         "format": form.fingerprint,
