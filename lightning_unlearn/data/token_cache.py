@@ -147,15 +147,13 @@ def _described(form: ChatFormat) -> str | None:
     if not tokenizer.is_fast or not kind.__module__.startswith("transformers."):
         return None
     try:
-        parts = json.loads(tokenizer.backend_tokenizer.to_str())
+        rules = tokenizer.backend_tokenizer.to_str()
     except Exception:  # parts in Python cannot be written
         return None
-    # These are settings of the latest call, and are off in all calls of this package.
-    rules = json.dumps({**parts, "padding": None, "truncation": None}, sort_keys=True)
     special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
     values = {
         "class": f"{kind.__module__}.{kind.__qualname__}",
-        "rules": hashlib.sha256(rules.encode("ascii")).hexdigest(),
+        "rules": hashlib.sha256(rules.encode("utf-8")).hexdigest(),
         "special": special,
         "split": bool(getattr(tokenizer, "split_special_tokens", False)),
         "format": form.fingerprint,
