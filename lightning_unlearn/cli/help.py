@@ -12,7 +12,7 @@ commands:
   status     show which tasks of a study or run are done, running, failed or left
   report     write a page with curves, tables and figures of one or several studies or runs
   plan       estimate memory, work, time and disk space of a run, without GPU and weights
-  prepare    make data sets for stages: a model writes refusals, solutions, paraphrases, ...
+  prepare    make data sets for stages: convert rows; a model writes refusals, solutions, ...
 
 lightning-unlearn COMMAND --help prints the options.  --version prints the version.
 
@@ -165,18 +165,20 @@ examples:
     "prepare": """\
 usage: lightning-unlearn prepare VERB [options]
 
-Make data sets for stages, with answers that a model writes: behind any server that speaks OpenAI's
-/v1/chat/completions, or a Hugging Face model on this machine. Every answer is written to a journal
-before the next one is used; after a stop, the same command makes only the missing calls.
+Make data sets for stages: rows of any shape converted to one, or with answers that a model writes,
+behind any server that speaks OpenAI's /v1/chat/completions, or a Hugging Face model on this
+machine. Every answer is written to a journal before the next one is used; after a stop, the same
+command makes only the missing calls.
 
 verbs (lightning-unlearn prepare VERB --help lists the options):
+  convert      rows of any shape as prompts and answers, messages or texts; needs no model
   refusals     a refusal to every prompt, such as SORRY-Bench's: one label, then a reason
   solutions    answers to mathematics questions, such as GSM8K's, kept where the number is right
   paraphrases  every answer in other words, as a further column
   alternates   other answers to every prompt, by a model or from a list, as a further column
   paper        the four stages of arXiv 2510.16629, where configs/paper.yaml expects them
 
-options of all verbs:
+options of all verbs but convert:
   --endpoint URL --model NAME  the server, up to /v1, and its model
   --api-key-env NAME           environment variable that holds the key; it is written nowhere
   --local-model NAME           a Hugging Face model instead
@@ -186,9 +188,12 @@ options of all verbs:
   --concurrency N              calls at once; 8
 
 Beside FILE.jsonl lie FILE.jsonl.manifest.json (model, options, counts, cost, every row that was
-left out and why) and FILE.jsonl.journal.jsonl. Needs: pip install 'lightning-unlearn[prepare]'
+left out and why) and FILE.jsonl.journal.jsonl. Endpoints need: pip install
+'lightning-unlearn[prepare]'
 
 examples:
+  lightning-unlearn prepare convert --input alpaca.json --output alpaca.jsonl \\
+      --prompt instruction input --answer output
   lightning-unlearn prepare refusals --input sorry-bench.jsonl --output refusals.jsonl \\
       --endpoint https://api.openai.com/v1 --model gpt-4o --api-key-env OPENAI_API_KEY \\
       --price-in 2.5 --price-out 10 --max-cost 20

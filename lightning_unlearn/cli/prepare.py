@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from lightning_unlearn.cli.prepare_convert import add_convert, run_convert
+from lightning_unlearn.cli.prepare_options import (
+    Parser,
+    add_source,
+    count,
+    number,
+    positive,
+    whole,
+)
 from lightning_unlearn.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,16 +52,8 @@ def prepare(arguments: list[str]) -> int:
     return run(options)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are `InputError`."""
-
-    def error(self, message: str) -> NoReturn:
-        command = self.prog.removeprefix("lightning-unlearn ")
-        raise InputError(f"{command}: {message}; lightning-unlearn {command} --help shows how.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="lightning-unlearn prepare", allow_abbrev=False)
+    parser = Parser(prog="lightning-unlearn prepare", allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (about, add, run) in _verbs().items():
         verb = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
@@ -69,7 +69,9 @@ def _verbs() -> dict[str, _Verb]:
     """What each verb does, its options and its function."""
     right = "Write answers to mathematics questions; keep those with the right number."
     other = "Write other answers to every prompt, by a model or from a list."
+    any_rows = "Write rows of any shape as JSON lines of one shape; no model is needed."
     return {
+        "convert": (any_rows, add_convert, run_convert),
         "refusals": (
             "Write a refusal to every prompt: one label, then a reason.",
             _add_refusals,
@@ -80,15 +82,6 @@ def _verbs() -> dict[str, _Verb]:
         "alternates": (other, _add_alternates, _alternates),
         "paper": ("Make the four stages of arXiv 2510.16629.", _add_paper, _paper),
     }
-
-
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("rows").add_argument
-    add("--input", required=True, metavar="SOURCE", help="file, or data set of the hub")
-    add("--output", required=True, type=Path, metavar="FILE.jsonl")
-    add("--split", default="train", metavar="NAME", help="of a hub data set; train")
-    add("--subset", metavar="NAME", help="configuration of a hub data set")
-    add("--limit", type=_count, metavar="N", help="only the first N rows")
 
 
 def _add_columns(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
@@ -105,56 +98,56 @@ def _add_generator(parser: argparse.ArgumentParser, sampled: bool = True) -> Non
     add("--api-key-env", metavar="NAME", help="environment variable that holds the key")
     add("--local-model", metavar="NAME", help="Hugging Face model on this machine instead")
     if sampled:
-        add("--temperature", type=_number, metavar="T")
-        add("--max-tokens", type=_count, metavar="N", help="of an answer")
+        add("--temperature", type=number, metavar="T")
+        add("--max-tokens", type=count, metavar="N", help="of an answer")
     add("--extra", action="append", default=[], metavar="KEY=JSON", help="field of each request")
     add("--token-limit-name", default="max_tokens", help="what the endpoint calls --max-tokens",
         choices=("max_tokens", "max_completion_tokens"))  # fmt: skip
-    add("--concurrency", type=_count, default=8, metavar="N", help="calls at once; 8")
-    add("--timeout", type=_positive, default=120.0, metavar="S", help="seconds of a call; 120")
-    add("--retries", type=_whole, default=6, metavar="N", help="of a call that failed; 6")
+    add("--concurrency", type=count, default=8, metavar="N", help="calls at once; 8")
+    add("--timeout", type=positive, default=120.0, metavar="S", help="seconds of a call; 120")
+    add("--retries", type=whole, default=6, metavar="N", help="of a call that failed; 6")
     add = parser.add_argument_group("limits").add_argument
     add("--dry-run", action="store_true", help="count the missing calls and tokens, and stop")
-    add("--price-in", type=_number, metavar="P", help=f"of prompts, {DOLLARS}")
-    add("--price-out", type=_number, metavar="P", help=f"of answers, {DOLLARS}")
-    add("--max-cost", type=_positive, metavar="P", help="US dollars that are never passed")
+    add("--price-in", type=number, metavar="P", help=f"of prompts, {DOLLARS}")
+    add("--price-out", type=number, metavar="P", help=f"of answers, {DOLLARS}")
+    add("--max-cost", type=positive, metavar="P", help="US dollars that are never passed")
 
 
 def _add_refusals(parser: argparse.ArgumentParser) -> None:
     from lightning_unlearn.prepare.refusals import EXCLUDED, LABEL
 
-    _add_source(parser)
+    add_source(parser)
     add = parser.add_argument_group("refusals").add_argument
     add("--prompt", default="turns", metavar="COLUMN", help="of the prompts; turns")
     add("--exclude-styles", default=",".join(EXCLUDED), metavar="A,B",
         help=f"values of prompt_style that are left out; {','.join(EXCLUDED)}")  # fmt: skip
     add("--label", default=LABEL, metavar="TEXT", help=f"first sentence of a refusal; {LABEL}")
-    add("--attempts", type=_count, default=3, metavar="N", help="for a prompt; 3")
+    add("--attempts", type=count, default=3, metavar="N", help="for a prompt; 3")
     _add_generator(parser)
 
 
 def _add_solutions(parser: argparse.ArgumentParser) -> None:
-    _add_source(parser)
+    add_source(parser)
     group = _add_columns(parser, "solutions")
-    group.add_argument("--attempts", type=_count, default=5, metavar="N", help="for a question; 5")
+    group.add_argument("--attempts", type=count, default=5, metavar="N", help="for a question; 5")
     _add_generator(parser)
 
 
 def _add_paraphrases(parser: argparse.ArgumentParser) -> None:
-    _add_source(parser)
+    add_source(parser)
     add = _add_columns(parser, "paraphrases").add_argument
     add("--column", default="paraphrased_answer", metavar="NAME", help="paraphrased_answer")
-    add("--attempts", type=_count, default=3, metavar="N", help="for a row; 3")
+    add("--attempts", type=count, default=3, metavar="N", help="for a row; 3")
     _add_generator(parser)
 
 
 def _add_alternates(parser: argparse.ArgumentParser) -> None:
-    _add_source(parser)
+    add_source(parser)
     add = _add_columns(parser, "alternates").add_argument
     add("--column", default="alternates", metavar="NAME", help="alternates")
-    add("--count", type=_count, default=5, metavar="N", help="for a row; 5")
+    add("--count", type=count, default=5, metavar="N", help="for a row; 5")
     add("--list", metavar="FILE", help="choose from these texts, one a line; no generator")
-    add("--seed", type=_whole, default=0, metavar="N", help="of the choice from --list; 0")
+    add("--seed", type=whole, default=0, metavar="N", help="of the choice from --list; 0")
     _add_generator(parser)
 
 
@@ -170,7 +163,7 @@ def _add_paper(parser: argparse.ArgumentParser) -> None:
             help=f"{place.about}; {place.source}",
         )
     add("--output", type=Path, default=Path("data/paper"), metavar="FOLDER", help="data/paper")
-    add("--limit", type=_count, metavar="N", help="only the first N rows of each")
+    add("--limit", type=count, metavar="N", help="only the first N rows of each")
     _add_generator(parser, sampled=False)
 
 
@@ -337,31 +330,3 @@ def _budget(options: argparse.Namespace, prices: Prices | None) -> Budget:
     from lightning_unlearn.prepare.budget import Budget
 
     return Budget(prices, options.max_cost)
-
-
-def _number(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number) or number < 0:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a number of 0 or more")
-    return number
-
-
-def _positive(text: str) -> float:
-    number = _number(text)
-    if not number:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
-    return number
-
-
-def _whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of 0 or more")
-    return number
-
-
-def _count(text: str) -> int:
-    number = _whole(text)
-    if not number:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of 1 or more")
-    return number

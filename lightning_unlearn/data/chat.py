@@ -44,6 +44,21 @@ class Example:
         return len(self.prompt) + len(self.answer)
 
 
+@dataclass(frozen=True)
+class Written:
+    """One row as the chat template writes it.
+
+    Attributes:
+        prompt: text up to and including the assistant header.
+        rest: text from there to the end of the turn, cut where no sequence can reach.
+        cut: whether `rest` is cut.
+    """
+
+    prompt: str
+    rest: str
+    cut: bool
+
+
 class ChatFormat:
     """A tokenizer with its chat template.
 
@@ -116,17 +131,32 @@ class ChatFormat:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
-    def text_ids(self, row: Row) -> list[int]:
+    def batch_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenize many texts, each as if it were alone; fast tokenizers do it in parallel."""
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        return ids
+
+    def text_ids(self, row: Row, ids: list[int] | None = None) -> list[int]:
         """Tokenize a plain text, with the tokens that the tokenizer puts around texts before it.
 
         Args:
             row: a row without messages.
+            ids: tokens of the text alone; None to compute them.
 
         Raises:
             InputError: if the text has fewer than two tokens, or the model has no embedding for
                 one of them.
         """
-        ids = self._tokens(row.answer)
+        if ids is None:
+            ids = self._tokens(row.answer)
         self._check_ids(ids, row.where, "text")
         if self._first is not None:
             ids = [self._first, *ids]
@@ -145,12 +175,22 @@ class ChatFormat:
         return ids[0] if len(ids) > len(plain) and ids[0] != plain[0] else None
 
     def _after(self, prompt: str, prompt_ids: list[int], rest: str) -> list[int]:
-        """Tokenize ``rest`` as a continuation of the prompt.
+        """Tokenize ``rest`` as a continuation of the prompt; see `continuation`."""
+        return self.continuation(prompt_ids, self._tokens(prompt + rest), rest)
 
-        Both are tokenized together. If the tokenizer merges characters of the two into one token,
-        ``rest`` is tokenized separately, because generation cannot merge them either.
+    def continuation(self, prompt_ids: list[int], together: list[int], rest: str) -> list[int]:
+        """Return the tokens of a text after a prompt.
+
+        Args:
+            prompt_ids: tokens of the prompt.
+            together: tokens of the prompt and the text in one.
+            rest: the text.
+
+        Returns:
+            What follows the prompt in `together`. If the tokenizer merges characters of the two
+            into one token, the text is tokenized separately, because generation cannot merge them
+            either.
         """
-        together = self._tokens(prompt + rest)
         if together[: len(prompt_ids)] == prompt_ids:
             return together[len(prompt_ids) :]
         # Put a token before it that merges with nothing: SentencePiece adds a space at the start of
@@ -175,19 +215,55 @@ class ChatFormat:
             InputError: if the template cannot be used for the row, the prompt alone fills
                 ``max_length``, or the model has no embedding for a token.
         """
-        turn = self._turn(row)
-        content = self.template.content(row)
+        written = self.write(row)
+        prompt_ids = self._tokens(written.prompt)
+        prompt, answer, cut = self.fit(row, written, prompt_ids, None)
+        return Example(tuple(prompt), tuple(answer), cut)
+
+    def write(self, row: Row) -> Written:
+        """Write a row by the chat template.
+
+        Args:
+            row: messages and answer.
+
+        Raises:
+            InputError: if the template cannot be used for the row, or its prompt is longer than any
+                prompt that leaves room for an answer.
+        """
+        self._check_chat(row)
+        turn, content = self.template.written(row)
         if len(turn.prompt) > self._max_characters:
             raise self._no_room(row, f"{len(turn.prompt)} characters")
-        prompt_ids = self._prompt(row)
+        text = turn.lead + content + turn.end
+        longest = self._max_characters
+        return Written(turn.prompt, text[:longest], len(text) > longest)
+
+    def fit(
+        self, row: Row, written: Written, prompt_ids: list[int], together: list[int] | None
+    ) -> tuple[list[int], list[int], bool]:
+        """Check and cut the tokens of a row.
+
+        Args:
+            row: the row.
+            written: the row as the template writes it.
+            prompt_ids: tokens of its prompt.
+            together: tokens of prompt and rest in one; None to compute them where they are needed.
+
+        Returns:
+            Tokens of the prompt, tokens of the answer, and whether the end of the answer is cut.
+
+        Raises:
+            InputError: see `encode`.
+        """
+        self._check_ids(prompt_ids, row.where, "prompt")
         room = self.max_length - len(prompt_ids)
         if room < 1:
             raise self._no_room(row, f"{len(prompt_ids)} tokens")
-        text = turn.lead + content + turn.end
-        answer_ids = self._after(turn.prompt, prompt_ids, text[: self._max_characters])
+        if together is None:
+            together = self._tokens(written.prompt + written.rest)
+        answer_ids = self.continuation(prompt_ids, together, written.rest)
         self._check_ids(answer_ids, row.where, "answer")
-        cut = len(answer_ids) > room or len(text) > self._max_characters
-        return Example(tuple(prompt_ids), tuple(answer_ids[:room]), cut)
+        return prompt_ids, answer_ids[:room], len(answer_ids) > room or written.cut
 
     @cached_property
     def _max_characters(self) -> int:
@@ -222,13 +298,17 @@ class ChatFormat:
 
     def _turn(self, row: Row) -> AssistantTurn:
         """Return what the template writes around the answer of a row."""
+        self._check_chat(row)
+        return self.template.turn(row)
+
+    def _check_chat(self, row: Row) -> None:
+        """Refuse plain texts."""
         if not row.messages:
             raise InputError(
                 f"{row.where}: the row is plain text, which has no prompt, expected a prompt and "
                 "an answer. Name other rows, or remove what needs prompts: LabelLikelihood, "
                 "MathAccuracy and generated answers do."
             )
-        return self.template.turn(row)
 
     def _prompt(self, row: Row) -> list[int]:
         ids = self._tokens(self._turn(row).prompt)
@@ -302,6 +382,9 @@ class ChatFormat:
 
 def data_fingerprint(examples: Iterable[Example]) -> str:
     """Hash the token ids of a data set; the file format has no effect."""
+    known: str | None = getattr(examples, "fingerprint", None)
+    if known is not None:
+        return known
     digest = hashlib.sha256()
     for example in examples:
         digest.update(repr((example.prompt, example.answer)).encode())

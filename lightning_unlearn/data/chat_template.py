@@ -104,6 +104,8 @@ class ChatTemplate:
         self._checked: dict[Any, int] = {}
         self._last: tuple[Messages, AssistantTurn] | None = None
         self._ends: dict[str, tuple[str, str | None]] = {}
+        # By the roles of a chat: what follows a prompt for generation before and after an answer.
+        self._around_answers: dict[tuple[str, ...], tuple[str, str]] = {}
         self._writes_question = False
         self._compile(name)
 
@@ -187,6 +189,34 @@ class ChatTemplate:
             self._last = (row.messages, self._around(row))
         return self._last[1]
 
+    def written(self, row: Row) -> tuple[AssistantTurn, str]:
+        """Return the turn of a row, and its answer as the template writes it.
+
+        They are those of `turn` and `content`. If the chat with the answer is the prompt, the
+        answer and what surrounded the answer of an earlier row with the same roles, the chat with
+        a marker in place of the answer is not written.
+
+        Args:
+            row: chat and answer.
+
+        Raises:
+            InputError: see `turn` and `content`.
+        """
+        around = self._around_answers.get(tuple(message["role"] for message in row.messages))
+        if around is not None and row.answer.strip():
+            prompt = self.render(row.messages, True, row.where)
+            answer = {"role": "assistant", "content": row.answer}
+            chat = self.render([*row.messages, answer], False, row.where)
+            before, after = prompt + around[0], around[1]
+            content = chat[len(before) : len(chat) - len(after)]
+            same = chat.startswith(before) and chat.endswith(after)
+            if same and content.strip() == row.answer.strip():
+                prompt, lead = _without_lead(before, around[0])
+                turn = AssistantTurn(prompt, lead, before, after, *self._end(after))
+                self._last = (row.messages, turn)
+                return turn, content
+        return self.turn(row), self.content(row)
+
     def content(self, row: Row) -> str:
         """Return the answer of a row as the template writes it; some templates trim spaces.
 
@@ -223,6 +253,9 @@ class ChatTemplate:
         if not found or _MARKER in before:
             fault = "writes the answer twice" if found else "omits the answer"
             raise InputError(f"{where}: the chat template {fault}, expected it once; {_ADVICE}.")
+        if before.startswith(prompt):
+            roles = tuple(message["role"] for message in row.messages)
+            self._around_answers[roles] = before[len(prompt) :], after
         prompt, lead = self._header(row, prompt, before)
         end, token = self._end(after)
         return AssistantTurn(prompt, lead, before, after, end, token)
@@ -248,9 +281,7 @@ class ChatTemplate:
         except if it ends inside a thinking block, where no answer belongs.
         """
         if before.startswith(prompt):
-            more = before[len(prompt) :]
-            lead = more[len(more.rstrip(" ")) :]
-            return before[: len(before) - len(lead)], lead
+            return _without_lead(before, before[len(prompt) :])
         chat = self.render(row.messages, False, row.where)
         if not (prompt.startswith(chat) and before.startswith(chat)):
             raise InputError(
@@ -281,6 +312,12 @@ class ChatTemplate:
         """Return the visible texts that the tokenizer never splits."""
         added = [token.content for token in self._tokenizer.added_tokens_decoder.values()]
         return [text for text in {*added, *self._tokenizer.all_special_tokens} if text.strip()]
+
+
+def _without_lead(before: str, more: str) -> tuple[str, str]:
+    """Divide the text before an answer into prompt and spaces; the spaces are part of `more`."""
+    lead = more[len(more.rstrip(" ")) :]
+    return before[: len(before) - len(lead)], lead
 
 
 def _words(error: Exception) -> str:

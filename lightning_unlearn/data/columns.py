@@ -1,6 +1,8 @@
 """The columns of a source that make a row: prompt, answer, chat or plain text."""
 
+import json
 import math
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -346,18 +348,36 @@ def _proposal(columns: Sequence[str], found: Columns) -> str:
     prompt = first(*(found.asked if plain else []), *_USUAL_PROMPTS)
     answer = first(*([found.answer] if plain else []), *_USUAL_ANSWERS)
     chat, text = first(*_USUAL_MESSAGES), first(*_USUAL_TEXTS)
-    # A later configuration file cannot remove a key, only set it to null.
-    unset = {"messages": found.messages, "text": found.text}
-    none = "".join(f"{name}: null, " for name, value in unset.items() if value is not None)
     if chat and (found.messages is not None or not (prompt and answer)):
-        return f"set {none.replace('messages: null, ', '')}messages: {chat}"
+        return f"set {_unset(found, 'messages')}messages: {as_yaml(chat)}"
     if prompt and answer:
         # Alpaca's column input is the context of an instruction, which may change its meaning.
-        if "input" in columns and "input" not in (prompt, answer):
-            return f"set {none}prompt: [{prompt}, input], answer: {answer}"
-        return f"set {none}prompt: {prompt}, answer: {answer}"
+        more = "input" in columns and "input" not in (prompt, answer)
+        asked = f"[{as_yaml(prompt)}, input]" if more else as_yaml(prompt)
+        return f"set {_unset(found, 'prompt')}prompt: {asked}, answer: {as_yaml(answer)}"
     if text or len(columns) == 1:
-        column = text or columns[0]
-        what = none.replace("text: null, ", "")
-        return f"set {what}text: {column} to train on plain text, without prompts and answers"
+        column = as_yaml(text or columns[0])
+        return (
+            f"set {_unset(found, 'text')}text: {column} to train on plain text, without prompts "
+            "and answers"
+        )
     return "set prompt and answer to two of the columns, or messages to a column of chats"
+
+
+def _unset(found: Columns, kind: str) -> str:
+    """Return the keys to set to null beside new columns: a later file cannot remove a key."""
+    others = {
+        "messages": ("text", "prompt_template"),
+        "prompt": ("messages", "text", "prompt_template"),
+        "text": ("messages", "prompt_template", "system"),
+    }
+    keys = [name for name in others[kind] if getattr(found, name) is not None]
+    return "".join(f"{name}: null, " for name in keys)
+
+
+def as_yaml(name: str) -> str:
+    """Return the name of a column as it is written in YAML, also in a list."""
+    plain = re.fullmatch(r"[A-Za-z_]+(?:[ ._-]?[A-Za-z0-9_]+)*", name)
+    if plain and name.lower() not in ("null", "true", "false", "yes", "no", "on", "off", "y", "n"):
+        return name
+    return json.dumps(name, ensure_ascii=False)

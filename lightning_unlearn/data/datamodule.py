@@ -7,8 +7,9 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lightning_unlearn.data.batches import BatchPlan, GlobalBatch, micro_batch
-from lightning_unlearn.data.chat import ChatFormat, Example
+from lightning_unlearn.data.chat import ChatFormat
 from lightning_unlearn.data.columns import Row
+from lightning_unlearn.data.examples import Examples
 from lightning_unlearn.data.method_rows import MethodRows
 from lightning_unlearn.data.paired_batches import PairedPlan
 from lightning_unlearn.data.paths import all_paths, check_order, choose_path
@@ -263,7 +264,7 @@ class StagedDataModule(LightningDataModule):
         if self.forget is not None and not self.oracle:
             micro_batch(self.unlearn.batch_size, self.micro_batch_size, world_size, "data.unlearn")
 
-    def eval_rows(self, stage: str) -> tuple[list[Row], list[Example]]:
+    def eval_rows(self, stage: str) -> tuple[list[Row], Examples]:
         """Return the rows on which a stage is evaluated, and their tokens.
 
         The forget stage is evaluated on its training rows, which are unlearned. Every other stage
@@ -271,7 +272,7 @@ class StagedDataModule(LightningDataModule):
         """
         return self.row_sets.select(stage, self.forget)
 
-    def row_set(self, name: str) -> tuple[list[Row], list[Example]]:
+    def row_set(self, name: str) -> tuple[list[Row], Examples]:
         """Return the rows of a row set.
 
         Args:
@@ -325,7 +326,7 @@ class StagedDataModule(LightningDataModule):
         """Return the recipe of a stage of the path, or of "unlearn"."""
         return self.unlearn if stage == UNLEARN else self.stages[stage]
 
-    def training_examples(self, stage: str) -> list[Example]:
+    def training_examples(self, stage: str) -> Examples:
         """Return the training rows of a stage; "unlearn" has those of the forget stage."""
         return self.examples[self.forget if stage == UNLEARN and self.forget else stage]
 

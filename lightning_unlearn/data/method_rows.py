@@ -1,9 +1,10 @@
 """MethodRows: retain rows and alternates, which are read only for methods that use them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lightning_unlearn.data.alternates import Alternates, check_alternates, read_alternates
 from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
+from lightning_unlearn.data.examples import Examples
 from lightning_unlearn.data.recipes import EvalSet, RowSource, Stage
 from lightning_unlearn.data.retain import KEY, check_retain, read_retain, without_forget_rows
 from lightning_unlearn.data.row_sets import RowSets
@@ -21,7 +22,7 @@ class MethodRows:
         alternates: ``data.alternates``.
 
     Attributes:
-        retain: retain rows as tokens, without those that are also forget rows; [] before `load`.
+        retain: retain rows as tokens, without those that are also forget rows; () before `load`.
         alternates: alternates to the forget answers; None before `load`.
 
     Raises:
@@ -42,7 +43,7 @@ class MethodRows:
         self._eval_sets = eval_sets
         self._forget = forget
         self._settings = retain, alternates
-        self.retain: list[Example] = []
+        self.retain: Sequence[Example] = ()
         self.alternates: Alternates | None = None
         self._retain_notes: list[str] = []
         self._fingerprint = ""
@@ -56,7 +57,7 @@ class MethodRows:
 
     def clear(self) -> None:
         """Forget all rows: the tokens of an earlier model are not valid."""
-        self.retain, self.alternates = [], None
+        self.retain, self.alternates = (), None
 
     def adopt(self, other: "MethodRows") -> None:
         """Copy the rows of an object with equal settings."""
@@ -101,7 +102,7 @@ class MethodRows:
         self._retain_notes = []
         if isinstance(wanted, RowSource):
             found = read_retain(wanted, form)
-            examples = found.examples
+            examples: Sequence[Example] = found.examples
             self._retain_notes += [*found.remarks, *truncation(KEY, examples, form)]
         else:
             names = [name.partition(":")[0] for name in wanted]
@@ -110,11 +111,12 @@ class MethodRows:
             sets.load(stages, {}, form)
             examples = [example for name in wanted for example in self._named(name, sets)]
             self._retain_notes += self._evaluated(wanted)
-        self.retain, notes = without_forget_rows(examples, sets.examples[str(self._forget)])
+        kept, notes = without_forget_rows(examples, sets.examples[str(self._forget)])
+        self.retain = Examples.of(kept)
         self._retain_notes += notes
         self._fingerprint = data_fingerprint(self.retain)
 
-    def _named(self, name: str, sets: RowSets) -> list[Example]:
+    def _named(self, name: str, sets: RowSets) -> Sequence[Example]:
         """Return the rows of a name: of a stage without suffix, the training rows."""
         if name in self._eval_sets or name.endswith(f":{HELDOUT}"):
             return sets.select(name, self._forget)[1]

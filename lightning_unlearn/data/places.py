@@ -173,4 +173,5 @@ def close_names(path: Path) -> str:
         if not path.parent.is_dir():
             return f"; the folder '{path.parent}' does not exist either"
     close = difflib.get_close_matches(path.name, _readable_files(path.parent))
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    meant = " or ".join(str(path.with_name(name)) for name in close)
+    return f"; did you mean {meant}?" if close else ""

@@ -6,6 +6,7 @@ from typing import Any
 from lightning_unlearn.data.batches import derive_seed
 from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
 from lightning_unlearn.data.columns import Row
+from lightning_unlearn.data.examples import Examples
 from lightning_unlearn.data.recipes import EvalSet, Stage
 from lightning_unlearn.data.stage_rows import (
     HELDOUT,
@@ -32,11 +33,11 @@ class RowSets:
 
     def __init__(self) -> None:
         self.rows: dict[str, list[Row]] = {}
-        self.examples: dict[str, list[Example]] = {}
+        self.examples: dict[str, Examples] = {}
         self.heldout_rows: dict[str, list[Row]] = {}
-        self.heldout_examples: dict[str, list[Example]] = {}
+        self.heldout_examples: dict[str, Examples] = {}
         self.eval_set_rows: dict[str, list[Row]] = {}
-        self.eval_set_examples: dict[str, list[Example]] = {}
+        self.eval_set_examples: dict[str, Examples] = {}
         self.remarks: dict[str, list[str]] = {}
         self._fingerprints: dict[str, str] = {}
 
@@ -93,7 +94,7 @@ class RowSets:
         for mine, theirs in zip(self._tables(), other._tables(), strict=True):
             mine.update({name: theirs[name] for name in wanted & set(theirs)})
 
-    def select(self, name: str, forget: str | None) -> tuple[list[Row], list[Example]]:
+    def select(self, name: str, forget: str | None) -> tuple[list[Row], Examples]:
         """Return the rows of a row set, and their tokens in the same order.
 
         Args:

@@ -1,11 +1,13 @@
 """Read the rows of a file or of a data set of the Hugging Face hub as prompts and answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from typing_extensions import Unpack
 
-from lightning_unlearn.data.columns import ColumnNames, Columns, Row, names
+from lightning_unlearn.data.columns import ColumnNames, Columns, Row, as_yaml, names
 from lightning_unlearn.data.file_formats import read_file
 from lightning_unlearn.data.hub import read_hub, read_saved, refused_option
 from lightning_unlearn.data.places import local_files
@@ -45,16 +47,82 @@ def read_rows(
     Raises:
         InputError: if the source or rows cannot be used; it lists the first wrong rows.
     """
+    columns = Columns.of(names_of_columns)
+    tables = _tables(source, key, columns, split, subset, limit)
+    rows = _rows(tables, columns, key, limit, remark)
+    _remark_columns(tables, columns, f"{key}: {source}", limit, remark, also_used)
+    return rows
+
+
+def read_usable_rows(
+    source: str,
+    *,
+    split: str = "train",
+    subset: str | None = None,
+    limit: int | None = None,
+    key: str = "source",
+    remark: Callable[[str], None] = lambda sentence: None,
+    **names_of_columns: Unpack[ColumnNames],
+) -> tuple[list[Row], list[tuple[str, str]]]:
+    """Read the rows of a source as `read_rows` does, but leave out rows that cannot be used.
+
+    Args:
+        source: as of `read_rows`.
+        split: as of `read_rows`.
+        subset: as of `read_rows`.
+        limit: number of rows to read, from the first, with those that are left out.
+        key: as of `read_rows`.
+        remark: as of `read_rows`.
+        names_of_columns: as of `read_rows`.
+
+    Returns:
+        The rows in order; and place (as "row 3, line 3") and fault of each one that is left out.
+
+    Raises:
+        InputError: if the source cannot be read, or lacks a column in all rows.
+    """
+    columns = Columns.of(names_of_columns)
+    tables = _tables(source, key, columns, split, subset, limit)
+    rows: list[Row] = []
+    left_out: list[tuple[str, str]] = []
+    for name, number, record, where in _records(tables, limit):
+        try:
+            row = columns.row(record, name, "", where)
+        except InputError as error:
+            fault = str(error).removeprefix(where).lstrip(",: ")
+            place = where.lstrip(", ")
+            left_out.append((place if len(tables) == 1 else f"{name}, {place}", fault))
+        else:
+            assert row is not None, f"row {number}: only paraphrases leave rows out"
+            rows.append(row)
+    _remark_columns(tables, columns, f"{key}: {source}", limit, remark)
+    return rows, left_out
+
+
+def _tables(
+    source: str, key: str, columns: Columns, split: str, subset: str | None, limit: int | None
+) -> list[tuple[str, Table]]:
+    """Return the tables of a source, all of which have the columns."""
     place = f"{key}: {source}"
     if limit is not None and limit < 1:
         raise InputError(
             f"{place}: found limit {limit}, expected 1 or more; set it to null for all rows"
         )
-    columns = Columns.of(names_of_columns)
     tables = read_tables(source, place, columns.wanted, split, subset, limit)
     for name, table in tables:
         check_columns(table, columns, place if len(tables) == 1 else f"{key}: {name}")
-    rows = _rows(tables, columns, key, limit, remark)
+    return tables
+
+
+def _remark_columns(
+    tables: Sequence[tuple[str, Table]],
+    columns: Columns,
+    place: str,
+    limit: int | None,
+    remark: Callable[[str], None],
+    also_used: Sequence[str] = (),
+) -> None:
+    """Name columns that are used twice or not at all."""
     if columns.main == [columns.answer, columns.answer]:
         both = columns.answer
         remark(f"{place}: the column '{both}' is both prompt and answer, so both are equal.")
@@ -64,14 +132,15 @@ def read_rows(
             f"{place}: {names(unused)} {'is' if len(unused) == 1 else 'are'} not used "
             f"({columns}).{_use_them(columns, unused)}"
         )
-    return rows
 
 
 def _use_them(columns: Columns, unused: Sequence[str]) -> str:
     """Return how the prompt would use the first unused column."""
     if columns.messages is not None or columns.text is not None:
         return ""
-    joined = ", ".join([*columns.asked, unused[0]])
+    if columns.prompt_template is not None:
+        return f" If a prompt needs '{unused[0]}', name it in prompt_template."
+    joined = ", ".join(map(as_yaml, [*columns.asked, unused[0]]))
     return f" If a prompt needs '{unused[0]}', set prompt: [{joined}]."
 
 
@@ -98,6 +167,19 @@ def check_columns(table: Table, columns: Columns, place: str) -> None:
             )
 
 
+def _records(
+    tables: Sequence[tuple[str, Table]], limit: int | None
+) -> Iterator[tuple[str, int, dict[str, Any], str]]:
+    """Yield source, number from 1, values and place (", row 3, line 3") of the first records."""
+    left = limit
+    for name, table in tables:
+        lines = table.lines or [0] * len(table.rows)
+        records = list(zip(table.rows, lines, strict=True))[:left]
+        left = None if left is None else left - len(records)
+        for number, (record, line) in enumerate(records, start=1):
+            yield name, number, record, f", row {number}" + (f", line {line}" if line else "")
+
+
 def _rows(
     tables: Sequence[tuple[str, Table]],
     columns: Columns,
@@ -107,19 +189,14 @@ def _rows(
 ) -> list[Row]:
     """Return the rows, except those whose paraphrase repeats the answer."""
     read: list[Row | None] = []
-    for name, table in tables:
-        place = f"{key}: {name}"
-        lines = table.lines or [0] * len(table.rows)
-        records = list(zip(table.rows, lines, strict=True))
-        if limit is not None:
-            records = records[: limit - len(read)]
+    for source, records in groupby(_records(tables, limit), key=itemgetter(0)):
+        place = f"{key}: {source}"
 
-        def make(item: tuple[int, tuple[dict[str, Any], int]]) -> Row | None:
-            number, (record, line) = item
-            where = f", row {number}" + (f", line {line}" if line else "")
-            return columns.row(record, name, place, where)  # noqa: B023  (called in this pass)
+        def make(item: tuple[str, int, dict[str, Any], str]) -> Row | None:
+            name, _, record, where = item
+            return columns.row(record, name, f"{key}: {name}", where)
 
-        read += each_row(enumerate(records, start=1), make, place)
+        read += each_row(records, make, place)
     rows = [row for row in read if row is not None]
     if repeated := len(read) - len(rows):
         place, column = f"{key}: {tables[0][0]}", columns.paraphrase

@@ -1,14 +1,16 @@
 """The rows of a stage or of an evaluation set, with their tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from lightning_unlearn.data.chat import ChatFormat, Example
 from lightning_unlearn.data.columns import ColumnNames, Row, names
+from lightning_unlearn.data.encoding import encode_chats, encode_texts
+from lightning_unlearn.data.examples import ExampleCollector, Examples
 from lightning_unlearn.data.recipes import EvalSet, RowSource, Stage
-from lightning_unlearn.data.row_errors import each_row
 from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.data.text import windows
+from lightning_unlearn.data.token_cache import cached
 from lightning_unlearn.errors import InputError
 
 # Suffixes of row-set names that select the training or the held-out rows of a stage.
@@ -28,9 +30,9 @@ class StageRows:
     """
 
     rows: list[Row]
-    examples: list[Example]
+    examples: Examples
     heldout_rows: list[Row] | None = None
-    heldout_examples: list[Example] | None = None
+    heldout_examples: Examples | None = None
     remarks: list[str] = field(default_factory=list)
 
 
@@ -62,7 +64,7 @@ def read_stage(
         **columns,
     )
     place = f"{key}.source: {stage.source}"
-    found = StageRows(*encode_rows(rows, form, place, stage), remarks=remarks)
+    found = StageRows(*encode_rows(rows, form, place, stage, remarks.append), remarks=remarks)
     if stage.heldout is not None:
         columns["beside"] = stage.source
         heldout_rows = read_rows(
@@ -74,7 +76,7 @@ def read_stage(
             **columns,
         )
         place = f"{key}.heldout: {stage.heldout}"
-        own = encode_rows(heldout_rows, form, place, stage)
+        own = encode_rows(heldout_rows, form, place, stage, remarks.append)
         found.heldout_rows, found.heldout_examples = own
     return found
 
@@ -92,8 +94,12 @@ def columns_of(rows: Stage | EvalSet | RowSource) -> ColumnNames:
 
 
 def encode_rows(
-    rows: Sequence[Row], form: ChatFormat, place: str, stage: Stage | None = None
-) -> tuple[list[Row], list[Example]]:
+    rows: Sequence[Row],
+    form: ChatFormat,
+    place: str,
+    stage: Stage | None = None,
+    remark: Callable[[str], None] = lambda sentence: None,
+) -> tuple[list[Row], Examples]:
     """Tokenize rows; plain texts become one row for each of their windows.
 
     Args:
@@ -101,15 +107,22 @@ def encode_rows(
         form: tokenizer and chat template.
         place: begin of messages: key and source.
         stage: how plain texts are cut; None cuts each text into windows without overlap.
+        remark: called with notes on the cache of tokens.
 
     Raises:
         InputError: if rows cannot be used; it lists the first.
     """
     if not rows or rows[0].messages:
-        return list(rows), each_row(rows, form.encode, place)
+        made = cached(rows, form, lambda: encode_chats(rows, form, place), remark)
+        return list(rows), made
     stride, packing = (None, False) if stage is None else (stage.stride, stage.packing)
-    cut = windows(each_row(rows, form.text_ids, place), rows, form, stride, packing)
-    return [row for row, _ in cut], [example for _, example in cut]
+    collected, parts = ExampleCollector(), []
+    texts = cached(rows, form, lambda: encode_texts(rows, form, place), remark)
+    ids = (text.prompt for text in texts)
+    for row, example in windows(ids, rows, form, stride, packing):
+        parts.append(row)
+        collected.add(example.prompt, example.answer, example.truncated)
+    return parts, collected.examples()
 
 
 def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
@@ -126,8 +139,9 @@ def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
     remarks: list[str] = []
     key = f"data.eval_sets.{name}.source"
     read = read_rows(**asdict(eval_set), key=key, remark=remarks.append, keep=True)
-    remarks += _unusable(read, eval_set, f"{key}: {eval_set.source}")
-    rows, examples = encode_rows(read, form, f"{key}: {eval_set.source}")
+    place = f"{key}: {eval_set.source}"
+    remarks += _unusable(read, eval_set, place)
+    rows, examples = encode_rows(read, form, place, remark=remarks.append)
     # Monitors encode these again. Encode them here to find rows that cannot be used.
     texts = [
         Row(row.messages, text, row.where)
@@ -135,7 +149,7 @@ def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
         for text in (row.paraphrase, *row.alternatives)
         if text is not None
     ]
-    others = each_row(texts, form.encode, f"{key}: {eval_set.source}")
+    others = encode_chats(texts, form, place)
     remarks += truncation(f"{name}, paraphrases and alternatives", others, form)
     return StageRows(rows, examples, remarks=remarks)
 

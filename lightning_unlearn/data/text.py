@@ -1,6 +1,7 @@
 """Plain text as training data: windows of tokens, every one of which is a label once."""
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from lightning_unlearn.data.chat import ChatFormat, Example
@@ -9,12 +10,12 @@ from lightning_unlearn.errors import InputError
 
 
 def windows(
-    texts: Sequence[Sequence[int]],
+    texts: Iterable[Sequence[int]],
     rows: Sequence[Row],
     form: ChatFormat,
     stride: int | None = None,
     packing: bool = False,
-) -> list[tuple[Row, Example]]:
+) -> Iterator[tuple[Row, Example]]:
     """Cut tokenized texts into windows of at most ``form.max_length`` tokens.
 
     A window is a context, which is given, and labels. Every token of a text but the first one of
@@ -29,8 +30,8 @@ def windows(
             as many as fit beside one token of context.
         packing: join all texts to one sequence, with the end-of-text token behind each.
 
-    Returns:
-        Rows and examples of the windows, in order. The answer of a row is its window's text.
+    Yields:
+        Row and example of each window, in order. The answer of the row is the window's text.
 
     Raises:
         InputError: if the stride does not fit into a window, or a tokenizer without end-of-text
@@ -49,13 +50,11 @@ def windows(
                 f"{rows[0].where}: found packing with the tokenizer of {form.name}, which has no "
                 "end-of-text token; set packing: false."
             )
-        joined = [token for ids in texts for token in (*ids, end)]
+        joined = array("i", (token for ids in texts for token in (*ids, end)))
         texts, rows = [joined], [rows[0]]
-    return [
-        (_row(row, number, example, form), example)
-        for row, ids in zip(rows, texts, strict=True)
-        for number, example in enumerate(_cut(ids, form.max_length, stride or longest), start=1)
-    ]
+    for row, ids in zip(rows, texts, strict=True):
+        for number, example in enumerate(_cut(ids, form.max_length, stride or longest), start=1):
+            yield _row(row, number, example, form), example
 
 
 def _cut(ids: Sequence[int], length: int, stride: int) -> Iterator[Example]:

@@ -32,6 +32,36 @@ class Prices:
         return (usage.prompt * self.prompt + usage.answer * self.answer) / PER
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Sums over calls.
+
+    Attributes:
+        calls: number of calls.
+        prompt: tokens of requests.
+        answer: tokens of answers.
+        estimated: calls whose tokens the generator did not count; upper bounds are in the sums.
+        cost: US dollars; None without prices.
+    """
+
+    calls: int = 0
+    prompt: int = 0
+    answer: int = 0
+    estimated: int = 0
+    cost: float | None = None
+
+    def since(self, before: Spent) -> Spent:
+        """Return the sums over the calls after those of `before`."""
+        cost = None if self.cost is None else self.cost - (before.cost or 0.0)
+        return Spent(
+            self.calls - before.calls,
+            self.prompt - before.prompt,
+            self.answer - before.answer,
+            self.estimated - before.estimated,
+            cost,
+        )
+
+
 def worst(request: Request) -> Usage:
     """Return the most tokens that a request and its answer can have."""
     return Usage(request.most_prompt_tokens, request.sampling.max_tokens, reported=False)
@@ -104,6 +134,12 @@ class Budget:
         """Count a call of an earlier run, read from the journal."""
         with self._changed:
             self._add(usage)
+
+    def spent(self) -> Spent:
+        """Return the sums over all calls so far."""
+        with self._changed:
+            cost = None if self.prices is None else self.cost
+            return Spent(self.calls, self.prompt, self.answer, self.estimated, cost)
 
     def _add(self, usage: Usage) -> None:
         self.calls += 1

@@ -90,7 +90,6 @@ class Caller:
         sampling: of every request.
         retries: how often a call that failed is made again.
         progress: is kept up to date.
-        sleep: waits for seconds and returns True if the run was stopped; for tests.
     """
 
     generator: Generator
@@ -99,7 +98,6 @@ class Caller:
     sampling: Sampling
     retries: int = 6
     progress: Progress = field(default_factory=Progress)
-    sleep: Callable[[float], bool] | None = None
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -232,6 +230,9 @@ class Caller:
         with self._lock:
             self.progress.retried += 1
             self.progress.waiting = f"waiting {seconds:.0f} s: {error.reason}"
-        stopped = (self.sleep or self._stop.wait)(seconds)
-        if stopped:
+        if self._pause(seconds):
             raise InputError("stopped")
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait for seconds; return whether the run was stopped meanwhile."""
+        return self._stop.wait(seconds)

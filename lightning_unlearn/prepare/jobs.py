@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_unlearn.errors import InputError, visible
-from lightning_unlearn.prepare.budget import Budget, Prices
+from lightning_unlearn.prepare.budget import Budget, Prices, Spent
 from lightning_unlearn.prepare.calls import Caller, Item
 from lightning_unlearn.prepare.generators import Generator
 from lightning_unlearn.prepare.journal import open_journal, read_journal
@@ -58,25 +58,23 @@ class Outcome:
         written: rows.
         left_out: place and reason of rows that could not be made.
         cut: rows with an answer that the limit of tokens cut.
-        calls: of this run and earlier ones.
-        new_calls: of this run.
-        budget: tokens and cost of all calls.
+        new_calls: calls of this run.
+        spent: calls, tokens and cost of this job alone, in this run and earlier ones.
     """
 
     job: Job
     written: int
     left_out: Sequence[tuple[str, str]]
     cut: int
-    calls: int
     new_calls: int
-    budget: Budget
+    spent: Spent
 
     def text(self) -> str:
         """Describe the outcome in a few lines for the terminal."""
         lines = [
             f"Written to {self.job.output}: {self.written} rows of "
-            f"{len(self.job.items)}; {self.calls} calls, {self.new_calls} of them in this run; "
-            f"{spent(self.budget)}."
+            f"{len(self.job.items)}; {self.spent.calls} calls, {self.new_calls} of them in this "
+            f"run; {describe(self.spent)}."
         ]
         for reason, count in self.job.excluded.items():
             lines.append(f"  {count} rows excluded: {reason}")
@@ -161,7 +159,7 @@ def run(
     Args:
         job: the job.
         generator: who answers.
-        budget: tokens and cost, with a limit.
+        budget: tokens and cost of all jobs of a command, with a limit.
         retries: how often a call that failed is made again.
 
     Raises:
@@ -172,7 +170,7 @@ def run(
     check_output(job.output)
     with open_journal(journal_of(job.output)) as journal:
         caller = Caller(generator, journal, budget, job.sampling, retries)
-        before = budget.calls
+        before = budget.spent()
         with ProgressBar(job, caller) as bar:
             made = caller.run(job.items, bar.update)
     rows = [item.row for item in made if item.row is not None]
@@ -181,15 +179,13 @@ def run(
         for item, one in zip(job.items, made, strict=True)
         if one.row is None
     ]
-    calls = budget.calls - before
     outcome = Outcome(
         job,
         len(rows),
         left_out,
         sum(one.cut > 0 for one in made),
-        calls,
         caller.progress.made,
-        budget,
+        budget.spent().since(before),
     )
     if not rows:
         place, reason = left_out[0]
@@ -201,15 +197,15 @@ def run(
     return outcome
 
 
-def spent(budget: Budget) -> str:
+def describe(spent: Spent) -> str:
     """Write tokens and cost for people."""
-    cost = f", {budget.cost:.4f} $" if budget.prices is not None else ""
-    guess = f" ({budget.estimated} calls without a count: upper bounds)" * (budget.estimated > 0)
-    return f"{budget.prompt} prompt tokens, {budget.answer} answer tokens{cost}{guess}"
+    cost = f", {spent.cost:.4f} $" if spent.cost is not None else ""
+    guess = f" ({spent.estimated} calls without a count: upper bounds)" * (spent.estimated > 0)
+    return f"{spent.prompt} prompt tokens, {spent.answer} answer tokens{cost}{guess}"
 
 
 def _manifest(outcome: Outcome, generator: Generator) -> dict[str, Any]:
-    job, budget = outcome.job, outcome.budget
+    job, spent = outcome.job, outcome.spent
     return {
         "command": f"prepare {job.verb}",
         "version": __version__,
@@ -224,13 +220,13 @@ def _manifest(outcome: Outcome, generator: Generator) -> dict[str, Any]:
             "excluded": dict(job.excluded),
             "cut by max_tokens": outcome.cut,
         },
-        "calls": outcome.calls,
+        "calls": spent.calls,
         "tokens": {
-            "prompt": budget.prompt,
-            "answer": budget.answer,
-            "calls without a count": budget.estimated,
+            "prompt": spent.prompt,
+            "answer": spent.answer,
+            "calls without a count": spent.estimated,
         },
-        "cost": None if budget.prices is None else round(budget.cost, 6),
+        "cost": None if spent.cost is None else round(spent.cost, 6),
         "left out": [{"place": place, "reason": reason} for place, reason in outcome.left_out],
     }
 

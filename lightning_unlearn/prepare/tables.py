@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_unlearn.data.columns import read_content
 from lightning_unlearn.data.places import local_files
 from lightning_unlearn.data.rows import read_tables
-from lightning_unlearn.data.tables import Table, describe
+from lightning_unlearn.data.tables import Table
 from lightning_unlearn.errors import InputError, StorageError
 from lightning_unlearn.storage.integrity import sha256_of
 from lightning_unlearn.storage.records import replace
@@ -40,10 +41,17 @@ class Source:
         """Begin of messages about the source."""
         return f"{self.option}: {self.name}"
 
-    def sha256(self) -> str | None:
-        """Return the SHA-256 of the file; None for anything else."""
+    def files(self) -> list[Path]:
+        """Return the files of the source; none for anything else."""
         paths = local_files(self.name, self.place) or []
-        return sha256_of(paths[0]) if len(paths) == 1 and paths[0].is_file() else None
+        return [path for path in paths if path.is_file()]
+
+    def sha256(self) -> str | dict[str, str] | None:
+        """Return the SHA-256 of the file, or of each file of a pattern; None for anything else."""
+        files = self.files()
+        if len(files) > 1:
+            return {str(path): sha256_of(path) for path in files}
+        return sha256_of(files[0]) if files else None
 
     def about(self) -> dict[str, Any]:
         """Return what a manifest says of the source."""
@@ -69,19 +77,13 @@ class Record:
     values: Mapping[str, Any]
 
     def text(self, column: str, source: Source) -> str:
-        """Return the text of a column.
+        """Return the text of a column; numbers as they are written.
 
         Raises:
-            InputError: for anything but text that is not blank.
+            InputError: for any other value, and for blank text.
         """
-        value = self.values.get(column)
-        if isinstance(value, str) and value.strip():
-            return value
-        found = "only white space" if isinstance(value, str) and value else describe(value)
-        raise InputError(
-            f"{source.place}, {self.place}, column '{column}': found {found}, expected text; fill "
-            "in text or remove the row."
-        )
+        place = f"{source.place}, {self.place}, column '{column}'"
+        return read_content(self.values.get(column), place)
 
 
 def read_records(
@@ -133,11 +135,13 @@ def _table(source: Source, wanted: Sequence[str]) -> Table:
     return Table(list(columns), [row for table in found for row in table.rows])
 
 
-def check_output(file: Path) -> None:
+def check_output(file: Path, command: str | None = None, overwrite: bool = False) -> None:
     """Refuse an output that would overwrite something that these commands did not write.
 
     Args:
         file: the output; its manifest lies beside it.
+        command: also refuse a file that another command wrote, or that was changed since.
+        overwrite: replace any file.
 
     Raises:
         InputError: in that case, or where no file can be.
@@ -146,11 +150,32 @@ def check_output(file: Path) -> None:
         raise InputError(f"--output: found the folder {file}, expected a file such as rows.jsonl.")
     if file.suffix != ".jsonl":
         raise InputError(f"--output: found {file}, expected a name that ends in .jsonl.")
-    if file.exists() and not manifest_of(file).is_file():
+    if overwrite or not file.exists():
+        return
+    if command is not None:
+        found = _other_content(file, command)
+        if found is not None:
+            raise InputError(
+                f"--output: found the file {file}, {found}, expected a new name or a file of this "
+                "command; name another file, or add --overwrite to replace it."
+            )
+    elif not manifest_of(file).is_file():
         raise InputError(
             f"--output: found the file {file}, which this command did not write (it has no "
             f"{manifest_of(file).name}), expected a new name; name another file or remove this one."
         )
+
+
+def _other_content(file: Path, command: str) -> str | None:
+    """Return why a file has something else than what a command wrote; None if it has not."""
+    try:
+        about = json.loads(manifest_of(file).read_text(encoding="utf-8"))
+        wrote, digest = about["command"], about["output"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"which {command} did not write (it has no {manifest_of(file).name})"
+    if wrote != command:
+        return f"which {wrote} wrote"
+    return None if sha256_of(file) == digest else "which was changed after it was written"
 
 
 def manifest_of(file: Path) -> Path:

@@ -125,7 +125,7 @@ def test_settings_that_cannot_cut(tmp_path: Path, tokenizer: Any) -> None:
         data.load_rows(tokenizer, 512)
     form: Any = _Plain(8, end=None)
     with pytest.raises(InputError, match="which has no end-of-text token; set packing: false"):
-        windows([[1, 2]], [Row((), "x", "row 1")], form, packing=True)
+        list(windows([[1, 2]], [Row((), "x", "row 1")], form, packing=True))
 
 
 def test_a_model_without_chat_template_trains_on_text(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_waits_follow_the_server_or_double(desk: Desk, monkeypatch: pytest.Monke
         waits.append(seconds)
         return False
 
-    monkeypatch.setattr(calls.Caller, "__post_init__", _with_sleep(sleep))
+    monkeypatch.setattr(calls.Caller, "_pause", sleep)
     asked = Answer(status=429, error={"message": "x"}, headers={"Retry-After": "120"})
     plain = Answer(status=503, error={"message": "x"})
     desk.answers(
@@ -56,16 +56,6 @@ def test_waits_follow_the_server_or_double(desk: Desk, monkeypatch: pytest.Monke
     assert 120 <= waits[0] <= 132.2
     for number, wait in enumerate(waits[1:], start=1):
         assert 2**number / 2 <= wait <= 2**number
-
-
-def _with_sleep(sleep: Any) -> Any:
-    before = calls.Caller.__post_init__
-
-    def after(caller: calls.Caller) -> None:
-        before(caller)
-        caller.sleep = lambda seconds: sleep(caller, seconds)
-
-    return after
 
 
 def test_a_server_that_stays_down_ends_the_run_and_loses_nothing(desk: Desk) -> None:

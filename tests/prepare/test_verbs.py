@@ -209,7 +209,7 @@ def test_the_papers_stages_from_raw_files(desk: Desk) -> None:
     desk.answers(paper_answers)
     assert desk.run("paper", *options, "--dry-run").code == 0
     assert not Path("data").exists() and not desk.server.requests
-    done = desk.run("paper", *options)
+    done = desk.run("paper", *options, "--price-in", "1000", "--price-out", "2000")
     assert done.code == 0, done.err
     counts = {f.name: len(desk.rows(str(f))) for f in Path("data/paper").glob("*[a-z].jsonl")
               if not f.name.endswith(".journal.jsonl")}  # fmt: skip
@@ -228,6 +228,19 @@ def test_the_papers_stages_from_raw_files(desk: Desk) -> None:
     parts = [desk.rows(f"data/paper/{name}.jsonl") for name in ("safety", "safety_heldout")]
     prompts = {row["prompt"] for rows in parts for row in rows}
     assert prompts == {f"bad {n}" for n in range(15) if n % 3 != 2}
+    # Each file counts its own calls, not those of the whole command.
+    for name, calls, asked, said in (
+        ("math", 8, 31, 4),
+        ("safety", 7, 48, 12),
+        ("safety_heldout", 3, 48, 12),
+    ):
+        about = desk.manifest(f"data/paper/{name}.jsonl")
+        assert about["calls"] == calls and f"of {calls}; {calls} calls, {calls} of" in done.out
+        assert (about["tokens"]["prompt"], about["tokens"]["answer"]) == (
+            asked * calls,
+            said * calls,
+        )
+        assert about["cost"] == pytest.approx((asked * 1000 + said * 2000) / 1e6 * calls)
     before = len(desk.server.requests)
     assert desk.run("paper", *options).code == 0 and len(desk.server.requests) == before
 
