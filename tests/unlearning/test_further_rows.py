@@ -363,4 +363,4 @@ def test_notes_name_rows_that_a_method_does_not_use(tiny: Tiny) -> None:
     notes = " ".join(trainer.data_notes(model, data))
     assert "data.retain: GA has no retain term, so these rows are not used; set its" in notes
     assert "data.alternates: GA uses no alternates, so they are not read; remove" in notes
-    assert data.method_rows.retain == [] and data.method_rows.alternates is None
+    assert data.method_rows.retain == () and data.method_rows.alternates is None
