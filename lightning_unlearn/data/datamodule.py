@@ -6,19 +6,13 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from lightning_unlearn.data.batches import BatchPlan, GlobalBatch, derive_seed, micro_batch
-from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
+from lightning_unlearn.data.batches import BatchPlan, GlobalBatch, micro_batch
+from lightning_unlearn.data.chat import ChatFormat, Example
 from lightning_unlearn.data.columns import Row
 from lightning_unlearn.data.paths import all_paths, check_order, choose_path
 from lightning_unlearn.data.recipes import EvalSet, Recipe, Stage, check_row_sets
-from lightning_unlearn.data.stage_rows import (
-    HELDOUT,
-    TRAIN,
-    one_name,
-    read_eval_set,
-    read_stage,
-    truncation,
-)
+from lightning_unlearn.data.row_sets import RowSets
+from lightning_unlearn.data.stage_rows import HELDOUT, one_name
 from lightning_unlearn.errors import InputError
 
 UNLEARN, ORACLE = "unlearn", "oracle"
@@ -81,14 +75,12 @@ class StagedDataModule(LightningDataModule):
         self._path = choose_path([*self.stages], forget, order, position, permutation)
         self.format: ChatFormat | None = None
         self.context: int | None = None
-        self.rows: dict[str, list[Row]] = {}
-        self.examples: dict[str, list[Example]] = {}
-        self.heldout_rows: dict[str, list[Row]] = {}
-        self.heldout_examples: dict[str, list[Example]] = {}
-        self.eval_set_rows: dict[str, list[Row]] = {}
-        self.eval_set_examples: dict[str, list[Example]] = {}
-        self._found: dict[str, list[str]] = {}
-        self._fingerprints: dict[str, str] = {}
+        self.row_sets = RowSets()
+        self.rows, self.examples = self.row_sets.rows, self.row_sets.examples
+        self.heldout_rows = self.row_sets.heldout_rows
+        self.heldout_examples = self.row_sets.heldout_examples
+        self.eval_set_rows = self.row_sets.eval_set_rows
+        self.eval_set_examples = self.row_sets.eval_set_examples
         self._plan: BatchPlan | None = None
 
     def _check(self) -> None:
@@ -199,34 +191,15 @@ class StagedDataModule(LightningDataModule):
             )
             if self.format is None or not form.same(self.format):
                 # The model has changed: tokens of the earlier model are not valid.
-                for known in self._read():
-                    known.clear()
-                self._fingerprints.clear()
+                self.row_sets.clear()
             self.format = form
         assert self.format is not None, "set above or by an earlier call"
-        for stage in self.path:
-            if stage not in self.examples:
-                found = read_stage(stage, self.stages[stage], self.format)
-                self.rows[stage], self.examples[stage] = found.rows, found.examples
-                if found.heldout_rows is not None and found.heldout_examples is not None:
-                    self.heldout_rows[stage] = found.heldout_rows
-                    self.heldout_examples[stage] = found.heldout_examples
-                self._found[stage] = found.remarks
-        for eval_set in self.eval_sets:
-            if eval_set not in self.eval_set_examples:
-                found = read_eval_set(eval_set, self.eval_sets[eval_set], self.format)
-                self.eval_set_rows[eval_set] = found.rows
-                self.eval_set_examples[eval_set] = found.examples
-                self._found[eval_set] = found.remarks
+        stages = {stage: self.stages[stage] for stage in self.path}
+        self.row_sets.load(stages, self.eval_sets, self.format)
 
     def _has_chats(self) -> bool:
         plain = [self.stages[name].text is not None for name in self.path]
         return not all([*plain, *(rows.text is not None for rows in self.eval_sets.values())])
-
-    def _read(self) -> list[dict[str, Any]]:
-        """Return all tables of rows, each by name of the stage or evaluation set."""
-        known: list[Any] = [self.rows, self.examples, self.heldout_rows, self.heldout_examples]
-        return [*known, self.eval_set_rows, self.eval_set_examples, self._found]
 
     def adopt(self, other: "StagedDataModule") -> None:
         """Copy the rows of stages and evaluation sets that another data module has read.
@@ -245,8 +218,7 @@ class StagedDataModule(LightningDataModule):
         shared |= {
             name for name, rows in self.eval_sets.items() if other.eval_sets.get(name) == rows
         }
-        for mine, theirs in zip(self._read(), other._read(), strict=True):
-            mine.update({name: theirs[name] for name in shared & set(theirs)})
+        self.row_sets.adopt(other.row_sets, shared)
         self.format = other.format
 
     def check_batches(self, world_size: int) -> None:
@@ -267,9 +239,7 @@ class StagedDataModule(LightningDataModule):
         The forget stage is evaluated on its training rows, which are unlearned. Every other stage
         is evaluated on its held-out rows, or on its training rows if it has no held-out rows.
         """
-        if stage in self.heldout_rows and stage != self.forget:
-            return self.heldout_rows[stage], self.heldout_examples[stage]
-        return self.rows[stage], self.examples[stage]
+        return self.row_sets.select(stage, self.forget)
 
     def row_set(self, name: str) -> tuple[list[Row], list[Example]]:
         """Return the rows of a row set.
@@ -284,14 +254,7 @@ class StagedDataModule(LightningDataModule):
         Raises:
             InputError: if there is no such row set.
         """
-        stage, _, which = self.set_name(name).partition(":")
-        if stage in self.eval_sets:
-            return self.eval_set_rows[stage], self.eval_set_examples[stage]
-        if which == TRAIN:
-            return self.rows[stage], self.examples[stage]
-        if which == HELDOUT:
-            return self.heldout_rows[stage], self.heldout_examples[stage]
-        return self.eval_rows(stage)
+        return self.row_sets.select(self.set_name(name), self.forget)
 
     def set_name(self, name: str) -> str:
         """Return the unique name of a row set: "tofu" for "tofu:heldout" if both are the same.
@@ -318,19 +281,15 @@ class StagedDataModule(LightningDataModule):
     def notes(self) -> list[str]:
         """Return notes on the rows: unused columns, and answers that are cut or have no end."""
         assert self.format is not None, "load_rows() comes first"
-        found = [line for name in (*self.path, *self.eval_sets) for line in self._found[name]]
+        remarks = self.row_sets.remarks
+        found = [line for name in (*self.path, *self.eval_sets) for line in remarks[name]]
         endless = self.format.remark(self.rows[self.path[0]][0])
         return [*found, *([endless] if endless is not None else []), *self.truncations()]
 
     def truncations(self) -> list[str]:
         """Return one sentence for each row set with truncated answers."""
         assert self.format is not None, "load_rows() comes first"
-        sets = {stage: self.examples[stage] for stage in self.path}
-        for stage in self.path:
-            if stage in self.heldout_examples:
-                sets[f"{stage}:{HELDOUT}"] = self.heldout_examples[stage]
-        sets |= self.eval_set_examples
-        return [line for name, rows in sets.items() for line in truncation(name, rows, self.format)]
+        return self.row_sets.truncations(self.path, self.format)
 
     def recipe(self, stage: str) -> Recipe:
         """Return the recipe of a stage of the path, or of "unlearn"."""
@@ -343,28 +302,15 @@ class StagedDataModule(LightningDataModule):
     def fingerprint(self, stage: str) -> str:
         """Return the hash of the training rows of a stage of the path, or of "unlearn"."""
         trained = self.forget if stage == UNLEARN and self.forget else stage
-        return self._fingerprint(trained, self.training_examples(stage))
+        return self.row_sets.fingerprint(trained, self.training_examples(stage))
 
     def measured_fingerprints(self) -> dict[str, str]:
         """Return the hashes of all row sets that may be evaluated but are not trained, by name."""
         sets = [stage for stage in self.path if stage != self.forget]
         if self.forget in self.heldout_rows:
             sets.append(f"{self.forget}:{HELDOUT}")
-        return {name: self._measured_fingerprint(name) for name in [*sets, *self.eval_sets]}
-
-    def _measured_fingerprint(self, name: str) -> str:
-        rows, examples = self.row_set(name)
-        # Generated answers are compared with the full text, not with truncated tokens.
-        texts = [(row.answer, row.paraphrase, row.alternatives) for row in rows]
-        plain = all(text[1:] == (None, ()) for text in texts)
-        answers = derive_seed(*((text[0] for text in texts) if plain else texts))
-        return f"{self._fingerprint(f'{name} measured', examples)} {answers}"
-
-    def _fingerprint(self, name: str, examples: Sequence[Example]) -> str:
-        """Hash token ids, and keep the hash: rows do not change after they are read."""
-        if name not in self._fingerprints:
-            self._fingerprints[name] = data_fingerprint(examples)
-        return self._fingerprints[name]
+        names = [*sets, *self.eval_sets]
+        return {name: self.row_sets.measured_fingerprint(name, self.forget) for name in names}
 
     def start_stage(self, stage: str, seed: int, rank: int, world_size: int) -> BatchPlan:
         """Select the stage whose steps `train_dataloader` yields, and return their plan.
