@@ -246,10 +246,12 @@ def _asks_norms(trainer: StagedTrainer) -> bool:
 
 
 def _paths(data: StagedDataModule) -> tuple[int, int]:
-    if data.forget is None:
-        return len(data.path), 1
+    if data.forget is None or data.forget in data.learned:
+        return len(data.training_stages), 1
     paths = data.paths("positions")
-    return len({path[: n + 1] for path in paths for n in range(len(path))}), len(paths)
+    begin = len(data.learned)
+    prefixes = {path[: n + 1] for path in paths for n in range(begin, len(path))}
+    return len(prefixes), len(paths)
 
 
 def _scored(trainer: StagedTrainer, data: StagedDataModule, machine: Machine) -> int:
