@@ -50,10 +50,15 @@ def choose_path(
                 f"data.position: found {position} with data.forget null, expected a forget stage; "
                 "set data.forget."
             )
+        if forget in learned:
+            raise InputError(
+                f"data.position: found {position} with {forget!r} in data.learned, expected null: "
+                "what model.base has learned cannot be moved; remove data.position."
+            )
         paths, least = all_paths(stages, forget, "positions", learned), len(learned) + 1
         most = least + len(paths) - 1
         if not least <= position <= most:
-            after = f" after {len(learned)} learned ones" if learned else ""
+            after = " after the learned ones" if learned else ""
             raise InputError(
                 f"data.position: found {position}, expected {least} to {most} "
                 f"(there are {len(stages) - len(learned)} stages{after})."
@@ -95,7 +100,10 @@ def check_order(
             forget stage.
     """
     if not order and not learned:
-        raise InputError(f"{key}: found an empty list, expected names of stages.")
+        raise InputError(
+            f"{key}: found an empty list, expected names of stages. Stages that model.base has "
+            "learned already belong in data.learned."
+        )
     for position, name in enumerate(order):
         if name not in stages:
             raise InputError(
@@ -176,9 +184,9 @@ def all_paths(
         )
     if forget in learned:
         raise InputError(
-            f"paths: found positions of the forget stage {forget!r}, which is in data.learned and "
-            "cannot be moved, expected orders of the other stages: set data.order, or in a study "
-            "paths: [[]] or paths: permutations."
+            f"paths: found positions, but the forget stage {forget!r} is in data.learned and "
+            "cannot be moved, expected orders of the stages to train: paths: permutations, or "
+            "lists such as paths: [[]] to train none."
         )
     others = [name for name in rest if name != forget]
     return [(*learned, *others[:i], forget, *others[i:]) for i in range(len(others) + 1)]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,7 @@ _NO_EFFECT = (
 )
 # Initializations that leave the base weights as they are.
 _PLAIN_STARTS = (None, True, False, "default", "gaussian", "eva", "orthogonal")
+_COPY = ".base_layer.weight"
 _FACTOR = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
 
 
@@ -92,15 +94,21 @@ class AdapterFiles:
         return {name: self.config[name] for name in _USED if self.config.get(name) is not None}
 
     @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        with opened(self.weights, self.key) as handle:
+            names = handle.keys()
+            return {name: tuple(handle.get_slice(name).get_shape()) for name in names}
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of its weights by the names that PEFT gives them.
+        """Shapes of its weights by the names that PEFT gives them, without copies of the base.
+
+        PEFT also writes the base's embedding or output projection if it has an adapter.
 
         Raises:
             InputError: if the file cannot be read.
         """
-        with opened(self.weights, self.key) as handle:
-            names = handle.keys()
-            return {name: tuple(handle.get_slice(name).get_shape()) for name in names}
+        return {n: shape for n, shape in self._shapes.items() if not n.endswith(_COPY)}
 
     @cached_property
     def modules(self) -> dict[str, tuple[int, float]]:
@@ -135,7 +143,26 @@ class AdapterFiles:
             InputError: if the file cannot be read.
         """
         with opened(self.weights, self.key) as handle:
-            return {name: handle.get_tensor(name) for name in sorted(handle.keys())}
+            return {name: handle.get_tensor(name) for name in sorted(self.shapes)}
+
+    def check_copies(self, files: Mapping[str, Path]) -> None:
+        """Refuse an adapter that was trained on other weights than the base model's.
+
+        Args:
+            files: file of each weight of the base model.
+
+        Raises:
+            InputError: with the name of the weight.
+        """
+        for name in sorted(set(self._shapes) - set(self.shapes)):
+            with opened(self.weights, self.key) as handle:
+                copy = handle.get_tensor(name)
+            # The output projection may be tied to the embedding, which has another name.
+            if not any(_equal(copy, weight, file, self.key) for weight, file in files.items()):
+                raise InputError(
+                    f"{self.key}: {self.weights}: found {name}, which differs from the weights of "
+                    f"the base model, expected an equal copy. {MERGE}"
+                )
 
     def check_numbers(self) -> None:
         """Refuse weights that are not finite.
@@ -159,6 +186,14 @@ class AdapterFiles:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def _equal(copy: Tensor, weight: str, file: Path, key: str) -> bool:
+    """Return whether a weight of a model is a tensor, in the dtype of the tensor."""
+    with opened(file, key) as handle:
+        if handle.get_slice(weight).get_shape() != list(copy.shape):
+            return False
+        return torch.equal(handle.get_tensor(weight).to(copy.dtype), copy)
 
 
 def is_adapter(name: str) -> bool:

@@ -141,14 +141,20 @@ class GivenAdapters:
                     f"{adapter.key}: {adapter.weights}: found no weights, expected those of LoRA."
                 )
 
-    def check_numbers(self) -> None:
-        """Refuse weights that are not finite.
+    def check_values(self, base: Mapping[str, Path]) -> None:
+        """Refuse weights that are not finite, or were trained on other weights than the base's.
+
+        Args:
+            base: file of each weight of the base model.
 
         Raises:
             InputError: with the name of the weight.
         """
-        for adapter in self.files.values():
+        for place, adapter in enumerate(self.files.values()):
             adapter.check_numbers()
+            # A stacked adapter was trained on the merge of those before it.
+            if place == 0 or not self.is_stacked:
+                adapter.check_copies(base)
 
     def notes(self, base: str, dropout: float) -> list[str]:
         """Return notes for the user.

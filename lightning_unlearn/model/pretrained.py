@@ -116,7 +116,7 @@ class PretrainedModel:
             numbers,
         )
         if numbers and self.given is not None:
-            self.given.check_numbers()
+            self.given.check_values(weight_files(self.name))
 
     def attach_adapters(self, hf_model: Any, base_name: str) -> Adapters:
         """Put the adapters ``learn`` and ``unlearn`` on a model of this architecture.

@@ -67,7 +67,7 @@ def announce(
     found = [f"{what}: {', '.join(names)}" for what, names in parts.items() if names]
     lines = [f"Path: {' → '.join(steps)}", f"{'; '.join(found)}.".capitalize()]
     if not model.is_open:
-        lines.append(f"Loading model {describe_model(model)} ...")
+        lines.append(f"Loading the weights of {describe_model(model)} ...")
     return [escape(visible(line)) for line in lines]
 
 
