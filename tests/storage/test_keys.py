@@ -142,8 +142,12 @@ CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
             (ALL, lambda p: {"model": {"lora": None}}),
         ],
         "attn_implementation": [(ALL, lambda p: {"model": {"attn_implementation": "eager"}})],
+        # The last adapter changes the start of the path; the others are its history.
+        "adapters": [(ALL, lambda p: {**given(p, "a", "b"), "data": {"learned": ["a", "b"]}})],
     },
     StagedDataModule: {
+        # "inst" is not on the path; methods may use what was learned before.
+        "learned": [(UNLEARNING, lambda p: {"data": {"learned": ["inst"]}})],
         "stages": [(ALL, lambda p: {"data": {"stages": p.tiny.stages(lr=1e-3)}})],
         "forget": [(UNLEARNING, lambda p: {"data": {"forget": "math"}})],
         "order": [(ALL, lambda p: {"data": {"order": ["math", "safety", "tofu"]}})],
