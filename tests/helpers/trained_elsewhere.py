@@ -1,5 +1,6 @@
 """Models trained on given rows by plain transformers and PEFT, without code of this package."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Form = Literal["full", "merged", "adapter"]
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+RANDOM: dict[str, Any] = {"r": 4, "lora_alpha": 6, "target_modules": "all-linear"}
 
 
 def train_elsewhere(
@@ -91,3 +93,32 @@ def mean_log_prob(model: Any, tokenizer: Any, rows: Sequence[dict[str, str]]) ->
     """Mean log-probability per answer token under a model, computed by transformers alone."""
     with torch.no_grad():
         return -float(model(**encode(tokenizer, rows)).loss)
+
+
+def random_adapter(
+    base: str | Path, folder: Path, seed: int = 0, on: Any = None, **config: Any
+) -> str:
+    """Write an adapter of random weights, which change the logits much.
+
+    Args:
+        base: the model that it names.
+        folder: where to write.
+        seed: of the weights.
+        on: the model on which it is; None for the base.
+        config: arguments of LoraConfig besides those of `RANDOM`.
+
+    Returns:
+        The path of the folder.
+    """
+    lm = AutoModelForCausalLM.from_pretrained(str(base)) if on is None else on
+    peft = get_peft_model(lm, LoraConfig(**{**RANDOM, "task_type": "CAUSAL_LM", **config}))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.2)
+    with warnings.catch_warnings():
+        # PEFT copies an embedding or an output projection with an adapter into the file.
+        warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`")
+        peft.save_pretrained(folder)
+    return str(folder)

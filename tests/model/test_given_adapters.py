@@ -2,23 +2,22 @@
 
 import json
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_checkpoint, tiny_lm, tiny_tokenizer
+from trained_elsewhere import random_adapter
 from transformers import AutoModelForCausalLM
 
 from lightning_unlearn import CausalLM, InputError, LoRA
 from lightning_unlearn.model.stage import StageStart
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PLAIN: dict[str, Any] = {"r": 4, "lora_alpha": 6, "target_modules": "all-linear"}
 IDS = torch.arange(7, 19)[None]
 
 
@@ -30,30 +29,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def base(folder: Path) -> str:
     return tiny_checkpoint(folder / "base")
-
-
-def random_adapter(base: str, folder: Path, seed: int = 0, on: Any = None, **config: Any) -> str:
-    """Write an adapter of random weights, which change the logits by about 1.
-
-    Args:
-        base: the model that it names.
-        folder: where to write.
-        seed: of the weights.
-        on: the model on which it is; None for the base.
-        config: arguments of LoraConfig besides those of `PLAIN`.
-    """
-    lm = AutoModelForCausalLM.from_pretrained(base) if on is None else on
-    peft = get_peft_model(lm, LoraConfig(**{**PLAIN, "task_type": "CAUSAL_LM", **config}))
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in peft.named_parameters():
-            if "lora_" in name:
-                parameter.normal_(std=0.2)
-    with warnings.catch_warnings():
-        # PEFT copies an embedding or an output projection with an adapter into the file.
-        warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`")
-        peft.save_pretrained(folder)
-    return str(folder)
 
 
 def logits_of(module: CausalLM, after: str | None = None) -> torch.Tensor:
