@@ -141,7 +141,11 @@ class StagedDataModule(LightningDataModule):
     @path.setter
     def path(self, order: Sequence[str]) -> None:
         begin = len(self.learned)
-        assert tuple(order[:begin]) == self.learned, "a path begins with the learned stages"
+        if tuple(order[:begin]) != self.learned:
+            raise InputError(
+                f"paths: found {'-'.join(order)}, expected a path that begins with data.learned, "
+                f"{'-'.join(self.learned)}."
+            )
         self._path = self.check_order(order[begin:])
 
     @property

@@ -53,6 +53,11 @@ class GivenAdapters:
         found = find_file(self.last.located, "tokenizer_config.json")
         return None if found is None else self.last.located
 
+    @property
+    def layers(self) -> set[str]:
+        """Last parts of the names of the layers that have an adapter."""
+        return {name.rpartition(".")[2] for file in self.files.values() for name in file.modules}
+
     def lora_config(self) -> dict[str, Any]:
         """Return the arguments of PEFT's LoraConfig for ``learn``."""
         if not self.is_stacked:

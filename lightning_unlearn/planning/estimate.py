@@ -61,7 +61,7 @@ class Plan:
         counts: optimizer steps of each stage and of unlearning; None if the rows are unknown.
         precision: precision of the Trainer.
         host: bytes in the memory of the computer for tensors that are offloaded from the GPUs.
-        stages: trained stages.
+        stages: trained stages; if none is trained, the learned ones.
         generated: largest memory for generated answers of a monitor; None if none generates.
         norms: peak bytes of gradient norms of single rows; None if no monitor requests them.
         scored: number of rows of the forget set that are evaluated once for the method's reference;
@@ -179,7 +179,7 @@ def _plan(
         counts={name: _count(data, name, recipe, machine) for name, recipe in recipes.items()},
         precision=str(trainer.precision),
         host=simulation.parameters() + 3 * phases.adapter if phases.shared.cpu_offload else 0,
-        stages=data.training_stages,
+        stages=data.training_stages or data.path,
         generated=_generated(trainer, module, data, itemsize, forward, length),
         norms=norms,
         scored=_scored(trainer, data, machine) if UNLEARN in recipes else 0,

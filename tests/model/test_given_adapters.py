@@ -73,6 +73,12 @@ def test_an_adapter_computes_what_peft_computes(base: str, tmp_path: Path, shape
     assert module.settings.base == base and module.adapters is not None
     module.adapters.save("learn", tmp_path, module.adapters.state_dict("learn"))
     assert torch.allclose(by_peft(base, str(tmp_path)), expected, atol=1e-5)
+    # What monitors take as the base, such as for an oracle without any stage.
+    module.adapters.reset("learn", 1)
+    with module.weights.swapped(None, 0), torch.no_grad():
+        module.adapters.set_active(["learn", "unlearn"], None)
+        found = module.network.hf_model.eval()(input_ids=IDS).logits
+    assert torch.allclose(found, expected, atol=1e-5)
     rank = module.adapters.peft_model.peft_config["unlearn"].r
     assert rank == LoRA().rank
 
