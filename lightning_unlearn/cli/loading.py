@@ -11,6 +11,7 @@ from lightning_unlearn.settings.compose import read_arguments
 
 # Options with which nothing is loaded.
 _NO_RUN = ("--help", "--print_config")
+_PROGRESS = "enable_progress_bar"
 
 
 def announce_loading(content: Any, arguments: Sequence[str]) -> None:
@@ -26,12 +27,9 @@ def announce_loading(content: Any, arguments: Sequence[str]) -> None:
     with suppress(InputError):
         changed = dict(read_arguments(list(arguments)))
     name = changed.get("model.base", _value(content, "model", "base"))
-    shows = changed.get("trainer.enable_progress_bar", _value(content, "trainer", PROGRESS))
+    shows = changed.get(f"trainer.{_PROGRESS}", _value(content, "trainer", _PROGRESS))
     if isinstance(name, str) and name and str(shows).lower() != "false":
         print(f"Loading model {visible(name)} ...", file=sys.stderr, flush=True)
-
-
-PROGRESS = "enable_progress_bar"
 
 
 def _value(content: Any, part: str, key: str) -> Any:

@@ -115,7 +115,7 @@ class AdapterFiles:
         """Rank and scale by name of the layer; the scale is the factor of B A.
 
         Raises:
-            InputError: if the file holds weights that are not of LoRA.
+            InputError: if the file holds no weights, or weights that are not of LoRA.
         """
         found = {}
         for name, shape in sorted(self.shapes.items()):
@@ -127,6 +127,10 @@ class AdapterFiles:
                 )
             if part[3] == "A":
                 found[part[1]] = (shape[0], self._scale(part[1], shape[0]))
+        if not found:
+            raise InputError(
+                f"{self.key}: {self.weights}: found no weights, expected some. {AGAIN}"
+            )
         return found
 
     def _scale(self, module: str, rank: int) -> float:

@@ -126,7 +126,7 @@ class GivenAdapters:
             InputError: with the name of a weight.
         """
         for adapter in self.files.values():
-            modules = adapter.modules  # Refuses weights that are not of LoRA.
+            _ = adapter.modules  # Refuses weights that are not of LoRA.
             for name in sorted({*adapter.shapes, *([] if self.is_stacked else expected)}):
                 found, wanted = adapter.shapes.get(name), expected.get(name)
                 if self.is_stacked and found and wanted and len(found) == len(wanted) == 2:
@@ -141,10 +141,6 @@ class GivenAdapters:
                         f"expected {_shape(wanted)} on the base model. Use the base model on which "
                         "the adapter was trained."
                     )
-            if not modules:
-                raise InputError(
-                    f"{adapter.key}: {adapter.weights}: found no weights, expected those of LoRA."
-                )
 
     def check_values(self, base: Mapping[str, Path]) -> None:
         """Refuse weights that are not finite, or were trained on other weights than the base's.
@@ -174,8 +170,9 @@ class GivenAdapters:
         found = []
         # Only the first of stacked adapters was trained on the base model itself.
         trained = list(self.files.values())[: 1 if self.is_stacked else None]
+        located = locate(base, "model.base")
         for adapter in trained:
-            if adapter.base is not None and not _same(_found_base(adapter), base):
+            if adapter.base is not None and not _same(_found_base(adapter), located):
                 found.append(
                     f"{adapter.key}: {adapter.name} was trained on {adapter.base} "
                     f"(base_model_name_or_path); here its base is {base}."
