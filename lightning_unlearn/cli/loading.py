@@ -15,13 +15,18 @@ _PROGRESS = "enable_progress_bar"
 
 
 def announce_loading(content: Any, arguments: Sequence[str]) -> None:
-    """Print which model is going to be loaded, where progress is printed too.
+    """Print which model is going to be loaded, if standard error is a terminal.
+
+    The imports and the checks before a run take some seconds. In a file, errors stay one line; the
+    trainer prints the path and the model later.
 
     Args:
         content: configuration merged from files, unchecked.
         arguments: command-line arguments, which override it.
     """
     if any(a.startswith(_NO_RUN) for a in arguments) or os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    if not sys.stderr.isatty():
         return
     changed: dict[str, Any] = {}
     with suppress(InputError):
