@@ -144,6 +144,7 @@ VALUES = {
     "--data.position": "1",
     "--data.permutation": "2",
     "--data.forget": "math",
+    "--data.learned": "[math]",
     "--data.oracle": "true",
     "--data.stages.STAGE.source": "safety.jsonl",
     "--data.unlearn.lr": "1e-4",

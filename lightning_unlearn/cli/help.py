@@ -36,13 +36,14 @@ most used keys (each is also a YAML key; the command line overrides the files):
   --trainer.accelerator cpu|gpu    --trainer.devices N    --trainer.strategy ddp
   --trainer.checkpoint_steps N     write a checkpoint every N steps; or .checkpoint_minutes (10)
   --trainer.precision 32-true|bf16-true|bf16-mixed
-  --model.base NAME            model folder, hub name, or demo:tiny-llama
+  --model.base NAME            model folder, hub name, demo:tiny-llama, or a LoRA adapter (PEFT)
   --model.lora.rank N          --model.lora null trains all weights
   --model.lora.target_modules '[q_proj, v_proj]'
   --model.quantization nf4     base model with 4 bits per weight, as in QLoRA; needs bitsandbytes
   --model.gradient_checkpointing true    --model.save_merged true    --model.compile true
   --data.order '[a, b, c]'     the path; or --data.position P, or --data.permutation K
   --data.forget STAGE          the forget stage, which is unlearned
+  --data.learned '[a, b]'      stages that model.base has learned already; they are not trained
   --data.oracle true           train and evaluate the oracle: the path without the forget stage
   --data.stages.STAGE.source FILE    .lr .epochs .steps .batch_size .schedule .prompt .answer ...
   --data.unlearn.lr LR         .epochs .steps .batch_size .schedule ...
@@ -67,8 +68,8 @@ usage: lightning-unlearn validate --config FILE [--stage STAGE] [--KEY VALUE ...
 
 Evaluate the monitors on a stored model, without training.
 
-  --stage STAGE                the stage after which to evaluate: base (the untrained base model),
-                               a stage of the path, or unlearn; default: the last one
+  --stage STAGE                the stage after which to evaluate: base (the model from which the
+                               path starts), a stage of the path, or unlearn; default: the last one
 
 {_KEYS}
 

@@ -12,6 +12,7 @@ from lightning_unlearn.cli.failures import (
     shows_traceback,
 )
 from lightning_unlearn.cli.help import HELP, OVERVIEW
+from lightning_unlearn.cli.loading import announce_loading
 from lightning_unlearn.cli.output import lasting_output
 from lightning_unlearn.errors import (
     DivergedError,
@@ -158,11 +159,12 @@ def _join_current_directory() -> None:
 
 
 def _lightning(command: str, arguments: list[str]) -> int:
-    from lightning_unlearn.cli.fit import run
-
     files, others = split_config_arguments(arguments)
     content = load_configs(files)
     others = ["--help" if a == "--help-all" else a for a in others]
+    announce_loading(content, others)
+    from lightning_unlearn.cli.fit import run
+
     try:
         run(command, content, others)
     except InputError as error:

@@ -12,7 +12,7 @@ from lightning_unlearn.data.columns import Row
 from lightning_unlearn.data.examples import Examples
 from lightning_unlearn.data.method_rows import MethodRows
 from lightning_unlearn.data.paired_batches import PairedPlan
-from lightning_unlearn.data.paths import all_paths, check_order, choose_path
+from lightning_unlearn.data.paths import all_paths, check_learned, check_order, choose_path
 from lightning_unlearn.data.recipes import EvalSet, Recipe, RowSource, Stage, check_row_sets
 from lightning_unlearn.data.row_sets import RowSets
 from lightning_unlearn.data.stage_rows import HELDOUT, one_name
@@ -25,15 +25,17 @@ class StagedDataModule(LightningDataModule):
     """Training stages in a chosen order, and the stage to be unlearned.
 
     One of ``order``, ``position`` and ``permutation`` gives the path. Without them, the path is the
-    order in which the stages are written.
+    order in which the stages are written. Stages in ``learned`` begin every path.
 
     Args:
         stages: the stages by name.
         forget: the stage to unlearn at the end of the path; null to train only.
-        order: the path as a list of stage names; it may omit stages.
+        learned: stages that model.base has learned already, in that order; they are evaluated and
+            not trained. If the forget stage is among them, unlearning can start at once.
+        order: the stages to train as a list of names; it may omit stages.
         position: position of the forget stage in the path, from 1; the other stages keep their
             written order.
-        permutation: number of the order among all orders of the stages, from 1, counted
+        permutation: number of the order among all orders of the stages to train, from 1, counted
             lexicographically from the written order.
         oracle: train an oracle: omit the forget stage from training and unlearn nothing. The
             oracle is evaluated like the other models.
@@ -60,6 +62,7 @@ class StagedDataModule(LightningDataModule):
         self,
         stages: dict[str, Stage],
         forget: str | None = None,
+        learned: list[str] | None = None,
         order: list[str] | None = None,
         position: int | None = None,
         permutation: int | None = None,
@@ -76,6 +79,7 @@ class StagedDataModule(LightningDataModule):
         super().__init__()
         self.stages = dict(stages)
         self.forget = forget
+        self.learned = tuple(learned or ())
         self.oracle = oracle
         self.unlearn = unlearn
         self.eval_sets = dict(eval_sets or {})
@@ -86,7 +90,8 @@ class StagedDataModule(LightningDataModule):
         self.micro_batch_size = micro_batch_size
         self.eval_batch_size = eval_batch_size
         self._check()
-        self._path = choose_path([*self.stages], forget, order, position, permutation)
+        given = order, position, permutation, self.learned
+        self._path = choose_path([*self.stages], forget, *given)
         self.format: ChatFormat | None = None
         self.context: int | None = None
         self.row_sets = RowSets()
@@ -111,22 +116,23 @@ class StagedDataModule(LightningDataModule):
                 "data.oracle: found true with data.forget null, expected a forget stage to omit; "
                 "set data.forget, or data.oracle: false."
             )
+        check_learned([*self.stages], self.forget, self.learned, self.oracle)
         lengths = (("max_length", self.max_length, 2), ("eval_batch_size", self.eval_batch_size, 1))
         for name, found, least in lengths:
             if found is not None and found < least:
                 raise InputError(f"data.{name}: found {found}, expected at least {least}.")
 
     def check_order(self, order: Sequence[str], key: str = "data.order") -> tuple[str, ...]:
-        """Return a path if it is valid; see `lightning_unlearn.data.paths.check_order`.
+        """Return the path that trains some stages; see `lightning_unlearn.data.paths.check_order`.
 
         Args:
-            order: names of stages.
+            order: names of the stages to train.
             key: YAML key of the order, for messages.
 
         Raises:
             InputError: if the path is not valid.
         """
-        return check_order([*self.stages], self.forget, order, key)
+        return check_order([*self.stages], self.forget, order, key, self.learned)
 
     def paths(self, kind: Literal["positions", "permutations"]) -> list[tuple[str, ...]]:
         """Return all paths of a kind; see `lightning_unlearn.data.paths.all_paths`.
@@ -137,11 +143,11 @@ class StagedDataModule(LightningDataModule):
         Raises:
             InputError: if the kind is "positions" and there is no forget stage.
         """
-        return all_paths([*self.stages], self.forget, kind)
+        return all_paths([*self.stages], self.forget, kind, self.learned)
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The stages in the order of training.
+        """The stages in the order of training, the learned ones first.
 
         The path of an oracle includes the forget stage, which is evaluated but not trained.
         """
@@ -149,7 +155,13 @@ class StagedDataModule(LightningDataModule):
 
     @path.setter
     def path(self, order: Sequence[str]) -> None:
-        self._path = self.check_order(order)
+        begin = len(self.learned)
+        if tuple(order[:begin]) != self.learned:
+            raise InputError(
+                f"paths: found {'-'.join(order)}, expected a path that begins with data.learned, "
+                f"{'-'.join(self.learned)}."
+            )
+        self._path = self.check_order(order[begin:])
 
     @property
     def position(self) -> int | None:
@@ -161,6 +173,11 @@ class StagedDataModule(LightningDataModule):
     @property
     def training_stages(self) -> tuple[str, ...]:
         """The stages that are trained, in order."""
+        return self.prefix[len(self.learned) :]
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """The stages that the model has learned before unlearning starts, in order."""
         left_out = self.forget if self.oracle else None
         return tuple(name for name in self.path if name != left_out)
 

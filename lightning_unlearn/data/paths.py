@@ -6,6 +6,12 @@ from typing import Literal
 
 from lightning_unlearn.errors import InputError
 
+# Why no oracle can be trained if the base model has learned the forget stage, and what to do.
+NO_ORACLE = (
+    "model.base has learned the forget stage, so no oracle can be trained from it. Train one from "
+    "a model that has not learned it, and name that with oracle: {base: ORACLE}."
+)
+
 
 def choose_path(
     stages: Sequence[str],
@@ -13,15 +19,17 @@ def choose_path(
     order: Sequence[str] | None,
     position: int | None,
     permutation: int | None,
+    learned: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Return the path of the configuration; by default the written order.
 
     Args:
         stages: names of all stages, in written order.
         forget: the stage to unlearn; None for none.
-        order: the path as a list of names.
+        order: the stages to train as a list of names.
         position: position of the forget stage, from 1; the others keep their written order.
-        permutation: number of the order among all orders, from 1.
+        permutation: number of the order among all orders of the stages to train, from 1.
+        learned: stages that the base model has learned; every path begins with them.
 
     Returns:
         Names of the stages, in the order of training.
@@ -42,44 +50,60 @@ def choose_path(
                 f"data.position: found {position} with data.forget null, expected a forget stage; "
                 "set data.forget."
             )
-        paths = all_paths(stages, forget, "positions")
-        if not 1 <= position <= len(paths):
+        if forget in learned:
             raise InputError(
-                f"data.position: found {position}, expected 1 to {len(paths)} "
-                f"(there are {len(paths)} stages)."
+                f"data.position: found {position} with {forget!r} in data.learned, expected null: "
+                "what model.base has learned cannot be moved; remove data.position."
             )
-        return paths[position - 1]
+        paths, least = all_paths(stages, forget, "positions", learned), len(learned) + 1
+        most = least + len(paths) - 1
+        if not least <= position <= most:
+            after = " after the learned ones" if learned else ""
+            raise InputError(
+                f"data.position: found {position}, expected {least} to {most} "
+                f"(there are {len(stages) - len(learned)} stages{after})."
+            )
+        return paths[position - least]
     if permutation is not None:
-        paths = all_paths(stages, forget, "permutations")
+        paths = all_paths(stages, forget, "permutations", learned)
         if not 1 <= permutation <= len(paths):
             raise InputError(
                 f"data.permutation: found {permutation}, expected 1 to {len(paths)} "
-                f"({len(stages)} stages have {len(paths)} orders)."
+                f"({len(stages) - len(learned)} stages have {len(paths)} orders)."
             )
         return paths[permutation - 1]
-    return check_order(stages, forget, stages if order is None else order)
+    default = [name for name in stages if name not in learned]
+    return check_order(stages, forget, default if order is None else order, learned=learned)
 
 
 def check_order(
-    stages: Sequence[str], forget: str | None, order: Sequence[str], key: str = "data.order"
+    stages: Sequence[str],
+    forget: str | None,
+    order: Sequence[str],
+    key: str = "data.order",
+    learned: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Check a path.
 
     Args:
         stages: names of all stages.
         forget: the stage to unlearn; None for none.
-        order: names of stages.
+        order: names of the stages to train.
         key: YAML key of the order, for messages.
+        learned: stages that the base model has learned.
 
     Returns:
-        The same names.
+        The learned stages, then those to train.
 
     Raises:
         InputError: if the path is empty, has an unknown stage or one stage twice, or omits the
             forget stage.
     """
-    if not order:
-        raise InputError(f"{key}: found an empty list, expected names of stages.")
+    if not order and not learned:
+        raise InputError(
+            f"{key}: found an empty list, expected names of stages. Stages that model.base has "
+            "learned already belong in data.learned."
+        )
     for position, name in enumerate(order):
         if name not in stages:
             raise InputError(
@@ -87,16 +111,56 @@ def check_order(
             )
         if name in order[:position]:
             raise InputError(f"{key}: found {name!r} twice, expected each stage once.")
-    if forget is not None and forget not in order:
+        if name in learned:
+            raise InputError(
+                f"{key}: found {name!r}, which is also in data.learned, expected only stages that "
+                f"model.base has not learned. Remove {name!r} from one of the two."
+            )
+    path = (*learned, *order)
+    if forget is not None and forget not in path:
         raise InputError(
-            f"{key}: found {', '.join(order)}, expected a path with the forget stage {forget!r}, "
-            "which is to be unlearned."
+            f"{key}: found {', '.join(order) or 'an empty list'}, expected a path with the forget "
+            f"stage {forget!r}, which is to be unlearned. If model.base has learned {forget!r} "
+            f"already, set data.learned: [{forget}]."
         )
-    return tuple(order)
+    return path
+
+
+def check_learned(
+    stages: Sequence[str], forget: str | None, learned: Sequence[str], oracle: bool
+) -> None:
+    """Check the stages that the base model has learned.
+
+    Args:
+        stages: names of all stages.
+        forget: the stage to unlearn; None for none.
+        learned: names of the learned stages.
+        oracle: whether an oracle is to be trained.
+
+    Raises:
+        InputError: if a stage is unknown or appears twice, or if no oracle can be trained because
+            the base model has learned the forget stage.
+    """
+    for place, name in enumerate(learned):
+        if name not in stages:
+            raise InputError(
+                f"data.learned: found {name!r}, expected names of data.stages: "
+                f"{', '.join(stages)}. Add {name!r} to data.stages, with the rows that model.base "
+                "has learned as its source."
+            )
+        if name in learned[:place]:
+            raise InputError(f"data.learned: found {name!r} twice, expected each stage once.")
+    if oracle and forget in learned:
+        raise InputError(
+            f"data.oracle: found true with {forget!r} in data.learned, expected false: {NO_ORACLE}"
+        )
 
 
 def all_paths(
-    stages: Sequence[str], forget: str | None, kind: Literal["positions", "permutations"]
+    stages: Sequence[str],
+    forget: str | None,
+    kind: Literal["positions", "permutations"],
+    learned: Sequence[str] = (),
 ) -> list[tuple[str, ...]]:
     """Return all paths of a kind.
 
@@ -105,16 +169,24 @@ def all_paths(
         forget: the stage to unlearn; None for none.
         kind: "positions" moves the forget stage from first to last; the other stages keep their
             written order. "permutations" gives every order.
+        learned: stages that the base model has learned; every path begins with them.
 
     Raises:
-        InputError: if the kind is "positions" and there is no forget stage.
+        InputError: if the kind is "positions" and there is no forget stage that can be moved.
     """
+    rest = [name for name in stages if name not in learned]
     if kind == "permutations":
-        return list(itertools.permutations(stages))
+        return [(*learned, *order) for order in itertools.permutations(rest)]
     if forget is None:
         raise InputError(
             "paths: found positions with data.forget null, expected a forget stage to move; set "
             "data.forget, or paths: permutations."
         )
-    others = [name for name in stages if name != forget]
-    return [(*others[:i], forget, *others[i:]) for i in range(len(others) + 1)]
+    if forget in learned:
+        raise InputError(
+            f"paths: found positions, but the forget stage {forget!r} is in data.learned and "
+            "cannot be moved, expected orders of the stages to train: paths: permutations, or "
+            "lists such as paths: [[]] to train none."
+        )
+    others = [name for name in rest if name != forget]
+    return [(*learned, *others[:i], forget, *others[i:]) for i in range(len(others) + 1)]

@@ -8,7 +8,7 @@ adapter, without a change of the base.
 import json
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,16 @@ class Adapters:
         self.peft_model = peft_model
 
     @classmethod
-    def attach(cls, hf_model: Any, lora: LoRA, base_name: str) -> "Adapters":
+    def attach(
+        cls, hf_model: Any, lora: LoRA, base_name: str, learn: Mapping[str, Any] | None = None
+    ) -> "Adapters":
         """Put both adapters on a model.
 
         Args:
             hf_model: a Hugging Face causal LM; its layers are replaced in place.
             lora: the adapters' shape.
             base_name: name of the base for the adapters' configuration, where PEFT reads it.
+            learn: shape of "learn" as arguments of PEFT's LoraConfig, if it has another one.
 
         Raises:
             InputError: if the targets match no linear layer.
@@ -57,15 +60,19 @@ class Adapters:
         _check_targets(hf_model, lora, linear)
         check_rank(hf_model, lora.rank)
         targets = lora.target_modules
+        common = {
+            "lora_dropout": lora.dropout,
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base_name,
+        }
         config = LoraConfig(
             exclude_modules=(special_layers(hf_model) or None) if targets == ALL else None,
             r=lora.rank,
             lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
             target_modules=targets if isinstance(targets, str) else list(targets),
-            task_type="CAUSAL_LM",
-            base_model_name_or_path=base_name,
+            **common,
         )
+        config_of_learn = config if learn is None else LoraConfig(**learn, **common)
         try:
             # PEFT makes the second adapter where tensors are made, not where the model is.
             meta = hf_model.device.type == "meta"
@@ -77,14 +84,14 @@ class Adapters:
                 # Of experts in one tensor, which have no adapter.
                 warnings.filterwarnings("ignore", ".*_pattern keys did not match any targeted")
                 peft_model = get_peft_model(
-                    hf_model, config, adapter_name=LEARN, autocast_adapter_dtype=False
+                    hf_model, config_of_learn, adapter_name=LEARN, autocast_adapter_dtype=False
                 )
                 peft_model.add_adapter(UNLEARN, config, autocast_adapter_dtype=False)
         except ValueError as error:
-            raise InputError(
-                f"model.lora.target_modules: found {targets!r}: {error} The linear layers are "
-                f"{linear}."
-            ) from None
+            key = f"model.lora.target_modules: found {targets!r}"
+            if learn is not None:
+                key = f"{key}, and {learn['target_modules']!r} in the given adapter"
+            raise InputError(f"{key}: {error} The linear layers are {linear}.") from None
         _keep_wide(peft_model, dtype)
         return cls(peft_model)
 
@@ -138,6 +145,10 @@ class Adapters:
                 fresh.normal_(generator=generator)
             copy_into(parameter, fresh)
 
+    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of an adapter's weights by the names that PEFT gives them."""
+        return {key: tuple(tensor.shape) for key, tensor in self._own_state(name).items()}
+
     def _own_state(self, name: str) -> dict[str, Tensor]:
         from peft import get_peft_model_state_dict
 
@@ -177,7 +188,7 @@ class Adapters:
         """
         own = self._own_state(name)
         shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
-        expected = {key: tuple(tensor.shape) for key, tensor in own.items()}
+        expected = self.shapes(name)
         if shapes != expected:
             key = sorted(set(shapes.items()) ^ set(expected.items()))[0][0]
             raise InputError(

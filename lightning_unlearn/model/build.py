@@ -45,7 +45,7 @@ def build_network(
         enable_gradient_checkpointing(hf_model)
     adapters = None
     if settings.lora is not None:
-        adapters = Adapters.attach(hf_model, settings.lora, pretrained.location)
+        adapters = pretrained.attach_adapters(hf_model, pretrained.location)
         adapters.set_active([LEARN], LEARN)
     network = LogProbModel(hf_model, settings.compile)
     if placement.is_sharded:

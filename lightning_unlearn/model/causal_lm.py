@@ -34,8 +34,10 @@ class CausalLM(LightningModule):
     """Any Hugging Face causal LM, with LoRA adapters or fully trained.
 
     Args:
-        base: model folder, hub name, or demo:tiny-llama.
-        lora: shape of the adapters; null trains all weights.
+        base: model folder, hub name, or demo:tiny-llama; or a LoRA adapter in PEFT's format (folder
+            or hub name), which is loaded on the base model that it names and becomes ``learn``.
+        lora: shape of new adapters; null trains all weights. A given adapter keeps its own shape,
+            with the dropout set here.
         quantization: nf4 keeps the base in 4 bits a weight, as QLoRA does; needs bitsandbytes.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         save_merged: also write the final model, adapters merged, as a plain Hugging Face folder.
@@ -43,9 +45,14 @@ class CausalLM(LightningModule):
             flash-attn, on a GPU, in 16 bits).
         compile: have the decoder layers compiled by torch.compile.
         trust_remote_code: run code that comes with the model.
+        adapters: adapters trained elsewhere on ``base``, by the name of the stage after which each
+            is the state, in order; the last one becomes ``learn``. The names are the last ones of
+            data.learned.
+        stacked: each of the adapters was trained on the merge of those before it; otherwise they
+            are states of one adapter.
 
     Attributes:
-        settings: the arguments.
+        settings: the arguments; if ``base`` is an adapter, with its base model.
         pretrained: the base model on disk.
         placement: device, precision and processes.
         checks: what can be found wrong before weights are loaded.
@@ -84,12 +91,14 @@ class CausalLM(LightningModule):
         attn_implementation: str = "sdpa",
         compile: bool = False,
         trust_remote_code: bool = False,
+        adapters: dict[str, str] | None = None,
+        stacked: bool = False,
     ) -> None:
         super().__init__()
         if lora is not None:
             lora.check()
         self.automatic_optimization = False
-        self.settings = ModelSettings(
+        settings = ModelSettings(
             base,
             lora,
             quantization,
@@ -98,9 +107,12 @@ class CausalLM(LightningModule):
             attn_implementation,
             compile,
             trust_remote_code,
+            adapters,
+            stacked,
         )
         self.placement = Placement(self)
-        self.pretrained = PretrainedModel(self.settings)
+        self.pretrained = PretrainedModel(settings)
+        self.settings = self.pretrained.settings
         self.checks = ModelChecks(self.settings, self.pretrained)
         self.loaded_keys = LoadedKeys(has_adapters=lora is not None)
         self.objective: Objective = supervised
@@ -155,7 +167,9 @@ class CausalLM(LightningModule):
         else:
             self.loaded_keys.forget([start.trainable, *start.load])
         if start.fresh:
-            self.weights.reset(start.seed)
+            self.weights.reset(start.seed, start.after)
+            if adapters is not None and start.after is None and LEARN not in start.load:
+                self.loaded_keys.mark_start()
         for name, folder in start.load.items():
             self.weights.load(name, folder)
         if adapters is None:

@@ -11,7 +11,7 @@ from lightning_unlearn.distributed.tensor_parallel import (
 )
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model import base_dropout, lora_targets
-from lightning_unlearn.model.adapters import Adapters
+from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.attention import check_attention
 from lightning_unlearn.model.compiling import check_compiling
 from lightning_unlearn.model.decoder import decoder_layers
@@ -65,8 +65,10 @@ class ModelChecks:
         lora = self._settings.lora
         if lora is None or self._adapters_fit:
             return
-        hf_model = self._empty()
-        Adapters.attach(hf_model, lora, hf_model.name_or_path)
+        hf_model, given = self._empty(), self._pretrained.given
+        adapters = self._pretrained.attach_adapters(hf_model, hf_model.name_or_path)
+        if given is not None:
+            given.check_shapes(adapters.shapes(LEARN))
         if lora.target_modules == ALL:
             self._untrained = lora_targets.remark(hf_model)
         self._adapters_fit = True
@@ -74,7 +76,10 @@ class ModelChecks:
     def notes(self) -> list[str]:
         """Return what the user should know about the model, as sentences; after `adapters`."""
         dropout = base_dropout.remark(self._settings.base, self._pretrained.dropout)
-        return dropout + self._untrained
+        given, lora = self._pretrained.given, self._settings.lora
+        if given is None or lora is None:
+            return dropout + self._untrained
+        return dropout + self._untrained + given.notes(self._settings.base, lora.dropout)
 
     def device(self, precision: str, device: torch.device) -> None:
         """Refuse settings that cannot be used on a device.
@@ -111,8 +116,7 @@ class ModelChecks:
                 )
             dropout = None if lora is None else lora.dropout
             check_tensor_parallel(hf_model.config, dropout, tensor_parallel_size)
-            assert lora is not None
-            Adapters.attach(hf_model, lora, hf_model.name_or_path)
+            self._pretrained.attach_adapters(hf_model, hf_model.name_or_path)
             check_adapted_layers(hf_model)
 
     def quantization(self, trainer: Any) -> None:

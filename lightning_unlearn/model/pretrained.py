@@ -10,7 +10,9 @@ import torch
 from lightning_unlearn.distributed.placement import Placement
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model import hf_config
+from lightning_unlearn.model.adapters import Adapters
 from lightning_unlearn.model.base_dropout import switch_off
+from lightning_unlearn.model.given_adapters import find_given
 from lightning_unlearn.model.hf_config import load_config, reason_of
 from lightning_unlearn.model.model_files import locate, model_fingerprint, weight_files
 from lightning_unlearn.model.quantization import check_base, keep_packed, loading_options
@@ -40,7 +42,8 @@ class PretrainedModel:
         settings: settings with the name of the model and the way of loading.
 
     Attributes:
-        settings: settings of the model.
+        settings: settings of the model; ``base`` is never an adapter.
+        given: adapters from which ``learn`` starts; None for a new adapter.
         config: configuration of the model, with dropout set to zero.
         dropout: dropout in the configuration before that.
 
@@ -50,7 +53,8 @@ class PretrainedModel:
 
     def __init__(self, settings: ModelSettings) -> None:
         quiet_transformers()
-        self.settings = settings
+        self.settings, self.given = find_given(settings)
+        settings = self.settings
         self.config = load_config(settings.base, settings.trust_remote_code)
         self.dropout = switch_off(self.config)
         has_adapters = settings.lora is not None
@@ -81,7 +85,9 @@ class PretrainedModel:
     def tokenizer(self) -> Any:
         """Return the model's tokenizer, the same object each time."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.name, self.settings.trust_remote_code)
+            own = self.given.tokenizer if self.given is not None else None
+            trusts = self.settings.trust_remote_code
+            self._tokenizer = load_tokenizer(self.name, trusts, located=own)
         return self._tokenizer
 
     def fingerprint(self) -> str:
@@ -109,6 +115,25 @@ class PretrainedModel:
             settings.trust_remote_code,
             numbers,
         )
+        if numbers and self.given is not None:
+            self.given.check_values(weight_files(self.name))
+
+    def attach_adapters(self, hf_model: Any, base_name: str) -> Adapters:
+        """Put the adapters ``learn`` and ``unlearn`` on a model of this architecture.
+
+        Args:
+            hf_model: a Hugging Face causal LM; its layers are replaced in place.
+            base_name: see `Adapters.attach`.
+
+        Returns:
+            The adapters. ``learn`` has the shape of the given adapter, if there is one.
+
+        Raises:
+            InputError: if they do not fit the model.
+        """
+        assert self.settings.lora is not None
+        learn = self.given.lora_config() if self.given is not None else None
+        return Adapters.attach(hf_model, self.settings.lora, base_name, learn)
 
     def open(self, placement: Placement) -> Any:
         """Load the base model, quantized if the settings require it.
@@ -209,15 +234,23 @@ def _refuse_attention(error: Exception, attention: str, name: str) -> None:
         ) from error
 
 
-def load_tokenizer(name: str, trust_remote_code: bool, key: str = "model.base") -> Any:
+def load_tokenizer(
+    name: str, trust_remote_code: bool, key: str = "model.base", located: str | None = None
+) -> Any:
     """Load the tokenizer of a model.
+
+    Args:
+        name: folder, ``demo:NAME``, or hub name.
+        trust_remote_code: run code that comes with the model.
+        key: YAML key, for messages.
+        located: folder or hub name of an adapter with its own tokenizer; None for the model's.
 
     Raises:
         InputError: if there is no valid one.
     """
     from transformers import AutoTokenizer
 
-    located = locate(name, key)
+    located = locate(name, key) if located is None else located
     check_json(Path(located), OF_TOKENIZER, key)
     try:
         return AutoTokenizer.from_pretrained(located, trust_remote_code=trust_remote_code)

@@ -80,3 +80,5 @@ class ModelSettings:
     attn_implementation: str = "sdpa"
     compile: bool = False
     trust_remote_code: bool = False
+    adapters: dict[str, str] | None = None
+    stacked: bool = False

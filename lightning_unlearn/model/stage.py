@@ -9,6 +9,9 @@ from lightning_unlearn.data.datamodule import ORACLE
 from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.model.adapters import LEARN, UNLEARN
 
+# Key of the weights from which paths start: the base model, with a given or a fresh adapter.
+START = "start"
+
 
 @dataclass
 class StageStart:
@@ -19,7 +22,10 @@ class StageStart:
         recipe: how it is trained.
         total_steps: its optimizer steps.
         seed: seed of the run.
-        fresh: start from the base model instead of the present weights.
+        fresh: start from the base model instead of the present weights; with a given adapter,
+            from both.
+        after: name of a stage trained elsewhere, after which a fresh start takes the given adapter;
+            None for the last one.
         load: folders of saved weights to load first, by "learn" and "unlearn".
         done: optimizer steps of the stage that those weights have behind them.
         optimizer: state of the optimizer after those steps.
@@ -33,6 +39,7 @@ class StageStart:
     load: dict[str, Path] = field(default_factory=dict)
     done: int = 0
     optimizer: dict[str, Any] | None = None
+    after: str | None = None
 
     @property
     def trainable(self) -> str:
@@ -68,16 +75,20 @@ class LoadedKeys:
         trained = [stage for stage in plan if stage.name != ORACLE]
         if not trained:
             return False
+        last = trained[-1]
+        if last.name != UNLEARN or not self._has_adapters:
+            return self._keys.get(UNLEARN if last.name == UNLEARN else LEARN) == last.key
         # "unlearn" is on top of "learn", so both must be the path's.
-        both = trained[-1].name == UNLEARN and self._has_adapters
-        return all(
-            self._keys.get(UNLEARN if stage.name == UNLEARN else LEARN) == stage.key
-            for stage in trained[-2 if both else -1 :]
-        )
+        before = trained[-2].key if len(trained) > 1 else START
+        return (self._keys.get(LEARN), self._keys.get(UNLEARN)) == (before, last.key)
 
     def mark(self, stage: str, key: str) -> None:
         """Remember what the present weights are, when a stage has been trained."""
         self._keys[UNLEARN if stage == UNLEARN else LEARN] = key
+
+    def mark_start(self) -> None:
+        """Remember that "learn" is as at the start of a path."""
+        self._keys[LEARN] = START
 
     def forget(self, names: Iterable[str]) -> None:
         """Forget what the weights of "learn" or "unlearn" are, before they change."""

@@ -100,15 +100,19 @@ class ModelWeights:
         self.are_changed = True
         self.pretrained.load_into(self._hf_model, self.placement, str(folder))
 
-    def reset(self, seed: int) -> None:
-        """Restore the base model, with fresh adapters.
+    def reset(self, seed: int, after: str | None = None) -> None:
+        """Restore the model from which runs start: the base, and the given adapter or a fresh one.
 
         Args:
             seed: seed of the run.
+            after: name of a stage trained elsewhere, after which to take the given adapter; None
+                for the last one.
         """
         if self.adapters is not None:
             self.adapters.reset(LEARN, seed)
             self.adapters.reset(UNLEARN, seed)
+            if (given := self.pretrained.given) is not None:
+                self.adapters.load_state_dict(LEARN, given.after(after), given.last.name)
         elif self.are_changed:
             self.pretrained.load_into(self._hf_model, self.placement)
 
@@ -162,8 +166,7 @@ class ModelWeights:
         if self.adapters is None:
             _load_all(rebuilt, weights[LEARN])
             return rebuilt
-        assert settings.lora is not None
-        adapters = Adapters.attach(rebuilt, settings.lora, settings.base)
+        adapters = self.pretrained.attach_adapters(rebuilt, settings.base)
         for name, values in weights.items():
             adapters.load_state_dict(name, values)
         return adapters.merge(self.adapters.active)
@@ -207,8 +210,7 @@ class ModelWeights:
             self.pretrained.load_into(self._hf_model, self.placement, name)
             return
         # Without effect, and A not 0: gradients are those of the base model too.
-        for name in (LEARN, UNLEARN):
-            self.adapters.reset(name, seed)
+        self.reset(seed)
         if folder is not None:
             self.adapters.load(LEARN, folder)
 

@@ -15,6 +15,12 @@ from lightning_unlearn.errors import InputError
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 ADAPTER = "adapter_config.json"
 AGAIN = "Download or copy the file again."
+# What to do with an adapter that cannot be used as one.
+MERGE = (
+    "To merge an adapter into its model in Python and name MERGED in model.base: PeftModel"
+    ".from_pretrained(AutoModelForCausalLM.from_pretrained(MODEL), ADAPTER).merge_and_unload()"
+    ".save_pretrained(MERGED); AutoTokenizer.from_pretrained(MODEL).save_pretrained(MERGED)."
+)
 # Start of the pointer that a clone without Git LFS has instead of a large file.
 _POINTER = b"version https://git-lfs"
 # Elements that are checked together: 64 MiB in fp32.
@@ -318,8 +324,7 @@ def adapter_error(name: str, key: str, has_model: bool) -> InputError:
     found = "a model and an adapter" if has_model else "an adapter without its model"
     return InputError(
         f"{key}: found {found} in {name} ({ADAPTER}), expected only a model. Move {ADAPTER} and "
-        "adapter_model.safetensors into a separate folder ADAPTER and name the model; or, to "
-        "start from both, merge them in Python and name the merged model: PeftModel.from_pretrained"
-        "(AutoModelForCausalLM.from_pretrained(MODEL), ADAPTER).merge_and_unload()"
-        ".save_pretrained(MERGED); AutoTokenizer.from_pretrained(MODEL).save_pretrained(MERGED)."
+        "adapter_model.safetensors into a separate folder ADAPTER and name the model; to start "
+        "from both, name the model in model.base and the adapter in model.adapters: "
+        f"{{STAGE: ADAPTER}}. {MERGE}"
     )

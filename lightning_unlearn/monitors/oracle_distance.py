@@ -115,7 +115,9 @@ class OracleDistance(Monitor):
             # PEFT takes any other text as a pattern.
             pattern = targets if targets != "all-linear" else ""
             targets = [head for head in HEADS if re.fullmatch(pattern, head)]
-        if self.kl and set(targets) & set(HEADS):
+        given = model.pretrained.given
+        layers = {*targets, *(given.layers if given is not None else ())}
+        if self.kl and layers & set(HEADS):
             sentences.append(
                 "OracleDistance: the KL to the oracle is not computed, because adapters train the "
                 "output projection, which then differs between the models (model.lora)."

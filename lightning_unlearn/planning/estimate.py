@@ -61,7 +61,7 @@ class Plan:
         counts: optimizer steps of each stage and of unlearning; None if the rows are unknown.
         precision: precision of the Trainer.
         host: bytes in the memory of the computer for tensors that are offloaded from the GPUs.
-        stages: trained stages.
+        stages: trained stages; if none is trained, the learned ones.
         generated: largest memory for generated answers of a monitor; None if none generates.
         norms: peak bytes of gradient norms of single rows; None if no monitor requests them.
         scored: number of rows of the forget set and their alternates, one for each row, that are
@@ -185,7 +185,7 @@ def _plan(
         counts={name: _count(data, name, recipe, machine) for name, recipe in recipes.items()},
         precision=str(trainer.precision),
         host=simulation.parameters() + 3 * phases.adapter if phases.shared.cpu_offload else 0,
-        stages=data.training_stages,
+        stages=data.training_stages or data.path,
         generated=_generated(trainer, module, data, itemsize, forward, length),
         norms=norms,
         scored=_scored(trainer, data, machine) if UNLEARN in recipes else 0,
@@ -253,10 +253,12 @@ def _asks_norms(trainer: StagedTrainer) -> bool:
 
 
 def _paths(data: StagedDataModule) -> tuple[int, int]:
-    if data.forget is None:
-        return len(data.path), 1
+    if data.forget is None or data.forget in data.learned:
+        return len(data.training_stages), 1
     paths = data.paths("positions")
-    return len({path[: n + 1] for path in paths for n in range(len(path))}), len(paths)
+    begin = len(data.learned)
+    prefixes = {path[: n + 1] for path in paths for n in range(begin, len(path))}
+    return len(prefixes), len(paths)
 
 
 def _scored(trainer: StagedTrainer, data: StagedDataModule, machine: Machine) -> int:

@@ -152,7 +152,9 @@ def hungriest_recipes(recipes: dict[str, Recipe], micros: dict[str, int]) -> dic
         return micros[name], state, recipe.batch_size
 
     stages = [name for name in recipes if name != UNLEARN]
-    found: dict[Phase, str] = {"learning": max(stages, key=hunger)}
+    found: dict[Phase, str] = {}
+    if stages:
+        found["learning"] = max(stages, key=hunger)
     if UNLEARN in recipes:
         found["unlearning"] = UNLEARN
     return found

@@ -30,6 +30,8 @@ class LocalModel:
         from lightning_unlearn.model.settings import ModelSettings
 
         pretrained = PretrainedModel(ModelSettings(base=name))
+        if pretrained.given is not None:
+            raise InputError(f"--local-model: found the adapter {name}, expected a whole model.")
         self._tokenizer = pretrained.tokenizer()
         if self._tokenizer.chat_template is None:
             raise InputError(

@@ -31,6 +31,7 @@ SET_BY_STUDY = {
     "seed_everything": "seeds",
     "trainer.seed": "seeds",
     "data.order": "paths",
+    "data.learned": "one study per list of learned stages",
     "data.position": "paths",
     "data.permutation": "paths",
     "data.oracle": "oracle",

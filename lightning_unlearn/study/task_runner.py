@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lightning_unlearn.data.datamodule import ORACLE, StagedDataModule
+from lightning_unlearn.data.paths import NO_ORACLE
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.monitors.view import BASE
@@ -90,7 +91,7 @@ class TaskRunner:
                 checked.add(without_seed)
                 self._check(trainer, point)
                 remarks |= dict.fromkeys(trainer.data_notes(model, data))
-                if not self.spec.oracle:
+                if not self.spec.oracle and data.forget not in data.learned:
                     remarks |= dict.fromkeys(_without_oracle(trainer))
             planned = trainer.plan(model, data)
             chains.append(tuple(stage.key for stage in planned))
@@ -167,6 +168,11 @@ class TaskRunner:
     def _points(self) -> Iterator[_Point]:
         """Yield all trials, ordered so that neighbors share the model, then stages."""
         wanted, data = self.spec.paths, self._first.datamodule
+        if self.spec.oracle and data.forget in data.learned:
+            raise InputError(
+                f"oracle: found true with {data.forget!r} in data.learned, expected false: "
+                f"{NO_ORACLE}"
+            )
         paths: Sequence[tuple[str, ...]]
         if isinstance(wanted, str):
             paths = data.paths(wanted)
@@ -280,7 +286,9 @@ class TaskRunner:
             str(self.folder),
             run or None,
         )
-        config["data.order"], config["data.oracle"] = list(point.path), point.method == ORACLE
+        learned = config.get("data.learned") or []
+        config["data.order"] = list(point.path[len(learned) :])
+        config["data.oracle"] = point.method == ORACLE
         config["data.position"] = config["data.permutation"] = None
         settings = cli.parser.instantiate(config).trainer
         callbacks = _as_list(settings.callbacks)

@@ -79,6 +79,7 @@ class StagedCLI(LightningCLI):
             # If the key does not exist, report that and not its missing value.
             unknown = diagnose(set_key({}, error.key.split("."), None), keys, ADVICE)
             raise unknown if unknown and "unknown key" in str(unknown) else error from None
+        self._content = _with_learned(self._content)
         # The parser's own --print_config cannot print every default.
         self._prints = "--print_config" in options
         options = [option for option in options if option != "--print_config"]
@@ -193,6 +194,18 @@ def _with_arguments(
                 specs, from_files = [*kept, *specs[from_files:]], len(kept)
                 changed = set_key(changed, ["trainer", "callbacks"], specs)
     return changed, options
+
+
+def _with_learned(content: Any) -> Any:
+    """Set data.learned to the stages of model.adapters, if a configuration does not set it."""
+    parts = content if isinstance(content, dict) else {}
+    model, data = parts.get("model"), parts.get("data")
+    adapters = model.get("adapters") if isinstance(model, dict) else None
+    if not isinstance(adapters, dict) or not isinstance(data, dict):
+        return content
+    if data.get("learned") is not None:
+        return content
+    return set_key(content, ["data", "learned"], [str(name) for name in adapters])
 
 
 def _callbacks(content: Any) -> list[Any]:

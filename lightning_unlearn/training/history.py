@@ -55,6 +55,7 @@ def write_entry(
     weights: dict[str, Tensor],
     history: TrainingHistory,
     results: EvaluationResults,
+    learn: dict[str, Tensor] | None = None,
 ) -> None:
     """Write the store entry of a trained stage, or the same files of a checkpoint.
 
@@ -64,9 +65,12 @@ def write_entry(
         weights: the weights that the stage trained, from `ModelWeights.state_dict`.
         history: losses and learning rates of the stage.
         results: the monitors' results of the run; written for the stage "unlearn" only.
+        learn: weights of the given adapter below "unlearn", if no trained stage has stored "learn".
     """
     which = UNLEARN if history.stage == UNLEARN else LEARN
     model.weights.save(which, folder / which, weights)
+    if learn is not None:
+        model.weights.save(LEARN, folder / LEARN, learn)
     records.write_table(folder / records.TRAINING, history.columns())
     if history.stage == UNLEARN:
         write_results(folder, results)

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
+from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.compat import reduced_fp32_products
 from lightning_unlearn.monitors.base import Monitor
@@ -87,6 +88,7 @@ def plan_path(
         "monitors": [callback_identity(monitor) for monitor in monitors],
         "measured": data.measured_fingerprints(),
     }
+    # With learned stages, "stages" lacks what the base model has learned.
     unlearned = {**shared, "stages": stages, "forget": data.forget}
     if data.oracle:
         forgotten = {"data": data.fingerprint(UNLEARN)}
@@ -101,6 +103,8 @@ def plan_path(
             **data.method_rows.fingerprints(*uses),
             **evaluation,
         }
+        if data.learned:
+            content["learned"] = _learned(model, data)
         oracle = None
         if any(monitor.uses_oracle for monitor in monitors):
             oracle = content["oracle"] = _oracle(data, shared, has_oracle)
@@ -129,6 +133,42 @@ def find_oracle(
     return _oracle(data, _shared(model, data, conditions), has_oracle)
 
 
+def stages_until(
+    stage: str | None, plan: Sequence[PlannedStage], model: CausalLM, data: StagedDataModule
+) -> tuple[list[PlannedStage], str | None]:
+    """Find a model of a path by the stage after which it is.
+
+    Args:
+        stage: `BASE`, a stage of the path, or "unlearn"; None for the last one.
+        plan: the planned stages of the path.
+        model: the module.
+        data: the path.
+
+    Returns:
+        The planned stages up to that one; and, for a stage trained elsewhere before the last such
+        stage, its name as in `StageStart.after`, else None.
+
+    Raises:
+        InputError: if there is no such stage, or the model after it is not known.
+    """
+    names = [BASE, *data.learned, *(planned.name for planned in plan)]
+    wanted = names[-1] if stage is None else stage
+    if wanted not in names:
+        raise InputError(f"stage: found {wanted!r}, expected one of {', '.join(names)}.")
+    done = list(plan[: max(0, names.index(wanted) - len(data.learned))])
+    if wanted not in data.learned[:-1]:
+        return done, None
+    given = model.pretrained.given
+    if given is None or wanted not in given.stages:
+        known = [BASE, *names[len(data.learned) :]]
+        raise InputError(
+            f"stage: found {wanted!r}, after which the model is not known: model.base has learned "
+            f"{data.learned[-1]!r} too, expected one of {', '.join(known)}. If there is an adapter "
+            f"of {wanted!r}, name it in model.adapters."
+        )
+    return done, wanted
+
+
 def _shared(model: CausalLM, data: StagedDataModule, conditions: Conditions) -> dict[str, Any]:
     """Return the content that all planned stages of a run share."""
     assert data.format is not None, "call load_rows() first"
@@ -143,6 +183,8 @@ def _shared(model: CausalLM, data: StagedDataModule, conditions: Conditions) -> 
         "attention": settings.attn_implementation,
         "callbacks": [callback_identity(callback) for callback in conditions.other_callbacks],
     }
+    if model.pretrained.given is not None:
+        shared["learn"] = model.pretrained.given.fingerprint()
     if settings.quantization is not None:
         shared["quantization"] = settings.quantization
     if conditions.plugin is not None:
@@ -163,11 +205,23 @@ def _shared(model: CausalLM, data: StagedDataModule, conditions: Conditions) -> 
 def _oracle(
     data: StagedDataModule, shared: dict[str, Any], has_oracle: Callable[[PlannedStage], bool]
 ) -> str | None:
-    rest = [name for name in data.path if name != data.forget]
+    if data.forget in data.learned:
+        return None  # No model that has not learned the forget stage can be trained from the base.
+    rest = [name for name in data.path[len(data.learned) :] if name != data.forget]
     retrained = _trainings(data, shared, rest)
     if not retrained:
         return BASE
     return retrained[-1].key if has_oracle(retrained[-1]) else None
+
+
+def _learned(model: CausalLM, data: StagedDataModule) -> list[list[str | None]]:
+    """Return the stages that the base has learned, with the hash of the adapter after each.
+
+    Methods may use the history of a path.
+    """
+    given = model.pretrained.given
+    known = given.history() if given is not None else {}
+    return [[name, known.get(name)] for name in data.learned]
 
 
 def _trainings(

@@ -29,6 +29,7 @@ from lightning_unlearn.training.checkpoints import (
     read_optimizer,
     write_checkpoint,
 )
+from lightning_unlearn.training.descriptions import describe_run
 from lightning_unlearn.training.endings import (
     cause_of_stop,
     evaluate_early_end,
@@ -128,17 +129,7 @@ class PathRunner:
 
     def _run_directory(self) -> RunFolder:
         trainer, data, plan = self.trainer, self.data, self.plan
-        about = {
-            "path": "-".join(data.training_stages),
-            "position": data.position,
-            "forget": data.forget,
-            "method": trainer.label(data),
-            "seed": trainer.seed,
-            "key": plan[-1].key,
-            "store": str(trainer.store.folder.absolute()),
-            "stages": [{"name": stage.name, "key": stage.key} for stage in plan],
-        }
-        return RunFolder(trainer.run_folder(data), about)
+        return RunFolder(trainer.run_folder(data), describe_run(trainer, data, plan))
 
     def _open_run(self, directory: RunFolder) -> None:
         trainer = self.trainer
@@ -242,6 +233,7 @@ class PathRunner:
             write = partial(write_results, results=self.results)
         else:
             history = TrainingHistory(stage.name, self._log_training)
+            given = self.model.pretrained.given
             checkpoints = self._train(number, load, history)
             write = partial(
                 write_entry,
@@ -249,6 +241,8 @@ class PathRunner:
                 weights=self.model.weights.state_dict(UNLEARN if stage.name == UNLEARN else LEARN),
                 history=history,
                 results=self.results,
+                # With nothing trained before, no other entry has the given adapter.
+                learn=given.after() if given and stage.name == UNLEARN and not before else None,
             )
         self.trainer.trained_stages.append(stage.name)
         try:
@@ -271,7 +265,7 @@ class PathRunner:
 
     def _evaluate(self, load: dict[str, Path], fresh: bool) -> None:
         """Evaluate the monitors on stored weights."""
-        last = (self.data.training_stages or self.data.path)[-1]
+        last = (self.data.prefix or self.data.path)[-1]
         fresh = fresh or bool(load)
         recipe = self.data.recipe(last)
         self.model.start_stage(StageStart(last, recipe, 1, self.trainer.seed, fresh, load))

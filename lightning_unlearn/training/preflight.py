@@ -1,5 +1,7 @@
 """Checks of a run before anything is trained or written."""
 
+from typing import Any
+
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from lightning_unlearn.data.datamodule import StagedDataModule
@@ -12,9 +14,41 @@ from lightning_unlearn.distributed.strategy import (
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.pretrained import load_tokenizer
+from lightning_unlearn.settings.diagnosis import show
 from lightning_unlearn.settings.folder_names import check_folder
 from lightning_unlearn.storage.callback_identity import constructed
 from lightning_unlearn.training.stage_trainer import StageTrainer
+
+
+def check_arguments(
+    precision: str | int, plugins: Any, store: str, default_root_dir: str, run_name: str | None
+) -> None:
+    """Refuse arguments of `StagedTrainer` that are wrong in every run.
+
+    Args:
+        precision: precision of the Trainer.
+        plugins: plugins of the Trainer.
+        store: folder of the stage store.
+        default_root_dir: folder of the runs.
+        run_name: folder of the run inside ``default_root_dir``; None for no such name.
+
+    Raises:
+        InputError: naming the key.
+    """
+    if str(precision) in ("16-mixed", "16"):
+        raise InputError(
+            f"trainer.precision: found {precision}, expected bf16-mixed, bf16-true or 32-true: "
+            "16-mixed would carry its loss scale from stage to stage."
+        )
+    for key, folder in (("store", store), ("default_root_dir", default_root_dir)):
+        check_folder(folder, f"trainer.{key}")
+    if run_name is not None:
+        check_folder(run_name, "trainer.run_name")
+    if isinstance(plugins, str | dict):
+        raise InputError(
+            f"trainer.plugins: found {show(plugins)}, expected null, or plugin objects created "
+            "in Python."
+        )
 
 
 def check_run(
@@ -39,6 +73,7 @@ def check_run(
             "launches them, such as ddp: spawned and forked processes end with each stage, and "
             "the weights are lost. Set trainer.strategy to ddp."
         )
+    _check_learned(model, datamodule)
     if train:
         _check_method(trainer, datamodule)
     unlearns = datamodule.forget is not None and not datamodule.oracle
@@ -60,6 +95,18 @@ def check_run(
         model.checks.files(str(trainer.precision), numbers=True)
 
 
+def _check_learned(model: CausalLM, datamodule: StagedDataModule) -> None:
+    """Refuse given adapters of other stages than those that the base model has learned."""
+    given, learned = model.pretrained.given, datamodule.learned
+    stages = given.stages if given is not None else ()
+    if stages and learned[-len(stages) :] != stages:
+        raise InputError(
+            f"data.learned: found {', '.join(learned) or 'no stage'}, expected it to end with the "
+            f"stages of model.adapters, {', '.join(stages)}. Set data.learned: "
+            f"[{', '.join(stages)}]."
+        )
+
+
 def _check_method(trainer: StageTrainer, datamodule: StagedDataModule) -> None:
     """Refuse a forget stage without a method, and a method without a forget stage."""
     method, forget = trainer.method, datamodule.forget
@@ -68,6 +115,11 @@ def _check_method(trainer: StageTrainer, datamodule: StagedDataModule) -> None:
             "trainer.callbacks: found no unlearning method, expected one for the forget stage "
             f"{forget!r} (data.forget). Add a method, such as GA, NPO or SimNPO, or "
             "set data.forget to null to train only."
+        )
+    if forget is None and not datamodule.training_stages:
+        raise InputError(
+            "data.order: found no stage to train and data.forget null, expected one of the two: "
+            "set data.forget to unlearn a stage that model.base has learned."
         )
     if forget is None and method is not None:
         raise InputError(

@@ -275,6 +275,9 @@ class RunFolder:
         trained = [(name, entry) for name, entry in stages if name != ORACLE]
         # The last entry is used: its "learn" adapter was trained on all stages.
         weights = {UNLEARN if name == UNLEARN else "learn": entry for name, entry in trained}
+        if len(trained) == 1 and (trained[0][1] / "learn").is_dir():
+            # Nothing was trained before unlearning: the entry has the given adapter too.
+            weights["learn"] = trained[0][1]
         for which, entry in weights.items():
             target = self.folder / which
             if target.exists():

@@ -65,7 +65,7 @@ class StageTrainer(Trainer):
             datamodule: stages and path.
         """
         place = f"p{datamodule.position}_" if datamodule.position is not None else ""
-        path = "-".join(datamodule.training_stages) or "base"
+        path = "-".join(datamodule.prefix) or "base"
         name = self.run_name or f"{self.label(datamodule)}/{place}{path}_s{self.seed}"
         return Path(self.default_root_dir) / name
 

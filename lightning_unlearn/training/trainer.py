@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ParallelStrategy, Strategy
 
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
+from lightning_unlearn.data.paths import NO_ORACLE
 from lightning_unlearn.distributed.processes import connected, launch_processes, requeueing
 from lightning_unlearn.distributed.strategy import (
     FSDP2,
@@ -18,19 +19,23 @@ from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.stage import StageStart
 from lightning_unlearn.monitors.results import EvaluationResults
-from lightning_unlearn.monitors.view import BASE
-from lightning_unlearn.settings.diagnosis import show
-from lightning_unlearn.settings.folder_names import check_folder
 from lightning_unlearn.storage.callback_identity import (
     plugin_identity,
 )
 from lightning_unlearn.storage.stage_store import StageStore
 from lightning_unlearn.training.checkpoints import CheckpointInterval
+from lightning_unlearn.training.descriptions import announce
 from lightning_unlearn.training.lightning_callbacks import check_callbacks
 from lightning_unlearn.training.messages import Messages
-from lightning_unlearn.training.path_plan import Conditions, PlannedStage, find_oracle, plan_path
+from lightning_unlearn.training.path_plan import (
+    Conditions,
+    PlannedStage,
+    find_oracle,
+    plan_path,
+    stages_until,
+)
 from lightning_unlearn.training.path_runner import PathRunner
-from lightning_unlearn.training.preflight import check_run
+from lightning_unlearn.training.preflight import check_arguments, check_run
 from lightning_unlearn.training.quiet import quiet_lightning
 from lightning_unlearn.training.run_callbacks import sort_callbacks
 from lightning_unlearn.training.stage_trainer import StageTrainer
@@ -194,6 +199,9 @@ class StagedTrainer(StageTrainer):
         self.launch_processes(model)
         # All processes must use the same plan, whatever each found in the store.
         plan = self.strategy.broadcast(plan)
+        if self.verbose:
+            for line in announce(self, model, datamodule, plan):
+                self.messages.info(line)
         with requeueing(self), connected(), self.run_callbacks.used():
             PathRunner(self, model, datamodule, plan).run(until)
         return plan
@@ -264,6 +272,11 @@ class StagedTrainer(StageTrainer):
         sentences = model.checks.notes() + datamodule.notes()
         if self.method is not None:
             sentences += self.method.data_notes(datamodule)
+        compared = [type(m).__name__ for m in self.monitors if m.uses_oracle]
+        if compared and datamodule.forget in datamodule.learned:
+            sentences.append(
+                f"{' and '.join(compared)}: cannot measure the distance to the oracle: {NO_ORACLE}"
+            )
         for monitor in self.monitors:
             sentences += monitor.data_notes(model, datamodule)
         return [visible(sentence) for sentence in sentences]
@@ -305,8 +318,8 @@ class StagedTrainer(StageTrainer):
         Args:
             model: the module.
             datamodule: stages and path.
-            stage: the stage after which to evaluate: "base" for the untrained base model, a stage
-                of the path, or "unlearn"; null for the last stage.
+            stage: the stage after which to evaluate: "base" for the model from which the path
+                starts, a stage of the path, or "unlearn"; null for the last stage.
 
         Returns:
             Mean of each metric, by name.
@@ -320,15 +333,11 @@ class StagedTrainer(StageTrainer):
             )
         self.check(model, datamodule, train=False)
         plan = [stage for stage in self.plan(model, datamodule, False) if stage.name != ORACLE]
-        names = [BASE, *(planned.name for planned in plan)]
-        wanted = names[-1] if stage is None else stage
-        if wanted not in names:
-            raise InputError(f"stage: found {wanted!r}, expected one of {', '.join(names)}.")
-        done = plan[: names.index(wanted)]
+        done, after = stages_until(stage, plan, model, datamodule)
         self.launch_processes(model)
         if self.is_global_zero:
             self.store.report_unused()
-        needed = done[-2:] if wanted == UNLEARN else done[-1:]
+        needed = done[-2:] if done and done[-1].name == UNLEARN else done[-1:]
         load = {}
         for planned in needed:
             # Ignore which monitors evaluated the model while it was trained.
@@ -340,50 +349,20 @@ class StagedTrainer(StageTrainer):
             raise InputError(
                 f"stage: found {done[-1].name}, but {self.store.folder} has no model of this path "
                 "after that stage. Run lightning-unlearn fit with the same settings first, or "
-                "evaluate the untrained base model with --stage base"
+                "evaluate the model from which the path starts with --stage base"
             )
         self.results = EvaluationResults(datamodule, self.requests)
         self.results.oracle = PathRunner(self, model, datamodule, plan).weights_of(
             self._oracle(model, datamodule)
         )
         last = done[-1].name if done else datamodule.path[0]
-        model.start_stage(StageStart(last, datamodule.recipe(last), 1, self.seed, True, load))
+        start = StageStart(last, datamodule.recipe(last), 1, self.seed, True, load, after=after)
+        model.start_stage(start)
         with connected(), self.run_callbacks.used():
             self.run_callbacks.reset()
             self.evaluate_once(model)
         model.cpu()
         return {metric: value for _, metric, value in self.results.steps}
-
-
-def check_arguments(
-    precision: str | int, plugins: Any, store: str, default_root_dir: str, run_name: str | None
-) -> None:
-    """Refuse arguments of `StagedTrainer` that are wrong in every run.
-
-    Args:
-        precision: precision of the Trainer.
-        plugins: plugins of the Trainer.
-        store: folder of the stage store.
-        default_root_dir: folder of the runs.
-        run_name: folder of the run inside ``default_root_dir``; None for no such name.
-
-    Raises:
-        InputError: naming the key.
-    """
-    if str(precision) in ("16-mixed", "16"):
-        raise InputError(
-            f"trainer.precision: found {precision}, expected bf16-mixed, bf16-true or 32-true: "
-            "16-mixed would carry its loss scale from stage to stage."
-        )
-    for key, folder in (("store", store), ("default_root_dir", default_root_dir)):
-        check_folder(folder, f"trainer.{key}")
-    if run_name is not None:
-        check_folder(run_name, "trainer.run_name")
-    if isinstance(plugins, str | dict):
-        raise InputError(
-            f"trainer.plugins: found {show(plugins)}, expected null, or plugin objects created "
-            "in Python."
-        )
 
 
 def _nothing() -> None:

@@ -39,7 +39,12 @@ def test_fit_with_a_method_of_the_current_directory_then_validate(place: Workpla
     done = run("fit", *fit)
     assert done.returncode == 0, done.stderr
     steps = [line for line in done.stderr.splitlines() if line.strip()]
-    assert len(steps) == 3 and all(line.startswith("✓ ") for line in steps), done.stderr
+    assert steps[0] == "Path: math → safety → unlearn safety (Mine)"
+    assert steps[1:3] == [
+        "To train: math, safety, unlearn.",
+        "Loading the weights of demo:tiny-llama ...",
+    ]
+    assert len(steps) == 6 and all(line.startswith("✓ ") for line in steps[3:]), done.stderr
     assert "answers/math" in done.stdout and "Written to runs/Mine/" in done.stdout
     (config,) = Path("runs").glob("Mine/*/config.yaml")
     assert "class_path: mine.Mine" in config.read_text()

@@ -84,6 +84,8 @@ VALID: dict[str, tuple[str, ...]] = {
     # An empty mapping or list keeps the defaults.
     "model.lora": ("empty mapping",),
     "data.unlearn": ("empty mapping",),
+    "model.adapters": ("empty mapping",),
+    "data.learned": ("empty list",),
     "data.eval_sets": ("empty mapping",),
     "methods.GA.unlearn": ("empty mapping",),
     "init_args": ("null", "empty mapping"),

@@ -238,6 +238,24 @@ INTENDED = {
     "demo.yaml": DEMO,
     "depth.yaml": DEPTH,
     "tofu.yaml": TOFU,
+    "own-model.yaml": {
+        "trainer": {
+            "callbacks": [
+                "NPO",
+                monitor("LabelLikelihood", every_n_steps=5),
+                monitor("AnswerLikelihood", every_n_steps=5),
+                monitor("AnswerStatistics", every_n_steps=5, sets=["kept"]),
+            ]
+        },
+        "model": {"base": "./my-model"},
+        "data": {
+            "forget": "secrets",
+            "learned": ["secrets"],
+            "stages": {"secrets": {"source": "secrets.jsonl"}},
+            "eval_sets": {"kept": {"source": "kept.jsonl"}},
+            "unlearn": {"lr": 1e-5, "epochs": 5, "batch_size": 16},
+        },
+    },
     **{
         f"models/{name}.yaml": model(name, *values, large=name in LARGE)
         for name, values in MODELS.items()

@@ -106,7 +106,11 @@ def test_the_path_can_be_set_and_is_checked() -> None:
             "data.order and data.position and data.permutation: found 3 keys that choose the path, "
             "expected one; remove the others.",
         ),
-        ({"order": []}, "data.order: found an empty list, expected names of stages."),
+        (
+            {"order": []},
+            "data.order: found an empty list, expected names of stages. Stages that model.base has "
+            "learned already belong in data.learned.",
+        ),
         (
             {"order": ["safety", "maths"]},
             "data.order: found the unknown stage 'maths', expected some of inst, tofu, math, "
@@ -119,7 +123,8 @@ def test_the_path_can_be_set_and_is_checked() -> None:
         (
             {"order": ["inst", "math"]},
             "data.order: found inst, math, expected a path with the forget stage 'safety', which "
-            "is to be unlearned.",
+            "is to be unlearned. If model.base has learned 'safety' already, set data.learned: "
+            "[safety].",
         ),
         (
             {"position": 0},

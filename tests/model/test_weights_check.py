@@ -348,10 +348,12 @@ def test_a_folder_with_an_adapter(tiny: Tiny, base: Path, has_model: bool) -> No
     if not has_model:
         (base / "config.json").unlink()
     message = refused(tiny, base)
-    what = "a model and an adapter" if has_model else "an adapter without its model"
-    assert message.startswith(f"model.base: found {what} in {base} (adapter_config.json)")
     if not has_model:
+        # The adapter names its own folder as its base.
+        start = f"model.base: {base}/adapter_config.json: base_model_name_or_path: found an adapter"
+        assert message.startswith(start)
         return
+    assert message.startswith(f"model.base: found a model and an adapter in {base} (adapter_conf")
     # As advised.
     adapter, merged = tiny.root / "adapter", tiny.root / "merged"
     adapter.mkdir()

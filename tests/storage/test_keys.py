@@ -18,6 +18,7 @@ from key_plans import PATH, Plans
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from tiny_stages import Tiny
+from trained_elsewhere import random_adapter
 
 import lightning_unlearn.data.stage_rows as stage_rows
 from lightning_unlearn import (
@@ -84,6 +85,15 @@ def unordered(plans: Plans, **place: int) -> dict[str, Any]:
     return {"data": {"stages": stages, "order": None, **place}}
 
 
+def adapters(plans: Plans, **seeds: int) -> dict[str, Any]:
+    """Adapters of random weights, by stage and seed."""
+    base, root = plans.tiny.base, plans.tiny.root / "adapters"
+    found = {
+        name: random_adapter(base, root / f"{name}{seed}", seed) for name, seed in seeds.items()
+    }
+    return {"adapters": found}
+
+
 class Halved(Precision):
     """A class of a user."""
 
@@ -99,8 +109,13 @@ CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
             (ALL, lambda p: {"model": {"lora": None}}),
         ],
         "attn_implementation": [(ALL, lambda p: {"model": {"attn_implementation": "eager"}})],
+        "adapters": [
+            (ALL, lambda p: {"model": adapters(p, inst=0), "data": {"learned": ["inst"]}})
+        ],
     },
     StagedDataModule: {
+        # "inst" is not on the path; methods may use what was learned before.
+        "learned": [(UNLEARNING, lambda p: {"data": {"learned": ["inst"]}})],
         "stages": [(ALL, lambda p: {"data": {"stages": p.tiny.stages(lr=1e-3)}})],
         "forget": [(UNLEARNING, lambda p: {"data": {"forget": "math"}})],
         "order": [(ALL, lambda p: {"data": {"order": ["math", "safety", "tofu"]}})],
@@ -272,7 +287,7 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
 }
 # Separate tests cover these, below and in test_keys_of_rows.
 APART = {
-    CausalLM: {"quantization"},
+    CausalLM: {"quantization", "stacked"},
     StagedDataModule: {"oracle"},
     Stage: {"messages", "subset", "split", "heldout_split", "stride", "packing"},
     EvalSet: {field.name for field in fields(EvalSet)},
@@ -332,6 +347,21 @@ def test_with_dropout_the_micro_batch_size_changes_the_key(plans: Plans) -> None
 def test_a_quantized_base_has_another_key(plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ModelChecks, "quantization", lambda self, trainer: None)
     assert plans.changed(model={"quantization": "nf4"}) == ALL
+
+
+def test_adapters_of_earlier_stages_change_the_key_of_unlearning_alone(plans: Plans) -> None:
+    """Training starts from the last one; a method may use the others."""
+    data = {"learned": ["inst", "math"], "order": ["safety"]}
+
+    def keys(inst: int, math: int, **more: Any) -> list[str]:
+        return plans.keys({**adapters(plans, inst=inst, math=math), **more}, data)
+
+    plain = keys(0, 1)
+    assert keys(0, 1) == plain
+    for changed, equal in ((keys(2, 1), (True, False)), (keys(0, 2), (False, False))):
+        assert tuple(a == b for a, b in zip(plain, changed, strict=True)) == equal
+    stacked = keys(0, 1, stacked=True)
+    assert not set(stacked) & {*plain, *keys(2, 1, stacked=True)}
 
 
 def test_an_oracle_is_trained_without_the_forget_stage(plans: Plans) -> None:
