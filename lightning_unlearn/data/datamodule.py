@@ -12,7 +12,13 @@ from lightning_unlearn.data.columns import Row
 from lightning_unlearn.data.examples import Examples
 from lightning_unlearn.data.method_rows import MethodRows
 from lightning_unlearn.data.paired_batches import PairedPlan
-from lightning_unlearn.data.paths import all_paths, check_learned, check_order, choose_path
+from lightning_unlearn.data.paths import (
+    all_paths,
+    check_forget,
+    check_learned,
+    check_order,
+    choose_path,
+)
 from lightning_unlearn.data.recipes import EvalSet, Recipe, RowSource, Stage, check_row_sets
 from lightning_unlearn.data.row_sets import RowSets
 from lightning_unlearn.data.stage_rows import HELDOUT, one_name
@@ -106,16 +112,7 @@ class StagedDataModule(LightningDataModule):
     def _check(self) -> None:
         check_row_sets(self.stages, self.eval_sets, (UNLEARN, ORACLE))
         self.unlearn.check("data.unlearn")
-        if self.forget is not None and self.forget not in self.stages:
-            raise InputError(
-                f"data.forget: found {self.forget!r}, expected one of the stages "
-                f"{', '.join(self.stages)}."
-            )
-        if self.oracle and self.forget is None:
-            raise InputError(
-                "data.oracle: found true with data.forget null, expected a forget stage to omit; "
-                "set data.forget, or data.oracle: false."
-            )
+        check_forget([*self.stages], self.forget, self.oracle)
         check_learned([*self.stages], self.forget, self.learned, self.oracle)
         lengths = (("max_length", self.max_length, 2), ("eval_batch_size", self.eval_batch_size, 1))
         for name, found, least in lengths:

@@ -76,6 +76,28 @@ def choose_path(
     return check_order(stages, forget, default if order is None else order, learned=learned)
 
 
+def check_forget(stages: Sequence[str], forget: str | None, oracle: bool) -> None:
+    """Check the forget stage.
+
+    Args:
+        stages: names of all stages.
+        forget: the forget stage; None for none.
+        oracle: whether an oracle is trained.
+
+    Raises:
+        InputError: if the stage is unknown, or an oracle is trained without one.
+    """
+    if forget is not None and forget not in stages:
+        raise InputError(
+            f"data.forget: found {forget!r}, expected one of the stages {', '.join(stages)}."
+        )
+    if oracle and forget is None:
+        raise InputError(
+            "data.oracle: found true with data.forget null, expected a forget stage to omit; set "
+            "data.forget, or data.oracle: false."
+        )
+
+
 def check_order(
     stages: Sequence[str],
     forget: str | None,
