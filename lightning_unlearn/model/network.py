@@ -71,6 +71,7 @@ class LogProbModel(nn.Module):
         past_key_values: Any = None,
         output: Output = "log_probs",
         oracle: Tensor | None = None,
+        oracle_head: nn.Module | None = None,
     ) -> Tensor:
         """Compute log-probabilities or statistics of label tokens.
 
@@ -91,6 +92,7 @@ class LogProbModel(nn.Module):
                 that the projection receives.
             oracle: hidden states of the oracle, ``[tokens, width]``, for the KL among the
                 statistics.
+            oracle_head: gives its logits for them; see `token_statistics`.
 
         Returns:
             ``[tokens]``, ``[tokens, columns]`` or ``[tokens, columns + width]``, nats; see
@@ -111,7 +113,7 @@ class LogProbModel(nn.Module):
         head = nn.Identity() if own else self.hf_model.get_output_embeddings()
         transform = LogitTransform() if own else self.transform
         if output != "log_probs":
-            table = token_statistics(hidden, label_ids, head, transform, oracle)
+            table = token_statistics(hidden, label_ids, head, transform, oracle, oracle_head)
             return table if output == "statistics" else torch.cat([table, hidden.to(table)], dim=-1)
         return token_log_probs(hidden, label_ids, head, transform)
 

@@ -145,7 +145,7 @@ class OracleDistance(Monitor):
             target = self._likelihoods(view.oracle, sets)
             metrics[f"distance/{group}"] = re_distance(own, target)
             metrics[f"overshoot/{group}"] = overshoot(own, target)
-            if self.kl and view.module.weights.has_frozen_head:
+            if self.kl and view.has_kl:
                 parts = [view.measure(KLToOracle(), name, self.limit) for name in sets]
                 metrics[f"kl/{group}"] = torch.cat(parts)
         return metrics
