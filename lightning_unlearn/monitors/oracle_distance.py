@@ -150,5 +150,10 @@ class OracleDistance(Monitor):
                 metrics[f"kl/{group}"] = torch.cat(parts)
         return metrics
 
+    def measure_oracle(self, oracle: ModelView) -> None:
+        """Request the log-likelihoods of every group; hidden states follow from `requests`."""
+        for sets in self.sets(oracle.data).values():
+            self._likelihoods(oracle, sets)
+
     def _likelihoods(self, view: ModelView, sets: list[str]) -> Tensor:
         return torch.cat([view.log_probs(name, self.limit).mean for name in sets])

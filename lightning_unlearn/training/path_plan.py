@@ -11,7 +11,7 @@ from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.compat import reduced_fp32_products
 from lightning_unlearn.monitors.base import Monitor
-from lightning_unlearn.monitors.view import BASE
+from lightning_unlearn.monitors.view import BASE, EXTERNAL
 from lightning_unlearn.storage.callback_identity import callback_identity
 from lightning_unlearn.storage.entries import content_key
 from lightning_unlearn.storage.stage_store import StageStore
@@ -25,7 +25,8 @@ class PlannedStage:
     Attributes:
         name: name of a trained stage; "unlearn"; or "oracle" for an evaluation of the oracle.
         content: all settings that determine the weights after the stage and the monitors' results.
-        oracle: key of the oracle that monitors compare with during the stage; None for none.
+        oracle: key of the oracle that monitors compare with during the stage; `BASE` for the base
+            model; `EXTERNAL` for a model of its own; None for none.
         key: name of the stage's entry in the stage store.
     """
 
@@ -64,6 +65,7 @@ def plan_path(
     monitors: Sequence[Monitor],
     conditions: Conditions,
     has_oracle: Callable[[PlannedStage], bool] = lambda oracle: False,
+    external: dict[str, Any] | None = None,
 ) -> list[PlannedStage]:
     """Plan the run of a path: one entry per trained stage, then "unlearn" or "oracle".
 
@@ -75,6 +77,8 @@ def plan_path(
             or with the evaluation of the oracle.
         conditions: the trainer's settings.
         has_oracle: returns whether the oracle is available, given the last stage of its training.
+        external: identity of the oracle that is a model of its own; None to look for the oracle
+            of the path.
 
     Returns:
         The planned stages in order.
@@ -102,7 +106,9 @@ def plan_path(
         if data.learned:
             content["learned"] = _learned(model, data)
         oracle = None
-        if any(monitor.uses_oracle for monitor in monitors):
+        if any(monitor.uses_oracle for monitor in monitors) and external is not None:
+            oracle, content["oracle"] = EXTERNAL, external
+        elif any(monitor.uses_oracle for monitor in monitors):
             oracle = content["oracle"] = _oracle(data, shared, has_oracle)
         plan.append(PlannedStage(UNLEARN, content, oracle))
     return plan
