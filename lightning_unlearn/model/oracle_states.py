@@ -43,9 +43,9 @@ class OracleStates:
         numbers = batch.index.tolist()
         self.size += hidden.numel() * hidden.element_size()
         if self._file is None:
-            self._rows |= dict(zip(numbers, hidden.split(counts), strict=True))
+            self._rows |= dict(zip(numbers, torch.split(hidden, counts), strict=True))
             return
-        self._file.write(memoryview(hidden.view(torch.uint8).numpy()))
+        self._file.write(hidden.view(torch.uint8).numpy().data)
         self._drafts.append((numbers, counts, hidden.dtype, hidden.shape[-1]))
 
     def close(self) -> "OracleStates":
@@ -60,7 +60,7 @@ class OracleStates:
             values = sum(counts) * width
             flat = torch.frombuffer(mapped, dtype=dtype, count=values, offset=start)
             start += values * dtype.itemsize
-            parts = flat.view(-1, width).split(counts)
+            parts = torch.split(flat.view(-1, width), counts)
             self._rows |= dict(zip(numbers, parts, strict=True))
         self._drafts.clear()
         return self
@@ -119,4 +119,3 @@ def _copied(head: nn.Module) -> nn.Module:
         plain = nn.Linear(width, rows, bias="bias" in weights)
     plain.load_state_dict(weights, assign=True)
     return plain
-

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
 
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
-from lightning_unlearn.errors import InputError
+from lightning_unlearn.errors import InputError, StorageError
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.compat import reduced_fp32_products
 from lightning_unlearn.monitors.base import Monitor
@@ -237,6 +238,15 @@ def _trainings(
         stages = [*stages, {"name": name, "recipe": recipe, "data": data.fingerprint(name)}]
         plan.append(PlannedStage(name, {**shared, "stages": stages}))
     return plan
+
+
+def oracle_removed(key: str, store: Path) -> StorageError:
+    """Return the error for an oracle that was removed from the store during a run."""
+    return StorageError(
+        "trainer.store: the oracle (the model retrained without the forget stage, "
+        f"{key[:8]}) was removed from {store}. Run the same "
+        "command again: a study trains the oracle again, a single run continues without it."
+    )
 
 
 def warn_of_precision(store: StageStore, stage: PlannedStage, warn: Callable[[str], None]) -> None:
