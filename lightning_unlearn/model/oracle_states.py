@@ -27,7 +27,6 @@ class OracleStates:
     def __init__(self, folder: Path | None = None) -> None:
         self._rows: dict[int, Tensor] = {}
         self._drafts: list[tuple[list[int], list[int], torch.dtype, int]] = []
-        # It is open as long as the states are used.
         self._file: Any = None if folder is None else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self.size = 0
 
@@ -50,9 +49,16 @@ class OracleStates:
 
     def close(self) -> "OracleStates":
         """Map the file into memory; return these states. Nothing can be added afterwards."""
-        if self._file is None or not self.size:
+        if self._file is None:
             return self
-        self._file.flush()
+        with self._file:
+            self._file.flush()
+            self._map()
+        return self
+
+    def _map(self) -> None:
+        if not self.size:
+            return
         # A private mapping: PyTorch warns about memory that it may not write to.
         mapped = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_COPY)
         start = 0
@@ -63,7 +69,6 @@ class OracleStates:
             parts = torch.split(flat.view(-1, width), counts)
             self._rows |= dict(zip(numbers, parts, strict=True))
         self._drafts.clear()
-        return self
 
     def of(self, batch: Batch) -> Tensor:
         """Return the states of a batch, ``[label tokens, width]``, in CPU memory."""
