@@ -40,7 +40,7 @@ REPLACED = {
 }
 ADVICE = {
     f"trainer.{name}": f"trainer.{name}: this key is not supported; set {instead} instead."
-    for name, instead in {**REPLACED, "seed": "seed_everything"}.items()
+    for name, instead in {**REPLACED, "seed": "seed_everything", "oracle": "oracle"}.items()
 }
 LARGEST_SEED = 2**32 - 1
 
