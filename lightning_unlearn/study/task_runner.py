@@ -65,6 +65,7 @@ class TaskRunner:
         self._without_methods = _without_methods(spec.fit)
         self._first = self._cli(next(iter(spec.methods), ORACLE), next(spec.settings()))
         trainer = self._first.trainer
+        _check_oracle(spec, trainer)
         self.folder = Path(spec.folder or trainer.default_root_dir)
         self.store = StageStore(trainer.store.folder, report=say)
         self._plan: StudyPlan | None = None
@@ -91,7 +92,8 @@ class TaskRunner:
                 checked.add(without_seed)
                 self._check(trainer, point)
                 remarks |= dict.fromkeys(trainer.data_notes(model, data))
-                if not self.spec.oracle and data.forget not in data.learned:
+                trains = self.spec.oracle or data.forget in data.learned
+                if not trains and trainer.oracle is None:
                     remarks |= dict.fromkeys(_without_oracle(trainer))
             planned = trainer.plan(model, data)
             chains.append(tuple(stage.key for stage in planned))
@@ -334,8 +336,19 @@ def _without_oracle(trainer: StagedTrainer) -> list[str]:
         return []
     return [
         f"{' and '.join(names)}: cannot measure the distance to the oracle, because this study "
-        "trains no oracles. Set oracle to true."
+        "trains no oracles. Set oracle to true, or name a retrained model with oracle.base in the "
+        "fit configuration."
     ]
+
+
+def _check_oracle(spec: StudySpec, trainer: StagedTrainer) -> None:
+    """Refuse a study that would train oracles beside the one that its fit configuration names."""
+    if spec.oracle and trainer.oracle is not None:
+        raise InputError(
+            f"oracle: found true with oracle.base {trainer.oracle.base} in the fit configuration, "
+            "expected one of the two. Set oracle to false to compare all runs with that model, or "
+            "remove oracle from the fit configuration to train the oracles."
+        )
 
 
 def _free() -> None:

@@ -133,14 +133,15 @@ def measure_oracle(trainer: StageTrainer, model: CausalLM, data: StagedDataModul
         return view.release(model)
 
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    recorder = _Recorder(record)
+    recorder, module = _Recorder(record), oracle.open()
     trainer.callbacks = [recorder]  # type: ignore[attr-defined]
     try:
         with about_oracle():
-            trainer.evaluate_once(oracle.open())
+            trainer.evaluate_once(module)
     finally:
         trainer.callbacks = callbacks  # type: ignore[attr-defined]
-        # Nothing else refers to the oracle, so its memory is free for training.
+        # Lightning refers to the module until its next fit.
+        module.close()
         trainer.strategy.connect(model)
         gc.collect()
         if torch.cuda.is_available():

@@ -1,9 +1,7 @@
 """An oracle that is a model of its own: the same values as the stored oracle of equal weights."""
 
-import gc
 import json
 import re
-import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from study_runs import spec_of, studied
 from tiny_models import tiny_lm
 from tiny_stages import Tiny
+from transformers import AutoConfig, AutoTokenizer
 
 from lightning_unlearn import (
     NPO,
@@ -22,12 +22,14 @@ from lightning_unlearn import (
     InputError,
     LoRA,
     Membership,
+    ModelView,
     Monitor,
     Oracle,
     OracleDistance,
     Recipe,
     StagedTrainer,
 )
+from lightning_unlearn.monitors.oracle_view import OracleView
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, read_table
 
 PATH = ["safety", "math"]
@@ -53,17 +55,17 @@ def watch() -> list[Monitor]:
     """All monitors that compare with the oracle; two sizes of one row set."""
     return [
         OracleDistance(2, limit=5),
-        TOFU("asked", "kept", every_n_steps=2, max_new_tokens=2),
-        Membership("asked", members="math:train", every_n_steps=1, limit=4),
+        TOFU("asked", "kept", max_new_tokens=2),
+        Membership("asked", members="math:train", limit=4),
     ]
 
 
 def unlearned(tiny: Tiny, oracle: Any = None, *more: Monitor, **options: Any) -> StagedTrainer:
     options = {**EXACT, **options}
-    lora = options.pop("lora", ADAPTERS)
+    order = options.pop("order", PATH)
     made = Oracle(**oracle) if isinstance(oracle, dict) else oracle
     trainer = tiny.trainer([NPO(), *(more or watch())], oracle=made, **options)
-    trainer.fit(tiny.module(lora=lora), tiny.datamodule(**given(tiny)))
+    trainer.fit(tiny.module(lora=ADAPTERS), tiny.datamodule(**given(tiny, order=order)))
     return trainer
 
 
@@ -103,3 +105,117 @@ def test_all_values_equal_those_of_the_stored_oracle(stored: Any, form: str) -> 
             kept = [index for index in found.index if index[1] != "privleak/gradient_norm"]
             found, expected = found[kept], expected[kept]
         assert found.to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-9)
+
+
+def test_a_study_compares_all_runs_with_the_oracle(stored: Any) -> None:
+    tiny, merged = stored[0].below("study"), str(stored[3])
+    watched = [{"class_path": "OracleDistance", "init_args": {"limit": 3}}]
+    fit = {**tiny.fit(watched, **EXACT), "oracle": {"base": merged}}
+    result, said = studied(spec_of(tiny, "GA", fit=fit, seeds=[0, 1], paths=[PATH]), tiny)
+    assert said.count("oracle: measured") == 1 and "cannot measure" not in said
+    records = read_table(result.folder / STEPS)
+    rows = records[records["metric"] == "distance/forget"]
+    runs = rows.groupby(["method", "path", "seed"])["step"].unique()
+    assert len(runs) == 2 and all(set(steps) == {0, 3} for steps in runs)
+    assert set(records["method"]) == {"GA"}
+
+
+def test_the_oracle_leaves_memory_before_training(
+    stored: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny, merged = stored[0].below("freed"), str(stored[3])
+    seen: list[Any] = []
+    real = OracleView.release
+
+    def release(self: OracleView, module: CausalLM) -> Any:
+        seen.append(weakref.ref(self.module.network.hf_model))
+        return real(self, module)
+
+    class Looks(NPO):
+        def loss(self, policy: Any, reference: Any) -> Any:
+            assert [network() is None for network in seen] == [True]
+            return super().loss(policy, reference)
+
+    monkeypatch.setattr(OracleView, "release", release)
+    oracle = Oracle(merged)
+    trainer = tiny.trainer([Looks(), OracleDistance(1, limit=3)], oracle=oracle, **EXACT)
+    trainer.fit(tiny.module(lora=ADAPTERS), tiny.datamodule(**given(tiny, order=["safety"])))
+    assert len(seen) == 1
+    said = capsys.readouterr().err
+    assert re.search(
+        r"oracle: measured \S+merged, which is in memory no more. Kept for the KL: ", said
+    )
+    found = values(trainer)
+    assert len(found.loc[:, "kl/forget"]) == 4 * 3
+    assert not list((tiny.root / "store" / "drafts").iterdir())
+
+
+def test_another_architecture_is_compared(stored: Any, tmp_path: Path) -> None:
+    """Its width, its logit scale and its layers are its own; the KL is that of the whole tables."""
+    tiny = stored[0].below("granite")
+    config = AutoConfig.from_pretrained(tiny.base)
+    ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    lm = tiny_lm("granite", vocab_size=1024, hidden_size=24, dtype=torch.float64, **ids)
+    lm.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny.base).save_pretrained(tmp_path)
+    trainer = unlearned(tiny, {"base": str(tmp_path)}, OracleDistance(limit=2), order=["safety"])
+    model = tiny.module(lora=ADAPTERS)
+    model.configure_model()
+    model.double()
+    assert trainer.run_dir is not None
+    model.weights.load("learn", trainer.run_dir / "learn")
+    rows = tiny.datamodule(**given(tiny, order=["safety"]))
+    rows.load_rows(model.pretrained.tokenizer(), 128)
+    found = values(trainer)
+    for number, example in enumerate(rows.row_set("safety")[1][:2]):
+        ids = torch.tensor([[*example.prompt, *example.answer]])
+        with torch.no_grad():
+            both = [hf(ids, use_cache=False).logits[0] for hf in (model.network.hf_model, lm)]
+        own, aim = (t[len(example.prompt) - 1 : -1].log_softmax(-1) for t in both)
+        label = torch.tensor(example.answer)[:, None]
+        gap = (own - aim).gather(-1, label).mean().item()
+        kl = (aim.exp() * (aim - own)).sum(-1).mean().item()
+        assert found[0, "kl/forget", number] == pytest.approx(kl, abs=1e-9)
+        assert found[0, "distance/forget", number] == pytest.approx(gap**2, abs=1e-9)
+
+
+class Asks(Monitor):
+    """A monitor of a user, which does not say what it requests of the oracle."""
+
+    uses_oracle = True
+
+    def measure(self, view: ModelView) -> dict[str, Any]:
+        assert view.oracle is not None
+        gap = view.log_probs("safety", 2).mean - view.oracle.log_probs("safety", 2).mean
+        return {"gap/safety": gap}
+
+
+class Forgets(Asks):
+    def measure_oracle(self, oracle: ModelView) -> None:
+        oracle.log_probs("safety", 1)
+
+
+def test_monitors_of_users_need_no_change_or_are_told(stored: Any) -> None:
+    tiny, merged = stored[0].below("asks"), {"base": str(stored[3])}
+    found = values(unlearned(tiny, merged, Asks(), OracleDistance(limit=2), order=["safety"]))
+    for number in (0, 1):
+        gap, distance = found[3, "gap/safety", number], found[3, "distance/forget", number]
+        assert gap**2 == pytest.approx(distance, abs=1e-9)
+    with pytest.raises(InputError, match="values of the oracle which were not measured before"):
+        unlearned(tiny, merged, Forgets(), order=["safety"])
+
+
+def test_validate_compares_with_the_oracle(stored: Any) -> None:
+    tiny, first, _, merged = stored
+    trainer = tiny.trainer([NPO(), OracleDistance(limit=5)], oracle=Oracle(str(merged)), **EXACT)
+    means = trainer.validate(tiny.module(lora=ADAPTERS), tiny.datamodule(**given(tiny)))
+    last = values(first, STEPS)[3]
+    assert means["kl/forget"] == pytest.approx(last["kl/forget"], abs=1e-9)
+
+
+def test_a_study_does_not_train_oracles_too(stored: Any) -> None:
+    tiny, merged = stored[0].below("two"), str(stored[3])
+    fit = {**tiny.fit(), "oracle": {"base": merged}}
+    message = "oracle: found true with oracle.base " + merged
+    with pytest.raises(InputError, match=re.escape(message)):
+        studied(spec_of(tiny, "GA", fit=fit, oracle=True), tiny)
