@@ -14,7 +14,7 @@ from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.monitors.answer_statistics import check_sets
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
-from lightning_unlearn.monitors.view import ModelView, RowRequest
+from lightning_unlearn.monitors.view import ORACLE_MODEL, ModelView, RowRequest
 
 FORGET = "forget"
 # Usual names of output projections in lists of adapted modules.
@@ -115,9 +115,9 @@ class OracleDistance(Monitor):
             # PEFT takes any other text as a pattern.
             pattern = targets if targets != "all-linear" else ""
             targets = [head for head in HEADS if re.fullmatch(pattern, head)]
-        given = model.pretrained.given
+        given, has_own_head = model.pretrained.given, ORACLE_MODEL in model.remembered
         layers = {*targets, *(given.layers if given is not None else ())}
-        if self.kl and layers & set(HEADS):
+        if self.kl and layers & set(HEADS) and not has_own_head:
             sentences.append(
                 "OracleDistance: the KL to the oracle is not computed, because adapters train the "
                 "output projection, which then differs between the models (model.lora)."

@@ -13,7 +13,7 @@ from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.oracle_states import OracleHead
 from lightning_unlearn.monitors.oracle_view import OracleView, RecordedView
-from lightning_unlearn.monitors.view import EXTERNAL
+from lightning_unlearn.monitors.view import EXTERNAL, ORACLE_MODEL
 from lightning_unlearn.storage.callback_identity import callback_identity
 from lightning_unlearn.training.oracle_model import OracleModel, about_oracle
 from lightning_unlearn.training.stage_trainer import StageTrainer
@@ -31,6 +31,7 @@ def check_oracle(trainer: StageTrainer, model: CausalLM, data: StagedDataModule)
         InputError: for a wrong setting that the user can correct.
     """
     if trainer.oracle is None:
+        model.remembered.pop(ORACLE_MODEL, None)
         return
     if data.oracle:
         raise InputError(
@@ -52,9 +53,9 @@ def oracle_of(trainer: StageTrainer, model: CausalLM) -> OracleModel:
         InputError: if there is no such model.
     """
     assert trainer.oracle is not None, "callers check it"
-    known: OracleModel | None = model.remembered.get("oracle model")
+    known: OracleModel | None = model.remembered.get(ORACLE_MODEL)
     if known is None or known.settings != trainer.oracle:
-        known = model.remembered["oracle model"] = OracleModel(trainer.oracle, model.settings)
+        known = model.remembered[ORACLE_MODEL] = OracleModel(trainer.oracle, model.settings)
     return known
 
 
