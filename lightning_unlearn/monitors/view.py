@@ -23,8 +23,7 @@ from lightning_unlearn.model.token_statistics import COLUMNS, TokenStatistics
 
 # Stands for the weights of the base model, before any stage.
 BASE = "base"
-# Stands for an oracle that is a model of its own, also among what a module remembers: `EXTERNAL` for
-# its recorded values, `ORACLE_MODEL` for the model on disk.
+# An oracle that is a model of its own. A module remembers its values and the model by these names.
 EXTERNAL, ORACLE_MODEL = "external", "oracle model"
 
 

@@ -79,6 +79,11 @@ class OracleModel:
                 self._options["lora"] = None
                 self._closed = CausalLM(**self._options)
 
+    @property
+    def model_settings(self) -> ModelSettings:
+        """Settings with which the oracle is loaded."""
+        return self._closed.settings
+
     def open(self) -> CausalLM:
         """Return a module that loads the oracle as soon as it is configured."""
         module = CausalLM(**self._options)

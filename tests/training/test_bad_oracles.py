@@ -84,7 +84,9 @@ def test_another_tokenizer(tiny: Tiny) -> None:
     table = json.loads((folder / "tokenizer.json").read_text())
     table["model"]["merges"] = table["model"]["merges"][:20]
     (folder / "tokenizer.json").write_text(json.dumps(table))
-    message = "math.jsonl, row 1, line 1 as other tokens than the tokenizer of model.base, expected the"
+    message = (
+        "math.jsonl, row 1, line 1 as other tokens than the tokenizer of model.base, expected the"
+    )
     refused(message, tiny, folder)
 
 
