@@ -1,39 +1,24 @@
 """OracleModel: an oracle that is a model of its own (``oracle.base``), and its checks."""
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-import torch
 
 from lightning_unlearn.data.chat import ChatFormat
 from lightning_unlearn.data.datamodule import ORACLE, StagedDataModule
 from lightning_unlearn.distributed.strategy import FSDP2
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.model.adapters import CONFIG, LEARN, WEIGHTS, Adapters
 from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.model.pretrained import PretrainedModel
 from lightning_unlearn.model.settings import LoRA, ModelSettings, Oracle
 from lightning_unlearn.model.stage import StageStart
 from lightning_unlearn.training.stage_trainer import StageTrainer
 
-# Keys of an adapter's configuration that change its values, and the only value that is supported.
-PLAIN: dict[str, Any] = {
-    "peft_type": "LORA",
-    "bias": "none",
-    "use_dora": False,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "modules_to_save": None,
-    "layers_to_transform": None,
-    "layer_replication": None,
-    "trainable_token_indices": None,
-    "target_parameters": None,
-}
+BY_HAND = re.compile(r" Name the base model yourself: .*$")
 OF_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -46,7 +31,6 @@ class OracleModel:
 
     Attributes:
         settings: the argument `settings`.
-        adapter: folder of the adapter on its base; None for a whole model.
 
     Raises:
         InputError: if there is no such model.
@@ -54,30 +38,32 @@ class OracleModel:
 
     def __init__(self, settings: Oracle, model: ModelSettings) -> None:
         self.settings = settings
-        folder = Path(settings.base).expanduser()
-        is_adapter = (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
-        self.adapter = folder if is_adapter else None
-        base, lora = read_adapter(folder) if is_adapter else (settings.base, model.lora)
-        if lora is None and settings.quantization is not None:
-            # Only models with adapters can be quantized; this one has no effect.
-            lora = LoRA(rank=1)
+        self._checked: set[Any] = set()
         self._options: dict[str, Any] = {
-            "base": base,
-            "lora": lora,
+            "base": settings.base,
+            # An adapter has its own shape; these only let it be one.
+            "lora": LoRA(rank=1),
             "quantization": settings.quantization,
             "attn_implementation": settings.attn_implementation or model.attn_implementation,
             "trust_remote_code": settings.trust_remote_code,
         }
-        self._checked: set[Any] = set()
         with about_oracle():
             self._closed = CausalLM(**self._options)
-        if not is_adapter and lora is not None and settings.quantization is None:
-            # Adapters without effect: gradient norms are those of the weights that the run trains.
-            try:
-                self._closed.checks.adapters()
-            except InputError:
-                self._options["lora"] = None
-                self._closed = CausalLM(**self._options)
+        if self._closed.pretrained.given is None and settings.quantization is None:
+            self._take_shape(model.lora)
+
+    def _take_shape(self, lora: LoRA | None) -> None:
+        """Put adapters without effect on a whole model, so that gradient norms are comparable.
+
+        They are then those of the weights that the run trains.
+        """
+        self._options["lora"] = None if lora is None else replace(lora, dropout=0.0)
+        self._closed = CausalLM(**self._options)
+        try:
+            self._closed.checks.adapters()
+        except InputError:
+            self._options["lora"] = None
+            self._closed = CausalLM(**self._options)
 
     @property
     def model_settings(self) -> ModelSettings:
@@ -87,24 +73,19 @@ class OracleModel:
     def open(self) -> CausalLM:
         """Return a module that loads the oracle as soon as it is configured."""
         module = CausalLM(**self._options)
-        load = {} if self.adapter is None else {LEARN: self.adapter}
-        module.start_stage(StageStart(ORACLE, fresh=True, load=load))
+        module.start_stage(StageStart(ORACLE, fresh=True))
         return module
 
     def identity(self) -> dict[str, Any]:
         """Return what the oracle's values depend on, for the key of the stage store."""
         with about_oracle():
-            found = {
-                "model": self._closed.pretrained.fingerprint(),
-                "attention": self._options["attn_implementation"],
-            }
+            found = {**self._weights(), "attention": self._options["attn_implementation"]}
         if self.settings.quantization is not None:
             found["quantization"] = self.settings.quantization
-        if self.adapter is not None:
-            weights = (self.adapter / WEIGHTS).read_bytes()
-            found["adapter"] = hashlib.sha256(weights).hexdigest()
-            found["lora"] = self._options["lora"].key()
         return found
+
+    def _weights(self) -> dict[str, str]:
+        return weights_of(self._closed.pretrained)
 
     def check(self, trainer: StageTrainer, model: CausalLM, data: StagedDataModule) -> None:
         """Refuse an oracle that cannot be compared with the model; see `check_oracle`."""
@@ -115,12 +96,12 @@ class OracleModel:
             own = self._closed
             with about_oracle():
                 own.checks.files(precision)
+                own.checks.adapters()
                 own.checks.device(precision, strategy.root_device)
                 own.checks.quantization(trainer)
                 if isinstance(strategy, FSDP2):
                     _refuse_tensor_parallel(strategy)
                     own.checks.layers(strategy.layer_classes)
-            self._check_adapter()
             self._check_vocabulary(model)
             if trainer.is_global_zero:
                 with about_oracle():
@@ -133,37 +114,6 @@ class OracleModel:
             check_tokens(self.settings.base, tokenizer, data)
             self._checked.add(data.format)
 
-    def _check_adapter(self) -> None:
-        """Refuse an adapter whose weights are not those of its configuration, or not finite."""
-        if self.adapter is None:
-            return
-        from safetensors.torch import load_file
-
-        pretrained, key = self._closed.pretrained, f"oracle.base: {self.settings.base}"
-        try:
-            weights = load_file(self.adapter / WEIGHTS)
-            with about_oracle():
-                hf_model = pretrained.empty(torch.float32)
-                adapters = Adapters.attach(hf_model, self._options["lora"], pretrained.name)
-            shapes = {name: tensor.to("meta") for name, tensor in weights.items()}
-            adapters.load_state_dict(LEARN, shapes, key)
-        except InputError as error:
-            text = str(error).removeprefix(f"{key}: ")
-            raise InputError(
-                f"{key}: found an adapter that does not fit {pretrained.name}, the base model "
-                f"that its {CONFIG} names: {text}"
-            ) from error
-        except Exception as error:  # A damaged file may raise anything.
-            raise InputError(
-                f"{key}: found a {WEIGHTS} that cannot be read: {' '.join(str(error).split())}"
-            ) from error
-        for name, tensor in weights.items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise InputError(
-                    f"{key}: found numbers in {name} that are not finite, expected finite ones. "
-                    "Use another copy of the adapter."
-                )
-
     def _check_vocabulary(self, model: CausalLM) -> None:
         own, other = self._closed.pretrained.vocabulary_size, model.pretrained.vocabulary_size
         if own != other:
@@ -174,7 +124,10 @@ class OracleModel:
             )
 
     def _has_tokenizer(self) -> bool:
-        folder = Path(self._options["base"]).expanduser()
+        pretrained = self._closed.pretrained
+        if pretrained.given is not None and pretrained.given.tokenizer is not None:
+            return True
+        folder = Path(pretrained.location)
         return not folder.is_dir() or any((folder / name).is_file() for name in OF_TOKENIZER)
 
     def notes(self, model: CausalLM) -> list[str]:
@@ -185,13 +138,12 @@ class OracleModel:
                 f"oracle.base: {base} has no tokenizer, so its tokens are taken for those of "
                 "model.base."
             )
-        own, other = self._closed.pretrained, model.pretrained
-        if self.adapter is None and own.fingerprint() == other.fingerprint():
+        if self._weights() == weights_of(model.pretrained):
             found.append(
                 f"oracle.base: {base} has the same weights as model.base, so the distance of "
                 "model.base to the oracle is 0."
             )
-        elif self.adapter is None and self._options["lora"] is None and model.settings.lora:
+        elif self._options["lora"] is None and model.settings.lora is not None:
             found.append(
                 f"oracle.base: model.lora does not fit {base}, so gradient norms of the oracle "
                 "are those of all its weights."
@@ -199,48 +151,12 @@ class OracleModel:
         return found
 
 
-def read_adapter(folder: Path) -> tuple[str, LoRA]:
-    """Read the configuration of an adapter in PEFT's format.
-
-    Args:
-        folder: folder with adapter_config.json.
-
-    Returns:
-        Name of its base model, and its shape.
-
-    Raises:
-        InputError: if it is no LoRA adapter, or one with parts that are not supported.
-    """
-    key = f"oracle.base: {folder / CONFIG}"
-    try:
-        values: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        rank, alpha = int(values["r"]), float(values["lora_alpha"])
-        targets, base = values["target_modules"], values["base_model_name_or_path"]
-        assert isinstance(targets, str | list)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        raise InputError(
-            f"{key}: found a file without r, lora_alpha, target_modules or "
-            "base_model_name_or_path, expected the configuration of a LoRA adapter as PEFT "
-            "writes it."
-        ) from None
-    for name, plain in PLAIN.items():
-        if values.get(name, plain) not in (plain, None):
-            raise InputError(
-                f"{key}: found {name} {json.dumps(values[name])}, expected {json.dumps(plain)}. "
-                "Merge the adapter with PEFT (merge_and_unload, then save_pretrained), and name "
-                "the merged model."
-            )
-    if not isinstance(base, str) or not base:
-        raise InputError(
-            f"{key}: found no base_model_name_or_path, expected the model that the adapter was "
-            "trained on. Write its folder or hub name into the file."
-        )
-    if values.get("use_rslora"):
-        alpha *= rank**0.5
-    lora = LoRA(rank, alpha, 0.0, targets)
-    with about_oracle():
-        lora.check()
-    return base, lora
+def weights_of(pretrained: PretrainedModel) -> dict[str, str]:
+    """Return hashes of a model's weights, and of the adapter that it starts from."""
+    found = {"model": pretrained.fingerprint()}
+    if pretrained.given is not None:
+        found["learn"] = pretrained.given.fingerprint()
+    return found
 
 
 def check_tokens(name: str, tokenizer: Any, data: StagedDataModule) -> None:
@@ -296,5 +212,9 @@ def about_oracle() -> Iterator[None]:
     try:
         yield
     except InputError as error:
+        # A model of its own has one adapter at most, and no stages.
+        text = BY_HAND.sub(
+            " Write the folder or hub name of its base model into that file.", str(error)
+        )
         keys = r"\bmodel\.(base|quantization|attn_implementation|trust_remote_code)\b"
-        raise InputError(re.sub(keys, r"oracle.\1", str(error))) from error
+        raise InputError(re.sub(keys, r"oracle.\1", text)) from error
