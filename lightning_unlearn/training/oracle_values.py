@@ -2,7 +2,6 @@
 
 import gc
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -151,7 +150,8 @@ def measure_oracle(trainer: StageTrainer, model: CausalLM, data: StagedDataModul
     assert view is not None, "a validation has run"
     view.conditions = conditions
     model.remembered[EXTERNAL] = view
-    trainer.messages.warn(_kept(name, view, trainer.store.folder))
+    if trainer.is_global_zero:
+        trainer.messages.warn(_kept(name, view, trainer))
 
 
 class _Recorder(Callback):
@@ -166,13 +166,13 @@ class _Recorder(Callback):
         self.view = self._record(pl_module)
 
 
-def _kept(name: str, view: RecordedView, folder: Path) -> str:
+def _kept(name: str, view: RecordedView, trainer: StageTrainer) -> str:
     """Describe the memory that the oracle's values take."""
     text = f"oracle: measured {name}, which is in memory no more."
     if isinstance(view.head, OracleHead):
         text += (
             f" Kept for the KL: {view.mapped / 2**20:.1f} MiB of hidden states on the disk of "
-            f"{folder}, mapped into memory, and {view.head.size / 2**20:.1f} MiB of output "
-            "projection."
+            f"{trainer.store.folder}, mapped into memory, and {view.head.size / 2**20:.1f} MiB of "
+            f"output projection{', per process' if trainer.world_size > 1 else ''}."
         )
     return text
