@@ -32,7 +32,8 @@ class OracleDistance(Monitor):
     tokens.
 
     The oracle is trained on the same path without the forget stage, with the same seed and base.
-    Once in a run, its weights replace those of the module, so no second model is in memory.
+    Once in a run, its weights replace those of the module, so no second model is in memory. Or it
+    is a model that exists already (``oracle.base``), which is measured before training.
 
     Args:
         every_n_steps: optimizer steps between evaluations; 0 for the first and last step only.
