@@ -29,7 +29,6 @@ from lightning_unlearn import (
     LabelLikelihood,
     LoRA,
     Oracle,
-    OracleDistance,
     Recipe,
     Stage,
     StagedDataModule,
@@ -284,7 +283,7 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
             lambda p: {"trainer": {"strategy": "fsdp2"}},
         ],
         "devices": [lambda p: {"trainer": {"devices": 2, "strategy": "ddp"}}],
-        # No monitor compares with it; see `test_the_oracle_is_in_the_key_of_its_comparisons`.
+        # No monitor compares with it; see test_oracle_key.py.
         "oracle": [lambda p: {"trainer": {"oracle": Oracle(copied(p))}}],
         "num_nodes": [lambda p: {"trainer": {"num_nodes": 2, "strategy": "ddp"}}],
         "logger": [lambda p: {"trainer": {"logger": CSVLogger(p.tiny.root)}}],
@@ -409,34 +408,6 @@ def test_an_oracle_is_trained_without_the_forget_stage(plans: Plans) -> None:
     plain = plans.keys()
     oracle = plans.keys(data={"oracle": True})
     assert oracle[:2] == plain[:2] and len(oracle) == 3 and oracle[2] not in plain
-
-
-def test_the_oracle_is_in_the_key_of_its_comparisons(
-    plans: Plans, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ModelChecks, "quantization", lambda self, trainer: None)
-
-    def keys(oracle: Oracle | None) -> list[str]:
-        return plans.keys(trainer={"callbacks": [NPO(), OracleDistance()], "oracle": oracle})
-
-    same = str(plans.tiny.base)
-    plain, own = keys(None), keys(Oracle(same))
-    assert own[:3] == plain[:3] and own[3] != plain[3]
-    changes: dict[str, list[Oracle]] = {
-        "base": [Oracle(other_base(plans))],
-        "quantization": [Oracle(same, quantization="nf4")],
-        "attn_implementation": [Oracle(same, attn_implementation="eager")],
-    }
-    leaves = {
-        "base": [Oracle(copied(plans))],
-        "attn_implementation": [Oracle(same, attn_implementation="sdpa")],
-        "trust_remote_code": [Oracle(same, trust_remote_code=True)],
-    }
-    assert {*changes, *leaves} == {field.name for field in fields(Oracle)}
-    other = [keys(oracle) for cases in changes.values() for oracle in cases]
-    assert all(found[:3] == plain[:3] for found in other)
-    assert len({found[3] for found in [plain, own, *other]}) == 5
-    assert all(keys(oracle) == own for cases in leaves.values() for oracle in cases)
 
 
 def test_matmul_precision_changes_the_key(plans: Plans) -> None:
