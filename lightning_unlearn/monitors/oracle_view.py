@@ -43,7 +43,7 @@ class OracleView(ModelView):
 
     def as_model(self) -> ModelView:
         """Return a view in which this oracle is also the model and the base model."""
-        return ModelView(self.module, self.data, self._prompts, self.requests, self, self)
+        return _OracleAsModel(self.module, self.data, self._prompts, self.requests, self, self)
 
     def record_states(self) -> None:
         """Record the hidden states for every pass with a KL that may be requested at some step.
@@ -85,6 +85,15 @@ class OracleView(ModelView):
         states = [known for known in self._known.values() if isinstance(known, OracleStates)]
         head = OracleHead(self.module.network, self.module.device) if states else None
         return RecordedView(self, module, head, sum(each.size for each in states))
+
+
+class _OracleAsModel(ModelView):
+    """An oracle compared with itself: both have one output projection."""
+
+    @property
+    def has_kl(self) -> bool:
+        """Return True."""
+        return True
 
 
 class RecordedView(ModelView):

@@ -27,8 +27,10 @@ from lightning_unlearn import (
     Oracle,
     OracleDistance,
     Recipe,
+    RowRequest,
     StagedTrainer,
 )
+from lightning_unlearn.metrics import KLToOracle
 from lightning_unlearn.monitors.oracle_view import OracleView
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, read_table
 
@@ -187,10 +189,20 @@ class Asks(Monitor):
     def measure(self, view: ModelView) -> dict[str, Any]:
         assert view.oracle is not None
         gap = view.log_probs("safety", 2).mean - view.oracle.log_probs("safety", 2).mean
-        return {"gap/safety": gap}
+        return {"gap/safety": gap, "own_kl/safety": view.measure(KLToOracle(), "safety", 2)}
+
+    def requests(self, data: Any) -> list[RowRequest]:
+        return [RowRequest("safety", 2, kl=True)]
 
 
 class Forgets(Asks):
+    def measure(self, view: ModelView) -> dict[str, Any]:
+        assert view.oracle is not None
+        return {"there/safety": view.oracle.log_probs("safety", 2).mean}
+
+    def requests(self, data: Any) -> list[RowRequest]:
+        return []
+
     def measure_oracle(self, oracle: ModelView) -> None:
         oracle.log_probs("safety", 1)
 
@@ -201,8 +213,34 @@ def test_monitors_of_users_need_no_change_or_are_told(stored: Any) -> None:
     for number in (0, 1):
         gap, distance = found[3, "gap/safety", number], found[3, "distance/forget", number]
         assert gap**2 == pytest.approx(distance, abs=1e-9)
+        assert found[3, "own_kl/safety", number] == found[3, "kl/forget", number]
     with pytest.raises(InputError, match="values of the oracle which were not measured before"):
         unlearned(tiny, merged, Forgets(), order=["safety"])
+
+
+def test_a_stopped_run_resumes_with_the_same_values(stored: Any) -> None:
+    tiny, merged = stored[0].below("stops"), Oracle(str(stored[3]))
+
+    def run(method: NPO, name: str) -> pd.Series:
+        callbacks = [method, OracleDistance(1, limit=2)]
+        part = tiny.below(name)
+        trainer = part.trainer(callbacks, oracle=merged, checkpoint_steps=1, **EXACT)
+        trainer.fit(part.module(lora=ADAPTERS), part.datamodule(**given(tiny, order=["safety"])))
+        return values(trainer)
+
+    class Stops(NPO):
+        def loss(self, policy: Any, reference: Any) -> Any:
+            if not (tiny.root / "stopped").exists() and self.calls == 2:
+                (tiny.root / "stopped").touch()
+                raise KeyError("stop")
+            self.calls += 1
+            return super().loss(policy, reference)
+
+        calls = 0
+
+    with pytest.raises(KeyError, match="stop"):
+        run(Stops(), "cut")
+    assert run(Stops(), "cut").equals(run(Stops(), "whole"))
 
 
 def test_validate_compares_with_the_oracle(stored: Any) -> None:
