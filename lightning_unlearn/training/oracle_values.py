@@ -1,6 +1,7 @@
 """Values of an oracle that is a model of its own: measured once, before training."""
 
 import gc
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -132,8 +133,22 @@ def measure_oracle(trainer: StageTrainer, model: CausalLM, data: StagedDataModul
         view.record_states()
         return view.release(model)
 
+    view = _evaluate(trainer, model, oracle.open(), record)
+    view.conditions = conditions
+    model.remembered[EXTERNAL] = view
+    if trainer.is_global_zero:
+        trainer.messages.warn(_kept(name, view, trainer))
+
+
+def _evaluate(
+    trainer: StageTrainer,
+    model: CausalLM,
+    module: CausalLM,
+    record: Callable[[CausalLM], RecordedView],
+) -> RecordedView:
+    """Record values of an oracle in a Lightning validation, and free it."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    recorder, module = _Recorder(record), oracle.open()
+    recorder = _Recorder(record)
     trainer.callbacks = [recorder]  # type: ignore[attr-defined]
     try:
         with about_oracle():
@@ -146,18 +161,14 @@ def measure_oracle(trainer: StageTrainer, model: CausalLM, data: StagedDataModul
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    view = recorder.view
-    assert view is not None, "a validation has run"
-    view.conditions = conditions
-    model.remembered[EXTERNAL] = view
-    if trainer.is_global_zero:
-        trainer.messages.warn(_kept(name, view, trainer))
+    assert recorder.view is not None, "a validation has run"
+    return recorder.view
 
 
 class _Recorder(Callback):
     """Records the values of the oracle in a Lightning validation."""
 
-    def __init__(self, record: Any) -> None:
+    def __init__(self, record: Callable[[CausalLM], RecordedView]) -> None:
         self._record = record
         self.view: RecordedView | None = None
 
