@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lightning_unlearn.data.recipes import EvalSet, Recipe, RowSource, Stage
     from lightning_unlearn.model.causal_lm import CausalLM
     from lightning_unlearn.model.log_probs import LogProbs
-    from lightning_unlearn.model.settings import LoRA
+    from lightning_unlearn.model.settings import LoRA, Oracle
     from lightning_unlearn.model.token_statistics import TokenStatistics
     from lightning_unlearn.monitors import (
         TOFU,
@@ -49,6 +49,7 @@ __all__ = [
     "Memorization",
     "ModelView",
     "Monitor",
+    "Oracle",
     "OracleDistance",
     "Recipe",
     "RowRequest",
@@ -68,6 +69,7 @@ __all__ = [
 # module is imported when one of its names is used for the first time.
 _MODULES = {
     "LoRA": "model.settings",
+    "Oracle": "model.settings",
     "StagedDataModule": "data.datamodule",
     "EvalSet": "data.recipes",
     "Recipe": "data.recipes",

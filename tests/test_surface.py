@@ -146,6 +146,7 @@ VALUES = {
     "--data.forget": "math",
     "--data.learned": "[math]",
     "--data.oracle": "true",
+    "--oracle.base": "demo:tiny-llama",
     "--data.stages.STAGE.source": "safety.jsonl",
     "--data.unlearn.lr": "1e-4",
     "--data.retain": "[math]",

@@ -45,6 +45,7 @@ most used keys (each is also a YAML key; the command line overrides the files):
   --data.forget STAGE          the forget stage, which is unlearned
   --data.learned '[a, b]'      stages that model.base has learned already; they are not trained
   --data.oracle true           train and evaluate the oracle: the path without the forget stage
+  --oracle.base MODEL          compare with a retrained model that exists: folder, hub name, adapter
   --data.stages.STAGE.source FILE    .lr .epochs .steps .batch_size .schedule .prompt .answer ...
   --data.unlearn.lr LR         .epochs .steps .batch_size .schedule ...
   --data.retain '[a, b]'       rows of methods with retain_weight; or .source FILE .prompt .answer

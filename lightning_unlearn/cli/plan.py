@@ -1,5 +1,7 @@
 """``lightning-unlearn plan``: estimate the needs of a fit configuration."""
 
+from typing import Any
+
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.planning.settings import on_cpu, sharing, take_settings
 from lightning_unlearn.settings.compose import (
@@ -38,14 +40,20 @@ def plan(arguments: list[str]) -> int:
 
     try:
         shared = sharing(content, machine.gpus)
-        model = content.get("model")
-        base = str(model.get("base", "")) if isinstance(model, dict) else ""
-        with config_folder(base) as folder:
+        base, oracle = (_base(content.get(key)) for key in ("model", "oracle"))
+        with config_folder(base) as folder, config_folder(oracle) as of_oracle:
             if folder != base:
                 content = merge(content, {"model": {"base": folder}})
+            if of_oracle != oracle:
+                content = merge(content, {"oracle": {"base": of_oracle}})
             made = StagedCLI(None, on_cpu(content), [])
             found = estimate(made.trainer, made.model, made.datamodule, machine, shared)
-            print(text(found, base))
+            print(text(found, base, oracle))
     except InputError as error:
         raise InputError(with_place(error, files, changes)) from error
     return 0 if found.fits else 1
+
+
+def _base(value: Any) -> str:
+    """Return the name of a model in a configuration; "" if it is wrong or missing."""
+    return str(value.get("base") or "") if isinstance(value, dict) else ""

@@ -147,6 +147,12 @@ class CausalLM(LightningModule):
             self._must_enter_stage = False
             self._enter_stage()
 
+    def close(self) -> None:
+        """Give up the model, whatever still refers to this module; `configure_model` loads it."""
+        for name in ("network", "adapters", "weights", "evaluator", "candidates"):
+            if hasattr(self, name):
+                delattr(self, name)
+
     def start_stage(self, start: StageStart) -> None:
         """Start a stage; its weights are loaded as soon as the model is configured.
 

@@ -1,10 +1,10 @@
 """Evaluator: forwards of a model outside its training steps, distributed over the processes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_unlearn.data.batches import Batch, collate
 from lightning_unlearn.data.chat import Example
@@ -74,7 +74,8 @@ class Evaluator:
         examples: Sequence[Example],
         batch_size: int,
         output: Output = "log_probs",
-        oracle: Sequence[Tensor] | None = None,
+        oracle: Callable[[Batch], Tensor] | None = None,
+        oracle_head: nn.Module | None = None,
     ) -> Iterator[tuple[Batch, Tensor]]:
         """Run this process's share of one pass over a data set, batch by batch.
 
@@ -84,7 +85,8 @@ class Evaluator:
             examples: the data set.
             batch_size: sequences of one forward.
             output: what to compute for the label tokens; see `LogProbModel.forward`.
-            oracle: hidden states of the oracle, batch by batch, as another pass returned them.
+            oracle: returns the hidden states of the oracle at the label positions of a batch.
+            oracle_head: gives the oracle's logits for them; None for the model's own projection.
 
         Yields:
             A batch on this process's device, and a value or a row of values per label token.
@@ -92,7 +94,7 @@ class Evaluator:
         order = sorted(range(len(examples)), key=lambda i: (len(examples[i]), i))
         mine = self.placement.shard_of(order)
         with self.eval_mode():
-            for number, start in enumerate(range(0, len(mine), batch_size)):
+            for start in range(0, len(mine), batch_size):
                 rows = mine[start : start + batch_size]
                 batch: Batch = self.placement.to_device(collate(examples, rows, pad_id=0))
                 flat = self.network(
@@ -100,7 +102,8 @@ class Evaluator:
                     batch.label_positions,
                     batch.label_ids,
                     output=output,
-                    oracle=None if oracle is None else oracle[number],
+                    oracle=None if oracle is None else oracle(batch),
+                    oracle_head=oracle_head,
                 )
                 yield batch, flat
             most = -(-len(order) // self.placement.data_share[1])

@@ -73,6 +73,7 @@ class LogProbModel(nn.Module):
         past_key_values: Any = None,
         output: Output = "log_probs",
         oracle: Tensor | None = None,
+        oracle_head: nn.Module | None = None,
     ) -> Tensor:
         """Compute log-probabilities or statistics of label tokens.
 
@@ -94,6 +95,7 @@ class LogProbModel(nn.Module):
                 model) with the model without the adapter ``unlearn`` as reference.
             oracle: hidden states of the oracle, ``[tokens, width]``, for the KL among the
                 statistics; those of the reference for "kl".
+            oracle_head: gives its logits for them; see `token_statistics`.
 
         Returns:
             ``[tokens]``, ``[tokens, columns]`` or ``[tokens, columns + width]``, nats; see
@@ -125,7 +127,7 @@ class LogProbModel(nn.Module):
 
             return token_kl(hidden, oracle, head, before_unlearning, transform)
         if output != "log_probs":
-            table = token_statistics(hidden, label_ids, head, transform, oracle)
+            table = token_statistics(hidden, label_ids, head, transform, oracle, oracle_head)
             return table if output == "statistics" else torch.cat([table, hidden.to(table)], dim=-1)
         return token_log_probs(hidden, label_ids, head, transform)
 

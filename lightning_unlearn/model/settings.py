@@ -68,6 +68,25 @@ class LoRA:
         return values
 
 
+@dataclass
+class Oracle:
+    """A retrained model that exists already, to compare with.
+
+    Attributes:
+        base: model folder, hub name, or the folder of a LoRA adapter in PEFT's format, on the base
+            model that its adapter_config.json names. It has the tokenizer of model.base; its
+            architecture and size may differ.
+        quantization: nf4 keeps it in 4 bits a weight.
+        attn_implementation: as in transformers; null for model.attn_implementation.
+        trust_remote_code: run code that comes with the oracle.
+    """
+
+    base: str
+    quantization: Quantization | None = None
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """The arguments of `CausalLM`, which documents them."""

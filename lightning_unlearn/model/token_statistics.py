@@ -87,6 +87,7 @@ def token_statistics(
     head: nn.Module,
     transform: LogitTransform,
     oracle: Tensor | None = None,
+    oracle_head: nn.Module | None = None,
 ) -> Tensor:
     """Compute statistics of given tokens from the hidden states that predict them.
 
@@ -99,8 +100,10 @@ def token_statistics(
         target: token ids, ``[tokens]``.
         head: the output projection to ``[tokens, vocabulary]``.
         transform: transform of the logits after the projection.
-        oracle: hidden states of the oracle for the same tokens, ``[tokens, width]``; None for no
-            KL.
+        oracle: hidden states of the oracle for the same tokens, ``[tokens, its width]``; None for
+            no KL.
+        oracle_head: gives the oracle's logits, ``[tokens, vocabulary]``, for its hidden states;
+            None if the oracle has the projection and the transform of the model.
 
     Returns:
         ``[tokens, 5]`` in the order of `COLUMNS`, and a sixth column with KL(oracle || model) if
@@ -114,7 +117,9 @@ def token_statistics(
         rows = slice(start, start + chunk)
         logits = transform(head(hidden[rows]))
         if oracle is not None:
-            aim = torch.log_softmax(transform(head(oracle[rows].to(hidden))), dim=-1)
+            states = oracle[rows].to(hidden)
+            aimed = transform(head(states)) if oracle_head is None else oracle_head(states)
+            aim = torch.log_softmax(aimed, dim=-1)
             own = torch.log_softmax(logits, dim=-1)
             kl = F.kl_div(own, aim, reduction="none", log_target=True)
             table[rows, len(COLUMNS)] = kl.sum(-1)

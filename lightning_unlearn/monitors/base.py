@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_unlearn.distributed.state_files import attributes
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.monitors.oracle_view import OracleView
 from lightning_unlearn.monitors.results import EvaluationResults, Results
 from lightning_unlearn.monitors.view import ModelView, RowRequest
 from lightning_unlearn.storage.code_files import remember_code
@@ -64,6 +65,18 @@ class Monitor(Callback):
             for values of some examples.
         """
         raise NotImplementedError
+
+    def measure_oracle(self, oracle: OracleView) -> None:
+        """Request all values of the oracle that `measure` takes from ``view.oracle``.
+
+        The trainer calls it once, before training, if the oracle is a model of its own
+        (``oracle.base``). The oracle is then removed from memory, and ``view.oracle`` has these
+        values only. The default calls `measure` with the oracle as model, oracle and base model.
+
+        Args:
+            oracle: view of the oracle, which is in memory.
+        """
+        self.measure(oracle.as_model())
 
     def check(self, data: Any) -> None:
         """Refuse settings that do not fit the data; the trainer calls it before training.

@@ -124,6 +124,12 @@ class Membership(Monitor):
                     metrics[f"privleak/{score}"] = torch.tensor(relative, dtype=torch.float64)
         return metrics
 
+    def measure_oracle(self, oracle: ModelView) -> None:
+        """Request the scores of both sets, for PrivLeak."""
+        for score in self.scores or SCORES:
+            # The score "reference" needs the base model too, which is measured later.
+            self._both(oracle, score, oracle)
+
     def _both(
         self, view: ModelView, score: str, base: ModelView | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.monitors.answer_statistics import check_sets
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
-from lightning_unlearn.monitors.view import ModelView, RowRequest
+from lightning_unlearn.monitors.view import ORACLE_MODEL, ModelView, RowRequest
 
 FORGET = "forget"
 # Usual names of output projections in lists of adapted modules.
@@ -32,7 +32,8 @@ class OracleDistance(Monitor):
     tokens.
 
     The oracle is trained on the same path without the forget stage, with the same seed and base.
-    Once in a run, its weights replace those of the module, so no second model is in memory.
+    Once in a run, its weights replace those of the module, so no second model is in memory. Or it
+    is a model that exists already (``oracle.base``), which is measured before training.
 
     Args:
         every_n_steps: optimizer steps between evaluations; 0 for the first and last step only.
@@ -115,9 +116,9 @@ class OracleDistance(Monitor):
             # PEFT takes any other text as a pattern.
             pattern = targets if targets != "all-linear" else ""
             targets = [head for head in HEADS if re.fullmatch(pattern, head)]
-        given = model.pretrained.given
+        given, has_own_head = model.pretrained.given, ORACLE_MODEL in model.remembered
         layers = {*targets, *(given.layers if given is not None else ())}
-        if self.kl and layers & set(HEADS):
+        if self.kl and layers & set(HEADS) and not has_own_head:
             sentences.append(
                 "OracleDistance: the KL to the oracle is not computed, because adapters train the "
                 "output projection, which then differs between the models (model.lora)."
@@ -145,10 +146,15 @@ class OracleDistance(Monitor):
             target = self._likelihoods(view.oracle, sets)
             metrics[f"distance/{group}"] = re_distance(own, target)
             metrics[f"overshoot/{group}"] = overshoot(own, target)
-            if self.kl and view.module.weights.has_frozen_head:
+            if self.kl and view.has_kl:
                 parts = [view.measure(KLToOracle(), name, self.limit) for name in sets]
                 metrics[f"kl/{group}"] = torch.cat(parts)
         return metrics
+
+    def measure_oracle(self, oracle: ModelView) -> None:
+        """Request the log-likelihoods of every group; hidden states follow from `requests`."""
+        for sets in self.sets(oracle.data).values():
+            self._likelihoods(oracle, sets)
 
     def _likelihoods(self, view: ModelView, sets: list[str]) -> Tensor:
         return torch.cat([view.log_probs(name, self.limit).mean for name in sets])

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.monitors.view import BASE, ModelView, RowRequest
+from lightning_unlearn.monitors.view import BASE, EXTERNAL, ModelView, RowRequest
 
 
 def ignore(*values: Any) -> None:
@@ -49,7 +49,8 @@ class EvaluationResults:
         requests: returns the requests of all monitors for the data, a step (None for all steps),
             and the total number of steps. The requests of one step share their forwards.
         oracle: folder with the weights of the oracle; `BASE` if the path has no stage besides the
-            forget stage; None if there is no oracle.
+            forget stage; `EXTERNAL` for the recorded values of a model of its own, which the
+            module remembers under this name; None if there is no oracle.
         log: called with metric, step and mean of every new result.
         busy: called with a few words at the start of an evaluation, which may take a while.
         steps: (step, metric, mean over the examples), in the order of evaluation.
@@ -82,6 +83,8 @@ class EvaluationResults:
         The module stores both views with their results, because the next run may use them again.
         """
         base = self._stored(module, BASE)
+        if self.oracle == EXTERNAL:
+            return module.remembered[EXTERNAL], base
         if self.oracle is None or self.oracle == BASE:
             return (base if self.oracle else None), base
         return self._stored(module, self.oracle), base

@@ -145,6 +145,10 @@ class TOFU(Monitor):
             metrics["tofu/forget_quality"] = torch.tensor(quality, dtype=torch.float64)
         return metrics
 
+    def measure_oracle(self, oracle: ModelView) -> None:
+        """Request the answers of the forget set, for the forget quality."""
+        self._answers(oracle, "forget", self.forget)
+
     def _answers(self, view: ModelView, role: str, name: str) -> tuple[Results, Results]:
         """Compute the probability of the right answer and the truth ratio of the usable rows."""
         rows = view.rows(name, self.limit)

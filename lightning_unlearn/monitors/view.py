@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_unlearn.data.chat import ChatFormat
 from lightning_unlearn.data.columns import Row
@@ -18,10 +18,13 @@ from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.generation import GeneratedAnswer, generate_answers
 from lightning_unlearn.model.log_probs import LogProbs
 from lightning_unlearn.model.network import Output
+from lightning_unlearn.model.oracle_states import OracleStates
 from lightning_unlearn.model.token_statistics import COLUMNS, TokenStatistics
 
 # Stands for the weights of the base model, before any stage.
 BASE = "base"
+# An oracle that is a model of its own. A module remembers its values and the model by these names.
+EXTERNAL, ORACLE_MODEL = "external", "oracle model"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,11 @@ class ModelView:
             results are computed once in a run.
         requests: requests of all monitors for `token_statistics`.
         weights: the argument `weights`.
+        head: in the view of an oracle that is a model of its own, what gives its logits for its
+            hidden states; None for the projection of the module.
     """
+
+    head: nn.Module | None = None
 
     def __init__(
         self,
@@ -89,6 +96,15 @@ class ModelView:
             return nullcontext()
         folder = None if self.weights == BASE else Path(self.weights)
         return self.module.weights.swapped(folder, self.module.seed)
+
+    @property
+    def has_kl(self) -> bool:
+        """Whether there is an oracle whose next-token distributions are known.
+
+        They are not if training changes the output projection that oracle and model share.
+        """
+        own_head = self.oracle is not None and self.oracle.head is not None
+        return self.oracle is not None and (own_head or self.module.weights.has_frozen_head)
 
     @property
     def format(self) -> ChatFormat:
@@ -175,8 +191,8 @@ class ModelView:
     def _pass(self, name: str, limit: int | None, kl: bool) -> tuple[Tensor, TokenStatistics]:
         examples = self.data.row_set(name)[1][:limit]
         module, batch_size = self.module, self.data.eval_batch_size
-        kl = kl and module.weights.has_frozen_head
-        targets = self.oracle._hidden(name, limit) if kl and self.oracle is not None else None
+        oracle = self.oracle if kl and self.has_kl else None
+        targets = oracle._hidden(name, limit).of if oracle is not None else None
         columns = len(COLUMNS) + (targets is not None)
         numbers = [torch.empty(0, dtype=torch.long, device=module.device)]
         flats = [torch.empty(0, columns, dtype=module.network.result_dtype, device=module.device)]
@@ -184,29 +200,35 @@ class ModelView:
         masks = [torch.empty(0, longest, dtype=torch.bool, device=module.device)]
         # Store hidden states instead of next-token distributions: they have a hundredth of the
         # size.
-        hidden: list[Tensor] = []
-        keeps = kl and self.weights is not None
-        output: Output = "statistics and hidden" if keeps else "statistics"
+        hidden = self._states() if kl else None
+        output: Output = "statistics" if hidden is None else "statistics and hidden"
+        head = oracle.head if oracle is not None else None
+        passes = module.evaluator.batches(examples, batch_size, output, targets, head)
         with self._with_weights():
-            for batch, flat in module.evaluator.batches(examples, batch_size, output, targets):
+            for batch, flat in passes:
                 numbers.append(batch.index)
                 flats.append(flat[:, :columns])
-                if keeps:
-                    hidden.append(flat[:, columns:].to("cpu", module.network.hf_model.dtype))
+                if hidden is not None:
+                    hidden.add(batch, flat[:, columns:].to(module.network.hf_model.dtype))
                 wide = longest - batch.mask.shape[1]
                 masks.append(torch.nn.functional.pad(batch.mask, (0, wide)))
-        if keeps:
-            self._known["hidden", name, limit] = hidden
+        if hidden is not None:
+            self._known["hidden", name, limit] = hidden.close()
         return torch.cat(numbers), TokenStatistics.scatter(torch.cat(flats), torch.cat(masks))
 
-    def _hidden(self, name: str, limit: int | None) -> list[Tensor]:
-        """Return the hidden states at the label positions, one tensor per batch, in CPU memory.
+    def _states(self) -> OracleStates | None:
+        """Return a place for the hidden states of a pass for the KL; None to keep none."""
+        is_stored = self.weights is not None and self.module.weights.has_frozen_head
+        return OracleStates() if is_stored else None
 
-        The batches must be those of the pass that uses them: both are paired batch by batch.
+    def _hidden(self, name: str, limit: int | None) -> OracleStates:
+        """Return the hidden states at the label positions of this process's share of a row set.
+
+        The share is that of a pass over the same number of rows.
         """
         if ("hidden", name, limit) not in self._known:
             self._known["statistics", name, limit] = self._pass(name, limit, kl=True)
-        known: list[Tensor] = self._known["hidden", name, limit]
+        known: OracleStates = self._known["hidden", name, limit]
         return known
 
     def measure(self, metric: PerExampleMetric, name: str, limit: int | None = None) -> Tensor:

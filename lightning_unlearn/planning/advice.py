@@ -42,12 +42,17 @@ def _about_training(plan: Plan) -> list[str]:
 
 
 def _about_evaluation(plan: Plan) -> list[str]:
-    if "evaluation" not in plan.misfits and "generated answers" not in plan.misfits:
+    if not {"evaluation", "generated answers", "oracle"} & set(plan.misfits):
         return []
     sequences = plan.steps["evaluation"].micro
+    quantized = (
+        "--oracle.quantization nf4: stores the linear layers of the oracle with 4 bits per "
+        "weight; results differ."
+    )
     return [
+        *([quantized] if "oracle" in plan.misfits else []),
         f"--data.eval_batch_size {max(1, sequences // 4)}: lowers the memory of evaluation and "
-        "generated answers in proportion."
+        "generated answers in proportion.",
     ]
 
 

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from lightning_unlearn.data.batches import micro_batch
 from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
@@ -20,6 +21,7 @@ from lightning_unlearn.planning.micro_batch_search import Largest
 from lightning_unlearn.planning.phases import Phases, Step, hungriest_recipes
 from lightning_unlearn.planning.settings import Machine, Sharing
 from lightning_unlearn.planning.simulation import Measured, Phase, Simulation
+from lightning_unlearn.training.oracle_model import OracleModel
 from lightning_unlearn.training.trainer import StagedTrainer
 
 LONGEST = 1024
@@ -40,6 +42,21 @@ class Generated:
     sequences: int
     cache: int
     peak: int
+
+
+@dataclass(frozen=True)
+class OracleNeeds:
+    """Memory for an oracle that is a model of its own; see `training.oracle_values`.
+
+    Attributes:
+        peak: bytes of its evaluation, before training, when no other model is in memory.
+        head: bytes of the copy of its output projection, during unlearning; 0 without a KL.
+        states: bytes on disk of its hidden states per label token; 0 without a KL.
+    """
+
+    peak: int
+    head: int
+    states: int
 
 
 @dataclass
@@ -64,6 +81,7 @@ class Plan:
         stages: trained stages; if none is trained, the learned ones.
         generated: largest memory for generated answers of a monitor; None if none generates.
         norms: peak bytes of gradient norms of single rows; None if no monitor requests them.
+        oracle: memory for an oracle that is a model of its own; None without one.
         scored: number of rows of the forget set and their alternates, one for each row, that are
             evaluated once for the method's reference; 0 if unknown. This forward pass without
             gradient runs before the optimizer exists and takes less memory than the training steps.
@@ -90,16 +108,19 @@ class Plan:
     norms: int | None = None
     scored: int = 0
     paired: tuple[str, ...] = ()
+    oracle: OracleNeeds | None = None
 
     @cached_property
     def misfits(self) -> list[str]:
-        """Return the phases that do not fit, with "generated answers" and "gradient norms"."""
+        """Return the phases that do not fit, with "oracle" and the others of its kind."""
         usable = self.machine.usable
         found: list[str] = [n for n, step in self.steps.items() if step.measured.peak > usable]
         if self.generated is not None and self.generated.peak > usable:
             found.append("generated answers")
         if self.norms is not None and self.norms > usable:
             found.append("gradient norms")
+        if self.oracle is not None and self.oracle.peak > usable:
+            found.append("oracle")
         return found
 
     @property
@@ -134,17 +155,24 @@ def estimate(
     method = trainer.method if UNLEARN in _recipes(data) else None
     if method is not None:
         method.check(module, data)
-    simulation = Simulation(
-        module.settings,
+    how = (
         str(trainer.precision),
         trainer.strategy.precision_plugin,
         machine.gpus,
         shared.name == "FSDP2",
         shared.layers,
     )
+    oracle = None
+    if trainer.oracle is not None and any(m.uses_oracle for m in trainer.monitors):
+        oracle = _oracle(trainer, module, data, length, how)
+    simulation = Simulation(module.settings, *how)
     try:
         phases = Phases(simulation, trainer, _recipes(data), machine, shared, length)
-        return _plan(phases, trainer, module, data, began + PATIENCE)
+        if oracle is not None:
+            phases.oracle_head = oracle.head
+        found = _plan(phases, trainer, module, data, began + PATIENCE)
+        found.oracle = oracle
+        return found
     finally:
         simulation.close()
 
@@ -191,6 +219,27 @@ def _plan(
         scored=_scored(trainer, data, machine) if UNLEARN in recipes else 0,
         paired=_paired(trainer) if UNLEARN in recipes else (),
     )
+
+
+def _oracle(
+    trainer: StagedTrainer, module: CausalLM, data: StagedDataModule, length: int, how: Any
+) -> OracleNeeds:
+    """Simulate the evaluation of an oracle that is a model of its own."""
+    assert trainer.oracle is not None, "the caller checks it"
+    settings = OracleModel(trainer.oracle, module.settings).model_settings
+    asks_kl = any(getattr(monitor, "kl", False) for monitor in trainer.monitors)
+    simulation = Simulation(settings, *how)
+    try:
+        peak = simulation.evaluate(data.eval_batch_size, length).peak
+        if _asks_norms(trainer):
+            peak = max(peak, simulation.gradient_norms(length).peak)
+        hf_model = simulation.network.hf_model
+        head = hf_model.get_output_embeddings()
+        size = sum(p.numel() * p.element_size() for p in head.parameters())
+        width = hf_model.config.get_text_config().hidden_size * hf_model.dtype.itemsize
+        return OracleNeeds(peak, size * asks_kl, width * asks_kl)
+    finally:
+        simulation.close()
 
 
 def _length(module: CausalLM, data: StagedDataModule) -> int:

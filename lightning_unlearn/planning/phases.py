@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from lightning_unlearn.data.datamodule import UNLEARN
 from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.model.adapters import LEARN
+from lightning_unlearn.monitors.membership import Membership
 from lightning_unlearn.planning.micro_batch_search import Largest, find_largest
 from lightning_unlearn.planning.settings import Machine, Sharing
 from lightning_unlearn.planning.simulation import Measured, Phase, Simulation
@@ -59,6 +60,7 @@ class Phases:
 
     Attributes:
         adapter: bytes of the weights that a stage trains.
+        oracle_head: bytes of the output projection of an oracle that is a model of its own.
     """
 
     def __init__(
@@ -78,7 +80,10 @@ class Phases:
         self._method = trainer.method
         self.adapter = simulation.parameters(LEARN)
         uses_oracle = any(monitor.uses_oracle for monitor in trainer.monitors)
-        self._swapped = simulation.swapped() if uses_oracle else 0
+        # Membership compares with the base model too.
+        swaps = trainer.oracle is None or any(isinstance(m, Membership) for m in trainer.monitors)
+        self._swapped = simulation.swapped() if uses_oracle and swaps else 0
+        self.oracle_head = 0
         self._optimizer = 0
 
     def train(self, phase: Phase, name: str, micro: int) -> Measured:
@@ -134,6 +139,7 @@ class Phases:
     def _adjusted(self, measured: Measured) -> Measured:
         """Add the memory of the strategy to a simulation without it."""
         memory = dict(measured.memory)
+        memory["other"] += self.oracle_head
         if self.shared.name == "DDP" and memory["optimizer"]:
             # DDP copies gradients into buckets to send them.
             memory["gradients"] += self.adapter

@@ -1,7 +1,7 @@
 """Text of a plan, as the plan command prints it."""
 
 from lightning_unlearn.planning.advice import advice
-from lightning_unlearn.planning.estimate import Plan
+from lightning_unlearn.planning.estimate import OracleNeeds, Plan
 from lightning_unlearn.planning.memory_meter import PARTS, Part
 from lightning_unlearn.planning.settings import GIB
 
@@ -16,14 +16,15 @@ LABELS: dict[Part, str] = {
 }
 
 
-def text(plan: Plan, base: str) -> str:
+def text(plan: Plan, base: str, oracle: str = "") -> str:
     """Return the text of a plan.
 
     Args:
         plan: the plan.
         base: name of the base model.
+        oracle: name of an oracle that is a model of its own.
     """
-    parts = [_head(plan, base), _memory(plan), _work(plan), _time(plan), _disk(plan)]
+    parts = [_head(plan, base), _memory(plan, oracle), _work(plan), _time(plan), _disk(plan)]
     if not plan.fits:
         names = " and ".join(plan.misfits)
         lines = [f"Does not fit: {names}. Settings that help:"]
@@ -64,7 +65,7 @@ def _size(size: float) -> str:
     return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 2**20:.1f} MiB"
 
 
-def _memory(plan: Plan) -> str:
+def _memory(plan: Plan, oracle: str) -> str:
     steps = list(plan.steps.values())
     small = max(step.measured.peak for step in steps) < GIB
     unit, name = (2**20, "MiB") if small else (GIB, "GiB")
@@ -100,7 +101,19 @@ def _memory(plan: Plan) -> str:
         )
     if plan.norms is not None:
         lines.append(f"Gradient norms, one row at a time: {_size(plan.norms)} with the model.")
+    if plan.oracle is not None:
+        lines.append(_oracle(plan.oracle, oracle))
     return "\n".join(lines)
+
+
+def _oracle(needs: OracleNeeds, name: str) -> str:
+    text = f"Oracle {name}, evaluated before training and then removed: {_size(needs.peak)}."
+    if needs.states:
+        text += (
+            f" Kept for the KL: {_size(needs.head)} of output projection (above, among other), and "
+            f"{needs.states / 2**10:.1f} KiB of hidden states on disk per label token."
+        )
+    return text
 
 
 def _work(plan: Plan) -> str:

@@ -67,7 +67,8 @@ class StudyFile:
         seeds: run every trial once per seed; null takes the seed of the fit configuration.
         sweep: values by key of the fit configuration; run every trial once per combination.
         oracle: also train and evaluate the oracle of every path (the model retrained without the
-            forget stage).
+            forget stage). A model that is retrained already is named by the key oracle of the fit
+            configuration instead, and is the oracle of all runs.
         workers: number of processes that run tasks at the same time; 0 runs them in this process.
         gpus_per_worker: number of GPUs per process; null gives each process one GPU if there are
             enough, else none.

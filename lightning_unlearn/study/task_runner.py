@@ -20,6 +20,7 @@ from lightning_unlearn.settings.compose import merge, set_key
 from lightning_unlearn.settings.folder_names import check_folder
 from lightning_unlearn.settings.labels import setting_name
 from lightning_unlearn.storage.stage_store import StageStore
+from lightning_unlearn.study.oracles import check_oracle, without_oracle
 from lightning_unlearn.study.plan import StudyPlan, Task, Trial, common_setting, written
 from lightning_unlearn.study.spec import StudySpec
 from lightning_unlearn.training.from_config import StagedCLI, is_method
@@ -65,6 +66,7 @@ class TaskRunner:
         self._without_methods = _without_methods(spec.fit)
         self._first = self._cli(next(iter(spec.methods), ORACLE), next(spec.settings()))
         trainer = self._first.trainer
+        check_oracle(spec, trainer)
         self.folder = Path(spec.folder or trainer.default_root_dir)
         self.store = StageStore(trainer.store.folder, report=say)
         self._plan: StudyPlan | None = None
@@ -91,8 +93,9 @@ class TaskRunner:
                 checked.add(without_seed)
                 self._check(trainer, point)
                 remarks |= dict.fromkeys(trainer.data_notes(model, data))
-                if not self.spec.oracle and data.forget not in data.learned:
-                    remarks |= dict.fromkeys(_without_oracle(trainer))
+                trains = self.spec.oracle or data.forget in data.learned
+                if not trains and trainer.oracle is None:
+                    remarks |= dict.fromkeys(without_oracle(trainer))
             planned = trainer.plan(model, data)
             chains.append(tuple(stage.key for stage in planned))
             for place, stage in enumerate(planned):
@@ -325,17 +328,6 @@ class TaskRunner:
         data.unlearn = cli.datamodule.unlearn
         data.path, data.oracle = point.path, point.method == ORACLE
         return self._model[1], data
-
-
-def _without_oracle(trainer: StagedTrainer) -> list[str]:
-    """Return a note on the monitors that need an oracle, for a study without oracles."""
-    names = [type(monitor).__name__ for monitor in trainer.monitors if monitor.uses_oracle]
-    if not names:
-        return []
-    return [
-        f"{' and '.join(names)}: cannot measure the distance to the oracle, because this study "
-        "trains no oracles. Set oracle to true."
-    ]
 
 
 def _free() -> None:

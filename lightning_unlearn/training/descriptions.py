@@ -7,6 +7,7 @@ from rich.markup import escape
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.errors import visible
 from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.monitors.view import EXTERNAL
 from lightning_unlearn.storage.stage_store import StageStore
 from lightning_unlearn.training.path_plan import PlannedStage
 from lightning_unlearn.training.stage_trainer import StageTrainer
@@ -49,8 +50,8 @@ def announce(
         plan: the planned stages.
 
     Returns:
-        The path; what is learned already, stored, and to be trained; and whether the model is
-        going to be loaded. Rich markup in names is escaped.
+        The path; what is learned already, stored, and to be trained; an oracle of its own; and
+        whether the model is going to be loaded. Rich markup in names is escaped.
     """
     steps = list(data.prefix)
     if plan[-1].name == UNLEARN:
@@ -66,6 +67,8 @@ def announce(
     }
     found = [f"{what}: {', '.join(names)}" for what, names in parts.items() if names]
     lines = [f"Path: {' → '.join(steps)}", f"{'; '.join(found)}.".capitalize()]
+    if plan[-1].oracle == EXTERNAL and trainer.oracle is not None and plan[-1].name not in stored:
+        lines.append(f"Compared with the oracle {trainer.oracle.base}, which is measured first.")
     if not model.is_open:
         lines.append(f"Loading the weights of {describe_model(model)} ...")
     return [escape(visible(line)) for line in lines]

@@ -21,6 +21,7 @@ import lightning_unlearn.unlearning  # noqa: F401
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError, own_place
 from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.model.settings import Oracle
 from lightning_unlearn.settings.compose import MissingValue, read_arguments, set_key
 from lightning_unlearn.settings.diagnosis import diagnose, find_class
 from lightning_unlearn.settings.strict_yaml import read_argument, write_yaml
@@ -39,7 +40,7 @@ REPLACED = {
 }
 ADVICE = {
     f"trainer.{name}": f"trainer.{name}: this key is not supported; set {instead} instead."
-    for name, instead in {**REPLACED, "seed": "seed_everything"}.items()
+    for name, instead in {**REPLACED, "seed": "seed_everything", "oracle": "oracle"}.items()
 }
 LARGEST_SEED = 2**32 - 1
 
@@ -51,6 +52,7 @@ class FitFile:
     trainer: StagedTrainer
     model: CausalLM
     data: StagedDataModule
+    oracle: Oracle | None = None
     seed_everything: int = 0
 
 
@@ -125,8 +127,15 @@ class StagedCLI(LightningCLI):
         seed_everything(seed, workers=True, verbose=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link the trainer's seed to ``seed_everything``."""
+        """Link the trainer's seed to ``seed_everything``, and its oracle to ``oracle``."""
+        parser.add_argument(
+            "--oracle",
+            type=Oracle | None,
+            default=None,
+            help="A retrained model that exists already, which monitors compare with.",
+        )
         parser.link_arguments("seed_everything", "trainer.seed")
+        parser.link_arguments("oracle", "trainer.oracle")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments.

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
 
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
-from lightning_unlearn.errors import InputError
+from lightning_unlearn.errors import InputError, StorageError
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.compat import reduced_fp32_products
 from lightning_unlearn.monitors.base import Monitor
-from lightning_unlearn.monitors.view import BASE
+from lightning_unlearn.monitors.view import BASE, EXTERNAL
 from lightning_unlearn.storage.callback_identity import callback_identity
 from lightning_unlearn.storage.entries import content_key
 from lightning_unlearn.storage.stage_store import StageStore
@@ -25,7 +26,8 @@ class PlannedStage:
     Attributes:
         name: name of a trained stage; "unlearn"; or "oracle" for an evaluation of the oracle.
         content: all settings that determine the weights after the stage and the monitors' results.
-        oracle: key of the oracle that monitors compare with during the stage; None for none.
+        oracle: key of the oracle that monitors compare with during the stage; `BASE` for the base
+            model; `EXTERNAL` for a model of its own; None for none.
         uses: whether its steps use retain rows, and alternates.
         key: name of the stage's entry in the stage store.
     """
@@ -66,6 +68,7 @@ def plan_path(
     monitors: Sequence[Monitor],
     conditions: Conditions,
     has_oracle: Callable[[PlannedStage], bool] = lambda oracle: False,
+    external: dict[str, Any] | None = None,
 ) -> list[PlannedStage]:
     """Plan the run of a path: one entry per trained stage, then "unlearn" or "oracle".
 
@@ -77,6 +80,8 @@ def plan_path(
             or with the evaluation of the oracle.
         conditions: the trainer's settings.
         has_oracle: returns whether the oracle is available, given the last stage of its training.
+        external: identity of the oracle that is a model of its own; None to look for the oracle
+            of the path.
 
     Returns:
         The planned stages in order.
@@ -106,7 +111,9 @@ def plan_path(
         if data.learned:
             content["learned"] = _learned(model, data)
         oracle = None
-        if any(monitor.uses_oracle for monitor in monitors):
+        if any(monitor.uses_oracle for monitor in monitors) and external is not None:
+            oracle, content["oracle"] = EXTERNAL, external
+        elif any(monitor.uses_oracle for monitor in monitors):
             oracle = content["oracle"] = _oracle(data, shared, has_oracle)
         plan.append(PlannedStage(UNLEARN, content, oracle, uses))
     return plan
@@ -235,6 +242,15 @@ def _trainings(
         stages = [*stages, {"name": name, "recipe": recipe, "data": data.fingerprint(name)}]
         plan.append(PlannedStage(name, {**shared, "stages": stages}))
     return plan
+
+
+def oracle_removed(key: str, store: Path) -> StorageError:
+    """Return the error for an oracle that was removed from the store during a run."""
+    return StorageError(
+        "trainer.store: the oracle (the model retrained without the forget stage, "
+        f"{key[:8]}) was removed from {store}. Run the same "
+        "command again: a study trains the oracle again, a single run continues without it."
+    )
 
 
 def warn_of_precision(store: StageStore, stage: PlannedStage, warn: Callable[[str], None]) -> None:

@@ -13,12 +13,12 @@ from lightning.pytorch import Callback
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.distributed.processes import Requeued, requeue_signal
 from lightning_unlearn.distributed.strategy import data_share
-from lightning_unlearn.errors import StorageError, Unfinished
+from lightning_unlearn.errors import Unfinished
 from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.stage import StageStart
 from lightning_unlearn.monitors.results import EvaluationResults, ignore
-from lightning_unlearn.monitors.view import BASE
+from lightning_unlearn.monitors.view import BASE, EXTERNAL
 from lightning_unlearn.signals import ENDS
 from lightning_unlearn.storage.entry_status import Heartbeat
 from lightning_unlearn.training.checkpoints import (
@@ -44,7 +44,8 @@ from lightning_unlearn.training.history import (
     write_entry,
     write_results,
 )
-from lightning_unlearn.training.path_plan import PlannedStage, warn_of_precision
+from lightning_unlearn.training.oracle_values import measure_oracle
+from lightning_unlearn.training.path_plan import PlannedStage, oracle_removed, warn_of_precision
 from lightning_unlearn.training.run_folder import RunFolder, RunLogger, stage_logger
 from lightning_unlearn.training.stage_trainer import StageTrainer
 
@@ -89,6 +90,9 @@ class PathRunner:
             self.trainer.store.check_writable()
             if self.trainer.verbose:
                 self.trainer.store.report_unused()
+        for stage in self.plan[:until]:
+            if stage.oracle == EXTERNAL and agree(self._find(stage.key) is None):
+                self.weights_of(EXTERNAL)
         if directory is not None:
             self._open_run(directory)
         elif until is not None:
@@ -119,9 +123,8 @@ class PathRunner:
         """Load the weights after the last stage, for a run that did not train it."""
         names = [stage.name for stage in self.plan if stage.name != ORACLE]
         last = names[-1] if names else self.data.path[0]
-        recipe = self.data.recipe(last)
-        load = self._weights(self.plan)
-        self.model.start_stage(StageStart(last, recipe, 1, self.trainer.seed, True, load))
+        start = self.data.recipe(last), 1, self.trainer.seed, True, self._weights(self.plan)
+        self.model.start_stage(StageStart(last, *start))
         # Lightning sets the trainer during a fit; the format of the weights depends on it.
         self.model.trainer = self.trainer
         with self.trainer.init_module():
@@ -180,22 +183,20 @@ class PathRunner:
             yield
 
     def weights_of(self, oracle: str | None) -> Path | str | None:
-        """Return the weights of an oracle, for `EvaluationResults.oracle`.
+        """Return the weights of an oracle for `EvaluationResults.oracle`; measure an external one.
 
         Args:
-            oracle: key of the last stage of the oracle's training, `BASE`, or None.
+            oracle: key of the last stage of the oracle's training, `BASE`, `EXTERNAL` or None.
 
         Raises:
             StorageError: if the oracle was removed from the store.
         """
-        if oracle is None or oracle == BASE:
+        if oracle == EXTERNAL:
+            measure_oracle(self.trainer, self.model, self.data)
+        if oracle is None or oracle in (BASE, EXTERNAL):
             return oracle
         if self.trainer.strategy.broadcast(self._find(oracle)) is None:
-            raise StorageError(
-                "trainer.store: the oracle (the model retrained without the forget stage, "
-                f"{oracle[:8]}) was removed from {self.trainer.store.folder}. Run the same "
-                "command again: a study trains the oracle again, a single run continues without it."
-            )
+            raise oracle_removed(oracle, self.trainer.store.folder)
         return self.trainer.store.folder / oracle / LEARN
 
     def _weights(self, done: list[PlannedStage]) -> dict[str, Path]:
@@ -266,9 +267,8 @@ class PathRunner:
     def _evaluate(self, load: dict[str, Path], fresh: bool) -> None:
         """Evaluate the monitors on stored weights."""
         last = (self.data.prefix or self.data.path)[-1]
-        fresh = fresh or bool(load)
-        recipe = self.data.recipe(last)
-        self.model.start_stage(StageStart(last, recipe, 1, self.trainer.seed, fresh, load))
+        start = self.data.recipe(last), 1, self.trainer.seed, fresh or bool(load), load
+        self.model.start_stage(StageStart(last, *start))
         self.trainer.run_callbacks.reset()
         self.trainer.evaluate_once(self.model)
 

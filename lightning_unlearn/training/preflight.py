@@ -17,6 +17,7 @@ from lightning_unlearn.model.pretrained import load_tokenizer
 from lightning_unlearn.settings.diagnosis import show
 from lightning_unlearn.settings.folder_names import check_folder
 from lightning_unlearn.storage.callback_identity import constructed
+from lightning_unlearn.training.oracle_values import check_oracle
 from lightning_unlearn.training.stage_trainer import StageTrainer
 
 
@@ -90,6 +91,7 @@ def check_run(
         datamodule.load_method_rows(method.uses_retain, method.uses_alternates)
     for monitor in trainer.monitors:
         monitor.check(datamodule)
+    check_oracle(trainer, model, datamodule)
     if trainer.is_global_zero and not model.is_open:
         # Run this check last: it reads all weight files.
         model.checks.files(str(trainer.precision), numbers=True)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from lightning_unlearn.data.batches import GlobalBatch
 from lightning_unlearn.data.datamodule import ORACLE, StagedDataModule
 from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.model.settings import Oracle
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.results import EvaluationResults
 from lightning_unlearn.monitors.view import RowRequest
@@ -41,6 +42,7 @@ class StageTrainer(Trainer):
     config_text: str | None = None
     verbose: bool = True
     expects_oracle: bool | None = None
+    oracle: Oracle | None = None
 
     @property
     def machine(self) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from lightning_unlearn.distributed.strategy import (
 from lightning_unlearn.errors import InputError, visible
 from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.model.settings import Oracle
 from lightning_unlearn.model.stage import StageStart
 from lightning_unlearn.monitors.results import EvaluationResults
+from lightning_unlearn.monitors.view import EXTERNAL
 from lightning_unlearn.storage.callback_identity import (
     plugin_identity,
 )
@@ -27,6 +29,7 @@ from lightning_unlearn.training.checkpoints import CheckpointInterval
 from lightning_unlearn.training.descriptions import announce
 from lightning_unlearn.training.lightning_callbacks import check_callbacks
 from lightning_unlearn.training.messages import Messages
+from lightning_unlearn.training.oracle_values import oracle_identity, oracle_notes
 from lightning_unlearn.training.path_plan import (
     Conditions,
     PlannedStage,
@@ -72,6 +75,8 @@ class StagedTrainer(StageTrainer):
         precision: see Lightning's Trainer, such as "32-true" or "bf16-true".
         logger: true for TensorBoard in the run's folder, false for none, or your own loggers.
         callbacks: one unlearning method, monitors, and other callbacks.
+        oracle: a retrained model that exists already, which monitors compare with; in YAML the key
+            oracle beside trainer. null compares with the oracle in the store.
         checkpoint_steps: write a checkpoint inside a stage every n optimizer steps; null ignores
             the number of steps. Ctrl-C, SIGTERM and SIGHUP always write a checkpoint.
         checkpoint_minutes: write a checkpoint n minutes after the previous one; null ignores the
@@ -111,6 +116,7 @@ class StagedTrainer(StageTrainer):
         precision: str | int = "32-true",
         logger: bool | Logger | list[Logger] = True,
         callbacks: list[Callback] | Callback | None = None,
+        oracle: Oracle | None = None,
         checkpoint_steps: int | None = None,
         checkpoint_minutes: float | None = 10.0,
         enable_progress_bar: bool = True,
@@ -128,6 +134,7 @@ class StagedTrainer(StageTrainer):
         self.checkpoint_interval = CheckpointInterval(checkpoint_steps, checkpoint_minutes)
         self.checkpoint_interval.check()
         self.seed = seed
+        self.oracle = oracle
         self.run_name = run_name
         progress = self.run_callbacks.progress
         self.messages = Messages(progress, lambda: getattr(self, "is_global_zero", True))
@@ -226,6 +233,7 @@ class StagedTrainer(StageTrainer):
             self.monitors,
             self._conditions,
             self._has_oracle if compares else lambda retrained: False,
+            oracle_identity(self, model) if compares else None,
         )
 
     @property
@@ -238,6 +246,8 @@ class StagedTrainer(StageTrainer):
         """Return the oracle that a stored model is compared with; see `find_oracle`."""
         if datamodule.forget is None or not any(m.uses_oracle for m in self.monitors):
             return None
+        if self.oracle is not None:
+            return EXTERNAL
         return find_oracle(model, datamodule, self._conditions, self._has_oracle)
 
     def _has_oracle(self, retrained: PlannedStage) -> bool:
@@ -255,7 +265,7 @@ class StagedTrainer(StageTrainer):
                 f"{names}: cannot measure the distance to the oracle. The oracle (the model "
                 f"retrained without the forget stage: {path}, seed {self.seed}) is not in "
                 f"{self.store.folder}{of_other}. Train it with the same command and "
-                "--data.oracle true"
+                "--data.oracle true, or name a retrained model with --oracle.base MODEL"
             )
         return False
 
@@ -272,8 +282,9 @@ class StagedTrainer(StageTrainer):
         sentences = model.checks.notes() + datamodule.notes()
         if self.method is not None:
             sentences += self.method.data_notes(datamodule)
+        sentences += oracle_notes(self, model)
         compared = [type(m).__name__ for m in self.monitors if m.uses_oracle]
-        if compared and datamodule.forget in datamodule.learned:
+        if self.oracle is None and compared and datamodule.forget in datamodule.learned:
             sentences.append(
                 f"{' and '.join(compared)}: cannot measure the distance to the oracle: {NO_ORACLE}"
             )
@@ -352,13 +363,12 @@ class StagedTrainer(StageTrainer):
                 "evaluate the model from which the path starts with --stage base"
             )
         self.results = EvaluationResults(datamodule, self.requests)
-        self.results.oracle = PathRunner(self, model, datamodule, plan).weights_of(
-            self._oracle(model, datamodule)
-        )
+        runner = PathRunner(self, model, datamodule, plan)
         last = done[-1].name if done else datamodule.path[0]
         start = StageStart(last, datamodule.recipe(last), 1, self.seed, True, load, after=after)
         model.start_stage(start)
         with connected(), self.run_callbacks.used():
+            self.results.oracle = runner.weights_of(self._oracle(model, datamodule))
             self.run_callbacks.reset()
             self.evaluate_once(model)
         model.cpu()

@@ -10,6 +10,7 @@ from torch import nn
 from lightning_unlearn import LoRA
 from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.model.log_probs import LogitTransform
+from lightning_unlearn.model.oracle_states import OracleStates
 from lightning_unlearn.model.token_statistics import COLUMNS, TokenStatistics, token_statistics
 
 
@@ -66,10 +67,11 @@ def test_passes_agree_with_the_models_own_logits(tmp_path: Path, family: str) ->
     attention = "eager" if family == "gemma2" else "sdpa"
     module = tiny_module(tmp_path, family, dtype=torch.float64, attn_implementation=attention)
     examples = random_examples(7)
-    both = [flat for _, flat in module.evaluator.batches(examples, 3, "statistics and hidden")]
-    aims = [flat[:, len(COLUMNS) :] for flat in both]
+    states = OracleStates()
+    for batch, flat in module.evaluator.batches(examples, 3, "statistics and hidden"):
+        states.add(batch, flat[:, len(COLUMNS) :])
     with torch.no_grad():
-        for batch, flat in module.evaluator.batches(examples, 3, "statistics", aims):
+        for batch, flat in module.evaluator.batches(examples, 3, "statistics", states.close().of):
             logits = module.network.hf_model(input_ids=batch.input_ids, use_cache=False).logits
             logits = logits.reshape(-1, logits.shape[-1])[batch.label_positions]
             assert torch.allclose(

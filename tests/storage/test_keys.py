@@ -29,6 +29,7 @@ from lightning_unlearn import (
     InputError,
     LabelLikelihood,
     LoRA,
+    Oracle,
     Recipe,
     RowSource,
     Stage,
@@ -243,6 +244,8 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
             lambda p: {"trainer": {"strategy": "fsdp2"}},
         ],
         "devices": [lambda p: {"trainer": {"devices": 2, "strategy": "ddp"}}],
+        # No monitor compares with it; see test_oracle_key.py.
+        "oracle": [lambda p: {"trainer": {"oracle": Oracle(copied(p))}}],
         "num_nodes": [lambda p: {"trainer": {"num_nodes": 2, "strategy": "ddp"}}],
         "logger": [lambda p: {"trainer": {"logger": CSVLogger(p.tiny.root)}}],
         "checkpoint_steps": [lambda p: {"trainer": {"checkpoint_steps": 1}}],
