@@ -34,14 +34,22 @@ class Example:
         prompt: tokens up to and including the assistant header.
         answer: label tokens: the answer and the end of the turn.
         truncated: whether the end of the answer was cut off.
+        end: how many of the last label tokens end the turn; 0 for a truncated answer and for plain
+            text.
     """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     truncated: bool = False
+    end: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
+
+    @property
+    def answer_without_end(self) -> tuple[int, ...]:
+        """Label tokens without those that end the turn."""
+        return self.answer[: len(self.answer) - self.end]
 
 
 class ChatFormat:
@@ -79,6 +87,7 @@ class ChatFormat:
         self.name = name
         self.vocabulary = vocabulary
         self._source = (template or tokenizer).chat_template
+        self._ends: dict[str, int] = {}
         self._template_name = template_name or name
         if chats:
             self.template  # noqa: B018  (compiles it)
@@ -187,7 +196,10 @@ class ChatFormat:
         answer_ids = self._after(turn.prompt, prompt_ids, text[: self._max_characters])
         self._check_ids(answer_ids, row.where, "answer")
         cut = len(answer_ids) > room or len(text) > self._max_characters
-        return Example(tuple(prompt_ids), tuple(answer_ids[:room]), cut)
+        if turn.end not in self._ends:
+            self._ends[turn.end] = len(self._tokens(turn.end))
+        end = 0 if cut else min(self._ends[turn.end], len(answer_ids) - 1)
+        return Example(tuple(prompt_ids), tuple(answer_ids[:room]), cut, end)
 
     @cached_property
     def _max_characters(self) -> int:
@@ -225,8 +237,8 @@ class ChatFormat:
         if not row.messages:
             raise InputError(
                 f"{row.where}: the row is plain text, which has no prompt, expected a prompt and "
-                "an answer. Name other rows, or remove what needs prompts: LabelLikelihood, "
-                "MathAccuracy and generated answers do."
+                "an answer. Name other rows, or remove what needs prompts: the phrases of "
+                "LabelLikelihood (set label: own), MathAccuracy and generated answers do."
             )
         return self.template.turn(row)
 

@@ -53,6 +53,7 @@ class ColumnNames(TypedDict, total=False):
             Messages have role and content, or from and value.
         text: column of plain text; instead of `prompt` and `answer`.
         paraphrase: column of text; rows that repeat the answer there are skipped.
+        keep: keep rows whose paraphrase is empty or repeats the answer, without the paraphrase.
         alternatives: a column of lists of texts, or several columns of text. Texts that repeat the
             answer are skipped.
         beside: for held-out rows, the source of the training rows, which has the same columns.
@@ -65,6 +66,7 @@ class ColumnNames(TypedDict, total=False):
     messages: str | None
     text: str | None
     paraphrase: str | None
+    keep: bool
     alternatives: str | Sequence[str] | None
     beside: str | None
 
@@ -81,6 +83,7 @@ class Columns:
         messages: column of a chat, instead of prompt and answer.
         text: column of plain text, instead of prompt and answer.
         paraphrase: column with a paraphrase of the answer.
+        keep: whether rows without a paraphrase of their own stay.
         alternatives: columns of wrong answers.
         spread: whether each of `alternatives` is one answer; otherwise it is a list of answers.
         beside: source whose columns these rows must have too, for held-out rows.
@@ -93,6 +96,7 @@ class Columns:
     messages: str | None = None
     text: str | None = None
     paraphrase: str | None = None
+    keep: bool = False
     alternatives: tuple[str, ...] = ()
     spread: bool = False
     beside: str | None = None
@@ -111,6 +115,7 @@ class Columns:
             names.get("messages"),
             names.get("text"),
             names.get("paraphrase"),
+            names.get("keep", False),
             tuple(listed),
             spread=others is not None and not isinstance(others, str),
             beside=names.get("beside"),
@@ -162,7 +167,7 @@ class Columns:
         return _proposal(columns, self)
 
     def row(self, record: dict[str, Any], source: str, place: str, where: str) -> Row | None:
-        """Return the row of a record; None if its paraphrase repeats the answer.
+        """Return the row of a record; None if its paraphrase repeats the answer, without `keep`.
 
         Args:
             record: values by column.
@@ -184,10 +189,12 @@ class Columns:
             return Row((), at.content(self.text), source + where)
         turns, reply = self._chat(at)
         paraphrase = None
-        if self.paraphrase is not None:
+        if self.paraphrase is not None and not (self.keep and is_blank(record[self.paraphrase])):
             paraphrase = at.content(self.paraphrase)
             if paraphrase.strip() == reply.strip():
-                return None
+                if not self.keep:
+                    return None
+                paraphrase = None
         wrong: list[str] = []
         for name in self.alternatives:
             values = [record[name]] if self.spread else _list(record[name], at.spot(name))

@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from lightning_unlearn.distributed.state_files import attributes
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.monitors.results import EvaluationResults
+from lightning_unlearn.monitors.results import EvaluationResults, Results
 from lightning_unlearn.monitors.view import ModelView, RowRequest
 from lightning_unlearn.storage.code_files import remember_code
 
@@ -54,14 +53,15 @@ class Monitor(Callback):
                 "defines it."
             )
 
-    def measure(self, view: ModelView) -> Mapping[str, Tensor]:
+    def measure(self, view: ModelView) -> Mapping[str, Results]:
         """Compute the metrics of this monitor.
 
         Args:
             view: the model at this step, and its data.
 
         Returns:
-            By name of the metric: one value per example, ``[examples]``, or a scalar.
+            By name of the metric: one value per example, ``[examples]``, or a scalar; `SomeRows`
+            for values of some examples.
         """
         raise NotImplementedError
 
@@ -85,6 +85,19 @@ class Monitor(Callback):
             The requests; [] for a monitor that uses no token statistics.
         """
         return []
+
+    def settings_from_data(self, data: Any) -> Mapping[str, Any]:
+        """Return what the monitor takes from the data: the results depend on it.
+
+        The store key has these values in the place of attributes of the same names.
+
+        Args:
+            data: the `StagedDataModule`, with its rows loaded.
+
+        Returns:
+            By name, values that JSON can represent; the same for the same data.
+        """
+        return {}
 
     def data_notes(self, model: CausalLM, data: Any) -> list[str]:
         """Return notes for the user on this monitor's data, to be printed before training.

@@ -22,6 +22,24 @@ def no_requests(data: StagedDataModule, step: int | None, total: int) -> list[Ro
     return []
 
 
+@dataclass(frozen=True)
+class SomeRows:
+    """Values of some of the rows of a row set.
+
+    Attributes:
+        rows: their numbers, ``[rows]``.
+        values: one value per row, ``[rows]``.
+    """
+
+    rows: Tensor
+    values: Tensor
+
+
+# What a monitor returns for a metric: a value per example, ``[examples]``, or a scalar; or the
+# values of some of them.
+Results = Tensor | SomeRows
+
+
 @dataclass
 class EvaluationResults:
     """The metrics of one run.
@@ -82,13 +100,14 @@ class EvaluationResults:
             module.remembered[which] = known
         return known
 
-    def add(self, step: int, metric: str, values: Tensor) -> None:
+    def add(self, step: int, metric: str, values: Results) -> None:
         """Store the values of a metric.
 
         Args:
             step: number of optimizer steps of unlearning that are done.
             metric: name of the metric, such as "answers/tofu".
-            values: one value per example, ``[examples]``, or a scalar.
+            values: one value per example, ``[examples]``, or a scalar; `SomeRows` for values of
+                some examples.
 
         Raises:
             InputError: if another monitor has stored this metric at this step.
@@ -99,11 +118,15 @@ class EvaluationResults:
                 "their records could not be distinguished. Remove one of them."
             )
         self._added.add((step, metric))
-        per_example = values.detach().double().cpu()
+        found, rows = (
+            (values.values, values.rows) if isinstance(values, SomeRows) else (values, None)
+        )
+        per_example = found.detach().double().cpu()
         mean = per_example.mean().item()
         self.steps.append((step, metric, mean))
         if per_example.ndim:
-            numbered = enumerate(per_example.tolist())
+            numbers = range(len(per_example)) if rows is None else rows.tolist()
+            numbered = zip(numbers, per_example.tolist(), strict=True)
             self.examples += [(step, metric, number, value) for number, value in numbered]
         self.log(metric, step, mean)
 
