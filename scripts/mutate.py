@@ -61,6 +61,13 @@ FAULTS = [
         "tests/storage/test_keys.py",
     ),
     Fault(
+        "the label that auto takes is not in the key of a run",
+        "training/path_plan.py",
+        '{**identity["parameters"], **monitor.settings_from_data(data)}',
+        'dict(identity["parameters"])',
+        "tests/storage/test_keys.py",
+    ),
+    Fault(
         "every epoch has the same order of rows",
         "data/batches.py",
         "derive_seed(seed, stage, epoch)",

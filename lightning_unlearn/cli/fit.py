@@ -7,7 +7,8 @@ from rich.table import Table
 
 from lightning_unlearn.errors import visible
 from lightning_unlearn.report import terminal
-from lightning_unlearn.storage.records import STEPS, read_table
+from lightning_unlearn.report.sections.cautions import cautions_of
+from lightning_unlearn.storage.records import EXAMPLES, STEPS, read_table
 from lightning_unlearn.training.from_config import StagedCLI
 
 
@@ -45,6 +46,8 @@ class FitCLI(StagedCLI):
         out.print(table)
         if left_out:
             out.print(f"{left_out} They are in {STEPS}.", highlight=False)
+        for line in cautions_of(table_of_steps, read_table(self.trainer.run_dir / EXAMPLES)):
+            print(visible(line))
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluate without training, and print the means of the metrics."""

@@ -34,14 +34,22 @@ class Example:
         prompt: tokens up to and including the assistant header.
         answer: label tokens: the answer and the end of the turn.
         truncated: whether the end of the answer was cut off.
+        end: how many of the last label tokens end the turn; 0 for a truncated answer and for plain
+            text.
     """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     truncated: bool = False
+    end: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
+
+    @property
+    def answer_without_end(self) -> tuple[int, ...]:
+        """Label tokens without those that end the turn."""
+        return self.answer[: len(self.answer) - self.end]
 
 
 @dataclass(frozen=True)
@@ -52,11 +60,13 @@ class Written:
         prompt: text up to and including the assistant header.
         rest: text from there to the end of the turn, cut where no sequence can reach.
         cut: whether `rest` is cut.
+        end: text that ends the turn, the last of `rest` if that is not cut.
     """
 
     prompt: str
     rest: str
     cut: bool
+    end: str = ""
 
 
 class ChatFormat:
@@ -94,6 +104,7 @@ class ChatFormat:
         self.name = name
         self.vocabulary = vocabulary
         self._source = (template or tokenizer).chat_template
+        self._ends: dict[str, int] = {}
         self._template_name = template_name or name
         if chats:
             self.template  # noqa: B018  (compiles it)
@@ -217,8 +228,8 @@ class ChatFormat:
         """
         written = self.write(row)
         prompt_ids = self._tokens(written.prompt)
-        prompt, answer, cut = self.fit(row, written, prompt_ids, None)
-        return Example(tuple(prompt), tuple(answer), cut)
+        prompt, answer, cut, end = self.fit(row, written, prompt_ids, None)
+        return Example(tuple(prompt), tuple(answer), cut, end)
 
     def write(self, row: Row) -> Written:
         """Write a row by the chat template.
@@ -236,11 +247,11 @@ class ChatFormat:
             raise self._no_room(row, f"{len(turn.prompt)} characters")
         text = turn.lead + content + turn.end
         longest = self._max_characters
-        return Written(turn.prompt, text[:longest], len(text) > longest)
+        return Written(turn.prompt, text[:longest], len(text) > longest, turn.end)
 
     def fit(
         self, row: Row, written: Written, prompt_ids: list[int], together: list[int] | None
-    ) -> tuple[list[int], list[int], bool]:
+    ) -> tuple[list[int], list[int], bool, int]:
         """Check and cut the tokens of a row.
 
         Args:
@@ -250,7 +261,8 @@ class ChatFormat:
             together: tokens of prompt and rest in one; None to compute them where they are needed.
 
         Returns:
-            Tokens of the prompt, tokens of the answer, and whether the end of the answer is cut.
+            Tokens of the prompt, tokens of the answer, whether the end of the answer is cut, and
+            how many of its last tokens end the turn.
 
         Raises:
             InputError: see `encode`.
@@ -263,7 +275,11 @@ class ChatFormat:
             together = self._tokens(written.prompt + written.rest)
         answer_ids = self.continuation(prompt_ids, together, written.rest)
         self._check_ids(answer_ids, row.where, "answer")
-        return prompt_ids, answer_ids[:room], len(answer_ids) > room or written.cut
+        cut = len(answer_ids) > room or written.cut
+        if written.end not in self._ends:
+            self._ends[written.end] = len(self._tokens(written.end))
+        end = 0 if cut else min(self._ends[written.end], len(answer_ids) - 1)
+        return prompt_ids, answer_ids[:room], cut, end
 
     @cached_property
     def _max_characters(self) -> int:
@@ -306,8 +322,8 @@ class ChatFormat:
         if not row.messages:
             raise InputError(
                 f"{row.where}: the row is plain text, which has no prompt, expected a prompt and "
-                "an answer. Name other rows, or remove what needs prompts: LabelLikelihood, "
-                "MathAccuracy and generated answers do."
+                "an answer. Name other rows, or remove what needs prompts: the phrases of "
+                "LabelLikelihood (set label: own), MathAccuracy and generated answers do."
             )
 
     def _prompt(self, row: Row) -> list[int]:

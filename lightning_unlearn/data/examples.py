@@ -18,6 +18,7 @@ class Examples(Sequence[Example]):
         bounds: where the prompt and the answer of each example begin in `ids`, and where the last
             answer ends, int64 ``[2 * examples + 1]``.
         truncated: whether an answer is cut off, bool ``[examples]``.
+        ends: label tokens that end the turn, int32 ``[examples]``.
         fingerprint: `data_fingerprint` of the examples, if it is known already.
     """
 
@@ -26,11 +27,13 @@ class Examples(Sequence[Example]):
         ids: NDArray[np.int32],
         bounds: NDArray[np.int64],
         truncated: NDArray[np.bool_],
+        ends: NDArray[np.int32],
         fingerprint: str | None = None,
     ) -> None:
         self.ids = ids
         self.bounds = bounds
         self.truncated = truncated
+        self.ends = ends
         self._fingerprint = fingerprint
 
     @classmethod
@@ -38,7 +41,7 @@ class Examples(Sequence[Example]):
         """Put examples into arrays."""
         collected = ExampleCollector()
         for example in examples:
-            collected.add(example.prompt, example.answer, example.truncated)
+            collected.add(example.prompt, example.answer, example.truncated, example.end)
         return collected.examples()
 
     @property
@@ -51,7 +54,8 @@ class Examples(Sequence[Example]):
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return self.ids.nbytes + self.bounds.nbytes + self.truncated.nbytes
+        arrays = (self.ids, self.bounds, self.truncated, self.ends)
+        return sum(array.nbytes for array in arrays)
 
     def __len__(self) -> int:
         return len(self.truncated)
@@ -69,6 +73,7 @@ class Examples(Sequence[Example]):
             tuple(self.ids[begin:middle].tolist()),
             tuple(self.ids[middle:end].tolist()),
             bool(self.truncated[number]),
+            int(self.ends[number]),
         )
 
     def _part(self, place: slice) -> "Examples":
@@ -78,7 +83,8 @@ class Examples(Sequence[Example]):
         stop = max(first, stop)
         bounds = self.bounds[2 * first : 2 * stop + 1]
         ids = self.ids[bounds[0] : bounds[-1]]
-        return Examples(ids, bounds - bounds[0], self.truncated[first:stop])
+        part = slice(first, stop)
+        return Examples(ids, bounds - bounds[0], self.truncated[part], self.ends[part])
 
     def __iter__(self) -> Iterator[Example]:
         return (self[number] for number in range(len(self)))
@@ -87,7 +93,7 @@ class Examples(Sequence[Example]):
         if isinstance(other, Examples):
             return all(
                 np.array_equal(getattr(self, name), getattr(other, name))
-                for name in ("ids", "bounds", "truncated")
+                for name in ("ids", "bounds", "truncated", "ends")
             )
         return isinstance(other, Sequence) and list(self) == list(other)
 
@@ -104,13 +110,17 @@ class ExampleCollector:
         self._ids = array("i")
         self._bounds = array("q", [0])
         self._truncated = array("b")
+        self._ends = array("i")
 
-    def add(self, prompt: Sequence[int], answer: Sequence[int], truncated: bool) -> None:
-        """Add an example."""
+    def add(
+        self, prompt: Sequence[int], answer: Sequence[int], truncated: bool, end: int = 0
+    ) -> None:
+        """Add an example; see `Example`."""
         for part in (prompt, answer):
             self._ids.extend(part)
             self._bounds.append(len(self._ids))
         self._truncated.append(truncated)
+        self._ends.append(end)
 
     def examples(self) -> Examples:
         """Return the examples; nothing can be added after it."""
@@ -118,4 +128,5 @@ class ExampleCollector:
             np.frombuffer(self._ids, np.int32),
             np.frombuffer(self._bounds, np.int64),
             np.frombuffer(self._truncated, np.bool_),
+            np.frombuffer(self._ends, np.int32),
         )

@@ -134,6 +134,8 @@ class Stage(Recipe):
             repeats earlier tokens as context. null for windows that overlap in one token.
         packing: join all texts, with the end-of-text token between them, before they are cut into
             windows.
+        paraphrase: column with a paraphrase of the answer, which `LabelLikelihood` evaluates on the
+            forget stage; rows that are empty or repeat the answer there have none.
         subset: configuration name of a hub data set.
         split: split of a hub data set, or of a saved folder with several splits.
         heldout_split: split of ``heldout``, such as test.
@@ -151,6 +153,7 @@ class Stage(Recipe):
     text: str | None = None
     stride: int | None = None
     packing: bool = False
+    paraphrase: str | None = None
     subset: str | None = None
     split: str = "train"
     heldout_split: str = "train"
@@ -172,6 +175,11 @@ class Stage(Recipe):
             raise InputError(
                 f"{key}.{name}: found {getattr(self, name)} without text, expected a stage of "
                 "plain text; set text to its column."
+            )
+        if self.text is not None and self.paraphrase is not None:
+            raise InputError(
+                f"{key}.paraphrase: found {self.paraphrase!r} beside text, expected a stage of "
+                "prompts and answers; set paraphrase to null."
             )
         if self.stride is not None and self.stride < 1:
             raise InputError(f"{key}.stride: found {self.stride}, expected 1 or more, or null.")

@@ -53,6 +53,9 @@ def read_stage(
     key = f"data.stages.{name}"
     columns = columns_of(stage)
     remarks: list[str] = []
+    place = f"{key}.source: {stage.source}"
+    # Every row is trained on, with a paraphrase or without one.
+    own_columns: ColumnNames = {**columns, "paraphrase": stage.paraphrase, "keep": True}
     rows = read_rows(
         stage.source,
         split=stage.split,
@@ -61,9 +64,10 @@ def read_stage(
         key=f"{key}.source",
         remark=remarks.append,
         also_used=also_used,
-        **columns,
+        **own_columns,
     )
-    place = f"{key}.source: {stage.source}"
+    if stage.paraphrase is not None:
+        remarks += _paraphrases(rows, form, place, name, stage.paraphrase)
     found = StageRows(*encode_rows(rows, form, place, stage, remarks.append), remarks=remarks)
     if stage.heldout is not None:
         columns["beside"] = stage.source
@@ -79,6 +83,26 @@ def read_stage(
         own = encode_rows(heldout_rows, form, place, stage, remarks.append)
         found.heldout_rows, found.heldout_examples = own
     return found
+
+
+def _paraphrases(
+    rows: Sequence[Row], form: ChatFormat, place: str, name: str, column: str
+) -> list[str]:
+    """Check the paraphrases of a stage, and return notes on those that cannot be evaluated.
+
+    Raises:
+        InputError: if no row has one, or paraphrases cannot be tokenized; it lists the first.
+    """
+    own = [Row(r.messages, r.paraphrase, r.where) for r in rows if r.paraphrase is not None]
+    missing = len(rows) - len(own)
+    found = f"{place}: in {missing} of {len(rows)} rows '{column}' is empty or repeats the answer"
+    if not own:
+        raise InputError(
+            f"{found}, expected paraphrases; name another column (paraphrase), or set it to null"
+        )
+    examples = each_row(own, form.encode, place)
+    notes = [f"{found}; these rows have no paraphrase to evaluate."] if missing else []
+    return [*notes, *truncation(f"{name}, paraphrases", examples, form)]
 
 
 def columns_of(rows: Stage | EvalSet | RowSource) -> ColumnNames:

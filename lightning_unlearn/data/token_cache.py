@@ -34,7 +34,7 @@ SMALLEST = 2_000_000  # characters
 # Together, entries have at most so many bytes; those that were not used for longest are removed.
 LARGEST = 4 * 2**30
 SUFFIX = ".tokens"
-_MAGIC = b"lightning-unlearn tokens 1\n"
+_MAGIC = b"lightning-unlearn tokens 2\n"
 # Code that decides which tokens a row has.
 _CODE = ("chat.py", "chat_template.py", "encoding.py", "examples.py", "token_cache.py")
 _LIBRARIES = ("transformers", "tokenizers", "jinja2")
@@ -193,7 +193,7 @@ def _parts(rows: Sequence[Row]) -> Iterator[bytes]:
 
 def _write(entry: Path, examples: Examples) -> None:
     """Write an entry under a name of its own, then move it into place: it is whole or not there."""
-    arrays: list[NDArray[Any]] = [examples.ids, examples.bounds, examples.truncated]
+    arrays: list[NDArray[Any]] = [examples.ids, examples.bounds, examples.truncated, examples.ends]
     body: list[Any] = [np.ascontiguousarray(array).view(np.uint8).data for array in arrays]
     digest = hashlib.sha256()
     about = {"sizes": [len(part) for part in body], "fingerprint": examples.fingerprint}
@@ -233,5 +233,6 @@ def _parse(data: bytes) -> Examples | None:
         np.frombuffer(parts[0], np.int32),
         np.frombuffer(parts[1], np.int64),
         np.frombuffer(parts[2], np.bool_),
+        np.frombuffer(parts[3], np.int32),
         about["fingerprint"],
     )

@@ -6,6 +6,7 @@ A higher score means that the example was more likely trained on. Two further sc
 
 import zlib
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,22 +30,26 @@ def loss_score(log_probs: LogProbs) -> Tensor:
     return log_probs.mean
 
 
-def zlib_score(log_probs: LogProbs, texts: Sequence[str], mean: bool = False) -> Tensor:
+def zlib_score(
+    log_probs: LogProbs, texts: Sequence[str], variant: Literal["mean", "sum"] = "mean"
+) -> Tensor:
     """Compute minus the loss divided by the length of the compressed text.
 
-    The score is high for texts that are likely although they are not repetitive.
+    The score is high for texts that are likely although they are not repetitive. The sum grows with
+    the text as the compressed length does; the mean does not, so it favors long texts.
 
     Args:
         log_probs: log-probabilities of the label tokens.
         texts: text of the label tokens, one per sequence.
-        mean: use the loss per token, as Carlini et al. and MUSE do, instead of its sum.
+        variant: "mean" for the loss per token, as in Carlini et al. and in MUSE's published code;
+            "sum" for the loss of the whole text.
 
     Returns:
         Nats (per token) per byte of the UTF-8 text compressed with zlib, ``[sequences]``.
 
-    Source: Carlini et al. 2021, arXiv 2012.07805.
+    Source: Carlini et al. 2021, arXiv 2012.07805; Shi et al. 2024 (MUSE), arXiv 2407.06460.
     """
-    logps = log_probs.mean if mean else log_probs.sum
+    logps = log_probs.mean if variant == "mean" else log_probs.sum
     if len(texts) != len(logps):
         raise InputError(
             f"zlib score: found {len(texts)} texts for {len(logps)} sequences, expected one text "

@@ -99,6 +99,19 @@ class Monitor(Callback):
         """
         return []
 
+    def settings_from_data(self, data: Any) -> Mapping[str, Any]:
+        """Return what the monitor takes from the data: the results depend on it.
+
+        The store key has these values in the place of attributes of the same names.
+
+        Args:
+            data: the `StagedDataModule`, with its rows loaded.
+
+        Returns:
+            By name, values that JSON can represent; the same for the same data.
+        """
+        return {}
+
     def data_notes(self, model: CausalLM, data: Any) -> list[str]:
         """Return notes for the user on this monitor's data, to be printed before training.
 

@@ -22,7 +22,9 @@ from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
 from lightning_unlearn.monitors.view import ModelView, RowRequest
 
-SCORES = ("loss", "zlib", "reference", "min_k", "min_k_plus_plus", "gradient_norm")
+SCORES = ("loss", "zlib_mean", "reference", "min_k", "min_k_plus_plus", "gradient_norm")
+# Scores that are evaluated only if they are named.
+FURTHER = ("zlib_sum",)
 
 
 class Membership(Monitor):
@@ -38,7 +40,10 @@ class Membership(Monitor):
             set.
         members: row set that is unlearned; null for the forget stage.
         every_n_steps: optimizer steps between evaluations; 0 for the first and last step only.
-        scores: names of the scores; null for all six. gradient_norm costs a backward pass per row.
+        scores: names of the scores: loss, zlib_mean (the loss per token / the compressed length of
+            the text, as MUSE does), zlib_sum (the loss of the whole text / that length), reference,
+            min_k, min_k_plus_plus, gradient_norm (which costs a backward pass per row); null for
+            all but zlib_sum.
         share: share of an answer's tokens that min_k and min_k_plus_plus use.
         limit: number of rows of each set, from the first; null for all.
     """
@@ -64,10 +69,9 @@ class Membership(Monitor):
                 "Membership.scores: found an empty list, expected names, or null for all."
             )
         for name in scores or []:
-            if name not in SCORES:
-                raise InputError(
-                    f"Membership.scores: found {name!r}, expected some of {', '.join(SCORES)}."
-                )
+            if name not in SCORES + FURTHER:
+                names = ", ".join(SCORES + FURTHER)
+                raise InputError(f"Membership.scores: found {name!r}, expected some of {names}.")
         self.nonmembers = nonmembers
         self.members = members
         self.scores = scores
@@ -145,8 +149,9 @@ class Membership(Monitor):
         if score == "min_k_plus_plus":
             return view.measure(MinKPlusPlus(share=self.share), name, self.limit)
         own = view.log_probs(name, self.limit)
-        if score == "zlib":
-            return zlib_score(own, [row.answer for row in view.rows(name, self.limit)])
+        if score == "zlib_mean" or score == "zlib_sum":
+            texts = [row.answer for row in view.rows(name, self.limit)]
+            return zlib_score(own, texts, "mean" if score == "zlib_mean" else "sum")
         if score == "reference":
             assert base is not None, "the trainer gives monitors a view with a base"
             return reference_score(own, base.log_probs(name, self.limit))

@@ -306,26 +306,32 @@ class ModelView:
         return self._candidates(key, rows, encode).mean
 
     def candidate_scores(
-        self, name: str, texts: Sequence[Sequence[str]], limit: int | None = None
+        self,
+        name: str,
+        texts: Sequence[Sequence[str]],
+        limit: int | None = None,
+        end_of_turn: bool = True,
     ) -> CandidateScores:
-        """Compute the log-likelihoods of answers to the prompts of a row set, with end of turn.
+        """Compute the log-likelihoods of answers to the prompts of a row set.
 
         Args:
             name: row set whose prompts are used; see `rows`.
             texts: for each row, one or more answers.
             limit: number of rows, from the first; None for all.
+            end_of_turn: count the tokens that end the turn.
 
         Returns:
             Scores, ``[rows, most answers]``, the same on every process.
         """
         rows = self.rows(name, limit)
-        key = ("candidates", name, tuple(map(tuple, texts)), limit)
+        key = ("candidates", name, tuple(map(tuple, texts)), limit, end_of_turn)
+
+        def ids(row: Row, text: str) -> tuple[int, ...]:
+            example = self.format.encode(Row(row.messages, text, row.where))
+            return example.answer if end_of_turn else example.answer_without_end
 
         def encode() -> list[list[tuple[int, ...]]]:
-            return [
-                [self.format.encode(Row(row.messages, text, row.where)).answer for text in own]
-                for row, own in zip(rows, texts, strict=True)
-            ]
+            return [[ids(row, text) for text in own] for row, own in zip(rows, texts, strict=True)]
 
         return self._candidates(key, rows, encode)
 

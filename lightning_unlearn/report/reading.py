@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning_unlearn.errors import InputError, visible
+from lightning_unlearn.settings.forget_labels import LABEL, ForgetLabel, label_of, labels_in
 from lightning_unlearn.settings.labels import run_name, setting_name
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ OUTCOMES = ("forget/", "answers/", "accuracy/")
 # Metrics of the monitor OracleDistance.
 COMPARISONS = ("log_likelihood/", "margin/", "distance/", "kl/", "overshoot/")
 PREFIXES = (*OUTCOMES, *COMPARISONS)
+# The column with the label of each run's forget score; a sweep key where labels differ.
+FORGET_LABEL = "forget_label"
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,9 @@ class StudyRecords:
         retrained: their rows, with the columns of `runs` but for `run`.
         sweep: the sweep keys.
         settings: the distinct combinations of sweep values, in order of first appearance.
+        labels: of the forget scores. The metrics of all of them are named as the paper's,
+            "forget/label" and so on. Where there are several, `FORGET_LABEL` is the last sweep key,
+            so that no mean is of two of them.
     """
 
     runs: pd.DataFrame
@@ -119,6 +125,12 @@ class StudyRecords:
     retrained: pd.DataFrame
     sweep: list[str]
     settings: list[Setting]
+    labels: list[ForgetLabel] = field(default_factory=list)
+
+    @property
+    def label_words(self) -> str:
+        """The label of the forget scores in words; where there are several, settings name them."""
+        return self.labels[0].noun if len(self.labels) == 1 else "the label"
 
     def name(self, setting: int) -> str:
         """A setting in words."""
@@ -174,6 +186,7 @@ def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
     """
     example = ["example"] if kind == "examples" else []
     data, sweep = _known_rows(shown(records), [*COLUMNS, *example], kind)
+    data, sweep, labels = _with_labels(data, sweep, kind)
     data = _with_numbers(data, ["position", *example, "seed", "step"], kind)
     codes, settings = settings_of(data, sweep)
     data = data.assign(setting=codes)
@@ -191,7 +204,8 @@ def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
         oracles["value"].tolist(),
         strict=True,
     )
-    return StudyRecords(runs, Oracles(rows), oracles.reset_index(drop=True), sweep, settings)
+    found = Oracles(rows), oracles.reset_index(drop=True)
+    return StudyRecords(runs, *found, sweep, settings, labels)
 
 
 def _known_rows(
@@ -208,6 +222,29 @@ def _known_rows(
     data = records[[*columns, *sweep]]
     known = [name for name in data["metric"].unique() if str(name).startswith(PREFIXES)]
     return data[data["stage"].isin(["unlearn", "oracle"]) & data["metric"].isin(known)], sweep
+
+
+def _with_labels(
+    data: pd.DataFrame, sweep: list[str], kind: str
+) -> tuple[pd.DataFrame, list[str], list[ForgetLabel]]:
+    """The rows with one name for the metrics of all labels, the sweep keys, and the labels."""
+    metrics = [str(metric) for metric in data["metric"].unique()]
+    found = {metric: own for metric in metrics if (own := label_of(metric)) is not None}
+    labels = labels_in(metrics)
+    if len(labels) > 1:
+        names = data["metric"].map({metric: label.name for metric, (label, _) in found.items()})
+        runs = [data[name] for name in (*RUN, *sweep, "stage")]
+        by_run = names.groupby(runs, sort=False, dropna=False)
+        if (by_run.transform("nunique") > 1).any():
+            raise InputError(
+                f"{kind}: found a run with forget scores of {labels[0].words} and of "
+                f"{labels[1].words}, expected one of them; pass the {kind} of one run at a time"
+            )
+        data = data.assign(**{FORGET_LABEL: by_run.transform("first")})
+        sweep = [*sweep, FORGET_LABEL]
+    paper = ForgetLabel("paper")
+    renamed = {m: paper.metric(part) for m, (label, part) in found.items() if label != paper}
+    return (data.replace({"metric": renamed}) if renamed else data), sweep, labels
 
 
 def _with_numbers(data: pd.DataFrame, whole: Sequence[str], kind: str) -> pd.DataFrame:
@@ -248,9 +285,21 @@ def forget_examples(study: StudyRecords, examples: pd.DataFrame | None) -> Study
         return None
     if "metric" not in examples:
         return read_records(examples, "examples")
-    metric = forget_metric(examples["metric"].unique(), study.runs["forget"].unique())
-    rows = examples[examples["metric"] == (metric or "log_likelihood/forget")]
-    return read_records(rows, "examples") if len(rows) else None
+    found = forget_metric(examples["metric"].unique(), study.runs["forget"].unique())
+    metric = found or "log_likelihood/forget"
+    if not (examples["metric"] == metric).any():
+        return None
+    wanted = [metric, *several_labels(study)]
+    read = read_records(examples[examples["metric"].isin(wanted)], "examples")
+    runs, retrained = (t[t["metric"] == metric] for t in (read.runs, read.retrained))
+    return replace(
+        read, runs=runs.reset_index(drop=True), retrained=retrained.reset_index(drop=True)
+    )
+
+
+def several_labels(study: StudyRecords) -> list[str]:
+    """The metrics that tell the labels of runs in the examples; none where all have one label."""
+    return [label.metric(LABEL) for label in study.labels] if len(study.labels) > 1 else []
 
 
 def forget_stage(path: str, position: int, kind: str = "records") -> str:
@@ -286,7 +335,7 @@ def sweep_keys(table: pd.DataFrame, before: str) -> list[str]:
 
 def value_names(table: pd.DataFrame, sweep: Sequence[str]) -> list[str]:
     """The columns that are neither those of `RUN` nor sweep keys."""
-    return [str(name) for name in table.columns if name not in (*RUN, *sweep)]
+    return [str(n) for n in table.columns if n not in (*RUN, *sweep, FORGET_LABEL)]
 
 
 def settings_of(table: pd.DataFrame, sweep: Sequence[str]) -> tuple[list[int], list[Setting]]:

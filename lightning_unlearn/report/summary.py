@@ -13,8 +13,14 @@ from lightning_unlearn.report.analysis.depth import depth
 from lightning_unlearn.report.analysis.klom import metrics_of_groups
 from lightning_unlearn.report.analysis.scores import scores
 from lightning_unlearn.report.formatting import join_words
-from lightning_unlearn.report.reading import StudyRecords, forget_metric, read_records
+from lightning_unlearn.report.reading import (
+    StudyRecords,
+    forget_metric,
+    read_records,
+    several_labels,
+)
 from lightning_unlearn.report.sections.base import Section
+from lightning_unlearn.report.sections.cautions import cautions
 from lightning_unlearn.report.sections.depth import depth_table, findings_of
 from lightning_unlearn.report.sections.divergence import divergence_section
 from lightning_unlearn.report.sections.klom import klom_section
@@ -39,6 +45,7 @@ class Summary:
         csv: one row per run at full precision; "" without a table.
         findings: sentences.
         sections: further parts, of what the study measured.
+        cautions: the findings that limit what the scores say.
     """
 
     nothing: str
@@ -46,6 +53,7 @@ class Summary:
     csv: str
     findings: list[str]
     sections: list[Section] = field(default_factory=list)
+    cautions: list[str] = field(default_factory=list)
 
     @property
     def markdown(self) -> str:
@@ -99,20 +107,22 @@ def summarize(
     examples = examples if examples is not None and len(examples) else None
     read = _read_examples(study, examples) if examples is not None else None
     if has_depths(study):
+        limits = cautions(study, None, examples)
         values = depth(records, examples)
         findings, table = findings_of(values), depth_table(values)
         sections = _divergence(read)
         remarks = _left_out(sections)
     else:
         values = scores(records)
+        limits = cautions(study, values, examples)
         findings, table = recency(values), scores_table(values)
         sections = [path_dependence(values, study)]
         sections += [oracle_distance(study, read)] if study.has("distance/") else []
         sections += [*_divergence(read), *([klom_section(read)] if read is not None else [])]
         remarks = [*_left_out(sections), *_lacking(study, read), *_missing(study)]
     kept = [section for section in sections if section.tables]
-    findings = [*findings, *remarks, *notes]
-    return Summary("", table, csv(values), findings, [*kept, seed_section(records)])
+    findings = [*limits, *findings, *remarks, *notes]
+    return Summary("", table, csv(values), findings, [*kept, seed_section(records)], limits)
 
 
 def has_depths(study: StudyRecords) -> bool:
@@ -147,6 +157,7 @@ def _read_examples(study: StudyRecords, examples: pd.DataFrame) -> StudyRecords:
     if "log_likelihood/forget" not in wanted:
         # Answers stand in for the group of the forget set.
         wanted += [f"answers/{stage}" for stage in study.runs["forget"].unique()]
+    wanted += several_labels(study)
     return read_records(examples[metrics.isin(wanted)], "examples")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from lightning_unlearn.report.curves import Curves, curves_of
 from lightning_unlearn.report.formatting import join_words, short_number, span
 from lightning_unlearn.report.reading import StudyRecords, read_records
+from lightning_unlearn.settings.forget_labels import BASE, LABEL, label_of
 from lightning_unlearn.statistics import mean_over_seeds
 
 if TYPE_CHECKING:
@@ -121,9 +122,9 @@ class Chart:
 
 
 def curves(records: pd.DataFrame) -> RenderableType | None:
-    """Curves of the unlearn label and of the distance to the oracle, a line for each path.
+    """Curves of the forget label and of the distance to the oracle, a line for each path.
 
-    Without the unlearn label the answers of the forget stage are drawn. Values are means over
+    Without a forget label the answers of the forget stage are drawn. Values are means over
     seeds. Of many paths those are drawn that end lowest and highest.
 
     Args:
@@ -150,8 +151,11 @@ def _wanted(study: StudyRecords) -> Iterable[tuple[str, str]]:
     known = list(study.runs["metric"].unique())
     answers = [f"answers/{stage}" for stage in study.runs["forget"].unique()]
     for metric in [name for name in ("forget/label", *answers) if name in known][:1]:
-        what = "the unlearn label" if metric == "forget/label" else "the forget stage's answers"
-        yield metric, f"{metric}: log-likelihood of {what}, nats per token"
+        name, what = metric, "the forget stage's answers"
+        if metric == "forget/label":
+            what = study.label_words
+            name = study.labels[0].metric(LABEL) if len(study.labels) == 1 else metric
+        yield metric, f"{name}: log-likelihood of {what}, nats per token"
     distances = [name for name in known if name.startswith("distance/")]
     for metric in sorted(distances, key=lambda name: name != "distance/forget")[:1]:
         yield metric, f"{metric}: distance to the oracle, (nats per token)^2"
@@ -205,6 +209,8 @@ def ends_table(ends: dict[str, tuple[float, float]]) -> tuple[Table, str]:
 
     kinds: dict[str, list[str]] = {}
     for metric in ends:
+        if (label := label_of(metric)) is not None and label[1] == BASE:
+            continue  # It is measured at one step.
         kinds.setdefault(metric.partition("/")[0], []).append(metric)
     order = [*FIRST, *(kind for kind in kinds if kind not in (*FIRST, *LAST)), *LAST]
     table = Table(box=box.SIMPLE_HEAD)

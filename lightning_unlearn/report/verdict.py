@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lightning_unlearn.report.analysis.cautions import close_paths
 from lightning_unlearn.report.analysis.depth import depth
 from lightning_unlearn.report.analysis.oracle_distance import (
     OracleDistances,
@@ -15,6 +16,7 @@ from lightning_unlearn.report.analysis.oracle_distance import (
     oracle_distances,
 )
 from lightning_unlearn.report.analysis.path_dependence import path_dependences
+from lightning_unlearn.report.analysis.scores import score_name
 from lightning_unlearn.report.formatting import join_words, percent, short_number
 from lightning_unlearn.report.reading import by_condition
 from lightning_unlearn.report.sections.base import DISTANCE_UNIT
@@ -48,13 +50,22 @@ def verdict_of(report: StudyReport) -> Verdict:
     """The verdict on a study."""
     if report.is_empty:
         return Verdict("There is nothing to judge yet.", {"Found": [report.summary.nothing]})
-    if report.depths:
-        return _on_depth(report)
+    judged = _on_depth(report) if report.depths else _on_scores(report)
+    limits = report.summary.cautions
+    return replace(judged, sentences={"Caution": limits, **judged.sentences}) if limits else judged
+
+
+def _on_scores(report: StudyReport) -> Verdict:
+    """The verdict on forget scores and utility."""
     found = path_dependences(report.scores, report.study)
     found = [own for own in found if own.outcome == "forget_score" and own.index is not None]
+    close = close_paths(report.scores)
+    found = [own for own in found if own.condition.name not in close]
     shares = {own.condition.name: own.index for own in found if own.index is not None}
     effects = {own.condition.name: own.recency for own in found if own.recency is not None}
     headline, path = _on_paths(report, shares)
+    if close and not shares and len(close) == len(by_condition(report.scores, "forget_score")):
+        headline, path = "Paths differ by less than rounding: their order says nothing.", []
     answers = {
         "Does the path matter?": path,
         "Under which method least?": [*_least(shares), *_spread(report)],
@@ -79,7 +90,7 @@ def _on_paths(report: StudyReport, shares: Shares) -> tuple[str, list[str]]:
             "Whether the outcome depends on the path beyond seeds cannot be determined.",
             [f"There is no spread over seeds to compare with: {seeds}."],
         )
-    return _headline(shares), [_explained(shares)]
+    return _headline(shares), [_explained(shares, score_name(report.scores))]
 
 
 def _percents(share: IntraclassCorrelation) -> tuple[str, str, str]:
@@ -104,9 +115,9 @@ def _headline(shares: Shares) -> str:
     )
 
 
-def _explained(shares: Shares) -> str:
+def _explained(shares: Shares, name: str) -> str:
     """What the path explains, as a sentence."""
-    what = "of the variance of the forget score over runs"
+    what = f"of the variance of the {name} over runs"
     if len(shares) > FEW:
         order = sorted(shares.values(), key=lambda share: share.index)
         low, high = (_percents(share)[0] for share in (order[0], order[-1]))
@@ -147,11 +158,11 @@ def _spread(report: StudyReport) -> list[str]:
     closest = min(ends, key=lambda name: ends[name][1] - ends[name][0])
     if len(ends) > FEW:
         return [
-            f"Paths end closest to each other under {closest}, with forget scores of "
+            f"Paths end closest to each other under {closest}, with a {score_name(known)} of "
             f"{spans[closest]} nats per token."
         ]
     parts = join_words(f"{own} under {name}" for name, own in spans.items())
-    text = f"By path, the mean forget score is {parts} nats per token"
+    text = f"By path, the mean {score_name(known)} is {parts} nats per token"
     return [f"{text}: paths end closest under {closest}." if len(ends) > 1 else f"{text}."]
 
 
@@ -166,7 +177,7 @@ def _last(report: StudyReport, recencies: Mapping[str, Interval]) -> list[str]:
     ]
     if effects and len(effects) <= FEW:
         counted.append(
-            "The last position's forget score less the mean of the others' is "
+            f"The last position's {score_name(report.scores)} less the mean of the others' is "
             f"{join_words(effects)}, with 95 % intervals over seeds."
         )
     return counted

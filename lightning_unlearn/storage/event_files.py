@@ -7,6 +7,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning_unlearn.settings.forget_labels import (
+    LABEL,
+    MEAN,
+    PARAPHRASES,
+    PREFIX,
+    label_of,
+    labels_in,
+)
+
 # Prefix of the names of event files.
 EVENTS = "events.out.tfevents"
 Ends = Mapping[str, tuple[float, float]]
@@ -107,11 +116,17 @@ def charts_of(method: str, metrics: Iterable[str], forget: str) -> Charts:
         Kind and tag patterns by title; the patterns are anchored at both ends.
     """
     names: dict[str, list[str]] = {}
-    for metric in metrics:
+    for metric in (every := list(metrics)):
         kind, _, name = metric.partition("/")
         names.setdefault(kind, []).append(name)
     wanted = {
-        "forget: label and paraphrases": ("forget", {"label", "paraphrases"}),
+        f"forget: {label.noun} and paraphrases": (
+            "forget",
+            {label.metric(part).removeprefix(PREFIX) for part in (LABEL, PARAPHRASES)},
+        )
+        for label in labels_in(every)
+    }
+    wanted |= {
         # The patterns are sorted below, because TensorBoard draws equal charts of all paths once.
         "utility: answers of the other stages": ("answers", {*names.get("answers", [])} - {forget}),
         "utility: accuracy": ("accuracy", {*names.get("accuracy", [])}),
@@ -146,12 +161,13 @@ def final_values(ends: Ends, forget: str | None, unlearned: bool) -> dict[str, f
     found = {}
     for metric, (first, last) in ends.items():
         kind, _, name = metric.partition("/")
-        if unlearned and metric == "forget/mean":
-            found["final/forget score"] = first - last
+        label, part = label_of(metric) or (None, "")
+        if unlearned and label is not None and part == MEAN:
+            found[f"final/forget score {label.name}"] = first - last
         if unlearned and kind == "answers" and name != forget:
             found[f"final/utility {name}"] = 1 - abs(last - first)
-        if metric == "forget/label":
-            found["final/label"] = last
+        if label is not None and part == LABEL:
+            found[f"final/label {label.name}"] = last
         if kind in ("accuracy", "distance"):
             found[f"final/{kind} {name}"] = last
     return {tag: value for tag, value in found.items() if math.isfinite(value)}

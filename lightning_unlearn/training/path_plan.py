@@ -90,7 +90,7 @@ def plan_path(
     plan = _trainings(data, shared, data.training_stages)
     stages = plan[-1].content["stages"] if plan else []
     evaluation = {
-        "monitors": [callback_identity(monitor) for monitor in monitors],
+        "monitors": [_monitor_identity(monitor, data) for monitor in monitors],
         "measured": data.measured_fingerprints(),
     }
     # With learned stages, "stages" lacks what the base model has learned.
@@ -207,6 +207,12 @@ def _shared(model: CausalLM, data: StagedDataModule, conditions: Conditions) -> 
         # changes the result; compiled layers draw other masks.
         shared["cut"] = [data.micro_batch_size, conditions.world_size, settings.compile]
     return shared
+
+
+def _monitor_identity(monitor: Monitor, data: StagedDataModule) -> dict[str, Any]:
+    identity = callback_identity(monitor)
+    parameters = {**identity["parameters"], **monitor.settings_from_data(data)}
+    return {**identity, "parameters": parameters}
 
 
 def _oracle(

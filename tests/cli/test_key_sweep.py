@@ -96,9 +96,8 @@ VALID: dict[str, tuple[str, ...]] = {
     "trainer.plugins": ("empty list",),
     # Splits apply to data sets of the hub only; the stages here are files.
     "split": ("blank", *ANY_TEXT, "control character"),
-    # Any phrase is a valid label, and any text, also none, a valid instruction.
-    "LabelLikelihood.label": (*ANY_TEXT, "control character"),
-    "LabelLikelihood.paraphrases": ("list", "empty list"),
+    # Any text, also none, is a valid instruction, and any other text a valid phrase.
+    "LabelLikelihood.phrases": ("list",),
     "MathAccuracy.instruction": ("blank", *ANY_TEXT, "control character"),
     # Ray itself checks its address.
     "ray": ("blank", *ANY_TEXT, "control character"),

@@ -60,8 +60,8 @@ PAPER = {
         "runs/paper",
         [
             monitor("NPO", beta=0.5),
-            monitor("LabelLikelihood", every_n_steps=5),
-            monitor("AnswerLikelihood", every_n_steps=5, limit=400),
+            monitor("LabelLikelihood", every_n_steps=5, label="paper"),
+            monitor("AnswerLikelihood", every_n_steps=5, limit=400, end_of_turn=False),
             monitor(
                 "MathAccuracy",
                 num_samples=5,

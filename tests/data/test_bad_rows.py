@@ -116,7 +116,7 @@ def test_a_token_that_the_model_lacks(place: Workplace) -> None:
     )
 
 
-LABEL, MATHS = LabelLikelihood(label="No <extra1>"), MathAccuracy(instruction="Write <extra1>.")
+LABEL, MATHS = LabelLikelihood(phrases=["No <extra1>"]), MathAccuracy(instruction="Write <extra1>.")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_phrases_that_do_not_fit_after_a_prompt(place: Workplace) -> None:
 
     def check(room: int, **options: Any) -> None:
         data.load_rows(tiny_tokenizer(), room)
-        LabelLikelihood(label="No", paraphrases=[phrase], **options).check(data)
+        LabelLikelihood(phrases=["No", phrase], **options).check(data)
 
     check(512)
     assert data.format is not None

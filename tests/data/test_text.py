@@ -150,7 +150,9 @@ def test_a_phrase_after_a_plain_text_is_refused(tmp_path: Path, tokenizer: Any) 
     data.load_rows(tokenizer, 512)
     AnswerLikelihood().check(data)
     with pytest.raises(InputError, match="the row is plain text, which has no prompt"):
-        LabelLikelihood().check(data)
+        LabelLikelihood(label="paper").check(data)
+    LabelLikelihood().check(data)
+    assert LabelLikelihood().forget_label(data).kind == "own"
     for monitor in (Memorization("news"), TOFU(forget="news", retain="news")):
         with pytest.raises(InputError, match=r"^(Memorization|TOFU)\..*which has no prompt"):
             monitor.check(data)

@@ -32,6 +32,7 @@ from lightning_unlearn import (
 )
 from lightning_unlearn.data.columns import Row
 from lightning_unlearn.model.adapters import UNLEARN
+from lightning_unlearn.monitors.membership import FURTHER, SCORES
 from lightning_unlearn.storage.records import EXAMPLES, STEPS, read_table
 
 PATH = ["safety", "math"]
@@ -230,12 +231,17 @@ def test_row_sets_are_checked(tiny: Tiny, monitor: Monitor, message: str) -> Non
         (lambda: Memorization("a", max_new_tokens=0), "max_new_tokens: found 0, expected at least"),
         (lambda: TOFU("a", "b", max_new_tokens=0), "TOFU.max_new_tokens: found 0, expected at"),
         (
-            lambda: LabelLikelihood(label="I can't", paraphrases=["No", "I  can't "]),
-            'paraphrases, number 2: found "I  can\'t ", which repeats the label',
+            lambda: LabelLikelihood(phrases=["I can't", "No", "I  can't "]),
+            'LabelLikelihood.phrases, number 3: found "I  can\'t ", which repeats number 1',
+        ),
+        (lambda: LabelLikelihood(phrases=[]), "LabelLikelihood.phrases: found an empty list"),
+        (
+            lambda: LabelLikelihood(label="own", phrases=["No"]),
+            "LabelLikelihood.phrases: found phrases beside label own, which needs none",
         ),
         (
-            lambda: LabelLikelihood(paraphrases=["No", "No"]),
-            "number 2: found 'No', which repeats LabelLikelihood.paraphrases, number 1",
+            lambda: LabelLikelihood(label="Sorry"),
+            "LabelLikelihood.label: found 'Sorry', expected auto, own or paper",
         ),
     ],
 )
@@ -245,7 +251,7 @@ def test_settings_are_checked(make: Any, message: str) -> None:
 
 
 def test_membership_scores(tiny: Tiny) -> None:
-    trainer = fitted(tiny, Membership("others"))
+    trainer = fitted(tiny, Membership("others", scores=[*SCORES, *FURTHER]))
     examples, steps = final(trainer), final(trainer, STEPS)
     own, oracle = unlearned_and_oracle(tiny, trainer)
     base = tiny.module()
@@ -267,7 +273,8 @@ def test_membership_scores(tiny: Tiny) -> None:
                 size = len(zlib.compress(row.answer.encode()))
                 for score, value in (
                     ("loss", tokens.mean()),
-                    ("zlib", tokens.sum() / size),
+                    ("zlib_mean", tokens.mean() / size),
+                    ("zlib_sum", tokens.sum() / size),
                     ("reference", tokens.mean() - other.mean()),
                     ("min_k", lowest.mean()),
                 ):
@@ -278,7 +285,7 @@ def test_membership_scores(tiny: Tiny) -> None:
             if name == "own":
                 for who, values in both.items():
                     assert examples[f"{score}/{who}"].tolist() == pytest.approx(values, abs=1e-9)
-    for score in ("loss", "zlib", "reference", "min_k"):
+    for score in ("loss", "zlib_mean", "zlib_sum", "reference", "min_k"):
         assert steps[f"auc/{score}"] == pytest.approx(areas["own", score], abs=1e-12)
         relative = areas["own", score] / areas["oracle", score] - 1
         assert steps[f"privleak/{score}"] == pytest.approx(relative, abs=1e-12)

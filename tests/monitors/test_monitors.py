@@ -90,6 +90,7 @@ def test_examples_and_records_agree(tiny: Tiny) -> None:
         "forget/label": 4,
         "forget/paraphrases": 4,
         "forget/mean": 4,
+        "forget/base": 4,
     }
     assert trainer.results is not None
     assert trainer.results.first_and_last()["mine/step"] == (0.0, 7.0)
@@ -191,6 +192,7 @@ def test_validate_equals_the_last_evaluation_of_fit(tiny: Tiny) -> None:
     records = table(trainer, STEPS)
     last = records[records["step"] == 7].set_index("metric")["value"].to_dict()
     first = records[records["step"] == 0].set_index("metric")["value"].to_dict()
+    of_base = first.pop("forget/base")
     fresh = tiny.trainer([GA(), *monitors], precision="64-true")
     module = tiny.module()
     data = tiny.datamodule(order=PATH, unlearn=Recipe(lr=2e-3, steps=7, batch_size=4))
@@ -199,6 +201,7 @@ def test_validate_equals_the_last_evaluation_of_fit(tiny: Tiny) -> None:
     assert fresh.validate(module, data, stage="safety") == first
     base = fresh.validate(module, data, stage="base")
     assert base != first and set(base) == set(first)
+    assert base["forget/label"] == of_base
     assert fresh.validate(module, data) == last, "the base was only looked at"
     assert trainer.validate(tiny.module(), data) == last
 
@@ -260,7 +263,7 @@ def test_settings_of_monitors_are_checked() -> None:
     with pytest.raises(InputError, match=r"LabelLikelihood\.limit: found 0"):
         LabelLikelihood(limit=0)
     with pytest.raises(InputError, match="found an empty phrase"):
-        LabelLikelihood(paraphrases=["No", " "])
+        LabelLikelihood(phrases=["No", " "])
     with pytest.raises(TypeError, match="found a monitor without measure"):
         type("Idle", (Monitor,), {})
 

@@ -209,7 +209,7 @@ def test_a_summary_without_forget_measures_is_one_of_depths():
     assert (
         summarize(pd.concat([records, label]))
         .csv.splitlines()[0]
-        .endswith("forget_score,R utility,C utility")
+        .endswith("forget_score,forget_label,R utility,C utility")
     )
 
 

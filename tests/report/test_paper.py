@@ -39,7 +39,7 @@ def test_the_paper_of_a_study_with_seeds():
     found = paper(records)
     assert list(found) == ["figure-1", "figure-3", "figure-5"]
     assert titles(found["figure-1"]) == ["NPO"]
-    assert titles(found["figure-3"]) == ["unlearn label", "tofu", "", ""]
+    assert titles(found["figure-3"]) == ["paper's label", "tofu", "", ""]
     assert titles(found["figure-5"]) == ["GA", "NPO", "SimNPO", "", "", ""]
     axis = found["figure-3"].axes[3]
     wanted = by_seed(records, "answers/tofu", PATHS[0][0], "SimNPO")
@@ -68,7 +68,7 @@ def test_the_paper_of_several_base_models():
     found = paper(study(("NPO",), (0,), settings, oracle=False)[0])
     assert titles(found["figure-1"]) == ["Llama-1B", "Llama-8B"]
     assert titles(found["figure-3"]) == [
-        f"Llama-{size}: {what}" for size in ("1B", "8B") for what in ("unlearn label", "tofu")
+        f"Llama-{size}: {what}" for size in ("1B", "8B") for what in ("paper's label", "tofu")
     ]
 
 

@@ -37,5 +37,5 @@ def test_path_dependence_equals_the_index_of_scores(study):
     (first, _) = study.summary.sections[0].findings
     assert first.startswith(
         "GA: share of the variance over runs that lies between paths: 1.00 for the forget score "
-        "(95 % 1.00 to 1.00; F(3, 8) = "
+        "(paper's label) (95 % 1.00 to 1.00; F(3, 8) = "
     )

@@ -13,7 +13,8 @@ from lightning_unlearn.report.sections.recency import recency
 def test_recency_when_the_last_position_is_slowest():
     found = recency(scores(table(forgetting("GA", {1: 7.89, 2: 3.5, 3: 1.25, 4: 0.18}))))
     assert found == [
-        "GA: position 4 forgot slowest, with forget scores of 7.890 (p = 1), 3.500 (p = 2), "
+        "GA: position 4 forgot slowest, with forget scores "
+        "(paper's label) of 7.890 (p = 1), 3.500 (p = 2), "
         "1.250 (p = 3) and 0.180 (p = 4) nats per token; this is the last position (p = n = 4); "
         "of one seed, so chance is not excluded."
     ]
@@ -22,10 +23,12 @@ def test_recency_when_the_last_position_is_slowest():
 def test_recency_when_another_position_is_slowest():
     rows = forgetting("NPO", {4: 1.0, 2: -0.5}) + forgetting("GA", {1: 1, 2: 2})
     assert recency(scores(table(rows))) == [
-        "NPO: position 2 forgot slowest, with forget scores of -0.500 (p = 2) and 1.000 (p = 4) "
+        "NPO: position 2 forgot slowest, with forget scores "
+        "(paper's label) of -0.500 (p = 2) and 1.000 (p = 4) "
         "nats per token; this is not the last position (p = n = 4); of one seed, so chance is not "
         "excluded.",
-        "GA: position 1 forgot slowest, with forget scores of 1.000 (p = 1) and 2.000 (p = 2) "
+        "GA: position 1 forgot slowest, with forget scores "
+        "(paper's label) of 1.000 (p = 1) and 2.000 (p = 2) "
         "nats per token; the last position (p = n = 4) has no forget score; of one seed, so chance "
         "is not excluded.",
     ]
@@ -53,7 +56,8 @@ def test_recency_over_seeds_counts_the_seeds_that_agree():
         *forgetting("GA", {1: math.nan}, seed=3),
     ]
     assert recency(scores(table(rows))) == [
-        "GA: position 4 forgot slowest, with forget scores of 4.000 (p = 1) and 2.500 (p = 4) nats "
+        "GA: position 4 forgot slowest, with forget scores "
+        "(paper's label) of 4.000 (p = 1) and 2.500 (p = 4) nats "
         "per token; this is the last position (p = n = 4); it is the slowest in 2 of 3 seeds; the "
         "last less the mean of the others is -1.500 (95 % -8.416 to +5.416 over 3 seeds); scores "
         "are means over 3 seeds per path; 1 run without a forget score is left out.",
@@ -74,7 +78,8 @@ def test_recency_averages_paths_that_share_a_position():
     for path, position, drop in drops:
         rows += run("GA", path, position, {"forget/mean": (0, 0, -drop)})
     assert recency(scores(table(rows))) == [
-        "GA: position 1 forgot slowest, with forget scores of 1.500 (p = 1) and 2.500 (p = 3) nats "
+        "GA: position 1 forgot slowest, with forget scores "
+        "(paper's label) of 1.500 (p = 1) and 2.500 (p = 3) nats "
         "per token; this is not the last position (p = n = 3); of one seed, so chance is not "
         "excluded; scores are means over 2 paths per position."
     ]
@@ -83,12 +88,14 @@ def test_recency_averages_paths_that_share_a_position():
 def test_recency_with_nothing_to_compare():
     one = table(run("GA", "a-f", 2, {"forget/mean": (0, 0, -1.5)}))
     assert recency(scores(one)) == [
-        "GA: only the path a-f has a forget score, 1.500 nats per token at p = 2, so positions "
+        "GA: only the path a-f has a forget score "
+        "(paper's label), 1.500 nats per token at p = 2, so positions "
         "cannot be compared."
     ]
     two = [*one.to_dict("records"), *run("GA", "b-f", 2, {"forget/mean": (0, 0, -0.5)})]
     assert recency(scores(table(two))) == [
-        "GA: only position 2 has a forget score, 1.000 nats per token, so positions cannot be "
+        "GA: only position 2 has a forget score "
+        "(paper's label), 1.000 nats per token, so positions cannot be "
         "compared; scores are means over 2 paths per position."
     ]
     three = [*two, *run("GA", "a-b-f", 3, {"forget/mean": (0, 0, 0)})]

@@ -373,7 +373,7 @@ def test_figures_are_described_in_words():
         assert f"best step of p = {position} at {STEPS[means.argmin()]}" in said["oracle"]
         share = by_seed(records, "overshoot/forget", path)[:, -1].mean()
         assert f"{100 * share:.0f} % overshot at the end" in said["trajectories"]
-    assert said["forget"].startswith("Unlearning f: log-likelihood of the unlearn label. lower = ")
+    assert said["forget"].startswith("Unlearning f: log-likelihood of the paper's label. lower = ")
     assert (
         "RE distance between paths (nats per token)² by unlearning step, logarithmic"
         in (said["divergence"])

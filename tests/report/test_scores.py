@@ -28,19 +28,23 @@ def test_scores_equal_the_numbers_worked_out_by_hand(example):
         "position",
         "seed",
         "forget_score",
+        "forget_label",
         "tofu utility",
         "math utility",
         "math accuracy change",
     ]
-    assert found.iloc[0].tolist() == ["NPO", "safety-tofu-math", 1, 0, 7.75, 0.75, 0.5, -0.25]
+    assert found.iloc[0].tolist() == [
+        *["NPO", "safety-tofu-math", 1, 0, 7.75],
+        *["paper", 0.75, 0.5, -0.25],
+    ]
     assert found.iloc[1].drop("math utility").tolist() == [
         *["NPO", "tofu-math-safety", 3, 0],
-        *[0.25, -1.5, 0.125],
+        *[0.25, "paper", -1.5, 0.125],
     ]
     assert math.isnan(found.iloc[1]["math utility"])
     assert found.iloc[2, :5].tolist() == ["GA|x", "tofu-math-safety", 3, 7, 0.0]
     assert math.copysign(1, found.iloc[2]["forget_score"]) == 1
-    assert found.iloc[2, 5:].isna().all()
+    assert found.iloc[2, 6:].isna().all()
 
 
 def test_scores_do_not_depend_on_row_order_repeats_or_foreign_rows(example):
@@ -60,7 +64,7 @@ def test_scores_without_any_known_measure_are_empty(example):
 def test_one_measured_step_shows_no_change(example):
     found = scores(example[example["step"] == 0])
     assert len(found) == 3
-    assert found.iloc[:, 4:].isna().all(axis=None)
+    assert found.drop(columns="forget_label").iloc[:, 4:].isna().all(axis=None)
     assert recency(found)[0] == (
         "NPO: no forget score was measured, so positions cannot be compared."
     )
@@ -89,11 +93,14 @@ def test_wrong_records_are_refused(example, measure):
 
 def test_scores_keep_settings_apart():
     found = scores(swept())
-    assert list(found.columns) == ["method", "path", "position", "seed", LR, BETA, "forget_score"]
+    assert list(found.columns) == [
+        *["method", "path", "position", "seed", LR, BETA],
+        *["forget_score", "forget_label"],
+    ]
     assert found["forget_score"].tolist() == pytest.approx([2, 0.5, 2, 3, 1, 0.25, 1, 0.25])
     assert found[LR].tolist() == [1e-4, 1e-4, 3e-5, 3e-5, 1e-4, 1e-4, 1e-4, 1e-4]
     assert found[BETA].isna().tolist() == [True] * 4 + [False] * 4
-    assert csv(found).splitlines()[1] == f"GA,f-a-b,1,0,{1e-4},,2.0"
+    assert csv(found).splitlines()[1] == f"GA,f-a-b,1,0,{1e-4},,2.0,paper"
 
 
 def test_nulls_of_any_kind_are_one_setting():
@@ -142,7 +149,7 @@ def test_oracle_gaps_equal_those_of_a_loop_over_the_rows():
     draw.shuffle(rows)
     found = scores(pd.DataFrame(rows))
     assert len(found) == len(runs) and "oracle" not in set(found["method"])
-    assert found.columns.get_loc("oracle_gap") == found.columns.get_loc("forget_score") + 1
+    assert found.columns.get_loc("oracle_gap") == found.columns.get_loc("forget_score") + 2
     known = 0
     for row in found.to_dict("records"):
         setting = {LR: row[LR], "model.lora.r": row["model.lora.r"]}

@@ -18,6 +18,11 @@ from lightning_unlearn.report.sections.scores import scores_table
 from lightning_unlearn.report.summary import summarize
 from lightning_unlearn.report.tables import Column, Row, csv, escape_latex, table_of_runs
 
+NOTE = (
+    "Forget score: drop of the mean log-likelihood of the paper's unlearn label and its 19 "
+    "paraphrases, end of turn not counted."
+)
+
 
 def test_markdown_golden(example):
     assert scores_table(scores(example)).markdown().splitlines() == [
@@ -27,7 +32,7 @@ def test_markdown_golden(example):
         "|  | 3 | tofu-math-**safety** | **0.250** | -1.500 | n/a | +0.125 |",
         r"| GA\|x | 3 | tofu-math-**safety** | 0.000 | n/a | n/a | n/a |",
         "",
-        "Bold: the lowest forget score of a method, where forgetting was slowest.",
+        f"{NOTE} Bold: the lowest forget score of a method, where forgetting was slowest.",
     ]
 
 
@@ -38,7 +43,7 @@ def test_markdown_of_several_seeds_and_escaped_names():
     assert scores_table(scores(table(rows))).markdown().splitlines()[2:] == [
         r"| &lt;b&gt;\*x\* | 2 | a\_b-**f** | 3 | 1.500 (1.000 to 2.000, 2 of 3 seeds) |",
         "",
-        "Several seeds: mean (lowest to highest).",
+        f"{NOTE} Several seeds: mean (lowest to highest).",
     ]
 
 
@@ -71,7 +76,8 @@ def test_the_table_of_a_sweep():
         "|  | lr = 0.0001, beta = 1 | 1 | **f**-a-b | 1.000 |",
         "|  |  | 3 | a-b-**f** | **0.250** |",
         "",
-        "Bold: the lowest forget score of a method and setting, where forgetting was slowest.",
+        f"{NOTE} Bold: the lowest forget score of a method and setting, where forgetting was "
+        "slowest.",
     ]
     out = io.StringIO()
     Console(file=out, width=140).print(scores_table(scores(swept())).rich())
@@ -96,7 +102,7 @@ def test_the_table_shows_gaps_where_there_are_oracles():
         "| GA | 1 | **f**-a-b | 2.000 | +1.000 |",
         "|  | 3 | a-b-**f** | **1.000** | n/a |",
     ]
-    assert "less that of the model retrained" in scores_table(found).markdown()
+    assert "less that under the model retrained" in scores_table(found).markdown()
     other = drop_of("GA", FIRST, 2.0) + oracle(FIRST, {"answers/a": -4.0})
     assert "oracle_gap" not in scores(pd.DataFrame(other))
 

@@ -46,7 +46,7 @@ FALLING = table(
 
 def test_a_line_for_each_path_is_drawn_to_the_scale_of_its_method() -> None:
     lines = printed(terminal.curves(FALLING)).splitlines()
-    assert lines[0] == "forget/label: log-likelihood of the unlearn label, nats per token"
+    assert lines[0] == "forget/label: log-likelihood of the paper's label, nats per token"
     assert [line.rstrip() for line in lines[1:7:3]] == ["NPO", "GA"] or lines[1].rstrip() == "NPO"
     level = "▁" * 36
     assert lines[2].rstrip() == f"  p = 1  b-a   -7 {level}   -7"

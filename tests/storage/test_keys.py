@@ -159,7 +159,7 @@ CHANGES: dict[type, dict[str, list[tuple[tuple[int, ...], Change]]]] = {
             ),
             (
                 UNLEARNING,
-                lambda p: {"trainer": {"callbacks": [NPO(), LabelLikelihood(paraphrases=["No"])]}},
+                lambda p: {"trainer": {"callbacks": [NPO(), LabelLikelihood(phrases=["No"])]}},
             ),
         ],
     },
@@ -270,6 +270,8 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
         "prompt": [lambda p: renamed(p, "prompt")],
         "answer": [lambda p: renamed(p, "answer")],
         "limit": [lambda p: p.with_stage(limit=100)],
+        # The label is the paper's; see below for own answers.
+        "paraphrase": [lambda p: p.with_stage("safety", paraphrase="question")],
     },
     LoRA: {
         "target_modules": [
@@ -405,6 +407,23 @@ def test_chats_are_hashed_by_their_messages(plans: Plans) -> None:
     files = [plans.file(name, chat) for name in ("math.jsonl", "math-heldout.jsonl")]
     same = plans.with_stage(messages="chat", source=files[0], heldout=files[1])
     assert plans.changed(**same) == ()
+
+
+def test_the_label_that_is_evaluated_is_in_the_key(plans: Plans) -> None:
+    """Equal labels have equal keys, whether they were asked for or taken."""
+
+    def labeled(*given: str, **data: Any) -> list[str]:
+        callbacks = [NPO(), LabelLikelihood(label=given[0] if given else "auto")]
+        return plans.keys(trainer={"callbacks": callbacks}, **data)
+
+    rows = plans.file("safety.jsonl", lambda row: {**row, "answer": "It is " + row["answer"]})
+    other = plans.with_stage("safety", source=rows)
+    assert labeled() == labeled("paper") != labeled("own")
+    assert labeled(**other) == labeled("own", **other) != labeled("paper", **other)
+    paraphrased = plans.with_stage("safety", paraphrase="question")
+    plain, found = labeled("own"), labeled("own", **paraphrased)
+    assert plain[:-1] == found[:-1] and plain[-1] != found[-1]
+    assert labeled("paper", **paraphrased) == labeled("paper")
 
 
 def test_windows_of_plain_text_are_in_the_key(plans: Plans) -> None:

@@ -95,6 +95,7 @@ def test_curves_are_the_records(tiny: Tiny) -> None:
         "NPO/forget/label",
         "NPO/forget/paraphrases",
         "NPO/forget/mean",
+        "NPO/forget/base",
         "NPO/answers/math",
         "NPO/answers/safety",
         "NPO/accuracy/math",
@@ -150,7 +151,10 @@ def test_probes_have_a_chart_each_and_paths_the_same_ones() -> None:
 def test_final_values_are_finite_and_need_two_steps_where_they_are_changes() -> None:
     ends = {"forget/mean": (-1.0, -3.0), "answers/a": (-1.0, math.nan), "answers/f": (0.0, 0.0)}
     ends |= {"accuracy/a": (0.5, 0.25), "distance/forget": (4.0, math.inf), "kl/x": (1.0, 1.0)}
-    assert final_values(ends, "f", True) == {"final/forget score": 2.0, "final/accuracy a": 0.25}
+    assert final_values(ends, "f", True) == {
+        "final/forget score paper": 2.0,
+        "final/accuracy a": 0.25,
+    }
     assert final_values(ends, "f", False) == {"final/accuracy a": 0.25}
 
 
@@ -195,10 +199,10 @@ def test_a_finished_run_and_a_replayed_one_have_the_same_row(tiny: Tiny) -> None
     expected = scores(read_table(first.run_dir / "records.parquet")).iloc[0]
     assert {tag: point for tag, ((_, point),) in values.items()} == pytest.approx(
         {
-            "final/forget score": expected["forget_score"],
+            "final/forget score paper": expected["forget_score"],
             "final/utility math": expected["math utility"],
             "final/accuracy math": points(first.run_dir)["NPO/accuracy/math"][-1][1],
-            "final/label": points(first.run_dir)["NPO/forget/label"][-1][1],
+            "final/label paper": points(first.run_dir)["NPO/forget/label"][-1][1],
         }
     )
     assert {step for ((step, _),) in values.values()} == {3}
@@ -212,7 +216,7 @@ def test_an_oracle_has_a_row_but_no_charts(tiny: Tiny) -> None:
     trainer = tiny.trainer([LabelLikelihood(2), OracleDistance(2)], logger=True)
     trainer.fit(tiny.module(), tiny.datamodule(order=PATH, oracle=True))
     assert trainer.run_dir is not None
-    assert set(points(trainer.run_dir / "final")) == {"final/label"}
+    assert set(points(trainer.run_dir / "final")) == {"final/label paper"}
     said = row(trainer.run_dir)
     assert (said["method"], said["path"]) == ("oracle", "math")
     assert not any(name.startswith(("data.unlearn", "trainer.callbacks")) for name in said)
@@ -377,8 +381,8 @@ def test_a_running_tensorboard_shows_charts_and_a_table_of_all_methods(tiny: Tin
     differing = {info["name"] for info in experiment["hparamInfos"] if info["differs"]}
     assert {"method", "path", "position", "data.unlearn.lr"} <= differing
     assert [info["name"]["tag"] for info in experiment["metricInfos"]] == [
-        "final/forget score",
-        "final/label",
+        "final/forget score paper",
+        "final/label paper",
         "final/utility math",
         "final/utility tofu",
     ]

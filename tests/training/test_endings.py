@@ -181,6 +181,7 @@ def test_a_rule_of_the_method_finishes_unlearning(tiny: Tiny) -> None:
     # The last step is evaluated exactly once, whether or not a monitor was due there.
     assert steps == {
         **{f"forget/{n}": [0, 2, 3] for n in ("label", "paraphrases", "mean")},
+        "forget/base": [0],
         "answers/safety": [0, 3],
     }
     assert not table.duplicated(["step", "metric"]).any()

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.reading import OUTCOMES, ends, read_records
+from lightning_unlearn.report.reading import (
+    FORGET_LABEL,
+    OUTCOMES,
+    ends,
+    read_records,
+    sweep_keys,
+)
+from lightning_unlearn.settings.forget_labels import PREFIX, ForgetLabel, label_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +24,9 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
 
     - `forget_score` = forget/mean at the first step minus forget/mean at the last, in nats per
       token: the drop of the mean log-likelihood of label and paraphrases; higher = more forgotten.
+    - `forget_label` = what the label is: "own" (answers), "paper" or "phrases", with "_end" where
+      end-of-turn tokens are counted; see `lightning_unlearn.settings.forget_labels`. Where runs
+      have different labels, it is a sweep key and stands before `forget_score`.
     - `oracle_gap` = forget/mean at the last step minus the oracle's forget/mean, in nats per token:
       positive = still more likely than under the model retrained without the forget stage. The
       oracle is that of the run's path, position, seed and sweep values; a null of the oracle
@@ -34,8 +44,8 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per method, path, position, seed and sweep values, in order of first appearance:
-        these columns, `forget_score`, `oracle_gap`, the utilities, the changes of accuracy.
-        Oracles have no row.
+        these columns, `forget_score`, `forget_label`, `oracle_gap`, the utilities, the changes of
+        accuracy. Oracles have no row.
 
     Raises:
         InputError: as for `read_records`.
@@ -51,6 +61,9 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
     both = ends(data, ["metric"])
     changes = both["change"].unstack("metric")
     table["forget_score"] = 0.0 - _column(changes, "forget/mean", table.index)
+    if len(study.labels) == 1:
+        known = table.index.isin(data["run"][data["metric"].str.startswith(PREFIX)])
+        table[FORGET_LABEL] = pd.Series(study.labels[0].name, table.index).where(known, None)
     if study.oracles.measured("forget/mean"):
         last = _column(both["after"].unstack("metric"), "forget/mean", table.index)
         oracle = [
@@ -69,6 +82,27 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
     for stage in of_stage[kind == "accuracy"].unique():
         table[f"{stage} accuracy change"] = _column(changes, f"accuracy/{stage}", table.index)
     return table.reset_index(drop=True)
+
+
+def label_of_scores(table: pd.DataFrame) -> ForgetLabel | None:
+    """The label of the forget scores of all runs; None where runs differ, or nothing was measured.
+
+    Args:
+        table: what `scores` returns, or some of its rows.
+    """
+    names = list(table[FORGET_LABEL].dropna().unique()) if FORGET_LABEL in table else []
+    return label_named(str(names[0])) if len(names) == 1 else None
+
+
+def score_name(table: pd.DataFrame) -> str:
+    """ "forget score (own answers)": with what it is of, unless a setting of the runs says so.
+
+    Args:
+        table: as for `label_of_scores`.
+    """
+    label = label_of_scores(table)
+    in_setting = FORGET_LABEL in sweep_keys(table, "forget_score")
+    return "forget score" if label is None or in_setting else f"forget score ({label.words})"
 
 
 def _column(wide: pd.DataFrame, name: str, index: pd.Index) -> pd.Series:

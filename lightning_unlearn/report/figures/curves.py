@@ -45,7 +45,7 @@ class Cell:
 def forget_figure(
     study: StudyRecords, styles: StyleMap, metric: str = "forget/label"
 ) -> spec.Figure | None:
-    """The log-likelihood of the unlearn label."""
+    """The log-likelihood of the label of the forget score."""
     data = study.runs[study.runs["metric"] == metric]
     if data.empty:
         return None
@@ -54,7 +54,7 @@ def forget_figure(
         [trial and Cell(trial, metric, trial[0], ylabel) for trial in row]
         for row in labels.arrange(data, study)
     ]
-    title = f"Unlearning {labels.forgotten(data)}: log-likelihood of the unlearn label"
+    title = f"Unlearning {labels.forgotten(data)}: log-likelihood of {study.label_words}"
     figure = curve_figure(study, styles, cells, title, ["lower = more forgotten"])
     return replace(figure, grid=labels.tidy(figure.grid))
 

@@ -28,7 +28,7 @@ def save_figures(
     Each has a panel per method and setting, or a row of them, and is written where what it shows
     was measured; values are nats per token:
 
-    - `forget`: the log-likelihood of the unlearn label ("forget/label") by step.
+    - `forget`: the log-likelihood of the forget label ("forget/label", "forget/own_label") by step.
     - `utility`: that of the other stages' answers ("answers/<stage>").
     - `answers`: those of all stages together, a panel per path, where answers of the forget stage
       were measured but not its label.

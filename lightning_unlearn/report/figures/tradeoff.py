@@ -79,7 +79,7 @@ def tradeoff_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None
         for (path, position), own in rows.groupby(["path", "position"], sort=False):
             marks += _trail(own, styles, (str(path), int(position)))
         ylabel = "utility\n(mean over the other stages)"
-        xlabel = "forget score (nats per token)"
+        xlabel = f"forget score of {study.label_words}\n(nats per token)"
         return spec.Panel(marks, trial[0], study.name(trial[1]), ylabel, "tradeoff", xlabel)
 
     entries = [spec.Entry("trail", o.label, o) for o in styles.present(paths_of(data))]

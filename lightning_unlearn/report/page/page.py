@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_unlearn.errors import InputError, visible
+from lightning_unlearn.report.analysis.scores import score_name
 from lightning_unlearn.report.figures.catalogue import finite
 from lightning_unlearn.report.figures.curves import answers_figure, forget_figure, utility_figure
 from lightning_unlearn.report.figures.divergence import divergence_figure
@@ -251,7 +252,8 @@ class Page:
 
     def _scores(self, report: StudyReport) -> list[Block]:
         assert report.summary.table is not None
-        said = [line for line in report.summary.findings if line not in report.source.remarks]
+        shown = [*report.source.remarks, *report.summary.cautions]
+        said = [line for line in report.summary.findings if line not in shown]
         blocks = [Block("table", report.summary.table, "Scores by method and path")]
         blocks += _sentences(said)
         if dependence := _section(report, "Path dependence"):
@@ -261,7 +263,9 @@ class Page:
     def _forget(self, report: StudyReport) -> list[Block]:
         measured = report.measured("forget/")
         own = "label" if "label" in measured else "mean"
-        return self._grid(forget_figure(finite(report.study), self.styles, f"forget/{own}"))
+        grid = self._grid(forget_figure(finite(report.study), self.styles, f"forget/{own}"))
+        note = Block("note", f"Log-likelihood of {report.study.label_words}.")
+        return [note, *grid] if grid else []
 
     def _utility(self, report: StudyReport) -> list[Block]:
         figure = utility_figure(finite(report.study), self.styles)
@@ -317,7 +321,8 @@ class Page:
     def _sweep(self, report: StudyReport) -> list[Block]:
         if report.depths or not report.study.sweep:
             return []
-        titles = {"forget_score": "Forget score, nats per token"}
+        name = score_name(report.scores)
+        titles = {"forget_score": f"{name.capitalize()}, nats per token"}
         kept = [str(column) for column in report.scores if str(column).endswith(" utility")]
         titles |= {column: column.capitalize() for column in kept}
         blocks = []

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ByTrial = Mapping[Trial, Curves]
-LABEL, LABEL_TITLE = "forget/label", "unlearn label"
+LABEL = "forget/label"
 TOKEN = "(nats per token)"
 UNIT = f"log-likelihood\n{TOKEN}"
 # The orders of Figure 4, as the paper numbers them.
@@ -133,6 +133,7 @@ class Trials:
         self.styles = styles_of_paths(paths_of(study.runs))
         self.methods = [str(name) for name in study.runs["method"].unique()]
         self.model = self.key("base")
+        self.title = study.labels[0].words if len(study.labels) == 1 else "label"
 
     def key(self, ending: str) -> int | None:
         """The place of the sweep key that ends so; that of unlearning goes before others."""
@@ -252,7 +253,7 @@ def figure_one(trials: Trials) -> spec.Figure:
     if not chosen:
         raise Lacking(f"no {LABEL} under {method}")
     row = [
-        trials.panel(label, t, trials.model_name(t) or method, f"label {UNIT}", "label")
+        trials.panel(label, t, trials.model_name(t) or method, f"{trials.title}\n{UNIT}", "label")
         for t in chosen
     ]
     return trials.figure([row], label, 2.6)
@@ -271,7 +272,7 @@ def figure_three(trials: Trials) -> spec.Figure:
         row: list[spec.Panel | None] = []
         for trial in trials.choose(label, method):
             own = trials.model_name(trial)
-            for name, curves in ((LABEL_TITLE, label), (stage, kept)):
+            for name, curves in ((trials.title, label), (stage, kept)):
                 title = f"{own}: {name}" if own else name
                 first = f"{method}\n{TOKEN}" if not row else ""
                 row.append(trials.panel(curves, trial, title, first, (trial, name)))
@@ -317,7 +318,7 @@ def figure_five(trials: Trials) -> spec.Figure:
         raise Lacking("one seed; the figure shows intervals over several")
     grid = [
         [trials.panel(source, t, t[0], f"{name}\n{TOKEN}", name) for t in chosen]
-        for name, source in ((LABEL_TITLE, label), (f"{stage} answers", kept))
+        for name, source in ((trials.title, label), (f"{stage} answers", kept))
     ]
     return trials.figure(grid, label, 2.2)
 
@@ -330,9 +331,10 @@ def figure_six(trials: Trials) -> spec.Figure:
     label, method = trials.label(), trials.local()
     chosen = [trials.choose(label, method, lr=rate) for rate in trials.rates(method, label)]
     alone = max(map(len, chosen)) == 1
+    ylabel = f"{trials.title}\n{UNIT}"
     grid = [
         [
-            trials.panel(label, t, trials.model_name(t) or method, UNIT, "label" if alone else t)
+            trials.panel(label, t, trials.model_name(t) or method, ylabel, "label" if alone else t)
             for t in row
         ]
         for row in chosen
@@ -348,7 +350,7 @@ def figure_seven(trials: Trials) -> spec.Figure:
     label, method = trials.label(), trials.local()
     stage, kept = trials.retained()
     (trial, *_) = trials.choose(label, method, lr=trials.rates(method, label)[-1])
-    titles = {f"forget quality: {LABEL_TITLE}": label, f"retained utility: {stage} answers": kept}
+    titles = {f"forget quality: {trials.title}": label, f"retained utility: {stage} answers": kept}
     row = [
         trials.panel(curves, trial, title, UNIT if curves is label else "", title, f"{method}, ")
         for title, curves in titles.items()
@@ -372,7 +374,7 @@ def figure_eight(trials: Trials) -> spec.Figure:
         row: list[spec.Panel | None] = []
         for schedule in every:
             found = trials.choose(label, method, schedule=schedule)[:1]
-            ylabel = f"{method}\nlabel {UNIT}"
+            ylabel = f"{method}\n{trials.title}\n{TOKEN}"
             own = [trials.panel(label, t, short_value(schedule), ylabel, method) for t in found]
             row += own or [None]
         if any(row):

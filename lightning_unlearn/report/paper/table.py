@@ -8,7 +8,7 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.analysis.scores import scores
+from lightning_unlearn.report.analysis.scores import label_of_scores, scores
 from lightning_unlearn.report.formatting import DECIMALS, number
 from lightning_unlearn.report.reading import (
     Condition,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOTE = (
-    "Forget score: drop of the mean log-likelihood of label and paraphrases, nats per token. "
+    "Forget score: drop of the mean log-likelihood of {label}, nats per token. "
     "Utility: 1 - |change of the log-likelihood of a stage's answers|, or the change of its "
     "accuracy. Bold: the lowest forget score of a column, where forgetting was slowest."
 )
@@ -87,7 +87,7 @@ def table_one(records: pd.DataFrame) -> ScoreTable | None:
     table = scores(records)
     if table.empty or not table["forget_score"].notna().any():
         return None
-    runs = _runs_of_columns(table)
+    runs, label = _runs_of_columns(table), label_of_scores(table)
     heads = list(runs)
     names = value_names(table, sweep_keys(table, "forget_score"))
     kept = [n for n in names if n == "tofu utility"] or [n for n in names if n.endswith(" utility")]
@@ -107,7 +107,8 @@ def table_one(records: pd.DataFrame) -> ScoreTable | None:
     return ScoreTable(
         [Column("score", lambda row: row.of.method, is_name=True, once=True), POSITION, *columns],
         _with_lowest(rows, columns),
-        NOTE + (f" {SEEDS.format(count=most)}" if most > 1 else ""),
+        NOTE.format(label=label.sentence if label else "label and paraphrases")
+        + (f" {SEEDS.format(count=most)}" if most > 1 else ""),
         heads,
     )
 

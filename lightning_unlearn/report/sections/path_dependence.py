@@ -7,8 +7,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from lightning_unlearn.report.analysis.path_dependence import PathDependence, path_dependences
+from lightning_unlearn.report.analysis.scores import label_of_scores, score_name
 from lightning_unlearn.report.formatting import MISSING, join_words, short_number
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.reading import FORGET_LABEL, StudyRecords
 from lightning_unlearn.report.sections.base import Section, ends_of
 from lightning_unlearn.report.tables import Column, Row, csv, table_of_runs
 from lightning_unlearn.statistics import mean_interval
@@ -54,13 +55,16 @@ def path_dependence(scores: pd.DataFrame, study: StudyRecords) -> Section:
         outcomes = {own.outcome: own for own in group}
         rows.append(Row(condition, outcomes))
         if any(own.index is not None for own in outcomes.values()):
-            findings.append(f"{condition.name}: {_finding(list(outcomes.values()))}.")
+            own_name = score_name(scores)
+            findings.append(f"{condition.name}: {_finding(list(outcomes.values()), own_name)}.")
     names = dict.fromkeys(own.outcome for own in found)
     columns = [Column(NAMES.get(name, name), partial(_share, name)) for name in names]
-    table = table_of_runs(columns, rows, [NOTE], bool(study.sweep), by_path=False)
-    return Section(
-        TITLE, {"path_dependence": csv([_record(own) for own in found])}, table, findings
-    )
+    label = label_of_scores(scores)
+    notes = [NOTE, *([f"Forget score and label: {label.sentence}."] if label else [])]
+    table = table_of_runs(columns, rows, notes, bool(study.sweep), by_path=False)
+    of_all = {FORGET_LABEL: label.name} if label and FORGET_LABEL not in study.sweep else {}
+    records = csv([{**_record(own), **of_all} for own in found])
+    return Section(TITLE, {"path_dependence": records}, table, findings)
 
 
 def _record(own: PathDependence) -> dict[str, Any]:
@@ -86,7 +90,7 @@ def _written(share: float) -> str:
     return f"{share:.2f}" if share == share else MISSING
 
 
-def _finding(outcomes: list[PathDependence]) -> str:
+def _finding(outcomes: list[PathDependence], score: str) -> str:
     """What the path explains of every outcome, the first of them with its F test."""
     parts: list[str] = []
     for own in outcomes:
@@ -94,7 +98,8 @@ def _finding(outcomes: list[PathDependence]) -> str:
         if index is None:
             continue
         share, low, high = map(_written, index.share)
-        part = f"{share} for the {NAMES.get(own.outcome, own.outcome)}"
+        names = {**NAMES, "forget_score": score}
+        part = f"{share} for the {names.get(own.outcome, own.outcome)}"
         if not parts and low == MISSING:
             part += " (no interval and no test: the seeds of every path are alike)"
         elif not parts:

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from lightning_unlearn.report.analysis.path_dependence import has_last, last_less_others
+from lightning_unlearn.report.analysis.scores import score_name
 from lightning_unlearn.report.formatting import DECIMALS, join_words, number, span
 from lightning_unlearn.report.reading import by_condition
 
@@ -32,12 +33,13 @@ def recency(scores: pd.DataFrame) -> list[str]:
         Sentences in the order of the methods' and the settings' first appearance.
     """
     conditions = by_condition(scores, "forget_score")
+    name = score_name(scores)
     sentences = []
     for method, group in groupby(conditions, lambda own: own[0].method):
         parts = list(group)
         if len(parts) > 1:
             sentences.append(f"{method}: {_count([part for _, part in parts])}.")
-        sentences += [f"{own.name}: {_finding(part)}." for own, part in parts]
+        sentences += [f"{own.name}: {_finding(part, name)}." for own, part in parts]
     last = _slowest_last([rows for _, part in conditions for _, rows in part.groupby("seed")])
     if len(last) > 1:
         sentences.append(
@@ -64,7 +66,7 @@ def _slowest_last(parts: list[pd.DataFrame]) -> list[bool]:
     return [_slowest(own) == [max(own)] for own in means]
 
 
-def _finding(rows: pd.DataFrame) -> str:
+def _finding(rows: pd.DataFrame, name: str) -> str:
     known = rows[rows["forget_score"].notna()]
     if known.empty:
         return "no forget score was measured, so positions cannot be compared"
@@ -76,7 +78,7 @@ def _finding(rows: pd.DataFrame) -> str:
         what, where = f"position {position}", ""
         if len(paths) == 1:
             what, where = f"the path {paths[0]}", f" at p = {position}"
-        finding = f"only {what} has a forget score, {number(score)} nats per token{where}"
+        finding = f"only {what} has a {name}, {number(score)} nats per token{where}"
         return "; ".join([f"{finding}, so positions cannot be compared", *notes])
     slowest = _slowest(means)
     verb = f"positions {join_words(map(str, slowest))} tie as the slowest"
@@ -85,7 +87,8 @@ def _finding(rows: pd.DataFrame) -> str:
     elif len(slowest) == len(means):
         verb = "no position forgot slower than another"
     listed = join_words(f"{number(score)} (p = {p})" for p, score in means.items())
-    finding = f"{verb}, with forget scores of {listed} nats per token"
+    names = name.replace("score", "scores", 1)
+    finding = f"{verb}, with {names} of {listed} nats per token"
     clauses = [_last(known, means, slowest), *_seeds(known, slowest), *_effect(known)]
     return "; ".join([finding, *clauses, *notes])
 

@@ -6,8 +6,16 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.report.analysis.scores import label_of_scores
 from lightning_unlearn.report.formatting import number, short_number
-from lightning_unlearn.report.reading import Condition, settings_of, shown, sweep_keys, value_names
+from lightning_unlearn.report.reading import (
+    FORGET_LABEL,
+    Condition,
+    settings_of,
+    shown,
+    sweep_keys,
+    value_names,
+)
 from lightning_unlearn.report.sections.base import Section
 from lightning_unlearn.report.tables import (
     SETTING,
@@ -25,9 +33,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HEADINGS = {"forget_score": "forget score", "oracle_gap": "oracle gap"}
+SCORE_NOTE = "Forget score: drop of the mean log-likelihood of {label}."
 GAP_NOTE = (
-    "Oracle gap: mean log-likelihood of label and paraphrases after unlearning, less that "
-    "of the model retrained without the forget stage."
+    "Oracle gap: this log-likelihood after unlearning, less that under the model retrained without "
+    "the forget stage."
 )
 
 
@@ -40,7 +49,10 @@ def scores_table(scores: pd.DataFrame) -> Table:
     sweep = sweep_keys(scores, "forget_score")
     names = value_names(scores, sweep)
     rows = rows_of(scores, "forget_score", lowest="forget_score")
-    notes = []
+    notes, label = [], label_of_scores(scores)
+    if FORGET_LABEL in scores:
+        what = label.sentence if label else f"what the setting names ({FORGET_LABEL})"
+        notes.append(SCORE_NOTE.format(label=what))
     if any(row.bold for row in rows):
         whose = "method and setting" if sweep else "method"
         notes.append(f"Bold: the lowest forget score of a {whose}, where forgetting was slowest.")
