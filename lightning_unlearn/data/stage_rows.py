@@ -100,7 +100,7 @@ def _paraphrases(
         raise InputError(
             f"{found}, expected paraphrases; name another column (paraphrase), or set it to null"
         )
-    examples = each_row(own, form.encode, place)
+    examples = encode_chats(own, form, place)
     notes = [f"{found}; these rows have no paraphrase to evaluate."] if missing else []
     return [*notes, *truncation(f"{name}, paraphrases", examples, form)]
 
