@@ -56,14 +56,10 @@ def curves_of(study: StudyRecords, metric: str) -> list[Curves]:
     rows = study.runs[study.runs["metric"] == metric]
     if "example" not in rows:
         rows = rows.assign(example=0)
-    return [
-        _curves(str(method), study, int(setting), part)
-        for method, runs in rows.groupby("method", sort=False)
-        for setting, part in runs.groupby("setting")
-    ]
+    return [_curves(of, part) for of, part in study.by_condition(rows)]
 
 
-def _curves(method: str, study: StudyRecords, setting: int, rows: pd.DataFrame) -> Curves:
+def _curves(of: Condition, rows: pd.DataFrame) -> Curves:
     rows = rows.sort_values("position", kind="stable")
     paths = paths_of(rows)
     axes = [np.unique(rows[name], return_inverse=True) for name in _AXES]
@@ -71,8 +67,7 @@ def _curves(method: str, study: StudyRecords, setting: int, rows: pd.DataFrame) 
     places = rows.groupby(["path", "position"], sort=False).ngroup().to_numpy()
     values[(places, *(place for _, place in axes))] = rows["value"]
     seeds, steps, examples = (labels.tolist() for labels, _ in axes)
-    own = study.settings[setting]
-    return Curves(method, study.sweep, own, paths, seeds, steps, examples, values)
+    return Curves(of.method, of.keys, of.setting, paths, seeds, steps, examples, values)
 
 
 def paths_of(rows: pd.DataFrame) -> list[PathPosition]:

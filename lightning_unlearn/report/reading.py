@@ -37,13 +37,18 @@ class Condition:
     """
 
     method: str
-    keys: Sequence[str]
+    keys: tuple[str, ...]
     setting: Setting
 
     @property
     def words(self) -> str:
         """The setting in words; "" where there is none."""
         return setting_name(self.keys, self.setting)
+
+    @property
+    def condition(self) -> Condition:
+        """Method and setting alone, without what a subclass adds to them."""
+        return Condition(self.method, self.keys, self.setting)
 
     @property
     def name(self) -> str:
@@ -117,12 +122,17 @@ class StudyRecords:
     runs: pd.DataFrame
     oracles: Oracles
     retrained: pd.DataFrame
-    sweep: list[str]
+    sweep: tuple[str, ...]
     settings: list[Setting]
 
-    def name(self, setting: int) -> str:
-        """A setting in words."""
-        return setting_name(self.sweep, self.settings[setting])
+    def conditions(self, rows: pd.DataFrame) -> list[Condition]:
+        """The methods and settings of some of the rows, in order of first appearance."""
+        pairs = rows[["method", "setting"]].drop_duplicates().itertuples(index=False, name=None)
+        return [Condition(str(m), self.sweep, self.settings[code]) for m, code in pairs]
+
+    def by_condition(self, rows: pd.DataFrame) -> list[tuple[Condition, pd.DataFrame]]:
+        """Some of the rows by method and setting, each in order of first appearance."""
+        return _by_condition(rows, self.sweep, self.settings)
 
     def has(self, prefix: str) -> bool:
         """Whether runs have a metric whose name begins so."""
@@ -196,7 +206,7 @@ def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
 
 def _known_rows(
     records: pd.DataFrame, columns: Sequence[str], kind: str
-) -> tuple[pd.DataFrame, list[str]]:
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows and columns that reports read, and the sweep keys."""
     missing = [name for name in columns if name not in records.columns]
     if missing:
@@ -278,9 +288,9 @@ def forget_metric(metrics: Iterable[str], stages: Sequence[str]) -> str | None:
     return next((metric for metric in wanted if metric in known), None)
 
 
-def sweep_keys(table: pd.DataFrame, before: str) -> list[str]:
+def sweep_keys(table: pd.DataFrame, before: str) -> tuple[str, ...]:
     """The columns between `seed` and the one named `before`."""
-    names = [str(name) for name in table.columns]
+    names = tuple(map(str, table.columns))
     return names[names.index("seed") + 1 : names.index(before)]
 
 
@@ -305,9 +315,15 @@ def by_condition(table: pd.DataFrame, before: str) -> list[tuple[Condition, pd.D
     """
     sweep = sweep_keys(table, before)
     codes, settings = settings_of(table, sweep)
+    return _by_condition(table.assign(setting=codes), sweep, settings)
+
+
+def _by_condition(
+    table: pd.DataFrame, sweep: tuple[str, ...], settings: Sequence[Setting]
+) -> list[tuple[Condition, pd.DataFrame]]:
     return [
         (Condition(str(method), sweep, settings[code]), part)
-        for method, rows in table.assign(setting=codes).groupby("method", sort=False)
+        for method, rows in table.groupby("method", sort=False)
         for code, part in rows.groupby("setting")
     ]
 

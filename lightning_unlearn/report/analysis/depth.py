@@ -97,7 +97,9 @@ def _verdicts(both: pd.DataFrame) -> pd.Series:
     return verdicts.where(sum(part.notna() for part in needed) == len(needed))
 
 
-def _per_prompt(examples: pd.DataFrame, table: pd.DataFrame, sweep: list[str]) -> pd.DataFrame:
+def _per_prompt(
+    examples: pd.DataFrame, table: pd.DataFrame, sweep: tuple[str, ...]
+) -> pd.DataFrame:
     """Before, after and change of each example by run (as in `table`), stage and example."""
     study = read_records(examples, "examples")
     keys = [*RUN, *sweep]

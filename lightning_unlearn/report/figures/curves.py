@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +13,7 @@ from lightning_unlearn.report.curves import Band, Curves, band_of, paths_of
 from lightning_unlearn.report.figures import labels, spec
 from lightning_unlearn.report.figures.style import CurveStyle, StyleMap, plain
 from lightning_unlearn.report.formatting import span
-from lightning_unlearn.report.reading import PathPosition, StudyRecords
-from lightning_unlearn.settings.labels import run_name
+from lightning_unlearn.report.reading import Condition, PathPosition, StudyRecords
 from lightning_unlearn.statistics import mean_over_seeds
 
 if TYPE_CHECKING:
@@ -22,24 +22,8 @@ if TYPE_CHECKING:
 
 ORACLE = "retrained without the forget stage"
 
-
-@dataclass(frozen=True)
-class Cell:
-    """A panel that is wanted.
-
-    Attributes:
-        trial: method and setting.
-        metric: of the curves.
-        title: of the panel.
-        ylabel: the same.
-        group: the same.
-    """
-
-    trial: labels.Trial
-    metric: str
-    title: str
-    ylabel: str
-    group: str = ""
+# A panel that is wanted: method and setting, metric of its curves, and the panel without marks.
+Cell = tuple[Condition, str, spec.Panel]
 
 
 def forget_figure(
@@ -50,10 +34,11 @@ def forget_figure(
     if data.empty:
         return None
     ylabel = "label log-likelihood\n(nats per token)"
-    cells = [
-        [trial and Cell(trial, metric, trial[0], ylabel) for trial in row]
-        for row in labels.arrange(data, study)
-    ]
+
+    def cell(of: Condition) -> Cell:
+        return of, metric, spec.Panel((), of.method, of.words, ylabel, metric)
+
+    cells = [[cell(of) if of else None for of in row] for row in labels.arrange(data, study)]
     title = f"Unlearning {labels.forgotten(data)}: log-likelihood of the unlearn label"
     figure = curve_figure(study, styles, cells, title, ["lower = more forgotten"])
     return replace(figure, grid=labels.tidy(figure.grid))
@@ -72,19 +57,22 @@ def utility_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None:
     trials = labels.arrange(data, study)
     stages = [str(stage) for stage in data["stage"].unique()]
 
-    def cell(trial: labels.Trial | None, stage: str) -> Cell | None:
-        title, unit = trial[0] if trial else "", "nats per token"
-        name = f"{labels.folded(stage, 18)} answers"
+    def cell(of: Condition | None, stage: str) -> Cell | None:
+        if of is None:
+            return None
+        title, unit = of.method, "nats per token"
+        name = f"{textwrap.fill(stage, 18)} answers"
         if len(trials) == 1:
             unit = f"{name}\n({unit})"
         else:
             title = f"{title}: {name}"
-        return trial and Cell(trial, f"answers/{stage}", title, unit, stage)
+        metric = f"answers/{stage}"
+        return of, metric, spec.Panel((), title, of.words, unit, metric, group=stage)
 
     if len(trials) == 1:
-        cells = [[cell(trial, stage) for trial in trials[0]] for stage in stages]
+        cells = [[cell(of, stage) for of in trials[0]] for stage in stages]
     else:
-        cells = [[cell(trial, stage) for stage in stages for trial in row] for row in trials]
+        cells = [[cell(of, stage) for stage in stages for of in row] for row in trials]
     title = f"Unlearning {labels.forgotten(data)}: the other stages' log-likelihood"
     figure = curve_figure(replace(study, runs=data), styles, cells, title, ["flat = kept"])
     return replace(figure, height=2.1 if len(trials) == 1 or len(cells) < 3 else 1.9)
@@ -107,25 +95,23 @@ def curve_figure(
         notes: of the figure; one on what was averaged is added.
     """
     wanted = [cell for row in cells for cell in row if cell]
-    every = {
-        m: labels.curves_by_trial(study, m) for m in dict.fromkeys(cell.metric for cell in wanted)
-    }
-    curves = {c: every[c.metric][c.trial] for c in wanted if c.trial in every[c.metric]}
-    oracles = {cell: labels.oracles_of(study, cell.metric, own) for cell, own in curves.items()}
-    one = labels.same_for_all([(own, oracles[cell]) for cell, own in curves.items()], styles)
+    metrics = dict.fromkeys(metric for _, metric, _ in wanted)
+    every = {metric: labels.curves_by_condition(study, metric) for metric in metrics}
+    curves = {(of, m): every[m][of] for of, m, _ in wanted if of in every[m]}
+    oracles = {(of, m): labels.oracles_of(study, m, own) for (of, m), own in curves.items()}
+    one = labels.same_for_all([(own, oracles[key]) for key, own in curves.items()], styles)
 
     def panel(cell: Cell | None) -> spec.Panel | None:
-        if cell is None or cell not in curves:
+        if cell is None or cell[:2] not in curves:
             return None
-        marks = path_marks(curves[cell], styles)
-        for key, value in labels.means_of_styles(oracles[cell], styles).items():
+        marks = path_marks(curves[cell[:2]], styles)
+        for key, value in labels.means_of_styles(oracles[cell[:2]], styles).items():
             style = styles.styles[key]
             name = ORACLE if one else f"{ORACLE}, {style.short}"
             marks.append(spec.HorizontalLine(value, "oracle", name, None if one else style))
             if one:
                 break
-        setting = study.name(cell.trial[1])
-        return spec.Panel(marks, cell.title, setting, cell.ylabel, cell.metric, group=cell.group)
+        return replace(cell[2], marks=marks)
 
     entries = path_entries(list(curves.values()), styles)
     if any(oracles.values()):
@@ -195,19 +181,18 @@ def answers_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None:
     if not (data["stage"] == data["forget"]).any():
         return None
     every = {
-        stage: labels.curves_by_trial(study, f"answers/{stage}")
+        stage: labels.curves_by_condition(study, f"answers/{stage}")
         for stage in map(str, styles.styles)
     }
     trials = labels.by_method(data, study)
     paths = sorted(paths_of(data), key=lambda path: path[1])
     columns = 6 if len(trials) > 1 or len(paths) > 9 else 2 if len(paths) == 4 else 3
     grid: list[Sequence[spec.Panel | None]] = []
-    for trial in trials:
-        own = {stage: found[trial] for stage, found in every.items() if trial in found}
-        name = run_name(trial[0], study.name(trial[1]))
+    for of in trials:
+        own = {stage: found[of] for stage, found in every.items() if of in found}
         panels = [_answers_panel(own, path, styles, study) for path in paths]
         named = [
-            panel and replace(panel, setting=name if len(trials) > 1 else "", group=name)
+            panel and replace(panel, setting=of.name if len(trials) > 1 else "", group=of.name)
             for panel in panels
         ]
         grid += labels.wrapped(named, columns)

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Curves, oracles_of_paths
+from lightning_unlearn.report.curves import Curves, oracles_of_paths, spread_over_seeds
 from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.curves import mean_line
-from lightning_unlearn.report.figures.labels import by_method, curves_by_trial, forgotten
+from lightning_unlearn.report.figures.labels import by_method, curves_by_condition, forgotten
 from lightning_unlearn.report.figures.style import StyleMap, plain
 from lightning_unlearn.report.formatting import short_number
-from lightning_unlearn.report.reading import PathPosition, StudyRecords
-from lightning_unlearn.settings.labels import run_name
-from lightning_unlearn.statistics import half_width, mean_over_seeds
+from lightning_unlearn.report.reading import Condition, PathPosition, StudyRecords
+from lightning_unlearn.statistics import mean_over_seeds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,13 +84,10 @@ def trajectories_of(
     """
     found = {}
     for path, values, models in zip(curves.paths, curves.values, oracles, strict=True):
-        known = np.isfinite(models)
-        has_oracle, half, target = bool(known.any()), np.empty(0), np.zeros(values.shape[-1])
+        has_oracle = bool(np.isfinite(models).any())
+        half, target = np.empty(0), np.zeros(values.shape[-1])
         if has_oracle:
-            target = mean_over_seeds(models[None])[0]
-            count = known.sum(axis=0)
-            squares = np.where(known, (np.where(known, models, 0) - target) ** 2, 0).sum(axis=0)
-            half = half_width(np.sqrt(squares / np.maximum(count - 1, 1)), count)
+            (target,), (half,) = spread_over_seeds(models[None])
             half = half[np.isfinite(half)]
         # [seeds, steps, examples] to [steps, seeds, examples], whose seeds are averaged.
         gaps = (mean_over_seeds(values.swapaxes(0, 1)) - target).T
@@ -124,26 +120,27 @@ def examples_figure(
     if examples is None or examples.runs.empty:
         return None
     metric = str(examples.runs["metric"].iloc[0])
-    every: dict[tuple[str, int], dict[PathPosition, Trajectories]] = {}
+    every: dict[Condition, dict[PathPosition, Trajectories]] = {}
     seeds = 1
-    for trial, curves in curves_by_trial(examples, metric).items():
+    for of, curves in curves_by_condition(examples, metric).items():
         seeds = max(seeds, len(curves.seeds))
         found = trajectories_of(curves, oracles_of_paths(examples, metric, curves))
-        every[trial] = {p: own for p, own in found.items() if own.has_oracle or complete}
+        every[of] = {p: own for p, own in found.items() if own.has_oracle or complete}
     paths = [path for found in every.values() for path in found]
     shown = _chosen(paths, not styles.grouped or complete)
     if not shown:
         return None
     shares = overshoots(study) if metric == "log_likelihood/forget" else {}
-    grid: list[list[spec.Panel | None]] = []
-    for trial in by_method(examples.runs, examples):
-        row: list[spec.Panel | None] = []
-        for path in shown:
-            own = every[trial].get(path)
-            share = shares.get((trial[0], examples.settings[trial[1]], path))
-            name = run_name(trial[0], examples.name(trial[1]))
-            row.append(_panel(own, styles, path, share, name) if own else None)
-        grid += [row] if any(row) else []
+    rows = [
+        [
+            _panel(every[of][path], styles, path, shares.get((of, path)), of.name)
+            if path in every[of]
+            else None
+            for path in shown
+        ]
+        for of in by_method(examples.runs, examples)
+    ]
+    grid = [row for row in rows if any(row)]
     drawn = [own for found in every.values() for own in found.values()]
     most = max(len(own.gaps) for own in drawn)
     notes = [
@@ -205,13 +202,13 @@ def _panel(
     return replace(panel, group=name, row=name, readout=own.readout)
 
 
-def overshoots(study: StudyRecords) -> dict[tuple[str, tuple[object, ...], PathPosition], float]:
+def overshoots(study: StudyRecords) -> dict[tuple[Condition, PathPosition], float]:
     """The share of examples below their oracle at the last step, mean over seeds."""
     found = {}
-    for (method, _), curves in curves_by_trial(study, "overshoot/forget").items():
+    for of, curves in curves_by_condition(study, "overshoot/forget").items():
         means = mean_over_seeds(curves.means)
         for path, values in zip(curves.paths, means, strict=True):
             known = values[np.isfinite(values)]
             if known.size:
-                found[method, curves.setting, path] = float(known[-1])
+                found[of, path] = float(known[-1])
     return found

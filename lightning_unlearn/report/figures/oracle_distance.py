@@ -13,9 +13,9 @@ from lightning_unlearn.report.analysis.oracle_distance import (
 )
 from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.curves import path_entries, path_marks, seeds_note
-from lightning_unlearn.report.figures.labels import Trial, arrange, forgotten, tidy
+from lightning_unlearn.report.figures.labels import forgotten, grid_of
 from lightning_unlearn.report.figures.style import StyleMap, plain
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.reading import Condition, StudyRecords
 
 FLOOR = "two oracles of different seeds"
 
@@ -35,25 +35,21 @@ def oracle_figure(
         group: of rows whose distance is shown.
     """
     data = study.runs[study.runs["metric"] == f"distance/{group}"]
-    found = {
-        (o.distance.method, study.settings.index(o.distance.setting)): o
-        for o in oracle_distances(study, group)
-    }
+    found = {own.distance.condition: own for own in oracle_distances(study, group)}
     if not found:
         return None
     floors = between_oracles(examples, group) if examples is not None else {}
     drawn = [own.distance for own in found.values()]
     positive = all((curves.means[np.isfinite(curves.means)] > 0).all() for curves in drawn)
 
-    def panel(trial: Trial | None) -> spec.Panel | None:
-        if trial is None or trial not in found:
+    def panel(of: Condition) -> spec.Panel | None:
+        if of not in found:
             return None
-        marks = [*_floor(found[trial], floors), *_curves(found[trial], styles)]
+        marks = [*_floor(found[of], floors), *_curves(found[of], styles)]
         unit = "RE distance to the oracle\n(nats per token)²"
-        name = study.name(trial[1])
-        return spec.Panel(marks, trial[0], name, unit, f"distance/{group}", log=positive)
+        return spec.Panel(marks, of.method, of.words, unit, f"distance/{group}", log=positive)
 
-    grid = tidy([[panel(trial) for trial in row] for row in arrange(data, study)])
+    grid = grid_of(data, study, panel)
     marks = [mark for row in grid for own in row if own for mark in own.marks]
     entries = path_entries(drawn, styles)
     if not styles.grouped:

@@ -8,16 +8,10 @@ import numpy as np
 
 from lightning_unlearn.report.curves import band_of, paths_of
 from lightning_unlearn.report.figures import spec
-from lightning_unlearn.report.figures.labels import (
-    Trial,
-    arrange,
-    forgotten,
-    full_name,
-    tidy,
-)
+from lightning_unlearn.report.figures.labels import forgotten, full_name, grid_of
 from lightning_unlearn.report.figures.style import StyleMap
 from lightning_unlearn.report.formatting import span
-from lightning_unlearn.report.reading import PathPosition, StudyRecords
+from lightning_unlearn.report.reading import Condition, PathPosition, StudyRecords
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,17 +64,15 @@ def tradeoff_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None
     data = data[data.groupby(["method", "setting"])["step"].transform("nunique") > 1]
     if data.empty:
         return None
+    trials = dict(study.by_condition(data))
 
-    def panel(trial: Trial | None) -> spec.Panel | None:
-        if trial is None:
-            return None
-        rows = data[(data["method"] == trial[0]) & (data["setting"] == trial[1])]
+    def panel(of: Condition) -> spec.Panel:
         marks: list[spec.Mark] = [spec.HorizontalLine(1.0, "kept", "utility 1: unchanged")]
-        for (path, position), own in rows.groupby(["path", "position"], sort=False):
+        for (path, position), own in trials[of].groupby(["path", "position"], sort=False):
             marks += _trail(own, styles, (str(path), int(position)))
         ylabel = "utility\n(mean over the other stages)"
         xlabel = "forget score (nats per token)"
-        return spec.Panel(marks, trial[0], study.name(trial[1]), ylabel, "tradeoff", xlabel)
+        return spec.Panel(marks, of.method, of.words, ylabel, "tradeoff", xlabel)
 
     entries = [spec.Entry("trail", o.label, o) for o in styles.present(paths_of(data))]
     seeds = span(data.groupby(["method", "setting", "path"])["seed"].nunique().tolist())
@@ -91,7 +83,7 @@ def tradeoff_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None
     if seeds != "1" and not styles.grouped:
         notes.append(f"means of {seeds} seeds; bars: 95 % intervals at the last step")
     title = f"Unlearning {forgotten(study.runs)}: what forgetting costs the other stages"
-    grid = tidy([[panel(trial) for trial in row] for row in arrange(data, study)])
+    grid = grid_of(data, study, panel)
     return spec.Figure(title, notes, grid, spec.Legend(styles.heading, entries))
 
 

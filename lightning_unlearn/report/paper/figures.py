@@ -17,17 +17,17 @@ from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.catalogue import finite
 from lightning_unlearn.report.figures.curves import answers_of, path_entries, path_marks
 from lightning_unlearn.report.figures.files import check_formats, write_figures
-from lightning_unlearn.report.figures.labels import Trial, curves_by_trial, wrapped
+from lightning_unlearn.report.figures.labels import curves_by_condition, wrapped
 from lightning_unlearn.report.figures.style import CurveStyle, styles_of_paths
 from lightning_unlearn.report.paper.table import table_one
-from lightning_unlearn.report.reading import StudyRecords, read_records
+from lightning_unlearn.report.reading import Condition, StudyRecords, read_records
 from lightning_unlearn.settings.labels import setting_name, short_value
 from lightning_unlearn.storage.records import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ByTrial = Mapping[Trial, Curves]
+ByTrial = Mapping[Condition, Curves]
 LABEL, LABEL_TITLE = "forget/label", "unlearn label"
 TOKEN = "(nats per token)"
 UNIT = f"log-likelihood\n{TOKEN}"
@@ -142,7 +142,7 @@ class Trials:
 
     def label(self) -> ByTrial:
         """The curves of the label."""
-        found = curves_by_trial(self.study, LABEL)
+        found = curves_by_condition(self.study, LABEL)
         if not found:
             raise Lacking(f"no {LABEL}; add the monitor LabelLikelihood")
         if not any(len(curves.paths) > 1 for curves in found.values()):
@@ -157,43 +157,35 @@ class Trials:
             raise Lacking("no answers of a stage that is not forgotten (answers/tofu)")
         stage = "tofu" if "tofu" in others else others[0]
         rows = answers[answers["forget"] != stage]
-        return stage, curves_by_trial(replace(self.study, runs=rows), f"answers/{stage}")
+        return stage, curves_by_condition(replace(self.study, runs=rows), f"answers/{stage}")
 
     def local(self) -> str:
         """The method of figures that show one: NPO where it was run."""
         return "NPO" if "NPO" in self.methods else self.methods[0]
 
-    def choose(self, trials: ByTrial, method: str, **wanted: object) -> list[Trial]:
+    def choose(self, trials: ByTrial, method: str, **wanted: object) -> list[Condition]:
         """A setting of each base model, among those with the wanted values.
 
         Its learning rate is the upper median unless one is wanted: of the paper's, 1e-6, 5e-6, 1e-5
         and 5e-5, that is the 1e-5 of its main results. Of the rest the first is taken.
         """
-        rate, rates = self.key("lr"), self.values("lr", method, trials)
+        rates = self.values("lr", method, trials)
         middle = rates[len(rates) // 2] if rates else None
-        places = {name: self.key(name) for name in wanted}
-        found: dict[object, Trial] = {}
-
-        def order(trial: Trial) -> tuple[bool, int]:
-            setting = self.study.settings[trial[1]]
-            return rate is not None and setting[rate] != middle, trial[1]
-
-        for trial in sorted((t for t in trials if t[0] == method), key=order):
-            setting = self.study.settings[trial[1]]
-            agree = all(
-                place is not None and setting[place] == wanted[name]
-                for name, place in places.items()
-            )
-            if agree:
-                found.setdefault(None if self.model is None else setting[self.model], trial)
+        own = [trial for trial in trials if trial.method == method]
+        found: dict[object, Condition] = {}
+        for trial in sorted(own, key=lambda trial: self.value("lr", trial) != middle):
+            if all(self.value(name, trial) == value for name, value in wanted.items()):
+                found.setdefault(self.value("base", trial), trial)
         return list(found.values())
+
+    def value(self, ending: str, trial: Condition) -> object:
+        """A trial's value of the sweep key that ends so; None without such a key."""
+        place = self.key(ending)
+        return None if place is None else trial.setting[place]
 
     def values(self, ending: str, method: str, trials: ByTrial) -> list[object]:
         """The values of a sweep key under a method, ascending if they are numbers."""
-        place = self.key(ending)
-        if place is None:
-            return []
-        every = [self.study.settings[code][place] for name, code in trials if name == method]
+        every = [self.value(ending, trial) for trial in trials if trial.method == method]
         distinct = [value for value in dict.fromkeys(every) if value is not None]
         numbers = all(isinstance(value, (int, float)) for value in distinct)
         return sorted(distinct, key=float) if numbers else distinct  # type: ignore[arg-type]
@@ -207,16 +199,16 @@ class Trials:
             )
         return rates
 
-    def model_name(self, trial: Trial) -> str:
+    def model_name(self, trial: Condition) -> str:
         """The base model of a trial, without its folder; "" where all have the same."""
         if self.model is None:
             return ""
-        return str(self.study.settings[trial[1]][self.model]).rstrip("/").split("/")[-1]
+        return str(self.value("base", trial)).rstrip("/").split("/")[-1]
 
     def panel(
         self,
         curves: ByTrial,
-        trial: Trial,
+        trial: Condition,
         title: str,
         ylabel: str,
         share: object,
@@ -225,7 +217,7 @@ class Trials:
         """The curves of the paths of a trial, under its setting but for its base model."""
         if trial not in curves:
             return None
-        pairs = zip(self.study.sweep, self.study.settings[trial[1]], strict=True)
+        pairs = zip(trial.keys, trial.setting, strict=True)
         others = [pair for place, pair in enumerate(pairs) if place != self.model]
         words = setting_name([key for key, _ in others], [value for _, value in others])
         marks = path_marks(curves[trial], self.styles)
@@ -284,7 +276,7 @@ def figure_four(trials: Trials) -> spec.Figure:
 
     In nats per token; the paper sums over tokens.
     """
-    three = {stage: curves_by_trial(trials.study, f"answers/{stage}") for stage in THREE}
+    three = {stage: curves_by_condition(trials.study, f"answers/{stage}") for stage in THREE}
     for stage, own in three.items():
         if not own:
             raise Lacking(f"no answers/{stage}; its paths are orders of the stages R, C and U")
@@ -316,7 +308,7 @@ def figure_five(trials: Trials) -> spec.Figure:
     if max(len(curves.seeds) for curves in label.values()) < 2:
         raise Lacking("one seed; the figure shows intervals over several")
     grid = [
-        [trials.panel(source, t, t[0], f"{name}\n{TOKEN}", name) for t in chosen]
+        [trials.panel(source, t, t.method, f"{name}\n{TOKEN}", name) for t in chosen]
         for name, source in ((LABEL_TITLE, label), (f"{stage} answers", kept))
     ]
     return trials.figure(grid, label, 2.2)

@@ -31,7 +31,6 @@ from lightning_unlearn.report.sections.base import (
     with_half,
 )
 from lightning_unlearn.report.tables import Column, Row, csv, table_of_runs
-from lightning_unlearn.settings.labels import run_name
 from lightning_unlearn.statistics import mean_interval
 
 TITLE = "Distance to the oracle"
@@ -187,8 +186,7 @@ def _left_out(own: OracleDistances) -> list[str]:
 
 def _without(study: StudyRecords, found: list[OracleDistances]) -> list[str]:
     """The methods and settings that have no distance at all, as a sentence."""
-    every = study.runs[["method", "setting"]].drop_duplicates().itertuples(index=False, name=None)
-    names = dict.fromkeys(run_name(str(method), study.name(setting)) for method, setting in every)
+    names = dict.fromkeys(own.name for own in study.conditions(study.runs))
     for own in found:
         names.pop(own.distance.name, None)
     if not names:
