@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_unlearn.analysis.depth import depth
+from lightning_unlearn.analysis.klom import metrics_of_groups
+from lightning_unlearn.analysis.reading import StudyRecords, forget_metric, read_records
+from lightning_unlearn.analysis.scores import scores
 from lightning_unlearn.errors import visible
-from lightning_unlearn.report.analysis.depth import depth
-from lightning_unlearn.report.analysis.klom import metrics_of_groups
-from lightning_unlearn.report.analysis.scores import scores
 from lightning_unlearn.report.formatting import join_words
-from lightning_unlearn.report.reading import StudyRecords, forget_metric, read_records
 from lightning_unlearn.report.sections.base import Section
 from lightning_unlearn.report.sections.depth import depth_table, findings_of
 from lightning_unlearn.report.sections.divergence import divergence_section

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Curves, curves_of
+from lightning_unlearn.analysis.curves import Curves, curves_of
+from lightning_unlearn.analysis.reading import StudyRecords, read_records
 from lightning_unlearn.report.formatting import join_words, short_number, span
-from lightning_unlearn.report.reading import StudyRecords, read_records
 from lightning_unlearn.statistics import mean_over_seeds
 
 if TYPE_CHECKING:

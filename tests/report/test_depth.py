@@ -9,8 +9,8 @@ import pytest
 from depth_tables import PATHS, answers, drawn, one
 from rich.console import Console
 
+from lightning_unlearn.analysis.depth import depth
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report.analysis.depth import depth
 from lightning_unlearn.report.figures.files import save_figures
 from lightning_unlearn.report.sections.depth import depth_findings
 from lightning_unlearn.report.summary import summarize

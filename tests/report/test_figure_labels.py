@@ -5,15 +5,10 @@ import pytest
 from sweep_tables import FIRST, LAST, oracle, swept
 from sweep_tables import run as run_of
 
-from lightning_unlearn.report.curves import paths_of
-from lightning_unlearn.report.figures.labels import (
-    arrange,
-    curves_by_condition,
-    oracles_of,
-    same_for_all,
-)
+from lightning_unlearn.analysis.curves import curves_by_condition, oracles_of, paths_of
+from lightning_unlearn.analysis.reading import read_records
+from lightning_unlearn.report.figures.labels import arrange, same_for_all
 from lightning_unlearn.report.figures.style import styles_of_paths
-from lightning_unlearn.report.reading import read_records
 
 
 def test_settings_share_a_row_where_nulls_allow_it():

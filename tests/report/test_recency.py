@@ -6,7 +6,7 @@ import pytest
 from score_tables import forgetting, run, table
 from sweep_tables import LR, swept
 
-from lightning_unlearn.report.analysis.scores import scores
+from lightning_unlearn.analysis.scores import scores
 from lightning_unlearn.report.sections.recency import recency
 
 

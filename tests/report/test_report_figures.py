@@ -11,9 +11,11 @@ import pytest
 from figure_tables import EXAMPLES, PATHS, SEEDS, STEPS, by_seed, drawn, study, value
 from scipy import stats
 
+from lightning_unlearn.analysis.curves import band_of, log_band_of
+from lightning_unlearn.analysis.reading import read_records
+from lightning_unlearn.analysis.scores import scores
+from lightning_unlearn.analysis.tradeoff import tradeoffs
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report.analysis.scores import scores
-from lightning_unlearn.report.curves import band_of, log_band_of
 from lightning_unlearn.report.figures.catalogue import FIGURES, build_figures
 from lightning_unlearn.report.figures.files import save_figures
 from lightning_unlearn.report.figures.matplotlib_renderer import places_of, written
@@ -28,9 +30,7 @@ from lightning_unlearn.report.figures.spec import (
     y_span,
 )
 from lightning_unlearn.report.figures.style import styles_of_stages
-from lightning_unlearn.report.figures.tradeoff import tradeoffs
 from lightning_unlearn.report.paper import save_paper
-from lightning_unlearn.report.reading import read_records
 
 
 def lines_of(axis, marker=None):

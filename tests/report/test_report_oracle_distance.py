@@ -9,8 +9,8 @@ import pytest
 from study_tables import FOUR, STEPS, changed, drawn, part_of, values
 from sweep_tables import LR
 
-from lightning_unlearn.report.curves import curves_of, oracles_of_paths
-from lightning_unlearn.report.reading import read_records
+from lightning_unlearn.analysis.curves import curves_of, oracles_of_paths
+from lightning_unlearn.analysis.reading import read_records
 from lightning_unlearn.report.summary import summarize
 from lightning_unlearn.statistics import mean_interval
 

@@ -18,7 +18,7 @@ from browser import Tab, browser
 from jinja2 import UndefinedError
 from study_folders import ORDERS, Synthetic
 
-from lightning_unlearn.report.curves import Band, spread_over_seeds
+from lightning_unlearn.analysis.curves import Band, spread_over_seeds
 from lightning_unlearn.report.figures.plotly_renderer import chart_data
 from lightning_unlearn.report.figures.spec import Line, Markers, Panel
 from lightning_unlearn.report.figures.style import DARK_PALETTE, styles_of_paths, styles_of_stages

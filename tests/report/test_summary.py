@@ -11,8 +11,8 @@ import pytest
 from study_tables import FOUR, changed, drawn, values
 from sweep_tables import FIRST, LR, oracle, swept
 
+from lightning_unlearn.analysis.scores import scores
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report.analysis.scores import scores
 from lightning_unlearn.report.figures.files import save_figures
 from lightning_unlearn.report.sections.depth import depth_findings
 from lightning_unlearn.report.sections.recency import recency

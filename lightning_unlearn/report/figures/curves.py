@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Band, Curves, band_of, paths_of
+from lightning_unlearn.analysis.curves import (
+    Band,
+    Curves,
+    band_of,
+    curves_by_condition,
+    oracles_of,
+    paths_of,
+)
+from lightning_unlearn.analysis.reading import Condition, PathPosition, StudyRecords, answers_of
 from lightning_unlearn.report.figures import labels, spec
 from lightning_unlearn.report.figures.style import CurveStyle, StyleMap, plain
 from lightning_unlearn.report.formatting import span
-from lightning_unlearn.report.reading import Condition, PathPosition, StudyRecords
 from lightning_unlearn.statistics import mean_over_seeds
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
 ORACLE = "retrained without the forget stage"
@@ -50,7 +56,7 @@ def utility_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None:
     A row per stage and a column per method; where there are settings, a row per setting. A run is
     left out of the panels of its own forget stage.
     """
-    answers = answers_of(study)
+    answers = answers_of(study.runs)
     data = answers[answers["stage"] != answers["forget"]]
     if data.empty:
         return None
@@ -96,9 +102,9 @@ def curve_figure(
     """
     wanted = [cell for row in cells for cell in row if cell]
     metrics = dict.fromkeys(metric for _, metric, _ in wanted)
-    every = {metric: labels.curves_by_condition(study, metric) for metric in metrics}
+    every = {metric: curves_by_condition(study, metric) for metric in metrics}
     curves = {(of, m): every[m][of] for of, m, _ in wanted if of in every[m]}
-    oracles = {(of, m): labels.oracles_of(study, m, own) for (of, m), own in curves.items()}
+    oracles = {(of, m): oracles_of(study, m, own) for (of, m), own in curves.items()}
     one = labels.same_for_all([(own, oracles[key]) for key, own in curves.items()], styles)
 
     def panel(cell: Cell | None) -> spec.Panel | None:
@@ -177,12 +183,11 @@ def answers_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None:
         study: the records.
         styles: of the stages.
     """
-    data = answers_of(study)
+    data = answers_of(study.runs)
     if not (data["stage"] == data["forget"]).any():
         return None
     every = {
-        stage: labels.curves_by_condition(study, f"answers/{stage}")
-        for stage in map(str, styles.styles)
+        stage: curves_by_condition(study, f"answers/{stage}") for stage in map(str, styles.styles)
     }
     trials = labels.by_method(data, study)
     paths = sorted(paths_of(data), key=lambda path: path[1])
@@ -217,17 +222,11 @@ def _answers_panel(
         style = styles.styles[stage]
         band = band_of(curves.steps, curves.means[curves.paths.index(path)])
         marks += [spec.Line(band, style, stage)] if band.seeds else []
-        value = labels.oracles_of(study, f"answers/{stage}", curves).get(path)
+        value = oracles_of(study, f"answers/{stage}", curves).get(path)
         if value is not None:
             marks.append(spec.HorizontalLine(value, "oracle", f"{ORACLE}, {stage}", style))
     ylabel = "log-likelihood of answers\n(nats per token)"
     return spec.Panel(marks, labels.full_name(path), "", ylabel) if marks else None
-
-
-def answers_of(study: StudyRecords) -> pd.DataFrame:
-    """The rows on answers, their stage in the column `stage`."""
-    answers = study.runs[study.runs["metric"].str.startswith("answers/")]
-    return answers.assign(stage=answers["metric"].str.removeprefix("answers/"))
 
 
 def seeds_note(drawn: Sequence[Curves], styles: StyleMap) -> list[str]:

@@ -8,14 +8,14 @@ from statistics import median
 
 import numpy as np
 
-from lightning_unlearn.report.analysis.divergence import Divergence, divergences
-from lightning_unlearn.report.curves import log_band_of, names_of_paths
+from lightning_unlearn.analysis.curves import log_band_of
+from lightning_unlearn.analysis.divergence import Divergence, divergences
+from lightning_unlearn.analysis.reading import Condition, StudyRecords
 from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.curves import mean_line
 from lightning_unlearn.report.figures.labels import forgotten, grid_of
 from lightning_unlearn.report.figures.style import PALETTE, CurveStyle, plain
-from lightning_unlearn.report.formatting import short_number, span
-from lightning_unlearn.report.reading import Condition, StudyRecords
+from lightning_unlearn.report.formatting import names_of_paths, short_number, span
 from lightning_unlearn.report.sections.base import with_half
 
 FIT = "mean exponential fit (shaded: range of steps it holds over)"

@@ -2,105 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Curves, oracles_of_paths, spread_over_seeds
+from lightning_unlearn.analysis.curves import curves_by_condition, oracles_of_paths
+from lightning_unlearn.analysis.examples import Trajectories, overshoots, trajectories_of
+from lightning_unlearn.analysis.reading import Condition, PathPosition, StudyRecords
 from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.curves import mean_line
-from lightning_unlearn.report.figures.labels import by_method, curves_by_condition, forgotten
+from lightning_unlearn.report.figures.labels import by_method, forgotten
 from lightning_unlearn.report.figures.style import StyleMap, plain
 from lightning_unlearn.report.formatting import short_number
-from lightning_unlearn.report.reading import Condition, PathPosition, StudyRecords
 from lightning_unlearn.statistics import mean_over_seeds
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # More examples than that would be one blot.
 MOST = 60
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectories:
-    """The examples of one path, means over seeds.
-
-    Attributes:
-        steps: of the runs.
-        numbers: of the examples.
-        gaps: log-likelihood minus the oracle's, whose 0 is the target; or, without an
-            oracle, the log-likelihood. [examples, steps]; NaN where it is missing.
-        half: half the 95 % interval of the oracles' mean over their seeds, mean over examples; NaN
-            with one oracle.
-        has_oracle: whether there is a target.
-    """
-
-    steps: NDArray[np.float64]
-    numbers: list[int]
-    gaps: NDArray[np.float64]
-    half: float
-    has_oracle: bool
-
-    @property
-    def crossings(self) -> NDArray[np.float64]:
-        """The steps, interpolated, at which examples first fall to their target."""
-        found = map(self._crossing, self.gaps) if self.has_oracle else ()
-        return np.array([c for c in found if np.isfinite(c)])
-
-    def _crossing(self, gaps: NDArray[np.float64]) -> float:
-        known = np.isfinite(gaps)
-        x, y = self.steps[known], gaps[known]
-        falls = np.flatnonzero((y[:-1] > 0) & (y[1:] <= 0))
-        if not falls.size:
-            return float("nan")
-        at = falls[0]
-        return float(x[at] + (x[at + 1] - x[at]) * y[at] / (y[at] - y[at + 1]))
-
-    @property
-    def readout(self) -> dict[int, str]:
-        """A sentence for each step on all examples."""
-        said = {}
-        for step, values in zip(self.steps.astype(int).tolist(), self.gaps.T, strict=True):
-            known = values[np.isfinite(values)]
-            if not known.size:
-                said[step] = f"step {step}: nothing measured"
-                continue
-            share = f"{100 * float((known < 0).mean()):.0f} % below their oracle, "
-            median = f"median {short_number(float(np.median(known)))}"
-            said[step] = f"step {step}: {share if self.has_oracle else ''}{median}"
-        return said
-
-
-def trajectories_of(
-    curves: Curves, oracles: list[NDArray[np.float64]]
-) -> dict[PathPosition, Trajectories]:
-    """Each path's examples against its oracles, where it has any.
-
-    Args:
-        curves: of examples.
-        oracles: what `lightning_unlearn.report.curves.oracles_of_paths` gives for them.
-    """
-    found = {}
-    for path, values, models in zip(curves.paths, curves.values, oracles, strict=True):
-        has_oracle = bool(np.isfinite(models).any())
-        half, target = np.empty(0), np.zeros(values.shape[-1])
-        if has_oracle:
-            (target,), (half,) = spread_over_seeds(models[None])
-            half = half[np.isfinite(half)]
-        # [seeds, steps, examples] to [steps, seeds, examples], whose seeds are averaged.
-        gaps = (mean_over_seeds(values.swapaxes(0, 1)) - target).T
-        kept = np.flatnonzero(np.isfinite(gaps).any(axis=1))
-        if len(kept):
-            found[path] = Trajectories(
-                np.asarray(curves.steps, np.float64),
-                [curves.examples[place] for place in kept],
-                gaps[kept],
-                float(half.mean()) if half.size else float("nan"),
-                has_oracle,
-            )
-    return found
 
 
 def examples_figure(
@@ -199,16 +116,18 @@ def _panel(
     what = "less its oracle" if own.has_oracle else "log-likelihood"
     ylabel = f"{what}\n(nats per token)"
     panel = spec.Panel(marks, f"p = {path[1]}", path[0], ylabel, name, note=note)
-    return replace(panel, group=name, row=name, readout=own.readout)
+    return replace(panel, group=name, row=name, readout=_readout(own))
 
 
-def overshoots(study: StudyRecords) -> dict[tuple[Condition, PathPosition], float]:
-    """The share of examples below their oracle at the last step, mean over seeds."""
-    found = {}
-    for of, curves in curves_by_condition(study, "overshoot/forget").items():
-        means = mean_over_seeds(curves.means)
-        for path, values in zip(curves.paths, means, strict=True):
-            known = values[np.isfinite(values)]
-            if known.size:
-                found[of, path] = float(known[-1])
-    return found
+def _readout(own: Trajectories) -> dict[int, str]:
+    """A sentence for each step on all examples."""
+    said = {}
+    for step, values in zip(own.steps.astype(int).tolist(), own.gaps.T, strict=True):
+        known = values[np.isfinite(values)]
+        if not known.size:
+            said[step] = f"step {step}: nothing measured"
+            continue
+        share = f"{100 * float((known < 0).mean()):.0f} % below their oracle, "
+        median = f"median {short_number(float(np.median(known)))}"
+        said[step] = f"step {step}: {share if own.has_oracle else ''}{median}"
+    return said

@@ -54,7 +54,7 @@ def save_figures(
     The same records give the same bytes with the same version of matplotlib.
 
     Args:
-        records: as for `lightning_unlearn.report.scores`; a table without rows needs no columns.
+        records: as for `lightning_unlearn.analysis.scores`; a table without rows needs no columns.
         folder: where the figures go; files of the same name are replaced.
         examples: the values per example, with the columns of the records and `example`.
         formats: "png", "pdf" (vectors) or both.
@@ -64,7 +64,7 @@ def save_figures(
 
     Raises:
         InputError: matplotlib is not installed, the folder cannot be made, a format is unknown, or
-            the records are wrong as described for `lightning_unlearn.report.scores`.
+            the records are wrong as described for `lightning_unlearn.analysis.scores`.
     """
     check_formats(formats)
     if not len(records):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.curves import Curves, curves_of
+from lightning_unlearn.analysis.curves import Curves
+from lightning_unlearn.analysis.reading import Condition, PathPosition, Setting, StudyRecords
 from lightning_unlearn.report.figures.spec import Grid, Panel
 from lightning_unlearn.report.figures.style import StyleMap
-from lightning_unlearn.report.reading import Condition, PathPosition, Setting, StudyRecords
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,17 +65,6 @@ def tidy(rows: Grid) -> Grid:
     panels = [panel for row in rows for panel in row if panel]
     count = len(panels)
     return wrapped(panels, 2 if count == 4 else 4 if count > 6 and count % 3 else 3)
-
-
-def curves_by_condition(study: StudyRecords, metric: str) -> dict[Condition, Curves]:
-    """The curves of a metric by method and setting."""
-    return {curves.condition: curves for curves in curves_of(study, metric)}
-
-
-def oracles_of(study: StudyRecords, metric: str, curves: Curves) -> dict[PathPosition, float]:
-    """The oracles' values, means over their seeds, of the paths that have one."""
-    values = {path: study.oracles.value(metric, *path, curves.setting) for path in curves.paths}
-    return {path: value for path, value in values.items() if math.isfinite(value)}
 
 
 def means_of_styles(

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightning_unlearn.report.analysis.oracle_distance import (
+from lightning_unlearn.analysis.oracle_distance import (
     OracleDistances,
     OraclePairs,
     between_oracles,
     distinct_pairs,
     oracle_distances,
 )
+from lightning_unlearn.analysis.reading import Condition, StudyRecords
 from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.curves import path_entries, path_marks, seeds_note
 from lightning_unlearn.report.figures.labels import forgotten, grid_of
 from lightning_unlearn.report.figures.style import StyleMap, plain
-from lightning_unlearn.report.reading import Condition, StudyRecords
 
 FLOOR = "two oracles of different seeds"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Band
+from lightning_unlearn.analysis.curves import Band
 from lightning_unlearn.report.figures.style import CurveStyle, Label
 from lightning_unlearn.report.formatting import short_number
 

@@ -11,7 +11,6 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_unlearn.errors import InputError, visible
-from lightning_unlearn.report.figures.catalogue import finite
 from lightning_unlearn.report.figures.curves import answers_figure, forget_figure, utility_figure
 from lightning_unlearn.report.figures.divergence import divergence_figure
 from lightning_unlearn.report.figures.examples import examples_figure
@@ -208,7 +207,7 @@ class Page:
             "forget": self._forget,
             "utility": self._utility,
             "depth": self._depth,
-            "trade": lambda report: self._grid(tradeoff_figure(finite(report.study), self.styles)),
+            "trade": lambda report: self._grid(tradeoff_figure(report.study.finite(), self.styles)),
             "oracle": self._distance,
             "divergence": self._divergence,
             "examples": self._examples,
@@ -261,10 +260,10 @@ class Page:
     def _forget(self, report: StudyReport) -> list[Block]:
         measured = report.measured("forget/")
         own = "label" if "label" in measured else "mean"
-        return self._grid(forget_figure(finite(report.study), self.styles, f"forget/{own}"))
+        return self._grid(forget_figure(report.study.finite(), self.styles, f"forget/{own}"))
 
     def _utility(self, report: StudyReport) -> list[Block]:
-        figure = utility_figure(finite(report.study), self.styles)
+        figure = utility_figure(report.study.finite(), self.styles)
         if report.depths or figure is None:
             return []
         panels = figure.panels
@@ -274,14 +273,14 @@ class Page:
         return self._groups(panels, "Answers of ")
 
     def _depth(self, report: StudyReport) -> list[Block]:
-        figure = answers_figure(finite(report.study), self.stages) if report.depths else None
+        figure = answers_figure(report.study.finite(), self.stages) if report.depths else None
         return self._groups([replace(p, setting="") for p in figure.panels]) if figure else []
 
     def _distance(self, report: StudyReport) -> list[Block]:
         groups = report.measured("distance/")
         if not groups:
             return []
-        study, examples = finite(report.study), report.examples
+        study, examples = report.study.finite(), report.examples
         first = "forget" if "forget" in groups else groups[0]
         blocks = self._grid(oracle_figure(study, self.styles, examples, first))
         blocks += _section(report, "Distance to the oracle")
@@ -301,7 +300,7 @@ class Page:
         return [legend, *grid, *_section(report, "Divergence between paths")]
 
     def _examples(self, report: StudyReport) -> list[Block]:
-        study, examples = finite(report.study), report.examples
+        study, examples = report.study.finite(), report.examples
         figure = examples_figure(study, self.styles, examples, complete=True)
         if figure is None:
             return []

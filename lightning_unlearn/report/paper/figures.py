@@ -12,15 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.curves import Curves, band_of, paths_of
+from lightning_unlearn.analysis.curves import Curves, band_of, curves_by_condition, paths_of
+from lightning_unlearn.analysis.reading import Condition, StudyRecords, answers_of, read_records
 from lightning_unlearn.report.figures import spec
-from lightning_unlearn.report.figures.catalogue import finite
-from lightning_unlearn.report.figures.curves import answers_of, path_entries, path_marks
+from lightning_unlearn.report.figures.curves import path_entries, path_marks
 from lightning_unlearn.report.figures.files import check_formats, write_figures
-from lightning_unlearn.report.figures.labels import curves_by_condition, wrapped
+from lightning_unlearn.report.figures.labels import wrapped
 from lightning_unlearn.report.figures.style import CurveStyle, styles_of_paths
 from lightning_unlearn.report.paper.table import table_one
-from lightning_unlearn.report.reading import Condition, StudyRecords, read_records
 from lightning_unlearn.settings.labels import setting_name, short_value
 from lightning_unlearn.storage.records import write_text
 
@@ -72,17 +71,17 @@ def paper_figures(records: pd.DataFrame) -> tuple[dict[str, spec.Figure], dict[s
     drawing of the set-up.
 
     Args:
-        records: as for `lightning_unlearn.report.scores`.
+        records: as for `lightning_unlearn.analysis.scores`.
 
     Returns:
         The figures, and a sentence for each that is left out.
 
     Raises:
-        InputError: as for `lightning_unlearn.report.scores`.
+        InputError: as for `lightning_unlearn.analysis.scores`.
     """
     if not len(records):
         return {}, {name: f"{name} is left out: nothing was measured." for name in BUILDERS}
-    trials = Trials(finite(read_records(records)))
+    trials = Trials(read_records(records).finite())
     found: dict[str, spec.Figure] = {}
     missing = {}
     for name, build in BUILDERS.items():
@@ -151,7 +150,7 @@ class Trials:
 
     def retained(self) -> tuple[str, ByTrial]:
         """The stage whose answers stand for utility, and their curves."""
-        answers = answers_of(self.study)
+        answers = answers_of(self.study.runs)
         others = list(answers["stage"][answers["stage"] != answers["forget"]].unique())
         if not others:
             raise Lacking("no answers of a stage that is not forgotten (answers/tofu)")

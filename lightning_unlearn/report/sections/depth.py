@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.analysis.depth import FORGOTTEN, OTHER, REFUSAL, depth
+from lightning_unlearn.analysis.depth import FORGOTTEN, OTHER, REFUSAL, depth
+from lightning_unlearn.analysis.reading import by_condition, sweep_keys, value_names
 from lightning_unlearn.report.formatting import MISSING, join_words, number, percent, span
-from lightning_unlearn.report.reading import by_condition, sweep_keys, value_names
 from lightning_unlearn.report.tables import (
     Column,
     Row,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_unlearn.report.analysis.divergence import Divergence, compared
-from lightning_unlearn.report.curves import Curves
+from lightning_unlearn.analysis.curves import Curves
+from lightning_unlearn.analysis.divergence import Divergence, compared
+from lightning_unlearn.analysis.reading import StudyRecords
 from lightning_unlearn.report.formatting import MISSING, join_words, short_number
-from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.report.sections.base import DISTANCE_UNIT, Section, with_ends, with_half
 from lightning_unlearn.report.tables import Column, Row, csv, table_of_runs
 from lightning_unlearn.statistics import Cause, Growth, NoGrowth

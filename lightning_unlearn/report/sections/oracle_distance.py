@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_unlearn.report.analysis.oracle_distance import (
+from lightning_unlearn.analysis.oracle_distance import (
     METRICS,
     OracleDistances,
     OraclePairs,
@@ -13,15 +13,18 @@ from lightning_unlearn.report.analysis.oracle_distance import (
     distinct_pairs,
     oracle_distances,
 )
-from lightning_unlearn.report.curves import among, names_of_paths, per_path, seeds_on_paths
+from lightning_unlearn.analysis.reading import StudyRecords
 from lightning_unlearn.report.formatting import (
+    among,
     join_words,
+    names_of_paths,
+    per_path,
     percent,
     percent_range,
+    seeds_on_paths,
     short_number,
     short_range,
 )
-from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.report.sections.base import (
     DISTANCE_UNIT,
     Section,

@@ -6,8 +6,14 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.analysis.reading import (
+    Condition,
+    settings_of,
+    shown,
+    sweep_keys,
+    value_names,
+)
 from lightning_unlearn.report.formatting import number, short_number
-from lightning_unlearn.report.reading import Condition, settings_of, shown, sweep_keys, value_names
 from lightning_unlearn.report.sections.base import Section
 from lightning_unlearn.report.tables import (
     SETTING,

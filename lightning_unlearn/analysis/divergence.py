@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Curves, curves_of
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.analysis.curves import Curves, curves_of
+from lightning_unlearn.analysis.reading import StudyRecords
 from lightning_unlearn.statistics import (
     Cause,
     Growth,

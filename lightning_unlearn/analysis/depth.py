@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.analysis.reading import (
+    RUN,
+    Setting,
+    answers_of,
+    ends,
+    read_records,
+    settings_of,
+)
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report.reading import RUN, Setting, ends, read_records, settings_of
 from lightning_unlearn.statistics.intervals import NORMAL_QUANTILE, wilson
 
 if TYPE_CHECKING:
@@ -54,7 +61,7 @@ def depth(records: pd.DataFrame, examples: pd.DataFrame | None = None) -> pd.Dat
     table = study.identities()
     forget = study.runs.drop_duplicates("run").set_index("run")["forget"]
     table["forget"] = forget
-    answers = _answers(study.runs)
+    answers = answers_of(study.runs)
     stages = list(answers["stage"].unique())
     both = ends(answers, ["stage"]).unstack("stage").reindex(table.index)
     pairs = _per_prompt(examples, table, study.sweep) if examples is not None else None
@@ -73,12 +80,6 @@ def depth(records: pd.DataFrame, examples: pd.DataFrame | None = None) -> pd.Dat
             for what, series in _share_of_deep(pairs, table["verdict"].notna()).items():
                 table[what] = series
     return table.reset_index(drop=True)
-
-
-def _answers(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows on answers, their stage in the column `stage`."""
-    rows = runs[runs["metric"].str.startswith("answers/")]
-    return rows.assign(stage=rows["metric"].str.removeprefix("answers/"))
 
 
 def _is_judged(path: str, forget: str) -> bool:
@@ -112,7 +113,7 @@ def _per_prompt(
     numbers = dict(zip(_identified(table[keys]), table.index, strict=True))
     own = study.identities()
     places = dict(zip(own.index, map(numbers.get, _identified(own[keys])), strict=True))
-    rows = _answers(study.runs)
+    rows = answers_of(study.runs)
     rows = rows.assign(run=rows["run"].map(places))
     rows = rows[rows["run"].notna()].astype({"run": int})
     return ends(rows, ["stage", "example"])

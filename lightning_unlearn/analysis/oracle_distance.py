@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Curves, curves_of, oracles_of_paths
-from lightning_unlearn.report.reading import PathPosition, Setting, StudyRecords
+from lightning_unlearn.analysis.curves import Curves, curves_of, oracles_of_paths
+from lightning_unlearn.analysis.reading import PathPosition, Setting, StudyRecords
 from lightning_unlearn.statistics import (
     BestSteps,
     Interval,

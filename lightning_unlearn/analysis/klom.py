@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Curves, curves_of, oracles_by_seed
-from lightning_unlearn.report.reading import PathPosition, StudyRecords
+from lightning_unlearn.analysis.curves import Curves, curves_of, oracles_by_seed
+from lightning_unlearn.analysis.reading import PathPosition, StudyRecords
 from lightning_unlearn.statistics.klom import (
     LEAST_MODELS,
     NoiseFloor,

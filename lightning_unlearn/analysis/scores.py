@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.reading import OUTCOMES, ends, read_records
+from lightning_unlearn.analysis.reading import OUTCOMES, ends, read_records
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning_unlearn.errors import InputError, visible
@@ -137,6 +137,10 @@ class StudyRecords:
     def has(self, prefix: str) -> bool:
         """Whether runs have a metric whose name begins so."""
         return bool(self.runs["metric"].str.startswith(prefix).any())
+
+    def finite(self) -> StudyRecords:
+        """The study without values that are not finite, which have no place on an axis."""
+        return replace(self, runs=self.runs[self.runs["value"].abs() < math.inf])
 
     def identities(self) -> pd.DataFrame:
         """The columns of `RUN` and the sweep keys, a row per run, indexed by `run`."""
@@ -326,6 +330,12 @@ def _by_condition(
         for method, rows in table.groupby("method", sort=False)
         for code, part in rows.groupby("setting")
     ]
+
+
+def answers_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """The rows on answers, their stage in the column `stage`."""
+    rows = runs[runs["metric"].str.startswith("answers/")]
+    return rows.assign(stage=rows["metric"].str.removeprefix("answers/"))
 
 
 def _plain(column: pd.Series) -> list[object]:

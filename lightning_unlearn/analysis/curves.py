@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.formatting import join_words, span
-from lightning_unlearn.report.reading import Condition, PathPosition, StudyRecords, closest
+from lightning_unlearn.analysis.reading import Condition, PathPosition, StudyRecords, closest
 from lightning_unlearn.statistics import half_width, mean_over_seeds
 
 if TYPE_CHECKING:
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 _AXES = ("seed", "step", "example")
-# Sentences list at most so many paths one by one.
-FEW = 6
 
 
 @dataclass(frozen=True)
@@ -76,6 +73,17 @@ def paths_of(rows: pd.DataFrame) -> list[PathPosition]:
     return [(str(path), int(position)) for path, position in pairs]
 
 
+def curves_by_condition(study: StudyRecords, metric: str) -> dict[Condition, Curves]:
+    """The curves of a metric by method and setting."""
+    return {curves.condition: curves for curves in curves_of(study, metric)}
+
+
+def oracles_of(study: StudyRecords, metric: str, curves: Curves) -> dict[PathPosition, float]:
+    """The oracles' values, means over their seeds, of the paths that have one."""
+    values = {path: study.oracles.value(metric, *path, curves.setting) for path in curves.paths}
+    return {path: value for path, value in values.items() if math.isfinite(value)}
+
+
 def oracles_of_paths(study: StudyRecords, metric: str, curves: Curves) -> list[NDArray[np.float64]]:
     """What the oracles of each path measured: [oracle seeds, examples of the runs], with NaN."""
     each = [list(models.values()) for models in oracles_by_seed(study, metric, curves)]
@@ -103,55 +111,6 @@ def oracles_by_seed(
         chosen = closest(models, curves.setting)
         found.append({seed: of_examples(part) for seed, part in sorted(chosen.items())})
     return found
-
-
-def names_of_paths(paths: Sequence[PathPosition]) -> list[str]:
-    """The paths for a sentence: "p = 3" where no other has that position, else the stages."""
-    positions = [position for _, position in paths]
-    return [
-        f"p = {position}" if positions.count(position) == 1 else path for path, position in paths
-    ]
-
-
-def per_path(
-    values: Sequence[int], paths: Sequence[PathPosition], falling: Sequence[bool] | None = None
-) -> str:
-    """ "5 (p = 1) and 10 (p = 2)", "5 on every path", or "5 to 10 by path" where there are many.
-
-    A path on which a curve is still `falling` there is marked so.
-    """
-    falls = list(falling) if falling is not None else [False] * len(paths)
-    names = names_of_paths(paths)
-    still = ", still falling" * any(falls)
-    if len(set(values)) == 1:
-        text = f"{values[0]} on every path" if len(values) > 1 else str(values[0])
-        some = [name for name, falls_on in zip(names, falls, strict=True) if falls_on]
-        where = f" on {among(some, len(paths))}" if 0 < len(some) < len(paths) else ""
-        return text + still + where
-    if len(paths) > FEW:
-        return f"{span(values)} by path" + f"{still} on {sum(falls)} of {len(paths)}" * any(falls)
-    return join_words(
-        f"{value} ({name}{', still falling' * falls_on})"
-        for value, name, falls_on in zip(values, names, falls, strict=True)
-    )
-
-
-def among(names: Sequence[str], total: int) -> str:
-    """Some of the paths for a sentence: "p = 1 and p = 2", or "7 of 24 paths"."""
-    return join_words(names) if len(names) <= FEW else f"{len(names)} of {total} paths"
-
-
-def seeds_on_paths(seeds: Sequence[Sequence[int]], paths: Sequence[PathPosition]) -> str:
-    """Some seeds of each path: "seed 2 on p = 1 and p = 3", "seed 2" for all paths, "" for none."""
-    names: dict[tuple[int, ...], list[str]] = {}
-    for own, name in zip(seeds, names_of_paths(paths), strict=True):
-        if own:
-            names.setdefault(tuple(own), []).append(name)
-    parts = []
-    for own, named in names.items():
-        where = f" on {among(named, len(paths))}" if len(named) < len(paths) else ""
-        parts.append(f"seed{'s' * (len(own) > 1)} {join_words(map(str, own))}{where}")
-    return join_words(parts) if parts else ""
 
 
 @dataclass(frozen=True, eq=False)
