@@ -15,7 +15,7 @@ from lightning_unlearn.analysis.scores import scores
 from lightning_unlearn.errors import visible
 from lightning_unlearn.report.formatting import join_words
 from lightning_unlearn.report.sections.base import Section
-from lightning_unlearn.report.sections.depth import depth_table, findings_of
+from lightning_unlearn.report.sections.depth import depth_findings, depth_table
 from lightning_unlearn.report.sections.divergence import divergence_section
 from lightning_unlearn.report.sections.klom import klom_section
 from lightning_unlearn.report.sections.oracle_distance import oracle_distance
@@ -100,7 +100,7 @@ def summarize(
     read = _read_examples(study, examples) if examples is not None else None
     if has_depths(study):
         values = depth(records, examples)
-        findings, table = findings_of(values), depth_table(values)
+        findings, table = depth_findings(values), depth_table(values)
         sections = _divergence(read)
         remarks = _left_out(sections)
     else:

@@ -11,6 +11,7 @@ import pytest
 from study_tables import FOUR, changed, drawn, values
 from sweep_tables import FIRST, LR, oracle, swept
 
+from lightning_unlearn.analysis.depth import depth
 from lightning_unlearn.analysis.scores import scores
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.report.figures.files import save_figures
@@ -220,7 +221,7 @@ def test_studies_of_depths_have_no_sections_on_oracles():
         table[table["metric"].str.startswith("answers/")] for table in (records, examples)
     )
     found = summarize(records, examples)
-    assert found.findings == depth_findings(records, examples)
+    assert found.findings == depth_findings(depth(records, examples))
     assert [section.title for section in found.sections] == [
         *("Divergence between paths", "Means over seeds")
     ]

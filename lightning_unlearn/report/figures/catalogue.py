@@ -53,15 +53,9 @@ FIGURES: dict[str, Builder] = {
 def build_figures(
     records: pd.DataFrame, examples: pd.DataFrame | None = None, names: Sequence[str] = ()
 ) -> dict[str, Figure]:
-    """The figures of `save_figures` as values, by name; without those that were not measured.
+    """The figures of `save_figures` as values, by name (all, or only those in `names`).
 
-    Args:
-        records: as for `save_figures`.
-        examples: the same.
-        names: of the figures; () for all.
-
-    Raises:
-        InputError: as for `save_figures`.
+    Those that were not measured are left out. Arguments and errors are those of `save_figures`.
     """
     if not len(records):
         return {}

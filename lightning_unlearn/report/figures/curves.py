@@ -93,12 +93,7 @@ def curve_figure(
 ) -> spec.Figure:
     """The curves of paths in panels, with their oracles drawn alike.
 
-    Args:
-        study: the records.
-        styles: of the paths.
-        cells: panels that are wanted, row by row; those without a curve are gaps.
-        title: of the figure.
-        notes: of the figure; one on what was averaged is added.
+    Wanted panels without a curve are gaps. A note on what was averaged is added to the others.
     """
     wanted = [cell for row in cells for cell in row if cell]
     metrics = dict.fromkeys(metric for _, metric, _ in wanted)
@@ -132,10 +127,7 @@ def curve_figure(
 def path_marks(curves: Curves, styles: StyleMap, shade: float = 0.18) -> list[spec.Mark]:
     """A curve with its band for each path; or thin ones, and a thick one for each position.
 
-    Args:
-        curves: of one method and setting.
-        styles: of the paths.
-        shade: opacity of the bands.
+    The curves are those of one method and setting, `shade` is the opacity of their bands.
     """
     if not styles.grouped:
         pairs = zip(curves.paths, curves.means, strict=True)
@@ -177,12 +169,7 @@ def path_entries(drawn: Sequence[Curves], styles: StyleMap, role: str = "line") 
 
 
 def answers_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None:
-    """The answers of all stages together, where those of the forget stage were measured.
-
-    Args:
-        study: the records.
-        styles: of the stages.
-    """
+    """The answers of all stages together, where those of the forget stage were measured."""
     data = answers_of(study.runs)
     if not (data["stage"] == data["forget"]).any():
         return None

@@ -29,8 +29,7 @@ Pairs = dict[CurveStyle, list[int]]
 def divergence_figure(examples: StudyRecords) -> spec.Figure | None:
     """RE distances between paths by step, on a logarithmic axis, and their exponential growth.
 
-    Args:
-        examples: of one metric, whose log-likelihoods are compared.
+    The examples are those of one metric, whose log-likelihoods are compared.
     """
     metrics = list(examples.runs["metric"].unique())
     found = {

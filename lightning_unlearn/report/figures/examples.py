@@ -26,13 +26,9 @@ def examples_figure(
     """The log-likelihood of each forget example minus its oracle's, by step.
 
     A row per method and setting and a column per path; of more than seven paths the first of each
-    position.
-
-    Args:
-        study: the records; "overshoot/forget" is written into the panels.
-        styles: of the paths.
-        examples: of one metric, of runs and oracles.
-        complete: show all paths, and the log-likelihoods where there is no oracle.
+    position. With `complete` all paths are shown, and log-likelihoods where there is no oracle.
+    "overshoot/forget" of the study is written into the panels. The examples are those of one
+    metric, of runs and oracles.
     """
     if examples is None or examples.runs.empty:
         return None

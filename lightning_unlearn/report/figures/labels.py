@@ -82,9 +82,7 @@ def same_for_all(
 ) -> bool:
     """Whether in each panel with an oracle all paths have one, and all styles the same on the mean.
 
-    Args:
-        panels: the curves of each, and what `oracles_of` gives for them.
-        styles: of the paths.
+    A panel is given by its curves and what `oracles_of` gives for them.
     """
     for curves, oracles in panels:
         values = means_of_styles(oracles, styles).values()

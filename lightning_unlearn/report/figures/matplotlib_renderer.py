@@ -259,14 +259,7 @@ def _ticks(axis: MatplotlibAxes, by_step: bool, log: bool, with_x: bool, with_y:
 
 
 def places_of(low: float, high: float, log: bool = False, whole: bool = False) -> list[float]:
-    """Round numbers from `low` to `high`, at most seven, for ticks.
-
-    Args:
-        low: where the axis begins.
-        high: where it ends.
-        log: whether the axis is logarithmic.
-        whole: whether only whole numbers will do.
-    """
+    """Round numbers (or only whole ones) from `low` to `high`, at most seven, for ticks."""
     if log:
         decades = math.log10(high / low)
         subs = (1, 2, 5) if decades <= 1.2 else (1, 3) if decades <= 2.2 else (1,)

@@ -28,11 +28,8 @@ def oracle_figure(
 ) -> spec.Figure | None:
     """The RE distance to the oracle by step, on a logarithmic axis where all values are positive.
 
-    Args:
-        study: the records.
-        styles: of the paths.
-        examples: of the forget set; oracles of different seeds are compared in them.
-        group: of rows whose distance is shown.
+    Oracles of different seeds are compared in the examples, which are those of the forget set.
+    `group` names the rows whose distance is shown.
     """
     data = study.runs[study.runs["metric"] == f"distance/{group}"]
     found = {own.distance.condition: own for own in oracle_distances(study, group)}

@@ -24,8 +24,8 @@ NOTHING = np.empty(0)
 READABLE = 1 / 5
 # Nats, and decades of a logarithmic axis, that an axis spans at least.
 FLAT, LEAST_DECADES = 0.05, 0.5
-# Sentences name so many curves of a panel, and so many panels, one by one.
-MOST_CURVES, MOST_PANELS = 8, 4
+# A sentence names so many curves of a panel one by one.
+MOST_CURVES = 8
 
 
 class Mark:
@@ -287,13 +287,6 @@ class Figure:
     def panels(self) -> list[Panel]:
         """The panels row by row, without gaps."""
         return [panel for row in self.grid for panel in row if panel]
-
-    def describe(self) -> str:
-        """Title, notes and the first panels in sentences, for readers who cannot see them."""
-        heads = [f"{'. '.join(filter(None, [self.title, *self.notes]))}."]
-        rest = len(self.panels) - MOST_PANELS
-        more = [f"{rest} more panels likewise."] if rest > 0 else []
-        return " ".join([*heads, *(p.describe() for p in self.panels[:MOST_PANELS]), *more])
 
 
 def one_line(text: str) -> str:

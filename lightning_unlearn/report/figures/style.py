@@ -99,11 +99,7 @@ class StyleMap:
 
 
 def styles_of_paths(paths: Iterable[PathPosition]) -> StyleMap:
-    """A style for each of up to seven paths; of more, one for each position.
-
-    Args:
-        paths: path and position of the forget stage.
-    """
+    """A style for each of up to seven paths; of more, one for each position."""
     distinct = sorted(dict.fromkeys(paths), key=lambda path: path[1])
     styles: dict[Hashable, CurveStyle] = {}
     if len(distinct) <= len(PALETTE):

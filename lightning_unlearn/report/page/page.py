@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, cached_property
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -53,23 +53,6 @@ class Block(NamedTuple):
     kind: str
     content: Any
     title: str = ""
-
-
-@dataclass(frozen=True)
-class ChartGrid:
-    """Panels side by side.
-
-    Attributes:
-        panels: with their numbers on the page.
-        count: how many there were to draw.
-        differ: whether axes differ among charts that should share them.
-        small: whether they are drawn narrower.
-    """
-
-    panels: Sequence[tuple[int, Panel]]
-    count: int
-    differ: bool
-    small: bool
 
 
 def build(reports: Sequence[StudyReport], files: Sequence[str]) -> str:
@@ -238,7 +221,9 @@ class Page:
         _, differ = y_limits([[panel] for panel in shown])
         numbered = list(enumerate(shown, start=len(self.panels)))
         self.panels += shown
-        return [Block("charts", ChartGrid(numbered, len(panels), differ, small))]
+        # `count`: how many there were to draw; `differ`: axes that should be shared are not.
+        grid = {"panels": numbered, "count": len(panels), "differ": differ, "small": small}
+        return [Block("charts", grid)]
 
     def _groups(self, panels: Sequence[Panel], title: str = "", small: bool = False) -> list[Block]:
         """Panels under the heading of their group, which follows `title`."""
