@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from lightning_unlearn.analysis.reading import Condition, PathPosition, StudyRecords, closest
 from lightning_unlearn.statistics import half_width, mean_over_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import ArrayLike, NDArray
 
+Floats = NDArray[np.float64]
 _AXES = ("seed", "step", "example")
 
 
@@ -34,14 +35,14 @@ class Curves(Condition):
     seeds: list[int]
     steps: list[int]
     examples: list[int]
-    values: NDArray[np.float64]
+    values: Floats
 
     @property
-    def means(self) -> NDArray[np.float64]:
+    def means(self) -> Floats:
         """The values of a table without examples, [paths, seeds, steps]."""
         return self.values[..., 0]
 
-    def at(self, path: PathPosition, step: int) -> NDArray[np.float64]:
+    def at(self, path: PathPosition, step: int) -> Floats:
         """The values of a path at a step, [seeds]; NaN where there are none."""
         if path not in self.paths or step not in self.steps:
             return np.full(len(self.seeds), np.nan)
@@ -84,21 +85,19 @@ def oracles_of(study: StudyRecords, metric: str, curves: Curves) -> dict[PathPos
     return {path: value for path, value in values.items() if math.isfinite(value)}
 
 
-def oracles_of_paths(study: StudyRecords, metric: str, curves: Curves) -> list[NDArray[np.float64]]:
+def oracles_of_paths(study: StudyRecords, metric: str, curves: Curves) -> list[Floats]:
     """What the oracles of each path measured: [oracle seeds, examples of the runs], with NaN."""
     each = [list(models.values()) for models in oracles_by_seed(study, metric, curves)]
     return [np.array(models).reshape(len(models), len(curves.examples)) for models in each]
 
 
-def oracles_by_seed(
-    study: StudyRecords, metric: str, curves: Curves
-) -> list[dict[int, NDArray[np.float64]]]:
+def oracles_by_seed(study: StudyRecords, metric: str, curves: Curves) -> list[dict[int, Floats]]:
     """What the oracles of each path measured, by ascending seed: [examples of the runs]."""
     rows = study.retrained[study.retrained["metric"] == metric]
     parts = dict(list(rows.groupby(["path", "position"])))
     examples = np.array(curves.examples)
 
-    def of_examples(own: pd.DataFrame) -> NDArray[np.float64]:
+    def of_examples(own: pd.DataFrame) -> Floats:
         values = np.full(len(examples), np.nan)
         known = own[np.isin(own["example"], examples)]
         values[np.searchsorted(examples, known["example"])] = known["value"]
@@ -120,16 +119,16 @@ class Band:
     Ends of the interval are NaN with fewer than two seeds. `seeds` is the most that a mean is of.
     """
 
-    x: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+    x: Floats
+    mean: Floats
+    low: Floats
+    high: Floats
     seeds: int
 
 
 def spread_over_seeds(
-    values: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    values: Floats,
+) -> tuple[Floats, Floats]:
     """Mean and half the 95 % interval over seeds.
 
     Args:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.analysis.curves import Curves, curves_by_condition, spread_over_seeds
+from lightning_unlearn.analysis.curves import Curves, Floats, curves_by_condition, spread_over_seeds
 from lightning_unlearn.analysis.reading import Condition, PathPosition, StudyRecords
 from lightning_unlearn.statistics import mean_over_seeds
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,19 +25,19 @@ class Trajectories:
         has_oracle: whether there is a target.
     """
 
-    steps: NDArray[np.float64]
+    steps: Floats
     numbers: list[int]
-    gaps: NDArray[np.float64]
+    gaps: Floats
     half: float
     has_oracle: bool
 
     @property
-    def crossings(self) -> NDArray[np.float64]:
+    def crossings(self) -> Floats:
         """The steps, interpolated, at which examples first fall to their target."""
         found = map(self._crossing, self.gaps) if self.has_oracle else ()
         return np.array([c for c in found if np.isfinite(c)])
 
-    def _crossing(self, gaps: NDArray[np.float64]) -> float:
+    def _crossing(self, gaps: Floats) -> float:
         known = np.isfinite(gaps)
         x, y = self.steps[known], gaps[known]
         falls = np.flatnonzero((y[:-1] > 0) & (y[1:] <= 0))
@@ -51,9 +47,7 @@ class Trajectories:
         return float(x[at] + (x[at + 1] - x[at]) * y[at] / (y[at] - y[at + 1]))
 
 
-def trajectories_of(
-    curves: Curves, oracles: list[NDArray[np.float64]]
-) -> dict[PathPosition, Trajectories]:
+def trajectories_of(curves: Curves, oracles: list[Floats]) -> dict[PathPosition, Trajectories]:
     """Each path's examples against its oracles, where it has any.
 
     Args:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lightning_unlearn.analysis.curves import (
     Band,
     Curves,
+    Floats,
     band_of,
     curves_by_condition,
     oracles_of,
@@ -22,9 +22,6 @@ from lightning_unlearn.report.figures import labels, spec
 from lightning_unlearn.report.figures.style import CurveStyle, StyleMap, plain
 from lightning_unlearn.report.formatting import span
 from lightning_unlearn.statistics import mean_over_seeds
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 ORACLE = "retrained without the forget stage"
 
@@ -152,9 +149,7 @@ def path_marks(curves: Curves, styles: StyleMap, shade: float = 0.18) -> list[sp
     return marks
 
 
-def mean_line(
-    x: NDArray[np.float64], mean: NDArray[np.float64], style: CurveStyle, name: str
-) -> list[spec.Line]:
+def mean_line(x: Floats, mean: Floats, style: CurveStyle, name: str) -> list[spec.Line]:
     """A thick curve without a band, where it has a value."""
     known = np.isfinite(mean)
     nothing = np.full(int(known.sum()), np.nan)

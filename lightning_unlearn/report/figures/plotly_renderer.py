@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_unlearn.analysis.curves import Floats
 from lightning_unlearn.errors import visible
 from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.style import DARK_PALETTE, PALETTE, CurveStyle
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
 DIGITS = 5
 # How the page draws thin curves: as thick ones, as one of many, on a plane, or as a fit.
@@ -128,9 +129,7 @@ def _curve(
     }
 
 
-def _at(
-    places: NDArray[np.float64], values: NDArray[np.float64], steps: Sequence[int]
-) -> list[float | None]:
+def _at(places: Floats, values: Floats, steps: Sequence[int]) -> list[float | None]:
     """Values at these steps; None where there is none."""
     known = dict(zip(places.tolist(), rounded(values), strict=True))
     return [known.get(step) for step in steps]

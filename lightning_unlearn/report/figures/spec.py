@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.analysis.curves import Band
+from lightning_unlearn.analysis.curves import Band, Floats
 from lightning_unlearn.report.figures.style import CurveStyle, Label
 from lightning_unlearn.report.formatting import short_number
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 STEPS = "unlearning step"
 NOTHING = np.empty(0)
