@@ -205,29 +205,17 @@ class Trials:
         return str(self.value("base", trial)).rstrip("/").split("/")[-1]
 
     def panel(
-        self,
-        curves: ByTrial,
-        trial: Condition,
-        title: str,
-        ylabel: str,
-        share: object,
-        method: str = "",
+        self, curves: ByTrial, trial: Condition, title: str, ylabel: str, share: object
     ) -> spec.Panel | None:
         """The curves of the paths of a trial, under its setting but for its base model."""
         if trial not in curves:
             return None
-        pairs = zip(trial.keys, trial.setting, strict=True)
-        others = [pair for place, pair in enumerate(pairs) if place != self.model]
-        words = setting_name([key for key, _ in others], [value for _, value in others])
+        others = [place for place in range(len(trial.keys)) if place != self.model]
+        words = setting_name([trial.keys[i] for i in others], [trial.setting[i] for i in others])
         marks = path_marks(curves[trial], self.styles)
-        return spec.Panel(marks, title, f"{method}{words}", ylabel, str(share))
+        return spec.Panel(marks, title, words, ylabel, str(share))
 
-    def figure(
-        self,
-        grid: Sequence[Sequence[spec.Panel | None]],
-        drawn: ByTrial,
-        height: float,
-    ) -> spec.Figure:
+    def figure(self, grid: spec.Grid, drawn: ByTrial, height: float) -> spec.Figure:
         """The figure of a grid, with a legend of the paths."""
         entries = path_entries(list(drawn.values()), self.styles)
         return spec.Figure("", [], grid, spec.Legend("", entries), height)
@@ -321,16 +309,14 @@ def figure_six(trials: Trials) -> spec.Figure:
     label, method = trials.label(), trials.local()
     chosen = [trials.choose(label, method, lr=rate) for rate in trials.rates(method, label)]
     alone = max(map(len, chosen)) == 1
-    grid = [
-        [
-            trials.panel(label, t, trials.model_name(t) or method, UNIT, "label" if alone else t)
-            for t in row
-        ]
-        for row in chosen
-    ]
+
+    def panel(trial: Condition) -> spec.Panel | None:
+        title = trials.model_name(trial) or method
+        return trials.panel(label, trial, title, UNIT, "label" if alone else trial)
+
+    grid: spec.Grid = [[panel(trial) for trial in row] for row in chosen]
     if alone:
-        flat = [panel for row in grid for panel in row]
-        return trials.figure(wrapped(flat, 2 if len(flat) == 4 else 3), label, 2.1)
+        grid = wrapped([own for row in grid for own in row], 2 if len(grid) == 4 else 3)
     return trials.figure(grid, label, 2.1)
 
 
@@ -341,10 +327,11 @@ def figure_seven(trials: Trials) -> spec.Figure:
     (trial, *_) = trials.choose(label, method, lr=trials.rates(method, label)[-1])
     titles = {f"forget quality: {LABEL_TITLE}": label, f"retained utility: {stage} answers": kept}
     row = [
-        trials.panel(curves, trial, title, UNIT if curves is label else "", title, f"{method}, ")
+        trials.panel(curves, trial, title, UNIT if curves is label else "", title)
         for title, curves in titles.items()
     ]
-    return trials.figure([row], label, 2.8)
+    named = [panel and replace(panel, setting=f"{method}, {panel.setting}") for panel in row]
+    return trials.figure([named], label, 2.8)
 
 
 def figure_eight(trials: Trials) -> spec.Figure:
