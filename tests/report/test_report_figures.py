@@ -20,12 +20,10 @@ from lightning_unlearn.report.figures.catalogue import FIGURES, build_figures
 from lightning_unlearn.report.figures.files import save_figures
 from lightning_unlearn.report.figures.matplotlib_renderer import places_of, written
 from lightning_unlearn.report.figures.spec import (
-    HorizontalLine,
-    Line,
-    Markers,
+    Mark,
     Panel,
-    Span,
-    ThinLine,
+    level,
+    thick_line,
     y_limits,
     y_span,
 )
@@ -71,24 +69,24 @@ def panel(*marks, log=False, share="s"):
 
 def test_wide_bands_do_not_dwarf_the_curves():
     style = styles_of_stages(["a"], []).styles["a"]
-    curve = Line(band_of([0, 1], [[0.0, 1.0], [0.2, 1.0]]), style, "a")
+    curve = thick_line(band_of([0, 1], [[0.0, 1.0], [0.2, 1.0]]), style, "a")
     assert y_span(panel(curve)) == pytest.approx((0.1 - 0.9 / 4, 1.0 + 0.9 / 4))
-    levels = [HorizontalLine(y, "oracle", "") for y in (math.nan, 100.0, 0.0)]
+    levels = [level(y, "oracle", "") for y in (math.nan, 100.0, 0.0)]
     assert y_span(panel(levels[0])) is None
     assert y_span(panel(*levels[1:], log=True)) == (2.0, 2.0)
 
 
 def test_axes_have_room_for_what_marks_show():
     x = np.arange(3.0)
-    assert y_span(panel(ThinLine(x, x + 1, "path", ""))) == (1, 3)
-    assert y_span(panel(Markers(x, x, "best", ""))) == (0, 2)
-    assert y_span(panel(Span(1, 2, ""))) == (1, 2)
-    assert y_span(panel(Span(1, 2, "", vertical=True))) is None
+    assert y_span(panel(Mark(x, x + 1, "path", ""))) == (1, 3)
+    assert y_span(panel(Mark(x, x, "best", ""))) == (0, 2)
+    assert y_span(panel(Mark(np.empty(0), np.array([1.0, 2.0]), "strip", ""))) == (1, 2)
+    assert y_span(panel(Mark(np.array([1.0, 2.0]), np.empty(0), "range", ""))) is None
 
 
 def test_axes_are_shared_where_curves_can_be_read():
     def of(*values, share="s"):
-        return panel(ThinLine(np.arange(2.0), np.array(values), "path", ""), share=share)
+        return panel(Mark(np.arange(2.0), np.array(values), "path", ""), share=share)
 
     alike = [of(0.0, 1.0), of(1.0, 3.0)]
     limits, differ = y_limits([[own] for own in alike])

@@ -106,7 +106,7 @@ def curve_figure(
         for key, value in labels.means_of_styles(oracles[cell[:2]], styles).items():
             style = styles.styles[key]
             name = ORACLE if one else f"{ORACLE}, {style.short}"
-            marks.append(spec.HorizontalLine(value, "oracle", name, None if one else style))
+            marks.append(spec.level(value, "oracle", name, None if one else style))
             if one:
                 break
         return replace(cell[2], marks=marks)
@@ -129,7 +129,7 @@ def path_marks(curves: Curves, styles: StyleMap, shade: float = 0.18) -> list[sp
     if not styles.grouped:
         pairs = zip(curves.paths, curves.means, strict=True)
         return [
-            spec.Line(band, styles.of(path), labels.full_name(path), shade)
+            spec.thick_line(band, styles.of(path), labels.full_name(path), shade)
             for path, values in pairs
             if (band := band_of(curves.steps, values)).seeds
         ]
@@ -142,19 +142,19 @@ def path_marks(curves: Curves, styles: StyleMap, shade: float = 0.18) -> list[sp
         for place in own:
             known = np.isfinite(means[place])
             name = labels.full_name(curves.paths[place])
-            marks.append(spec.ThinLine(x[known], means[place][known], "path", name, style))
+            marks.append(spec.Mark(x[known], means[place][known], "path", name, style))
         mean = mean_over_seeds(means[own][None])[0] if own else np.empty(0)
         name = f"mean of {len(own)} path{'s' * (len(own) > 1)}, {style.short}"
         marks += mean_line(x, mean, style, name) if own else []
     return marks
 
 
-def mean_line(x: Floats, mean: Floats, style: CurveStyle, name: str) -> list[spec.Line]:
+def mean_line(x: Floats, mean: Floats, style: CurveStyle, name: str) -> list[spec.Mark]:
     """A thick curve without a band, where it has a value."""
     known = np.isfinite(mean)
     nothing = np.full(int(known.sum()), np.nan)
     band = Band(x[known], mean[known], nothing, nothing, 1)
-    return [spec.Line(band, style, name)] if known.any() else []
+    return [spec.thick_line(band, style, name)] if known.any() else []
 
 
 def path_entries(drawn: Sequence[Curves], styles: StyleMap, role: str = "line") -> list[spec.Entry]:
@@ -186,7 +186,7 @@ def answers_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None:
     drawn = [curves for found in every.values() for curves in found.values()]
     entries = [spec.Entry("line", style.label, style) for style in styles.styles.values()]
     marks = [mark for row in grid for panel in row if panel for mark in panel.marks]
-    if any(isinstance(mark, spec.HorizontalLine) for mark in marks):
+    if any(mark.role == "oracle" for mark in marks):
         entries.append(spec.Entry("oracle", plain(f"{ORACLE}, in the stage's color")))
     title = f"Unlearning {labels.forgotten(data)}: log-likelihood of every stage's answers"
     notes = ["superficial = only the forgotten stage falls", *seeds_note(drawn, styles)]
@@ -203,10 +203,10 @@ def _answers_panel(
             continue
         style = styles.styles[stage]
         band = band_of(curves.steps, curves.means[curves.paths.index(path)])
-        marks += [spec.Line(band, style, stage)] if band.seeds else []
+        marks += [spec.thick_line(band, style, stage)] if band.seeds else []
         value = oracles_of(study, f"answers/{stage}", curves).get(path)
         if value is not None:
-            marks.append(spec.HorizontalLine(value, "oracle", f"{ORACLE}, {stage}", style))
+            marks.append(spec.level(value, "oracle", f"{ORACLE}, {stage}", style))
     ylabel = "log-likelihood of answers\n(nats per token)"
     return spec.Panel(marks, labels.full_name(path), "", ylabel) if marks else None
 

@@ -96,19 +96,20 @@ def pair_marks(own: Divergence, styles: Mapping[CurveStyle, list[int]]) -> list[
     for style, places in styles.items():
         bands = [log_band_of(steps, own.paths[place]) for place in places]
         if len(places) == 1:
-            marks += [spec.Line(band, style, style.short, 0.1) for band in bands if band.seeds]
+            (band,) = bands
+            marks += [spec.thick_line(band, style, style.short, 0.1)] if band.seeds else []
             continue
         for band, place in zip(bands, places, strict=True):
             if len(own.pairs) <= LINES:
                 pair = " and ".join(names[path] for path in own.pairs[place])
-                marks.append(spec.ThinLine(band.x, band.mean, "pair", pair, style))
+                marks.append(spec.Mark(band.x, band.mean, "pair", pair, style))
         # The pairs are not independent: there is no interval.
         mean = log_band_of(steps, own.paths[places].reshape(-1, len(steps)))
         name = f"mean of {len(places)} pairs of paths, {style.short}"
         marks += mean_line(mean.x, mean.mean, style, name)
     if own.seed_pairs:
         band = log_band_of(steps, own.seeds.reshape(-1, len(steps)))
-        marks += [spec.ThinLine(band.x, band.mean, "seeds", f"{SEEDS}, mean")] if band.seeds else []
+        marks += [spec.Mark(band.x, band.mean, "seeds", f"{SEEDS}, mean")] if band.seeds else []
     return marks
 
 
@@ -123,8 +124,8 @@ def _growth(own: Divergence) -> list[spec.Mark]:
     inside = (every.x >= first) & (every.x <= last)
     x = np.array([first, last], np.float64)
     level = float(np.log(every.mean[inside]).mean()) - rate.mean * float(every.x[inside].mean())
-    fit = spec.ThinLine(x, np.exp(level + rate.mean * x), "fit", f"fit: {growth_in_words(own)}")
-    return [spec.Span(first, last, "range of the fit", vertical=True), fit]
+    fit = spec.Mark(x, np.exp(level + rate.mean * x), "fit", f"fit: {growth_in_words(own)}")
+    return [spec.Mark(x, spec.NOTHING, "range", "range of the fit"), fit]
 
 
 def growth_in_words(own: Divergence) -> str:

@@ -92,9 +92,10 @@ def _panel(
     """The examples of a path, their mean, their targets and where they reach them."""
     style, marks = styles.of(path), list[spec.Mark]()
     if own.has_oracle:
-        marks.append(spec.HorizontalLine(0.0, "target", "the example's oracle"))
+        marks.append(spec.level(0.0, "target", "the example's oracle"))
     if np.isfinite(own.half):
-        marks.append(spec.Span(-own.half, own.half, "95 % over the oracles' seeds"))
+        ends = np.array([-own.half, own.half])
+        marks.append(spec.Mark(spec.NOTHING, ends, "strip", "95 % over the oracles' seeds"))
     places = np.arange(len(own.gaps))
     if len(places) > MOST:
         order = np.argsort(np.nanmean(own.gaps, axis=1), kind="stable")
@@ -102,12 +103,12 @@ def _panel(
     for place in places:
         known = np.isfinite(own.gaps[place])
         x, y = own.steps[known], own.gaps[place][known]
-        marks.append(spec.ThinLine(x, y, "example", f"example {own.numbers[place]}", style))
+        marks.append(spec.Mark(x, y, "example", f"example {own.numbers[place]}", style))
     mean = mean_over_seeds(own.gaps[None])[0]
     marks += mean_line(own.steps, mean, replace(style, end=""), "mean of all examples")
     crossings = own.crossings
     zeros = np.zeros(len(crossings))
-    marks.append(spec.Markers(crossings, zeros, "crossing", "an example first falls to its oracle"))
+    marks.append(spec.Mark(crossings, zeros, "crossing", "an example first falls to its oracle"))
     note = "" if share is None else f"{100 * share:.0f} % overshot at the end"
     what = "less its oracle" if own.has_oracle else "log-likelihood"
     ylabel = f"{what}\n(nats per token)"

@@ -51,13 +51,11 @@ def oracle_figure(
     entries = path_entries(drawn, styles)
     if not styles.grouped:
         entries.append(spec.Entry("best", plain("the path's best step")))
-    if any(isinstance(mark, spec.Span) for mark in marks):
+    if any(mark.role == "strip" for mark in marks):
         entries.append(spec.Entry("strip", plain(f"{FLOOR} (mean, lowest to highest)")))
     title = f"Unlearning {forgotten(data)}: distance to the model that never saw it"
     notes = ["lower = closer to retraining", *seeds_note(drawn, styles)]
-    if positive and any(
-        isinstance(mark, spec.Line) and (mark.band.low <= 0).any() for mark in marks
-    ):
+    if positive and any((mark.low <= 0).any() for mark in marks):
         notes[-1] += ", to the bottom where it reaches below 0"
     return spec.Figure(title, notes, grid, spec.Legend(styles.heading, entries))
 
@@ -66,11 +64,11 @@ def _curves(own: OracleDistances, styles: StyleMap) -> list[spec.Mark]:
     """The curves of a panel, and the best step of each path."""
     marks = path_marks(own.distance, styles, 0.1)
     if not styles.grouped:
-        best = {styles.of(path): step for path, step in zip(own.paths, own.steps, strict=True)}
-        for line in [mark for mark in marks if isinstance(mark, spec.Line) and mark.style in best]:
-            at = line.steps == best[line.style]
-            name = f"best step of {line.style.short}"
-            marks.append(spec.Markers(line.steps[at], line.heights[at], "best", name, line.style))
+        for path, step in zip(own.paths, own.steps, strict=True):
+            style = styles.of(path)
+            for curve in [mark for mark in marks if mark.role == "line" and mark.style == style]:
+                x, y, at = curve.x, curve.y, curve.x == step
+                marks.append(spec.Mark(x[at], y[at], "best", f"best step of {style.short}", style))
     return marks
 
 
@@ -80,5 +78,6 @@ def _floor(own: OracleDistances, floors: OraclePairs) -> list[spec.Mark]:
     every = distinct_pairs({key: floors[key] for key in keys if key in floors})
     if not every:
         return []
-    mean = spec.HorizontalLine(sum(every) / len(every), "floor", FLOOR)
-    return [spec.Span(min(every), max(every), FLOOR), mean]
+    ends = np.array([min(every), max(every)])
+    mean = spec.level(sum(every) / len(every), "floor", FLOOR)
+    return [spec.Mark(spec.NOTHING, ends, "strip", FLOOR), mean]

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 DIGITS = 5
-# How the page draws thin curves: as thick ones, as one of many, on a plane, or as a fit.
+# How the page draws curves: as thick ones, as one of many, on a plane, or as a fit.
 ROLES = {
+    "line": "line",
     **dict.fromkeys(("path", "pair", "example"), "thin"),
     **{"trail": "trail", "thin trail": "trail", "fit": "fit", "seeds": "line"},
 }
@@ -86,26 +87,30 @@ def _mark(mark: spec.Mark, steps: Sequence[int]) -> tuple[str, dict[str, Any]]:
 
     There the page has its own mark, of the step that a reader chooses.
     """
-    if isinstance(mark, spec.Line):
-        band = mark.band
-        values = _curve(mark.style, mark.name, "line", _at(band.x, band.mean, steps))
-        if np.isfinite(band.low).any():
-            ends = {"low": band.low, "high": band.high}
-            values |= {key: _at(band.x, end, steps) for key, end in ends.items()}
-        return "series", values
-    if isinstance(mark, spec.ThinLine):
+    if mark.is_curve:
         role = ROLES[mark.role]
-        y = rounded(mark.y) if role == "fit" else _at(mark.steps, mark.y, steps)
-        values = _curve(mark.style, mark.name, role, y, GREY_DASHES.get(mark.role, 0))
+        style = mark.style if role != "thin" else None
+        values = {
+            **_toggled(mark.style),
+            "name": visible(mark.name),
+            "short": visible(style.short if style else mark.name),
+            "dash": style.dash if style else GREY_DASHES.get(mark.role, 0),
+            "role": role,
+            "y": rounded(mark.y) if role == "fit" else _at(mark.steps, mark.y, steps),
+        }
         if role in ("fit", "trail"):
             values["x"] = rounded(mark.x) if role == "fit" else _at(mark.steps, mark.x, steps)
+        if np.isfinite(mark.low).any():
+            ends = {"low": mark.low, "high": mark.high}
+            values |= {key: _at(mark.x, end, steps) for key, end in ends.items()}
         return "series", values
-    if isinstance(mark, spec.HorizontalLine):
-        (height,) = rounded([mark.y])
+    if mark.role in spec.LEVELS:
+        (height,) = rounded(mark.y)
         return "levels", {**_toggled(mark.style), "name": visible(mark.name), "y": height}
-    if isinstance(mark, spec.Span):
-        return "spans", {"ends": rounded([mark.low, mark.high]), "vertical": mark.vertical}
-    if isinstance(mark, spec.Markers) and (mark.error or mark.role in ("best", "crossing")):
+    if mark.role in ("strip", "range"):
+        vertical = mark.role == "range"
+        return "spans", {"ends": rounded(mark.x if vertical else mark.y), "vertical": vertical}
+    if mark.error or mark.role in ("best", "crossing"):
         places = {"x": rounded(mark.x), "y": rounded(mark.y), "error": rounded(mark.error or [])}
         return "points", {**_toggled(mark.style), "role": mark.role, **places}
     return "", {}
@@ -114,19 +119,6 @@ def _mark(mark: spec.Mark, steps: Sequence[int]) -> tuple[str, dict[str, Any]]:
 def _toggled(style: CurveStyle | None) -> dict[str, Any]:
     """Toggles that must be on, and the color; null for grey."""
     return {"keys": [style.key] if style else [], "color": style.tone if style else None}
-
-
-def _curve(
-    style: CurveStyle | None, name: str, role: str, y: list[float | None], dash: int = 0
-) -> dict[str, Any]:
-    return {
-        **_toggled(style),
-        "name": visible(name),
-        "short": visible(style.short if style and role != "thin" else name),
-        "dash": style.dash if style and role != "thin" else dash,
-        "role": role,
-        "y": y,
-    }
 
 
 def _at(places: Floats, values: Floats, steps: Sequence[int]) -> list[float | None]:

@@ -27,7 +27,7 @@ def tradeoff_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None
     trials = dict(study.by_condition(data))
 
     def panel(of: Condition) -> spec.Panel:
-        marks: list[spec.Mark] = [spec.HorizontalLine(1.0, "kept", "utility 1: unchanged")]
+        marks = [spec.level(1.0, "kept", "utility 1: unchanged")]
         for (path, position), own in trials[of].groupby(["path", "position"], sort=False):
             marks += _trail(own, styles, (str(path), int(position)))
         ylabel = "utility\n(mean over the other stages)"
@@ -57,5 +57,5 @@ def _trail(own: pd.DataFrame, styles: StyleMap, path: PathPosition) -> list[spec
     trail, end = ("thin trail", "small end") if styles.grouped else ("trail", "end")
     halves = float(x[-1] - score.low[-1]), float(y[-1] - utility.low[-1])
     error = halves if not styles.grouped and np.isfinite(halves).all() else None
-    last = spec.Markers(x[-1:], y[-1:], end, name, style, error)
-    return [spec.ThinLine(x, y, trail, name, style, at=score.x), last]
+    last = spec.Mark(x[-1:], y[-1:], end, name, style, error=error)
+    return [spec.Mark(x, y, trail, name, style, at=score.x), last]

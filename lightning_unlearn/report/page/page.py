@@ -16,7 +16,7 @@ from lightning_unlearn.report.figures.divergence import divergence_figure
 from lightning_unlearn.report.figures.examples import examples_figure
 from lightning_unlearn.report.figures.oracle_distance import oracle_figure
 from lightning_unlearn.report.figures.plotly_renderer import chart_data, colors_css, legend_rows
-from lightning_unlearn.report.figures.spec import Figure, HorizontalLine, Panel, y_limits
+from lightning_unlearn.report.figures.spec import LEVELS, Figure, Panel, y_limits
 from lightning_unlearn.report.figures.style import (
     DASHES,
     CurveStyle,
@@ -291,7 +291,7 @@ class Page:
             return []
         panels = figure.panels
         shown = panels[:MOST_CHARTS]
-        compared = any(isinstance(m, HorizontalLine) for panel in shown for m in panel.marks)
+        compared = any(mark.role in LEVELS for panel in shown for mark in panel.marks)
         notes = [" · ".join(figure.notes)]
         if len(panels) > len(shown):
             notes.append(f"The first {len(shown)} of {len(panels)} pairs of trial and path.")

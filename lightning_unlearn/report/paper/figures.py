@@ -280,7 +280,7 @@ def figure_four(trials: Trials) -> spec.Figure:
             names = [path for path, _ in curves.paths] if curves else []
             if curves and order in names:
                 band = band_of(curves.steps, curves.means[names.index(order)])
-                marks += [spec.Line(band, style, stage)] if band.seeds else []
+                marks += [spec.thick_line(band, style, stage)] if band.seeds else []
         number, arrows = "₁₂₃₄₅₆"[ORDERS.index(order)], order.replace("-", " → ")
         panels.append(spec.Panel(marks, f"θ{number}: {arrows}", "", UNIT, "answers"))
     entries = [spec.Entry("line", style.label, style) for style in THREE.values()]
