@@ -12,11 +12,7 @@ from lightning_unlearn.analysis.reading import (
     forget_examples,
     read_records,
 )
-from lightning_unlearn.report.figures.curves import (
-    answers_figure,
-    forget_figure,
-    utility_figure,
-)
+from lightning_unlearn.report.figures.curves import answers_figure, forget_figure, utility_figure
 from lightning_unlearn.report.figures.divergence import divergence_figure
 from lightning_unlearn.report.figures.examples import examples_figure
 from lightning_unlearn.report.figures.oracle_distance import oracle_figure
