@@ -22,43 +22,21 @@ from lightning_unlearn.report.sections.oracle_distance import oracle_distance
 from lightning_unlearn.report.sections.path_dependence import path_dependence
 from lightning_unlearn.report.sections.recency import recency
 from lightning_unlearn.report.sections.scores import scores_table, seed_section
-from lightning_unlearn.report.tables import Table, bullets, csv
+from lightning_unlearn.report.tables import csv
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import RenderableType
 
 
 @dataclass(frozen=True)
-class Summary:
-    """A study in words and numbers.
+class Summary(Section):
+    """A study in words and numbers: its table of scores or depths, sentences and sections.
 
     Attributes:
-        nothing: why there is no table; "" where there is one.
-        table: of scores or depths; None where nothing was unlearned and measured.
-        csv: one row per run at full precision; "" without a table.
-        findings: sentences.
         sections: further parts, of what the study measured.
     """
 
-    nothing: str
-    table: Table | None
-    csv: str
-    findings: list[str]
     sections: list[Section] = field(default_factory=list)
-
-    @property
-    def markdown(self) -> str:
-        """Table and findings, the latter as a bullet list; without the sections."""
-        table = f"{self.nothing}\n" if self.table is None else self.table.markdown()
-        return "\n".join(filter(None, [table, bullets(self.findings)]))
-
-    @property
-    def renderable(self) -> RenderableType:
-        """The table for the terminal, to be printed by rich."""
-        from rich.text import Text
-
-        return Text(self.nothing) if self.table is None else self.table.rich()
 
     @property
     def page(self) -> str:
@@ -67,7 +45,12 @@ class Summary:
         return "\n".join(filter(None, parts))
 
     @property
-    def tables(self) -> dict[str, str]:
+    def csv(self) -> str:
+        """One row per run at full precision; "" without a table."""
+        return self.tables.get("table", "")
+
+    @property
+    def files(self) -> dict[str, str]:
         """The CSV of the sections by file name."""
         return {
             f"{name}.csv": text
@@ -95,7 +78,7 @@ def summarize(
     notes = [visible(note) for note in notes]
     study = read_records(records) if len(records) else None
     if study is None or study.runs.empty:
-        return Summary(_nothing(study), None, "", notes)
+        return Summary("", findings=notes, nothing=_nothing(study))
     examples = examples if examples is not None and len(examples) else None
     read = _read_examples(study, examples) if examples is not None else None
     if has_depths(study):
@@ -112,7 +95,8 @@ def summarize(
         remarks = [*_left_out(sections), *_lacking(study, read), *_missing(study)]
     kept = [section for section in sections if section.tables]
     findings = [*findings, *remarks, *notes]
-    return Summary("", table, csv(values), findings, [*kept, seed_section(records)])
+    sections = [*kept, seed_section(records)]
+    return Summary("", {"table": csv(values)}, table, findings, sections=sections)
 
 
 def has_depths(study: StudyRecords) -> bool:
