@@ -12,6 +12,7 @@ from lightning_unlearn.analysis.depth import depth
 from lightning_unlearn.analysis.klom import metrics_of_groups
 from lightning_unlearn.analysis.reading import StudyRecords, forget_metric, read_records
 from lightning_unlearn.analysis.scores import scores
+from lightning_unlearn.analysis.seeds import means_over_seeds
 from lightning_unlearn.errors import visible
 from lightning_unlearn.report.formatting import join_words
 from lightning_unlearn.report.sections.base import Section
@@ -21,7 +22,7 @@ from lightning_unlearn.report.sections.klom import klom_section
 from lightning_unlearn.report.sections.oracle_distance import oracle_distance
 from lightning_unlearn.report.sections.path_dependence import path_dependence
 from lightning_unlearn.report.sections.recency import recency
-from lightning_unlearn.report.sections.scores import scores_table, seed_section
+from lightning_unlearn.report.sections.scores import scores_table
 from lightning_unlearn.report.tables import csv
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def summarize(
         remarks = [*_left_out(sections), *_lacking(study, read), *_missing(study)]
     kept = [section for section in sections if section.tables]
     findings = [*findings, *remarks, *notes]
-    sections = [*kept, seed_section(records)]
+    sections = [*kept, Section("Means over seeds", {"seeds": csv(means_over_seeds(records))})]
     return Summary("", {"table": csv(values)}, table, findings, sections=sections)
 
 
