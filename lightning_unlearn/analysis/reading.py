@@ -85,7 +85,7 @@ class Oracles:
         Without a seed it is the mean over the seeds of the oracles.
         """
         found = closest(self._found.get((metric, path, position), []), setting)
-        values = [v for own, v in found.items() if seed in (None, own) and not math.isnan(v)]
+        values = [v for own, v in found.items() if seed in (None, own) and math.isfinite(v)]
         return sum(values) / len(values) if values else math.nan
 
 
