@@ -53,12 +53,9 @@ def chart_data(panels: Sequence[spec.Panel], most: int) -> tuple[list[dict[str, 
 def chart_of(
     panel: spec.Panel, limits: tuple[float, float] | None, every: int = 1
 ) -> dict[str, Any]:
-    """A panel for the page's script.
+    """A panel for the page's script, with every n-th step, and always the first and the last.
 
-    Args:
-        panel: the panel.
-        limits: ends of its y axis; None leaves them to plotly.
-        every: every n-th step is taken, and always the first and the last.
+    `limits` are the ends of its y axis; None leaves them to plotly.
     """
     steps = panel.steps
     steps = [*steps[:-1:every], *steps[-1:]]
