@@ -27,9 +27,8 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
     - "<stage> accuracy change" = accuracy/<stage> at the last step minus at the first, as a
       fraction (-0.05 = five points lost), for every stage with an accuracy.
 
-    A value that was not measured at both ends, or is not finite there, is NaN; so are all changes
-    of a run with records of a single step, which shows no change. A metric that occurs in no run
-    has no column.
+    A value without a finite measurement at both ends is NaN; so are all changes of a run with
+    records of a single step, which shows no change. A metric that occurs in no run has no column.
 
     Args:
         records: as for `read_records`.
