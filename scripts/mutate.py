@@ -125,7 +125,7 @@ FAULTS = [
     ),
     Fault(
         "the oracle's examples are paired by place, not by number",
-        "report/curves.py",
+        "analysis/curves.py",
         'np.searchsorted(examples, known["example"])',
         "np.arange(len(known))",
         "tests/report/test_report_oracle_distance.py tests/report/test_report_klom.py",

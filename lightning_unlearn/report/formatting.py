@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from lightning_unlearn.analysis.reading import DECIMALS, PathPosition
 from lightning_unlearn.settings.labels import short_exponent
 
-DECIMALS = 3
 MISSING = "n/a"
+# Sentences list at most so many paths one by one.
+FEW = 6
 
 
 def number(value: float, signed: bool = False) -> str:
@@ -59,3 +61,52 @@ def percent_range(shares: Sequence[float]) -> str:
 
 def _range(low: str, high: str) -> str:
     return low if low == high else f"{low} to {high}"
+
+
+def names_of_paths(paths: Sequence[PathPosition]) -> list[str]:
+    """The paths for a sentence: "p = 3" where no other has that position, else the stages."""
+    positions = [position for _, position in paths]
+    return [
+        f"p = {position}" if positions.count(position) == 1 else path for path, position in paths
+    ]
+
+
+def per_path(
+    values: Sequence[int], paths: Sequence[PathPosition], falling: Sequence[bool] | None = None
+) -> str:
+    """ "5 (p = 1) and 10 (p = 2)", "5 on every path", or "5 to 10 by path" where there are many.
+
+    A path on which a curve is still `falling` there is marked so.
+    """
+    falls = list(falling) if falling is not None else [False] * len(paths)
+    names = names_of_paths(paths)
+    still = ", still falling" * any(falls)
+    if len(set(values)) == 1:
+        text = f"{values[0]} on every path" if len(values) > 1 else str(values[0])
+        some = [name for name, falls_on in zip(names, falls, strict=True) if falls_on]
+        where = f" on {among(some, len(paths))}" if 0 < len(some) < len(paths) else ""
+        return text + still + where
+    if len(paths) > FEW:
+        return f"{span(values)} by path" + f"{still} on {sum(falls)} of {len(paths)}" * any(falls)
+    return join_words(
+        f"{value} ({name}{', still falling' * falls_on})"
+        for value, name, falls_on in zip(values, names, falls, strict=True)
+    )
+
+
+def among(names: Sequence[str], total: int) -> str:
+    """Some of the paths for a sentence: "p = 1 and p = 2", or "7 of 24 paths"."""
+    return join_words(names) if len(names) <= FEW else f"{len(names)} of {total} paths"
+
+
+def seeds_on_paths(seeds: Sequence[Sequence[int]], paths: Sequence[PathPosition]) -> str:
+    """Some seeds of each path: "seed 2 on p = 1 and p = 3", "seed 2" for all paths, "" for none."""
+    names: dict[tuple[int, ...], list[str]] = {}
+    for own, name in zip(seeds, names_of_paths(paths), strict=True):
+        if own:
+            names.setdefault(tuple(own), []).append(name)
+    parts = []
+    for own, named in names.items():
+        where = f" on {among(named, len(paths))}" if len(named) < len(paths) else ""
+        parts.append(f"seed{'s' * (len(own) > 1)} {join_words(map(str, own))}{where}")
+    return join_words(parts) if parts else ""

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.errors import visible
-from lightning_unlearn.report.analysis.scores import scores
-from lightning_unlearn.report.curves import paths_of
-from lightning_unlearn.report.provenance import Provenance
-from lightning_unlearn.report.reading import (
+from lightning_unlearn.analysis.curves import paths_of
+from lightning_unlearn.analysis.reading import (
     PathPosition,
     StudyRecords,
     forget_examples,
     read_records,
 )
+from lightning_unlearn.analysis.scores import scores
+from lightning_unlearn.errors import visible
+from lightning_unlearn.report.provenance import Provenance
 from lightning_unlearn.report.summary import Summary, has_depths, summarize
 
 if TYPE_CHECKING:

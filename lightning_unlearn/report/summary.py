@@ -8,65 +8,44 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.errors import visible
-from lightning_unlearn.report.analysis.depth import depth
-from lightning_unlearn.report.analysis.klom import metrics_of_groups
-from lightning_unlearn.report.analysis.scores import scores
-from lightning_unlearn.report.formatting import join_words
-from lightning_unlearn.report.reading import (
+from lightning_unlearn.analysis.depth import depth
+from lightning_unlearn.analysis.klom import metrics_of_groups
+from lightning_unlearn.analysis.reading import (
     StudyRecords,
     forget_metric,
     read_records,
     several_labels,
 )
+from lightning_unlearn.analysis.scores import scores
+from lightning_unlearn.analysis.seeds import means_over_seeds
+from lightning_unlearn.errors import visible
+from lightning_unlearn.report.formatting import join_words
 from lightning_unlearn.report.sections.base import Section
 from lightning_unlearn.report.sections.cautions import cautions
-from lightning_unlearn.report.sections.depth import depth_table, findings_of
+from lightning_unlearn.report.sections.depth import depth_findings, depth_table
 from lightning_unlearn.report.sections.divergence import divergence_section
 from lightning_unlearn.report.sections.klom import klom_section
 from lightning_unlearn.report.sections.oracle_distance import oracle_distance
 from lightning_unlearn.report.sections.path_dependence import path_dependence
 from lightning_unlearn.report.sections.recency import recency
-from lightning_unlearn.report.sections.scores import scores_table, seed_section
-from lightning_unlearn.report.tables import Table, bullets, csv
+from lightning_unlearn.report.sections.scores import scores_table
+from lightning_unlearn.report.tables import csv
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import RenderableType
 
 
 @dataclass(frozen=True)
-class Summary:
-    """A study in words and numbers.
+class Summary(Section):
+    """A study in words and numbers: its table of scores or depths, sentences and sections.
 
     Attributes:
-        nothing: why there is no table; "" where there is one.
-        table: of scores or depths; None where nothing was unlearned and measured.
-        csv: one row per run at full precision; "" without a table.
-        findings: sentences.
         sections: further parts, of what the study measured.
         cautions: the findings that limit what the scores say.
     """
 
-    nothing: str
-    table: Table | None
-    csv: str
-    findings: list[str]
     sections: list[Section] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
-
-    @property
-    def markdown(self) -> str:
-        """Table and findings, the latter as a bullet list; without the sections."""
-        table = f"{self.nothing}\n" if self.table is None else self.table.markdown()
-        return "\n".join(filter(None, [table, bullets(self.findings)]))
-
-    @property
-    def renderable(self) -> RenderableType:
-        """The table for the terminal, to be printed by rich."""
-        from rich.text import Text
-
-        return Text(self.nothing) if self.table is None else self.table.rich()
 
     @property
     def page(self) -> str:
@@ -75,7 +54,12 @@ class Summary:
         return "\n".join(filter(None, parts))
 
     @property
-    def tables(self) -> dict[str, str]:
+    def csv(self) -> str:
+        """One row per run at full precision; "" without a table."""
+        return self.tables.get("table", "")
+
+    @property
+    def files(self) -> dict[str, str]:
         """The CSV of the sections by file name."""
         return {
             f"{name}.csv": text
@@ -103,13 +87,13 @@ def summarize(
     notes = [visible(note) for note in notes]
     study = read_records(records) if len(records) else None
     if study is None or study.runs.empty:
-        return Summary(_nothing(study), None, "", notes)
+        return Summary("", findings=notes, nothing=_nothing(study))
     examples = examples if examples is not None and len(examples) else None
     read = _read_examples(study, examples) if examples is not None else None
     if has_depths(study):
         limits = cautions(study, None, examples)
         values = depth(records, examples)
-        findings, table = findings_of(values), depth_table(values)
+        findings, table = depth_findings(values), depth_table(values)
         sections = _divergence(read)
         remarks = _left_out(sections)
     else:
@@ -122,7 +106,8 @@ def summarize(
         remarks = [*_left_out(sections), *_lacking(study, read), *_missing(study)]
     kept = [section for section in sections if section.tables]
     findings = [*limits, *findings, *remarks, *notes]
-    return Summary("", table, csv(values), findings, [*kept, seed_section(records)], limits)
+    sections = [*kept, Section("Means over seeds", {"seeds": csv(means_over_seeds(records))})]
+    return Summary("", {"table": csv(values)}, table, findings, sections=sections, cautions=limits)
 
 
 def has_depths(study: StudyRecords) -> bool:

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Curves, curves_of
+from lightning_unlearn.analysis.curves import Curves, Floats, curves_of
+from lightning_unlearn.analysis.reading import StudyRecords, read_records
 from lightning_unlearn.report.formatting import join_words, short_number, span
-from lightning_unlearn.report.reading import StudyRecords, read_records
 from lightning_unlearn.settings.forget_labels import BASE, LABEL, label_of
 from lightning_unlearn.statistics import mean_over_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table
 
@@ -44,8 +43,8 @@ class Block:
     """
 
     name: str
-    steps: dict[str, NDArray[np.float64]]
-    values: dict[str, NDArray[np.float64]]
+    steps: dict[str, Floats]
+    values: dict[str, Floats]
     is_log: bool = False
 
     @property
@@ -76,7 +75,7 @@ class Block:
         steps, values = ({path: own[path] for path in kept} for own in (self.steps, self.values))
         return replace(self, steps=steps, values=values)
 
-    def _height(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _height(self, values: Floats) -> Floats:
         return np.log(values) if self.is_log else values
 
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lightning_unlearn.report.analysis.cautions import close_paths
-from lightning_unlearn.report.analysis.depth import depth
-from lightning_unlearn.report.analysis.oracle_distance import (
+from lightning_unlearn.analysis.cautions import close_paths
+from lightning_unlearn.analysis.depth import depth
+from lightning_unlearn.analysis.oracle_distance import (
     OracleDistances,
     between_oracles,
     distinct_pairs,
     oracle_distances,
 )
-from lightning_unlearn.report.analysis.path_dependence import path_dependences
-from lightning_unlearn.report.analysis.scores import score_name
+from lightning_unlearn.analysis.path_dependence import path_dependences
+from lightning_unlearn.analysis.reading import by_condition
+from lightning_unlearn.analysis.scores import score_name
 from lightning_unlearn.report.formatting import join_words, percent, short_number
-from lightning_unlearn.report.reading import by_condition
 from lightning_unlearn.report.sections.base import DISTANCE_UNIT
 from lightning_unlearn.report.sections.depth import VERDICTS
 from lightning_unlearn.report.sections.recency import recency

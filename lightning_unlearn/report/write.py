@@ -72,7 +72,7 @@ def _write_tables(report: StudyReport, folder: Path, formats: Sequence[str]) -> 
     """Write tables and figures of one source; return the names of the files."""
     summary = report.summary
     texts = {"table.md": summary.page, "table.csv": summary.csv, "table.tex": report.latex}
-    texts = {name: text for name, text in {**texts, **summary.tables}.items() if text}
+    texts = {name: text for name, text in {**texts, **summary.files}.items() if text}
     for file, text in texts.items():
         records.write_text(folder / file, text)
     written = list(texts)

@@ -147,7 +147,7 @@ def charts_of(method: str, metrics: Iterable[str], forget: str) -> Charts:
 def final_values(ends: Ends, forget: str | None, unlearned: bool) -> dict[str, float]:
     """Return the values by which runs of all methods are compared, under tags without the method.
 
-    Forget score and utilities are defined as in `lightning_unlearn.report.scores`. All other
+    Forget score and utilities are defined as in `lightning_unlearn.analysis.scores`. All other
     values are those of the last step.
 
     Args:

@@ -236,8 +236,6 @@ class Study:
     def _report(self, plan: StudyPlan, entries: dict[str, Path], result: StudyResult) -> None:
         """Write tables, figures and page of all finished runs, and print the findings."""
         from lightning_unlearn.report import terminal
-        from lightning_unlearn.report.sections.base import Section
-        from lightning_unlearn.report.summary import Summary
         from lightning_unlearn.report.write import FOLDER, write_report
         from lightning_unlearn.study.report_source import source_of
 
@@ -269,8 +267,7 @@ class Study:
         drawn = terminal.curves(source.records)
         if drawn is not None:
             out.print(drawn)
-        parts: list[Summary | Section] = [summary, *summary.sections]
-        for part in parts:
+        for part in [summary, *summary.sections]:
             if part.renderable is not None:
                 out.print(part.renderable)
             for line in part.findings:

@@ -15,7 +15,7 @@ from lightning_unlearn.report.summary import summarize
 def study():
     records, examples = drawn()
     summary = summarize(records, examples)
-    tables = {name: pd.read_csv(io.StringIO(text)) for name, text in summary.tables.items()}
+    tables = {name: pd.read_csv(io.StringIO(text)) for name, text in summary.files.items()}
     runs = examples[examples["stage"] == "unlearn"]
     return SimpleNamespace(
         records=records, examples=examples, runs=runs, summary=summary, tables=tables

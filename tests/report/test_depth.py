@@ -9,8 +9,8 @@ import pytest
 from depth_tables import PATHS, answers, drawn, one
 from rich.console import Console
 
+from lightning_unlearn.analysis.depth import depth
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report.analysis.depth import depth
 from lightning_unlearn.report.figures.files import save_figures
 from lightning_unlearn.report.sections.depth import depth_findings
 from lightning_unlearn.report.summary import summarize
@@ -120,7 +120,7 @@ def test_other_stages_have_depths_but_no_verdict(tmp_path):
         found[["forget", "a before", "f after", "c change"]].values.tolist()
         == [["f", -1, -3, -2]] * 2
     )
-    assert depth_findings(records) == []
+    assert depth_findings(depth(records)) == []
     assert [file.name for file in save_figures(records, tmp_path)] == ["utility.png", "answers.png"]
     judged = answers(PATHS[0], {name: (-1, -2, -3) for name in "RCU"})
     lengths = pd.DataFrame([*judged, *answers(("R-U", 2), {"U": (0, 0, 0)})])
@@ -132,7 +132,7 @@ def test_one_step_shows_no_change():
     found = depth(records[records["step"] == 0], examples[examples["step"] == 0])
     assert found[["U before", "U change", "U change low"]].isna().all(axis=None)
     assert found["U after"].notna().all() and found["verdict"].isna().all()
-    assert depth_findings(records[records["step"] == 0]) == []
+    assert depth_findings(depth(records[records["step"] == 0])) == []
 
 
 def test_findings_of_one_seed():
@@ -143,7 +143,7 @@ def test_findings_of_one_seed():
             one((-2, -2), (-1, -1), (-2, -9), ("U-R-C", 1)),
         ]
     )
-    assert depth_findings(records) == [
+    assert depth_findings(depth(records)) == [
         "GA: forgetting was deep on 2 of 3 paths, superficial on 1 and neither on 0.",
         "GA, U-C-R: deep; U from -2.000 to -9.000 (-7.000), C from -3.000 to -4.000 (-1.000) and R "
         "from -1.000 to -1.000 (0.000) nats per token; C was below R already before.",
@@ -164,7 +164,7 @@ def test_findings_with_examples_carry_their_uncertainty():
     keys = [name for name in examples.columns if name not in ("example", "value")]
     records = examples.groupby(keys, sort=False)["value"].mean().reset_index()
     half = 1.959964 * np.std([-7, -8, -9, -10], ddof=1) / 2
-    assert depth_findings(records, examples) == [
+    assert depth_findings(depth(records, examples)) == [
         "GA (lr = 3e-5): forgetting was deep on 1 of 1 path, superficial on 0 and neither on 0.",
         f"GA (lr = 3e-5), R-C-U: deep; U from -1.000 to -9.500 (-8.500 ± {half:.3f}), C from "
         "-1.000 to -2.500 (-1.500 ± 0.980) and R from -2.000 to -2.000 (0.000 ± 0.000) nats per "
@@ -180,7 +180,7 @@ def test_findings_of_several_seeds():
             one((-2, -2), (-3, -5), (-1, -7)).assign(seed=2),
         ]
     )
-    assert depth_findings(records) == [
+    assert depth_findings(depth(records)) == [
         "GA: forgetting was deep on 2 of 3 runs (1 path, 3 seeds per path), superficial on 1 and "
         "neither on 0.",
         "GA, R-C-U: deep in 2 and superficial in 1 of 3 seeds; U from -1.000 to -8.000 (-7.000), C "
@@ -198,7 +198,7 @@ def test_findings_of_several_seeds():
 def test_a_summary_without_forget_measures_is_one_of_depths():
     records, examples = drawn()
     found = summarize(records, examples, ["one failed"])
-    assert found.findings == [*depth_findings(records, examples), "one failed"]
+    assert found.findings == [*depth_findings(depth(records, examples)), "one failed"]
     assert found.csv == csv(depth(records, examples))
     assert found.markdown.startswith("| method | p | path | R before, after | R change |")
     assert found.markdown.endswith("- one failed\n") and "±: 95 % over prompts." in found.markdown

@@ -11,8 +11,8 @@ from score_tables import FOUR, curves, standard
 from sweep_tables import FIRST, LAST, LR, oracle, swept
 from sweep_tables import run as run_of
 
+from lightning_unlearn.analysis.scores import scores
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report.analysis.scores import scores
 from lightning_unlearn.report.figures.files import save_figures
 from lightning_unlearn.report.figures.matplotlib_renderer import apart
 

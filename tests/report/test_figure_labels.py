@@ -5,21 +5,16 @@ import pytest
 from sweep_tables import FIRST, LAST, oracle, swept
 from sweep_tables import run as run_of
 
-from lightning_unlearn.report.curves import paths_of
-from lightning_unlearn.report.figures.labels import (
-    arrange,
-    curves_by_trial,
-    oracles_of,
-    same_for_all,
-)
+from lightning_unlearn.analysis.curves import curves_by_condition, oracles_of, paths_of
+from lightning_unlearn.analysis.reading import read_records
+from lightning_unlearn.report.figures.labels import arrange, same_for_all
 from lightning_unlearn.report.figures.style import styles_of_paths
-from lightning_unlearn.report.reading import read_records
 
 
 def test_settings_share_a_row_where_nulls_allow_it():
     study = read_records(swept())
     rows = arrange(study.runs, study)
-    named = [[cell and f"{cell[0]} {study.name(cell[1])}" for cell in row] for row in rows]
+    named = [[cell and f"{cell.method} {cell.words}" for cell in row] for row in rows]
     assert named == [
         ["GA lr = 0.0001", "NPO lr = 0.0001, beta = 0.5"],
         ["GA lr = 3e-5", None],
@@ -40,7 +35,7 @@ def test_oracles_are_one_line_where_all_paths_have_the_same(of_last, same):
     for seed, value in enumerate(of_last or ()):
         rows += oracle(LAST, {"forget/label": value}, seed=seed)
     study = read_records(pd.DataFrame(rows))
-    (own,) = curves_by_trial(study, "forget/label").values()
+    (own,) = curves_by_condition(study, "forget/label").values()
     found = oracles_of(study, "forget/label", own)
     assert found[FIRST] == -4.5
     assert same_for_all([(own, found)], styles_of_paths(paths_of(study.runs))) is same

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from score_tables import FOUR, forgetting, run, table
 
+from lightning_unlearn.analysis.reading import read_records
+from lightning_unlearn.analysis.scores import score_name, scores
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report.analysis.scores import score_name, scores
 from lightning_unlearn.report.figures.catalogue import build_figures
-from lightning_unlearn.report.reading import read_records
 from lightning_unlearn.report.sections.recency import recency
 from lightning_unlearn.report.study_report import Source, StudyReport
 from lightning_unlearn.report.summary import summarize

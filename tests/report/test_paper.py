@@ -8,7 +8,7 @@ import pytest
 from figure_tables import PATHS, STEPS, by_seed, study, value
 from scipy import stats
 
-from lightning_unlearn.report.analysis.scores import scores
+from lightning_unlearn.analysis.scores import scores
 from lightning_unlearn.report.figures.matplotlib_renderer import draw, drawing_style
 from lightning_unlearn.report.paper import paper_figures, save_paper
 from lightning_unlearn.report.paper.figures import ORDERS

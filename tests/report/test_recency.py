@@ -6,7 +6,7 @@ import pytest
 from score_tables import forgetting, run, table
 from sweep_tables import LR, swept
 
-from lightning_unlearn.report.analysis.scores import scores
+from lightning_unlearn.analysis.scores import scores
 from lightning_unlearn.report.sections.recency import recency
 
 
@@ -46,6 +46,13 @@ def test_recency_of_ties(drops, start, end):
     (sentence,) = recency(scores(table(forgetting("GA", drops))))
     assert sentence.startswith(f"GA: {start}")
     assert sentence.endswith(f"; the last position (p = n = 4) {end}")
+
+
+def test_scores_that_are_not_finite_are_left_out():
+    rows = forgetting("GA", {1: math.inf, 4: 1}) + forgetting("GA", {1: 2, 4: math.inf}, seed=1)
+    (sentence, *_) = recency(scores(table(rows)))
+    assert "forget scores of 2.000 (p = 1) and 1.000 (p = 4)" in sentence
+    assert sentence.endswith("2 runs without a forget score are left out.")
 
 
 def test_recency_over_seeds_counts_the_seeds_that_agree():

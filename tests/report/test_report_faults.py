@@ -234,7 +234,7 @@ def test_names_are_written_out_wherever_they_are_shown(
 def test_runs_that_are_written_alike_are_not_mixed(study: Path) -> None:
     """Two names that differ by what is written out are never one run without a word."""
     steps, _ = Synthetic(methods=["A\x1b", "A\\x1b"], seeds=(0,), oracle=False).tables()
-    from lightning_unlearn.report.analysis.scores import scores
+    from lightning_unlearn.analysis.scores import scores
 
     steps.loc[steps["method"] == "A\x1b", "value"] -= 0.1
     with pytest.raises(InputError, match="found different values"):

@@ -37,7 +37,7 @@ def test_klom_of_ten_models_stands_beside_its_noise_floor():
     # Log-likelihoods take the place of margins that were not measured.
     examples = examples[examples["metric"] != "margin/retain"]
     found = summarize(records, examples)
-    table = pd.read_csv(io.StringIO(found.tables["klom.csv"]))
+    table = pd.read_csv(io.StringIO(found.files["klom.csv"]))
     assert table["metric"].tolist() == ["margin/forget"] * 2 + ["log_likelihood/retain"] * 2
     row = table.iloc[1]
     margins = examples[examples["metric"] == "margin/forget"]
@@ -60,5 +60,5 @@ def test_one_oracle_leaves_the_wasserstein_distance():
     found = summarize(records, examples)
     (line,) = found.sections[3].findings
     assert "only the Wasserstein-1 distance of margins on forget is given" in line
-    assert pd.read_csv(io.StringIO(found.tables["klom.csv"]))["difference"].isna().all()
+    assert pd.read_csv(io.StringIO(found.files["klom.csv"]))["difference"].isna().all()
     assert not any("Two oracles" in line for line in found.sections[1].findings)

@@ -9,8 +9,8 @@ import pytest
 from study_tables import FOUR, STEPS, changed, drawn, part_of, values
 from sweep_tables import LR
 
-from lightning_unlearn.report.curves import curves_of, oracles_of_paths
-from lightning_unlearn.report.reading import read_records
+from lightning_unlearn.analysis.curves import curves_of, oracles_of_paths
+from lightning_unlearn.analysis.reading import read_records
 from lightning_unlearn.report.summary import summarize
 from lightning_unlearn.statistics import mean_interval
 
@@ -78,7 +78,7 @@ def test_oracles_of_a_setting_are_those_of_its_runs():
         own = examples[oracle].assign(value=scale * examples["value"][oracle])
         parts.append(own.assign(**{LR: lr}))
     found = summarize(records, pd.concat(parts))
-    table = pd.read_csv(io.StringIO(found.tables["oracle_distance.csv"]))
+    table = pd.read_csv(io.StringIO(found.files["oracle_distance.csv"]))
     one, other = (table[table[LR] == lr]["oracle_noise_floor"].to_numpy() for lr in (1e-4, 3e-4))
     assert other == pytest.approx(4 * one)
     assert "on the mean of 8 pairs" in found.page

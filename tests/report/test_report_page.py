@@ -18,9 +18,9 @@ from browser import Tab, browser
 from jinja2 import UndefinedError
 from study_folders import ORDERS, Synthetic
 
-from lightning_unlearn.report.curves import Band, spread_over_seeds
+from lightning_unlearn.analysis.curves import Band, spread_over_seeds
 from lightning_unlearn.report.figures.plotly_renderer import chart_data
-from lightning_unlearn.report.figures.spec import Line, Markers, Panel
+from lightning_unlearn.report.figures.spec import Mark, Panel, thick_line
 from lightning_unlearn.report.figures.style import DARK_PALETTE, styles_of_paths, styles_of_stages
 from lightning_unlearn.report.page.page import build, environment
 from lightning_unlearn.report.study_report import Source, StudyReport
@@ -326,9 +326,9 @@ def test_many_examples_and_steps_leave_the_page_small() -> None:
 def test_charts_are_thinned_until_they_fit() -> None:
     style = styles_of_stages(["a"], []).styles["a"]
     x, nothing = np.arange(1000.0), np.full(1000, np.nan)
-    line = Line(Band(x, x / 999, nothing, nothing, 1), style, "a")
-    best = Markers(x[501:502], x[501:502] / 999, "best", "best step", style)
-    panel = Panel([line, best], "t", "", "y", readout={step: str(step) for step in range(1000)})
+    curve = thick_line(Band(x, x / 999, nothing, nothing, 1), style, "a")
+    best = Mark(x[501:502], x[501:502] / 999, "best", "best step", style)
+    panel = Panel([curve, best], "t", "", "y", readout={step: str(step) for step in range(1000)})
     (chart,), every, _ = chart_data([panel], 5000)
     assert every > 1 and len(json.dumps(chart)) < 7000
     assert chart["steps"][0] == 0 and chart["steps"][-1] == 999

@@ -11,8 +11,9 @@ import pytest
 from study_tables import FOUR, changed, drawn, values
 from sweep_tables import FIRST, LR, oracle, swept
 
+from lightning_unlearn.analysis.depth import depth
+from lightning_unlearn.analysis.scores import scores
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report.analysis.scores import scores
 from lightning_unlearn.report.figures.files import save_figures
 from lightning_unlearn.report.sections.depth import depth_findings
 from lightning_unlearn.report.sections.recency import recency
@@ -106,7 +107,7 @@ def test_the_order_of_rows_and_rows_of_others_have_no_bearing(study):
         for table in (study.records, study.examples)
     )
     again = summarize(records, examples)
-    assert again.page == study.summary.page and again.tables == study.summary.tables
+    assert again.page == study.summary.page and again.files == study.summary.files
 
 
 def test_answers_stand_in_where_no_probe_was_measured():
@@ -122,7 +123,7 @@ def test_answers_stand_in_where_no_probe_was_measured():
         "monitor OracleDistance, and oracle: true in the study with its oracles made (--only may "
         "leave them out)."
     )
-    table = pd.read_csv(io.StringIO(found.tables["divergence.csv"]))
+    table = pd.read_csv(io.StringIO(found.files["divergence.csv"]))
     own = examples[(examples["metric"] == "answers/safety") & (examples["step"] == 5)]
     one, other = (values(own, path=path, seed=2) for path, _ in FOUR[:2])
     keys = {"path": FOUR[0][0], "other_path": FOUR[1][0], "seed": 2, "step": 5}
@@ -139,7 +140,7 @@ def test_settings_and_oracles_that_name_none_of_them():
     records, examples = drawn(seeds=2, methods=("GA",), settings=settings)
     found = summarize(records, examples)
     for name in ("path_dependence", "oracle_distance", "divergence", "klom", "seeds"):
-        table = pd.read_csv(io.StringIO(found.tables[f"{name}.csv"]))
+        table = pd.read_csv(io.StringIO(found.files[f"{name}.csv"]))
         assert table.columns[:2].tolist() == ["method", LR]
         assert set(table[LR].dropna()) == {1e-4, 3e-4}
         assert table[LR].isna().any() == (name == "seeds")
@@ -161,9 +162,9 @@ def test_values_that_are_not_finite_are_left_out_and_counted():
     assert f"{count} of {len(bad)} values in the records are not finite numbers" in found.page
     for section in found.sections:
         assert "nan" not in section.markdown and "inf " not in section.markdown
-    means = pd.read_csv(io.StringIO(found.tables["seeds.csv"]))
+    means = pd.read_csv(io.StringIO(found.files["seeds.csv"]))
     assert means["missing"].sum() == (~np.isfinite(records["value"])).sum()
-    klom = pd.read_csv(io.StringIO(found.tables["klom.csv"]))
+    klom = pd.read_csv(io.StringIO(found.files["klom.csv"]))
     assert klom["missing"].sum() > 0 and np.isfinite(klom["wasserstein"]).all()
     for kind in ("distance/", "log_likelihood/", "margin/"):
         mine = examples["metric"].str.startswith(kind)
@@ -181,7 +182,7 @@ def test_one_seed_or_one_path_is_said_to_show_nothing():
         "Path dependence is left out: nothing separates the spread of paths from that of one "
         "seed; give the study several seeds."
     )
-    assert "path_dependence.csv" not in found.tables and "over 1 seed" not in found.page
+    assert "path_dependence.csv" not in found.files and "over 1 seed" not in found.page
     divergence = next(part for part in found.sections if part.title.startswith("Divergence"))
     assert "of 6 pairs of paths;" in divergence.findings[0]
     (line,) = found.sections[2].findings
@@ -220,7 +221,7 @@ def test_studies_of_depths_have_no_sections_on_oracles():
         table[table["metric"].str.startswith("answers/")] for table in (records, examples)
     )
     found = summarize(records, examples)
-    assert found.findings == depth_findings(records, examples)
+    assert found.findings == depth_findings(depth(records, examples))
     assert [section.title for section in found.sections] == [
         *("Divergence between paths", "Means over seeds")
     ]

@@ -12,8 +12,8 @@ from study_tables import FOUR
 from sweep_tables import BETA, FIRST, LAST, oracle, swept
 from sweep_tables import drop as drop_of
 
-from lightning_unlearn.report.analysis.scores import scores
-from lightning_unlearn.report.reading import Condition
+from lightning_unlearn.analysis.reading import Condition
+from lightning_unlearn.analysis.scores import scores
 from lightning_unlearn.report.sections.scores import scores_table
 from lightning_unlearn.report.summary import summarize
 from lightning_unlearn.report.tables import Column, Row, csv, escape_latex, table_of_runs

@@ -8,8 +8,8 @@ from tiny_stages import Tiny
 from trained_elsewhere import random_adapter
 
 from lightning_unlearn import InputError
+from lightning_unlearn.analysis.reading import read_records
 from lightning_unlearn.cli.main import main
-from lightning_unlearn.report.reading import read_records
 from lightning_unlearn.storage.records import read_table
 from lightning_unlearn.study.task_runner import TaskRunner
 

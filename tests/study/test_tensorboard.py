@@ -25,10 +25,10 @@ from tensorboard.plugins.hparams.metadata import (  # type: ignore[import-untype
 from tiny_stages import WATCHED, Tiny
 
 from lightning_unlearn import NPO, AnswerLikelihood, LabelLikelihood, MathAccuracy, StagedTrainer
+from lightning_unlearn.analysis.divergence import divergences
+from lightning_unlearn.analysis.reading import read_records
+from lightning_unlearn.analysis.scores import scores
 from lightning_unlearn.monitors import OracleDistance
-from lightning_unlearn.report.analysis.divergence import divergences
-from lightning_unlearn.report.analysis.scores import scores
-from lightning_unlearn.report.reading import read_records
 from lightning_unlearn.storage.event_files import charts_of, final_values, scalar, write_events
 from lightning_unlearn.storage.records import read_table
 from lightning_unlearn.storage.seals import seal_values

@@ -12,8 +12,8 @@ from trained_elsewhere import mean_log_prob, train_elsewhere
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_unlearn import NPO, AnswerLikelihood, OracleDistance, Recipe
+from lightning_unlearn.analysis.reading import read_records
 from lightning_unlearn.cli.main import main
-from lightning_unlearn.report.reading import read_records
 from lightning_unlearn.storage.records import read_table
 
 ROOT = Path(__file__).parents[2]

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.curves import paths_of
-from lightning_unlearn.report.figures.curves import (
-    answers_figure,
+from lightning_unlearn.analysis.curves import paths_of
+from lightning_unlearn.analysis.reading import (
+    StudyRecords,
     answers_of,
-    forget_figure,
-    utility_figure,
+    forget_examples,
+    read_records,
 )
+from lightning_unlearn.report.figures.curves import answers_figure, forget_figure, utility_figure
 from lightning_unlearn.report.figures.divergence import divergence_figure
 from lightning_unlearn.report.figures.examples import examples_figure
 from lightning_unlearn.report.figures.oracle_distance import oracle_figure
 from lightning_unlearn.report.figures.spec import Figure
 from lightning_unlearn.report.figures.style import StyleMap, styles_of_paths, styles_of_stages
 from lightning_unlearn.report.figures.tradeoff import tradeoff_figure
-from lightning_unlearn.report.reading import StudyRecords, forget_examples, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +30,7 @@ def _label_or_answers(study: StudyRecords) -> Figure | None:
     """Answers, where those of the forget stage were measured but not its label."""
     if (study.runs["metric"] == "forget/label").any():
         return None
-    stages = [str(stage) for stage in answers_of(study)["stage"].unique()]
+    stages = [str(stage) for stage in answers_of(study.runs)["stage"].unique()]
     forget = [str(stage) for stage in study.runs["forget"].unique()]
     return answers_figure(study, styles_of_stages(stages, forget))
 
@@ -50,25 +49,14 @@ FIGURES: dict[str, Builder] = {
 def build_figures(
     records: pd.DataFrame, examples: pd.DataFrame | None = None, names: Sequence[str] = ()
 ) -> dict[str, Figure]:
-    """The figures of `save_figures` as values, by name; without those that were not measured.
+    """The figures of `save_figures` as values, by name (all, or only those in `names`).
 
-    Args:
-        records: as for `save_figures`.
-        examples: the same.
-        names: of the figures; () for all.
-
-    Raises:
-        InputError: as for `save_figures`.
+    Those that were not measured are left out. Arguments and errors are those of `save_figures`.
     """
     if not len(records):
         return {}
-    study = finite(read_records(records))
+    study = read_records(records).finite()
     read = forget_examples(study, examples)
     styles = styles_of_paths(paths_of(study.runs))
     built = {name: FIGURES[name](study, styles, read) for name in names or FIGURES}
     return {name: figure for name, figure in built.items() if figure is not None}
-
-
-def finite(study: StudyRecords) -> StudyRecords:
-    """The study without values that have no place on an axis."""
-    return replace(study, runs=study.runs[study.runs["value"].abs() < float("inf")])

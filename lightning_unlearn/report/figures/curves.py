@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Band, Curves, band_of, paths_of
+from lightning_unlearn.analysis.curves import (
+    Band,
+    Curves,
+    Floats,
+    band_of,
+    curves_by_condition,
+    oracles_of,
+    paths_of,
+)
+from lightning_unlearn.analysis.reading import Condition, PathPosition, StudyRecords, answers_of
 from lightning_unlearn.report.figures import labels, spec
 from lightning_unlearn.report.figures.style import CurveStyle, StyleMap, plain
 from lightning_unlearn.report.formatting import span
-from lightning_unlearn.report.reading import PathPosition, StudyRecords
-from lightning_unlearn.settings.labels import run_name
 from lightning_unlearn.statistics import mean_over_seeds
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from numpy.typing import NDArray
 
 ORACLE = "retrained without the forget stage"
 
-
-@dataclass(frozen=True)
-class Cell:
-    """A panel that is wanted.
-
-    Attributes:
-        trial: method and setting.
-        metric: of the curves.
-        title: of the panel.
-        ylabel: the same.
-        group: the same.
-    """
-
-    trial: labels.Trial
-    metric: str
-    title: str
-    ylabel: str
-    group: str = ""
+# A panel that is wanted: method and setting, metric of its curves, and the panel without marks.
+Cell = tuple[Condition, str, spec.Panel]
 
 
 def forget_figure(
@@ -50,10 +37,11 @@ def forget_figure(
     if data.empty:
         return None
     ylabel = "label log-likelihood\n(nats per token)"
-    cells = [
-        [trial and Cell(trial, metric, trial[0], ylabel) for trial in row]
-        for row in labels.arrange(data, study)
-    ]
+
+    def cell(of: Condition) -> Cell:
+        return of, metric, spec.Panel((), of.method, of.words, ylabel, metric)
+
+    cells = [[cell(of) if of else None for of in row] for row in labels.arrange(data, study)]
     title = f"Unlearning {labels.forgotten(data)}: log-likelihood of {study.label_words}"
     figure = curve_figure(study, styles, cells, title, ["lower = more forgotten"])
     return replace(figure, grid=labels.tidy(figure.grid))
@@ -65,26 +53,29 @@ def utility_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None:
     A row per stage and a column per method; where there are settings, a row per setting. A run is
     left out of the panels of its own forget stage.
     """
-    answers = answers_of(study)
+    answers = answers_of(study.runs)
     data = answers[answers["stage"] != answers["forget"]]
     if data.empty:
         return None
     trials = labels.arrange(data, study)
     stages = [str(stage) for stage in data["stage"].unique()]
 
-    def cell(trial: labels.Trial | None, stage: str) -> Cell | None:
-        title, unit = trial[0] if trial else "", "nats per token"
-        name = f"{labels.folded(stage, 18)} answers"
+    def cell(of: Condition | None, stage: str) -> Cell | None:
+        if of is None:
+            return None
+        title, unit = of.method, "nats per token"
+        name = f"{textwrap.fill(stage, 18)} answers"
         if len(trials) == 1:
             unit = f"{name}\n({unit})"
         else:
             title = f"{title}: {name}"
-        return trial and Cell(trial, f"answers/{stage}", title, unit, stage)
+        metric = f"answers/{stage}"
+        return of, metric, spec.Panel((), title, of.words, unit, metric, group=stage)
 
     if len(trials) == 1:
-        cells = [[cell(trial, stage) for trial in trials[0]] for stage in stages]
+        cells = [[cell(of, stage) for of in trials[0]] for stage in stages]
     else:
-        cells = [[cell(trial, stage) for stage in stages for trial in row] for row in trials]
+        cells = [[cell(of, stage) for stage in stages for of in row] for row in trials]
     title = f"Unlearning {labels.forgotten(data)}: the other stages' log-likelihood"
     figure = curve_figure(replace(study, runs=data), styles, cells, title, ["flat = kept"])
     return replace(figure, height=2.1 if len(trials) == 1 or len(cells) < 3 else 1.9)
@@ -99,33 +90,26 @@ def curve_figure(
 ) -> spec.Figure:
     """The curves of paths in panels, with their oracles drawn alike.
 
-    Args:
-        study: the records.
-        styles: of the paths.
-        cells: panels that are wanted, row by row; those without a curve are gaps.
-        title: of the figure.
-        notes: of the figure; one on what was averaged is added.
+    Wanted panels without a curve are gaps. A note on what was averaged is added to the others.
     """
     wanted = [cell for row in cells for cell in row if cell]
-    every = {
-        m: labels.curves_by_trial(study, m) for m in dict.fromkeys(cell.metric for cell in wanted)
-    }
-    curves = {c: every[c.metric][c.trial] for c in wanted if c.trial in every[c.metric]}
-    oracles = {cell: labels.oracles_of(study, cell.metric, own) for cell, own in curves.items()}
-    one = labels.same_for_all([(own, oracles[cell]) for cell, own in curves.items()], styles)
+    metrics = dict.fromkeys(metric for _, metric, _ in wanted)
+    every = {metric: curves_by_condition(study, metric) for metric in metrics}
+    curves = {(of, m): every[m][of] for of, m, _ in wanted if of in every[m]}
+    oracles = {(of, m): oracles_of(study, m, own) for (of, m), own in curves.items()}
+    one = labels.same_for_all([(own, oracles[key]) for key, own in curves.items()], styles)
 
     def panel(cell: Cell | None) -> spec.Panel | None:
-        if cell is None or cell not in curves:
+        if cell is None or cell[:2] not in curves:
             return None
-        marks = path_marks(curves[cell], styles)
-        for key, value in labels.means_of_styles(oracles[cell], styles).items():
+        marks = path_marks(curves[cell[:2]], styles)
+        for key, value in labels.means_of_styles(oracles[cell[:2]], styles).items():
             style = styles.styles[key]
             name = ORACLE if one else f"{ORACLE}, {style.short}"
-            marks.append(spec.HorizontalLine(value, "oracle", name, None if one else style))
+            marks.append(spec.level(value, "oracle", name, None if one else style))
             if one:
                 break
-        setting = study.name(cell.trial[1])
-        return spec.Panel(marks, cell.title, setting, cell.ylabel, cell.metric, group=cell.group)
+        return replace(cell[2], marks=marks)
 
     entries = path_entries(list(curves.values()), styles)
     if any(oracles.values()):
@@ -140,15 +124,12 @@ def curve_figure(
 def path_marks(curves: Curves, styles: StyleMap, shade: float = 0.18) -> list[spec.Mark]:
     """A curve with its band for each path; or thin ones, and a thick one for each position.
 
-    Args:
-        curves: of one method and setting.
-        styles: of the paths.
-        shade: opacity of the bands.
+    The curves are those of one method and setting, `shade` is the opacity of their bands.
     """
     if not styles.grouped:
         pairs = zip(curves.paths, curves.means, strict=True)
         return [
-            spec.Line(band, styles.of(path), labels.full_name(path), shade)
+            spec.thick_line(band, styles.of(path), labels.full_name(path), shade)
             for path, values in pairs
             if (band := band_of(curves.steps, values)).seeds
         ]
@@ -161,21 +142,19 @@ def path_marks(curves: Curves, styles: StyleMap, shade: float = 0.18) -> list[sp
         for place in own:
             known = np.isfinite(means[place])
             name = labels.full_name(curves.paths[place])
-            marks.append(spec.ThinLine(x[known], means[place][known], "path", name, style))
+            marks.append(spec.Mark(x[known], means[place][known], "path", name, style))
         mean = mean_over_seeds(means[own][None])[0] if own else np.empty(0)
         name = f"mean of {len(own)} path{'s' * (len(own) > 1)}, {style.short}"
         marks += mean_line(x, mean, style, name) if own else []
     return marks
 
 
-def mean_line(
-    x: NDArray[np.float64], mean: NDArray[np.float64], style: CurveStyle, name: str
-) -> list[spec.Line]:
+def mean_line(x: Floats, mean: Floats, style: CurveStyle, name: str) -> list[spec.Mark]:
     """A thick curve without a band, where it has a value."""
     known = np.isfinite(mean)
     nothing = np.full(int(known.sum()), np.nan)
     band = Band(x[known], mean[known], nothing, nothing, 1)
-    return [spec.Line(band, style, name)] if known.any() else []
+    return [spec.thick_line(band, style, name)] if known.any() else []
 
 
 def path_entries(drawn: Sequence[Curves], styles: StyleMap, role: str = "line") -> list[spec.Entry]:
@@ -185,36 +164,29 @@ def path_entries(drawn: Sequence[Curves], styles: StyleMap, role: str = "line") 
 
 
 def answers_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None:
-    """The answers of all stages together, where those of the forget stage were measured.
-
-    Args:
-        study: the records.
-        styles: of the stages.
-    """
-    data = answers_of(study)
+    """The answers of all stages together, where those of the forget stage were measured."""
+    data = answers_of(study.runs)
     if not (data["stage"] == data["forget"]).any():
         return None
     every = {
-        stage: labels.curves_by_trial(study, f"answers/{stage}")
-        for stage in map(str, styles.styles)
+        stage: curves_by_condition(study, f"answers/{stage}") for stage in map(str, styles.styles)
     }
     trials = labels.by_method(data, study)
     paths = sorted(paths_of(data), key=lambda path: path[1])
     columns = 6 if len(trials) > 1 or len(paths) > 9 else 2 if len(paths) == 4 else 3
     grid: list[Sequence[spec.Panel | None]] = []
-    for trial in trials:
-        own = {stage: found[trial] for stage, found in every.items() if trial in found}
-        name = run_name(trial[0], study.name(trial[1]))
+    for of in trials:
+        own = {stage: found[of] for stage, found in every.items() if of in found}
         panels = [_answers_panel(own, path, styles, study) for path in paths]
         named = [
-            panel and replace(panel, setting=name if len(trials) > 1 else "", group=name)
+            panel and replace(panel, setting=of.name if len(trials) > 1 else "", group=of.name)
             for panel in panels
         ]
         grid += labels.wrapped(named, columns)
     drawn = [curves for found in every.values() for curves in found.values()]
     entries = [spec.Entry("line", style.label, style) for style in styles.styles.values()]
     marks = [mark for row in grid for panel in row if panel for mark in panel.marks]
-    if any(isinstance(mark, spec.HorizontalLine) for mark in marks):
+    if any(mark.role == "oracle" for mark in marks):
         entries.append(spec.Entry("oracle", plain(f"{ORACLE}, in the stage's color")))
     title = f"Unlearning {labels.forgotten(data)}: log-likelihood of every stage's answers"
     notes = ["superficial = only the forgotten stage falls", *seeds_note(drawn, styles)]
@@ -231,18 +203,12 @@ def _answers_panel(
             continue
         style = styles.styles[stage]
         band = band_of(curves.steps, curves.means[curves.paths.index(path)])
-        marks += [spec.Line(band, style, stage)] if band.seeds else []
-        value = labels.oracles_of(study, f"answers/{stage}", curves).get(path)
+        marks += [spec.thick_line(band, style, stage)] if band.seeds else []
+        value = oracles_of(study, f"answers/{stage}", curves).get(path)
         if value is not None:
-            marks.append(spec.HorizontalLine(value, "oracle", f"{ORACLE}, {stage}", style))
+            marks.append(spec.level(value, "oracle", f"{ORACLE}, {stage}", style))
     ylabel = "log-likelihood of answers\n(nats per token)"
     return spec.Panel(marks, labels.full_name(path), "", ylabel) if marks else None
-
-
-def answers_of(study: StudyRecords) -> pd.DataFrame:
-    """The rows on answers, their stage in the column `stage`."""
-    answers = study.runs[study.runs["metric"].str.startswith("answers/")]
-    return answers.assign(stage=answers["metric"].str.removeprefix("answers/"))
 
 
 def seeds_note(drawn: Sequence[Curves], styles: StyleMap) -> list[str]:

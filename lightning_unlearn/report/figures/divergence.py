@@ -8,13 +8,14 @@ from statistics import median
 
 import numpy as np
 
-from lightning_unlearn.report.analysis.divergence import Divergence, divergences
-from lightning_unlearn.report.curves import Band, log_band_of, names_of_paths
+from lightning_unlearn.analysis.curves import log_band_of
+from lightning_unlearn.analysis.divergence import Divergence, divergences
+from lightning_unlearn.analysis.reading import Condition, StudyRecords
 from lightning_unlearn.report.figures import spec
-from lightning_unlearn.report.figures.labels import Trial, arrange, forgotten, tidy
+from lightning_unlearn.report.figures.curves import mean_line
+from lightning_unlearn.report.figures.labels import forgotten, grid_of
 from lightning_unlearn.report.figures.style import PALETTE, CurveStyle, plain
-from lightning_unlearn.report.formatting import short_number, span
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.report.formatting import names_of_paths, short_number, span
 from lightning_unlearn.report.sections.base import with_half
 
 FIT = "mean exponential fit (shaded: range of steps it holds over)"
@@ -28,33 +29,28 @@ Pairs = dict[CurveStyle, list[int]]
 def divergence_figure(examples: StudyRecords) -> spec.Figure | None:
     """RE distances between paths by step, on a logarithmic axis, and their exponential growth.
 
-    Args:
-        examples: of one metric, whose log-likelihoods are compared.
+    The examples are those of one metric, whose log-likelihoods are compared.
     """
     metrics = list(examples.runs["metric"].unique())
     found = {
-        (own.curves.method, examples.settings.index(own.curves.setting)): own
+        own.curves.condition: own
         for own in (divergences(examples, metrics[0]) if metrics else [])
         if (own.paths > 0).any()
     }
     if not found:
         return None
-    styles = {trial: styles_of_pairs(own) for trial, own in found.items()}
+    styles = {of: styles_of_pairs(own) for of, own in found.items()}
 
-    def panel(trial: Trial | None) -> spec.Panel | None:
-        if trial is None or trial not in found:
+    def panel(of: Condition) -> spec.Panel | None:
+        if of not in found:
             return None
-        growth = growth_in_words(found[trial]).replace(" (rate", "\n(rate")
-        return spec.Panel(
-            [*pair_marks(found[trial], styles[trial]), *_growth(found[trial])],
-            trial[0],
-            f"{examples.name(trial[1])}\n{growth}".strip("\n"),
-            "RE distance between paths\n(nats per token)²",
-            "divergence",
-            log=True,
-        )
+        marks = [*pair_marks(found[of], styles[of]), *_growth(found[of])]
+        growth = growth_in_words(found[of]).replace(" (rate", "\n(rate")
+        setting = f"{of.words}\n{growth}".strip("\n")
+        unit = "RE distance between paths\n(nats per token)²"
+        return spec.Panel(marks, of.method, setting, unit, "divergence", log=True)
 
-    grid = tidy([[panel(trial) for trial in row] for row in arrange(examples.runs, examples)])
+    grid = grid_of(examples.runs, examples, panel)
     every = {style.label: style for own in styles.values() for style in own}
     entries = [spec.Entry("line", style.label, style) for style in every.values()]
     if any(own.fits for own in found.values()):
@@ -99,26 +95,22 @@ def pair_marks(own: Divergence, styles: Mapping[CurveStyle, list[int]]) -> list[
     names = names_of_paths(own.curves.paths)
     for style, places in styles.items():
         bands = [log_band_of(steps, own.paths[place]) for place in places]
-        name = style.short
-        if len(places) > 1:
+        if len(places) == 1:
+            (band,) = bands
+            marks += [spec.thick_line(band, style, style.short, 0.1)] if band.seeds else []
+            continue
+        for band, place in zip(bands, places, strict=True):
             if len(own.pairs) <= LINES:
-                for band, place in zip(bands, places, strict=True):
-                    one, other = (names[path] for path in own.pairs[place])
-                    pair = f"{one} and {other}"
-                    marks.append(spec.ThinLine(band.x, band.mean, "pair", pair, style))
-            bands = [_without_ends(log_band_of(steps, own.paths[places].reshape(-1, len(steps))))]
-            name = f"mean of {len(places)} pairs of paths, {style.short}"
-        marks += [spec.Line(band, style, name, 0.1) for band in bands if band.seeds]
+                pair = " and ".join(names[path] for path in own.pairs[place])
+                marks.append(spec.Mark(band.x, band.mean, "pair", pair, style))
+        # The pairs are not independent: there is no interval.
+        mean = log_band_of(steps, own.paths[places].reshape(-1, len(steps)))
+        name = f"mean of {len(places)} pairs of paths, {style.short}"
+        marks += mean_line(mean.x, mean.mean, style, name)
     if own.seed_pairs:
         band = log_band_of(steps, own.seeds.reshape(-1, len(steps)))
-        marks += [spec.ThinLine(band.x, band.mean, "seeds", f"{SEEDS}, mean")] if band.seeds else []
+        marks += [spec.Mark(band.x, band.mean, "seeds", f"{SEEDS}, mean")] if band.seeds else []
     return marks
-
-
-def _without_ends(band: Band) -> Band:
-    """The band of values that are not independent, which has no interval."""
-    nothing = np.full(len(band.x), np.nan)
-    return Band(band.x, band.mean, nothing, nothing, band.seeds)
 
 
 def _growth(own: Divergence) -> list[spec.Mark]:
@@ -132,8 +124,8 @@ def _growth(own: Divergence) -> list[spec.Mark]:
     inside = (every.x >= first) & (every.x <= last)
     x = np.array([first, last], np.float64)
     level = float(np.log(every.mean[inside]).mean()) - rate.mean * float(every.x[inside].mean())
-    fit = spec.ThinLine(x, np.exp(level + rate.mean * x), "fit", f"fit: {growth_in_words(own)}")
-    return [spec.Span(first, last, "range of the fit", vertical=True), fit]
+    fit = spec.Mark(x, np.exp(level + rate.mean * x), "fit", f"fit: {growth_in_words(own)}")
+    return [spec.Mark(x, spec.NOTHING, "range", "range of the fit"), fit]
 
 
 def growth_in_words(own: Divergence) -> str:

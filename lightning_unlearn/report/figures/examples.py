@@ -2,109 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Curves, oracles_of_paths
+from lightning_unlearn.analysis.curves import curves_by_condition, oracles_of_paths
+from lightning_unlearn.analysis.examples import Trajectories, overshoots, trajectories_of
+from lightning_unlearn.analysis.reading import Condition, PathPosition, StudyRecords
 from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.curves import mean_line
-from lightning_unlearn.report.figures.labels import by_method, curves_by_trial, forgotten
+from lightning_unlearn.report.figures.labels import by_method, forgotten
 from lightning_unlearn.report.figures.style import StyleMap, plain
 from lightning_unlearn.report.formatting import short_number
-from lightning_unlearn.report.reading import PathPosition, StudyRecords
-from lightning_unlearn.settings.labels import run_name
-from lightning_unlearn.statistics import half_width, mean_over_seeds
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from lightning_unlearn.statistics import mean_over_seeds
 
 # More examples than that would be one blot.
 MOST = 60
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectories:
-    """The examples of one path, means over seeds.
-
-    Attributes:
-        steps: of the runs.
-        numbers: of the examples.
-        gaps: log-likelihood minus the oracle's, whose 0 is the target; or, without an
-            oracle, the log-likelihood. [examples, steps]; NaN where it is missing.
-        half: half the 95 % interval of the oracles' mean over their seeds, mean over examples; NaN
-            with one oracle.
-        has_oracle: whether there is a target.
-    """
-
-    steps: NDArray[np.float64]
-    numbers: list[int]
-    gaps: NDArray[np.float64]
-    half: float
-    has_oracle: bool
-
-    @property
-    def crossings(self) -> NDArray[np.float64]:
-        """The steps, interpolated, at which examples first fall to their target."""
-        found = map(self._crossing, self.gaps) if self.has_oracle else ()
-        return np.array([c for c in found if np.isfinite(c)])
-
-    def _crossing(self, gaps: NDArray[np.float64]) -> float:
-        known = np.isfinite(gaps)
-        x, y = self.steps[known], gaps[known]
-        falls = np.flatnonzero((y[:-1] > 0) & (y[1:] <= 0))
-        if not falls.size:
-            return float("nan")
-        at = falls[0]
-        return float(x[at] + (x[at + 1] - x[at]) * y[at] / (y[at] - y[at + 1]))
-
-    @property
-    def readout(self) -> dict[int, str]:
-        """A sentence for each step on all examples."""
-        said = {}
-        for step, values in zip(self.steps.astype(int).tolist(), self.gaps.T, strict=True):
-            known = values[np.isfinite(values)]
-            if not known.size:
-                said[step] = f"step {step}: nothing measured"
-                continue
-            share = f"{100 * float((known < 0).mean()):.0f} % below their oracle, "
-            median = f"median {short_number(float(np.median(known)))}"
-            said[step] = f"step {step}: {share if self.has_oracle else ''}{median}"
-        return said
-
-
-def trajectories_of(
-    curves: Curves, oracles: list[NDArray[np.float64]]
-) -> dict[PathPosition, Trajectories]:
-    """Each path's examples against its oracles, where it has any.
-
-    Args:
-        curves: of examples.
-        oracles: what `lightning_unlearn.report.curves.oracles_of_paths` gives for them.
-    """
-    found = {}
-    for path, values, models in zip(curves.paths, curves.values, oracles, strict=True):
-        known = np.isfinite(models)
-        has_oracle, half, target = bool(known.any()), np.empty(0), np.zeros(values.shape[-1])
-        if has_oracle:
-            target = mean_over_seeds(models[None])[0]
-            count = known.sum(axis=0)
-            squares = np.where(known, (np.where(known, models, 0) - target) ** 2, 0).sum(axis=0)
-            half = half_width(np.sqrt(squares / np.maximum(count - 1, 1)), count)
-            half = half[np.isfinite(half)]
-        # [seeds, steps, examples] to [steps, seeds, examples], whose seeds are averaged.
-        gaps = (mean_over_seeds(values.swapaxes(0, 1)) - target).T
-        kept = np.flatnonzero(np.isfinite(gaps).any(axis=1))
-        if len(kept):
-            found[path] = Trajectories(
-                np.asarray(curves.steps, np.float64),
-                [curves.examples[place] for place in kept],
-                gaps[kept],
-                float(half.mean()) if half.size else float("nan"),
-                has_oracle,
-            )
-    return found
 
 
 def examples_figure(
@@ -113,37 +26,34 @@ def examples_figure(
     """The log-likelihood of each forget example minus its oracle's, by step.
 
     A row per method and setting and a column per path; of more than seven paths the first of each
-    position.
-
-    Args:
-        study: the records; "overshoot/forget" is written into the panels.
-        styles: of the paths.
-        examples: of one metric, of runs and oracles.
-        complete: show all paths, and the log-likelihoods where there is no oracle.
+    position. With `complete` all paths are shown, and log-likelihoods where there is no oracle.
+    "overshoot/forget" of the study is written into the panels. The examples are those of one
+    metric, of runs and oracles.
     """
     if examples is None or examples.runs.empty:
         return None
     metric = str(examples.runs["metric"].iloc[0])
-    every: dict[tuple[str, int], dict[PathPosition, Trajectories]] = {}
+    every: dict[Condition, dict[PathPosition, Trajectories]] = {}
     seeds = 1
-    for trial, curves in curves_by_trial(examples, metric).items():
+    for of, curves in curves_by_condition(examples, metric).items():
         seeds = max(seeds, len(curves.seeds))
         found = trajectories_of(curves, oracles_of_paths(examples, metric, curves))
-        every[trial] = {p: own for p, own in found.items() if own.has_oracle or complete}
+        every[of] = {p: own for p, own in found.items() if own.has_oracle or complete}
     paths = [path for found in every.values() for path in found]
     shown = _chosen(paths, not styles.grouped or complete)
     if not shown:
         return None
     shares = overshoots(study) if metric == "log_likelihood/forget" else {}
-    grid: list[list[spec.Panel | None]] = []
-    for trial in by_method(examples.runs, examples):
-        row: list[spec.Panel | None] = []
-        for path in shown:
-            own = every[trial].get(path)
-            share = shares.get((trial[0], examples.settings[trial[1]], path))
-            name = run_name(trial[0], examples.name(trial[1]))
-            row.append(_panel(own, styles, path, share, name) if own else None)
-        grid += [row] if any(row) else []
+    rows = [
+        [
+            _panel(every[of][path], styles, path, shares.get((of, path)), of.name)
+            if path in every[of]
+            else None
+            for path in shown
+        ]
+        for of in by_method(examples.runs, examples)
+    ]
+    grid = [row for row in rows if any(row)]
     drawn = [own for found in every.values() for own in found.values()]
     most = max(len(own.gaps) for own in drawn)
     notes = [
@@ -182,9 +92,10 @@ def _panel(
     """The examples of a path, their mean, their targets and where they reach them."""
     style, marks = styles.of(path), list[spec.Mark]()
     if own.has_oracle:
-        marks.append(spec.HorizontalLine(0.0, "target", "the example's oracle"))
+        marks.append(spec.level(0.0, "target", "the example's oracle"))
     if np.isfinite(own.half):
-        marks.append(spec.Span(-own.half, own.half, "95 % over the oracles' seeds"))
+        ends = np.array([-own.half, own.half])
+        marks.append(spec.Mark(spec.NOTHING, ends, "strip", "95 % over the oracles' seeds"))
     places = np.arange(len(own.gaps))
     if len(places) > MOST:
         order = np.argsort(np.nanmean(own.gaps, axis=1), kind="stable")
@@ -192,26 +103,28 @@ def _panel(
     for place in places:
         known = np.isfinite(own.gaps[place])
         x, y = own.steps[known], own.gaps[place][known]
-        marks.append(spec.ThinLine(x, y, "example", f"example {own.numbers[place]}", style))
+        marks.append(spec.Mark(x, y, "example", f"example {own.numbers[place]}", style))
     mean = mean_over_seeds(own.gaps[None])[0]
     marks += mean_line(own.steps, mean, replace(style, end=""), "mean of all examples")
     crossings = own.crossings
     zeros = np.zeros(len(crossings))
-    marks.append(spec.Markers(crossings, zeros, "crossing", "an example first falls to its oracle"))
+    marks.append(spec.Mark(crossings, zeros, "crossing", "an example first falls to its oracle"))
     note = "" if share is None else f"{100 * share:.0f} % overshot at the end"
     what = "less its oracle" if own.has_oracle else "log-likelihood"
     ylabel = f"{what}\n(nats per token)"
     panel = spec.Panel(marks, f"p = {path[1]}", path[0], ylabel, name, note=note)
-    return replace(panel, group=name, row=name, readout=own.readout)
+    return replace(panel, group=name, row=name, readout=_readout(own))
 
 
-def overshoots(study: StudyRecords) -> dict[tuple[str, tuple[object, ...], PathPosition], float]:
-    """The share of examples below their oracle at the last step, mean over seeds."""
-    found = {}
-    for (method, _), curves in curves_by_trial(study, "overshoot/forget").items():
-        means = mean_over_seeds(curves.means)
-        for path, values in zip(curves.paths, means, strict=True):
-            known = values[np.isfinite(values)]
-            if known.size:
-                found[method, curves.setting, path] = float(known[-1])
-    return found
+def _readout(own: Trajectories) -> dict[int, str]:
+    """A sentence for each step on all examples."""
+    said = {}
+    for step, values in zip(own.steps.astype(int).tolist(), own.gaps.T, strict=True):
+        known = values[np.isfinite(values)]
+        if not known.size:
+            said[step] = f"step {step}: nothing measured"
+            continue
+        share = f"{100 * float((known < 0).mean()):.0f} % below their oracle, "
+        median = f"median {short_number(float(np.median(known)))}"
+        said[step] = f"step {step}: {share if own.has_oracle else ''}{median}"
+    return said

@@ -54,7 +54,7 @@ def save_figures(
     The same records give the same bytes with the same version of matplotlib.
 
     Args:
-        records: as for `lightning_unlearn.report.scores`; a table without rows needs no columns.
+        records: as for `lightning_unlearn.analysis.scores`; a table without rows needs no columns.
         folder: where the figures go; files of the same name are replaced.
         examples: the values per example, with the columns of the records and `example`.
         formats: "png", "pdf" (vectors) or both.
@@ -64,7 +64,7 @@ def save_figures(
 
     Raises:
         InputError: matplotlib is not installed, the folder cannot be made, a format is unknown, or
-            the records are wrong as described for `lightning_unlearn.report.scores`.
+            the records are wrong as described for `lightning_unlearn.analysis.scores`.
     """
     check_formats(formats)
     if not len(records):
@@ -96,23 +96,6 @@ def check_formats(formats: Sequence[str]) -> None:
         )
 
 
-def make_folder(folder: str | Path) -> Path:
-    """The folder, made where it is missing.
-
-    Raises:
-        InputError: it cannot be made.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"figures: found {folder} not usable as a folder ({error.strerror}), expected a folder "
-            f"that can be written to; choose another one"
-        ) from error
-    return folder
-
-
 def write_figures(
     figures: Mapping[str, Figure], folder: str | Path, formats: Sequence[str]
 ) -> list[Path]:
@@ -125,13 +108,23 @@ def write_figures(
         figures: by name.
         folder: made where it is missing.
         formats: "png", "pdf" or both.
+
+    Raises:
+        InputError: the folder cannot be made.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
 
     from lightning_unlearn.report.figures.matplotlib_renderer import draw, drawing_style
 
-    folder, written = make_folder(folder), []
+    folder, written = Path(folder), []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"figures: found {folder} not usable as a folder ({error.strerror}), expected a folder "
+            f"that can be written to; choose another one"
+        ) from error
     for name, figure in figures.items():
         with drawing_style():
             drawn = draw(figure)

@@ -174,25 +174,24 @@ def _fill(axes: Axes, figure: spec.Figure, size: tuple[float, float]) -> bool:
 
 
 def _draw_mark(axis: MatplotlibAxes, mark: spec.Mark) -> None:
-    if isinstance(mark, spec.Line):
-        band = mark.band
-        if np.isfinite(band.low).any():
+    if mark.role == "range":
+        axis.axvspan(*mark.x, color="#B8A000", alpha=0.1, linewidth=0, zorder=0.5)
+    elif mark.role == "strip":
+        axis.axhspan(*mark.y, color=DIM, alpha=0.16, linewidth=0, zorder=0.5)
+    elif mark.role in spec.LEVELS:
+        axis.axhline(mark.y[0], **_keywords(mark.role, mark.style))
+    elif mark.role == "line" and mark.style:
+        if np.isfinite(mark.low).any():
             shade: Any = {"color": mark.style.color, "alpha": mark.shade, "linewidth": 0}
-            axis.fill_between(band.x, band.low, band.high, **shade)
+            axis.fill_between(mark.x, mark.low, mark.high, **shade)
         # Thick lines over all thin ones.
-        axis.plot(band.x, band.mean, **_thick(mark.style, len(band.x)), zorder=2.5)
-    elif isinstance(mark, (spec.ThinLine, spec.Markers)):
+        axis.plot(mark.x, mark.y, **_thick(mark.style, len(mark.x)), zorder=2.5)
+    else:
         axis.plot(mark.x, mark.y, **_keywords(mark.role, mark.style))
-        if isinstance(mark, spec.Markers) and mark.error and mark.style:
+        if mark.error and mark.style:
             bar: Any = {"ecolor": mark.style.color, "elinewidth": 1.4, "alpha": 0.55}
             across, up = mark.error
             axis.errorbar(mark.x, mark.y, up, across, fmt="none", zorder=2.2, **bar)
-    elif isinstance(mark, spec.HorizontalLine):
-        axis.axhline(mark.y, **_keywords(mark.role, mark.style))
-    elif isinstance(mark, spec.Span) and mark.vertical:
-        axis.axvspan(mark.low, mark.high, color="#B8A000", alpha=0.1, linewidth=0, zorder=0.5)
-    elif isinstance(mark, spec.Span):
-        axis.axhspan(mark.low, mark.high, color=DIM, alpha=0.16, linewidth=0, zorder=0.5)
 
 
 def _thick(style: CurveStyle, points: int = 1) -> dict[str, Any]:
@@ -259,14 +258,7 @@ def _ticks(axis: MatplotlibAxes, by_step: bool, log: bool, with_x: bool, with_y:
 
 
 def places_of(low: float, high: float, log: bool = False, whole: bool = False) -> list[float]:
-    """Round numbers from `low` to `high`, at most seven, for ticks.
-
-    Args:
-        low: where the axis begins.
-        high: where it ends.
-        log: whether the axis is logarithmic.
-        whole: whether only whole numbers will do.
-    """
+    """Round numbers (or only whole ones) from `low` to `high`, at most seven, for ticks."""
     if log:
         decades = math.log10(high / low)
         subs = (1, 2, 5) if decades <= 1.2 else (1, 3) if decades <= 2.2 else (1,)
@@ -299,11 +291,12 @@ def written(places: Sequence[float]) -> list[str]:
 
 def _end_labels(axis: MatplotlibAxes, panel: spec.Panel, height: float) -> None:
     """Name each thick curve beside its end, moved apart where ends are close."""
-    curves = [m for m in panel.marks if isinstance(m, spec.Line) and m.style.end and len(m.band.x)]
+    curves = [mark for mark in panel.marks if mark.role == "line" and len(mark.x)]
     to_axes = (axis.transData + axis.transAxes.inverted()).transform
     ends = [
-        (float(to_axes((curve.band.x[-1], curve.band.mean[-1]))[1]), curve.style)
+        (float(to_axes((curve.x[-1], curve.y[-1]))[1]), curve.style)
         for curve in curves
+        if curve.style and curve.style.end
     ]
     ends.sort(key=lambda end: end[0])
     places = apart([end for end, _ in ends], gap=9.5 / (72 * height))

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightning_unlearn.report.analysis.oracle_distance import (
+from lightning_unlearn.analysis.oracle_distance import (
     OracleDistances,
     OraclePairs,
     between_oracles,
     distinct_pairs,
     oracle_distances,
 )
+from lightning_unlearn.analysis.reading import Condition, StudyRecords
 from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.curves import path_entries, path_marks, seeds_note
-from lightning_unlearn.report.figures.labels import Trial, arrange, forgotten, tidy
+from lightning_unlearn.report.figures.labels import forgotten, grid_of
 from lightning_unlearn.report.figures.style import StyleMap, plain
-from lightning_unlearn.report.reading import StudyRecords
 
 FLOOR = "two oracles of different seeds"
 
@@ -28,43 +28,34 @@ def oracle_figure(
 ) -> spec.Figure | None:
     """The RE distance to the oracle by step, on a logarithmic axis where all values are positive.
 
-    Args:
-        study: the records.
-        styles: of the paths.
-        examples: of the forget set; oracles of different seeds are compared in them.
-        group: of rows whose distance is shown.
+    Oracles of different seeds are compared in the examples, which are those of the forget set.
+    `group` names the rows whose distance is shown.
     """
     data = study.runs[study.runs["metric"] == f"distance/{group}"]
-    found = {
-        (o.distance.method, study.settings.index(o.distance.setting)): o
-        for o in oracle_distances(study, group)
-    }
+    found = {own.distance.condition: own for own in oracle_distances(study, group)}
     if not found:
         return None
     floors = between_oracles(examples, group) if examples is not None else {}
     drawn = [own.distance for own in found.values()]
     positive = all((curves.means[np.isfinite(curves.means)] > 0).all() for curves in drawn)
 
-    def panel(trial: Trial | None) -> spec.Panel | None:
-        if trial is None or trial not in found:
+    def panel(of: Condition) -> spec.Panel | None:
+        if of not in found:
             return None
-        marks = [*_floor(found[trial], floors), *_curves(found[trial], styles)]
+        marks = [*_floor(found[of], floors), *_curves(found[of], styles)]
         unit = "RE distance to the oracle\n(nats per token)²"
-        name = study.name(trial[1])
-        return spec.Panel(marks, trial[0], name, unit, f"distance/{group}", log=positive)
+        return spec.Panel(marks, of.method, of.words, unit, f"distance/{group}", log=positive)
 
-    grid = tidy([[panel(trial) for trial in row] for row in arrange(data, study)])
+    grid = grid_of(data, study, panel)
     marks = [mark for row in grid for own in row if own for mark in own.marks]
     entries = path_entries(drawn, styles)
     if not styles.grouped:
         entries.append(spec.Entry("best", plain("the path's best step")))
-    if any(isinstance(mark, spec.Span) for mark in marks):
+    if any(mark.role == "strip" for mark in marks):
         entries.append(spec.Entry("strip", plain(f"{FLOOR} (mean, lowest to highest)")))
     title = f"Unlearning {forgotten(data)}: distance to the model that never saw it"
     notes = ["lower = closer to retraining", *seeds_note(drawn, styles)]
-    if positive and any(
-        isinstance(mark, spec.Line) and (mark.band.low <= 0).any() for mark in marks
-    ):
+    if positive and any((mark.low <= 0).any() for mark in marks):
         notes[-1] += ", to the bottom where it reaches below 0"
     return spec.Figure(title, notes, grid, spec.Legend(styles.heading, entries))
 
@@ -73,11 +64,11 @@ def _curves(own: OracleDistances, styles: StyleMap) -> list[spec.Mark]:
     """The curves of a panel, and the best step of each path."""
     marks = path_marks(own.distance, styles, 0.1)
     if not styles.grouped:
-        best = {styles.of(path): step for path, step in zip(own.paths, own.steps, strict=True)}
-        for line in [mark for mark in marks if isinstance(mark, spec.Line) and mark.style in best]:
-            at = line.steps == best[line.style]
-            name = f"best step of {line.style.short}"
-            marks.append(spec.Markers(line.steps[at], line.heights[at], "best", name, line.style))
+        for path, step in zip(own.paths, own.steps, strict=True):
+            style = styles.of(path)
+            for curve in [mark for mark in marks if mark.role == "line" and mark.style == style]:
+                x, y, at = curve.x, curve.y, curve.x == step
+                marks.append(spec.Mark(x[at], y[at], "best", f"best step of {style.short}", style))
     return marks
 
 
@@ -87,5 +78,6 @@ def _floor(own: OracleDistances, floors: OraclePairs) -> list[spec.Mark]:
     every = distinct_pairs({key: floors[key] for key in keys if key in floors})
     if not every:
         return []
-    mean = spec.HorizontalLine(sum(every) / len(every), "floor", FLOOR)
-    return [spec.Span(min(every), max(every), FLOOR), mean]
+    ends = np.array([min(every), max(every)])
+    mean = spec.level(sum(every) / len(every), "floor", FLOOR)
+    return [spec.Mark(spec.NOTHING, ends, "strip", FLOOR), mean]

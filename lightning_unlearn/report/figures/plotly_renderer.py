@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_unlearn.analysis.curves import Floats
 from lightning_unlearn.errors import visible
 from lightning_unlearn.report.figures import spec
 from lightning_unlearn.report.figures.style import DARK_PALETTE, PALETTE, CurveStyle
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
 DIGITS = 5
-# How the page draws thin curves: as thick ones, as one of many, on a plane, or as a fit.
+# How the page draws curves: as thick ones, as one of many, on a plane, or as a fit.
 ROLES = {
+    "line": "line",
     **dict.fromkeys(("path", "pair", "example"), "thin"),
     **{"trail": "trail", "thin trail": "trail", "fit": "fit", "seeds": "line"},
 }
@@ -51,12 +53,9 @@ def chart_data(panels: Sequence[spec.Panel], most: int) -> tuple[list[dict[str, 
 def chart_of(
     panel: spec.Panel, limits: tuple[float, float] | None, every: int = 1
 ) -> dict[str, Any]:
-    """A panel for the page's script.
+    """A panel for the page's script, with every n-th step, and always the first and the last.
 
-    Args:
-        panel: the panel.
-        limits: ends of its y axis; None leaves them to plotly.
-        every: every n-th step is taken, and always the first and the last.
+    `limits` are the ends of its y axis; None leaves them to plotly.
     """
     steps = panel.steps
     steps = [*steps[:-1:every], *steps[-1:]]
@@ -85,26 +84,30 @@ def _mark(mark: spec.Mark, steps: Sequence[int]) -> tuple[str, dict[str, Any]]:
 
     There the page has its own mark, of the step that a reader chooses.
     """
-    if isinstance(mark, spec.Line):
-        band = mark.band
-        values = _curve(mark.style, mark.name, "line", _at(band.x, band.mean, steps))
-        if np.isfinite(band.low).any():
-            ends = {"low": band.low, "high": band.high}
-            values |= {key: _at(band.x, end, steps) for key, end in ends.items()}
-        return "series", values
-    if isinstance(mark, spec.ThinLine):
+    if mark.is_curve:
         role = ROLES[mark.role]
-        y = rounded(mark.y) if role == "fit" else _at(mark.steps, mark.y, steps)
-        values = _curve(mark.style, mark.name, role, y, GREY_DASHES.get(mark.role, 0))
+        style = mark.style if role != "thin" else None
+        values = {
+            **_toggled(mark.style),
+            "name": visible(mark.name),
+            "short": visible(style.short if style else mark.name),
+            "dash": style.dash if style else GREY_DASHES.get(mark.role, 0),
+            "role": role,
+            "y": rounded(mark.y) if role == "fit" else _at(mark.steps, mark.y, steps),
+        }
         if role in ("fit", "trail"):
             values["x"] = rounded(mark.x) if role == "fit" else _at(mark.steps, mark.x, steps)
+        if np.isfinite(mark.low).any():
+            ends = {"low": mark.low, "high": mark.high}
+            values |= {key: _at(mark.x, end, steps) for key, end in ends.items()}
         return "series", values
-    if isinstance(mark, spec.HorizontalLine):
-        (height,) = rounded([mark.y])
+    if mark.role in spec.LEVELS:
+        (height,) = rounded(mark.y)
         return "levels", {**_toggled(mark.style), "name": visible(mark.name), "y": height}
-    if isinstance(mark, spec.Span):
-        return "spans", {"ends": rounded([mark.low, mark.high]), "vertical": mark.vertical}
-    if isinstance(mark, spec.Markers) and (mark.error or mark.role in ("best", "crossing")):
+    if mark.role in ("strip", "range"):
+        vertical = mark.role == "range"
+        return "spans", {"ends": rounded(mark.x if vertical else mark.y), "vertical": vertical}
+    if mark.error or mark.role in ("best", "crossing"):
         places = {"x": rounded(mark.x), "y": rounded(mark.y), "error": rounded(mark.error or [])}
         return "points", {**_toggled(mark.style), "role": mark.role, **places}
     return "", {}
@@ -115,22 +118,7 @@ def _toggled(style: CurveStyle | None) -> dict[str, Any]:
     return {"keys": [style.key] if style else [], "color": style.tone if style else None}
 
 
-def _curve(
-    style: CurveStyle | None, name: str, role: str, y: list[float | None], dash: int = 0
-) -> dict[str, Any]:
-    return {
-        **_toggled(style),
-        "name": visible(name),
-        "short": visible(style.short if style and role != "thin" else name),
-        "dash": style.dash if style and role != "thin" else dash,
-        "role": role,
-        "y": y,
-    }
-
-
-def _at(
-    places: NDArray[np.float64], values: NDArray[np.float64], steps: Sequence[int]
-) -> list[float | None]:
+def _at(places: Floats, values: Floats, steps: Sequence[int]) -> list[float | None]:
     """Values at these steps; None where there is none."""
     known = dict(zip(places.tolist(), rounded(values), strict=True))
     return [known.get(step) for step in steps]

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Band
+from lightning_unlearn.analysis.curves import Band, Floats
 from lightning_unlearn.report.figures.style import CurveStyle, Label
 from lightning_unlearn.report.formatting import short_number
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 STEPS = "unlearning step"
 NOTHING = np.empty(0)
@@ -24,58 +18,34 @@ NOTHING = np.empty(0)
 READABLE = 1 / 5
 # Nats, and decades of a logarithmic axis, that an axis spans at least.
 FLAT, LEAST_DECADES = 0.05, 0.5
-# Sentences name so many curves of a panel, and so many panels, one by one.
-MOST_CURVES, MOST_PANELS = 8, 4
+LEVELS = ("oracle", "target", "floor", "kept")
+POINTS = ("best", "crossing", "end", "small end")
+# A sentence names so many curves of a panel one by one.
+MOST_CURVES = 8
 
 
+@dataclass(frozen=True, eq=False)
 class Mark:
-    """Something that a panel shows."""
-
-    @property
-    def heights(self) -> Floats:
-        """The y values that the axis has to show."""
-        return NOTHING
-
-
-@dataclass(frozen=True, eq=False)
-class Line(Mark):
-    """A thick curve over the steps with its band, named beside its end.
+    """A curve, points, a horizontal line or a shaded strip.
 
     Attributes:
-        band: its values.
-        style: its color, marker and name.
+        x: places on the x axis; none for horizontal lines and strips across the panel.
+        y: places on the y axis: the height of a horizontal line, both ends of a strip.
+        role: what it stands for, and so how it is drawn. Curves are "line", thick and named beside
+            its end, and the thin ones: "path", "pair" or "example" for one of many; "trail" or
+            "thin trail" for a path on the plane of two scores; "fit" for a fitted exponential;
+            "seeds" for the mean of pairs of seeds. `LEVELS` are horizontal lines under the curves:
+            the oracle, that of each example, the distance between oracles, full utility. `POINTS`
+            stand out: the best step of a path, where an example reaches its target, the last point
+            of a trail. "strip" is shaded across the panel, "range" between two places of the x
+            axis.
         name: in full.
+        style: color, marker and short name; None for grey, or for what belongs to all curves.
+        low: lower end of the band of a "line" at each place.
+        high: upper end.
         shade: opacity of the band in a picture.
-    """
-
-    band: Band
-    style: CurveStyle
-    name: str
-    shade: float = 0.18
-
-    @property
-    def steps(self) -> Floats:
-        """The step of each value."""
-        return self.band.x
-
-    @property
-    def heights(self) -> Floats:
-        return self.band.mean
-
-
-@dataclass(frozen=True, eq=False)
-class ThinLine(Mark):
-    """A thin curve.
-
-    Attributes:
-        x: places on the x axis.
-        y: places on the y axis.
-        role: "path", "pair" or "example" for one of many; "trail" or "thin trail" for a path on
-            the plane of two scores; "fit" for a fitted exponential; "seeds" for the mean of pairs
-            of seeds.
-        name: in full.
-        style: None for grey.
-        at: the step of each value, where x is something else; None: x.
+        at: the step of each value of a curve, where x is something else; None: x.
+        error: of points, half the 95 % intervals of x and of y; None for no bars.
     """
 
     x: Floats
@@ -83,86 +53,37 @@ class ThinLine(Mark):
     role: str
     name: str
     style: CurveStyle | None = None
+    low: Floats = field(default_factory=lambda: NOTHING)
+    high: Floats = field(default_factory=lambda: NOTHING)
+    shade: float = 0.0
     at: Floats | None = None
+    error: tuple[float, float] | None = None
+
+    @property
+    def is_curve(self) -> bool:
+        """Whether it is a curve."""
+        return self.role not in (*LEVELS, *POINTS, "strip", "range")
 
     @property
     def steps(self) -> Floats:
-        """The step of each value; none for a fit, whose ends may lie between steps."""
+        """The steps of a curve's values; none for a fit, whose ends may lie between steps."""
         return NOTHING if self.role == "fit" else self.x if self.at is None else self.at
 
     @property
     def heights(self) -> Floats:
-        return self.y
-
-
-@dataclass(frozen=True)
-class HorizontalLine(Mark):
-    """A horizontal line, under the curves so that none is hidden.
-
-    Attributes:
-        y: its height.
-        role: "oracle", "target" (the oracle of each example), "floor" (the distance between
-            oracles) or "kept" (full utility).
-        name: in full.
-        style: of the curves it belongs to; None for all.
-    """
-
-    y: float
-    role: str
-    name: str
-    style: CurveStyle | None = None
-
-    @property
-    def heights(self) -> Floats:
-        return np.array([self.y])
-
-
-@dataclass(frozen=True)
-class Span(Mark):
-    """A shaded strip across the panel.
-
-    Attributes:
-        low: where it begins.
-        high: where it ends.
-        name: in full.
-        vertical: whether it lies between two places of the x axis.
-    """
-
-    low: float
-    high: float
-    name: str
-    vertical: bool = False
-
-    @property
-    def heights(self) -> Floats:
-        return NOTHING if self.vertical else np.array([self.low, self.high])
-
-
-@dataclass(frozen=True, eq=False)
-class Markers(Mark):
-    """Points that stand out.
-
-    Attributes:
-        x: places on the x axis.
-        y: places on the y axis.
-        role: "best" for the best step of a path, "crossing" where an example reaches its target,
-            "end" or "small end" for the last point of a trail.
-        name: in full.
-        style: None for points of all curves.
-        error: half the 95 % intervals of x and of y; None for no bars.
-    """
-
-    x: Floats
-    y: Floats
-    role: str
-    name: str
-    style: CurveStyle | None = None
-    error: tuple[float, float] | None = None
-
-    @property
-    def heights(self) -> Floats:
+        """The y values, with the ends of error bars, that the axis has to show."""
         across = self.error[1] if self.error else 0.0
         return np.concatenate([self.y - across, self.y + across])
+
+
+def thick_line(band: Band, style: CurveStyle, name: str, shade: float = 0.18) -> Mark:
+    """A thick curve over the steps with its band."""
+    return Mark(band.x, band.mean, "line", name, style, band.low, band.high, shade)
+
+
+def level(y: float, role: str, name: str, style: CurveStyle | None = None) -> Mark:
+    """A horizontal line."""
+    return Mark(NOTHING, np.array([y]), role, name, style)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,9 +117,9 @@ class Panel:
     readout: Mapping[int, str] = field(default_factory=dict)
 
     @property
-    def curves(self) -> list[Line | ThinLine]:
+    def curves(self) -> list[Mark]:
         """The marks that are curves."""
-        return [mark for mark in self.marks if isinstance(mark, (Line, ThinLine))]
+        return [mark for mark in self.marks if mark.is_curve]
 
     @property
     def steps(self) -> list[int]:
@@ -214,10 +135,10 @@ class Panel:
     def describe(self) -> str:
         """A sentence on the curves and notes, for readers who cannot see them."""
         axis = f"{one_line(self.ylabel)} by {self.xlabel}{', logarithmic' if self.log else ''}"
-        every = [curve for curve in self.curves if np.isfinite(curve.heights).any()]
-        main = [c for c in every if isinstance(c, Line) or c.role.endswith("trail")]
-        known = main or [c for c in every if isinstance(c, ThinLine) and c.role != "fit"]
-        ends = [curve.heights[np.isfinite(curve.heights)][[0, -1]].tolist() for curve in known]
+        every = [curve for curve in self.curves if np.isfinite(curve.y).any()]
+        main = [curve for curve in every if curve.role in ("line", "trail", "thin trail")]
+        known = main or [curve for curve in every if curve.role != "fit"]
+        ends = [curve.y[np.isfinite(curve.y)][[0, -1]].tolist() for curve in known]
         clauses = []
         if not known:
             clauses.append("no values")
@@ -229,7 +150,7 @@ class Panel:
                 name = curve.style.short if curve.style else curve.name
                 clauses.append(f"{name} from {short_number(first)} to {short_number(last)}")
         for mark in self.marks:
-            if isinstance(mark, Markers) and mark.role == "best" and len(mark.x):
+            if mark.role == "best" and len(mark.x):
                 clauses.append(f"{mark.name} at {mark.x[0]:g}")
         return f"{self.heading}: {axis}; {'; '.join(filter(None, [*clauses, self.note]))}."
 
@@ -288,13 +209,6 @@ class Figure:
         """The panels row by row, without gaps."""
         return [panel for row in self.grid for panel in row if panel]
 
-    def describe(self) -> str:
-        """Title, notes and the first panels in sentences, for readers who cannot see them."""
-        heads = [f"{'. '.join(filter(None, [self.title, *self.notes]))}."]
-        rest = len(self.panels) - MOST_PANELS
-        more = [f"{rest} more panels likewise."] if rest > 0 else []
-        return " ".join([*heads, *(p.describe() for p in self.panels[:MOST_PANELS]), *more])
-
 
 def one_line(text: str) -> str:
     """A text without line breaks."""
@@ -352,8 +266,7 @@ def y_span(panel: Panel) -> tuple[float, float] | None:
         return None
     low, high = float(values.min()), float(values.max())
     room = (high - low) / 4
-    bands = [mark.band for mark in panel.marks if isinstance(mark, Line)]
-    ends = _finite([end for band in bands for end in (band.low, band.high)], panel.log)
+    ends = _finite([end for mark in panel.marks for end in (mark.low, mark.high)], panel.log)
     if ends.size:
         least, most = float(ends.min()), float(ends.max())
         low, high = max(min(low, least), low - room), min(max(high, most), high + room)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lightning_unlearn.report.curves import names_of_paths
-from lightning_unlearn.report.reading import PathPosition
+from lightning_unlearn.analysis.reading import PathPosition
+from lightning_unlearn.report.formatting import names_of_paths
 
 # Okabe and Ito (2008), safe for color-blind readers; without yellow, which is faint on white.
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
@@ -99,11 +99,7 @@ class StyleMap:
 
 
 def styles_of_paths(paths: Iterable[PathPosition]) -> StyleMap:
-    """A style for each of up to seven paths; of more, one for each position.
-
-    Args:
-        paths: path and position of the forget stage.
-    """
+    """A style for each of up to seven paths; of more, one for each position."""
     distinct = sorted(dict.fromkeys(paths), key=lambda path: path[1])
     styles: dict[Hashable, CurveStyle] = {}
     if len(distinct) <= len(PALETTE):

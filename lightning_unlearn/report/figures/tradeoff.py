@@ -6,62 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import band_of, paths_of
+from lightning_unlearn.analysis.curves import band_of, paths_of
+from lightning_unlearn.analysis.reading import Condition, PathPosition, StudyRecords
+from lightning_unlearn.analysis.tradeoff import tradeoffs
 from lightning_unlearn.report.figures import spec
-from lightning_unlearn.report.figures.labels import (
-    Trial,
-    arrange,
-    forgotten,
-    full_name,
-    tidy,
-)
+from lightning_unlearn.report.figures.labels import forgotten, full_name, grid_of
 from lightning_unlearn.report.figures.style import StyleMap
 from lightning_unlearn.report.formatting import span
-from lightning_unlearn.report.reading import PathPosition, StudyRecords
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SCORE = "forget/mean"
-
-
-def tradeoffs(study: StudyRecords) -> pd.DataFrame:
-    """Forget score and mean utility of every run at every step; at the last, as in the scores.
-
-    The score is the drop of forget/mean since the run's first step, the utility the mean of
-    1 - |change| over the answers of the stages that are not forgotten.
-
-    Returns:
-        Columns method, setting, path, position, seed, step, score and utility; rows with both.
-    """
-    import pandas as pd
-
-    data = study.runs
-    columns = ["method", "setting", "path", "position", "seed", "step", "score", "utility"]
-    metrics = [str(name) for name in data["metric"].unique()]
-    answers = [name for name in metrics if name.startswith("answers/")]
-    if SCORE not in metrics or not answers:
-        return pd.DataFrame(columns=columns)
-    data = data[data["metric"].isin([SCORE, *answers])]
-    wide = data.pivot(index=["run", "step"], columns="metric", values="value").sort_index()
-    runs = data.drop_duplicates("run").set_index("run")
-    places = wide.index.get_level_values("run")
-    first = wide.groupby(level="run").head(1).droplevel("step").reindex(places)
-    change = wide.to_numpy(float) - first.to_numpy(float)
-    names = list(wide.columns)
-    kept = 1 - np.abs(change[:, [names.index(name) for name in answers]])
-    own = runs["forget"].reindex(places).to_numpy()
-    # A run's own stage is meant to change; of the others it may not have measured all.
-    others = np.array([[name != f"answers/{stage}" for name in answers] for stage in own])
-    known = pd.DataFrame(np.isfinite(kept), index=wide.index)
-    counted = known.groupby(level="run").transform("max").to_numpy(bool) & others
-    complete = (np.isfinite(kept) | ~counted).all(axis=1) & counted.any(axis=1)
-    total = np.where(counted & np.isfinite(kept), kept, 0.0).sum(axis=1)
-    utility = np.where(complete, total / np.maximum(counted.sum(axis=1), 1), np.nan)
-    score = 0.0 - change[:, names.index(SCORE)]
-    table = pd.DataFrame({"score": score, "utility": utility}, index=wide.index).dropna()
-    identity = runs[columns[:5]]
-    return table.reset_index().join(identity, on="run")[columns]
 
 
 def tradeoff_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None:
@@ -70,17 +24,15 @@ def tradeoff_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None
     data = data[data.groupby(["method", "setting"])["step"].transform("nunique") > 1]
     if data.empty:
         return None
+    trials = dict(study.by_condition(data))
 
-    def panel(trial: Trial | None) -> spec.Panel | None:
-        if trial is None:
-            return None
-        rows = data[(data["method"] == trial[0]) & (data["setting"] == trial[1])]
-        marks: list[spec.Mark] = [spec.HorizontalLine(1.0, "kept", "utility 1: unchanged")]
-        for (path, position), own in rows.groupby(["path", "position"], sort=False):
+    def panel(of: Condition) -> spec.Panel:
+        marks = [spec.level(1.0, "kept", "utility 1: unchanged")]
+        for (path, position), own in trials[of].groupby(["path", "position"], sort=False):
             marks += _trail(own, styles, (str(path), int(position)))
         ylabel = "utility\n(mean over the other stages)"
         xlabel = f"forget score of {study.label_words}\n(nats per token)"
-        return spec.Panel(marks, trial[0], study.name(trial[1]), ylabel, "tradeoff", xlabel)
+        return spec.Panel(marks, of.method, of.words, ylabel, "tradeoff", xlabel)
 
     entries = [spec.Entry("trail", o.label, o) for o in styles.present(paths_of(data))]
     seeds = span(data.groupby(["method", "setting", "path"])["seed"].nunique().tolist())
@@ -91,7 +43,7 @@ def tradeoff_figure(study: StudyRecords, styles: StyleMap) -> spec.Figure | None
     if seeds != "1" and not styles.grouped:
         notes.append(f"means of {seeds} seeds; bars: 95 % intervals at the last step")
     title = f"Unlearning {forgotten(study.runs)}: what forgetting costs the other stages"
-    grid = tidy([[panel(trial) for trial in row] for row in arrange(data, study)])
+    grid = grid_of(data, study, panel)
     return spec.Figure(title, notes, grid, spec.Legend(styles.heading, entries))
 
 
@@ -105,5 +57,5 @@ def _trail(own: pd.DataFrame, styles: StyleMap, path: PathPosition) -> list[spec
     trail, end = ("thin trail", "small end") if styles.grouped else ("trail", "end")
     halves = float(x[-1] - score.low[-1]), float(y[-1] - utility.low[-1])
     error = halves if not styles.grouped and np.isfinite(halves).all() else None
-    last = spec.Markers(x[-1:], y[-1:], end, name, style, error)
-    return [spec.ThinLine(x, y, trail, name, style, at=score.x), last]
+    last = spec.Mark(x[-1:], y[-1:], end, name, style, error=error)
+    return [spec.Mark(x, y, trail, name, style, at=score.x), last]

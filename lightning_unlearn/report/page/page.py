@@ -5,20 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, cached_property
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lightning_unlearn.analysis.scores import score_name
 from lightning_unlearn.errors import InputError, visible
-from lightning_unlearn.report.analysis.scores import score_name
-from lightning_unlearn.report.figures.catalogue import finite
 from lightning_unlearn.report.figures.curves import answers_figure, forget_figure, utility_figure
 from lightning_unlearn.report.figures.divergence import divergence_figure
 from lightning_unlearn.report.figures.examples import examples_figure
 from lightning_unlearn.report.figures.oracle_distance import oracle_figure
 from lightning_unlearn.report.figures.plotly_renderer import chart_data, colors_css, legend_rows
-from lightning_unlearn.report.figures.spec import Figure, HorizontalLine, Panel, y_limits
+from lightning_unlearn.report.figures.spec import LEVELS, Figure, Panel, y_limits
 from lightning_unlearn.report.figures.style import (
     DASHES,
     CurveStyle,
@@ -55,23 +54,6 @@ class Block(NamedTuple):
     kind: str
     content: Any
     title: str = ""
-
-
-@dataclass(frozen=True)
-class ChartGrid:
-    """Panels side by side.
-
-    Attributes:
-        panels: with their numbers on the page.
-        count: how many there were to draw.
-        differ: whether axes differ among charts that should share them.
-        small: whether they are drawn narrower.
-    """
-
-    panels: Sequence[tuple[int, Panel]]
-    count: int
-    differ: bool
-    small: bool
 
 
 def build(reports: Sequence[StudyReport], files: Sequence[str]) -> str:
@@ -209,7 +191,7 @@ class Page:
             "forget": self._forget,
             "utility": self._utility,
             "depth": self._depth,
-            "trade": lambda report: self._grid(tradeoff_figure(finite(report.study), self.styles)),
+            "trade": lambda report: self._grid(tradeoff_figure(report.study.finite(), self.styles)),
             "oracle": self._distance,
             "divergence": self._divergence,
             "examples": self._examples,
@@ -240,7 +222,9 @@ class Page:
         _, differ = y_limits([[panel] for panel in shown])
         numbered = list(enumerate(shown, start=len(self.panels)))
         self.panels += shown
-        return [Block("charts", ChartGrid(numbered, len(panels), differ, small))]
+        # `count`: how many there were to draw; `differ`: axes that should be shared are not.
+        grid = {"panels": numbered, "count": len(panels), "differ": differ, "small": small}
+        return [Block("charts", grid)]
 
     def _groups(self, panels: Sequence[Panel], title: str = "", small: bool = False) -> list[Block]:
         """Panels under the heading of their group, which follows `title`."""
@@ -263,12 +247,12 @@ class Page:
     def _forget(self, report: StudyReport) -> list[Block]:
         measured = report.measured("forget/")
         own = "label" if "label" in measured else "mean"
-        grid = self._grid(forget_figure(finite(report.study), self.styles, f"forget/{own}"))
+        grid = self._grid(forget_figure(report.study.finite(), self.styles, f"forget/{own}"))
         note = Block("note", f"Log-likelihood of {report.study.label_words}.")
         return [note, *grid] if grid else []
 
     def _utility(self, report: StudyReport) -> list[Block]:
-        figure = utility_figure(finite(report.study), self.styles)
+        figure = utility_figure(report.study.finite(), self.styles)
         if report.depths or figure is None:
             return []
         panels = figure.panels
@@ -278,14 +262,14 @@ class Page:
         return self._groups(panels, "Answers of ")
 
     def _depth(self, report: StudyReport) -> list[Block]:
-        figure = answers_figure(finite(report.study), self.stages) if report.depths else None
+        figure = answers_figure(report.study.finite(), self.stages) if report.depths else None
         return self._groups([replace(p, setting="") for p in figure.panels]) if figure else []
 
     def _distance(self, report: StudyReport) -> list[Block]:
         groups = report.measured("distance/")
         if not groups:
             return []
-        study, examples = finite(report.study), report.examples
+        study, examples = report.study.finite(), report.examples
         first = "forget" if "forget" in groups else groups[0]
         blocks = self._grid(oracle_figure(study, self.styles, examples, first))
         blocks += _section(report, "Distance to the oracle")
@@ -305,13 +289,13 @@ class Page:
         return [legend, *grid, *_section(report, "Divergence between paths")]
 
     def _examples(self, report: StudyReport) -> list[Block]:
-        study, examples = finite(report.study), report.examples
+        study, examples = report.study.finite(), report.examples
         figure = examples_figure(study, self.styles, examples, complete=True)
         if figure is None:
             return []
         panels = figure.panels
         shown = panels[:MOST_CHARTS]
-        compared = any(isinstance(m, HorizontalLine) for panel in shown for m in panel.marks)
+        compared = any(mark.role in LEVELS for panel in shown for mark in panel.marks)
         notes = [" · ".join(figure.notes)]
         if len(panels) > len(shown):
             notes.append(f"The first {len(shown)} of {len(panels)} pairs of trial and path.")

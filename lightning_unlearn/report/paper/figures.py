@@ -12,22 +12,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.curves import Curves, band_of, paths_of
+from lightning_unlearn.analysis.curves import Curves, band_of, curves_by_condition, paths_of
+from lightning_unlearn.analysis.reading import Condition, StudyRecords, answers_of, read_records
 from lightning_unlearn.report.figures import spec
-from lightning_unlearn.report.figures.catalogue import finite
-from lightning_unlearn.report.figures.curves import answers_of, path_entries, path_marks
+from lightning_unlearn.report.figures.curves import path_entries, path_marks
 from lightning_unlearn.report.figures.files import check_formats, write_figures
-from lightning_unlearn.report.figures.labels import Trial, curves_by_trial, wrapped
+from lightning_unlearn.report.figures.labels import wrapped
 from lightning_unlearn.report.figures.style import CurveStyle, styles_of_paths
 from lightning_unlearn.report.paper.table import table_one
-from lightning_unlearn.report.reading import StudyRecords, read_records
 from lightning_unlearn.settings.labels import setting_name, short_value
 from lightning_unlearn.storage.records import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ByTrial = Mapping[Trial, Curves]
+ByTrial = Mapping[Condition, Curves]
 LABEL = "forget/label"
 TOKEN = "(nats per token)"
 UNIT = f"log-likelihood\n{TOKEN}"
@@ -72,17 +71,17 @@ def paper_figures(records: pd.DataFrame) -> tuple[dict[str, spec.Figure], dict[s
     drawing of the set-up.
 
     Args:
-        records: as for `lightning_unlearn.report.scores`.
+        records: as for `lightning_unlearn.analysis.scores`.
 
     Returns:
         The figures, and a sentence for each that is left out.
 
     Raises:
-        InputError: as for `lightning_unlearn.report.scores`.
+        InputError: as for `lightning_unlearn.analysis.scores`.
     """
     if not len(records):
         return {}, {name: f"{name} is left out: nothing was measured." for name in BUILDERS}
-    trials = Trials(finite(read_records(records)))
+    trials = Trials(read_records(records).finite())
     found: dict[str, spec.Figure] = {}
     missing = {}
     for name, build in BUILDERS.items():
@@ -143,7 +142,7 @@ class Trials:
 
     def label(self) -> ByTrial:
         """The curves of the label."""
-        found = curves_by_trial(self.study, LABEL)
+        found = curves_by_condition(self.study, LABEL)
         if not found:
             raise Lacking(f"no {LABEL}; add the monitor LabelLikelihood")
         if not any(len(curves.paths) > 1 for curves in found.values()):
@@ -152,49 +151,41 @@ class Trials:
 
     def retained(self) -> tuple[str, ByTrial]:
         """The stage whose answers stand for utility, and their curves."""
-        answers = answers_of(self.study)
+        answers = answers_of(self.study.runs)
         others = list(answers["stage"][answers["stage"] != answers["forget"]].unique())
         if not others:
             raise Lacking("no answers of a stage that is not forgotten (answers/tofu)")
         stage = "tofu" if "tofu" in others else others[0]
         rows = answers[answers["forget"] != stage]
-        return stage, curves_by_trial(replace(self.study, runs=rows), f"answers/{stage}")
+        return stage, curves_by_condition(replace(self.study, runs=rows), f"answers/{stage}")
 
     def local(self) -> str:
         """The method of figures that show one: NPO where it was run."""
         return "NPO" if "NPO" in self.methods else self.methods[0]
 
-    def choose(self, trials: ByTrial, method: str, **wanted: object) -> list[Trial]:
+    def choose(self, trials: ByTrial, method: str, **wanted: object) -> list[Condition]:
         """A setting of each base model, among those with the wanted values.
 
         Its learning rate is the upper median unless one is wanted: of the paper's, 1e-6, 5e-6, 1e-5
         and 5e-5, that is the 1e-5 of its main results. Of the rest the first is taken.
         """
-        rate, rates = self.key("lr"), self.values("lr", method, trials)
+        rates = self.values("lr", method, trials)
         middle = rates[len(rates) // 2] if rates else None
-        places = {name: self.key(name) for name in wanted}
-        found: dict[object, Trial] = {}
-
-        def order(trial: Trial) -> tuple[bool, int]:
-            setting = self.study.settings[trial[1]]
-            return rate is not None and setting[rate] != middle, trial[1]
-
-        for trial in sorted((t for t in trials if t[0] == method), key=order):
-            setting = self.study.settings[trial[1]]
-            agree = all(
-                place is not None and setting[place] == wanted[name]
-                for name, place in places.items()
-            )
-            if agree:
-                found.setdefault(None if self.model is None else setting[self.model], trial)
+        own = [trial for trial in trials if trial.method == method]
+        found: dict[object, Condition] = {}
+        for trial in sorted(own, key=lambda trial: self.value("lr", trial) != middle):
+            if all(self.value(name, trial) == value for name, value in wanted.items()):
+                found.setdefault(self.value("base", trial), trial)
         return list(found.values())
+
+    def value(self, ending: str, trial: Condition) -> object:
+        """A trial's value of the sweep key that ends so; None without such a key."""
+        place = self.key(ending)
+        return None if place is None else trial.setting[place]
 
     def values(self, ending: str, method: str, trials: ByTrial) -> list[object]:
         """The values of a sweep key under a method, ascending if they are numbers."""
-        place = self.key(ending)
-        if place is None:
-            return []
-        every = [self.study.settings[code][place] for name, code in trials if name == method]
+        every = [self.value(ending, trial) for trial in trials if trial.method == method]
         distinct = [value for value in dict.fromkeys(every) if value is not None]
         numbers = all(isinstance(value, (int, float)) for value in distinct)
         return sorted(distinct, key=float) if numbers else distinct  # type: ignore[arg-type]
@@ -208,36 +199,24 @@ class Trials:
             )
         return rates
 
-    def model_name(self, trial: Trial) -> str:
+    def model_name(self, trial: Condition) -> str:
         """The base model of a trial, without its folder; "" where all have the same."""
         if self.model is None:
             return ""
-        return str(self.study.settings[trial[1]][self.model]).rstrip("/").split("/")[-1]
+        return str(self.value("base", trial)).rstrip("/").split("/")[-1]
 
     def panel(
-        self,
-        curves: ByTrial,
-        trial: Trial,
-        title: str,
-        ylabel: str,
-        share: object,
-        method: str = "",
+        self, curves: ByTrial, trial: Condition, title: str, ylabel: str, share: object
     ) -> spec.Panel | None:
         """The curves of the paths of a trial, under its setting but for its base model."""
         if trial not in curves:
             return None
-        pairs = zip(self.study.sweep, self.study.settings[trial[1]], strict=True)
-        others = [pair for place, pair in enumerate(pairs) if place != self.model]
-        words = setting_name([key for key, _ in others], [value for _, value in others])
+        others = [place for place in range(len(trial.keys)) if place != self.model]
+        words = setting_name([trial.keys[i] for i in others], [trial.setting[i] for i in others])
         marks = path_marks(curves[trial], self.styles)
-        return spec.Panel(marks, title, f"{method}{words}", ylabel, str(share))
+        return spec.Panel(marks, title, words, ylabel, str(share))
 
-    def figure(
-        self,
-        grid: Sequence[Sequence[spec.Panel | None]],
-        drawn: ByTrial,
-        height: float,
-    ) -> spec.Figure:
+    def figure(self, grid: spec.Grid, drawn: ByTrial, height: float) -> spec.Figure:
         """The figure of a grid, with a legend of the paths."""
         entries = path_entries(list(drawn.values()), self.styles)
         return spec.Figure("", [], grid, spec.Legend("", entries), height)
@@ -285,7 +264,7 @@ def figure_four(trials: Trials) -> spec.Figure:
 
     In nats per token; the paper sums over tokens.
     """
-    three = {stage: curves_by_trial(trials.study, f"answers/{stage}") for stage in THREE}
+    three = {stage: curves_by_condition(trials.study, f"answers/{stage}") for stage in THREE}
     for stage, own in three.items():
         if not own:
             raise Lacking(f"no answers/{stage}; its paths are orders of the stages R, C and U")
@@ -302,7 +281,7 @@ def figure_four(trials: Trials) -> spec.Figure:
             names = [path for path, _ in curves.paths] if curves else []
             if curves and order in names:
                 band = band_of(curves.steps, curves.means[names.index(order)])
-                marks += [spec.Line(band, style, stage)] if band.seeds else []
+                marks += [spec.thick_line(band, style, stage)] if band.seeds else []
         number, arrows = "₁₂₃₄₅₆"[ORDERS.index(order)], order.replace("-", " → ")
         panels.append(spec.Panel(marks, f"θ{number}: {arrows}", "", UNIT, "answers"))
     entries = [spec.Entry("line", style.label, style) for style in THREE.values()]
@@ -317,7 +296,7 @@ def figure_five(trials: Trials) -> spec.Figure:
     if max(len(curves.seeds) for curves in label.values()) < 2:
         raise Lacking("one seed; the figure shows intervals over several")
     grid = [
-        [trials.panel(source, t, t[0], f"{name}\n{TOKEN}", name) for t in chosen]
+        [trials.panel(source, t, t.method, f"{name}\n{TOKEN}", name) for t in chosen]
         for name, source in ((trials.title, label), (f"{stage} answers", kept))
     ]
     return trials.figure(grid, label, 2.2)
@@ -331,17 +310,16 @@ def figure_six(trials: Trials) -> spec.Figure:
     label, method = trials.label(), trials.local()
     chosen = [trials.choose(label, method, lr=rate) for rate in trials.rates(method, label)]
     alone = max(map(len, chosen)) == 1
+
     ylabel = f"{trials.title}\n{UNIT}"
-    grid = [
-        [
-            trials.panel(label, t, trials.model_name(t) or method, ylabel, "label" if alone else t)
-            for t in row
-        ]
-        for row in chosen
-    ]
+
+    def panel(trial: Condition) -> spec.Panel | None:
+        title = trials.model_name(trial) or method
+        return trials.panel(label, trial, title, ylabel, "label" if alone else trial)
+
+    grid: spec.Grid = [[panel(trial) for trial in row] for row in chosen]
     if alone:
-        flat = [panel for row in grid for panel in row]
-        return trials.figure(wrapped(flat, 2 if len(flat) == 4 else 3), label, 2.1)
+        grid = wrapped([own for row in grid for own in row], 2 if len(grid) == 4 else 3)
     return trials.figure(grid, label, 2.1)
 
 
@@ -352,10 +330,11 @@ def figure_seven(trials: Trials) -> spec.Figure:
     (trial, *_) = trials.choose(label, method, lr=trials.rates(method, label)[-1])
     titles = {f"forget quality: {trials.title}": label, f"retained utility: {stage} answers": kept}
     row = [
-        trials.panel(curves, trial, title, UNIT if curves is label else "", title, f"{method}, ")
+        trials.panel(curves, trial, title, UNIT if curves is label else "", title)
         for title, curves in titles.items()
     ]
-    return trials.figure([row], label, 2.8)
+    named = [panel and replace(panel, setting=f"{method}, {panel.setting}") for panel in row]
+    return trials.figure([named], label, 2.8)
 
 
 def figure_eight(trials: Trials) -> spec.Figure:

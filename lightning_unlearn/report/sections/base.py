@@ -18,38 +18,43 @@ DISTANCE_UNIT = "(nats per token)^2"
 
 @dataclass(frozen=True)
 class Section:
-    """A further part of a summary.
+    """A part of a summary.
 
     Attributes:
-        title: its heading.
+        title: its heading; "" for none.
         tables: CSV by the name of the file without its suffix; one row per value at full
             precision, a missing value is an empty field.
         table: for people; None where the files are all there is.
         findings: sentences.
+        nothing: why there is no table, which stands in its place; "" for no reason.
     """
 
     title: str
     tables: dict[str, str] = field(default_factory=dict)
     table: Table | None = None
     findings: list[str] = field(default_factory=list)
+    nothing: str = ""
 
     @property
     def markdown(self) -> str:
-        """Heading, table and sentences; "" where there is neither table nor sentence."""
-        if self.table is None and not self.findings:
-            return ""
-        table = self.table.markdown() if self.table is not None else ""
-        return "\n".join(filter(None, [f"## {self.title}\n", table, bullets(self.findings)]))
+        """Heading, table and sentences, as a list; "" where there is neither of the last two."""
+        table = self.table.markdown() if self.table else self.nothing and f"{self.nothing}\n"
+        parts = [part for part in (table, bullets(self.findings)) if part]
+        return "\n".join([f"## {self.title}\n", *parts] if self.title and parts else parts)
 
     @property
     def latex(self) -> str:
         """The table as LaTeX with the heading as its caption; "" where there is none."""
-        return self.table.latex(self.title) if self.table is not None else ""
+        return self.table.latex(self.title) if self.table else ""
 
     @property
     def renderable(self) -> RenderableType | None:
-        """The table for the terminal."""
-        return self.table.rich(self.title) if self.table is not None else None
+        """The table for the terminal, or why there is none, to be printed by rich."""
+        from rich.text import Text
+
+        if self.table:
+            return self.table.rich(self.title or None)
+        return Text(self.nothing) if self.nothing else None
 
 
 def clause(before: str, names: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.analysis.cautions import (
+from lightning_unlearn.analysis.cautions import (
     LEAST_GAIN,
     LEAST_MOVE,
     ROUNDING,
@@ -17,10 +17,9 @@ from lightning_unlearn.report.analysis.cautions import (
     moves,
     rows_of_ends,
 )
-from lightning_unlearn.report.analysis.scores import score_name
-from lightning_unlearn.report.curves import among, names_of_paths
-from lightning_unlearn.report.formatting import join_words, short_number
-from lightning_unlearn.report.reading import PathPosition, StudyRecords, read_records
+from lightning_unlearn.analysis.reading import PathPosition, StudyRecords, read_records
+from lightning_unlearn.analysis.scores import score_name
+from lightning_unlearn.report.formatting import among, join_words, names_of_paths, short_number
 
 if TYPE_CHECKING:
     import pandas as pd

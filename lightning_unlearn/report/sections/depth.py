@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.analysis.depth import FORGOTTEN, OTHER, REFUSAL, depth
+from lightning_unlearn.analysis.depth import FORGOTTEN, OTHER, REFUSAL
+from lightning_unlearn.analysis.reading import by_condition, sweep_keys, value_names
 from lightning_unlearn.report.formatting import MISSING, join_words, number, percent, span
-from lightning_unlearn.report.reading import by_condition, sweep_keys, value_names
 from lightning_unlearn.report.tables import (
     Column,
     Row,
@@ -27,10 +27,7 @@ def depth_table(depths: pd.DataFrame) -> Table:
     """The table of the depths: rows are paths by position, grouped by method and setting.
 
     Of several seeds it has the means, and of changes the lowest and highest as well; one seed shows
-    the interval of a change where the depths have it.
-
-    Args:
-        depths: what `depth` returns.
+    the interval of a change where the depths, which `depth` returns, have it.
     """
     sweep = sweep_keys(depths, "forget")
     names = value_names(depths, sweep)
@@ -47,7 +44,7 @@ def depth_table(depths: pd.DataFrame) -> Table:
     return table_of_runs(columns, rows, notes, bool(sweep))
 
 
-def depth_findings(records: pd.DataFrame, examples: pd.DataFrame | None = None) -> list[str]:
+def depth_findings(depths: pd.DataFrame) -> list[str]:
     """Sentences on whether forgetting was deep or superficial.
 
     There are none unless the paths have exactly the three stages R, C and U and forget U: other
@@ -55,20 +52,11 @@ def depth_findings(records: pd.DataFrame, examples: pd.DataFrame | None = None) 
     counts its verdicts, then one per path. "±" is half the 95 % interval over prompts.
 
     Args:
-        records: as for `depth`.
-        examples: the same.
+        depths: what `depth` returns.
 
     Returns:
         Sentences in the order of first appearance of methods, settings; paths by position.
-
-    Raises:
-        InputError: as for `depth`.
     """
-    return findings_of(depth(records, examples))
-
-
-def findings_of(depths: pd.DataFrame) -> list[str]:
-    """The sentences of `depth_findings` from what `depth` returns."""
     if "verdict" not in depths:
         return []
     sentences = []

@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from lightning_unlearn.report.analysis.divergence import Divergence, compared
-from lightning_unlearn.report.curves import Curves
+from lightning_unlearn.analysis.curves import Curves, Floats
+from lightning_unlearn.analysis.divergence import Divergence, compared
+from lightning_unlearn.analysis.reading import StudyRecords
 from lightning_unlearn.report.formatting import MISSING, join_words, short_number
-from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.report.sections.base import DISTANCE_UNIT, Section, with_ends, with_half
 from lightning_unlearn.report.tables import Column, Row, csv, table_of_runs
 from lightning_unlearn.statistics import Cause, Growth, NoGrowth
 from lightning_unlearn.statistics.growth import EVIDENCE, LEAST_FACTOR
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 TITLE = "Divergence between paths"
 NOTE = (
@@ -86,7 +83,7 @@ def _why(curves: Curves) -> str:
 def _distances(own: Divergence) -> list[dict[str, Any]]:
     """The rows of divergence.csv."""
     curves = own.curves
-    keys: list[tuple[dict[str, Any], NDArray[np.float64]]] = []
+    keys: list[tuple[dict[str, Any], Floats]] = []
     for pair, by_seed in zip(own.pairs, own.paths, strict=True):
         same = {"between": "paths", **_paths(own, *pair)}
         for seed, distances in zip(curves.seeds, by_seed, strict=True):
@@ -125,7 +122,7 @@ def _fit(fit: Growth | NoGrowth) -> dict[str, Any]:
     return {**values, **steps, "reason": ""}
 
 
-def _mean(distances: NDArray[np.float64]) -> float:
+def _mean(distances: Floats) -> float:
     known = distances[np.isfinite(distances)]
     return float(known.mean()) if known.size else math.nan
 

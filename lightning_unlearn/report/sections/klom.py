@@ -8,10 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from lightning_unlearn.report.analysis.klom import Comparison, comparisons
-from lightning_unlearn.report.curves import among, names_of_paths, seeds_on_paths
-from lightning_unlearn.report.formatting import MISSING, short_number, short_range, span
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.analysis.klom import Comparison, comparisons
+from lightning_unlearn.analysis.reading import StudyRecords
+from lightning_unlearn.report.formatting import (
+    MISSING,
+    among,
+    names_of_paths,
+    seeds_on_paths,
+    short_number,
+    short_range,
+    span,
+)
 from lightning_unlearn.report.sections.base import Section, clause
 from lightning_unlearn.report.sections.oracle_distance import FORGET
 from lightning_unlearn.report.tables import Column, Row, csv, table_of_runs

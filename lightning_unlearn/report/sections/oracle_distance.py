@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_unlearn.report.analysis.oracle_distance import (
+from lightning_unlearn.analysis.oracle_distance import (
     METRICS,
     OracleDistances,
     OraclePairs,
@@ -13,15 +13,18 @@ from lightning_unlearn.report.analysis.oracle_distance import (
     distinct_pairs,
     oracle_distances,
 )
-from lightning_unlearn.report.curves import among, names_of_paths, per_path, seeds_on_paths
+from lightning_unlearn.analysis.reading import StudyRecords
 from lightning_unlearn.report.formatting import (
+    among,
     join_words,
+    names_of_paths,
+    per_path,
     percent,
     percent_range,
+    seeds_on_paths,
     short_number,
     short_range,
 )
-from lightning_unlearn.report.reading import StudyRecords
 from lightning_unlearn.report.sections.base import (
     DISTANCE_UNIT,
     Section,
@@ -31,7 +34,6 @@ from lightning_unlearn.report.sections.base import (
     with_half,
 )
 from lightning_unlearn.report.tables import Column, Row, csv, table_of_runs
-from lightning_unlearn.settings.labels import run_name
 from lightning_unlearn.statistics import mean_interval
 
 TITLE = "Distance to the oracle"
@@ -187,8 +189,7 @@ def _left_out(own: OracleDistances) -> list[str]:
 
 def _without(study: StudyRecords, found: list[OracleDistances]) -> list[str]:
     """The methods and settings that have no distance at all, as a sentence."""
-    every = study.runs[["method", "setting"]].drop_duplicates().itertuples(index=False, name=None)
-    names = dict.fromkeys(run_name(str(method), study.name(setting)) for method, setting in every)
+    names = dict.fromkeys(own.name for own in study.conditions(study.runs))
     for own in found:
         names.pop(own.distance.name, None)
     if not names:

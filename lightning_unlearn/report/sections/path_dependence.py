@@ -6,10 +6,10 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from lightning_unlearn.report.analysis.path_dependence import PathDependence, path_dependences
-from lightning_unlearn.report.analysis.scores import label_of_scores, score_name
+from lightning_unlearn.analysis.path_dependence import PathDependence, path_dependences
+from lightning_unlearn.analysis.reading import FORGET_LABEL, StudyRecords
+from lightning_unlearn.analysis.scores import label_of_scores, score_name
 from lightning_unlearn.report.formatting import MISSING, join_words, short_number
-from lightning_unlearn.report.reading import FORGET_LABEL, StudyRecords
 from lightning_unlearn.report.sections.base import Section, ends_of
 from lightning_unlearn.report.tables import Column, Row, csv, table_of_runs
 from lightning_unlearn.statistics import mean_interval

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.analysis.path_dependence import has_last, last_less_others
-from lightning_unlearn.report.analysis.scores import score_name
-from lightning_unlearn.report.formatting import DECIMALS, join_words, number, span
-from lightning_unlearn.report.reading import by_condition
+from lightning_unlearn.analysis.path_dependence import has_last, last_less_others
+from lightning_unlearn.analysis.reading import DECIMALS, by_condition
+from lightning_unlearn.analysis.scores import score_name
+from lightning_unlearn.report.formatting import join_words, number, span
 
 if TYPE_CHECKING:
     import pandas as pd

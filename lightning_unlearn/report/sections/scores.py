@@ -1,4 +1,4 @@
-"""The scores of a study, their grid over a sweep, and the means of every metric over seeds."""
+"""The scores of a study, and their grid over a sweep."""
 
 from __future__ import annotations
 
@@ -6,28 +6,24 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.analysis.scores import label_of_scores
-from lightning_unlearn.report.formatting import number, short_number
-from lightning_unlearn.report.reading import (
+from lightning_unlearn.analysis.reading import (
     FORGET_LABEL,
     Condition,
     settings_of,
-    shown,
     sweep_keys,
     value_names,
 )
-from lightning_unlearn.report.sections.base import Section
+from lightning_unlearn.analysis.scores import label_of_scores
+from lightning_unlearn.report.formatting import number, short_number
 from lightning_unlearn.report.tables import (
     SETTING,
     Column,
     Row,
     Table,
-    csv,
     mean_and_range,
     rows_of,
     table_of_runs,
 )
-from lightning_unlearn.statistics import half_width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,35 +102,3 @@ def sweep_grid(scores: pd.DataFrame, value: str) -> Table | None:
     paths = "; ".join(f"p = {p}: {path}" for path, p in {path: p for _, p, path in runs}.items())
     note = f"Darker: higher. From {short_number(low)} to {short_number(high)}. {paths}"
     return Table([SETTING, *columns], rows, note)
-
-
-def seed_section(records: pd.DataFrame) -> Section:
-    """Mean and Student's 95 % interval over seeds of every metric, as seeds.csv.
-
-    A row per method, setting, path, position, stage, step and metric, in order of first
-    appearance; oracles have rows of their own. `seeds` counts the values that the mean is of and
-    `missing` those that are not finite; the ends are empty with fewer than two.
-
-    Metrics have any name.
-    """
-    import pandas as pd
-
-    records = shown(records)
-    sweep = sweep_keys(records, "stage")
-    keys = ["method", *sweep, "path", "position", "stage", "step", "metric"]
-    rows = records[records["stage"].isin(["unlearn", "oracle"])]
-    rows = rows[[*keys, "seed", "value"]].drop_duplicates()
-    values = rows["value"].astype(float).replace((math.inf, -math.inf), math.nan)
-    grouped = rows.assign(value=values).groupby(keys, sort=False, dropna=False)["value"]
-    found = grouped.agg(["mean", "std", "count", "size"])
-    half = pd.Series(half_width(found["std"], found["count"]), index=found.index)
-    table = pd.DataFrame(
-        {
-            "mean": found["mean"],
-            "low": found["mean"] - half,
-            "high": found["mean"] + half,
-            "seeds": found["count"],
-            "missing": found["size"] - found["count"],
-        }
-    )
-    return Section("Means over seeds", {"seeds": csv(table.reset_index())})

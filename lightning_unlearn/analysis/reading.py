@@ -20,6 +20,8 @@ PathPosition = tuple[str, int]
 OracleRow = tuple[str, str, int, int, Setting, float]
 RUN = ["method", "path", "position", "seed"]
 COLUMNS = ["path", "position", "method", "seed", "stage", "step", "metric", "value"]
+# Digits after the point of scores in tables and sentences; what is closer counts as equal.
+DECIMALS = 3
 # What scores and depths are of.
 OUTCOMES = ("forget/", "answers/", "accuracy/")
 # Metrics of the monitor OracleDistance.
@@ -40,13 +42,18 @@ class Condition:
     """
 
     method: str
-    keys: Sequence[str]
+    keys: tuple[str, ...]
     setting: Setting
 
     @property
     def words(self) -> str:
         """The setting in words; "" where there is none."""
         return setting_name(self.keys, self.setting)
+
+    @property
+    def condition(self) -> Condition:
+        """Method and setting alone, without what a subclass adds to them."""
+        return Condition(self.method, self.keys, self.setting)
 
     @property
     def name(self) -> str:
@@ -83,7 +90,7 @@ class Oracles:
         Without a seed it is the mean over the seeds of the oracles.
         """
         found = closest(self._found.get((metric, path, position), []), setting)
-        values = [v for own, v in found.items() if seed in (None, own) and not math.isnan(v)]
+        values = [v for own, v in found.items() if seed in (None, own) and math.isfinite(v)]
         return sum(values) / len(values) if values else math.nan
 
 
@@ -123,7 +130,7 @@ class StudyRecords:
     runs: pd.DataFrame
     oracles: Oracles
     retrained: pd.DataFrame
-    sweep: list[str]
+    sweep: tuple[str, ...]
     settings: list[Setting]
     labels: list[ForgetLabel] = field(default_factory=list)
 
@@ -132,13 +139,22 @@ class StudyRecords:
         """The label of the forget scores in words; where there are several, settings name them."""
         return self.labels[0].noun if len(self.labels) == 1 else "the label"
 
-    def name(self, setting: int) -> str:
-        """A setting in words."""
-        return setting_name(self.sweep, self.settings[setting])
+    def conditions(self, rows: pd.DataFrame) -> list[Condition]:
+        """The methods and settings of some of the rows, in order of first appearance."""
+        pairs = rows[["method", "setting"]].drop_duplicates().itertuples(index=False, name=None)
+        return [Condition(str(m), self.sweep, self.settings[code]) for m, code in pairs]
+
+    def by_condition(self, rows: pd.DataFrame) -> list[tuple[Condition, pd.DataFrame]]:
+        """Some of the rows by method and setting, each in order of first appearance."""
+        return _by_condition(rows, self.sweep, self.settings)
 
     def has(self, prefix: str) -> bool:
         """Whether runs have a metric whose name begins so."""
         return bool(self.runs["metric"].str.startswith(prefix).any())
+
+    def finite(self) -> StudyRecords:
+        """The study without values that are not finite, which have no place on an axis."""
+        return replace(self, runs=self.runs[self.runs["value"].abs() < math.inf])
 
     def identities(self) -> pd.DataFrame:
         """The columns of `RUN` and the sweep keys, a row per run, indexed by `run`."""
@@ -210,7 +226,7 @@ def read_records(records: pd.DataFrame, kind: str = "records") -> StudyRecords:
 
 def _known_rows(
     records: pd.DataFrame, columns: Sequence[str], kind: str
-) -> tuple[pd.DataFrame, list[str]]:
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows and columns that reports read, and the sweep keys."""
     missing = [name for name in columns if name not in records.columns]
     if missing:
@@ -225,8 +241,8 @@ def _known_rows(
 
 
 def _with_labels(
-    data: pd.DataFrame, sweep: list[str], kind: str
-) -> tuple[pd.DataFrame, list[str], list[ForgetLabel]]:
+    data: pd.DataFrame, sweep: tuple[str, ...], kind: str
+) -> tuple[pd.DataFrame, tuple[str, ...], list[ForgetLabel]]:
     """The rows with one name for the metrics of all labels, the sweep keys, and the labels."""
     metrics = [str(metric) for metric in data["metric"].unique()]
     found = {metric: own for metric in metrics if (own := label_of(metric)) is not None}
@@ -241,7 +257,7 @@ def _with_labels(
                 f"{labels[1].words}, expected one of them; pass the {kind} of one run at a time"
             )
         data = data.assign(**{FORGET_LABEL: by_run.transform("first")})
-        sweep = [*sweep, FORGET_LABEL]
+        sweep = (*sweep, FORGET_LABEL)
     paper = ForgetLabel("paper")
     renamed = {m: paper.metric(part) for m, (label, part) in found.items() if label != paper}
     return (data.replace({"metric": renamed}) if renamed else data), sweep, labels
@@ -327,9 +343,9 @@ def forget_metric(metrics: Iterable[str], stages: Sequence[str]) -> str | None:
     return next((metric for metric in wanted if metric in known), None)
 
 
-def sweep_keys(table: pd.DataFrame, before: str) -> list[str]:
+def sweep_keys(table: pd.DataFrame, before: str) -> tuple[str, ...]:
     """The columns between `seed` and the one named `before`."""
-    names = [str(name) for name in table.columns]
+    names = tuple(map(str, table.columns))
     return names[names.index("seed") + 1 : names.index(before)]
 
 
@@ -354,11 +370,23 @@ def by_condition(table: pd.DataFrame, before: str) -> list[tuple[Condition, pd.D
     """
     sweep = sweep_keys(table, before)
     codes, settings = settings_of(table, sweep)
+    return _by_condition(table.assign(setting=codes), sweep, settings)
+
+
+def _by_condition(
+    table: pd.DataFrame, sweep: tuple[str, ...], settings: Sequence[Setting]
+) -> list[tuple[Condition, pd.DataFrame]]:
     return [
         (Condition(str(method), sweep, settings[code]), part)
-        for method, rows in table.assign(setting=codes).groupby("method", sort=False)
+        for method, rows in table.groupby("method", sort=False)
         for code, part in rows.groupby("setting")
     ]
+
+
+def answers_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """The rows on answers, their stage in the column `stage`."""
+    rows = runs[runs["metric"].str.startswith("answers/")]
+    return rows.assign(stage=rows["metric"].str.removeprefix("answers/"))
 
 
 def _plain(column: pd.Series) -> list[object]:

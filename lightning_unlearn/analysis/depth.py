@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.analysis.reading import (
+    RUN,
+    Setting,
+    answers_of,
+    ends,
+    read_records,
+    settings_of,
+)
 from lightning_unlearn.errors import InputError
-from lightning_unlearn.report.reading import RUN, Setting, ends, read_records, settings_of
 from lightning_unlearn.statistics.intervals import NORMAL_QUANTILE, wilson
 
 if TYPE_CHECKING:
@@ -54,7 +61,7 @@ def depth(records: pd.DataFrame, examples: pd.DataFrame | None = None) -> pd.Dat
     table = study.identities()
     forget = study.runs.drop_duplicates("run").set_index("run")["forget"]
     table["forget"] = forget
-    answers = _answers(study.runs)
+    answers = answers_of(study.runs)
     stages = list(answers["stage"].unique())
     both = ends(answers, ["stage"]).unstack("stage").reindex(table.index)
     pairs = _per_prompt(examples, table, study.sweep) if examples is not None else None
@@ -75,12 +82,6 @@ def depth(records: pd.DataFrame, examples: pd.DataFrame | None = None) -> pd.Dat
     return table.reset_index(drop=True)
 
 
-def _answers(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows on answers, their stage in the column `stage`."""
-    rows = runs[runs["metric"].str.startswith("answers/")]
-    return rows.assign(stage=rows["metric"].str.removeprefix("answers/"))
-
-
 def _is_judged(path: str, forget: str) -> bool:
     return sorted(path.split("-")) == [OTHER, REFUSAL, FORGOTTEN] and forget == FORGOTTEN
 
@@ -97,7 +98,9 @@ def _verdicts(both: pd.DataFrame) -> pd.Series:
     return verdicts.where(sum(part.notna() for part in needed) == len(needed))
 
 
-def _per_prompt(examples: pd.DataFrame, table: pd.DataFrame, sweep: list[str]) -> pd.DataFrame:
+def _per_prompt(
+    examples: pd.DataFrame, table: pd.DataFrame, sweep: tuple[str, ...]
+) -> pd.DataFrame:
     """Before, after and change of each example by run (as in `table`), stage and example."""
     study = read_records(examples, "examples")
     keys = [*RUN, *sweep]
@@ -110,7 +113,7 @@ def _per_prompt(examples: pd.DataFrame, table: pd.DataFrame, sweep: list[str]) -
     numbers = dict(zip(_identified(table[keys]), table.index, strict=True))
     own = study.identities()
     places = dict(zip(own.index, map(numbers.get, _identified(own[keys])), strict=True))
-    rows = _answers(study.runs)
+    rows = answers_of(study.runs)
     rows = rows.assign(run=rows["run"].map(places))
     rows = rows[rows["run"].notna()].astype({"run": int})
     return ends(rows, ["stage", "example"])

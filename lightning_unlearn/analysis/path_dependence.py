@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.reading import (
+from lightning_unlearn.analysis.reading import (
     Condition,
     StudyRecords,
     by_condition,

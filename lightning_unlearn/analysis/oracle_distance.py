@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Curves, curves_of, oracles_of_paths
-from lightning_unlearn.report.reading import PathPosition, Setting, StudyRecords
+from lightning_unlearn.analysis.curves import Curves, curves_of, oracles_of_paths
+from lightning_unlearn.analysis.reading import PathPosition, Setting, StudyRecords
 from lightning_unlearn.statistics import (
     BestSteps,
     Interval,
@@ -21,6 +21,7 @@ from lightning_unlearn.statistics import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
 METRICS = ("distance", "overshoot", "kl")
@@ -91,11 +92,12 @@ def oracle_distances(study: StudyRecords, group: str) -> list[OracleDistances]:
     """
     curves = {metric: curves_of(study, f"{metric}/{group}") for metric in METRICS}
     found = []
+    runs = dict(study.by_condition(study.runs))
     for distance in curves["distance"]:
-        key = distance.method, distance.setting
-        own = {m: c for m, every in curves.items() for c in every if (c.method, c.setting) == key}
+        of = distance.condition
+        own = {m: c for m, every in curves.items() for c in every if c.condition == of}
         if np.any(complete_seeds(distance.means)):
-            found.append(_distances(own, _seeds_of_runs(study, *key)))
+            found.append(_distances(own, _seeds_of_paths(runs[of])))
     return found
 
 
@@ -124,13 +126,9 @@ def _distances(curves: dict[str, Curves], runs: dict[PathPosition, list[int]]) -
     return OracleDistances(distance, paths, best, points, absent, gaps, without)
 
 
-def _seeds_of_runs(
-    study: StudyRecords, method: str, setting: Setting
-) -> dict[PathPosition, list[int]]:
-    """The seeds of the runs of a method and setting by path, both ascending."""
-    rows = study.runs[study.runs["method"] == method]
-    rows = rows[rows["setting"] == study.settings.index(setting)]
-    parts = rows.groupby(["position", "path"])["seed"].unique()
+def _seeds_of_paths(runs: pd.DataFrame) -> dict[PathPosition, list[int]]:
+    """The seeds of runs by path, both ascending."""
+    parts = runs.groupby(["position", "path"])["seed"].unique()
     return {
         (str(path), int(position)): sorted(map(int, seeds))
         for (position, path), seeds in parts.items()

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from lightning_unlearn.report.formatting import join_words, span
-from lightning_unlearn.report.reading import Condition, PathPosition, StudyRecords, closest
+from lightning_unlearn.analysis.reading import Condition, PathPosition, StudyRecords, closest
 from lightning_unlearn.statistics import half_width, mean_over_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import ArrayLike, NDArray
 
+Floats = NDArray[np.float64]
 _AXES = ("seed", "step", "example")
-# Sentences list at most so many paths one by one.
-FEW = 6
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,14 @@ class Curves(Condition):
     seeds: list[int]
     steps: list[int]
     examples: list[int]
-    values: NDArray[np.float64]
+    values: Floats
 
     @property
-    def means(self) -> NDArray[np.float64]:
+    def means(self) -> Floats:
         """The values of a table without examples, [paths, seeds, steps]."""
         return self.values[..., 0]
 
-    def at(self, path: PathPosition, step: int) -> NDArray[np.float64]:
+    def at(self, path: PathPosition, step: int) -> Floats:
         """The values of a path at a step, [seeds]; NaN where there are none."""
         if path not in self.paths or step not in self.steps:
             return np.full(len(self.seeds), np.nan)
@@ -56,14 +54,10 @@ def curves_of(study: StudyRecords, metric: str) -> list[Curves]:
     rows = study.runs[study.runs["metric"] == metric]
     if "example" not in rows:
         rows = rows.assign(example=0)
-    return [
-        _curves(str(method), study, int(setting), part)
-        for method, runs in rows.groupby("method", sort=False)
-        for setting, part in runs.groupby("setting")
-    ]
+    return [_curves(of, part) for of, part in study.by_condition(rows)]
 
 
-def _curves(method: str, study: StudyRecords, setting: int, rows: pd.DataFrame) -> Curves:
+def _curves(of: Condition, rows: pd.DataFrame) -> Curves:
     rows = rows.sort_values("position", kind="stable")
     paths = paths_of(rows)
     axes = [np.unique(rows[name], return_inverse=True) for name in _AXES]
@@ -71,8 +65,7 @@ def _curves(method: str, study: StudyRecords, setting: int, rows: pd.DataFrame) 
     places = rows.groupby(["path", "position"], sort=False).ngroup().to_numpy()
     values[(places, *(place for _, place in axes))] = rows["value"]
     seeds, steps, examples = (labels.tolist() for labels, _ in axes)
-    own = study.settings[setting]
-    return Curves(method, study.sweep, own, paths, seeds, steps, examples, values)
+    return Curves(of.method, of.keys, of.setting, paths, seeds, steps, examples, values)
 
 
 def paths_of(rows: pd.DataFrame) -> list[PathPosition]:
@@ -81,21 +74,30 @@ def paths_of(rows: pd.DataFrame) -> list[PathPosition]:
     return [(str(path), int(position)) for path, position in pairs]
 
 
-def oracles_of_paths(study: StudyRecords, metric: str, curves: Curves) -> list[NDArray[np.float64]]:
+def curves_by_condition(study: StudyRecords, metric: str) -> dict[Condition, Curves]:
+    """The curves of a metric by method and setting."""
+    return {curves.condition: curves for curves in curves_of(study, metric)}
+
+
+def oracles_of(study: StudyRecords, metric: str, curves: Curves) -> dict[PathPosition, float]:
+    """The oracles' values, means over their seeds, of the paths that have one."""
+    values = {path: study.oracles.value(metric, *path, curves.setting) for path in curves.paths}
+    return {path: value for path, value in values.items() if math.isfinite(value)}
+
+
+def oracles_of_paths(study: StudyRecords, metric: str, curves: Curves) -> list[Floats]:
     """What the oracles of each path measured: [oracle seeds, examples of the runs], with NaN."""
     each = [list(models.values()) for models in oracles_by_seed(study, metric, curves)]
     return [np.array(models).reshape(len(models), len(curves.examples)) for models in each]
 
 
-def oracles_by_seed(
-    study: StudyRecords, metric: str, curves: Curves
-) -> list[dict[int, NDArray[np.float64]]]:
+def oracles_by_seed(study: StudyRecords, metric: str, curves: Curves) -> list[dict[int, Floats]]:
     """What the oracles of each path measured, by ascending seed: [examples of the runs]."""
     rows = study.retrained[study.retrained["metric"] == metric]
     parts = dict(list(rows.groupby(["path", "position"])))
     examples = np.array(curves.examples)
 
-    def of_examples(own: pd.DataFrame) -> NDArray[np.float64]:
+    def of_examples(own: pd.DataFrame) -> Floats:
         values = np.full(len(examples), np.nan)
         known = own[np.isin(own["example"], examples)]
         values[np.searchsorted(examples, known["example"])] = known["value"]
@@ -110,55 +112,6 @@ def oracles_by_seed(
     return found
 
 
-def names_of_paths(paths: Sequence[PathPosition]) -> list[str]:
-    """The paths for a sentence: "p = 3" where no other has that position, else the stages."""
-    positions = [position for _, position in paths]
-    return [
-        f"p = {position}" if positions.count(position) == 1 else path for path, position in paths
-    ]
-
-
-def per_path(
-    values: Sequence[int], paths: Sequence[PathPosition], falling: Sequence[bool] | None = None
-) -> str:
-    """ "5 (p = 1) and 10 (p = 2)", "5 on every path", or "5 to 10 by path" where there are many.
-
-    A path on which a curve is still `falling` there is marked so.
-    """
-    falls = list(falling) if falling is not None else [False] * len(paths)
-    names = names_of_paths(paths)
-    still = ", still falling" * any(falls)
-    if len(set(values)) == 1:
-        text = f"{values[0]} on every path" if len(values) > 1 else str(values[0])
-        some = [name for name, falls_on in zip(names, falls, strict=True) if falls_on]
-        where = f" on {among(some, len(paths))}" if 0 < len(some) < len(paths) else ""
-        return text + still + where
-    if len(paths) > FEW:
-        return f"{span(values)} by path" + f"{still} on {sum(falls)} of {len(paths)}" * any(falls)
-    return join_words(
-        f"{value} ({name}{', still falling' * falls_on})"
-        for value, name, falls_on in zip(values, names, falls, strict=True)
-    )
-
-
-def among(names: Sequence[str], total: int) -> str:
-    """Some of the paths for a sentence: "p = 1 and p = 2", or "7 of 24 paths"."""
-    return join_words(names) if len(names) <= FEW else f"{len(names)} of {total} paths"
-
-
-def seeds_on_paths(seeds: Sequence[Sequence[int]], paths: Sequence[PathPosition]) -> str:
-    """Some seeds of each path: "seed 2 on p = 1 and p = 3", "seed 2" for all paths, "" for none."""
-    names: dict[tuple[int, ...], list[str]] = {}
-    for own, name in zip(seeds, names_of_paths(paths), strict=True):
-        if own:
-            names.setdefault(tuple(own), []).append(name)
-    parts = []
-    for own, named in names.items():
-        where = f" on {among(named, len(paths))}" if len(named) < len(paths) else ""
-        parts.append(f"seed{'s' * (len(own) > 1)} {join_words(map(str, own))}{where}")
-    return join_words(parts) if parts else ""
-
-
 @dataclass(frozen=True, eq=False)
 class Band:
     """A mean over seeds at the steps that have a value, with Student's 95 % interval.
@@ -166,16 +119,16 @@ class Band:
     Ends of the interval are NaN with fewer than two seeds. `seeds` is the most that a mean is of.
     """
 
-    x: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+    x: Floats
+    mean: Floats
+    low: Floats
+    high: Floats
     seeds: int
 
 
 def spread_over_seeds(
-    values: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    values: Floats,
+) -> tuple[Floats, Floats]:
     """Mean and half the 95 % interval over seeds.
 
     Args:

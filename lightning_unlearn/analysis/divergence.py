@@ -6,12 +6,11 @@ import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Curves, curves_of
-from lightning_unlearn.report.reading import StudyRecords
+from lightning_unlearn.analysis.curves import Curves, Floats, curves_of
+from lightning_unlearn.analysis.reading import StudyRecords
 from lightning_unlearn.statistics import (
     Cause,
     Growth,
@@ -21,9 +20,6 @@ from lightning_unlearn.statistics import (
     mean_interval,
     pairwise_distance,
 )
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -41,9 +37,9 @@ class Divergence:
 
     curves: Curves
     pairs: list[tuple[int, int]]
-    paths: NDArray[np.float64]
+    paths: Floats
     seed_pairs: list[tuple[int, int]]
-    seeds: NDArray[np.float64]
+    seeds: Floats
     growth: list[list[Growth | NoGrowth]]
 
     @property

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.formatting import DECIMALS
-from lightning_unlearn.report.reading import (
+from lightning_unlearn.analysis.reading import (
+    DECIMALS,
     Condition,
     PathPosition,
     StudyRecords,
@@ -17,6 +17,7 @@ from lightning_unlearn.report.reading import (
     read_records,
 )
 from lightning_unlearn.settings.forget_labels import BASE, LABEL, ForgetLabel, label_of
+from lightning_unlearn.settings.labels import setting_name
 from lightning_unlearn.statistics import Interval, mean_interval
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def gains(ends: StudyRecords) -> list[Gain]:
         for setting, own in rows.groupby(level="setting", sort=False):
             settings.setdefault(mean_interval(own.to_numpy()), setting)
         for interval, setting in settings.items():
-            words = ends.name(setting) if len(settings) > 1 else ""
+            words = setting_name(ends.sweep, ends.settings[setting]) if len(settings) > 1 else ""
             found.append(Gain((str(path[0]), int(path[1])), words, interval))
     return found
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report.reading import (
+from lightning_unlearn.analysis.reading import (
     FORGET_LABEL,
     OUTCOMES,
     ends,
@@ -36,8 +37,8 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
     - "<stage> accuracy change" = accuracy/<stage> at the last step minus at the first, as a
       fraction (-0.05 = five points lost), for every stage with an accuracy.
 
-    A value that was not measured at both ends is NaN; so are all changes of a run with records of
-    a single step, which shows no change. A metric that occurs in no run has no column.
+    A value without a finite measurement at both ends is NaN; so are all changes of a run with
+    records of a single step, which shows no change. A metric that occurs in no run has no column.
 
     Args:
         records: as for `read_records`.
@@ -56,6 +57,7 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
 
     study = read_records(records)
     data = study.runs[study.runs["metric"].str.startswith(OUTCOMES)]
+    data = data.assign(value=data["value"].where(data["value"].abs() < math.inf))
     found = study.runs.drop_duplicates("run").set_index("run")
     table = study.identities()
     both = ends(data, ["metric"])

@@ -2,7 +2,7 @@
 
 import math
 
-from lightning_unlearn.report.reading import Oracles
+from lightning_unlearn.analysis.reading import Oracles
 
 
 def test_the_oracle_that_names_more_of_the_setting_is_taken():

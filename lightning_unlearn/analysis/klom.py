@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_unlearn.report.curves import Curves, curves_of, oracles_by_seed
-from lightning_unlearn.report.reading import PathPosition, StudyRecords
+from lightning_unlearn.analysis.curves import Curves, Floats, curves_of, oracles_by_seed
+from lightning_unlearn.analysis.reading import PathPosition, StudyRecords
 from lightning_unlearn.statistics.klom import (
     LEAST_MODELS,
     NoiseFloor,
@@ -19,9 +18,6 @@ from lightning_unlearn.statistics.klom import (
     standardized_difference,
     wasserstein,
 )
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # The metric of a group that is compared: margins, or log-likelihoods where there are none.
 KINDS = ("margin", "log_likelihood")
@@ -113,9 +109,7 @@ def metrics_of_groups(examples: StudyRecords) -> dict[str, str]:
     return found
 
 
-def _compared(
-    own: Comparison, runs: NDArray[np.float64], retrained: dict[int, NDArray[np.float64]]
-) -> Comparison:
+def _compared(own: Comparison, runs: Floats, retrained: dict[int, Floats]) -> Comparison:
     """Compare the runs of a path, [seeds, steps, examples], with its oracles, each [examples]."""
     oracles = np.array(list(retrained.values())).reshape(len(retrained), runs.shape[-1])
     has_oracle = np.isfinite(oracles).any(axis=1)
@@ -144,9 +138,7 @@ def _compared(
     return _with_distributions(own, models[:, known], aims[:, known])
 
 
-def _with_distributions(
-    own: Comparison, models: NDArray[np.float64], oracles: NDArray[np.float64]
-) -> Comparison:
+def _with_distributions(own: Comparison, models: Floats, oracles: Floats) -> Comparison:
     """A comparison with what needs several models of either kind, if there are as many."""
     if own.fewest > 1:
         d = standardized_difference(models, oracles)

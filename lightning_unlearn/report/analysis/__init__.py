@@ -1,1 +1,0 @@
-"""What the tables of a study amount to: values without words."""
