@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_unlearn import CausalLM, LoRA, StagedTrainer
 from lightning_unlearn.data.batches import Batch, collate
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.model.candidates import _apart, _tree_sums, grow
 from lightning_unlearn.model.generation import generate_answers

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, StagedTrainer
 from lightning_unlearn.data.batches import BatchPlan
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.distributed import sharding
 from lightning_unlearn.model.compat import enable_gradient_checkpointing
 from lightning_unlearn.model.pretrained import empty_causal_lm, load_config

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_unlearn.data.batches import collate
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.model.network import LogProbModel
 from lightning_unlearn.model.token_statistics import TokenStatistics
 

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_unlearn import GA, NPO, CausalLM, LogProbs, Recipe
 from lightning_unlearn.data.batches import GlobalBatch, collate
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.model.objective import share_of_mean
 from lightning_unlearn.model.stage import StageStart
 

@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_unlearn.data.batches import Batch, collate
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.model.log_probs import LogProbs
 from lightning_unlearn.model.network import LogProbModel
 from lightning_unlearn.objectives import nll

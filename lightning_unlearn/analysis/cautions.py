@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_unlearn.analysis.known_rows import DECIMALS
 from lightning_unlearn.analysis.reading import (
-    DECIMALS,
     Condition,
     PathPosition,
     StudyRecords,

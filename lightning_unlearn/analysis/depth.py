@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.analysis.reading import (
-    RUN,
-    Setting,
-    answers_of,
-    ends,
-    read_records,
-    settings_of,
-)
+from lightning_unlearn.analysis.known_rows import RUN
+from lightning_unlearn.analysis.reading import Setting, answers_of, ends, read_records, settings_of
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.statistics.intervals import NORMAL_QUANTILE, wilson
 

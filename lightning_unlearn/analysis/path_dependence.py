@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_unlearn.analysis.known_rows import sweep_keys
 from lightning_unlearn.analysis.reading import (
     Condition,
     StudyRecords,
     by_condition,
     ends,
-    sweep_keys,
     value_names,
 )
 from lightning_unlearn.statistics import Interval, IntraclassCorrelation, icc1, recency_effect

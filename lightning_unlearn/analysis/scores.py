@@ -5,13 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.analysis.reading import (
-    FORGET_LABEL,
-    OUTCOMES,
-    ends,
-    read_records,
-    sweep_keys,
-)
+from lightning_unlearn.analysis.known_rows import FORGET_LABEL, OUTCOMES, sweep_keys
+from lightning_unlearn.analysis.reading import ends, read_records
 from lightning_unlearn.settings.forget_labels import PREFIX, ForgetLabel, label_named
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.analysis.reading import shown, sweep_keys
+from lightning_unlearn.analysis.known_rows import sweep_keys
+from lightning_unlearn.analysis.reading import shown
 from lightning_unlearn.statistics import half_width
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_unlearn.data.batches import Batch, collate, derive_seed
-from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
+from lightning_unlearn.data.chat import ChatFormat
 from lightning_unlearn.data.columns import Columns, Row, is_blank, read_content
+from lightning_unlearn.data.examples import Example, data_fingerprint
 from lightning_unlearn.data.recipes import RowSource, Stage
 from lightning_unlearn.data.row_errors import MOST_LISTED, each_row
 from lightning_unlearn.data.rows import check_columns, read_tables

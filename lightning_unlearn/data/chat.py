@@ -10,13 +10,14 @@ answer is an error.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from lightning_unlearn.data.chat_template import AssistantTurn, ChatTemplate
 from lightning_unlearn.data.columns import Row
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.errors import InputError
 
 # Text that two tokenizers with one vocabulary split differently if their rules differ.
@@ -24,32 +25,6 @@ _SPECIMEN = (
     " It's 1234567.89 o'clock -- don't GO\tback,\r\n\n   I said: \u00c9t\u00e9 e\u0301 "
     "\uff21\u4e2d\u6587 \u0394\u03b4 x_y=f(a)[0]; https://a.b/c?d=e&f  "
 )
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row as token ids.
-
-    Attributes:
-        prompt: tokens up to and including the assistant header.
-        answer: label tokens: the answer and the end of the turn.
-        truncated: whether the end of the answer was cut off.
-        end: how many of the last label tokens end the turn; 0 for a truncated answer and for plain
-            text.
-    """
-
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
-    truncated: bool = False
-    end: int = 0
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.answer)
-
-    @property
-    def answer_without_end(self) -> tuple[int, ...]:
-        """Label tokens without those that end the turn."""
-        return self.answer[: len(self.answer) - self.end]
 
 
 @dataclass(frozen=True)
@@ -394,14 +369,3 @@ class ChatFormat:
             "an end-of-turn token. Generated answers will end only at the end-of-text token. "
             "Choose a template for this tokenizer."
         )
-
-
-def data_fingerprint(examples: Iterable[Example]) -> str:
-    """Hash the token ids of a data set; the file format has no effect."""
-    known: str | None = getattr(examples, "fingerprint", None)
-    if known is not None:
-        return known
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(repr((example.prompt, example.answer)).encode())
-    return digest.hexdigest()

@@ -41,6 +41,14 @@ class Row:
     paraphrase: str | None = None
     alternatives: tuple[str, ...] = ()
 
+    def with_instruction(self, instruction: str) -> "Row":
+        """Return the prompt and answer with an instruction added to the end of the question."""
+        if not instruction:
+            return self
+        *before, last = self.messages
+        question = {**last, "content": f"{last['content']}\n\n{instruction}"}
+        return Row((*before, question), self.answer, self.where)
+
 
 class ColumnNames(TypedDict, total=False):
     """Columns of a source, by role.

@@ -329,12 +329,8 @@ class StagedDataModule(LightningDataModule):
         remarks = self.row_sets.remarks
         found = [line for name in (*self.path, *self.eval_sets) for line in remarks[name]]
         endless = self.format.remark(self.rows[self.path[0]][0])
-        return [*found, *([endless] if endless is not None else []), *self.truncations()]
-
-    def truncations(self) -> list[str]:
-        """Return one sentence for each row set with truncated answers."""
-        assert self.format is not None, "load_rows() comes first"
-        return self.row_sets.truncations(self.path, self.format)
+        truncated = self.row_sets.truncations(self.path, self.format)
+        return [*found, *([endless] if endless is not None else []), *truncated]
 
     def recipe(self, stage: str) -> Recipe:
         """Return the recipe of a stage of the path, or of "unlearn"."""

@@ -1,13 +1,39 @@
 """Tokens of many rows in few arrays: four bytes for a token, instead of a Python object."""
 
+import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_unlearn.data.chat import Example, data_fingerprint
+
+@dataclass(frozen=True)
+class Example:
+    """One row as token ids.
+
+    Attributes:
+        prompt: tokens up to and including the assistant header.
+        answer: label tokens: the answer and the end of the turn.
+        truncated: whether the end of the answer was cut off.
+        end: how many of the last label tokens end the turn; 0 for a truncated answer and for plain
+            text.
+    """
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    truncated: bool = False
+    end: int = 0
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+    @property
+    def answer_without_end(self) -> tuple[int, ...]:
+        """Label tokens without those that end the turn."""
+        return self.answer[: len(self.answer) - self.end]
 
 
 class Examples(Sequence[Example]):
@@ -130,3 +156,14 @@ class ExampleCollector:
             np.frombuffer(self._truncated, np.bool_),
             np.frombuffer(self._ends, np.int32),
         )
+
+
+def data_fingerprint(examples: Iterable[Example]) -> str:
+    """Hash the token ids of a data set; the file format has no effect."""
+    known: str | None = getattr(examples, "fingerprint", None)
+    if known is not None:
+        return known
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr((example.prompt, example.answer)).encode())
+    return digest.hexdigest()

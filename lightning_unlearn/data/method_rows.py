@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from lightning_unlearn.data.alternates import Alternates, check_alternates, read_alternates
-from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
-from lightning_unlearn.data.examples import Examples
+from lightning_unlearn.data.chat import ChatFormat
+from lightning_unlearn.data.examples import Example, Examples, data_fingerprint
 from lightning_unlearn.data.recipes import EvalSet, RowSource, Stage
 from lightning_unlearn.data.retain import KEY, check_retain, read_retain, without_forget_rows
 from lightning_unlearn.data.row_sets import RowSets

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning_unlearn.data.alternates import Alternates
 from lightning_unlearn.data.batches import Batch, BatchPlan, GlobalBatch
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.data.retain import RetainBatches
 

@@ -6,7 +6,8 @@ from dataclasses import asdict
 import torch
 
 from lightning_unlearn.data.batches import Batch, Counts, collate, derive_seed
-from lightning_unlearn.data.chat import ChatFormat, Example
+from lightning_unlearn.data.chat import ChatFormat
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.data.recipes import EvalSet, RowSource, Stage
 from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.data.stage_rows import HELDOUT, TRAIN, StageRows, encode_rows

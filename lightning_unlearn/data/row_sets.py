@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning_unlearn.data.batches import derive_seed
-from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
+from lightning_unlearn.data.chat import ChatFormat
 from lightning_unlearn.data.columns import Row
-from lightning_unlearn.data.examples import Examples
+from lightning_unlearn.data.examples import Example, Examples, data_fingerprint
 from lightning_unlearn.data.recipes import EvalSet, Stage
 from lightning_unlearn.data.stage_rows import (
     HELDOUT,

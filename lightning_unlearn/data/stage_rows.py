@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from lightning_unlearn.data.chat import ChatFormat, Example
+from lightning_unlearn.data.chat import ChatFormat
 from lightning_unlearn.data.columns import ColumnNames, Row, names
 from lightning_unlearn.data.encoding import encode_chats, encode_texts
-from lightning_unlearn.data.examples import ExampleCollector, Examples
+from lightning_unlearn.data.examples import Example, ExampleCollector, Examples
 from lightning_unlearn.data.recipes import EvalSet, RowSource, Stage
 from lightning_unlearn.data.rows import read_rows
 from lightning_unlearn.data.text import windows

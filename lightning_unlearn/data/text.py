@@ -4,8 +4,9 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from lightning_unlearn.data.chat import ChatFormat, Example
+from lightning_unlearn.data.chat import ChatFormat
 from lightning_unlearn.data.columns import Row
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.errors import InputError
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lightning_unlearn.data.batches import GlobalBatch, derive_seed
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.distributed.placement import Placement
 from lightning_unlearn.errors import DivergedError
 from lightning_unlearn.model.adapters import LEARN, UNLEARN, Adapters

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.data.batches import Batch, collate
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.distributed.gather import PerExampleMetric
 from lightning_unlearn.distributed.placement import Placement
 from lightning_unlearn.distributed.tensors import full_tensor

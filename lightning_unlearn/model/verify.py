@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn import objectives
 from lightning_unlearn.data.batches import Batch, collate
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.errors import DivergedError, InputError
 from lightning_unlearn.model.compiling import eager_mode
 from lightning_unlearn.model.evaluator import Evaluator

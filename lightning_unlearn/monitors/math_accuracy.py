@@ -11,7 +11,7 @@ from lightning_unlearn.errors import InputError
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.likelihood import check_limit
 from lightning_unlearn.monitors.numbers import final_number
-from lightning_unlearn.monitors.view import ModelView, with_instruction
+from lightning_unlearn.monitors.view import ModelView
 
 
 def right_number(text: str, row: Row) -> bool:
@@ -86,7 +86,7 @@ class MathAccuracy(Monitor):
                     f"MathAccuracy: {row.where}: found an answer without a number after ####, "
                     "expected #### NUMBER at its end; correct or remove the row."
                 )
-        data.format.prompt_ids(with_instruction(rows[0], self.instruction))
+        data.format.prompt_ids(rows[0].with_instruction(self.instruction))
 
     def measure(self, view: ModelView) -> Mapping[str, Tensor]:
         """Return both metrics, with one value per question."""

@@ -375,7 +375,7 @@ class ModelView:
         """
         key = ("written", name, limit, instruction, begun, tuple(sorted(options.items())))
         if key not in self._known:
-            rows = [with_instruction(row, instruction) for row in self.rows(name, limit)]
+            rows = [row.with_instruction(instruction) for row in self.rows(name, limit)]
             prompts = [self.format.prompt_ids(row) for row in rows]
             if begun is not None:
                 prompts = [prompt + own for prompt, own in zip(prompts, begun, strict=True)]
@@ -394,12 +394,3 @@ class ModelView:
 
 def _covers(requested: int | None, limit: int | None) -> bool:
     return requested is None or (limit is not None and limit <= requested)
-
-
-def with_instruction(row: Row, instruction: str) -> Row:
-    """Return the row with an instruction added to the end of its last question."""
-    if not instruction:
-        return row
-    *before, last = row.messages
-    question = {**last, "content": f"{last['content']}\n\n{instruction}"}
-    return Row((*before, question), row.answer, row.where)

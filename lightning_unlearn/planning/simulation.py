@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_unlearn.data.batches import Batch, Counts, GlobalBatch, collate
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.model.attention import FLASH, fuse_as_gpu

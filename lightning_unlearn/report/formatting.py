@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from lightning_unlearn.analysis.reading import DECIMALS, PathPosition
+from lightning_unlearn.analysis.known_rows import DECIMALS
+from lightning_unlearn.analysis.reading import PathPosition
 from lightning_unlearn.settings.labels import short_exponent
 
 MISSING = "n/a"

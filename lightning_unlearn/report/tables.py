@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from lightning_unlearn.analysis.reading import DECIMALS, Condition, PathPosition, by_condition
+from lightning_unlearn.analysis.known_rows import DECIMALS
+from lightning_unlearn.analysis.reading import Condition, PathPosition, by_condition
 from lightning_unlearn.report.formatting import MISSING, number
 
 if TYPE_CHECKING:

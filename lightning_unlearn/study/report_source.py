@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.analysis.reading import COLUMNS
+from lightning_unlearn.analysis.known_rows import COLUMNS
 from lightning_unlearn.errors import InputError, StorageError
 from lightning_unlearn.report.study_report import Source
 from lightning_unlearn.storage import records

@@ -20,7 +20,7 @@ from lightning_unlearn.data.batches import (
     derive_seed,
     micro_batch,
 )
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.data.recipes import Recipe
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.objective import share_of_mean, supervised

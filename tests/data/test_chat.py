@@ -12,8 +12,9 @@ from tokenizers.normalizers import Lowercase
 from transformers import PreTrainedTokenizerFast
 
 from lightning_unlearn.data.batches import collate
-from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
+from lightning_unlearn.data.chat import ChatFormat
 from lightning_unlearn.data.columns import Row
+from lightning_unlearn.data.examples import Example, data_fingerprint
 from lightning_unlearn.errors import InputError
 
 # Llama 2 writes spaces around the answer, and its end token is the end of text.

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from tiny_models import LLAMA_TEMPLATE, tiny_tokenizer, write_rows
 
-from lightning_unlearn.data.chat import ChatFormat, data_fingerprint
+from lightning_unlearn.data.chat import ChatFormat
 from lightning_unlearn.data.datamodule import StagedDataModule
+from lightning_unlearn.data.examples import data_fingerprint
 from lightning_unlearn.data.recipes import Recipe, Stage
 from lightning_unlearn.errors import InputError
 
@@ -248,7 +249,7 @@ def test_rows_are_read_and_encoded_for_the_stages_of_the_path(tmp_path: Path) ->
         assert data.examples[name] == [form.encode(row) for row in data.rows[name]]
         assert data.training_examples(name) == data.examples[name]
     assert data.training_examples("unlearn") == data.examples["safety"]
-    assert data.truncations() == []
+    assert data.row_sets.truncations(data.path, data.format) == []
     assert set(prepared(tmp_path, order=["safety"]).rows) == {"safety"}
 
 
@@ -345,7 +346,7 @@ def test_truncated_answers_are_counted(tmp_path: Path) -> None:
     data = read(usual)
     assert [example.truncated for example in data.examples["tofu"]] == list(map(bool, endings))
     assert all(len(example) <= usual for example in data.examples["tofu"])
-    assert data.truncations() == [
+    assert data.row_sets.truncations(data.path, data.format) == [
         f"tofu: 2 of 6 answers are truncated at {usual} tokens (data.max_length)."
     ]
 

@@ -13,10 +13,10 @@ from row_files import lines_of, pair
 from tiny_models import tiny_tokenizer
 
 from lightning_unlearn.data import token_cache
-from lightning_unlearn.data.chat import ChatFormat, Example, data_fingerprint
+from lightning_unlearn.data.chat import ChatFormat
 from lightning_unlearn.data.columns import Row
 from lightning_unlearn.data.encoding import MOST_ROWS, encode_chats
-from lightning_unlearn.data.examples import Examples
+from lightning_unlearn.data.examples import Example, Examples, data_fingerprint
 from lightning_unlearn.data.recipes import Stage
 from lightning_unlearn.data.stage_rows import StageRows, encode_rows, read_stage
 from lightning_unlearn.errors import InputError

@@ -87,7 +87,7 @@ def test_texts_become_windows_of_a_stage(tmp_path: Path, tokenizer: Any) -> None
     own = [e for row, e in zip(rows, examples, strict=True) if "row 1," in row.where]
     labels = [token for example in own for token in example.answer]
     assert labels == ids[len(ids) - len(labels) :] and len(ids) - len(labels) <= 1
-    assert not data.truncations()
+    assert not data.row_sets.truncations(data.path, data.format)
 
 
 def test_packing_joins_texts_at_the_end_of_text(tmp_path: Path, tokenizer: Any) -> None:

@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lightning_unlearn.data.chat import Example
 from lightning_unlearn.data.columns import Row
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.model.causal_lm import CausalLM
 
 TEXT = (

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_unlearn import GA, NPO, CausalLM, InputError, LoRA, Recipe
 from lightning_unlearn.data.batches import collate
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.distributed.placement import Placement
 from lightning_unlearn.model.model_files import model_fingerprint
 from lightning_unlearn.model.objective import supervised

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from lightning_unlearn import NPO, CausalLM, LoRA, Recipe, Stage
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.model.adapters import LEARN, UNLEARN, Adapters
 from lightning_unlearn.model.compat import compute_experts_in_fp64
 

@@ -22,7 +22,7 @@ from lightning_unlearn import (
     StagedTrainer,
 )
 from lightning_unlearn.data.batches import collate
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.model import quantization
 from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.model.pretrained import load_causal_lm

@@ -11,7 +11,7 @@ from tiny_models import tiny_tokenizer
 from tiny_stages import Tiny
 
 from lightning_unlearn import GA, AnswerLikelihood, CausalLM, InputError, LoRA, Recipe
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.errors import DivergedError
 from lightning_unlearn.model.verify import verify_log_probs, verify_model
 

@@ -30,7 +30,7 @@ from lightning_unlearn import (
     Unlearning,
 )
 from lightning_unlearn.data.batches import Batch
-from lightning_unlearn.data.chat import Example
+from lightning_unlearn.data.examples import Example
 from lightning_unlearn.data.paired_batches import PairedPlan
 from lightning_unlearn.data.recipes import RowSource
 from lightning_unlearn.model.adapters import LEARN, UNLEARN, switched_off

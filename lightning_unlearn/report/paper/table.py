@@ -8,14 +8,8 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.analysis.reading import (
-    DECIMALS,
-    Condition,
-    Setting,
-    settings_of,
-    sweep_keys,
-    value_names,
-)
+from lightning_unlearn.analysis.known_rows import DECIMALS, sweep_keys
+from lightning_unlearn.analysis.reading import Condition, Setting, settings_of, value_names
 from lightning_unlearn.analysis.scores import label_of_scores, scores
 from lightning_unlearn.report.formatting import number
 from lightning_unlearn.report.tables import (

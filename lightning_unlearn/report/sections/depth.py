@@ -6,7 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lightning_unlearn.analysis.depth import FORGOTTEN, OTHER, REFUSAL
-from lightning_unlearn.analysis.reading import by_condition, sweep_keys, value_names
+from lightning_unlearn.analysis.known_rows import sweep_keys
+from lightning_unlearn.analysis.reading import by_condition, value_names
 from lightning_unlearn.report.formatting import MISSING, join_words, number, percent, span
 from lightning_unlearn.report.tables import (
     Column,

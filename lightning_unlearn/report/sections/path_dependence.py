@@ -6,8 +6,9 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from lightning_unlearn.analysis.known_rows import FORGET_LABEL
 from lightning_unlearn.analysis.path_dependence import PathDependence, path_dependences
-from lightning_unlearn.analysis.reading import FORGET_LABEL, StudyRecords
+from lightning_unlearn.analysis.reading import StudyRecords
 from lightning_unlearn.analysis.scores import label_of_scores, score_name
 from lightning_unlearn.report.formatting import MISSING, join_words, short_number
 from lightning_unlearn.report.sections.base import Section, ends_of

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.analysis.known_rows import DECIMALS
 from lightning_unlearn.analysis.path_dependence import has_last, last_less_others
-from lightning_unlearn.analysis.reading import DECIMALS, by_condition
+from lightning_unlearn.analysis.reading import by_condition
 from lightning_unlearn.analysis.scores import score_name
 from lightning_unlearn.report.formatting import join_words, number, span
 

@@ -6,13 +6,8 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.analysis.reading import (
-    FORGET_LABEL,
-    Condition,
-    settings_of,
-    sweep_keys,
-    value_names,
-)
+from lightning_unlearn.analysis.known_rows import FORGET_LABEL, sweep_keys
+from lightning_unlearn.analysis.reading import Condition, settings_of, value_names
 from lightning_unlearn.analysis.scores import label_of_scores
 from lightning_unlearn.report.formatting import number, short_number
 from lightning_unlearn.report.tables import (
