@@ -68,7 +68,7 @@ def forget_peak() -> None:
 def ours(file: str, tokenizer: Any) -> dict[str, Any]:
     """Prepare the rows with this package."""
     from lightning_unlearn.data.chat import ChatFormat
-from lightning_unlearn.data.examples import data_fingerprint
+    from lightning_unlearn.data.examples import data_fingerprint
     from lightning_unlearn.data.rows import read_rows
     from lightning_unlearn.data.stage_rows import encode_rows
 

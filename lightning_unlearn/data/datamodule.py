@@ -100,12 +100,10 @@ class StagedDataModule(LightningDataModule):
         self._path = choose_path([*self.stages], forget, *given)
         self.format: ChatFormat | None = None
         self.context: int | None = None
-        self.row_sets = RowSets()
-        self.rows, self.examples = self.row_sets.rows, self.row_sets.examples
-        self.heldout_rows = self.row_sets.heldout_rows
-        self.heldout_examples = self.row_sets.heldout_examples
-        self.eval_set_rows = self.row_sets.eval_set_rows
-        self.eval_set_examples = self.row_sets.eval_set_examples
+        sets = self.row_sets = RowSets()
+        self.rows, self.examples = sets.rows, sets.examples
+        self.heldout_rows, self.heldout_examples = sets.heldout_rows, sets.heldout_examples
+        self.eval_set_rows, self.eval_set_examples = sets.eval_set_rows, sets.eval_set_examples
         self.method_rows = MethodRows(self.stages, self.eval_sets, forget, retain, alternates)
         self._plan: BatchPlan | None = None
 
