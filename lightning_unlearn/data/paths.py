@@ -55,15 +55,14 @@ def choose_path(
                 f"data.position: found {position} with {forget!r} in data.learned, expected null: "
                 "what model.base has learned cannot be moved; remove data.position."
             )
-        paths, least = all_paths(stages, forget, "positions", learned), len(learned) + 1
-        most = least + len(paths) - 1
-        if not least <= position <= most:
+        paths, begin = all_paths(stages, forget, "positions", learned), len(learned)
+        if not begin < position <= begin + len(paths):
             after = " after the learned ones" if learned else ""
             raise InputError(
-                f"data.position: found {position}, expected {least} to {most} "
-                f"(there are {len(stages) - len(learned)} stages{after})."
+                f"data.position: found {position}, expected {begin + 1} to {begin + len(paths)} "
+                f"(there are {len(stages) - begin} stages{after})."
             )
-        return paths[position - least]
+        return paths[position - begin - 1]
     if permutation is not None:
         paths = all_paths(stages, forget, "permutations", learned)
         if not 1 <= permutation <= len(paths):

@@ -15,6 +15,7 @@ from trained_elsewhere import random_adapter
 from transformers import AutoModelForCausalLM
 
 from lightning_unlearn import CausalLM, InputError, LoRA
+from lightning_unlearn.model import adapter_files, given_adapters
 from lightning_unlearn.model.stage import StageStart
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -144,6 +145,25 @@ def test_the_tokenizer_of_the_adapter_is_used(base: str, tmp_path: Path) -> None
     assert module.checks.notes() == [
         f"model.base: the tokenizer of {adapter}, with its chat template, is used."
     ]
+
+
+def test_an_adapter_of_the_hub_is_found_by_its_files(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache of the hub holds single files; a name without adapter_config.json is a model."""
+    folder = Path(random_adapter(base, tmp_path / "adapter"))
+
+    def cached(located: str, file: str) -> Path | None:
+        place = (folder if located == "org/adapter" else Path(located)) / file
+        return place if place.exists() else None
+
+    for module in (adapter_files, given_adapters):
+        monkeypatch.setattr(module, "find_file", cached)
+    assert not adapter_files.is_adapter("org/model")
+    found = CausalLM("org/adapter")
+    assert torch.allclose(logits_of(found), by_peft(base, str(folder)), atol=1e-5)
+    with pytest.raises(InputError, match=r"^model\.adapters\.inst: found org/model without "):
+        CausalLM(base, adapters={"inst": "org/model"})
 
 
 def test_another_base_and_dropout_are_noted(base: str, tmp_path: Path) -> None:

@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 from chat_server import Answer
 from prepare_desk import LABEL, Desk, refuses
+from trained_elsewhere import random_adapter
 
+from lightning_unlearn import InputError
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.data.rows import read_rows
+from lightning_unlearn.demo import resolve
+from lightning_unlearn.prepare.local_model import LocalModel
 
 
 def says(*texts: str) -> Any:
@@ -162,6 +166,13 @@ def test_columns_of_parquet_are_kept(desk: Desk) -> None:
     desk.answers(says("b"))
     assert desk.run("paraphrases", "--input", "rows.parquet").code == 0
     assert desk.rows() == [{"question": "q", "answer": "a", "more": 3, "paraphrased_answer": "b"}]
+
+
+def test_a_local_model_is_no_adapter(tmp_path: Path) -> None:
+    """It would answer without the adapter."""
+    adapter = random_adapter(resolve("demo:tiny-llama"), tmp_path)
+    with pytest.raises(InputError, match=r"^--local-model: found the adapter .*, expected a w"):
+        LocalModel(adapter)
 
 
 def test_a_local_model_answers_the_same_each_time(desk: Desk) -> None:
