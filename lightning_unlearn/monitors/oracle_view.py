@@ -69,22 +69,27 @@ class OracleView(ModelView):
         Raises:
             InputError: if a value is not finite.
         """
-        for (kind, *_), known in self._known.items():
-            tables = []
-            if isinstance(known, LogProbs):
-                tables = [known.per_token]
-            elif kind == "statistics":
-                statistics: TokenStatistics = known[1]
-                tables = [statistics.log_prob]
-            if not all(bool(torch.isfinite(table).all()) for table in tables):
-                raise InputError(
-                    f"oracle.base: found {self.module.settings.base}, whose log-probabilities "
-                    "are not finite on some rows, expected finite numbers. Use another copy of "
-                    "the model, or another trainer.precision."
-                )
+        # All processes refuse together: this one may have finite values only.
+        strategy = self.module.trainer.strategy
+        if not strategy.reduce_boolean_decision(self._is_finite(), all=True):
+            raise InputError(
+                f"oracle.base: found {self.module.settings.base}, whose log-probabilities are not "
+                "finite on some rows, expected finite numbers. Use another copy of the model, or "
+                "another trainer.precision."
+            )
         states = [known for known in self._known.values() if isinstance(known, OracleStates)]
         head = OracleHead(self.module.network, self.module.device) if states else None
         return RecordedView(self, module, head, sum(each.size for each in states))
+
+    def _is_finite(self) -> bool:
+        for (kind, *_), known in self._known.items():
+            table = known.per_token if isinstance(known, LogProbs) else None
+            if kind == "statistics":
+                statistics: TokenStatistics = known[1]
+                table = statistics.log_prob
+            if table is not None and not bool(torch.isfinite(table).all()):
+                return False
+        return True
 
 
 class _OracleAsModel(ModelView):

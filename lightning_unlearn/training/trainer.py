@@ -133,9 +133,7 @@ class StagedTrainer(StageTrainer):
         check_callbacks(in_order, bool(logger), accelerator == "cpu" or on_cpu)
         self.checkpoint_interval = CheckpointInterval(checkpoint_steps, checkpoint_minutes)
         self.checkpoint_interval.check()
-        self.seed = seed
-        self.oracle = oracle
-        self.run_name = run_name
+        self.seed, self.oracle, self.run_name = seed, oracle, run_name
         progress = self.run_callbacks.progress
         self.messages = Messages(progress, lambda: getattr(self, "is_global_zero", True))
         self.store = StageStore(store, report=self.messages.warn)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from study_runs import spec_of, studied
 from tiny_models import tiny_lm
 from tiny_stages import Tiny
@@ -257,3 +259,17 @@ def test_a_study_does_not_train_oracles_too(stored: Any) -> None:
     message = "oracle: found true with oracle.base " + merged
     with pytest.raises(InputError, match=re.escape(message)):
         studied(spec_of(tiny, "GA", fit=fit, oracle=True), tiny)
+
+
+def test_values_that_are_not_finite_are_refused(stored: Any, tmp_path: Path) -> None:
+    """Finite weights, whose products are not."""
+    tiny, folder = stored[0].below("infinite"), tmp_path / "oracle"
+    shutil.copytree(tiny.base, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"].fill_(3e38)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    trainer = tiny.trainer([NPO(), OracleDistance(limit=2)], oracle=Oracle(str(folder)))
+    data = tiny.datamodule(**given(tiny, order=["safety"]))
+    with pytest.raises(InputError, match=r"^oracle\.base: "):
+        trainer.fit(tiny.module(), data)
+    assert not (tiny.root / "runs").exists() and not list((tiny.root / "store").glob("*/manifest*"))

@@ -24,6 +24,7 @@ from lightning_unlearn import (
     Oracle,
     OracleDistance,
 )
+from lightning_unlearn.model.checks import ModelChecks
 
 ROWS = [{"prompt": "Where was melon born?", "answer": "In the town of Port MELON."}]
 
@@ -96,8 +97,14 @@ def test_an_oracle_that_is_trained_too(tiny: Tiny) -> None:
     refused(message, tiny, tiny.base, data={"oracle": True})
 
 
-def test_quantization_without_its_library_or_device(tiny: Tiny) -> None:
-    with pytest.raises(InputError, match=r"oracle\.quantization|bitsandbytes|bf16"):
+def test_messages_name_the_keys_of_the_oracle(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: ModelChecks, trainer: Any) -> None:
+        if self._settings.quantization is not None:
+            raise InputError("model.quantization: found nf4 here. Set model.quantization to null.")
+
+    monkeypatch.setattr(ModelChecks, "quantization", refuse)
+    message = "oracle.quantization: found nf4 here. Set oracle.quantization to null."
+    with pytest.raises(InputError, match=re.escape(message)):
         checked(tiny, tiny.base, quantization="nf4")
 
 
