@@ -113,8 +113,17 @@ class LogProbModel(nn.Module):
             )
         states: Tensor = found.logits if own else found.last_hidden_state
         hidden = states.reshape(-1, states.shape[-1]).index_select(0, label_positions)
+        return self._of_hidden(hidden, label_ids, output, oracle)
+
+    def _of_hidden(
+        self, hidden: Tensor, label_ids: Tensor, output: Output, oracle: Tensor | None
+    ) -> Tensor:
+        """Compute the output of `forward` from the hidden states at label positions."""
+        own = self.takes_own_logits
         head = nn.Identity() if own else self.hf_model.get_output_embeddings()
         transform = LogitTransform() if own else self.transform
+        if output == "log_probs":
+            return token_log_probs(hidden, label_ids, head, transform)
         if output == "hidden":
             return hidden
         if output == "kl":
@@ -126,10 +135,8 @@ class LogProbModel(nn.Module):
                 return logits
 
             return token_kl(hidden, oracle, head, before_unlearning, transform)
-        if output != "log_probs":
-            table = token_statistics(hidden, label_ids, head, transform, oracle, oracle_head)
-            return table if output == "statistics" else torch.cat([table, hidden.to(table)], dim=-1)
-        return token_log_probs(hidden, label_ids, head, transform)
+        table = token_statistics(hidden, label_ids, head, transform, oracle, oracle_head)
+        return table if output == "statistics" else torch.cat([table, hidden.to(table)], dim=-1)
 
     def log_probs(self, batch: Batch) -> LogProbs:
         """Compute log-probabilities of a batch's label tokens, with gradient if it is enabled."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from callbacks.dpo import DPO
 from callbacks.wga import WGA
 from lightning_unlearn import InputError, LogProbs
 from lightning_unlearn.cli.main import main
@@ -36,6 +37,11 @@ def test_wga_without_weight_is_gradient_ascent() -> None:
 def test_wga_refuses_a_negative_beta() -> None:
     with pytest.raises(InputError, match=r"WGA\.beta: found -1, expected 0 or more"):
         WGA(beta=-1)
+
+
+def test_dpo_refuses_a_beta_that_is_not_positive() -> None:
+    with pytest.raises(InputError, match=r"DPO\.beta: found 0, expected a positive number"):
+        DPO(beta=0)
 
 
 def test_both_run_by_class_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
