@@ -387,5 +387,10 @@ def data_fingerprint(examples: Iterable[Example]) -> str:
         return known
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(repr((example.prompt, example.answer)).encode())
+        digest.update(hashed(example.prompt, example.answer))
     return digest.hexdigest()
+
+
+def hashed(prompt: Sequence[int], answer: Sequence[int]) -> bytes:
+    """Return what `data_fingerprint` hashes of an example."""
+    return repr((tuple(prompt), tuple(answer))).encode()

@@ -1,5 +1,6 @@
 """Tokens of many rows in few arrays: four bytes for a token, instead of a Python object."""
 
+import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
@@ -7,7 +8,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_unlearn.data.chat import Example, data_fingerprint
+from lightning_unlearn.data.chat import Example, data_fingerprint, hashed
 
 
 class Examples(Sequence[Example]):
@@ -98,9 +99,14 @@ class Examples(Sequence[Example]):
 
 
 class ExampleCollector:
-    """Collects tokens of examples in arrays that grow."""
+    """Collects tokens of examples in arrays that grow.
 
-    def __init__(self) -> None:
+    Args:
+        fingerprint: compute `data_fingerprint` on the way, from the ids that are at hand.
+    """
+
+    def __init__(self, fingerprint: bool = False) -> None:
+        self._digest = hashlib.sha256() if fingerprint else None
         self._ids = array("i")
         self._bounds = array("q", [0])
         self._truncated = array("b")
@@ -111,6 +117,8 @@ class ExampleCollector:
             self._ids.extend(part)
             self._bounds.append(len(self._ids))
         self._truncated.append(truncated)
+        if self._digest is not None:
+            self._digest.update(hashed(prompt, answer))
 
     def examples(self) -> Examples:
         """Return the examples; nothing can be added after it."""
@@ -118,4 +126,5 @@ class ExampleCollector:
             np.frombuffer(self._ids, np.int32),
             np.frombuffer(self._bounds, np.int64),
             np.frombuffer(self._truncated, np.bool_),
+            None if self._digest is None else self._digest.hexdigest(),
         )
