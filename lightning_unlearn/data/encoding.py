@@ -71,7 +71,7 @@ def encode_chats(rows: Sequence[Row], form: ChatFormat, place: str) -> Examples:
     Raises:
         InputError: if rows cannot be used; it lists the first.
     """
-    collected = ExampleCollector()
+    collected = ExampleCollector(fingerprint=True)
     seams = _Seams(form)
 
     def write(row: Row) -> _Texts:

@@ -130,9 +130,14 @@ class Examples(Sequence[Example]):
 
 
 class ExampleCollector:
-    """Collects tokens of examples in arrays that grow."""
+    """Collects tokens of examples in arrays that grow.
 
-    def __init__(self) -> None:
+    Args:
+        fingerprint: compute `data_fingerprint` on the way, from the ids that are at hand.
+    """
+
+    def __init__(self, fingerprint: bool = False) -> None:
+        self._digest = hashlib.sha256() if fingerprint else None
         self._ids = array("i")
         self._bounds = array("q", [0])
         self._truncated = array("b")
@@ -147,6 +152,8 @@ class ExampleCollector:
             self._bounds.append(len(self._ids))
         self._truncated.append(truncated)
         self._ends.append(end)
+        if self._digest is not None:
+            self._digest.update(hashed(prompt, answer))
 
     def examples(self) -> Examples:
         """Return the examples; nothing can be added after it."""
@@ -155,6 +162,7 @@ class ExampleCollector:
             np.frombuffer(self._bounds, np.int64),
             np.frombuffer(self._truncated, np.bool_),
             np.frombuffer(self._ends, np.int32),
+            None if self._digest is None else self._digest.hexdigest(),
         )
 
 
@@ -165,5 +173,10 @@ def data_fingerprint(examples: Iterable[Example]) -> str:
         return known
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(repr((example.prompt, example.answer)).encode())
+        digest.update(hashed(example.prompt, example.answer))
     return digest.hexdigest()
+
+
+def hashed(prompt: Sequence[int], answer: Sequence[int]) -> bytes:
+    """Return what `data_fingerprint` hashes of an example."""
+    return repr((tuple(prompt), tuple(answer))).encode()

@@ -113,10 +113,15 @@ class LogProbModel(nn.Module):
             )
         states: Tensor = found.logits if own else found.last_hidden_state
         hidden = states.reshape(-1, states.shape[-1]).index_select(0, label_positions)
-        return self._of_hidden(hidden, label_ids, output, oracle)
+        return self._of_hidden(hidden, label_ids, output, oracle, oracle_head)
 
     def _of_hidden(
-        self, hidden: Tensor, label_ids: Tensor, output: Output, oracle: Tensor | None
+        self,
+        hidden: Tensor,
+        label_ids: Tensor,
+        output: Output,
+        oracle: Tensor | None,
+        oracle_head: nn.Module | None,
     ) -> Tensor:
         """Compute the output of `forward` from the hidden states at label positions."""
         own = self.takes_own_logits

@@ -64,6 +64,7 @@ def test_rows_together_are_as_one_by_one(shape: str) -> None:
     assert len(usable) > 10
     found = encode_chats(usable, form, "rows")
     assert found == [example for example in expected if isinstance(example, Example)]
+    assert data_fingerprint(found) == data_fingerprint(list(found))
     # In any order, and after other rows.
     assert encode_chats(usable[::-1], form, "rows") == list(found)[::-1]
     for row, error in zip(rows, expected, strict=True):
