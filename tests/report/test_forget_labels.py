@@ -64,8 +64,8 @@ def test_every_output_names_the_label(label):
     assert score_name(found) == f"forget score ({label.words})"
     summary = report.summary
     assert label.sentence in summary.markdown and f"({label.words})" in summary.findings[0]
-    assert label.name in summary.tables["path_dependence.csv"].splitlines()[1]
-    assert label.metric("mean") in summary.tables["seeds.csv"]
+    assert label.name in summary.files["path_dependence.csv"].splitlines()[1]
+    assert label.metric("mean") in summary.files["seeds.csv"]
     figures = build_figures(records)
     assert label.noun in figures["forget"].title
     panels = figures["tradeoff"].panels
@@ -87,7 +87,7 @@ def test_scores_of_two_labels_are_not_averaged():
     ]
     records = table(rows)
     study = read_records(records)
-    assert study.sweep == ["forget_label"] and study.label_words == "the label"
+    assert study.sweep == ("forget_label",) and study.label_words == "the label"
     found = scores(records)
     assert list(found.columns)[-2:] == ["forget_label", "forget_score"]
     assert found["forget_score"].tolist() == [3, 1, 9, 7]

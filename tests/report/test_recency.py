@@ -51,7 +51,7 @@ def test_recency_of_ties(drops, start, end):
 def test_scores_that_are_not_finite_are_left_out():
     rows = forgetting("GA", {1: math.inf, 4: 1}) + forgetting("GA", {1: 2, 4: math.inf}, seed=1)
     (sentence, *_) = recency(scores(table(rows)))
-    assert "forget scores of 2.000 (p = 1) and 1.000 (p = 4)" in sentence
+    assert "forget scores (paper's label) of 2.000 (p = 1) and 1.000 (p = 4)" in sentence
     assert sentence.endswith("2 runs without a forget score are left out.")
 
 
