@@ -259,9 +259,8 @@ def test_without_a_gpu_the_checks_are_skipped(checks: Any, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_selected_checks_run_on_a_cpu(checks: Any, tmp_path: Path) -> None:
     options = ["--device", "cpu", "--minutes", "20", "--output", str(tmp_path / "out")]
-    assert checks.main([*options, "--only", "resume", "attention", "step"]) == 0
+    assert checks.main([*options, "--only", "attention", "step"]) == 0
     rows = json.loads((tmp_path / "out" / "checks.json").read_text())["rows"]
     found = {row["check"]: row["result"] for row in rows}
-    assert found["resume: killed in unlearning after step 3"] == "ok"
-    assert found["fp32: losses"] == found["step: first loss, against Hugging Face's"] == "ok"
+    assert found["step: first loss, against Hugging Face's"] == "ok"
     assert found["attention: flash_attention_2 in bf16-true"] == "skipped"

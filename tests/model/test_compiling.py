@@ -104,12 +104,10 @@ def test_traced_layers_give_the_same_numbers(
 # PyTorch's compiler warns of parts of PyTorch.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "checkpointing"), [("llama", True), ("qwen2", False)])
-def test_compiled_layers_give_the_same_numbers(
-    tmp_path: Path, family: str, checkpointing: bool
-) -> None:
+def test_compiled_layers_give_the_same_numbers(tmp_path: Path) -> None:
     compiling.check_compiling(torch.device("cpu"))
-    plain, compiled = both(tmp_path, family, gradient_checkpointing=checkpointing)
+    # One model: the compiler takes a minute for it.
+    plain, compiled = both(tmp_path, "llama", gradient_checkpointing=True)
     torch.testing.assert_close(compiled, plain, rtol=1e-9, atol=1e-9)
 
 
