@@ -242,8 +242,7 @@ def _source_rows(source: RowSource) -> list[Row]:
         if source.messages is None:
             texts = list(_texts(item, source.answer))
         changed = [record if text is None else {**record, source.answer: text} for text in texts]
-        rows = [columns.row(one, "", "", where) for one in changed]
-        return [row for row in rows if row is not None]
+        return [columns.row(one, "", "", where) for one in changed]
 
     records: list[tuple[dict[str, Any], str]] = []
     for name, table in tables:
