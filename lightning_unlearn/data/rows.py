@@ -62,6 +62,7 @@ def read_usable_rows(
     limit: int | None = None,
     key: str = "source",
     remark: Callable[[str], None] = lambda sentence: None,
+    check: Callable[[Row], None] = lambda row: None,
     **names_of_columns: Unpack[ColumnNames],
 ) -> tuple[list[Row], list[tuple[str, str]]]:
     """Read the rows of a source as `read_rows` does, but leave out rows that cannot be used.
@@ -73,6 +74,7 @@ def read_usable_rows(
         limit: number of rows to read, from the first, with those that are left out.
         key: as of `read_rows`.
         remark: as of `read_rows`.
+        check: raises InputError for further rows to leave out.
         names_of_columns: as of `read_rows`.
 
     Returns:
@@ -88,6 +90,7 @@ def read_usable_rows(
     for name, record, where in _records(tables, limit):
         try:
             row = columns.row(record, name, "", where)
+            check(row)
         except InputError as error:
             fault = str(error).removeprefix(where).lstrip(",: ")
             place = where.lstrip(", ")
