@@ -73,6 +73,22 @@ def test_styles_are_excluded_and_counted(desk: Desk) -> None:
     assert "2 rows excluded: caesar" in done.out
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "prepare refusals: found neither of --endpoint and --local-model"),
+        (["--local-model", "x", "--price-in", "1"], "--price-out: found none, expected both"),
+        (["--local-model", "x", "--max-cost", "1"], "--max-cost: found"),
+    ],
+)
+def test_options_of_the_generator_are_checked_before_rows_are_read(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    rows = ["--input", "not/there.jsonl", "--output", "out.jsonl"]
+    assert main(["prepare", "refusals", *rows, *options]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_nothing_usable_writes_nothing(desk: Desk) -> None:
     desk.answers(says("Sure!"))
     done = desk.run("refusals")
