@@ -116,6 +116,10 @@ def test_eval_sets_are_checked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^data.eval_sets.facts.source: found nothing"):
         prepared(tmp_path, eval_sets={"facts": EvalSet()})
     with pytest.raises(
+        InputError, match=r"^data.eval_sets.facts.paraphrase: found 'p' beside text"
+    ):
+        prepared(tmp_path, eval_sets={"facts": EvalSet("x.jsonl", text="t", paraphrase="p")})
+    with pytest.raises(
         InputError, match=r"^data.eval_sets: found the name 'tofu', which a stage has"
     ):
         prepared(tmp_path, eval_sets={"tofu": EvalSet(source="x.jsonl")})
