@@ -48,6 +48,8 @@ def prepare(arguments: list[str]) -> int:
         options = _parser().parse_args(arguments)
     except SystemExit:  # after --help
         return 0
+    if options.verb != "convert" and getattr(options, "list", None) is None:
+        _check_generator(options)
     run: Callable[[argparse.Namespace], int] = options.run
     return run(options)
 
@@ -294,13 +296,18 @@ def _run(options: argparse.Namespace, jobs: Sequence[Job]) -> int:
     return 0
 
 
-def _generator(options: argparse.Namespace) -> Generator:
+def _check_generator(options: argparse.Namespace) -> None:
+    """Refuse wrong options of the generator before rows are read, perhaps from the hub."""
     if (options.endpoint is None) == (options.local_model is None):
         found = "neither" if options.endpoint is None else "both"
         raise InputError(
             f"prepare {options.verb}: found {found} of --endpoint and --local-model, expected one, "
             "such as --endpoint http://localhost:8000/v1 --model NAME."
         )
+    _budget(options, _prices(options))
+
+
+def _generator(options: argparse.Namespace) -> Generator:
     if options.local_model is not None:
         from lightning_unlearn.prepare.local_model import LocalModel
 

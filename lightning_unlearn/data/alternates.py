@@ -7,6 +7,7 @@ from typing import Any
 from lightning_unlearn.data.batches import Batch, collate, derive_seed
 from lightning_unlearn.data.chat import ChatFormat
 from lightning_unlearn.data.columns import Columns, Row, is_blank, read_content
+from lightning_unlearn.data.encoding import encode_chats
 from lightning_unlearn.data.examples import Example, data_fingerprint
 from lightning_unlearn.data.recipes import RowSource, Stage
 from lightning_unlearn.data.row_errors import MOST_LISTED, each_row
@@ -27,7 +28,7 @@ class Alternates:
         notes: notes for the user.
     """
 
-    examples: list[Example]
+    examples: Sequence[Example]
     counts: list[int]
     notes: list[str] = field(default_factory=list)
 
@@ -129,13 +130,13 @@ def read_alternates(
         verb = "alternate repeats" if repeated == 1 else "alternates repeat"
         notes.append(f"{place}: {repeated} {verb} the forget answer or another one; left out.")
     _check_complete(rows, others, place)
-    encoded = each_row(
+    encoded = encode_chats(
         [
             Row(row.messages, text, f"{row.where}, alternate {number}")
             for row, own in zip(rows, others, strict=True)
             for number, text in enumerate(own, start=1)
         ],
-        form.encode,
+        form,
         place,
     )
     notes += truncation(KEY, encoded, form)
@@ -242,8 +243,7 @@ def _source_rows(source: RowSource) -> list[Row]:
         if source.messages is None:
             texts = list(_texts(item, source.answer))
         changed = [record if text is None else {**record, source.answer: text} for text in texts]
-        rows = [columns.row(one, "", "", where) for one in changed]
-        return [row for row in rows if row is not None]
+        return [columns.row(one, "", "", where) for one in changed]
 
     records: list[tuple[dict[str, Any], str]] = []
     for name, table in tables:

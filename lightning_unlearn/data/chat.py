@@ -57,7 +57,6 @@ class ChatFormat:
         name: name of the model in messages.
         vocabulary: number of rows of the model's embedding; None leaves token ids unchecked.
         template_name: name of the template's model in messages.
-
         chats: whether rows have prompts and answers; plain texts need no chat template.
 
     Raises:

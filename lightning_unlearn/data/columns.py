@@ -62,11 +62,9 @@ class ColumnNames(TypedDict, total=False):
         messages: column of a chat that ends in user, assistant; instead of `prompt` and `answer`.
             Messages have role and content, or from and value.
         text: column of plain text; instead of `prompt` and `answer`.
-        paraphrase: column of text; rows that repeat the answer there are skipped.
-        keep: keep rows whose paraphrase is empty or repeats the answer, without the paraphrase;
-            and rows without a wrong answer.
+        paraphrase: column of text; a row has no paraphrase where it is empty or repeats the answer.
         alternatives: a column of lists of texts, or several columns of text. Texts that repeat the
-            answer are skipped.
+            answer are left out.
         beside: for held-out rows, the source of the training rows, which has the same columns.
     """
 
@@ -77,7 +75,6 @@ class ColumnNames(TypedDict, total=False):
     messages: str | None
     text: str | None
     paraphrase: str | None
-    keep: bool
     alternatives: str | Sequence[str] | None
     beside: str | None
 
@@ -94,7 +91,6 @@ class Columns:
         messages: column of a chat, instead of prompt and answer.
         text: column of plain text, instead of prompt and answer.
         paraphrase: column with a paraphrase of the answer.
-        keep: whether rows without a paraphrase of their own, or without a wrong answer, stay.
         alternatives: columns of wrong answers.
         spread: whether each of `alternatives` is one answer; otherwise it is a list of answers.
         beside: source whose columns these rows must have too, for held-out rows.
@@ -107,7 +103,6 @@ class Columns:
     messages: str | None = None
     text: str | None = None
     paraphrase: str | None = None
-    keep: bool = False
     alternatives: tuple[str, ...] = ()
     spread: bool = False
     beside: str | None = None
@@ -126,7 +121,6 @@ class Columns:
             names.get("messages"),
             names.get("text"),
             names.get("paraphrase"),
-            names.get("keep", False),
             tuple(listed),
             spread=others is not None and not isinstance(others, str),
             beside=names.get("beside"),
@@ -177,8 +171,8 @@ class Columns:
             )
         return _proposal(columns, self)
 
-    def row(self, record: dict[str, Any], source: str, place: str, where: str) -> Row | None:
-        """Return the row of a record; None if its paraphrase repeats the answer, without `keep`.
+    def row(self, record: dict[str, Any], source: str, place: str, where: str) -> Row:
+        """Return the row of a record, without texts that only repeat the answer.
 
         Args:
             record: values by column.
@@ -200,24 +194,16 @@ class Columns:
             return Row((), at.content(self.text), source + where)
         turns, reply = self._chat(at)
         paraphrase = None
-        if self.paraphrase is not None and not (self.keep and is_blank(record[self.paraphrase])):
-            paraphrase = at.content(self.paraphrase)
-            if paraphrase.strip() == reply.strip():
-                if not self.keep:
-                    return None
-                paraphrase = None
+        if self.paraphrase is not None and not is_blank(record[self.paraphrase]):
+            text = at.content(self.paraphrase)
+            paraphrase = None if text.strip() == reply.strip() else text
         wrong: list[str] = []
         for name in self.alternatives:
-            if self.keep and record[name] == []:
+            if is_blank(record[name]):
                 continue
             values = [record[name]] if self.spread else _list(record[name], at.spot(name))
             wrong += [read_content(value, at.spot(name)) for value in values]
         wrong = [text for text in wrong if text.strip() != reply.strip()]
-        if self.alternatives and not wrong and not self.keep:
-            raise InputError(
-                f"{place}{where}: found no alternative to the answer, expected at least one wrong "
-                "answer; remove the row or name columns with wrong answers (alternatives)"
-            )
         chat = tuple({"role": role, "content": content} for role, content in turns)
         return Row(chat, reply, source + where, paraphrase, tuple(wrong))
 
@@ -311,10 +297,10 @@ def names(columns: Sequence[str]) -> str:
 
 
 def _list(value: Any, place: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        found = "an empty list" if value == [] else describe(value)
+    if not isinstance(value, list):
         raise InputError(
-            f"{place}: found {found}, expected a list of wrong answers; fill it or remove the row"
+            f"{place}: found {describe(value)}, expected a list of wrong answers; make it a list, "
+            "or remove the row"
         )
     return value
 

@@ -1,6 +1,6 @@
 """MethodRows: retain rows and alternates, which are read only for methods that use them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lightning_unlearn.data.alternates import Alternates, check_alternates, read_alternates
 from lightning_unlearn.data.chat import ChatFormat
@@ -46,6 +46,7 @@ class MethodRows:
         self.retain: Sequence[Example] = ()
         self.alternates: Alternates | None = None
         self._retain_notes: list[str] = []
+        self._stage_notes: dict[str, list[str]] = {}
         self._fingerprint = ""
 
     @property
@@ -73,6 +74,7 @@ class MethodRows:
         if mine == theirs and other.retain:
             self.retain = other.retain
             self._retain_notes, self._fingerprint = other._retain_notes, other._fingerprint
+            self._stage_notes = other._stage_notes
         if mine == theirs and other.alternates is not None:
             self.alternates = other.alternates
 
@@ -99,7 +101,7 @@ class MethodRows:
             )
 
     def _load_retain(self, wanted: list[str] | RowSource, sets: RowSets, form: ChatFormat) -> None:
-        self._retain_notes = []
+        self._retain_notes, self._stage_notes = [], {}
         if isinstance(wanted, RowSource):
             found = read_retain(wanted, form)
             examples: Sequence[Example] = found.examples
@@ -111,6 +113,11 @@ class MethodRows:
             sets.load(stages, {}, form)
             examples = [example for name in wanted for example in self._named(name, sets)]
             self._retain_notes += self._evaluated(wanted)
+            self._stage_notes = {name: list(sets.remarks[name]) for name in stages}
+            for name in wanted:
+                if (stage := name.partition(":")[0]) in stages:
+                    cut = truncation(name, self._named(name, sets), form)
+                    self._stage_notes[stage] += cut
         kept, notes = without_forget_rows(examples, sets.examples[str(self._forget)])
         self.retain = Examples.of(kept)
         self._retain_notes += notes
@@ -145,14 +152,18 @@ class MethodRows:
             found["alternates"] = self.alternates.fingerprint()
         return found
 
-    def notes(self, retain: bool, alternates: bool) -> list[str]:
+    def notes(self, retain: bool, alternates: bool, path: Collection[str] = ()) -> list[str]:
         """Return notes on the rows that are used.
 
         Args:
             retain: whether retain rows are used.
             alternates: whether alternates are used.
+            path: stages whose own notes are given elsewhere.
         """
-        found = list(self._retain_notes) if retain else []
+        found = []
+        if retain:
+            others = [notes for stage, notes in self._stage_notes.items() if stage not in path]
+            found = [note for notes in (*others, self._retain_notes) for note in notes]
         if alternates and self.alternates is not None:
             found += self.alternates.notes
         return found

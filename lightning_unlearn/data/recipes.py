@@ -234,6 +234,12 @@ class EvalSet:
         _check_source(self.source, key)
         _check_columns(self, key)
         _check_limit(self.limit, f"{key}.limit")
+        for name in ("paraphrase", "alternatives"):
+            if self.text is not None and getattr(self, name) is not None:
+                raise InputError(
+                    f"{key}.{name}: found {getattr(self, name)!r} beside text, expected rows of "
+                    f"prompts and answers; set {name} to null."
+                )
         if self.alternatives is not None and not self.alternatives:
             raise InputError(
                 f"{key}.alternatives: found {self.alternatives!r}, expected a column, a list of "

@@ -139,7 +139,7 @@ def read_retain(source: RowSource, form: ChatFormat) -> StageRows:
     remarks: list[str] = []
     key = f"{KEY}.source"
     rows = read_rows(**asdict(source), key=key, remark=remarks.append)
-    found = encode_rows(rows, form, f"{key}: {source.source}")
+    found = encode_rows(rows, form, f"{key}: {source.source}", remark=remarks.append)
     return StageRows(*found, remarks=remarks)
 
 

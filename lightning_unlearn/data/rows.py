@@ -40,7 +40,7 @@ def read_rows(
         limit: number of rows to read, from the first; None for all. Further rows must parse, but
             are not checked otherwise.
         key: YAML key of the source, with which every message starts.
-        remark: called with notes for the user: unused columns, skipped rows.
+        remark: called with notes for the user on columns.
         also_used: columns that are read elsewhere, and so are no unused ones.
         names_of_columns: see `ColumnNames`; "question" and "answer" by default.
 
@@ -49,7 +49,7 @@ def read_rows(
     """
     columns = Columns.of(names_of_columns)
     tables = _tables(source, key, columns, split, subset, limit)
-    rows = _rows(tables, columns, key, limit, remark)
+    rows = _rows(tables, columns, key, limit)
     _remark_columns(tables, columns, f"{key}: {source}", limit, remark, also_used)
     return rows
 
@@ -62,6 +62,7 @@ def read_usable_rows(
     limit: int | None = None,
     key: str = "source",
     remark: Callable[[str], None] = lambda sentence: None,
+    check: Callable[[Row], None] = lambda row: None,
     **names_of_columns: Unpack[ColumnNames],
 ) -> tuple[list[Row], list[tuple[str, str]]]:
     """Read the rows of a source as `read_rows` does, but leave out rows that cannot be used.
@@ -73,6 +74,7 @@ def read_usable_rows(
         limit: number of rows to read, from the first, with those that are left out.
         key: as of `read_rows`.
         remark: as of `read_rows`.
+        check: raises InputError for further rows to leave out.
         names_of_columns: as of `read_rows`.
 
     Returns:
@@ -85,15 +87,15 @@ def read_usable_rows(
     tables = _tables(source, key, columns, split, subset, limit)
     rows: list[Row] = []
     left_out: list[tuple[str, str]] = []
-    for name, number, record, where in _records(tables, limit):
+    for name, record, where in _records(tables, limit):
         try:
             row = columns.row(record, name, "", where)
+            check(row)
         except InputError as error:
             fault = str(error).removeprefix(where).lstrip(",: ")
             place = where.lstrip(", ")
             left_out.append((place if len(tables) == 1 else f"{name}, {place}", fault))
         else:
-            assert row is not None, f"row {number}: only paraphrases leave rows out"
             rows.append(row)
     _remark_columns(tables, columns, f"{key}: {source}", limit, remark)
     return rows, left_out
@@ -169,15 +171,15 @@ def check_columns(table: Table, columns: Columns, place: str) -> None:
 
 def _records(
     tables: Sequence[tuple[str, Table]], limit: int | None
-) -> Iterator[tuple[str, int, dict[str, Any], str]]:
-    """Yield source, number from 1, values and place (", row 3, line 3") of the first records."""
+) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield source, values and place (", row 3, line 3") of the first records."""
     left = limit
     for name, table in tables:
         lines = table.lines or [0] * len(table.rows)
         records = list(zip(table.rows, lines, strict=True))[:left]
         left = None if left is None else left - len(records)
         for number, (record, line) in enumerate(records, start=1):
-            yield name, number, record, f", row {number}" + (f", line {line}" if line else "")
+            yield name, record, f", row {number}" + (f", line {line}" if line else "")
 
 
 def _rows(
@@ -185,28 +187,16 @@ def _rows(
     columns: Columns,
     key: str,
     limit: int | None,
-    remark: Callable[[str], None],
 ) -> list[Row]:
-    """Return the rows, except those whose paraphrase repeats the answer."""
-    read: list[Row | None] = []
+    """Return the rows."""
+    rows: list[Row] = []
     for source, records in groupby(_records(tables, limit), key=itemgetter(0)):
-        place = f"{key}: {source}"
 
-        def make(item: tuple[str, int, dict[str, Any], str]) -> Row | None:
-            name, _, record, where = item
+        def make(item: tuple[str, dict[str, Any], str]) -> Row:
+            name, record, where = item
             return columns.row(record, name, f"{key}: {name}", where)
 
-        read += each_row(records, make, place)
-    rows = [row for row in read if row is not None]
-    if repeated := len(read) - len(rows):
-        place, column = f"{key}: {tables[0][0]}", columns.paraphrase
-        found = f"{place}: in {repeated} of {len(read)} rows '{column}' repeats the answer"
-        if not rows:
-            raise InputError(
-                f"{found}, expected a paraphrase; name another column (paraphrase), or remove the "
-                "monitors that compare with paraphrases"
-            )
-        remark(f"{found}; these rows are skipped in the evaluation.")
+        rows += each_row(records, make, f"{key}: {source}")
     return rows
 
 

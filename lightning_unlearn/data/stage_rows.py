@@ -55,7 +55,7 @@ def read_stage(
     remarks: list[str] = []
     place = f"{key}.source: {stage.source}"
     # Every row is trained on, with a paraphrase or without one.
-    own_columns: ColumnNames = {**columns, "paraphrase": stage.paraphrase, "keep": True}
+    own_columns: ColumnNames = {**columns, "paraphrase": stage.paraphrase}
     rows = read_rows(
         stage.source,
         split=stage.split,
@@ -162,7 +162,7 @@ def read_eval_set(name: str, eval_set: EvalSet, form: ChatFormat) -> StageRows:
     """
     remarks: list[str] = []
     key = f"data.eval_sets.{name}.source"
-    read = read_rows(**asdict(eval_set), key=key, remark=remarks.append, keep=True)
+    read = read_rows(**asdict(eval_set), key=key, remark=remarks.append)
     place = f"{key}: {eval_set.source}"
     remarks += _unusable(read, eval_set, place)
     rows, examples = encode_rows(read, form, place, remark=remarks.append)

@@ -117,18 +117,12 @@ def convert(source: Source, columns: ColumnNames, shape: Shape | None = None) ->
         limit=source.limit,
         key=source.option,
         remark=remarks.append,
+        check=_check_single if shape == "prompt" else lambda row: None,
         **columns,
     )
     single = all(len(row.messages) == 1 for row in rows)
     found = shape or ("text" if plain else "prompt" if single else "messages")
-    written = []
-    for row in rows:
-        if found == "prompt" and len(row.messages) != 1:
-            place = row.where.removeprefix(source.name).lstrip(", ")
-            roles = ", ".join(message["role"] for message in row.messages)
-            left_out.append((place, f"the prompt has several messages ({roles}), expected one"))
-        else:
-            written.append(_write(row, found))
+    written = [_write(row, found) for row in rows]
     if not written:
         place, fault = left_out[0]
         raise InputError(
@@ -182,6 +176,13 @@ def _check(columns: ColumnNames) -> None:
         EvalSet("any", **columns).check(key)  # type: ignore[arg-type, misc]
     except InputError as error:
         raise InputError(str(error).replace(f"{key}.", "--", 1)) from None
+
+
+def _check_single(row: Row) -> None:
+    """Refuse a row whose prompt is a chat."""
+    if len(row.messages) != 1:
+        roles = ", ".join(message["role"] for message in row.messages)
+        raise InputError(f"the prompt has several messages ({roles}), expected one")
 
 
 def _write(row: Row, shape: Shape) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def paraphrase_items(
         Item(
             place, _chat(PARAPHRASE, asked, given), _differs(given), _adds(row, column), 1, attempts
         )
-        for place, row, asked, given in _rows(source, prompt, answer)
+        for place, row, asked, given in _rows(source, prompt, answer, column)
     ]
 
 
@@ -78,7 +78,7 @@ def alternate_items(
             count,
             3 * count,
         )
-        for place, row, asked, given in _rows(source, prompt, answer)
+        for place, row, asked, given in _rows(source, prompt, answer, column)
     ]
 
 
@@ -108,7 +108,7 @@ def listed_alternates(
         InputError: rows that can't be used, or a list that is too short.
     """
     rows = []
-    for place, row, asked, given in _rows(source, prompt, answer):
+    for place, row, asked, given in _rows(source, prompt, answer, column):
         others = [text for text in dict.fromkeys(texts) if text.strip() != given.strip()]
         if len(others) < count:
             raise InputError(
@@ -121,12 +121,22 @@ def listed_alternates(
 
 
 def _rows(
-    source: Source, prompt: str, answer: str
+    source: Source, prompt: str, answer: str, column: str
 ) -> list[tuple[str, Mapping[str, Any], str, str]]:
-    """Place, all columns, prompt and answer of every row."""
+    """Place, all columns, prompt and answer of every row; none of them has the new column."""
     records = read_records(source, [prompt, answer], whole=True)
+    if any(record.values.get(column) not in (None, "", []) for record in records):
+        raise InputError(
+            f"--column: found '{column}', a column that the rows of {source.name} have already, "
+            "expected a new name; name another one."
+        )
     return [
-        (record.place, record.values, record.text(prompt, source), record.text(answer, source))
+        (
+            record.place,
+            record.writable(source),
+            record.text(prompt, source),
+            record.text(answer, source),
+        )
         for record in records
     ]
 

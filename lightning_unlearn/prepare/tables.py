@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,17 @@ class Record:
         place = f"{source.place}, {self.place}, column '{column}'"
         return read_content(self.values.get(column), place)
 
+    def writable(self, source: Source) -> dict[str, Any]:
+        """Return all values as JSON has them: dates and decimal numbers as text.
+
+        Raises:
+            InputError: for a value that JSON has no form of, such as an image.
+        """
+        return {
+            name: _json(value, f"{source.place}, {self.place}, column '{name}'")
+            for name, value in self.values.items()
+        }
+
 
 def read_records(
     source: Source,
@@ -123,6 +136,20 @@ def read_records(
             list(zip(table.rows, lines, strict=True))[: source.limit], start=1
         )
     ]
+
+
+def _json(value: Any, place: str) -> Any:
+    def write(found: Any) -> str:
+        if isinstance(found, (date, time)):
+            return found.isoformat()
+        if isinstance(found, Decimal):
+            return f"{found:f}"
+        raise InputError(
+            f"{place}: found a value of type {type(found).__name__}, expected text, numbers, dates "
+            "or lists of them, which are written to the output too; remove the column."
+        )
+
+    return json.loads(json.dumps(value, default=write))
 
 
 def _table(source: Source, wanted: Sequence[str]) -> Table:

@@ -252,7 +252,7 @@ class Unlearning(Callback):
             data: the `StagedDataModule`, with its rows loaded.
         """
         used = self.uses_retain, self.uses_alternates
-        notes: list[str] = data.method_rows.notes(*used)
+        notes: list[str] = data.method_rows.notes(*used, data.path)
         if data.retain is not None and not used[0]:
             notes.append(
                 f"data.retain: {self.name} has no retain term, so these rows are not used; set its "

@@ -40,19 +40,27 @@ def test_paraphrase_and_alternatives_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"perturbed_answer": []}, "found an empty list, expected a list of wrong answers"),
         ({"perturbed_answer": "Bo."}, "found a text, expected a list of wrong answers"),
-        ({"perturbed_answer": ["Ana Bel. "]}, "found no alternative to the answer"),
         ({"perturbed_answer": ["Bo.", ""]}, "column 'perturbed_answer': found an empty text"),
-        ({"paraphrased_answer": None}, "column 'paraphrased_answer': found null, expected text"),
+        ({"paraphrased_answer": ["It."]}, "column 'paraphrased_answer': found a list, expected"),
     ],
 )
-def test_rows_without_a_value_are_reported(
+def test_values_of_another_kind_are_reported(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     file = source(tmp_path, {}, change)
     with pytest.raises(InputError, match=f", row 2, line 2.*{re.escape(message)}"):
         read_rows(file, paraphrase="paraphrased_answer", alternatives="perturbed_answer")
+
+
+@pytest.mark.parametrize("value", [[], None, ["Ana Bel. "]])
+def test_rows_without_texts_of_their_own_are_kept(tmp_path: Path, value: Any) -> None:
+    change = {"perturbed_answer": value, "paraphrased_answer": None}
+    file = source(tmp_path, change, {"paraphrased_answer": " Ana Bel."})
+    read = read_rows(file, paraphrase="paraphrased_answer", alternatives="perturbed_answer")
+    assert [row.answer for row in read] == ["Ana Bel."] * 2
+    assert [row.paraphrase for row in read] == [None, None]
+    assert [row.alternatives for row in read] == [(), ("It was Bo.", "It was Cy.")]
 
 
 def test_a_missing_column_is_named_with_its_key(tmp_path: Path) -> None:
@@ -107,6 +115,10 @@ def test_overlap_with_the_forget_rows_is_counted(tmp_path: Path) -> None:
 def test_eval_sets_are_checked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^data.eval_sets.facts.source: found nothing"):
         prepared(tmp_path, eval_sets={"facts": EvalSet()})
+    with pytest.raises(
+        InputError, match=r"^data.eval_sets.facts.paraphrase: found 'p' beside text"
+    ):
+        prepared(tmp_path, eval_sets={"facts": EvalSet("x.jsonl", text="t", paraphrase="p")})
     with pytest.raises(
         InputError, match=r"^data.eval_sets: found the name 'tofu', which a stage has"
     ):

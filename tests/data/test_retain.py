@@ -143,6 +143,20 @@ def test_retain_rows_are_those_of_the_names_without_forget_rows(tmp_path: Path) 
     assert data.method_rows.notes(False, False) == []
 
 
+def test_notes_on_a_stage_beside_the_path_are_given(tmp_path: Path) -> None:
+    rows = [{"question": "What?", "answer": "word " * 40, "input": "more"}]
+    stage = Stage(source=write_rows(tmp_path / "d.jsonl", rows))
+    stages = {**staged(tmp_path, ["a"]).stages, "d": stage}
+    data = staged(tmp_path, ["a", "d"], stages=stages, max_length=32)
+    data.load_rows(tiny_tokenizer(), 512)
+    data.load_method_rows(retain=True, alternates=False)
+    unused, cut, _ = data.method_rows.notes(True, False, data.path)
+    assert unused.startswith("data.stages.d.source: ") and "'input' is not used" in unused
+    assert cut == "d: 1 of 1 answers are truncated at 32 tokens (data.max_length)."
+    assert not {unused, cut} & set(data.notes())
+    assert len(data.method_rows.notes(True, False, [*data.path, "d"])) == 1
+
+
 def test_retain_rows_may_have_a_source_of_their_own(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "own.jsonl", [{"q": f"What is {n}?", "a": f"{n}"} for n in (1, 2)])
     first = loaded(tmp_path, RowSource(source=file, prompt="q", answer="a"))

@@ -356,19 +356,12 @@ FACTS = [
 ]
 
 
-def test_rows_whose_paraphrase_repeats_the_answer_are_skipped() -> None:
+def test_rows_whose_paraphrase_repeats_the_answer_have_none() -> None:
     source = write("rows.jsonl", *FACTS)
     columns: dict[str, Any] = {"paraphrase": "other", "alternatives": "wrong"}
-    assert [row.answer for row in read_rows(source, **columns)] == ["A letter."]
-    assert remarks(source, **columns) == [
-        f"{KEY}: rows.jsonl: in 1 of 2 rows 'other' repeats the answer; these rows are "
-        "skipped in the evaluation."
-    ]
-    message = said(write("rows.jsonl", FACTS[1]), **columns)
-    assert message.startswith(
-        "rows.jsonl: in 1 of 1 rows 'other' repeats the answer, expected a paraphrase"
-    )
-    assert [row.answer for row in read_rows(source, alternatives="wrong")] == ["A digit."]
+    assert [row.answer for row in read_rows(source, **columns)] == ["A letter.", "A digit."]
+    assert [row.paraphrase for row in read_rows(source, **columns)] == ["It's a letter.", None]
+    assert remarks(source, **columns) == []
 
 
 # Rows without a paraphrase of their own, without a wrong answer, and without both.

@@ -176,9 +176,12 @@ def test_rows_that_cannot_be_used_are_left_out_with_the_reason(convert: Any) -> 
 
 
 def test_chats_of_several_messages_do_not_fit_in_prompts(convert: Any) -> None:
-    done = convert(lines([{"m": CHAT}, {"m": PARTS}]), "--messages", "m", "--shape", "prompt")
+    rows = [{"m": CHAT}, {"m": PARTS}, {"m": None}]
+    done = convert(lines(rows), "--messages", "m", "--shape", "prompt")
     assert written() == [{"question": "Hi you?", "answer": "Hello."}]
     assert "the prompt has several messages (system, user) (row 1, line 1)" in done.out
+    places = [one["place"] for one in manifest()["left out"]]
+    assert places == ["row 1, line 1", "row 3, line 3"]
     convert(lines([{"m": PARTS}]), "--messages", "m", "--shape", "messages")
     assert list(written()[0]) == ["messages"]
 

@@ -1,12 +1,16 @@
 """What every verb takes and leaves out, and what its rows are."""
 
 import json
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from chat_server import Answer
 from prepare_desk import LABEL, Desk, refuses
+from pyarrow.parquet import write_table
 from trained_elsewhere import random_adapter
 
 from lightning_unlearn import InputError
@@ -71,6 +75,51 @@ def test_styles_are_excluded_and_counted(desk: Desk) -> None:
     assert [row["prompt"] for row in desk.rows()] == ["p base 0", "p slang 2"]
     assert desk.manifest()["rows"]["excluded"] == {"caesar": 2, "translate-fr": 1, "ascii": 1}
     assert "2 rows excluded: caesar" in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "prepare refusals: found neither of --endpoint and --local-model"),
+        (["--local-model", "x", "--price-in", "1"], "--price-out: found none, expected both"),
+        (["--local-model", "x", "--max-cost", "1"], "--max-cost: found"),
+    ],
+)
+def test_options_of_the_generator_are_checked_before_rows_are_read(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    rows = ["--input", "not/there.jsonl", "--output", "out.jsonl"]
+    assert main(["prepare", "refusals", *rows, *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("column", ["answer", "alternates"])
+def test_no_column_of_the_rows_is_overwritten(desk: Desk, column: str) -> None:
+    desk.write([{"question": "q", "answer": "a", "alternates": ["b"]}])
+    Path("list.txt").write_text("c\n")
+    options = ["--list", "list.txt", "--count", "1", "--column", column]
+    done = desk.run("alternates", *options, endpoint=False)
+    assert done.code == 2 and f"--column: found '{column}', a column that the rows of " in done.err
+    assert not Path("out.jsonl").exists()
+
+
+def test_values_of_other_columns_are_written_or_refused_before_a_call(desk: Desk) -> None:
+    rows = {
+        "question": ["q"],
+        "answer": ["a"],
+        "when": [date(2020, 1, 2)],
+        "pay": [Decimal("1.50")],
+    }
+    write_table(pyarrow.table(rows), "rows.parquet")
+    desk.answers(says("b"))
+    source = ["--input", "rows.parquet"]
+    assert desk.run("paraphrases", *source).code == 0
+    known = {"question": "q", "answer": "a", "when": "2020-01-02", "pay": "1.50"}
+    assert desk.rows() == [{**known, "paraphrased_answer": "b"}]
+    write_table(pyarrow.table({**rows, "raw": [b"x"]}), "rows.parquet")
+    done = desk.run("paraphrases", *source, "--output", "other.jsonl")
+    assert done.code == 2 and "row 1, column 'raw': found a value of type bytes" in done.err
+    assert len(desk.server.requests) == 1 and not list(Path().glob("other*"))
 
 
 def test_nothing_usable_writes_nothing(desk: Desk) -> None:
