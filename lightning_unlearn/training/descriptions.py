@@ -66,7 +66,8 @@ def announce(
         "to evaluate": [s.name for s in plan if s.name not in stored and s.name == ORACLE],
     }
     found = [f"{what}: {', '.join(names)}" for what, names in parts.items() if names]
-    lines = [f"Path: {' → '.join(steps)}", f"{'; '.join(found)}.".capitalize()]
+    text = "; ".join(found)
+    lines = [f"Path: {' → '.join(steps)}", f"{text[:1].upper()}{text[1:]}."]
     if plan[-1].oracle == EXTERNAL and trainer.oracle is not None and plan[-1].name not in stored:
         lines.append(f"Compared with the oracle {trainer.oracle.base}, which is measured first.")
     if not model.is_open:

@@ -29,7 +29,7 @@ from lightning_unlearn.training.checkpoints import (
     read_optimizer,
     write_checkpoint,
 )
-from lightning_unlearn.training.descriptions import describe_run
+from lightning_unlearn.training.descriptions import announce, describe_run
 from lightning_unlearn.training.endings import (
     cause_of_stop,
     evaluate_early_end,
@@ -90,6 +90,8 @@ class PathRunner:
             self.trainer.store.check_writable()
             if self.trainer.verbose:
                 self.trainer.store.report_unused()
+                for line in announce(self.trainer, self.model, self.data, self.plan):
+                    self.trainer.messages.info(line)
         for stage in self.plan[:until]:
             if stage.oracle == EXTERNAL and agree(self._find(stage.key) is None):
                 self.weights_of(EXTERNAL)

@@ -26,7 +26,6 @@ from lightning_unlearn.storage.callback_identity import (
 )
 from lightning_unlearn.storage.stage_store import StageStore
 from lightning_unlearn.training.checkpoints import CheckpointInterval
-from lightning_unlearn.training.descriptions import announce
 from lightning_unlearn.training.lightning_callbacks import check_callbacks
 from lightning_unlearn.training.messages import Messages
 from lightning_unlearn.training.oracle_values import oracle_identity, oracle_notes
@@ -204,9 +203,6 @@ class StagedTrainer(StageTrainer):
         self.launch_processes(model)
         # All processes must use the same plan, whatever each found in the store.
         plan = self.strategy.broadcast(plan)
-        if self.verbose:
-            for line in announce(self, model, datamodule, plan):
-                self.messages.info(line)
         with requeueing(self), connected(), self.run_callbacks.used():
             PathRunner(self, model, datamodule, plan).run(until)
         return plan

@@ -100,7 +100,7 @@ UNKNOWN = [
         "trainer:",
         "sed: 1\ntrainer:",
         "sed",
-        "expected one of trainer, model, data, seed_everything",
+        "expected one of trainer, model, data, oracle, seed_everything",
     ),
     ("trainer:", "trainer:\n  acelerator: 3", "trainer.acelerator", "did you mean accelerator?"),
     ("model:", "model:\n  bse: 3", "model.bse", "did you mean base?"),

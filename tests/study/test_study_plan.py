@@ -202,8 +202,8 @@ def test_truncated_answers_are_reported_once(shared_tiny: Tiny) -> None:
     fit = shared_tiny.fit()
     fit["data"]["max_length"] = 48
     plan = planned(shared_tiny, fit, paths=[["safety"], ["tofu", "safety"]], seeds=[0, 1])
-    assert plan.remarks and len(set(plan.remarks)) == len(plan.remarks) <= 2
-    assert all(" answers are truncated at 48 tokens" in remark for remark in plan.remarks)
+    found = [own for own in plan.remarks if " answers are truncated at 48 tokens" in own]
+    assert found and len(set(found)) == len(found) <= 2
 
 
 def test_nothing_is_written_and_the_plan_is_always_the_same(shared_tiny: Tiny) -> None:
