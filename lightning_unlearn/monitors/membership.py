@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_unlearn.data.stage_rows import TRAIN
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.metrics import (
     MinK,
@@ -43,7 +44,8 @@ class Membership(Monitor):
         scores: names of the scores: loss, zlib_mean (the loss per token / the compressed length of
             the text, as MUSE does), zlib_sum (the loss of the whole text / that length), reference,
             min_k, min_k_plus_plus, gradient_norm (which costs a backward pass per row); null for
-            all but zlib_sum.
+            all but zlib_sum. reference compares with model.base, and says little if that has
+            learned the members (``data.learned``).
         share: share of an answer's tokens that min_k and min_k_plus_plus use.
         limit: number of rows of each set, from the first; null for all.
     """
@@ -94,15 +96,23 @@ class Membership(Monitor):
             )
 
     def data_notes(self, model: Any, data: Any) -> list[str]:
-        """Return a note if some nonmembers are also members."""
-        count = data.overlap([self.nonmembers], self._members(data))
-        total = len(data.row_set(self.nonmembers)[0])
-        if not count:
-            return []
-        return [
-            f"Membership: {count} of {total} rows of {self.nonmembers!r} are among the members, "
-            f"{self._members(data)!r}."
-        ]
+        """Return notes on nonmembers that are also members, and on a base that knows members."""
+        members = self._members(data)
+        notes = []
+        if count := data.overlap([self.nonmembers], members):
+            total = len(data.row_set(self.nonmembers)[0])
+            notes.append(
+                f"Membership: {count} of {total} rows of {self.nonmembers!r} are among the "
+                f"members, {members!r}."
+            )
+        is_learned = members.removesuffix(f":{TRAIN}") in data.learned
+        if is_learned and "reference" in (self.scores or SCORES):
+            notes.append(
+                "Membership: the score reference compares with model.base, which has learned "
+                f"{members!r} (data.learned), so it shows what has changed since then, not which "
+                "rows were learned. The other scores do not use model.base."
+            )
+        return notes
 
     def _members(self, data: Any) -> str:
         return self.members if self.members is not None else str(data.forget)

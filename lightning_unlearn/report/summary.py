@@ -156,15 +156,18 @@ def _lacking(study: StudyRecords, read: StudyRecords | None) -> list[str]:
     lacking = []
     if not study.has("distance/"):
         lacking.append("the distance to the oracle (found no metric distance/GROUP)")
-    if read is None or not metrics_of_groups(read):
+    no_klom = read is None or not metrics_of_groups(read)
+    if no_klom:
         lacking.append("KLoM (found no margin/GROUP per example of runs and their oracles)")
     if not lacking:
         return []
     text = f"{join_words(lacking)} {'are' if len(lacking) > 1 else 'is'} left out"
+    # The study trains no oracles beside a model that is the oracle.
+    alone = "; with oracle.base, which is one model, there is no KLoM" if no_klom else ""
     return [
         f"{text[0].upper()}{text[1:]}; {'they take' if len(lacking) > 1 else 'it takes'} the "
         "monitor OracleDistance, and oracle: true in the study with its oracles made (--only may "
-        "leave them out)."
+        f"leave them out){alone}."
     ]
 
 

@@ -43,7 +43,7 @@ def test_a_summary_holds_scores_and_findings():
         "The distance to the oracle (found no metric distance/GROUP) and KLoM (found no "
         "margin/GROUP per example of runs and their oracles) are left out; they take the "
         "monitor OracleDistance, and oracle: true in the study with its oracles made (--only may "
-        "leave them out).",
+        "leave them out); with oracle.base, which is one model, there is no KLoM.",
         "GA a-f failed: broken",
     ]
     assert found.csv == csv(table)
@@ -121,7 +121,7 @@ def test_answers_stand_in_where_no_probe_was_measured():
         "The distance to the oracle (found no metric distance/GROUP) and KLoM (found no "
         "margin/GROUP per example of runs and their oracles) are left out; they take the "
         "monitor OracleDistance, and oracle: true in the study with its oracles made (--only may "
-        "leave them out)."
+        "leave them out); with oracle.base, which is one model, there is no KLoM."
     )
     table = pd.read_csv(io.StringIO(found.files["divergence.csv"]))
     own = examples[(examples["metric"] == "answers/safety") & (examples["step"] == 5)]

@@ -11,7 +11,7 @@ from tiny_stages import Tiny
 from trained_elsewhere import mean_log_prob, train_elsewhere
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lightning_unlearn import NPO, AnswerLikelihood, OracleDistance, Recipe
+from lightning_unlearn import NPO, AnswerLikelihood, Membership, OracleDistance, Recipe
 from lightning_unlearn.analysis.reading import read_records
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.storage.records import read_table
@@ -114,6 +114,26 @@ def notes(trainer: Any, module: Any, data: Any) -> list[str]:
     trainer.check(module, data)
     found: list[str] = trainer.data_notes(module, data)
     return found
+
+
+@pytest.mark.parametrize(
+    ("learned", "members", "scores", "is_said"),
+    [
+        (["safety"], None, None, True),
+        (["safety"], "safety:train", ["reference"], True),
+        (["safety"], None, ["loss"], False),
+        (["safety"], "tofu", None, False),
+        ([], None, None, False),
+    ],
+)
+def test_a_base_that_has_learned_the_members_is_no_reference_for_membership(
+    tiny: Tiny, learned: list[str], members: str | None, scores: list[str] | None, is_said: bool
+) -> None:
+    """Without the note, an AUC of 0.5 before unlearning looks like rows never learned."""
+    monitor = Membership("math:heldout", members, scores=scores)
+    found = notes(tiny.trainer([NPO(), monitor]), tiny.module(), tiny.datamodule(learned=learned))
+    wanted = "reference compares with model.base, which has learned 'safety"
+    assert any(wanted in note for note in found) == is_said
 
 
 def test_the_files_of_a_run_open_in_peft(tiny: Tiny, elsewhere: dict[str, str]) -> None:
