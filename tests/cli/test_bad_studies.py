@@ -153,7 +153,11 @@ SWEEPS = [
     ("[1]", "dta.unlearn.lr", "dta: found an unknown key, did you mean data?"),
     ("[1]", "data.unlearn.lr.x", "data.unlearn.lr: found keys and values, expected a number."),
     ("[{lrr: 1}]", "data.unlearn", "data.unlearn.lrr: found an unknown key, did you mean lr?"),
-    ("[1]", "trainer.callbacks.beta", "GA.beta: found an unknown key, expected one of retain_weight, retain_loss."),
+    (
+        "[1]",
+        "trainer.callbacks.beta",
+        "GA.beta: found an unknown key, expected one of retain_weight, retain_loss.",
+    ),
     (
         "[1]",
         "trainer.max_steps",
