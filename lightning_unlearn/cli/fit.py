@@ -1,5 +1,6 @@
 """``lightning-unlearn fit`` and ``validate``: run the trainer and print the results."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -63,15 +64,18 @@ def _print_means(means: dict[str, float]) -> None:
     Console().print(table)
 
 
-def run(command: str, content: dict[str, Any], arguments: list[str]) -> None:
+def run(
+    command: str, content: dict[str, Any], arguments: list[str], remarks: Sequence[str] = ()
+) -> None:
     """Run ``fit`` or ``validate``.
 
     Args:
         command: "fit" or "validate".
         content: configuration merged from files.
         arguments: command-line arguments.
+        remarks: lines that --print_config prints as comments before the configuration.
 
     Raises:
         InputError: for a mistake in the configuration or the arguments.
     """
-    FitCLI(command, content, arguments)
+    FitCLI(command, content, arguments, remarks)

@@ -22,7 +22,12 @@ from lightning_unlearn.errors import (
     Unfinished,
     visible,
 )
-from lightning_unlearn.settings.compose import load_configs, split_config_arguments, with_place
+from lightning_unlearn.settings.compose import (
+    load_configs,
+    lost_parts,
+    split_config_arguments,
+    with_place,
+)
 from lightning_unlearn.signals import sigterm_as_interrupt
 from lightning_unlearn.training.quiet import quiet_deprecations
 from lightning_unlearn.version import __version__
@@ -166,7 +171,7 @@ def _lightning(command: str, arguments: list[str]) -> int:
     from lightning_unlearn.cli.fit import run
 
     try:
-        run(command, content, others)
+        run(command, content, others, lost_parts(files))
     except InputError as error:
         raise InputError(with_place(error, files, others)) from error
     except SystemExit as stop:

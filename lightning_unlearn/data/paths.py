@@ -65,6 +65,11 @@ def choose_path(
         return paths[position - begin - 1]
     if permutation is not None:
         paths = all_paths(stages, forget, "permutations", learned)
+        if len(learned) == len(stages):
+            raise InputError(
+                f"data.permutation: found {permutation}, but data.learned has all stages, so there "
+                "is nothing to order; remove data.permutation."
+            )
         if not 1 <= permutation <= len(paths):
             raise InputError(
                 f"data.permutation: found {permutation}, expected 1 to {len(paths)} "

@@ -115,7 +115,7 @@ class Estimate:
     def text(self) -> str:
         """Describe the estimate in one line for the terminal."""
         more = f" (up to {self.most_calls} with repeated attempts)"
-        cost = f", at most about {self.cost:.2f} $" if self.cost is not None else ""
+        cost = f", at most about {self.cost:.4f} $" if self.cost is not None else ""
         return visible(
             f"{self.job.output}: {len(self.job.items)} rows, {self.calls} calls to make"
             f"{more if self.most_calls > self.calls else ''}; about {self.prompt} prompt tokens "
@@ -273,7 +273,7 @@ class ProgressBar:
         """Bring the bar up to date."""
         now, budget = self.caller.progress, self.caller.budget
         notes = [f"{now.found} from the journal" if now.found else ""]
-        notes.append(f"{budget.cost:.2f} $" if budget.prices is not None else "")
+        notes.append(f"{budget.cost:.4f} $" if budget.prices is not None else "")
         notes.append(f"{now.retried} retries" if now.retried else "")
         notes.append(visible(now.waiting)[:60])
         note = ", ".join(filter(None, notes))

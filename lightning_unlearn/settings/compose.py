@@ -93,13 +93,16 @@ def merge(base: Any, later: Any) -> Any:
     and a mapping with ``replace: true`` replaces the whole mapping. A stage, an evaluation set or a
     method that `base` has and `later` sets to null is removed.
     """
-    return _merge(base, later, ())
+    return _merge(base, later, (), [])
 
 
-def _merge(base: Any, later: Any, path: Path) -> Any:
+def _merge(base: Any, later: Any, path: Path, lost: list[tuple[Path, str]]) -> Any:
+    """Merge as `merge` does; append what `later` removes or replaces whole to `lost`."""
     if not isinstance(later, dict):
         return later
     if later.get(REPLACE) is True and "init_args" not in path:
+        if isinstance(base, dict):
+            lost.append((path, "replaced"))
         base, later = None, {key: value for key, value in later.items() if key != REPLACE}
     if not isinstance(base, dict):
         base = {}
@@ -108,7 +111,10 @@ def _merge(base: Any, later: Any, path: Path) -> Any:
     removed = set()
     if any(path[-len(named) :] == named for named in _NAMED):
         removed = {key for key, value in later.items() if value is None and key in base}
-    changed = {key: _merge(base.get(key), value, (*path, key)) for key, value in later.items()}
+        lost += [((*path, key), "removed") for key in later if key in removed]
+    changed = {
+        key: _merge(base.get(key), value, (*path, key), lost) for key, value in later.items()
+    }
     return {key: value for key, value in {**base, **changed}.items() if key not in removed}
 
 
@@ -145,6 +151,21 @@ def load_configs(files: list[str], key: str = "--config") -> dict[str, Any]:
     for file in files:
         content = merge(content, read_yaml(file, key))
     return content
+
+
+def lost_parts(files: list[str]) -> list[str]:
+    """Return a line for each stage or mapping that a later file removes or replaces whole.
+
+    Args:
+        files: configuration files, in order.
+    """
+    content: dict[str, Any] = {}
+    lines = []
+    for file in files:
+        lost: list[tuple[Path, str]] = []
+        content = _merge(content, read_yaml(file, "--config"), (), lost)
+        lines += [f"{'.'.join(map(str, path))}: {what} by {file}" for path, what in lost]
+    return lines
 
 
 def with_place(error: InputError, files: list[str], arguments: list[str]) -> str:

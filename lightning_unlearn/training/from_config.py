@@ -4,7 +4,7 @@ import argparse
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 import lightning_unlearn.monitors
 import lightning_unlearn.unlearning  # noqa: F401
 from lightning_unlearn.data.datamodule import StagedDataModule
-from lightning_unlearn.errors import InputError, own_place
+from lightning_unlearn.errors import InputError, own_place, visible
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.settings import Oracle
 from lightning_unlearn.settings.compose import MissingValue, read_arguments, set_key
@@ -70,10 +70,17 @@ class StagedCLI(LightningCLI):
         command: "fit" or "validate"; None parses and creates the objects without running them.
         content: configuration merged from files.
         arguments: command-line arguments, which override the files.
+        remarks: lines that --print_config prints as comments before the configuration.
     """
 
-    def __init__(self, command: str | None, content: dict[str, Any], arguments: list[str]) -> None:
-        self._command = command
+    def __init__(
+        self,
+        command: str | None,
+        content: dict[str, Any],
+        arguments: list[str],
+        remarks: Sequence[str] = (),
+    ) -> None:
+        self._command, self._remarks = command, remarks
         keys = ValidateFile if command == "validate" else FitFile
         try:
             self._content, options = _with_arguments(content, arguments)
@@ -151,7 +158,8 @@ class StagedCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Print the configuration and exit, if --print_config was given."""
         if self._prints:
-            print(self.config_text(), end="")
+            remarks = "".join(f"# {visible(line)}\n" for line in self._remarks)
+            print(remarks + self.config_text(), end="")
             raise SystemExit(0)
 
     def instantiate_classes(self) -> None:

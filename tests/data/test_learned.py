@@ -81,6 +81,11 @@ REFUSED = [
         {"learned": ["inst"], "position": 1},
         "data.position: found 1, expected 2 to 4 (there are 3 stages after the learned ones).",
     ),
+    (
+        {"learned": ["inst", "tofu", "math", "safety"], "permutation": 2},
+        "data.permutation: found 2, but data.learned has all stages, so there is nothing to order; "
+        "remove data.permutation.",
+    ),
 ]
 
 

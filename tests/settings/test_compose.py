@@ -270,3 +270,19 @@ def test_null_stays_a_value_elsewhere_and_replace_an_argument() -> None:
     own = {"class_path": "Mine", "init_args": {"replace": True, "stages": {"a": None}}}
     assert merge({"callback": "GA"}, {"callback": own}) == {"callback": own}
     assert merge({}, {"data": {"replace": True, "forget": "a"}}) == {"data": {"forget": "a"}}
+
+
+def test_the_printed_configuration_names_what_later_files_removed_and_replaced(
+    place: Workplace,
+) -> None:
+    later = "data: {stages: {math: null}, unlearn: {replace: true, lr: 0.25, steps: 1}}"
+    place.write("later.yaml", later)
+    assert main(["fit", "--config", "config.yaml", "--config", "later.yaml", "--print_config"]) == 0
+    printed = place.capsys.readouterr().out
+    assert printed.splitlines()[:2] == [
+        "# data.stages.math: removed by later.yaml",
+        "# data.unlearn: replaced by later.yaml",
+    ]
+    place.write("printed.yaml", printed)
+    assert main(["fit", "--config", "printed.yaml", "--print_config"]) == 0
+    assert place.capsys.readouterr().out == "\n".join(printed.splitlines()[2:]) + "\n"
