@@ -58,6 +58,7 @@ def test_fit_with_a_method_of_the_current_directory_then_validate(place: Workpla
     assert printed.out != again.out
 
 
+@pytest.mark.slow
 def test_printing_the_configuration_prints_nothing_else(place: Workplace) -> None:
     done = run("fit", "--config", "config.yaml", "--print_config")
     assert (done.returncode, done.stderr) == (0, "")

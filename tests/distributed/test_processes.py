@@ -14,6 +14,7 @@ from lightning_unlearn import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "sizes", "precision", "tolerance"),
     # In fp32 the difference depends on the processor.

@@ -147,6 +147,7 @@ def test_a_path_on_a_gpu_equals_that_on_the_cpu(
     assert len(own) > 10 and own == pytest.approx(other, abs=near)
 
 
+@pytest.mark.slow
 def test_a_resumed_stage_has_its_state_on_the_gpu(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

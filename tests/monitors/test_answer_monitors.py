@@ -421,6 +421,7 @@ def test_all_monitors_in_other_precisions(tiny: Tiny, precision: str) -> None:
     assert steps["value"].notna().all() and "kl/forget" in set(steps["metric"])
 
 
+@pytest.mark.slow
 def test_validate_runs_all_monitors_with_the_oracle(tiny: Tiny) -> None:
     trainer = fitted(tiny, *(make() for make in EVERYTHING))
     assert trainer.results is not None

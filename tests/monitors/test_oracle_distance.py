@@ -231,6 +231,7 @@ def test_a_study_trains_oracles_first_and_compares_with_them(tiny: Tiny) -> None
     )
 
 
+@pytest.mark.slow
 def test_a_study_without_oracles_reports_it(tiny: Tiny) -> None:
     result, said = studied(spec_of(tiny, "GA", fit=tiny.fit(WATCH)), tiny)
     assert (

@@ -122,6 +122,7 @@ def test_numbers_at_ticks_have_the_digits_they_need():
     assert written([]) == []
 
 
+@pytest.mark.slow
 def test_every_figure_is_written_as_png_and_pdf_of_one_size_with_the_same_bytes(tmp_path):
     records, examples = study(("GA",))
     made = [save_figures(records, tmp_path / name, examples, ("png", "pdf")) for name in ("a", "b")]

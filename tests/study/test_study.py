@@ -156,6 +156,7 @@ def test_selected_trials_first_and_later_the_rest(tiny: Tiny, undisturbed: Undis
     assert outcome(tiny) == undisturbed.outcome
 
 
+@pytest.mark.slow
 def test_a_study_without_figures_names_the_command_that_draws_them(
     tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +171,7 @@ def test_a_study_without_figures_names_the_command_that_draws_them(
     assert (result.folder / "report" / "forget.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["Breaks", "Diverges"])
 def test_a_failing_method_is_reported_and_the_others_continue(
     tiny: Tiny, undisturbed: Undisturbed, label: str
@@ -202,6 +204,7 @@ def test_a_failing_stage_skips_only_the_tasks_that_depend_on_it(tiny: Tiny) -> N
     assert "Only oracles were measured" in (result.folder / "report" / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_study_in_which_everything_fails_writes_no_table(tiny: Tiny) -> None:
     result, _ = studied(spec_of(tiny, "Breaks"), tiny)
     assert len(result.failed) == 2 and result.runs == []
@@ -252,6 +255,7 @@ def test_a_folder_of_a_run_that_lost_a_file_is_filled_again(tiny: Tiny) -> None:
     assert outcome(tiny) == before
 
 
+@pytest.mark.slow
 def test_results_that_cannot_be_written_are_one_clear_error(
     tiny: Tiny, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +294,7 @@ def test_a_method_without_a_stable_key_is_refused(tiny: Tiny) -> None:
         studied(spec_of(tiny, methods=methods), tiny)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_study_and_leaves_the_store_undamaged(
     tiny: Tiny, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -300,11 +300,13 @@ def test_a_resumed_study_writes_the_curves_of_an_undisturbed_one(tiny: Tiny) -> 
     assert written(result.folder) == before
 
 
+@pytest.mark.slow
 def test_without_tensorboard_there_are_no_curves(tiny: Tiny) -> None:
     result, _ = studied(tiny, logger=False)
     assert not (result.folder / "divergence").exists()
 
 
+@pytest.mark.slow
 def test_curves_that_cannot_be_written_cause_one_warning(tiny: Tiny) -> None:
     folder = tiny.root / "study"
     folder.mkdir()
