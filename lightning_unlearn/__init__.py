@@ -26,10 +26,23 @@ if TYPE_CHECKING:
         OracleDistance,
         RowRequest,
     )
+    from lightning_unlearn.storage.path_history import PathHistory
     from lightning_unlearn.study.runner import Study
     from lightning_unlearn.study.spec import StudySpec
     from lightning_unlearn.training.trainer import StagedTrainer
-    from lightning_unlearn.unlearning import GA, NPO, SimNPO, Unlearning
+    from lightning_unlearn.unlearning import (
+        GA,
+        NPO,
+        ModelStateArithmetic,
+        PathAware,
+        Replay,
+        Rewind,
+        SimNPO,
+        Splice,
+        StageNegation,
+        TaskNegation,
+        Unlearning,
+    )
 
 __all__ = [
     "GA",
@@ -47,19 +60,27 @@ __all__ = [
     "MathAccuracy",
     "Membership",
     "Memorization",
+    "ModelStateArithmetic",
     "ModelView",
     "Monitor",
     "Oracle",
     "OracleDistance",
+    "PathAware",
+    "PathHistory",
     "Recipe",
+    "Replay",
+    "Rewind",
     "RowRequest",
     "RowSource",
     "SimNPO",
+    "Splice",
     "Stage",
+    "StageNegation",
     "StagedDataModule",
     "StagedTrainer",
     "Study",
     "StudySpec",
+    "TaskNegation",
     "TokenStatistics",
     "Unlearning",
     "__version__",
@@ -94,7 +115,15 @@ _MODULES = {
     "StagedTrainer": "training.trainer",
     "GA": "unlearning",
     "NPO": "unlearning",
+    "PathAware": "unlearning",
+    "PathHistory": "storage.path_history",
     "SimNPO": "unlearning",
+    "StageNegation": "unlearning",
+    "ModelStateArithmetic": "unlearning",
+    "Replay": "unlearning",
+    "Rewind": "unlearning",
+    "Splice": "unlearning",
+    "TaskNegation": "unlearning",
     "Unlearning": "unlearning",
 }
 

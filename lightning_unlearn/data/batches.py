@@ -222,13 +222,14 @@ class BatchPlan(Dataset[GlobalBatch]):
         """
         return collate(self.examples, rows, self.pad_id, filler)
 
-    def loader(self, done: int = 0) -> DataLoader[GlobalBatch]:
+    def loader(self, done: int = 0, upto: int | None = None) -> DataLoader[GlobalBatch]:
         """Return a loader that yields the steps in order, one at a time.
 
         Args:
             done: number of steps to skip at the start.
+            upto: number of steps after which to end; None for all.
         """
-        left = range(done, len(self.steps))
+        left = range(done, len(self.steps) if upto is None else upto)
         return DataLoader(self, batch_size=None, sampler=left, num_workers=0)
 
 
@@ -267,14 +268,20 @@ def micro_batch(batch_size: int, requested: int | None, world_size: int, key: st
     return max(n for n in range(1, DEFAULT_MICRO_BATCH + 1) if share % n == 0)
 
 
+def count_steps(count: int, recipe: Recipe) -> int:
+    """Return the number of optimizer steps of a recipe on ``count`` rows."""
+    if recipe.steps is not None:
+        return recipe.steps
+    return recipe.epochs * -(-count // recipe.batch_size)
+
+
 def _global_batches(count: int, recipe: Recipe, seed: int, stage: str) -> Iterator[list[int]]:
     """Yield the row numbers of each optimizer step.
 
     The remaining rows at the end of an epoch make a smaller step.
     """
     per_epoch = -(-count // recipe.batch_size)
-    total = recipe.steps if recipe.steps is not None else recipe.epochs * per_epoch
-    for step in range(total):
+    for step in range(count_steps(count, recipe)):
         epoch, position = divmod(step, per_epoch)
         if position == 0:
             generator = torch.Generator().manual_seed(derive_seed(seed, stage, epoch))

@@ -359,6 +359,7 @@ class StagedDataModule(LightningDataModule):
         world_size: int,
         retain: bool = False,
         alternates: bool = False,
+        recipe: Recipe | None = None,
     ) -> BatchPlan:
         """Select the stage whose steps `train_dataloader` yields, and return their plan.
 
@@ -369,9 +370,11 @@ class StagedDataModule(LightningDataModule):
             world_size: number of processes.
             retain: pair the rows with retain rows; `load_method_rows` comes first.
             alternates: pair the rows with alternates; `load_method_rows` comes first.
+            recipe: another recipe than the stage's own; None for its own.
         """
         key = "data.unlearn" if stage == UNLEARN else f"data.stages.{stage}"
-        shared = self.training_examples(stage), self.recipe(stage), seed, stage, self.pad_id
+        recipe = self.recipe(stage) if recipe is None else recipe
+        shared = self.training_examples(stage), recipe, seed, stage, self.pad_id
         options: dict[str, Any] = {
             "micro_batch_size": self.micro_batch_size,
             "rank": rank,

@@ -19,8 +19,14 @@ from torch import Tensor, nn
 from lightning_unlearn.data.batches import derive_seed
 from lightning_unlearn.distributed.tensors import copy_into, full_tensor
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.model.adapter_sums import Exchange, is_a
 from lightning_unlearn.model.log_probs import at_least_fp32
-from lightning_unlearn.model.lora_targets import check_rank, special_layers
+from lightning_unlearn.model.lora_targets import (
+    check_rank,
+    check_targets,
+    linear_names,
+    special_layers,
+)
 from lightning_unlearn.model.settings import ALL, LoRA
 
 LEARN, UNLEARN = "learn", "unlearn"
@@ -38,6 +44,7 @@ class Adapters:
 
     def __init__(self, peft_model: Any) -> None:
         self.peft_model = peft_model
+        self._exchanges: dict[str, Exchange] = {}
 
     @classmethod
     def attach(
@@ -56,8 +63,8 @@ class Adapters:
         """
         from peft import LoraConfig, get_peft_model
 
-        dtype, linear = hf_model.dtype, _linear_names(hf_model)
-        _check_targets(hf_model, lora, linear)
+        dtype, linear = hf_model.dtype, linear_names(hf_model)
+        check_targets(hf_model, lora, linear)
         check_rank(hf_model, lora.rank)
         targets = lora.target_modules
         common = {
@@ -133,6 +140,7 @@ class Adapters:
             name: "learn" or "unlearn".
             seed: seed of the run.
         """
+        self.restore(name)
         generator = torch.Generator().manual_seed(derive_seed(seed, "adapter", name))
         for full_name, parameter in sorted(self.parameters(name).items()):
             # Lightning configures a model where tensors are made on its device.
@@ -144,6 +152,31 @@ class Adapters:
             elif "lora_embedding_B" in full_name:
                 fresh.normal_(generator=generator)
             copy_into(parameter, fresh)
+
+    def exchange(self, name: str, weights: Mapping[str, Tensor]) -> None:
+        """Give an adapter weights of any ranks, until `restore` or `reset`.
+
+        Args:
+            name: "learn" or "unlearn".
+            weights: full tensors by the names that PEFT gives them, for layers that have an
+                adapter. Their scale is that of the adapter's own weights.
+        """
+        self.restore(name)
+        shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+        if shapes == self.shapes(name):
+            self.load_state_dict(name, dict(weights))
+            return
+        own = next(iter(self.parameters(name).values()))
+        self._exchanges[name] = Exchange(self.peft_model, name, weights, own.dtype, _device_of(own))
+
+    def exchanged(self, name: str) -> dict[str, Tensor] | None:
+        """Return the weights that `exchange` gave an adapter; None if it has its own shapes."""
+        return self.state_dict(name) if name in self._exchanges else None
+
+    def restore(self, name: str) -> None:
+        """Put an adapter's own weights back after `exchange`."""
+        if (exchanged := self._exchanges.pop(name, None)) is not None:
+            exchanged.undo()
 
     def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
         """Return the shapes of an adapter's weights by the names that PEFT gives them."""
@@ -227,13 +260,39 @@ class Adapters:
         Raises:
             InputError: if the folder holds no adapter, or one of another shape.
         """
+        weights = self.read(folder)
+        if name == UNLEARN and self._has_other_ranks(weights):
+            # A path-aware method made it.
+            self.exchange(name, weights)
+            return
+        self.restore(name)
+        self.load_state_dict(name, weights, str(folder))
+
+    def read(self, folder: Path) -> dict[str, Tensor]:
+        """Return the weights of a saved adapter, on the CPU.
+
+        Args:
+            folder: where `save` or PEFT wrote.
+
+        Raises:
+            InputError: if the folder holds no adapter.
+        """
         from safetensors.torch import load_file
 
         if not (folder / WEIGHTS).is_file():
             raise InputError(
                 f"{folder}: found no {WEIGHTS}, expected a folder with an adapter in PEFT's format."
             )
-        self.load_state_dict(name, load_file(folder / WEIGHTS), str(folder))
+        return load_file(folder / WEIGHTS)
+
+    def _has_other_ranks(self, weights: Mapping[str, Tensor]) -> bool:
+        """Return whether weights fit the layers with adapters, but not the ranks of "unlearn"."""
+        self.restore(UNLEARN)
+        known = {**self.shapes(LEARN), **self.shapes(UNLEARN)}
+        widths = {key: _width(key, shape) for key, shape in known.items()}
+        shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+        fits = all(widths.get(key) == _width(key, shape) for key, shape in shapes.items())
+        return fits and shapes != self.shapes(UNLEARN)
 
     def merge(self, names: Sequence[str]) -> Any:
         """Add adapters to the weights of the base and remove them; use nothing of this afterwards.
@@ -257,6 +316,19 @@ class Adapters:
         return self.peft_model.merge_and_unload(adapter_names=list(names))
 
 
+def _width(name: str, shape: Sequence[int]) -> int:
+    """Return the size of a factor that is not the rank."""
+    return shape[1] if is_a(name) else shape[0]
+
+
+def _device_of(parameter: Tensor) -> torch.device:
+    """Return where the layer of a parameter computes; shards may be offloaded from there."""
+    mesh = getattr(parameter, "device_mesh", None)
+    if mesh is None or mesh.device_type != "cuda":
+        return parameter.device
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 @contextmanager
 def switched_off(module: nn.Module, name: str) -> Iterator[None]:
     """Leave an adapter out of the forward; which weights are trained does not change.
@@ -277,25 +349,6 @@ def switched_off(module: nn.Module, name: str) -> Iterator[None]:
     finally:
         for layer, active in zip(layers, before, strict=True):
             layer._active_adapter = active
-
-
-def _linear_names(hf_model: Any) -> str:
-    """Last parts of the names of a model's linear layers, for messages."""
-    linear = (name for name, part in hf_model.named_modules() if isinstance(part, nn.Linear))
-    return ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
-
-
-def _check_targets(hf_model: Any, lora: LoRA, linear: str) -> None:
-    """Refuse a list of targets of which one matches no layer."""
-    if isinstance(lora.target_modules, str):
-        return
-    for target in lora.target_modules:
-        named = [m for n, m in hf_model.named_modules() if f".{n}".endswith(f".{target}")]
-        if not any(next(m.children(), None) is None for m in named):
-            raise InputError(
-                f"model.lora.target_modules: found {target!r}, which matches no layer of this "
-                f"model. Its linear layers are {linear}."
-            )
 
 
 class _FromFP32(nn.Linear):

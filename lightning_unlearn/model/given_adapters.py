@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.adapter_files import AdapterFiles, is_adapter, read_adapter
+from lightning_unlearn.model.adapter_sums import is_a
 from lightning_unlearn.model.model_files import locate
 from lightning_unlearn.model.settings import ModelSettings
 from lightning_unlearn.model.weights_check import find_file
@@ -101,7 +102,7 @@ class GivenAdapters:
                 parts.setdefault(name, []).append(_part(adapter, name, tensor, place < count))
         # A holds one row per rank, B one column.
         return {
-            name: torch.cat(own, dim=0 if _is_a(name) else 1).contiguous()
+            name: torch.cat(own, dim=0 if is_a(name) else 1).contiguous()
             for name, own in sorted(parts.items())
         }
 
@@ -130,7 +131,7 @@ class GivenAdapters:
             for name in sorted({*adapter.shapes, *([] if self.is_stacked else expected)}):
                 found, wanted = adapter.shapes.get(name), expected.get(name)
                 if self.is_stacked and found and wanted and len(found) == len(wanted) == 2:
-                    ranked = 0 if _is_a(name) else 1
+                    ranked = 0 if is_a(name) else 1
                     wanted = tuple(
                         own if place == ranked else size
                         for place, (own, size) in enumerate(zip(found, wanted, strict=True))
@@ -308,14 +309,10 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "no weight" if shape is None else f"the shape {list(shape)}"
 
 
-def _is_a(name: str) -> bool:
-    return ".lora_A." in name or name.endswith(".lora_embedding_A")
-
-
 def _part(adapter: AdapterFiles, name: str, tensor: Tensor, has_effect: bool) -> Tensor:
     """Return a factor of one of several stacked adapters, B with the scale in it."""
     wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-    if _is_a(name):
+    if is_a(name):
         return wide
     module = name.removeprefix("base_model.model.").split(".lora_")[0]
     return wide * (adapter.modules[module][1] if has_effect else 0.0)

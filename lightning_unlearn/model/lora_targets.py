@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lightning_unlearn.errors import InputError
+from lightning_unlearn.model.settings import LoRA
 
 # Packages of linear layers with packed weights.
 _PACKED = ("bitsandbytes", "lightning_unlearn")
@@ -175,3 +176,22 @@ def advise(trained: list[str], idle: list[str]) -> str:
                 targets[end] = None
                 break
     return f"[{', '.join(sorted(targets))}]"
+
+
+def linear_names(hf_model: Any) -> str:
+    """Last parts of the names of a model's linear layers, for messages."""
+    linear = (name for name, part in hf_model.named_modules() if isinstance(part, nn.Linear))
+    return ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
+
+
+def check_targets(hf_model: Any, lora: LoRA, linear: str) -> None:
+    """Refuse a list of targets of which one matches no layer."""
+    if isinstance(lora.target_modules, str):
+        return
+    for target in lora.target_modules:
+        named = [m for n, m in hf_model.named_modules() if f".{n}".endswith(f".{target}")]
+        if not any(next(m.children(), None) is None for m in named):
+            raise InputError(
+                f"model.lora.target_modules: found {target!r}, which matches no layer of this "
+                f"model. Its linear layers are {linear}."
+            )

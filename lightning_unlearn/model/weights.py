@@ -168,7 +168,10 @@ class ModelWeights:
             return rebuilt
         adapters = self.pretrained.attach_adapters(rebuilt, settings.base)
         for name, values in weights.items():
-            adapters.load_state_dict(name, values)
+            if name == UNLEARN:
+                adapters.exchange(name, values)
+            else:
+                adapters.load_state_dict(name, values)
         return adapters.merge(self.adapters.active)
 
     @property
@@ -187,9 +190,12 @@ class ModelWeights:
             folder: where `save` wrote "learn"; None for the base model.
             seed: seed of the run.
         """
+        exchanged = None
         if self.adapters is None:
             present = self._hf_model.state_dict()
         else:
+            exchanged = self.adapters.exchanged(UNLEARN)
+            self.adapters.restore(UNLEARN)
             present = {
                 key: parameter.detach()
                 for name in (LEARN, UNLEARN)
@@ -203,6 +209,8 @@ class ModelWeights:
             with torch.no_grad():
                 for key, value in kept.items():
                     present[key].copy_(value)
+            if exchanged is not None and self.adapters is not None:
+                self.adapters.exchange(UNLEARN, exchanged)
 
     def _load_other(self, folder: Path | None, seed: int) -> None:
         if self.adapters is None:

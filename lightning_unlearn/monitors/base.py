@@ -180,8 +180,8 @@ class Monitor(Callback):
         self._evaluate_if_due(trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate the model of ``validate``."""
+        """Evaluate the model of ``validate``, or one that needs no steps."""
         assert isinstance(pl_module, CausalLM)
         results: EvaluationResults | None = getattr(trainer, "results", None)
         if results is not None:
-            self.evaluate(results, pl_module, 0)
+            self.evaluate(results, pl_module, pl_module.step)

@@ -77,6 +77,7 @@ class Task:
         number: index of the task among the keys of that trial, counted from 0.
         tokens: number of tokens that training processes.
         oracle: key of the stage that trains the oracle it is compared with; None for none.
+        history: keys of the tasks that make the other models that its result is computed from.
     """
 
     key: str
@@ -86,11 +87,12 @@ class Task:
     number: int
     tokens: int
     oracle: str | None = None
+    history: tuple[str, ...] = ()
 
     @property
     def needs(self) -> list[str]:
         """Return the keys of the tasks that must be finished first."""
-        return [key for key in (self.parent, self.oracle) if key is not None]
+        return [key for key in (self.parent, self.oracle, *self.history) if key is not None]
 
     @property
     def is_run(self) -> bool:
@@ -157,9 +159,17 @@ class StudyPlan:
         trial = self.trials[task.trial]
         if task.is_run:
             return visible(trial.run)
-        names = [self.task[key].stage for key in trial.keys[: task.number + 1]]
+        names = self._prefix(task)
         setting = common_setting([trial.sweep for trial in self.through[task.key]])
         return visible(f"{'-'.join(names)} (seed {trial.seed}{', ' if setting else ''}{setting})")
+
+    def _prefix(self, task: Task) -> list[str]:
+        """Return the names of the stages up to that of a task."""
+        names = [task.stage]
+        while task.parent is not None:
+            task = self.task[task.parent]
+            names.insert(0, task.stage)
+        return names
 
     def needed(self, trials: Iterable[Trial]) -> list[Task]:
         """Return the tasks that the given trials need, in order."""
@@ -276,7 +286,9 @@ class StudyPlan:
             )
             for trial in values["trials"]
         ]
-        tasks = [Task(**task) for task in values["tasks"]]
+        tasks = [
+            Task(**{**task, "history": tuple(task.get("history", ()))}) for task in values["tasks"]
+        ]
         if not trials or not tasks:
             raise ValueError("found no trials, expected some")
         return cls(

@@ -15,16 +15,15 @@ from lightning_unlearn.data.datamodule import ORACLE, StagedDataModule
 from lightning_unlearn.data.paths import NO_ORACLE
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.monitors.view import BASE
 from lightning_unlearn.settings.compose import merge, set_key
 from lightning_unlearn.settings.folder_names import check_folder
 from lightning_unlearn.settings.labels import setting_name
 from lightning_unlearn.storage.stage_store import StageStore
 from lightning_unlearn.study.oracles import check_oracle, without_oracle
 from lightning_unlearn.study.plan import StudyPlan, Task, Trial, common_setting, written
+from lightning_unlearn.study.planned_task import task_of
 from lightning_unlearn.study.spec import StudySpec
 from lightning_unlearn.training.from_config import StagedCLI, is_method
-from lightning_unlearn.training.path_plan import PlannedStage
 from lightning_unlearn.training.progress import StageProgress
 from lightning_unlearn.training.trainer import StagedTrainer
 
@@ -99,12 +98,8 @@ class TaskRunner:
             planned = trainer.plan(model, data)
             chains.append(tuple(stage.key for stage in planned))
             for place, stage in enumerate(planned):
-                parent = planned[place - 1].key if place else None
                 if stage.key not in tasks:
-                    tokens = _tokens(data, stage)
-                    tasks[stage.key] = Task(
-                        stage.key, stage.name, parent, number, place, tokens, _key(stage.oracle)
-                    )
+                    tasks[stage.key] = task_of(stage, data, number, place)
         self._plan = StudyPlan(
             self.spec.name,
             str(self.folder),
@@ -337,11 +332,6 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def _key(oracle: str | None) -> str | None:
-    """Return the store key of an oracle; None for the base model, which has none."""
-    return None if oracle == BASE else oracle
-
-
 def _of_sweep(text: str, key: str) -> str:
     """Return a message about the value of a swept key, with the key of the study file."""
     return f"sweep.{text}" if text.startswith(f"{key}:") else f"sweep.{key}: {text}"
@@ -351,17 +341,6 @@ def _model_key(cli: StagedCLI) -> str:
     """Return a text that is equal for configurations that can share one model in memory."""
     trainer = cli.config.trainer
     return json.dumps([cli.config.model.as_dict(), str(trainer.precision)], default=str)
-
-
-def _tokens(data: StagedDataModule, stage: PlannedStage) -> int:
-    """Return the number of tokens that training processes in a planned stage."""
-    if stage.name == ORACLE:
-        return 0
-    recipe, examples = data.recipe(stage.name), data.training_examples(stage.name)
-    of_epoch = sum(map(len, examples))
-    if recipe.steps is None:
-        return recipe.epochs * of_epoch
-    return recipe.steps * recipe.batch_size * of_epoch // len(examples)
 
 
 def _folder(points: Sequence[_Point], forget: str | None) -> str:

@@ -9,7 +9,7 @@ from lightning_unlearn.errors import visible
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.monitors.view import EXTERNAL
 from lightning_unlearn.storage.stage_store import StageStore
-from lightning_unlearn.training.path_plan import PlannedStage
+from lightning_unlearn.training.planned_stage import PlannedStage, of_path
 from lightning_unlearn.training.stage_trainer import StageTrainer
 
 
@@ -31,8 +31,10 @@ def describe_run(
         "seed": trainer.seed,
         "key": plan[-1].key,
         "store": str(trainer.store.folder.absolute()),
-        "stages": [{"name": stage.name, "key": stage.key} for stage in plan],
+        "stages": [{"name": stage.name, "key": stage.key} for stage in of_path(plan)],
     }
+    if history := [stage for stage in plan if stage.history]:
+        about["history"] = [{"name": stage.label, "key": stage.key} for stage in history]
     if data.learned:
         about["learned"] = list(data.learned)
     return about
@@ -58,17 +60,23 @@ def announce(
         steps.append(f"unlearn {data.forget} ({trainer.label(data)})")
     elif plan[-1].name == ORACLE:
         steps.append(f"evaluate the oracle without {data.forget}")
-    stored = [stage.name for stage in plan if _is_stored(trainer.store, stage)]
+    is_stored = {stage.key: _is_stored(trainer.store, stage) for stage in plan}
+    left = [stage for stage in of_path(plan) if not is_stored[stage.key]]
+    history = [stage for stage in plan if stage.history]
     parts = {
         "learned by the base model": list(data.learned),
-        "stored": stored,
-        "to train": [s.name for s in plan if s.name not in stored and s.name != ORACLE],
-        "to evaluate": [s.name for s in plan if s.name not in stored and s.name == ORACLE],
+        "stored": [stage.name for stage in of_path(plan) if is_stored[stage.key]],
+        "to train": [s.name for s in left if s.name != ORACLE and s.result is None],
+        "stored of the history": [s.label for s in history if is_stored[s.key]],
+        "to train for the history": [s.label for s in history if not is_stored[s.key]],
+        "to compute": [s.name for s in left if s.result is not None],
+        "to evaluate": [s.name for s in left if s.name == ORACLE],
     }
     found = [f"{what}: {', '.join(names)}" for what, names in parts.items() if names]
     text = "; ".join(found)
     lines = [f"Path: {' → '.join(steps)}", f"{text[:1].upper()}{text[1:]}."]
-    if plan[-1].oracle == EXTERNAL and trainer.oracle is not None and plan[-1].name not in stored:
+    measures = plan[-1].oracle == EXTERNAL and not is_stored[plan[-1].key]
+    if measures and trainer.oracle is not None:
         lines.append(f"Compared with the oracle {trainer.oracle.base}, which is measured first.")
     if not model.is_open:
         lines.append(f"Loading the weights of {describe_model(model)} ...")

@@ -17,13 +17,14 @@ from lightning_unlearn.signals import ENDS
 from lightning_unlearn.training.stage_trainer import StageTrainer
 
 
-def rule_that_ends(trainer: StageTrainer, module: CausalLM) -> str | None:
+def rule_that_ends(trainer: StageTrainer, module: CausalLM, upto: int | None = None) -> str | None:
     """Find the rule that ends the current stage after the step that was just made.
 
     Args:
         trainer: the trainer of the stage. The rule is a decision of EarlyStopping, or the ``stop``
             of the unlearning method.
         module: the module during the stage.
+        upto: step after which the stage ends, for a state inside a stage; None for none.
 
     Returns:
         A sentence that names the rule, the same on all processes; None if no rule ends the stage.
@@ -32,6 +33,8 @@ def rule_that_ends(trainer: StageTrainer, module: CausalLM) -> str | None:
         if isinstance(callback, EarlyStopping) and _has_decided(callback):
             why = " ".join(str(callback.stopping_reason_message or "").split())
             return f"EarlyStopping: {why.removesuffix(' Signaling Trainer to stop.')}"
+    if upto is not None and module.step >= upto:
+        return f"the history of a path uses the model after step {upto}"
     method = trainer.method
     if module.stage != UNLEARN or method is None or not method.may_stop:
         return None

@@ -19,11 +19,18 @@ class TrainingHistory(Callback):
 
     Args:
         stage: the stage's name.
-        log: function that gets stage, step, loss and learning rate of every step.
+        log: function that gets label, step, loss and learning rate of every step.
+        label: name of the stage in curves; None for the stage's name.
     """
 
-    def __init__(self, stage: str, log: Callable[[str, int, float, float], None]) -> None:
+    def __init__(
+        self,
+        stage: str,
+        log: Callable[[str, int, float, float], None],
+        label: str | None = None,
+    ) -> None:
         self.stage = stage
+        self._label = label or stage
         self._log = log
         self._rows: list[tuple[int, float, float]] = []
 
@@ -32,14 +39,14 @@ class TrainingHistory(Callback):
         loss = float(trainer.callback_metrics["loss"])
         rate = float(trainer.callback_metrics["lr"])
         self._rows.append((pl_module.step, loss, rate))
-        self._log(self.stage, pl_module.step, loss, rate)
+        self._log(self._label, pl_module.step, loss, rate)
 
     def read(self, folder: Path) -> None:
         """Append and log the steps that a store entry or a checkpoint contains."""
         table = records.read_table(folder / records.TRAINING)
         for step, loss, rate in table[["step", "loss", "lr"]].itertuples(index=False):
             self._rows.append((int(step), float(loss), float(rate)))
-            self._log(self.stage, *self._rows[-1])
+            self._log(self._label, *self._rows[-1])
 
     def columns(self) -> dict[str, list[Any]]:
         """Return the history as table columns: stage, step, loss, lr."""
@@ -54,7 +61,7 @@ def write_entry(
     model: CausalLM,
     weights: dict[str, Tensor],
     history: TrainingHistory,
-    results: EvaluationResults,
+    results: EvaluationResults | None = None,
     learn: dict[str, Tensor] | None = None,
 ) -> None:
     """Write the store entry of a trained stage, or the same files of a checkpoint.
@@ -72,7 +79,7 @@ def write_entry(
     if learn is not None:
         model.weights.save(LEARN, folder / LEARN, learn)
     records.write_table(folder / records.TRAINING, history.columns())
-    if history.stage == UNLEARN:
+    if history.stage == UNLEARN and results is not None:
         write_results(folder, results)
 
 

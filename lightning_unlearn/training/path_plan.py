@@ -1,7 +1,7 @@
 """Plan of the run of a path: its stages, each with all settings that determine its weights."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +14,12 @@ from lightning_unlearn.model.compat import reduced_fp32_products
 from lightning_unlearn.monitors.base import Monitor
 from lightning_unlearn.monitors.view import BASE, EXTERNAL
 from lightning_unlearn.storage.callback_identity import callback_identity
-from lightning_unlearn.storage.entries import content_key
+from lightning_unlearn.storage.path_history import Chain, Link
 from lightning_unlearn.storage.stage_store import StageStore
+from lightning_unlearn.training.history_plan import plan_history
+from lightning_unlearn.training.planned_stage import PlannedStage, trainings
 from lightning_unlearn.unlearning.base import Unlearning
-
-
-@dataclass
-class PlannedStage:
-    """One stage of the run of a path.
-
-    Attributes:
-        name: name of a trained stage; "unlearn"; or "oracle" for an evaluation of the oracle.
-        content: all settings that determine the weights after the stage and the monitors' results.
-        oracle: key of the oracle that monitors compare with during the stage; `BASE` for the base
-            model; `EXTERNAL` for a model of its own; None for none.
-        uses: whether its steps use retain rows, and alternates.
-        key: name of the stage's entry in the stage store.
-    """
-
-    name: str
-    content: dict[str, Any]
-    oracle: str | None = None
-    uses: tuple[bool, bool] = (False, False)
-    key: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.key = content_key(self.content)
+from lightning_unlearn.unlearning.path_aware import PathAware
 
 
 @dataclass(frozen=True)
@@ -84,10 +64,11 @@ def plan_path(
             of the path.
 
     Returns:
-        The planned stages in order.
+        The planned stages in order. Stages of the history of a path-aware method are between those
+        of the path and "unlearn".
     """
     shared = _shared(model, data, conditions)
-    plan = _trainings(data, shared, data.training_stages)
+    plan = trainings(data, shared, _links(data.prefix), len(data.learned))
     stages = plan[-1].content["stages"] if plan else []
     evaluation = {
         "monitors": [_monitor_identity(monitor, data) for monitor in monitors],
@@ -97,17 +78,20 @@ def plan_path(
     unlearned = {**shared, "stages": stages, "forget": data.forget}
     if data.oracle:
         forgotten = {"data": data.fingerprint(UNLEARN)}
-        plan.append(PlannedStage(ORACLE, {**unlearned, **forgotten, **evaluation}))
+        content = {**unlearned, **forgotten, **evaluation}
+        plan.append(PlannedStage(ORACLE, content, before=tuple(plan)))
     elif data.forget is not None and method is not None:
         uses = method.uses_retain, method.uses_alternates
-        content = {
-            **unlearned,
-            "unlearn": data.recipe(UNLEARN).key(),
-            "data": data.fingerprint(UNLEARN),
-            "method": callback_identity(method),
-            **data.method_rows.fingerprints(*uses),
-            **evaluation,
-        }
+        content = {**unlearned, "data": data.fingerprint(UNLEARN), **evaluation}
+        content["method"] = callback_identity(method)
+        result, recipe = None, None
+        before = tuple(plan)
+        if isinstance(method, PathAware):
+            history, result, content["history"] = plan_history(model, data, method, shared, plan)
+            plan += history
+        else:
+            recipe = data.recipe(UNLEARN)
+            content |= {"unlearn": recipe.key(), **data.method_rows.fingerprints(*uses)}
         if data.learned:
             content["learned"] = _learned(model, data)
         oracle = None
@@ -115,7 +99,11 @@ def plan_path(
             oracle, content["oracle"] = EXTERNAL, external
         elif any(monitor.uses_oracle for monitor in monitors):
             oracle = content["oracle"] = _oracle(data, shared, has_oracle)
-        plan.append(PlannedStage(UNLEARN, content, oracle, uses))
+        plan.append(
+            PlannedStage(
+                UNLEARN, content, oracle, uses, before=before, recipe=recipe, result=result
+            )
+        )
     return plan
 
 
@@ -215,13 +203,17 @@ def _monitor_identity(monitor: Monitor, data: StagedDataModule) -> dict[str, Any
     return {**identity, "parameters": parameters}
 
 
+def _links(names: Sequence[str]) -> Chain:
+    return tuple(Link(name) for name in names)
+
+
 def _oracle(
     data: StagedDataModule, shared: dict[str, Any], has_oracle: Callable[[PlannedStage], bool]
 ) -> str | None:
     if data.forget in data.learned:
         return None  # No model that has not learned the forget stage can be trained from the base.
-    rest = [name for name in data.path[len(data.learned) :] if name != data.forget]
-    retrained = _trainings(data, shared, rest)
+    rest = [name for name in data.path if name != data.forget]
+    retrained = trainings(data, shared, _links(rest), len(data.learned))
     if not retrained:
         return BASE
     return retrained[-1].key if has_oracle(retrained[-1]) else None
@@ -235,19 +227,6 @@ def _learned(model: CausalLM, data: StagedDataModule) -> list[list[str | None]]:
     given = model.pretrained.given
     known = given.history() if given is not None else {}
     return [[name, known.get(name)] for name in data.learned]
-
-
-def _trainings(
-    data: StagedDataModule, shared: dict[str, Any], names: Sequence[str]
-) -> list[PlannedStage]:
-    """Return the planned stages that train the named stages one after the other."""
-    stages: list[dict[str, Any]] = []
-    plan = []
-    for name in names:
-        recipe = data.recipe(name).key()
-        stages = [*stages, {"name": name, "recipe": recipe, "data": data.fingerprint(name)}]
-        plan.append(PlannedStage(name, {**shared, "stages": stages}))
-    return plan
 
 
 def oracle_removed(key: str, store: Path) -> StorageError:

@@ -29,6 +29,7 @@ from lightning_unlearn.training.checkpoints import (
     read_optimizer,
     write_checkpoint,
 )
+from lightning_unlearn.training.combining import combine_history, learn_below, weights_after
 from lightning_unlearn.training.descriptions import announce, describe_run
 from lightning_unlearn.training.endings import (
     cause_of_stop,
@@ -45,8 +46,10 @@ from lightning_unlearn.training.history import (
     write_results,
 )
 from lightning_unlearn.training.oracle_values import measure_oracle
-from lightning_unlearn.training.path_plan import PlannedStage, oracle_removed, warn_of_precision
+from lightning_unlearn.training.path_plan import oracle_removed, warn_of_precision
+from lightning_unlearn.training.planned_stage import PlannedStage, of_path
 from lightning_unlearn.training.run_folder import RunFolder, RunLogger, stage_logger
+from lightning_unlearn.training.snapshots import StageSnapshots, snapshots_of
 from lightning_unlearn.training.stage_trainer import StageTrainer
 
 
@@ -92,7 +95,7 @@ class PathRunner:
                 self.trainer.store.report_unused()
                 for line in announce(self.trainer, self.model, self.data, self.plan):
                     self.trainer.messages.info(line)
-        for stage in self.plan[:until]:
+        for stage in self._stages(until):
             if stage.oracle == EXTERNAL and agree(self._find(stage.key) is None):
                 self.weights_of(EXTERNAL)
         if directory is not None:
@@ -107,13 +110,13 @@ class PathRunner:
             busy=bar.note if bar is not None else ignore,
         )
         self.trainer.trained_stages = []
-        for number, stage in enumerate(self.plan[:until]):
+        for stage in self._stages(until):
             if agree(self._find(stage.key) is None):
                 with self._lock(stage.key):
                     # Another run may have stored the stage while this one waited for the lock.
                     if agree(self._find(stage.key) is None):
                         with self._heartbeat(stage.key):
-                            self._make(number)
+                            self._make(stage)
                         continue
             if directory is not None:
                 self._replay(stage)
@@ -121,11 +124,17 @@ class PathRunner:
             self._finish(directory)
         self._close_logs()
 
+    def _stages(self, until: int | None) -> list[PlannedStage]:
+        """Return the planned stages to run; see `run`."""
+        # A stage of the history does not start from the planned stage before it.
+        return self.plan if until is None else [*(last := self.plan[until - 1]).before, last]
+
     def load_final_weights(self) -> None:
         """Load the weights after the last stage, for a run that did not train it."""
         names = [stage.name for stage in self.plan if stage.name != ORACLE]
         last = names[-1] if names else self.data.path[0]
-        start = self.data.recipe(last), 1, self.trainer.seed, True, self._weights(self.plan)
+        load = weights_after(self.trainer.store, of_path(self.plan))
+        start = self.data.recipe(last), 1, self.trainer.seed, True, load
         self.model.start_stage(StageStart(last, *start))
         # Lightning sets the trainer during a fit; the format of the weights depends on it.
         self.model.trainer = self.trainer
@@ -147,7 +156,7 @@ class PathRunner:
 
     def _open_stage(self, number: int) -> None:
         """Open the TensorBoard log of stages that are trained for several runs."""
-        trainer, stages = self.trainer, self.plan[:number]
+        trainer, stages = self.trainer, self._stages(number)
         if not trainer.tensorboard:
             return
         name = f"{'-'.join(s.name for s in stages)}_s{trainer.seed}_{stages[-1].key[:8]}"
@@ -201,70 +210,62 @@ class PathRunner:
             raise oracle_removed(oracle, self.trainer.store.folder)
         return self.trainer.store.folder / oracle / LEARN
 
-    def _weights(self, done: list[PlannedStage]) -> dict[str, Path]:
-        """Return the folders of the weights after the given stages, by adapter name."""
-        folders = {}
-        for stage in done:
-            if stage.name != ORACLE:
-                which = UNLEARN if stage.name == UNLEARN else LEARN
-                folders[which] = self.trainer.store.folder / stage.key / which
-        return folders
-
     def _replay(self, stage: PlannedStage) -> None:
         """Read and log the results that were recorded when a stored stage was trained."""
         if self.trainer.verbose:
-            self.trainer.messages.info(f"[green]✓[/] {stage.name}: already stored")
+            self.trainer.messages.info(f"[green]✓[/] {stage.label}: already stored")
+        if stage.history:
+            return
         folder = self.trainer.store.folder / stage.key
         if stage.name in (UNLEARN, ORACLE):
             read_results(folder, self.results)
         if stage.name != ORACLE:
             TrainingHistory(stage.name, self._log_training).read(folder)
 
-    def _make(self, number: int) -> None:
+    def _make(self, stage: PlannedStage) -> None:
         """Train or evaluate one planned stage and store the entry."""
-        stage, before = self.plan[number], self.plan[:number]
-        if number == 0 and self.trainer.is_global_zero:
-            warn_of_precision(self.trainer.store, stage, self.trainer.messages.warn)
+        trainer, before = self.trainer, list(stage.before)
+        if stage is self.plan[0] and trainer.is_global_zero:
+            warn_of_precision(trainer.store, stage, trainer.messages.warn)
         # If the module already holds the weights before this stage, load nothing.
-        load = {} if self.model.loaded_keys.matches(before) else self._weights(before)
+        is_there = self.model.loaded_keys.matches(before)
+        load = {} if is_there else weights_after(trainer.store, before)
         began = time.monotonic()
         write: Callable[[Path], None]
         checkpoints: StageCheckpoint | None = None
+        details: dict[str, Any] = {"stage": stage.name}
         self.results.oracle = self.weights_of(stage.oracle)
         if stage.name == ORACLE:
-            self._evaluate(load, fresh=number == 0)
+            self._evaluate(load, fresh=not before)
             write = partial(write_results, results=self.results)
         else:
-            history = TrainingHistory(stage.name, self._log_training)
-            given = self.model.pretrained.given
-            checkpoints = self._train(number, load, history)
+            history = TrainingHistory(stage.name, self._log_training, stage.label)
+            if stage.result is not None:
+                details |= combine_history(trainer, self.model, self.data, stage, load)
+            else:
+                checkpoints = self._train(stage, load, history)
+                details |= {"steps": self.model.step, "of": self.model.total_steps}
+                details["ended"] = checkpoints.ended if stage.upto is None else None
             write = partial(
                 write_entry,
                 model=self.model,
                 weights=self.model.weights.state_dict(UNLEARN if stage.name == UNLEARN else LEARN),
                 history=history,
                 results=self.results,
-                # With nothing trained before, no other entry has the given adapter.
-                learn=given.after() if given and stage.name == UNLEARN and not before else None,
+                learn=learn_below(self.model, stage),
             )
-        self.trainer.trained_stages.append(stage.name)
+        trainer.trained_stages.append(stage.label)
         try:
-            if self.trainer.is_global_zero:
-                details: dict[str, Any] = {
-                    "stage": stage.name,
-                    "seconds": round(time.monotonic() - began, 3),
-                    "machine": self.trainer.machine,
-                }
-                if checkpoints is not None:
-                    details |= {"steps": self.model.step, "of": self.model.total_steps}
-                    details["ended"] = checkpoints.ended
-                self.trainer.store.put(stage.key, stage.content, write, details)
-            self.trainer.strategy.barrier("stored")
+            if trainer.is_global_zero:
+                seconds = round(time.monotonic() - began, 3)
+                details |= {"seconds": seconds, "machine": trainer.machine}
+                trainer.store.put(stage.key, stage.content, write, details)
+            trainer.strategy.barrier("stored")
         finally:
             if checkpoints is not None:
                 checkpoints.release()
         if checkpoints is not None and checkpoints.stop_signal:
-            raise stopped(checkpoints.stop_signal, f"after storing stage {stage.name}.")
+            raise stopped(checkpoints.stop_signal, f"after storing stage {stage.label}.")
 
     def _evaluate(self, load: dict[str, Path], fresh: bool) -> None:
         """Evaluate the monitors on stored weights."""
@@ -275,13 +276,14 @@ class PathRunner:
         self.trainer.evaluate_once(self.model)
 
     def _train(
-        self, number: int, load: dict[str, Path], history: TrainingHistory
+        self, stage: PlannedStage, load: dict[str, Path], history: TrainingHistory
     ) -> StageCheckpoint:
         """Train a stage with one Lightning fit, from its last checkpoint if there is one."""
-        trainer, model, stage = self.trainer, self.model, self.plan[number]
-        batches = self.data.start_stage(stage.name, trainer.seed, *data_share(trainer), *stage.uses)
-        recipe, steps = self.data.recipe(stage.name), len(batches)
-        entry = StageStart(stage.name, recipe, steps, trainer.seed, number == 0, load)
+        trainer, model, recipe = self.trainer, self.model, stage.recipe
+        assert recipe is not None
+        name, seed = stage.name, trainer.seed
+        batches = self.data.start_stage(name, seed, *data_share(trainer), *stage.uses, recipe)
+        entry = StageStart(name, recipe, len(batches), seed, not stage.before, load)
         found = trainer.store.checkpoint(stage.key) if trainer.is_global_zero else None
         checkpoint: tuple[int, Path] | None = trainer.strategy.broadcast(found)
         if checkpoint is not None:
@@ -290,20 +292,23 @@ class PathRunner:
         folder = checkpoint[1] if checkpoint is not None else None
         checkpoints = self._checkpoints(stage, history, folder)
         if (progress := trainer.run_callbacks.progress) is not None:
+            number = [planned.key for planned in self.plan].index(stage.key)
             progress.place = f"{number + 1}/{len(self.plan)} "
         trainer.run_callbacks.reset()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        callbacks += [history, checkpoints]
+        taken = snapshots_of(stage, len(batches), trainer.snapshot_steps, self.plan)
+        snapshots = StageSnapshots(trainer.store, taken, history, lambda: trainer.machine)
+        callbacks += [history, snapshots, checkpoints]
         finished = False
         try:
-            trainer.fit_once(model, batches.loader(entry.done))
+            trainer.fit_once(model, batches.loader(entry.done, stage.upto))
             checkpoints.close_early(model)
             finished = True
         except StageCut as cut:
-            where = self._where(number, cut.kept, cause_of_stop(trainer))
+            where = self._where(stage, cut.kept, cause_of_stop(trainer))
             raise Unfinished(stop_message(where)) from None
         except StageStopped as stop:
-            raise stopped(stop.signal, self._where(number, stop.kept)) from None
+            raise stopped(stop.signal, self._where(stage, stop.kept)) from None
         except SystemExit as stop:
             if not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
@@ -312,9 +317,9 @@ class PathRunner:
             got = next((n for n, kind in ENDS.items() if type(cause) is kind), int(signal.SIGINT))
             if isinstance(cause, Requeued):
                 got = requeue_signal(trainer) or signal.SIGTERM
-            raise stopped(got, self._where(number, None)) from None
+            raise stopped(got, self._where(stage, None)) from None
         finally:
-            del callbacks[-2:]
+            del callbacks[-3:]
             if not finished:
                 checkpoints.release()
         model.loaded_keys.mark(stage.name, stage.key)
@@ -366,12 +371,13 @@ class PathRunner:
             stateful,
             checkpoint,
             requeue_signal(trainer),
-            partial(rule_that_ends, trainer, self.model),
+            partial(rule_that_ends, trainer, self.model, stage.upto),
             partial(evaluate_early_end, trainer, self.model),
         )
 
-    def _where(self, number: int, kept: bool | None, cause: str = "") -> str:
-        return place_of_stop([stage.name for stage in self.plan], number, self.model, kept, cause)
+    def _where(self, stage: PlannedStage, kept: bool | None, cause: str = "") -> str:
+        names = [*(before.name for before in stage.before), stage.label]
+        return place_of_stop(names, len(stage.before), self.model, kept, cause)
 
     def _close_logs(self) -> None:
         for logger in self.trainer.loggers:
@@ -382,14 +388,14 @@ class PathRunner:
         """Fill the folder of the run, then mark the run as finished."""
         self._close_logs()
         merges = self.model.settings.save_merged and not self.data.oracle
-        if merges and not self.model.loaded_keys.matches(self.plan):
+        if merges and not self.model.loaded_keys.matches(of_path(self.plan)):
             self.load_final_weights()
         if merges:
             # All processes take part in gathering a sharded model.
             template = self.data.format.template_source if self.data.format is not None else None
             self.model.weights.save_merged(directory.folder / "merged", template)
         if self.trainer.is_global_zero:
-            stages = [(s.name, self.trainer.store.folder / s.key) for s in self.plan]
+            stages = [(s.name, self.trainer.store.folder / s.key) for s in of_path(self.plan)]
             # Two commands may do the same run; only one at a time may fill its folder.
             with self.trainer.store.lock(self.plan[-1].key):
                 directory.close(stages)

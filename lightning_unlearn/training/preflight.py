@@ -11,6 +11,7 @@ from lightning_unlearn.distributed.strategy import (
     check_strategy,
     data_share,
 )
+from lightning_unlearn.distributed.tensor_parallel import KEY
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.pretrained import load_tokenizer
@@ -18,11 +19,17 @@ from lightning_unlearn.settings.diagnosis import show
 from lightning_unlearn.settings.folder_names import check_folder
 from lightning_unlearn.storage.callback_identity import constructed
 from lightning_unlearn.training.oracle_values import check_oracle
+from lightning_unlearn.training.planned_stage import PlannedStage
 from lightning_unlearn.training.stage_trainer import StageTrainer
 
 
 def check_arguments(
-    precision: str | int, plugins: Any, store: str, default_root_dir: str, run_name: str | None
+    precision: str | int,
+    plugins: Any,
+    store: str,
+    default_root_dir: str,
+    run_name: str | None,
+    snapshot_steps: int | None,
 ) -> None:
     """Refuse arguments of `StagedTrainer` that are wrong in every run.
 
@@ -32,6 +39,7 @@ def check_arguments(
         store: folder of the stage store.
         default_root_dir: folder of the runs.
         run_name: folder of the run inside ``default_root_dir``; None for no such name.
+        snapshot_steps: optimizer steps between two snapshots of a stage; None for none.
 
     Raises:
         InputError: naming the key.
@@ -45,6 +53,10 @@ def check_arguments(
         check_folder(folder, f"trainer.{key}")
     if run_name is not None:
         check_folder(run_name, "trainer.run_name")
+    if snapshot_steps is not None and snapshot_steps < 1:
+        raise InputError(
+            f"trainer.snapshot_steps: found {snapshot_steps}, expected at least 1, or null."
+        )
     if isinstance(plugins, str | dict):
         raise InputError(
             f"trainer.plugins: found {show(plugins)}, expected null, or plugin objects created "
@@ -95,6 +107,26 @@ def check_run(
     if trainer.is_global_zero and not model.is_open:
         # Run this check last: it reads all weight files.
         model.checks.files(str(trainer.precision), numbers=True)
+
+
+def check_result(trainer: StageTrainer, stage: PlannedStage) -> None:
+    """Refuse a path-aware method whose result the strategy cannot hold.
+
+    Args:
+        trainer: the trainer of the run.
+        stage: the last planned stage.
+
+    Raises:
+        InputError: for an adapter of another rank with tensor parallelism.
+    """
+    strategy, result = trainer.strategy, stage.result
+    if result is None or result.is_model or not isinstance(strategy, FSDP2):
+        return
+    if (size := strategy.tensor_parallel_size) > 1:
+        raise InputError(
+            f"{KEY}: found {size} with {type(trainer.method).__name__}, which computes an adapter "
+            "of another rank than model.lora.rank, expected 1: fsdp2 shards any model."
+        )
 
 
 def _check_learned(model: CausalLM, datamodule: StagedDataModule) -> None:

@@ -275,9 +275,10 @@ class RunFolder:
         trained = [(name, entry) for name, entry in stages if name != ORACLE]
         # The last entry is used: its "learn" adapter was trained on all stages.
         weights = {UNLEARN if name == UNLEARN else "learn": entry for name, entry in trained}
-        if len(trained) == 1 and (trained[0][1] / "learn").is_dir():
-            # Nothing was trained before unlearning: the entry has the given adapter too.
-            weights["learn"] = trained[0][1]
+        if trained and (trained[-1][1] / "learn").is_dir():
+            # The entry of unlearning has "learn" too: the given adapter if nothing was trained
+            # before, or the result of a path-aware method.
+            weights["learn"] = trained[-1][1]
         for which, entry in weights.items():
             target = self.folder / which
             if target.exists():
@@ -325,9 +326,9 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _details(entry: Path) -> dict[str, Any]:
-    """Read how a store entry was made: its steps, the rule that ended it, and the machine."""
+    """Read how a store entry was made: its steps, what ended or approximated it, and where."""
     details = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))["details"]
-    names = ("steps", "of", "ended", "machine")
+    names = ("steps", "of", "ended", "rank_error", "machine")
     return {name: details[name] for name in names if details.get(name) is not None}
 
 

@@ -35,6 +35,7 @@ class StageTrainer(Trainer):
     run_callbacks: RunCallbacks
     messages: Messages
     checkpoint_interval: CheckpointInterval
+    snapshot_steps: int | None = None
     tensorboard: bool
     trained_stages: list[str]
     results: EvaluationResults | None = None

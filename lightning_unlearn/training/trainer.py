@@ -1,5 +1,6 @@
 """StagedTrainer: trains the stages of a path, then unlearns one of them."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from lightning_unlearn.distributed.strategy import (
     with_precision,
 )
 from lightning_unlearn.errors import InputError, visible
-from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.settings import Oracle
 from lightning_unlearn.model.stage import StageStart
@@ -26,18 +26,19 @@ from lightning_unlearn.storage.callback_identity import (
 )
 from lightning_unlearn.storage.stage_store import StageStore
 from lightning_unlearn.training.checkpoints import CheckpointInterval
+from lightning_unlearn.training.combining import weights_of_entry
 from lightning_unlearn.training.lightning_callbacks import check_callbacks
 from lightning_unlearn.training.messages import Messages
 from lightning_unlearn.training.oracle_values import oracle_identity, oracle_notes
 from lightning_unlearn.training.path_plan import (
     Conditions,
-    PlannedStage,
     find_oracle,
     plan_path,
     stages_until,
 )
 from lightning_unlearn.training.path_runner import PathRunner
-from lightning_unlearn.training.preflight import check_arguments, check_run
+from lightning_unlearn.training.planned_stage import PlannedStage, of_path
+from lightning_unlearn.training.preflight import check_arguments, check_result, check_run
 from lightning_unlearn.training.quiet import quiet_lightning
 from lightning_unlearn.training.run_callbacks import sort_callbacks
 from lightning_unlearn.training.stage_trainer import StageTrainer
@@ -80,6 +81,8 @@ class StagedTrainer(StageTrainer):
             the number of steps. Ctrl-C, SIGTERM and SIGHUP always write a checkpoint.
         checkpoint_minutes: write a checkpoint n minutes after the previous one; null ignores the
             time.
+        snapshot_steps: store the model inside each stage every n optimizer steps, for path-aware
+            methods that use it, such as `Splice`; null stores only what the run itself uses.
         enable_progress_bar: show progress bars.
         deterministic: see Lightning's Trainer.
         benchmark: see Lightning's Trainer.
@@ -118,6 +121,7 @@ class StagedTrainer(StageTrainer):
         oracle: Oracle | None = None,
         checkpoint_steps: int | None = None,
         checkpoint_minutes: float | None = 10.0,
+        snapshot_steps: int | None = None,
         enable_progress_bar: bool = True,
         deterministic: bool | None = None,
         benchmark: bool | None = None,
@@ -125,7 +129,7 @@ class StagedTrainer(StageTrainer):
         plugins: Any = None,
         detect_anomaly: bool = False,
     ) -> None:
-        check_arguments(precision, plugins, store, default_root_dir, run_name)
+        check_arguments(precision, plugins, store, default_root_dir, run_name, snapshot_steps)
         self.run_callbacks = sort_callbacks(callbacks, enable_progress_bar)
         in_order = self.run_callbacks.in_order
         on_cpu = accelerator == "auto" and not torch.cuda.is_available()
@@ -133,6 +137,7 @@ class StagedTrainer(StageTrainer):
         self.checkpoint_interval = CheckpointInterval(checkpoint_steps, checkpoint_minutes)
         self.checkpoint_interval.check()
         self.seed, self.oracle, self.run_name = seed, oracle, run_name
+        self.snapshot_steps = snapshot_steps
         progress = self.run_callbacks.progress
         self.messages = Messages(progress, lambda: getattr(self, "is_global_zero", True))
         self.store = StageStore(store, report=self.messages.warn)
@@ -175,7 +180,7 @@ class StagedTrainer(StageTrainer):
             KeyboardInterrupt: after the optimizer step in which Ctrl-C, SIGTERM or SIGHUP arrived.
         """
         plan = self.run_path(model, datamodule)
-        if not model.loaded_keys.matches(plan):
+        if not model.loaded_keys.matches(of_path(plan)):
             PathRunner(self, model, datamodule, plan).load_final_weights()
         model.cpu()
 
@@ -200,6 +205,7 @@ class StagedTrainer(StageTrainer):
         """
         self.check(model, datamodule)
         plan = self.plan(model, datamodule)
+        check_result(self, plan[-1])
         self.launch_processes(model)
         # All processes must use the same plan, whatever each found in the store.
         plan = self.strategy.broadcast(plan)
@@ -337,20 +343,22 @@ class StagedTrainer(StageTrainer):
                 "trainer.callbacks: found no monitor, expected at least one: monitors measure."
             )
         self.check(model, datamodule, train=False)
-        plan = [stage for stage in self.plan(model, datamodule, False) if stage.name != ORACLE]
+        planned = of_path(self.plan(model, datamodule, False))
+        plan = [stage for stage in planned if stage.name != ORACLE]
         done, after = stages_until(stage, plan, model, datamodule)
         self.launch_processes(model)
         if self.is_global_zero:
             self.store.report_unused()
         needed = done[-2:] if done and done[-1].name == UNLEARN else done[-1:]
-        load = {}
-        for planned in needed:
+        load: dict[str, Path] = {}
+        found = 0
+        for wanted in needed:
             # Ignore which monitors evaluated the model while it was trained.
-            entry = self.store.find(planned.content, ignoring=("monitors", "measured", "oracle"))
+            entry = self.store.find(wanted.content, ignoring=("monitors", "measured", "oracle"))
             if entry is not None:
-                which = UNLEARN if planned.name == UNLEARN else LEARN
-                load[which] = entry / which
-        if self.strategy.broadcast(len(load)) < len(needed):
+                found += 1
+                load |= weights_of_entry(wanted, entry)
+        if self.strategy.broadcast(found) < len(needed):
             raise InputError(
                 f"stage: found {done[-1].name}, but {self.store.folder} has no model of this path "
                 "after that stage. Run lightning-unlearn fit with the same settings first, or "

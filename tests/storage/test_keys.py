@@ -250,6 +250,7 @@ LEAVES: dict[type, dict[str, list[Change]]] = {
         "logger": [lambda p: {"trainer": {"logger": CSVLogger(p.tiny.root)}}],
         "checkpoint_steps": [lambda p: {"trainer": {"checkpoint_steps": 1}}],
         "checkpoint_minutes": [lambda p: {"trainer": {"checkpoint_minutes": None}}],
+        "snapshot_steps": [lambda p: {"trainer": {"snapshot_steps": 1}}],
         "enable_progress_bar": [lambda p: {"trainer": {"enable_progress_bar": True}}],
         "deterministic": [lambda p: {"trainer": {"deterministic": True}}],
         "benchmark": [lambda p: {"trainer": {"benchmark": True}}],

@@ -52,10 +52,11 @@ def _plan(spec: str, folder: str) -> dict[str, Any]:
         return refusal(error)
 
 
-def _make(spec: str, folder: str, key: str, before: dict[str, Any] | None) -> dict[str, Any]:
-    """Ray task: run a task of the study after its parent, whose answer is ``before``."""
-    if before is not None and before.get("state") != "done":
-        return asdict(TaskResult(key, "skipped", error=before["error"]))
+def _make(spec: str, folder: str, key: str, *needed: dict[str, Any]) -> dict[str, Any]:
+    """Ray task: run a task of the study after the tasks that it needs, whose answers it gets."""
+    for answer in needed:
+        if answer.get("state") != "done":
+            return asdict(TaskResult(key, "skipped", error=answer["error"]))
     worker = _worker(spec, folder)
     try:
         return asdict(worker.make(key))
@@ -134,11 +135,11 @@ class RayExecutor:
         return plan_of(answer)
 
     def run(self, tasks: Sequence[Task], report: Report) -> None:
-        """See `Executor`; a Ray task gets the answer of its parent as an argument."""
+        """See `Executor`; a Ray task gets the answers of the tasks that it needs as arguments."""
         started: dict[str, Any] = {}
         for task in tasks:
-            before = started.get(task.parent or "")
-            started[task.key] = self._tasks["make"].remote(*self._arguments, task.key, before)
+            needed = [started[key] for key in task.needs if key in started]
+            started[task.key] = self._tasks["make"].remote(*self._arguments, task.key, *needed)
         keys = {reference: key for key, reference in started.items()}
         self._pending = list(keys)
         while self._pending:

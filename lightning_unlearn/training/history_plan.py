@@ -1,0 +1,130 @@
+"""Plan of the history that a path-aware method uses: models that have to be trained first."""
+
+from dataclasses import replace
+from typing import Any
+
+from lightning_unlearn.data.batches import count_steps
+from lightning_unlearn.data.datamodule import StagedDataModule
+from lightning_unlearn.errors import InputError
+from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.storage.path_history import Chain, HistoryModel, Link, PathHistory
+from lightning_unlearn.training.planned_stage import Part, PlannedStage, Result, trainings
+from lightning_unlearn.unlearning.path_aware import PathAware
+
+
+def plan_history(
+    model: CausalLM,
+    data: StagedDataModule,
+    method: PathAware,
+    shared: dict[str, Any],
+    path: list[PlannedStage],
+) -> tuple[list[PlannedStage], Result, list[str]]:
+    """Plan the models that a path-aware method uses.
+
+    Args:
+        model: the module.
+        data: prepared stages and path, with a forget stage.
+        method: the method.
+        shared: the content that all stages of a run share.
+        path: the planned stages of the path.
+
+    Returns:
+        The stages to train that are not among those of the path; what the method computes; and
+        the keys or hashes of the models that it uses, for the key of the result.
+
+    Raises:
+        InputError: if a model cannot be trained, because the base model has learned stages already.
+    """
+    assert data.forget is not None
+    steps = {name: _steps(data, Link(name)) for name in data.training_stages}
+    history = PathHistory(data.prefix, data.forget, steps)
+    found = method.result(history)
+    terms = dict(found.terms)
+    if not isinstance(found, HistoryModel):
+        # "unlearn" is the difference between the sum and the last model, even if that cancels.
+        terms.setdefault(history.end.chain, 0.0)
+    planned = {stage.key: stage for stage in path}
+    extra: dict[str, PlannedStage] = {}
+    parts, used = [], []
+    for chain, coefficient in terms.items():
+        part, stages = _find(model, data, method, shared, chain)
+        for stage in stages:
+            if stage.key not in planned:
+                extra.setdefault(stage.key, replace(stage, history=True))
+        parts.append(replace(part, coefficient=coefficient))
+        used.append(part.key or _hash(model, part))
+    added = sum(_steps(data, stage.chain[-1]) for stage in extra.values() if _costs(stage, data))
+    result = Result(tuple(parts), isinstance(found, HistoryModel), max(1, added))
+    return list(extra.values()), result, sorted(used)
+
+
+def _find(
+    model: CausalLM,
+    data: StagedDataModule,
+    method: PathAware,
+    shared: dict[str, Any],
+    chain: Chain,
+) -> tuple[Part, list[PlannedStage]]:
+    """Return where a model of the history is from, and the stages that train it.
+
+    Raises:
+        InputError: if it cannot be trained.
+    """
+    names, learned = tuple(map(str, chain)), data.learned
+    given = model.pretrained.given
+    stages = given.stages if given is not None else ()
+    start = len(learned)
+    if names[:start] == learned:
+        if trained := trainings(data, shared, chain, start):
+            return Part(chain, 1.0, trained[-1].key), trained
+        # The state from which the path starts.
+        last = None if given is None else [*given.files][-1]
+        return Part(chain, 1.0, given=last), []
+    if names == learned[: len(names)]:
+        if names and names[-1] in stages:
+            return Part(chain, 1.0, given=names[-1]), []
+        if not names and stages == learned:
+            return Part(chain, 1.0), []
+    raise InputError(_missing(method, names, learned))
+
+
+def _missing(method: PathAware, names: tuple[str, ...], learned: tuple[str, ...]) -> str:
+    """Return why a model of the history cannot be had, as a sentence."""
+    who = type(method).__name__
+    listed = ", ".join(learned)
+    if names == learned[: len(names)]:
+        what = f"the model after {names[-1]!r}" if names else f"the model before {learned[0]!r}"
+        return (
+            f"model.adapters: found no adapter that gives {what}, but {who} uses it, expected the "
+            f"adapters of all stages that were trained elsewhere ({listed}), as states of one "
+            "adapter. Name them in model.adapters, or use a method that does not see the history, "
+            "such as NPO."
+        )
+    return (
+        f"data.learned: found {listed}, but {who} uses the model trained on "
+        f"{'-'.join(names) or 'no stage'}, which cannot be trained from a base model that has "
+        "learned other stages already, expected a path whose stages are all trained here, or a "
+        "method that does not need that model, such as NPO."
+    )
+
+
+def _hash(model: CausalLM, part: Part) -> str:
+    given = model.pretrained.given
+    if part.given is None or given is None:
+        return "base"
+    return given.history().get(part.given, given.fingerprint())
+
+
+def _steps(data: StagedDataModule, link: Link) -> int:
+    if link.upto is not None:
+        return link.upto
+    if link.steps is not None:
+        return link.steps
+    return count_steps(len(data.training_examples(link.name)), data.recipe(link.name))
+
+
+def _costs(stage: PlannedStage, data: StagedDataModule) -> bool:
+    """Return whether a stage of the history is more than a state inside a stage of the path."""
+    names = [link.name for link in stage.chain]
+    is_plain = all(link.steps is None for link in stage.chain)
+    return not (is_plain and tuple(names) == data.prefix[: len(names)])
