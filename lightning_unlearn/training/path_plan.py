@@ -250,7 +250,7 @@ def warn_of_precision(store: StageStore, stage: PlannedStage, warn: Callable[[st
     if other is not None:
         stored = store.manifest(other.name)["content"]["precision"]
         warn(
-            f"{stage.name}: the stored model was trained with trainer.precision {stored}. "
+            f"{stage.label}: the stored model was trained with trainer.precision {stored}. "
             f"With {stage.content['precision']} the stage is trained again, and the store keeps "
             "both models."
         )

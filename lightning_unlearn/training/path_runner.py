@@ -225,7 +225,7 @@ class PathRunner:
     def _make(self, stage: PlannedStage) -> None:
         """Train or evaluate one planned stage and store the entry."""
         trainer, before = self.trainer, list(stage.before)
-        if stage is self.plan[0] and trainer.is_global_zero:
+        if (stage is self.plan[0] or stage.history) and trainer.is_global_zero:
             warn_of_precision(trainer.store, stage, trainer.messages.warn)
         # If the module already holds the weights before this stage, load nothing.
         is_there = self.model.loaded_keys.matches(before)
