@@ -17,6 +17,10 @@ from lightning_unlearn.training.planned_stage import PlannedStage
 from lightning_unlearn.training.stage_trainer import StageTrainer
 from lightning_unlearn.unlearning.path_aware import PathAware
 
+# The result is one step after the model before unlearning, on every path, so that runs of
+# different costs are comparable.
+STEPS = 1
+
 
 def weights_of_entry(stage: PlannedStage, entry: Path) -> dict[str, Path]:
     """Return the folders of the weights that the entry of a stage has, by adapter name."""
@@ -78,7 +82,7 @@ def combine_history(
     assert isinstance(method, PathAware) and result is not None
     recipe, seed = data.recipe(UNLEARN), trainer.seed
     fresh = not stage.before
-    model.start_stage(StageStart(UNLEARN, recipe, result.steps, seed, fresh, load))
+    model.start_stage(StageStart(UNLEARN, recipe, STEPS, seed, fresh, load))
     trainer.run_callbacks.reset()
     trainer.evaluate_once(model)
     end = tuple(Link(name) for name in data.prefix)
@@ -101,9 +105,9 @@ def combine_history(
         if model.adapters is None:
             model.loaded_keys.forget([LEARN])
         model.loaded_keys.mark(UNLEARN, stage.key)
-    model.step = result.steps
+    model.step = STEPS
     trainer.evaluate_once(model)
-    details = {"steps": result.steps, "of": result.steps}
+    details: dict[str, Any] = {"steps": STEPS, "of": STEPS}
     if lost is None:
         return details
     if trainer.is_global_zero:

@@ -7,7 +7,7 @@ from lightning_unlearn.data.batches import count_steps
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.storage.path_history import Chain, HistoryModel, Link, PathHistory
+from lightning_unlearn.storage.path_history import Chain, HistoryModel, PathHistory
 from lightning_unlearn.training.planned_stage import Part, PlannedStage, Result, trainings
 from lightning_unlearn.unlearning.path_aware import PathAware
 
@@ -36,7 +36,10 @@ def plan_history(
         InputError: if a model cannot be trained, because the base model has learned stages already.
     """
     assert data.forget is not None
-    steps = {name: _steps(data, Link(name)) for name in data.training_stages}
+    steps = {
+        name: count_steps(len(data.training_examples(name)), data.recipe(name))
+        for name in data.training_stages
+    }
     history = PathHistory(data.prefix, data.forget, steps)
     found = method.result(history)
     terms = dict(found.terms)
@@ -53,8 +56,7 @@ def plan_history(
                 extra.setdefault(stage.key, replace(stage, history=True))
         parts.append(replace(part, coefficient=coefficient))
         used.append(part.key or _hash(model, part))
-    added = sum(_steps(data, stage.chain[-1]) for stage in extra.values() if _costs(stage, data))
-    result = Result(tuple(parts), isinstance(found, HistoryModel), max(1, added))
+    result = Result(tuple(parts), isinstance(found, HistoryModel))
     return list(extra.values()), result, sorted(used)
 
 
@@ -113,18 +115,3 @@ def _hash(model: CausalLM, part: Part) -> str:
     if part.given is None or given is None:
         return "base"
     return given.history().get(part.given, given.fingerprint())
-
-
-def _steps(data: StagedDataModule, link: Link) -> int:
-    if link.upto is not None:
-        return link.upto
-    if link.steps is not None:
-        return link.steps
-    return count_steps(len(data.training_examples(link.name)), data.recipe(link.name))
-
-
-def _costs(stage: PlannedStage, data: StagedDataModule) -> bool:
-    """Return whether a stage of the history is more than a state inside a stage of the path."""
-    names = [link.name for link in stage.chain]
-    is_plain = all(link.steps is None for link in stage.chain)
-    return not (is_plain and tuple(names) == data.prefix[: len(names)])

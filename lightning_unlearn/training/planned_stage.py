@@ -35,12 +35,10 @@ class Result:
     Attributes:
         parts: the models of its sum.
         is_model: whether the result is one model itself, not an update of the path's last one.
-        steps: number of the step at which the result is evaluated.
     """
 
     parts: tuple[Part, ...]
     is_model: bool
-    steps: int
 
 
 @dataclass

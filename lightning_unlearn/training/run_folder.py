@@ -267,6 +267,11 @@ class RunFolder:
                 for stage, (_, entry) in zip(self.about["stages"], stages, strict=True)
             ]
             files = describe_files(self.folder, parts)
+            history = [
+                {**stage, **_details(Path(self.about["store"]) / stage["key"])}
+                for stage in self.about.get("history", ())
+            ]
+            self.about |= {"history": history} if history else {}
             about = {**self.about, "stages": described, "finished": True, "files": files}
             records.write_text(self.folder / ABOUT, _json(about))
 

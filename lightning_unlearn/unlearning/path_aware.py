@@ -24,8 +24,8 @@ class PathAware(Unlearning):
        once. Their keys, and the identity of the method, are in the key of the result.
     2. The stages of the path and of the history are trained, stored and resumed like any stage.
     3. The monitors evaluate the model before unlearning, as step 0. The sum is computed without an
-       optimizer step, and the monitors evaluate it as the last step. The number of that step is
-       the number of optimizer steps of the history after the forget stage, at least 1.
+       optimizer step, and the monitors evaluate it as step 1. What it costs are the steps of the
+       history, which ``run.json`` lists.
 
     The result is stored and exported as that of any method. With LoRA a sum becomes the adapter
     ``unlearn`` on top of ``learn``: its rank is the sum of the ranks of its parts, or ``rank``. A

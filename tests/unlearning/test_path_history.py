@@ -63,7 +63,7 @@ class Asks(PathAware):
         (Splice(2), ["tofu-math (to step 2)", "tofu-safety-math (to step 2)"]),
         (Splice(3), ["tofu-math"]),
         (Asks(lambda h: h.alone("safety")), ["safety"]),
-        (Asks(lambda h: h.end + h.at("math", 1) - h.at("math", 0)), ["tofu-safety-math (to step 1)"]),
+        (Asks(lambda h: h.at("math", 1)), ["tofu-safety-math (to step 1)"]),
         (Asks(lambda h: 2 * h.end - h.at("math", 3)), []),
     ],
 )  # fmt: skip
