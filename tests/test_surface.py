@@ -130,6 +130,7 @@ VALUES = {
     "--trainer.accelerator": "cpu",
     "--trainer.devices": "1",
     "--trainer.checkpoint_steps": "5",
+    "--trainer.snapshot_steps": "5",
     "--trainer.strategy": "auto",
     "--trainer.precision": "bf16-true",
     "--model.base": "demo:tiny-llama",

@@ -29,12 +29,14 @@ configuration:
 
 most used keys (each is also a YAML key; the command line overrides the files):
   --seed_everything N          seed of all random numbers
-  --trainer.callbacks+=NAME    add GA, NPO, SimNPO, a monitor, or your own module.Class; a method
-                               added here replaces the method of the file
+  --trainer.callbacks+=NAME    add GA, NPO, SimNPO, StageNegation, Rewind, Replay, Splice, ...,
+                               a monitor, or your own module.Class; a method added here replaces
+                               the method of the file
   --trainer.store DIR          stage store; runs that share a store train each prefix once
   --trainer.default_root_dir DIR   folder of the runs
   --trainer.accelerator cpu|gpu    --trainer.devices N    --trainer.strategy ddp
   --trainer.checkpoint_steps N     write a checkpoint every N steps; or .checkpoint_minutes (10)
+  --trainer.snapshot_steps N       store the model inside stages, for Splice
   --trainer.precision 32-true|bf16-true|bf16-mixed
   --model.base NAME            model folder, hub name, demo:tiny-llama, or a LoRA adapter (PEFT)
   --model.lora.rank N          --model.lora null trains all weights

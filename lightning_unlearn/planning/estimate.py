@@ -17,12 +17,14 @@ from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.quantization import check_precision
 from lightning_unlearn.model.settings import ModelSettings
 from lightning_unlearn.monitors.membership import SCORES, Membership
+from lightning_unlearn.planning.history_steps import history_steps
 from lightning_unlearn.planning.micro_batch_search import Largest
 from lightning_unlearn.planning.phases import Phases, Step, hungriest_recipes
 from lightning_unlearn.planning.settings import Machine, Sharing
 from lightning_unlearn.planning.simulation import Measured, Phase, Simulation
 from lightning_unlearn.training.oracle_model import OracleModel
 from lightning_unlearn.training.trainer import StagedTrainer
+from lightning_unlearn.unlearning.path_aware import PathAware
 
 LONGEST = 1024
 # Processor seconds of simulation after which no further micro-batch is simulated.
@@ -75,7 +77,8 @@ class Plan:
         base: bytes of the base model's weights, over all GPUs.
         adapter: bytes of the weights that are stored after a stage.
         paths: number of prefixes of the paths that move the forget stage, and number of paths.
-        counts: optimizer steps of each stage and of unlearning; None if the rows are unknown.
+        counts: optimizer steps of each stage, of unlearning, and of the history of a path-aware
+            method; None if the rows are unknown.
         precision: precision of the Trainer.
         host: bytes in the memory of the computer for tensors that are offloaded from the GPUs.
         stages: trained stages; if none is trained, the learned ones.
@@ -152,7 +155,8 @@ def estimate(
     if module.settings.quantization is not None:
         check_precision(str(trainer.precision))
     length = _length(module, data)
-    method = trainer.method if UNLEARN in _recipes(data) else None
+    recipes = _recipes(data, trainer)
+    method = trainer.method if data.forget is not None and not data.oracle else None
     if method is not None:
         method.check(module, data)
     how = (
@@ -167,7 +171,7 @@ def estimate(
         oracle = _oracle(trainer, module, data, length, how)
     simulation = Simulation(module.settings, *how)
     try:
-        phases = Phases(simulation, trainer, _recipes(data), machine, shared, length)
+        phases = Phases(simulation, trainer, recipes, machine, shared, length)
         if oracle is not None:
             phases.oracle_head = oracle.head
         found = _plan(phases, trainer, module, data, began + PATIENCE)
@@ -210,7 +214,7 @@ def _plan(
         base=base,
         adapter=phases.adapter,
         paths=_paths(data),
-        counts={name: _count(data, name, recipe, machine) for name, recipe in recipes.items()},
+        counts=_counts(phases, trainer, data),
         precision=str(trainer.precision),
         host=simulation.parameters() + 3 * phases.adapter if phases.shared.cpu_offload else 0,
         stages=data.training_stages or data.path,
@@ -263,11 +267,30 @@ def _micro_batches(data: StagedDataModule, recipes: dict[str, Recipe], gpus: int
     }
 
 
-def _recipes(data: StagedDataModule) -> dict[str, Recipe]:
+def _recipes(data: StagedDataModule, trainer: StagedTrainer) -> dict[str, Recipe]:
     recipes: dict[str, Recipe] = {name: data.stages[name] for name in data.training_stages}
     if data.forget is not None and not data.oracle:
-        recipes[UNLEARN] = data.unlearn
+        # A path-aware method makes no step of unlearning.
+        if not isinstance(trainer.method, PathAware):
+            recipes[UNLEARN] = data.unlearn
+        elif not recipes:
+            raise InputError(
+                f"plan: found no stage to train and {trainer.method.name}, which makes no "
+                "optimizer step, expected a stage to train or another method."
+            )
     return recipes
+
+
+def _counts(
+    phases: Phases, trainer: StagedTrainer, data: StagedDataModule
+) -> dict[str, int | None]:
+    """Return the optimizer steps of each recipe, and of the history of a path-aware method."""
+    machine = phases.machine
+    counts = {name: _count(data, name, own, machine) for name, own in phases.recipes.items()}
+    if isinstance(trainer.method, PathAware) and not data.oracle:
+        history = history_steps(trainer.method, data, counts)
+        counts |= {} if history is None else {"history": history}
+    return counts
 
 
 def _generated(
