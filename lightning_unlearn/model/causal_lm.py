@@ -18,6 +18,7 @@ from lightning_unlearn.model.adapters import LEARN, UNLEARN, Adapters
 from lightning_unlearn.model.build import build_network
 from lightning_unlearn.model.candidates import CandidateScorer
 from lightning_unlearn.model.checks import ModelChecks
+from lightning_unlearn.model.combination import freeze_sum
 from lightning_unlearn.model.compat import clip_gradients
 from lightning_unlearn.model.evaluator import Evaluator
 from lightning_unlearn.model.network import LogProbModel
@@ -129,6 +130,11 @@ class CausalLM(LightningModule):
         return "network" in self._modules
 
     @property
+    def trainable(self) -> str:
+        """The adapter that the present stage trains: "learn" or "unlearn"."""
+        return self._start.trainable
+
+    @property
     def seed(self) -> int:
         """Seed of the run."""
         return self._start.seed
@@ -176,11 +182,14 @@ class CausalLM(LightningModule):
             self.weights.reset(start.seed, start.after)
             if adapters is not None and start.after is None and LEARN not in start.load:
                 self.loaded_keys.mark_start()
+        if start.frozen and (adapters is not None or start.fresh):
+            self.loaded_keys.forget([LEARN, UNLEARN])
+            freeze_sum(self.weights, start.frozen, start.seed)
         for name, folder in start.load.items():
             self.weights.load(name, folder)
         if adapters is None:
             self.network.hf_model.requires_grad_(True)
-        elif start.stage == UNLEARN:
+        elif start.trainable == UNLEARN:
             if UNLEARN not in start.load:
                 adapters.reset(UNLEARN, start.seed)
             adapters.set_active([LEARN, UNLEARN], UNLEARN)

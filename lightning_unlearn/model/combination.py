@@ -1,7 +1,6 @@
 """Combination: give a model the sum of stored models, without a second model in memory."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,8 @@ from lightning_unlearn.distributed.tensors import local_slices
 from lightning_unlearn.model.adapter_sums import module_of, scales, summed, truncated
 from lightning_unlearn.model.adapters import LEARN, UNLEARN, Adapters
 from lightning_unlearn.model.model_files import weight_files
+from lightning_unlearn.model.stage import Term
 from lightning_unlearn.model.weights import ModelWeights
-
-
-@dataclass(frozen=True)
-class Term:
-    """A stored model in a sum.
-
-    Attributes:
-        coefficient: its coefficient.
-        folder: where `ModelWeights.save` wrote "learn"; None for another model.
-        given: name of the stage of the given adapters after which it is the state; None for
-            another model. With neither folder nor name it is the base model.
-        is_present: whether "learn" has its weights now.
-    """
-
-    coefficient: float
-    folder: Path | None = None
-    given: str | None = None
-    is_present: bool = False
 
 
 def load_model(weights: ModelWeights, term: Term, seed: int) -> None:
@@ -54,6 +36,28 @@ def load_model(weights: ModelWeights, term: Term, seed: int) -> None:
         adapters.reset(LEARN, seed)
     else:
         adapters.load_state_dict(LEARN, _tensors(weights, term))
+
+
+def freeze_sum(weights: ModelWeights, terms: Sequence[Term], seed: int) -> None:
+    """Give "learn" the sum of stored models, at any rank; without adapters, all weights.
+
+    Args:
+        weights: weights of the model.
+        terms: the stored models with their coefficients, which sum to 1.
+        seed: seed of the run.
+    """
+    adapters = weights.adapters
+    if adapters is None:
+        _sum_all(weights, terms)
+        return
+    adapters.reset(LEARN, seed)
+    parts = [
+        (term.coefficient, _tensors(weights, term))
+        for term in terms
+        if term.coefficient and (term.folder is not None or term.given is not None)
+    ]
+    if parts:
+        adapters.exchange(LEARN, summed(parts))
 
 
 def load_sum(
@@ -92,7 +96,9 @@ def _sum_adapters(
     for term in terms:
         coefficient = term.coefficient - term.is_present
         if coefficient and (term.folder is not None or term.given is not None):
-            parts.append((coefficient, _rescaled(_tensors(weights, term), ratios)))
+            tensors = _tensors(weights, term)
+            own = tensors if term.is_update else _rescaled(tensors, ratios)
+            parts.append((coefficient, own))
     if not parts:
         return None if rank is None else 0.0
     product, lost = summed(parts), None

@@ -13,6 +13,26 @@ from lightning_unlearn.model.adapters import LEARN, UNLEARN
 START = "start"
 
 
+@dataclass(frozen=True)
+class Term:
+    """A stored model in a sum.
+
+    Attributes:
+        coefficient: its coefficient.
+        folder: where `ModelWeights.save` wrote its weights; None for another model.
+        given: name of the stage of the given adapters after which it is the state; None for
+            another model. With neither folder nor name it is the base model.
+        is_present: whether "learn" has its weights now.
+        is_update: whether the weights are those of an adapter "unlearn".
+    """
+
+    coefficient: float
+    folder: Path | None = None
+    given: str | None = None
+    is_present: bool = False
+    is_update: bool = False
+
+
 @dataclass
 class StageStart:
     """What a stage starts from.
@@ -26,6 +46,8 @@ class StageStart:
             from both.
         after: name of a stage trained elsewhere, after which a fresh start takes the given adapter;
             None for the last one.
+        frozen: with adapters, the sum of models that "learn" has while "unlearn" is trained;
+            without, the sum of models that a fresh start takes; () for none.
         load: folders of saved weights to load first, by "learn" and "unlearn".
         done: optimizer steps of the stage that those weights have behind them.
         optimizer: state of the optimizer after those steps.
@@ -40,11 +62,12 @@ class StageStart:
     done: int = 0
     optimizer: dict[str, Any] | None = None
     after: str | None = None
+    frozen: Sequence[Term] = ()
 
     @property
     def trainable(self) -> str:
         """The adapter that the stage trains: "learn" or "unlearn"."""
-        return UNLEARN if self.stage == UNLEARN else LEARN
+        return UNLEARN if self.stage == UNLEARN or self.frozen else LEARN
 
 
 class KeyedStage(Protocol):

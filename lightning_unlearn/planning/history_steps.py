@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from lightning_unlearn.data.datamodule import StagedDataModule
-from lightning_unlearn.storage.path_history import Link, PathHistory
+from lightning_unlearn.storage.path_history import Chain, Frozen, Link, PathHistory
 from lightning_unlearn.unlearning.path_aware import PathAware
 
 
@@ -28,13 +28,18 @@ def history_steps(
     if data.forget is None or any(name not in steps for name in data.training_stages):
         return None
     found = method.result(PathHistory(data.prefix, data.forget, steps))
-    path = tuple(Link(name) for name in data.prefix)
+    path: Chain = tuple(Link(name) for name in data.prefix)
     known = {path[: place + 1] for place in range(len(path))}
     total = 0
-    for chain, _ in found.terms:
-        for place in range(len(data.learned), len(chain)):
-            prefix, link = chain[: place + 1], chain[place]
-            if prefix in known:
+    chains = [chain for chain, _ in found.terms]
+    while chains:
+        chain = chains.pop()
+        if chain and isinstance(chain[0], Frozen):
+            chains += [inner for inner, _ in chain[0].terms]
+        for place, link in enumerate(chain):
+            prefix = chain[: place + 1]
+            is_elsewhere = place < len(data.learned) and prefix == path[: place + 1]
+            if isinstance(link, Frozen) or prefix in known or is_elsewhere:
                 continue
             known.add(prefix)
             if (*prefix[:-1], Link(link.name)) in known and link.upto is not None:

@@ -34,8 +34,25 @@ class Link:
         return self.name if self.upto is None else f"{self.name} (to step {self.upto})"
 
 
+@dataclass(frozen=True)
+class Frozen:
+    """A sum of models from which a model of the history starts.
+
+    The sum does not change any more: the following stages train a new adapter on it. Without
+    adapters they train all weights.
+
+    Attributes:
+        terms: see `Weights`.
+    """
+
+    terms: "tuple[tuple[Chain, float], ...]"
+
+    def __str__(self) -> str:
+        return "sum"
+
+
 # The stages that a model was trained on, in order; () for the model from which the path starts.
-Chain = tuple[Link, ...]
+Chain = tuple[Link | Frozen, ...]
 
 
 def chain_name(chain: Chain) -> str:
@@ -155,11 +172,26 @@ class PathHistory:
         """
         place = self._place(stage)
         chain = [Link(name) for name in self.path[:place]]
-        for name in self.path[place + 1 :]:
-            total = self.steps(name) if fraction < 1 else 0
-            count = math.ceil(fraction * total)
-            chain.append(Link(name, None if count == total else count))
+        chain += [self._first_part(name, fraction) for name in self.path[place + 1 :]]
         return _model(chain)
+
+    def continued(self, start: Weights, fraction: float = 1.0) -> Weights:
+        """Return a sum of models, trained on the stages after the forget stage.
+
+        Args:
+            start: the sum, which stays as it is: a new adapter is trained.
+            fraction: share of the global batches of each stage to train on, rounded up.
+
+        Returns:
+            One model; ``start`` itself if the forget stage is the last one.
+        """
+        links = [self._first_part(name, fraction) for name in self.later]
+        return _model([Frozen(start.terms), *links]) if links else start
+
+    def _first_part(self, stage: str, fraction: float) -> Link:
+        total = self.steps(stage) if fraction < 1 else 0
+        count = math.ceil(fraction * total)
+        return Link(stage, None if count == total else count)
 
     def trained(self, *stages: str, upto: int | None = None) -> HistoryModel:
         """Return the model that was trained on stages one after the other.
@@ -209,5 +241,5 @@ class PathHistory:
         return self.path.index(stage)
 
 
-def _model(chain: Sequence[Link]) -> HistoryModel:
+def _model(chain: Sequence[Link | Frozen]) -> HistoryModel:
     return HistoryModel(((tuple(chain), 1.0),))

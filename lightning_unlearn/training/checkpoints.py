@@ -16,10 +16,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_unlearn.data.datamodule import UNLEARN
 from lightning_unlearn.distributed.state_files import optimizer_state, read_state, write_state
 from lightning_unlearn.errors import InputError, StorageError
-from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.monitors.results import EvaluationResults
 from lightning_unlearn.signals import ENDS, leave_terminal
@@ -287,7 +285,7 @@ def collect_checkpoint(model: CausalLM) -> tuple[dict[str, Tensor], dict[str, An
     Returns:
         The trained weights, and the state of the optimizer.
     """
-    weights = model.weights.state_dict(UNLEARN if model.stage == UNLEARN else LEARN)
+    weights = model.weights.state_dict(model.trainable)
     optimizer = model.optimizers()
     return weights, optimizer_state(optimizer.optimizer)  # type: ignore[union-attr]
 
@@ -315,7 +313,7 @@ def write_checkpoint(
             tensors; the message names the value.
     """
     weights, optimizer = collected
-    write_entry(folder, model, weights, history, results)
+    write_entry(folder, model, weights, history, results, which=model.trainable)
     state = {
         "optimizer": optimizer,
         "callbacks": {_label(n, c): c.state_dict() for n, c in enumerate(callbacks)},

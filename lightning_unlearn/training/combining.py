@@ -9,11 +9,11 @@ from torch import Tensor
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
 from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.model.combination import Term, load_model, load_sum
-from lightning_unlearn.model.stage import StageStart
+from lightning_unlearn.model.combination import load_model, load_sum
+from lightning_unlearn.model.stage import StageStart, Term
 from lightning_unlearn.storage.path_history import Link
 from lightning_unlearn.storage.stage_store import StageStore
-from lightning_unlearn.training.planned_stage import PlannedStage
+from lightning_unlearn.training.planned_stage import Part, PlannedStage
 from lightning_unlearn.training.stage_trainer import StageTrainer
 from lightning_unlearn.unlearning.path_aware import PathAware
 
@@ -24,10 +24,27 @@ STEPS = 1
 
 def weights_of_entry(stage: PlannedStage, entry: Path) -> dict[str, Path]:
     """Return the folders of the weights that the entry of a stage has, by adapter name."""
-    which = UNLEARN if stage.name == UNLEARN else LEARN
-    found = {which: entry / which}
+    found = {stage.adapter: entry / stage.adapter}
     if stage.result is not None and (entry / LEARN).is_dir():
         found[LEARN] = entry / LEARN
+    return found
+
+
+def terms_of(store: StageStore, parts: Sequence[Part], data: StagedDataModule) -> list[Term]:
+    """Return the terms of a sum, with the folders of their weights in the store.
+
+    Args:
+        store: the stage store, which has the entries of the parts.
+        parts: the parts of the sum.
+        data: the path, whose last model "learn" has.
+    """
+    end = tuple(Link(name) for name in data.prefix)
+    found = []
+    for part in parts:
+        which = UNLEARN if part.is_update else LEARN
+        folder = None if part.key is None else store.folder / part.key / which
+        is_end = part.chain == end
+        found.append(Term(part.coefficient, folder, part.given, is_end, part.is_update))
     return found
 
 
@@ -85,16 +102,7 @@ def combine_history(
     model.start_stage(StageStart(UNLEARN, recipe, STEPS, seed, fresh, load))
     trainer.run_callbacks.reset()
     trainer.evaluate_once(model)
-    end = tuple(Link(name) for name in data.prefix)
-    terms = [
-        Term(
-            part.coefficient,
-            None if part.key is None else trainer.store.folder / part.key / LEARN,
-            part.given,
-            part.chain == end,
-        )
-        for part in result.parts
-    ]
+    terms = terms_of(trainer.store, result.parts, data)
     lost = None
     model.loaded_keys.forget([UNLEARN])
     if result.is_model:

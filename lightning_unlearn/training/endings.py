@@ -5,6 +5,7 @@ same key then ends the stage at the same step. A timer, a signal, or a ``should_
 unknown code does not finish a stage.
 """
 
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,6 +104,25 @@ def place_of_stop(
         f"{module.total_steps}{cause and f', {cause}'}; {stored}. "
         f"Stored stages of this path: {done}."
     )
+
+
+def signal_of(stop: SystemExit, requeue: int | None) -> int | None:
+    """Return the signal that ended a fit at once, and handle Ctrl-C by Python's own rule again.
+
+    Args:
+        stop: Lightning's exit.
+        requeue: number of the signal that requeues the job; None for none.
+
+    Returns:
+        Number of the signal; None if another cause ended the fit.
+    """
+    cause = stop.__context__
+    if not isinstance(cause, KeyboardInterrupt):
+        return None
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if isinstance(cause, Requeued):
+        return requeue or signal.SIGTERM
+    return next((n for n, kind in ENDS.items() if type(cause) is kind), int(signal.SIGINT))
 
 
 def stopped(number: int, where: str) -> KeyboardInterrupt:

@@ -63,6 +63,7 @@ def write_entry(
     history: TrainingHistory,
     results: EvaluationResults | None = None,
     learn: dict[str, Tensor] | None = None,
+    which: str | None = None,
 ) -> None:
     """Write the store entry of a trained stage, or the same files of a checkpoint.
 
@@ -72,9 +73,10 @@ def write_entry(
         weights: the weights that the stage trained, from `ModelWeights.state_dict`.
         history: losses and learning rates of the stage.
         results: the monitors' results of the run; written for the stage "unlearn" only.
-        learn: weights of the given adapter below "unlearn", if no trained stage has stored "learn".
+        learn: weights of "learn" below "unlearn", if no other entry has them.
+        which: the adapter that the stage trained; None for "unlearn" in unlearning, else "learn".
     """
-    which = UNLEARN if history.stage == UNLEARN else LEARN
+    which = which or (UNLEARN if history.stage == UNLEARN else LEARN)
     model.weights.save(which, folder / which, weights)
     if learn is not None:
         model.weights.save(LEARN, folder / LEARN, learn)

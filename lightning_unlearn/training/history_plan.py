@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 from lightning_unlearn.data.batches import count_steps
-from lightning_unlearn.data.datamodule import StagedDataModule
+from lightning_unlearn.data.datamodule import UNLEARN, StagedDataModule
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
-from lightning_unlearn.storage.path_history import Chain, HistoryModel, PathHistory
+from lightning_unlearn.storage.path_history import Chain, Frozen, HistoryModel, PathHistory
 from lightning_unlearn.training.planned_stage import Part, PlannedStage, Result, trainings
 from lightning_unlearn.unlearning.path_aware import PathAware
 
@@ -48,46 +48,74 @@ def plan_history(
         terms.setdefault(history.end.chain, 0.0)
     planned = {stage.key: stage for stage in path}
     extra: dict[str, PlannedStage] = {}
-    parts, used = [], []
-    for chain, coefficient in terms.items():
-        part, stages = _find(model, data, method, shared, chain)
-        for stage in stages:
-            if stage.key not in planned:
-                extra.setdefault(stage.key, replace(stage, history=True))
-        parts.append(replace(part, coefficient=coefficient))
-        used.append(part.key or _hash(model, part))
-    result = Result(tuple(parts), isinstance(found, HistoryModel))
-    return list(extra.values()), result, sorted(used)
+    search = _Search(model, data, method, shared)
+    parts = search.sum_of(tuple(terms.items()))
+    for stage in search.stages:
+        if stage.key not in planned:
+            extra.setdefault(stage.key, replace(stage, history=True))
+    is_model = isinstance(found, HistoryModel)
+    if is_model and parts[0].is_update:
+        # The adapter that was trained on a sum is added to the sum.
+        frozen = search.stages[-1].frozen
+        if all(part.chain != history.end.chain for part in frozen):
+            frozen += search.sum_of(((history.end.chain, 0.0),))
+        parts, is_model = (*frozen, parts[0]), False
+    used = [part.key or _hash(model, part) for part in parts]
+    return list(extra.values()), Result(parts, is_model), sorted(used)
 
 
-def _find(
-    model: CausalLM,
-    data: StagedDataModule,
-    method: PathAware,
-    shared: dict[str, Any],
-    chain: Chain,
-) -> tuple[Part, list[PlannedStage]]:
-    """Return where a model of the history is from, and the stages that train it.
+class _Search:
+    """Finds the models of a history, and collects the stages that train them."""
 
-    Raises:
-        InputError: if it cannot be trained.
-    """
-    names, learned = tuple(map(str, chain)), data.learned
-    given = model.pretrained.given
-    stages = given.stages if given is not None else ()
-    start = len(learned)
-    if names[:start] == learned:
-        if trained := trainings(data, shared, chain, start):
-            return Part(chain, 1.0, trained[-1].key), trained
-        # The state from which the path starts.
-        last = None if given is None else [*given.files][-1]
-        return Part(chain, 1.0, given=last), []
-    if names == learned[: len(names)]:
-        if names and names[-1] in stages:
-            return Part(chain, 1.0, given=names[-1]), []
-        if not names and stages == learned:
-            return Part(chain, 1.0), []
-    raise InputError(_missing(method, names, learned))
+    def __init__(
+        self,
+        model: CausalLM,
+        data: StagedDataModule,
+        method: PathAware,
+        shared: dict[str, Any],
+    ) -> None:
+        self._given = model.pretrained.given
+        self._model = model
+        self._data = data
+        self._method = method
+        self._shared = shared
+        self.stages: list[PlannedStage] = []
+
+    def sum_of(self, terms: tuple[tuple[Chain, float], ...]) -> tuple[Part, ...]:
+        """Return the parts of a sum."""
+        found = ((self._find(chain), coefficient) for chain, coefficient in terms)
+        return tuple(replace(part, coefficient=coefficient) for part, coefficient in found)
+
+    def _trained(self, chain: Chain, stages: list[PlannedStage]) -> Part:
+        self.stages += stages
+        return Part(chain, 1.0, stages[-1].key, is_update=stages[-1].adapter == UNLEARN)
+
+    def _find(self, chain: Chain) -> Part:
+        """Return where a model of the history is from.
+
+        Raises:
+            InputError: if it cannot be trained.
+        """
+        if chain and isinstance(chain[0], Frozen):
+            parts = self.sum_of(chain[0].terms)
+            used = [[part.key or _hash(self._model, part), part.coefficient] for part in parts]
+            shared = {**self._shared, "frozen": sorted(used)}
+            return self._trained(chain, trainings(self._data, shared, chain, 1, parts))
+        names, learned = tuple(map(str, chain)), self._data.learned
+        stages = self._given.stages if self._given is not None else ()
+        start = len(learned)
+        if names[:start] == learned:
+            if trained := trainings(self._data, self._shared, chain, start):
+                return self._trained(chain, trained)
+            # The state from which the path starts.
+            last = None if self._given is None else [*self._given.files][-1]
+            return Part(chain, 1.0, given=last)
+        if names == learned[: len(names)]:
+            if names and names[-1] in stages:
+                return Part(chain, 1.0, given=names[-1])
+            if not names and stages == learned:
+                return Part(chain, 1.0)
+        raise InputError(_missing(self._method, names, learned))
 
 
 def _missing(method: PathAware, names: tuple[str, ...], learned: tuple[str, ...]) -> str:

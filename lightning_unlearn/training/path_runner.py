@@ -1,6 +1,5 @@
 """Run of a path: each stage is read from the store, or trained and then stored."""
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from lightning_unlearn.data.datamodule import ORACLE, UNLEARN, StagedDataModule
-from lightning_unlearn.distributed.processes import Requeued, requeue_signal
+from lightning_unlearn.distributed.processes import requeue_signal
 from lightning_unlearn.distributed.strategy import data_share
 from lightning_unlearn.errors import Unfinished
 from lightning_unlearn.model.adapters import LEARN
@@ -19,7 +18,6 @@ from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.stage import StageStart
 from lightning_unlearn.monitors.results import EvaluationResults, ignore
 from lightning_unlearn.monitors.view import BASE, EXTERNAL
-from lightning_unlearn.signals import ENDS
 from lightning_unlearn.storage.entry_status import Heartbeat
 from lightning_unlearn.training.checkpoints import (
     StageCheckpoint,
@@ -29,13 +27,19 @@ from lightning_unlearn.training.checkpoints import (
     read_optimizer,
     write_checkpoint,
 )
-from lightning_unlearn.training.combining import combine_history, learn_below, weights_after
+from lightning_unlearn.training.combining import (
+    combine_history,
+    learn_below,
+    terms_of,
+    weights_after,
+)
 from lightning_unlearn.training.descriptions import announce, describe_run
 from lightning_unlearn.training.endings import (
     cause_of_stop,
     evaluate_early_end,
     place_of_stop,
     rule_that_ends,
+    signal_of,
     stop_message,
     stopped,
 )
@@ -228,7 +232,7 @@ class PathRunner:
         if (stage is self.plan[0] or stage.history) and trainer.is_global_zero:
             warn_of_precision(trainer.store, stage, trainer.messages.warn)
         # If the module already holds the weights before this stage, load nothing.
-        is_there = self.model.loaded_keys.matches(before)
+        is_there = not stage.frozen and self.model.loaded_keys.matches(before)
         load = {} if is_there else weights_after(trainer.store, before)
         began = time.monotonic()
         write: Callable[[Path], None]
@@ -249,10 +253,11 @@ class PathRunner:
             write = partial(
                 write_entry,
                 model=self.model,
-                weights=self.model.weights.state_dict(UNLEARN if stage.name == UNLEARN else LEARN),
+                weights=self.model.weights.state_dict(stage.adapter),
                 history=history,
                 results=self.results,
                 learn=learn_below(self.model, stage),
+                which=stage.adapter,
             )
         trainer.trained_stages.append(stage.label)
         try:
@@ -284,6 +289,7 @@ class PathRunner:
         name, seed = stage.name, trainer.seed
         batches = self.data.start_stage(name, seed, *data_share(trainer), *stage.uses, recipe)
         entry = StageStart(name, recipe, len(batches), seed, not stage.before, load)
+        entry.frozen = terms_of(trainer.store, stage.frozen, self.data)
         found = trainer.store.checkpoint(stage.key) if trainer.is_global_zero else None
         checkpoint: tuple[int, Path] | None = trainer.strategy.broadcast(found)
         if checkpoint is not None:
@@ -292,8 +298,8 @@ class PathRunner:
         folder = checkpoint[1] if checkpoint is not None else None
         checkpoints = self._checkpoints(stage, history, folder)
         if (progress := trainer.run_callbacks.progress) is not None:
-            number = [planned.key for planned in self.plan].index(stage.key)
-            progress.place = f"{number + 1}/{len(self.plan)} "
+            number = [planned.key for planned in self.plan].index(stage.key) + 1
+            progress.place = f"{number}/{len(self.plan)} "
         trainer.run_callbacks.reset()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         taken = snapshots_of(stage, len(batches), trainer.snapshot_steps, self.plan)
@@ -310,19 +316,15 @@ class PathRunner:
         except StageStopped as stop:
             raise stopped(stop.signal, self._where(stage, stop.kept)) from None
         except SystemExit as stop:
-            if not isinstance(stop.__context__, KeyboardInterrupt):
+            if (got := signal_of(stop, requeue_signal(trainer))) is None:
                 raise
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            cause = stop.__context__
-            got = next((n for n, kind in ENDS.items() if type(cause) is kind), int(signal.SIGINT))
-            if isinstance(cause, Requeued):
-                got = requeue_signal(trainer) or signal.SIGTERM
             raise stopped(got, self._where(stage, None)) from None
         finally:
             del callbacks[-3:]
             if not finished:
                 checkpoints.release()
-        model.loaded_keys.mark(stage.name, stage.key)
+        if not stage.frozen:
+            model.loaded_keys.mark(stage.name, stage.key)
         return checkpoints
 
     def _resume(
@@ -330,8 +332,7 @@ class PathRunner:
     ) -> None:
         """Start a stage from a checkpoint, and read the results recorded up to it."""
         entry.done, folder = checkpoint
-        which = UNLEARN if entry.stage == UNLEARN else LEARN
-        entry.load = {**entry.load, which: folder / which}
+        entry.load = {**entry.load, entry.trainable: folder / entry.trainable}
         entry.optimizer = read_optimizer(folder)
         history.read(folder)
         if entry.stage == UNLEARN:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning_unlearn.data.datamodule import StagedDataModule
 from lightning_unlearn.data.recipes import Recipe
+from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.storage.entries import content_key
 from lightning_unlearn.storage.path_history import Chain, Link, chain_name
 
@@ -20,12 +21,15 @@ class Part:
         key: key of its entry in the stage store; None for a model that was not trained here.
         given: name of the stage of model.adapters after which it is the state; None for another
             model. With neither a key nor this name it is the base model.
+        is_update: whether the entry has an adapter "unlearn" that was trained on a sum, and not the
+            whole model.
     """
 
     chain: Chain
     coefficient: float
     key: str | None = None
     given: str | None = None
+    is_update: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class PlannedStage:
         recipe: recipe of its training; None for a stage without one.
         history: whether only a path-aware method uses the stage, and not the path itself.
         result: what a path-aware method computes in the stage "unlearn"; None for another stage.
+        frozen: the sum of models on which it trains a new adapter; () for none.
         key: name of the stage's entry in the stage store.
     """
 
@@ -68,6 +73,7 @@ class PlannedStage:
     recipe: Recipe | None = None
     history: bool = False
     result: Result | None = None
+    frozen: tuple[Part, ...] = ()
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,12 +87,19 @@ class PlannedStage:
     @property
     def upto(self) -> int | None:
         """The optimizer step after which it stops; None for its last step."""
-        return self.chain[-1].upto if self.chain else None
+        last = self.chain[-1] if self.chain else None
+        return last.upto if isinstance(last, Link) else None
+
+    @property
+    def adapter(self) -> str:
+        """The adapter that it trains: "learn" or "unlearn"."""
+        is_new = bool(self.frozen) and self.content["lora"] is not None
+        return UNLEARN if self.name == UNLEARN or is_new else LEARN
 
     @property
     def needs(self) -> list[str]:
         """Keys of the entries of the store that its result is computed from."""
-        parts = self.result.parts if self.result is not None else ()
+        parts = self.result.parts if self.result is not None else self.frozen
         return [part.key for part in parts if part.key is not None]
 
 
@@ -96,7 +109,11 @@ def of_path(plan: Sequence[PlannedStage]) -> list[PlannedStage]:
 
 
 def trainings(
-    data: StagedDataModule, shared: dict[str, Any], chain: Chain, first: int = 0
+    data: StagedDataModule,
+    shared: dict[str, Any],
+    chain: Chain,
+    first: int = 0,
+    frozen: tuple[Part, ...] = (),
 ) -> list[PlannedStage]:
     """Return the planned stages that train stages one after the other.
 
@@ -104,11 +121,13 @@ def trainings(
         data: the stages.
         shared: the content that all stages of a run share.
         chain: the stages.
-        first: number of stages at the start of the chain that were trained elsewhere.
+        first: number of stages at the start of the chain that are not trained.
+        frozen: the sum of models on which they train a new adapter; () for none.
     """
     stages: list[dict[str, Any]] = []
     plan: list[PlannedStage] = []
     for place, link in enumerate(chain[first:], start=first + 1):
+        assert isinstance(link, Link), "only the first one is a sum"
         recipe = _recipe(data, link)
         trained: dict[str, Any] = {
             "name": link.name,
@@ -121,7 +140,8 @@ def trainings(
         content = {**shared, "stages": stages}
         before = tuple(plan)
         chained = tuple(chain[:place])
-        plan.append(PlannedStage(link.name, content, before=before, chain=chained, recipe=recipe))
+        stage = PlannedStage(link.name, content, before=before, chain=chained, recipe=recipe)
+        plan.append(replace(stage, frozen=frozen))
     return plan
 
 

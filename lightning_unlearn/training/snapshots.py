@@ -11,8 +11,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_unlearn.model.adapters import LEARN
 from lightning_unlearn.model.causal_lm import CausalLM
+from lightning_unlearn.storage.path_history import Link
 from lightning_unlearn.storage.stage_store import StageStore
 from lightning_unlearn.training.history import TrainingHistory, write_entry
 from lightning_unlearn.training.planned_stage import PlannedStage
@@ -22,7 +22,9 @@ def inside(stage: PlannedStage, step: int) -> PlannedStage:
     """Return the planned stage that stops after a step of a trained stage."""
     *earlier, last = stage.content["stages"]
     content = {**stage.content, "stages": [*earlier, {**last, "upto": step}]}
-    chain = (*stage.chain[:-1], replace(stage.chain[-1], upto=step))
+    link = stage.chain[-1]
+    assert isinstance(link, Link)
+    chain = (*stage.chain[:-1], replace(link, upto=step))
     return replace(stage, content=content, chain=chain, history=True)
 
 
@@ -78,13 +80,14 @@ class StageSnapshots(Callback):
         if snapshot is None:
             return
         # Every process takes part in gathering a sharded model.
-        weights = pl_module.weights.state_dict(LEARN)
+        weights = pl_module.weights.state_dict(pl_module.trainable)
         if trainer.is_global_zero:
             write = partial(
                 write_entry,
                 model=pl_module,
                 weights=weights,
                 history=self._history,
+                which=pl_module.trainable,
             )
             details = {
                 "stage": snapshot.name,

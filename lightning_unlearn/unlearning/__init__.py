@@ -3,6 +3,7 @@
 from lightning_unlearn.unlearning.base import Unlearning
 from lightning_unlearn.unlearning.ga import GA
 from lightning_unlearn.unlearning.model_state_arithmetic import ModelStateArithmetic
+from lightning_unlearn.unlearning.negation_then_replay import NegationThenReplay
 from lightning_unlearn.unlearning.npo import NPO
 from lightning_unlearn.unlearning.path_aware import PathAware
 from lightning_unlearn.unlearning.replay import Replay
@@ -16,6 +17,7 @@ __all__ = [
     "GA",
     "NPO",
     "ModelStateArithmetic",
+    "NegationThenReplay",
     "PathAware",
     "Replay",
     "Rewind",

@@ -11,6 +11,7 @@ from tiny_stages import Tiny
 from lightning_unlearn import (
     AnswerLikelihood,
     InputError,
+    NegationThenReplay,
     OracleDistance,
     Rewind,
     Splice,
@@ -32,7 +33,8 @@ def outcomes(tiny: Tiny, strategy: str | None) -> list[Any]:
         module = tiny.module(**changes)
         oracle = tiny.datamodule(order=ORDER, oracle=True)
         tiny.trainer([], precision="64-true", **several).fit(module, oracle)
-        for method in (StageNegation(0.5), Splice(1), Rewind()) if lora else (StageNegation(0.5),):
+        methods = [NegationThenReplay(0.5), Splice(1), Rewind()] if lora else [StageNegation(0.5)]
+        for method in methods:
             # The oracle is swapped in and out while the adapter of a higher rank is in place.
             monitors = [AnswerLikelihood(), OracleDistance()]
             trainer = tiny.trainer([method, *monitors], precision="64-true", **several)

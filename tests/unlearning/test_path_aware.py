@@ -14,8 +14,10 @@ from transformers import AutoModelForCausalLM
 from lightning_unlearn import (
     NPO,
     AnswerLikelihood,
+    CausalLM,
     InputError,
     ModelStateArithmetic,
+    NegationThenReplay,
     OracleDistance,
     Replay,
     Rewind,
@@ -24,6 +26,8 @@ from lightning_unlearn import (
     StageNegation,
     TaskNegation,
 )
+from lightning_unlearn.data.batches import derive_seed
+from lightning_unlearn.model import adapters
 from lightning_unlearn.model.adapters import LEARN, UNLEARN
 from lightning_unlearn.storage.run_folders import MANIFEST
 
@@ -34,7 +38,7 @@ FIRST, MIDDLE, LAST = (
 )
 
 
-OPTIONS = ("precision", "strategy", "snapshot_steps")
+OPTIONS = ("precision", "strategy", "snapshot_steps", "checkpoint_steps")
 WATCHED = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -243,3 +247,58 @@ def check_with_peft(tiny: Tiny, run: Path, data: Any) -> None:
     tokens = torch.tensor([data.examples["safety"][0].prompt])
     with torch.no_grad():
         torch.testing.assert_close(lm(tokens).logits, merged(tokens).logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_negation_then_replay_is_training_from_the_negated_model(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, lora: bool
+) -> None:
+    """Equal to plain training whose base model is the negated model, merged."""
+    # A new adapter starts from the same random numbers under either name.
+    monkeypatch.setattr(adapters, "derive_seed", lambda seed, kind, name: derive_seed(seed, kind))
+    changes: dict[str, Any] = {} if lora else {"lora": None}
+    model = {"precision": "64-true", **changes}
+    trainer = fitted(tiny, NegationThenReplay(0.5, 0.7), FIRST, **model)
+    first, second = "sum-tofu (2 steps)", "sum-tofu (2 steps)-math (2 steps)"
+    assert trainer.trained_stages == [*FIRST, first, second, "unlearn"]
+    fitted(tiny, StageNegation(0.7), FIRST, save_merged=True, **model)
+    (merged,) = tiny.root.glob("runs/StageNegation/*/merged")
+    plain = tiny.trainer([AnswerLikelihood()], precision="64-true", run_name="plain")
+    data = tiny.datamodule(order=FIRST[1:], stages=tiny.stages(steps=2), forget=None)
+    plain.fit(tiny.module(base=str(merged), **changes), data)
+    assert plain.run_dir is not None and trainer.run_dir is not None
+    if not lora:
+        file = "model.safetensors"
+        wanted = load_file(plain.run_dir / LEARN / file)
+        found = load_file(trainer.run_dir / UNLEARN / file)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
+        return
+    (negated,) = tiny.root.glob("runs/StageNegation/*/unlearn")
+    added = products(plain.run_dir / LEARN)
+    for name, update in products(trainer.run_dir / UNLEARN).items():
+        torch.testing.assert_close(update, products(negated)[name] + added[name], rtol=0, atol=1e-9)
+    factor = adapter(trainer, UNLEARN)["base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"]
+    # The model before the first stage adds no rank.
+    assert factor.shape == (8, 32)
+
+
+def test_a_stage_of_the_history_resumes_inside(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, also where a new adapter is trained on a frozen sum."""
+    once = fitted(tiny.below("once"), NegationThenReplay(1), MIDDLE)
+    step, stopped = CausalLM.training_step, tiny.below("stopped")
+
+    def stops(self: CausalLM, *batch: Any) -> None:
+        step(self, *batch)
+        if self.trainable == UNLEARN and self.step == 2:
+            raise RuntimeError("power is off")
+
+    monkeypatch.setattr(CausalLM, "training_step", stops)
+    with pytest.raises(RuntimeError, match="power is off"):
+        fitted(stopped, NegationThenReplay(1), MIDDLE, checkpoint_steps=1)
+    monkeypatch.undo()
+    trainer = fitted(stopped, NegationThenReplay(1), MIDDLE)
+    assert trainer.trained_stages == ["sum-math", "unlearn"]
+    for name in (LEARN, UNLEARN):
+        one, two = adapter(once, name), adapter(trainer, name)
+        assert all(torch.equal(one[key], two[key]) for key in one)
+    assert trainer.results.steps == once.results.steps

@@ -12,6 +12,7 @@ from lightning_unlearn import (
     AnswerLikelihood,
     InputError,
     ModelStateArithmetic,
+    NegationThenReplay,
     PathAware,
     PathHistory,
     Recipe,
@@ -22,6 +23,7 @@ from lightning_unlearn import (
     StageNegation,
     TaskNegation,
 )
+from lightning_unlearn.planning.history_steps import history_steps
 from lightning_unlearn.storage.path_history import Link, Weights
 from lightning_unlearn.training.planned_stage import PlannedStage
 
@@ -59,6 +61,8 @@ class Asks(PathAware):
         (ModelStateArithmetic(beta=0), []),
         (ModelStateArithmetic(), ["tofu-tofu"]),
         (ModelStateArithmetic(retain="math"), ["tofu-math"]),
+        (NegationThenReplay(1), ["sum-math"]),
+        (NegationThenReplay(0.1), ["sum-math (1 steps)"]),
         (Splice(0), []),
         (Splice(2), ["tofu-math (to step 2)", "tofu-safety-math (to step 2)"]),
         (Splice(3), ["tofu-math"]),
@@ -111,6 +115,8 @@ def test_sums_of_models() -> None:
     [
         (lambda: Replay(0), r"Replay\.fraction: found 0, expected a share above 0, at most 1"),
         (lambda: Replay(1.5), r"Replay\.fraction: found 1\.5"),
+        (lambda: NegationThenReplay(2), r"NegationThenReplay\.fraction: found 2, expected a share"),
+        (lambda: NegationThenReplay(1, float("nan")), r"NegationThenReplay\.alpha: found nan"),
         (lambda: Splice(-1), r"Splice\.steps: found -1, expected 0 or more"),
         (lambda: StageNegation(float("inf")), r"StageNegation\.alpha: found inf, expected a fin"),
         (lambda: StageNegation(float("nan")), r"StageNegation\.alpha: found nan"),
@@ -188,3 +194,20 @@ def test_the_method_of_the_readme_is_one_class(tiny: Tiny) -> None:
     plan = planned(tiny, Interpolation(0.25))
     assert plan[-1].result is not None
     assert [part.coefficient for part in plan[-1].result.parts] == [0.75, 0.25]
+
+
+def test_the_steps_of_the_history_are_counted(tiny: Tiny) -> None:
+    data = tiny.datamodule(order=ORDER)
+    counts = {"tofu": 3, "safety": 2, "math": 8}
+    wanted = {
+        StageNegation(): 0,
+        Rewind(): 8,
+        Replay(0.1): 1,
+        TaskNegation(): 2,
+        Splice(3): 3,
+        NegationThenReplay(0.5): 4,
+        Asks(lambda h: h.alone("safety")): 2,
+    }
+    for method, steps in wanted.items():
+        assert history_steps(method, data, counts) == steps
+    assert history_steps(Rewind(), data, {**counts, "math": None}) is None
