@@ -50,8 +50,8 @@ def summed(parts: Sequence[tuple[float, Mapping[str, Tensor]]]) -> dict[str, Ten
 def truncated(weights: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tensor], float]:
     """Return the best approximation of an adapter with a given rank, layer by layer.
 
-    By singular value decomposition in fp64, which keeps the largest singular values of each
-    layer's update B A (Eckart and Young 1936). The dense update is never computed: with
+    By singular value decomposition, which keeps the largest singular values of each layer's update
+    B A (Eckart and Young 1936). The dense update is never computed: with
     B = Q1 R1 and A^T = Q2 R2, the decomposition is that of the small matrix R1 R2^T.
 
     Args:
@@ -71,14 +71,15 @@ def truncated(weights: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tenso
             # Norm of B A from the Gram matrices of the factors.
             total += float(((b.double().T @ b.double()) * (a.double() @ a.double().T)).sum())
             continue
-        q1, r1 = torch.linalg.qr(b.double())
-        q2, r2 = torch.linalg.qr(a.double().T)
-        u, values, vh = torch.linalg.svd(r1 @ r2.T, full_matrices=False)
+        # The large factors in their own precision, the small matrix in fp64.
+        q1, r1 = torch.linalg.qr(b)
+        q2, r2 = torch.linalg.qr(a.T)
+        u, values, vh = torch.linalg.svd(r1.double() @ r2.double().T, full_matrices=False)
         squares = values.square()
         lost, total = lost + float(squares[rank:].sum()), total + float(squares.sum())
         root = values[:rank].sqrt()
-        found[partner(name)] = (q1 @ (u[:, :rank] * root)).to(b.dtype).contiguous()
-        found[name] = ((root[:, None] * vh[:rank]) @ q2.T).to(a.dtype).contiguous()
+        found[partner(name)] = (q1 @ (u[:, :rank] * root).to(b.dtype)).contiguous()
+        found[name] = ((root[:, None] * vh[:rank]).to(a.dtype) @ q2.T).contiguous()
     return found, (lost / total) ** 0.5 if total else 0.0
 
 
@@ -199,7 +200,7 @@ class Exchange:
 
 
 def _parameter(values: Tensor, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
-    return nn.Parameter(values.to(device, dtype, copy=True), requires_grad=False)
+    return nn.Parameter(values.to(device, dtype), requires_grad=False)
 
 
 def _described(own: Any, ranks: Mapping[str, int], scale: float, same_layers: bool) -> Any:

@@ -1,5 +1,6 @@
 """The GPU benchmark runs on a CPU with a tiny shape, and its formula is correct."""
 
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,3 +66,12 @@ def test_the_formula_of_the_work_agrees_with_the_simulation(
     all_pairs = (1 + 2.5 + checkpointing) * attention
     seen = (3 + checkpointing) * attention / 2
     assert formula - seen == pytest.approx(simulated - all_pairs, rel=0.12)
+
+
+def test_the_benchmark_of_negation_runs_on_a_small_shape(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = ["--shape", "demo:tiny-llama", "--lora-rank", "4", "--rank", "4"]
+    monkeypatch.setattr(sys, "argv", ["negation.py", *sizes])
+    runpy.run_path(str(BENCHMARKS / "negation.py"), run_name="__main__")
+    assert "x their size in memory (less than 6), relative error 0." in capsys.readouterr().out
