@@ -35,7 +35,7 @@ def adapted_model(shape: str, rank: int) -> ModelWeights:
         lora = LoRA(rank=rank, alpha=2 * rank, target_modules=PROJECTIONS)
         module = CausalLM(folder, lora)
         hf_model = module.pretrained.empty(torch.float32)
-        adapters = module.pretrained.attach_adapters(hf_model, folder)
+        adapters = module.pretrained.attach_adapters(hf_model, hf_model.name_or_path)
     for name in (LEARN, UNLEARN):
         for key, parameter in adapters.parameters(name).items():
             owner = hf_model.get_submodule(key.removeprefix("base_model.model.").rpartition(".")[0])
