@@ -146,7 +146,7 @@ class Exchange:
         had = {module for module, layer in modules.items() if name in layer.scaling}
         ranks = {module_of(key): len(weights[key]) for key in weights if is_a(key)}
         for module, layer in modules.items():
-            taken = {}
+            taken: dict[str, Any] = {}
             for table in self._TABLES:
                 own = getattr(layer, table, None)
                 if own is not None and name in own:
@@ -154,7 +154,9 @@ class Exchange:
                     del own[name]
             self._own.append((layer, taken))
             if module in ranks:
-                self._put(layer, module, weights, scale, dtype, device)
+                # A given adapter may have another scale in each layer.
+                own_scale = taken.get("scaling", scale)
+                self._put(layer, module, weights, own_scale, dtype, device)
         peft_model.peft_config[name] = _described(config, ranks, scale, had == set(ranks))
 
     def _put(

@@ -51,11 +51,14 @@ def freeze_sum(weights: ModelWeights, terms: Sequence[Term], seed: int) -> None:
         _sum_all(weights, terms)
         return
     adapters.reset(LEARN, seed)
-    parts = [
-        (term.coefficient, _tensors(weights, term))
-        for term in terms
-        if term.coefficient and (term.folder is not None or term.given is not None)
-    ]
+    of_learn, of_unlearn = (scales(adapters.peft_model, name) for name in (LEARN, UNLEARN))
+    ratios = {module: of_unlearn.get(module, own) / own for module, own in of_learn.items()}
+    parts = []
+    for term in terms:
+        if term.coefficient and (term.folder is not None or term.given is not None):
+            tensors = _tensors(weights, term)
+            own = _rescaled(tensors, ratios) if term.is_update else tensors
+            parts.append((term.coefficient, own))
     if parts:
         adapters.exchange(LEARN, summed(parts))
 

@@ -43,7 +43,8 @@ def plan_history(
     history = PathHistory(data.prefix, data.forget, steps)
     found = method.result(history)
     terms = dict(found.terms)
-    if not isinstance(found, HistoryModel):
+    starts_from_sum = any(isinstance(link, Frozen) for chain in terms for link in chain)
+    if starts_from_sum or not isinstance(found, HistoryModel):
         # "unlearn" is the difference between the sum and the last model, even if that cancels.
         terms.setdefault(history.end.chain, 0.0)
     planned = {stage.key: stage for stage in path}
@@ -53,13 +54,8 @@ def plan_history(
     for stage in search.stages:
         if stage.key not in planned:
             extra.setdefault(stage.key, replace(stage, history=True))
-    is_model = isinstance(found, HistoryModel)
-    if is_model and parts[0].is_update:
-        # The adapter that was trained on a sum is added to the sum.
-        frozen = search.stages[-1].frozen
-        if all(part.chain != history.end.chain for part in frozen):
-            frozen += search.sum_of(((history.end.chain, 0.0),))
-        parts, is_model = (*frozen, parts[0]), False
+    # An adapter that was trained on a sum is added to the sum.
+    is_model = isinstance(found, HistoryModel) and not any(part.is_update for part in parts)
     used = [part.key or _hash(model, part) for part in parts]
     return list(extra.values()), Result(parts, is_model), sorted(used)
 
@@ -82,9 +78,18 @@ class _Search:
         self.stages: list[PlannedStage] = []
 
     def sum_of(self, terms: tuple[tuple[Chain, float], ...]) -> tuple[Part, ...]:
-        """Return the parts of a sum."""
-        found = ((self._find(chain), coefficient) for chain, coefficient in terms)
-        return tuple(replace(part, coefficient=coefficient) for part, coefficient in found)
+        """Return the parts of a sum, in which each model appears once."""
+        found: dict[Chain, Part] = {}
+        for chain, coefficient in terms:
+            part = self._find(chain)
+            for own in (*(self._stage(part).frozen if part.is_update else ()), part):
+                known = found.get(own.chain, replace(own, coefficient=0.0))
+                total = known.coefficient + coefficient * own.coefficient
+                found[own.chain] = replace(known, coefficient=total)
+        return tuple(found.values())
+
+    def _stage(self, part: Part) -> PlannedStage:
+        return next(stage for stage in self.stages if stage.key == part.key)
 
     def _trained(self, chain: Chain, stages: list[PlannedStage]) -> Part:
         self.stages += stages

@@ -211,3 +211,17 @@ def test_the_steps_of_the_history_are_counted(tiny: Tiny) -> None:
     for method, steps in wanted.items():
         assert history_steps(method, data, counts) == steps
     assert history_steps(Rewind(), data, {**counts, "math": None}) is None
+
+
+def test_a_model_trained_on_a_sum_is_the_sum_and_what_was_trained(tiny: Tiny) -> None:
+    """Also as a part of another sum."""
+
+    def halfway(history: PathHistory) -> Weights:
+        negated = 2 * history.end - history.before(history.forget)
+        return 0.5 * (history.end + history.continued(negated))
+
+    plan = planned(tiny, Asks(halfway))
+    assert plan[-1].result is not None and not plan[-1].result.is_model
+    parts = {"-".join(map(str, p.chain)): p.coefficient for p in plan[-1].result.parts}
+    assert parts == {"tofu-safety-math": 1.5, "tofu": -0.5, "sum-math": 0.5}
+    assert [stage.label for stage in plan] == [*ORDER, "sum-math", "unlearn"]
