@@ -375,12 +375,8 @@ class StagedDataModule(LightningDataModule):
         key = "data.unlearn" if stage == UNLEARN else f"data.stages.{stage}"
         recipe = self.recipe(stage) if recipe is None else recipe
         shared = self.training_examples(stage), recipe, seed, stage, self.pad_id
-        options: dict[str, Any] = {
-            "micro_batch_size": self.micro_batch_size,
-            "rank": rank,
-            "world_size": world_size,
-            "key": key,
-        }
+        options: dict[str, Any] = {"rank": rank, "world_size": world_size, "key": key}
+        options["micro_batch_size"] = self.micro_batch_size
         if retain or alternates:
             rows = self.method_rows
             options["retain"] = rows.retain if retain else None

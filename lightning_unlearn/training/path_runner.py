@@ -218,30 +218,27 @@ class PathRunner:
         """Read and log the results that were recorded when a stored stage was trained."""
         if self.trainer.verbose:
             self.trainer.messages.info(f"[green]✓[/] {stage.label}: already stored")
-        if stage.history:
-            return
         folder = self.trainer.store.folder / stage.key
         if stage.name in (UNLEARN, ORACLE):
             read_results(folder, self.results)
-        if stage.name != ORACLE:
+        if stage.name != ORACLE and not stage.history:
             TrainingHistory(stage.name, self._log_training).read(folder)
 
     def _make(self, stage: PlannedStage) -> None:
         """Train or evaluate one planned stage and store the entry."""
-        trainer, before = self.trainer, list(stage.before)
+        trainer, before = self.trainer, stage.before
         if (stage is self.plan[0] or stage.history) and trainer.is_global_zero:
             warn_of_precision(trainer.store, stage, trainer.messages.warn)
-        # If the module already holds the weights before this stage, load nothing.
-        is_there = not stage.frozen and self.model.loaded_keys.matches(before)
-        load = {} if is_there else weights_after(trainer.store, before)
+        load = weights_after(trainer.store, before)
+        if not stage.frozen and self.model.loaded_keys.matches(before):
+            load = {}  # The module already holds the weights before this stage.
         began = time.monotonic()
-        write: Callable[[Path], None]
         checkpoints: StageCheckpoint | None = None
         details: dict[str, Any] = {"stage": stage.name}
         self.results.oracle = self.weights_of(stage.oracle)
         if stage.name == ORACLE:
             self._evaluate(load, fresh=not before)
-            write = partial(write_results, results=self.results)
+            write: Callable[[Path], None] = partial(write_results, results=self.results)
         else:
             history = TrainingHistory(stage.name, self._log_training, stage.label)
             if stage.result is not None:
@@ -284,10 +281,10 @@ class PathRunner:
         self, stage: PlannedStage, load: dict[str, Path], history: TrainingHistory
     ) -> StageCheckpoint:
         """Train a stage with one Lightning fit, from its last checkpoint if there is one."""
-        trainer, model, recipe = self.trainer, self.model, stage.recipe
+        trainer, model, name, recipe = self.trainer, self.model, stage.name, stage.recipe
         assert recipe is not None
-        name, seed = stage.name, trainer.seed
-        batches = self.data.start_stage(name, seed, *data_share(trainer), *stage.uses, recipe)
+        options, seed = (*data_share(trainer), *stage.uses, recipe), trainer.seed
+        batches = self.data.start_stage(name, seed, *options)
         entry = StageStart(name, recipe, len(batches), seed, not stage.before, load)
         entry.frozen = terms_of(trainer.store, stage.frozen, self.data)
         found = trainer.store.checkpoint(stage.key) if trainer.is_global_zero else None
@@ -298,8 +295,8 @@ class PathRunner:
         folder = checkpoint[1] if checkpoint is not None else None
         checkpoints = self._checkpoints(stage, history, folder)
         if (progress := trainer.run_callbacks.progress) is not None:
-            number = [planned.key for planned in self.plan].index(stage.key) + 1
-            progress.place = f"{number}/{len(self.plan)} "
+            keys = [planned.key for planned in self.plan]
+            progress.place = f"{keys.index(stage.key) + 1}/{len(keys)} "
         trainer.run_callbacks.reset()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         taken = snapshots_of(stage, len(batches), trainer.snapshot_steps, self.plan)
@@ -363,10 +360,9 @@ class PathRunner:
             )
             trainer.store.put_checkpoint(stage.key, self.model.step, stage.content, write)
 
-        collect = partial(collect_checkpoint, self.model)
         return StageCheckpoint(
             trainer.checkpoint_interval,
-            collect,
+            partial(collect_checkpoint, self.model),
             keep,
             trainer.messages.warn,
             stateful,
@@ -378,7 +374,7 @@ class PathRunner:
 
     def _where(self, stage: PlannedStage, kept: bool | None, cause: str = "") -> str:
         names = [*(before.name for before in stage.before), stage.label]
-        return place_of_stop(names, len(stage.before), self.model, kept, cause)
+        return place_of_stop(names, len(names) - 1, self.model, kept, cause)
 
     def _close_logs(self) -> None:
         for logger in self.trainer.loggers:
