@@ -217,7 +217,7 @@ def find_class(name: str, base: type) -> type | str:
     if name in known:
         return known[name]
     module, _, attribute = name.rpartition(".")
-    ours = sorted(n for n, c in known.items() if ".base" not in c.__module__ and _is_ours(c))
+    ours = sorted(n for n, c in known.items() if _is_ours(c))
     others = [*ours, "or module.Class of your own"] if ours else ["module.Class of your own"]
     # Lightning's short names such as fsdp2 are accepted elsewhere, but take no init_args.
     others = [n for n in known if n.lower() == name.lower()] or others
@@ -246,7 +246,9 @@ def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
 
 def _is_ours(found: type) -> bool:
     packages = ("lightning_unlearn.unlearning.", "lightning_unlearn.monitors.")
-    return found.__module__.startswith(packages)
+    # Base classes, which are no methods or monitors themselves.
+    bases = (".base", ".path_aware")
+    return found.__module__.startswith(packages) and not found.__module__.endswith(bases)
 
 
 def _is_group(hint: Any) -> bool:

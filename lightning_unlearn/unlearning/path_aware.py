@@ -8,7 +8,7 @@ from lightning_unlearn.data.batches import Batch
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.model.causal_lm import CausalLM
 from lightning_unlearn.model.network import LogProbModel
-from lightning_unlearn.storage.path_history import HistoryModel, PathHistory, Weights
+from lightning_unlearn.storage.path_history import PathHistory, Weights
 from lightning_unlearn.unlearning.base import Unlearning
 
 
@@ -30,7 +30,7 @@ class PathAware(Unlearning):
     The result is stored and exported as that of any method. With LoRA a sum becomes the adapter
     ``unlearn`` on top of ``learn``: its rank is the sum of the ranks of its parts, or ``rank``. A
     method that returns one model gives its ``learn``, and an ``unlearn`` without effect. Without
-    LoRA the result are all weights. ``data.unlearn`` is not used.
+    LoRA the result is that of all weights. ``data.unlearn`` is not used.
 
     Args:
         rank: rank of the adapter ``unlearn``, by singular value decomposition of each layer's
@@ -104,9 +104,16 @@ class PathAware(Unlearning):
                 "null: all weights are trained, so there is no adapter."
             )
 
+    def data_notes(self, data: Any) -> list[str]:
+        """Return a note on rows that other methods use; see `Unlearning.data_notes`."""
+        rows = {"data.retain": data.retain, "data.alternates": data.alternates}
+        return [
+            f"{key}: {self.name} makes no optimizer step of unlearning, so these rows are not "
+            f"used; remove {key}."
+            for key, given in rows.items()
+            if given is not None
+        ]
+
     def objective(self, network: LogProbModel, batch: Batch) -> Tensor:
         """Refuse a step: the method makes none."""
         raise AssertionError("path-aware methods make no optimizer step of unlearning")
-
-
-__all__ = ["HistoryModel", "PathAware", "PathHistory", "Weights"]

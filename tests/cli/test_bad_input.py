@@ -241,7 +241,8 @@ def test_values_that_a_class_refuses(place: Workplace) -> None:
 def test_classes_that_cannot_be_found(place: Workplace) -> None:
     ours = (
         "AnswerLikelihood, AnswerStatistics, GA, LabelLikelihood, MathAccuracy, Membership, "
-        "Memorization, NPO, OracleDistance, SimNPO, TOFU, or module.Class"
+        "Memorization, ModelStateArithmetic, NPO, NegationThenReplay, OracleDistance, Replay, "
+        "Rewind, SimNPO, Splice, StageNegation, TOFU, TaskNegation, or module.Class"
     )
     assert place.fit("--trainer.callbacks+=Nope").startswith(
         f"trainer.callbacks: found 'Nope', expected {ours}"

@@ -225,3 +225,14 @@ def test_a_model_trained_on_a_sum_is_the_sum_and_what_was_trained(tiny: Tiny) ->
     parts = {"-".join(map(str, p.chain)): p.coefficient for p in plan[-1].result.parts}
     assert parts == {"tofu-safety-math": 1.5, "tofu": -0.5, "sum-math": 0.5}
     assert [stage.label for stage in plan] == [*ORDER, "sum-math", "unlearn"]
+
+
+def test_rows_that_a_method_without_steps_leaves_unused_are_noted(tiny: Tiny) -> None:
+    module, data = tiny.module(), tiny.datamodule(order=ORDER, retain=["tofu"])
+    trainer = tiny.trainer([StageNegation()])
+    trainer.check(module, data)
+    notes = [note for note in trainer.data_notes(module, data) if "data.retain" in note]
+    assert notes == [
+        "data.retain: StageNegation makes no optimizer step of unlearning, so these rows are not "
+        "used; remove data.retain."
+    ]
