@@ -12,12 +12,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from tiny_models import keep_float64
 from tiny_stages import PROMPTS, WORDS, Start, Tiny, run_child
 
 from lightning_unlearn.demo import resolve
+
+# No test depends on the load of the machine.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 # Children are forked from a process that has imported this and computed nothing.
 IMPORTS = [

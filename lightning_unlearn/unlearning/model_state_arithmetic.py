@@ -1,10 +1,8 @@
 """Model state arithmetic: vectors from a checkpoint before the forget stage."""
 
-import math
-
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.storage.path_history import PathHistory, Weights
-from lightning_unlearn.unlearning.path_aware import PathAware
+from lightning_unlearn.unlearning.path_aware import PathAware, check_factor
 
 
 class ModelStateArithmetic(PathAware):
@@ -31,10 +29,7 @@ class ModelStateArithmetic(PathAware):
     ) -> None:
         super().__init__(rank)
         for name, value in (("alpha", alpha), ("beta", beta)):
-            if not math.isfinite(value):
-                raise InputError(
-                    f"ModelStateArithmetic.{name}: found {value}, expected a finite number."
-                )
+            check_factor(f"ModelStateArithmetic.{name}", value)
         self.alpha, self.beta, self.retain = alpha, beta, retain
 
     def unlearned(self, history: PathHistory) -> Weights:
@@ -50,5 +45,5 @@ class ModelStateArithmetic(PathAware):
                 "expected another stage than the forget stage; or set beta to 0."
             )
         before = history.path[: history.path.index(history.forget)]
-        retained = history.trained(*before, self.retain or others[0])
+        retained = history.trained(*before, others[0] if self.retain is None else self.retain)
         return result + self.beta * (retained - start)

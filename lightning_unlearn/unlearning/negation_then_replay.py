@@ -1,10 +1,8 @@
 """Negation of the forget stage's update, repaired by a part of the later stages."""
 
-import math
-
 from lightning_unlearn.errors import InputError
 from lightning_unlearn.storage.path_history import PathHistory, Weights
-from lightning_unlearn.unlearning.path_aware import PathAware
+from lightning_unlearn.unlearning.path_aware import PathAware, check_factor
 
 
 class NegationThenReplay(PathAware):
@@ -27,8 +25,7 @@ class NegationThenReplay(PathAware):
             raise InputError(
                 f"{name}.fraction: found {fraction}, expected a share above 0, at most 1."
             )
-        if not math.isfinite(alpha):
-            raise InputError(f"{name}.alpha: found {alpha}, expected a finite number.")
+        check_factor(f"{name}.alpha", alpha)
         self.fraction, self.alpha = fraction, alpha
 
     def unlearned(self, history: PathHistory) -> Weights:

@@ -11,6 +11,26 @@ from lightning_unlearn.model.network import LogProbModel
 from lightning_unlearn.storage.path_history import PathHistory, Weights
 from lightning_unlearn.unlearning.base import Unlearning
 
+# Larger factors of an update would lose the model that they are added to, by rounding.
+LARGEST_FACTOR = 1000.0
+
+
+def check_factor(key: str, value: float) -> None:
+    """Refuse a factor of an update that no sum can be computed with.
+
+    Args:
+        key: of the factor, for the message.
+        value: the factor.
+
+    Raises:
+        InputError: with the key.
+    """
+    if not -LARGEST_FACTOR <= value <= LARGEST_FACTOR:
+        raise InputError(
+            f"{key}: found {value}, expected a number from {-LARGEST_FACTOR:g} to "
+            f"{LARGEST_FACTOR:g}."
+        )
+
 
 class PathAware(Unlearning):
     """An unlearning method that sees the history of the path, for ``trainer.callbacks``.

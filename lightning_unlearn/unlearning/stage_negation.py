@@ -1,10 +1,7 @@
 """Negation of the forget stage's own update."""
 
-import math
-
-from lightning_unlearn.errors import InputError
 from lightning_unlearn.storage.path_history import PathHistory, Weights
-from lightning_unlearn.unlearning.path_aware import PathAware
+from lightning_unlearn.unlearning.path_aware import PathAware, check_factor
 
 
 class StageNegation(PathAware):
@@ -21,8 +18,7 @@ class StageNegation(PathAware):
 
     def __init__(self, alpha: float = 1.0, rank: int | None = None) -> None:
         super().__init__(rank)
-        if not math.isfinite(alpha):
-            raise InputError(f"StageNegation.alpha: found {alpha}, expected a finite number.")
+        check_factor("StageNegation.alpha", alpha)
         self.alpha = alpha
 
     def unlearned(self, history: PathHistory) -> Weights:

@@ -1,10 +1,7 @@
 """Task arithmetic, which does not use the history of the path."""
 
-import math
-
-from lightning_unlearn.errors import InputError
 from lightning_unlearn.storage.path_history import PathHistory, Weights
-from lightning_unlearn.unlearning.path_aware import PathAware
+from lightning_unlearn.unlearning.path_aware import PathAware, check_factor
 
 
 class TaskNegation(PathAware):
@@ -20,8 +17,7 @@ class TaskNegation(PathAware):
 
     def __init__(self, alpha: float = 1.0, rank: int | None = None) -> None:
         super().__init__(rank)
-        if not math.isfinite(alpha):
-            raise InputError(f"TaskNegation.alpha: found {alpha}, expected a finite number.")
+        check_factor("TaskNegation.alpha", alpha)
         self.alpha = alpha
 
     def unlearned(self, history: PathHistory) -> Weights:

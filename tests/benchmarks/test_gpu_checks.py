@@ -257,6 +257,7 @@ def test_without_a_gpu_the_checks_are_skipped(checks: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_selected_checks_run_on_a_cpu(checks: Any, tmp_path: Path) -> None:
     options = ["--device", "cpu", "--minutes", "20", "--output", str(tmp_path / "out")]
     assert checks.main([*options, "--only", "attention", "step"]) == 0

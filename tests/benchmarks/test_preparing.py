@@ -11,6 +11,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "preparing.py"
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory is read from /proc")
+@pytest.mark.exhaustive
 def test_the_benchmark_of_preparing_runs() -> None:
     command = [sys.executable, str(SCRIPT), "--rows", "200", "--repeats", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

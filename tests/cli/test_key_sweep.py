@@ -94,6 +94,17 @@ VALID: dict[str, tuple[str, ...]] = {
     "sweep": ("empty mapping",),
     "trainer.logger": ("empty list",),
     "trainer.plugins": ("empty list",),
+    # Rows that the method does not use are not read.
+    "data.retain.source": (*ANY_TEXT, "control character"),
+    "data.alternates": (*ANY_TEXT, "control character"),
+    "data.alternates.source": (*ANY_TEXT, "control character"),
+    ".retain_weight": ("zero",),
+    # Factors of updates, and steps of the oracle.
+    "Negation.alpha": ("negative", "zero"),
+    "NegationThenReplay.alpha": ("negative", "zero"),
+    "ModelStateArithmetic.alpha": ("negative", "zero"),
+    "ModelStateArithmetic.beta": ("negative", "zero"),
+    "Splice.steps": ("zero",),
     # Splits apply to data sets of the hub only; the stages here are files.
     "split": ("blank", *ANY_TEXT, "control character"),
     # Any text, also none, is a valid instruction, and any other text a valid phrase.
@@ -163,7 +174,11 @@ def cases_of_fit() -> Iterator[tuple[Case, Any]]:
             yield Case(command, ".".join(path), name, changed(base(), path, value)), hint
     kinds = [getattr(module, name) for module in (monitors, unlearning) for name in module.__all__]
     for kind in kinds:
-        if not isinstance(kind, type) or kind in (Monitor, unlearning.Unlearning):
+        if not isinstance(kind, type) or kind in (
+            Monitor,
+            unlearning.Unlearning,
+            unlearning.PathAware,
+        ):
             continue
         if not issubclass(kind, Monitor | unlearning.Unlearning):
             continue
@@ -328,5 +343,6 @@ def test_values_that_are_refused_before_parsing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cases", [cases_of_fit, cases_of_study])
+@pytest.mark.exhaustive
 def test_no_value_causes_a_traceback(place: Workplace, cases: Any) -> None:
     assert not (found := wrong(cases(), place)), "\n".join(found)

@@ -85,7 +85,9 @@ def test_two_processes_equal_one(tiny: Tiny, strategies: list[str]) -> None:
         runs, measures = told[0]
         trained = [["safety", "unlearn"], ["unlearn"], []]
         assert [run[0] for run in runs] == (trained if strategy == "ddp" else trained[::2])
-        assert {name: value for _, name, value in runs[-1][2]} == measures
+        # The base model is measured at step 0 only, and `validate` evaluates the last step.
+        last = {name: value for _, name, value in runs[-1][2] if name != "forget/base"}
+        assert last == measures
         for alone, (_, run, _) in zip(one, runs[:-1], strict=strategy == "ddp"):
             assert alone is not None
             assert_same(alone, Path(run), 1e-9)

@@ -253,6 +253,7 @@ def test_two_processes_equal_one_and_resume_its_runs(tiny: Tiny) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_four_processes_equal_one(tiny: Tiny) -> None:
     compared(tiny, 4)
 

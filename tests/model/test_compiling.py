@@ -104,6 +104,7 @@ def test_traced_layers_give_the_same_numbers(
 # PyTorch's compiler warns of parts of PyTorch.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_compiled_layers_give_the_same_numbers(tmp_path: Path) -> None:
     compiling.check_compiling(torch.device("cpu"))
     # One model: the compiler takes a minute for it.

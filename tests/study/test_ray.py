@@ -68,6 +68,7 @@ def running(tiny: Tiny) -> set[int]:
     return {note.pid for note in notes if note is not None and note.state == "running"}
 
 
+@pytest.mark.exhaustive
 def test_a_cluster_gives_the_results_of_one_process_also_if_a_node_is_lost(
     tiny: Tiny, cluster: Any
 ) -> None:
