@@ -118,7 +118,7 @@ def test_sums_of_models() -> None:
         (lambda: NegationThenReplay(2), r"NegationThenReplay\.fraction: found 2, expected a share"),
         (lambda: NegationThenReplay(1, float("nan")), r"NegationThenReplay\.alpha: found nan"),
         (lambda: Splice(-1), r"Splice\.steps: found -1, expected 0 or more"),
-        (lambda: StageNegation(float("inf")), r"StageNegation\.alpha: found inf, expected a fin"),
+        (lambda: StageNegation(float("inf")), r"StageNegation\.alpha: found inf, expected a num"),
         (lambda: StageNegation(float("nan")), r"StageNegation\.alpha: found nan"),
         (lambda: TaskNegation(float("nan")), r"TaskNegation\.alpha: found nan"),
         (lambda: StageNegation(rank=0), r"StageNegation\.rank: found 0, expected at least 1, or"),
