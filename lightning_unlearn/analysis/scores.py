@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from lightning_unlearn.analysis.known_rows import FORGET_LABEL, OUTCOMES, sweep_keys
-from lightning_unlearn.analysis.reading import ends, read_records
+from lightning_unlearn.analysis.reading import StudyRecords, ends, read_records
 from lightning_unlearn.settings.forget_labels import PREFIX, ForgetLabel, label_named
 
 if TYPE_CHECKING:
@@ -63,13 +63,7 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
         table[FORGET_LABEL] = pd.Series(study.labels[0].name, table.index).where(known, None)
     if study.oracles.measured("forget/mean"):
         last = _column(both["after"].unstack("metric"), "forget/mean", table.index)
-        oracle = [
-            study.oracles.value("forget/mean", path, position, study.settings[setting], seed)
-            for path, position, seed, setting in found[
-                ["path", "position", "seed", "setting"]
-            ].itertuples(index=False)
-        ]
-        table["oracle_gap"] = last - pd.Series(oracle, index=table.index, dtype=float)
+        table["oracle_gap"] = last - _of_oracles(study, found, table.index)
 
     kind = data["metric"].str.replace("/.*", "", regex=True)
     of_stage = data["metric"].str.replace("^[^/]*/", "", regex=True)
@@ -79,6 +73,18 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
     for stage in of_stage[kind == "accuracy"].unique():
         table[f"{stage} accuracy change"] = _column(changes, f"accuracy/{stage}", table.index)
     return table.reset_index(drop=True)
+
+
+def _of_oracles(study: StudyRecords, runs: pd.DataFrame, index: pd.Index) -> pd.Series:
+    """The oracle's forget/mean for each run."""
+    import pandas as pd
+
+    places = runs[["path", "position", "seed", "setting"]].itertuples(index=False)
+    found = [
+        study.oracles.value("forget/mean", path, position, study.settings[setting], seed)
+        for path, position, seed, setting in places
+    ]
+    return pd.Series(found, index=index, dtype=float)
 
 
 def label_of_scores(table: pd.DataFrame) -> ForgetLabel | None:

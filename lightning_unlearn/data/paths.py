@@ -45,39 +45,53 @@ def choose_path(
             "remove the others."
         )
     if position is not None:
-        if forget is None:
-            raise InputError(
-                f"data.position: found {position} with data.forget null, expected a forget stage; "
-                "set data.forget."
-            )
-        if forget in learned:
-            raise InputError(
-                f"data.position: found {position} with {forget!r} in data.learned, expected null: "
-                "what model.base has learned cannot be moved; remove data.position."
-            )
-        paths, begin = all_paths(stages, forget, "positions", learned), len(learned)
-        if not begin < position <= begin + len(paths):
-            after = " after the learned ones" if learned else ""
-            raise InputError(
-                f"data.position: found {position}, expected {begin + 1} to {begin + len(paths)} "
-                f"(there are {len(stages) - begin} stages{after})."
-            )
-        return paths[position - begin - 1]
+        return _by_position(stages, forget, position, learned)
     if permutation is not None:
-        paths = all_paths(stages, forget, "permutations", learned)
-        if len(learned) == len(stages):
-            raise InputError(
-                f"data.permutation: found {permutation}, but data.learned has all stages, so there "
-                "is nothing to order; remove data.permutation."
-            )
-        if not 1 <= permutation <= len(paths):
-            raise InputError(
-                f"data.permutation: found {permutation}, expected 1 to {len(paths)} "
-                f"({len(stages) - len(learned)} stages have {len(paths)} orders)."
-            )
-        return paths[permutation - 1]
+        return _by_permutation(stages, forget, permutation, learned)
     default = [name for name in stages if name not in learned]
     return check_order(stages, forget, default if order is None else order, learned=learned)
+
+
+def _by_position(
+    stages: Sequence[str], forget: str | None, position: int, learned: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the path with the forget stage at a position; see `choose_path`."""
+    if forget is None:
+        raise InputError(
+            f"data.position: found {position} with data.forget null, expected a forget stage; "
+            "set data.forget."
+        )
+    if forget in learned:
+        raise InputError(
+            f"data.position: found {position} with {forget!r} in data.learned, expected null: "
+            "what model.base has learned cannot be moved; remove data.position."
+        )
+    paths, begin = all_paths(stages, forget, "positions", learned), len(learned)
+    if not begin < position <= begin + len(paths):
+        after = " after the learned ones" if learned else ""
+        raise InputError(
+            f"data.position: found {position}, expected {begin + 1} to {begin + len(paths)} "
+            f"(there are {len(stages) - begin} stages{after})."
+        )
+    return paths[position - begin - 1]
+
+
+def _by_permutation(
+    stages: Sequence[str], forget: str | None, permutation: int, learned: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the path of a number; see `choose_path`."""
+    paths = all_paths(stages, forget, "permutations", learned)
+    if len(learned) == len(stages):
+        raise InputError(
+            f"data.permutation: found {permutation}, but data.learned has all stages, so there "
+            "is nothing to order; remove data.permutation."
+        )
+    if not 1 <= permutation <= len(paths):
+        raise InputError(
+            f"data.permutation: found {permutation}, expected 1 to {len(paths)} "
+            f"({len(stages) - len(learned)} stages have {len(paths)} orders)."
+        )
+    return paths[permutation - 1]
 
 
 def check_forget(stages: Sequence[str], forget: str | None, oracle: bool) -> None:

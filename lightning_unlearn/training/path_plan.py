@@ -77,15 +77,13 @@ def plan_path(
     # With learned stages, "stages" lacks what the base model has learned.
     unlearned = {**shared, "stages": stages, "forget": data.forget}
     if data.oracle:
-        forgotten = {"data": data.fingerprint(UNLEARN)}
-        content = {**unlearned, **forgotten, **evaluation}
+        content = {**unlearned, "data": data.fingerprint(UNLEARN), **evaluation}
         plan.append(PlannedStage(ORACLE, content, before=tuple(plan)))
     elif data.forget is not None and method is not None:
         uses = method.uses_retain, method.uses_alternates
         content = {**unlearned, "data": data.fingerprint(UNLEARN), **evaluation}
         content["method"] = callback_identity(method)
-        result, recipe = None, None
-        before = tuple(plan)
+        result, recipe, before = None, None, tuple(plan)
         if isinstance(method, PathAware):
             history, result, content["history"] = plan_history(model, data, method, shared, plan)
             plan += history
@@ -95,15 +93,12 @@ def plan_path(
         if data.learned:
             content["learned"] = _learned(model, data)
         oracle = None
-        if any(monitor.uses_oracle for monitor in monitors) and external is not None:
-            oracle, content["oracle"] = EXTERNAL, external
-        elif any(monitor.uses_oracle for monitor in monitors):
-            oracle = content["oracle"] = _oracle(data, shared, has_oracle)
-        plan.append(
-            PlannedStage(
-                UNLEARN, content, oracle, uses, before=before, recipe=recipe, result=result
-            )
-        )
+        if any(monitor.uses_oracle for monitor in monitors):
+            of_path = None if external is not None else _oracle(data, shared, has_oracle)
+            oracle = EXTERNAL if external is not None else of_path
+            content["oracle"] = of_path if external is None else external
+        last = PlannedStage(UNLEARN, content, oracle, uses, before, (), recipe, result=result)
+        plan.append(last)
     return plan
 
 

@@ -137,13 +137,11 @@ class StagedTrainer(StageTrainer):
         self.checkpoint_interval = CheckpointInterval(checkpoint_steps, checkpoint_minutes)
         self.checkpoint_interval.check()
         self.seed, self.oracle, self.run_name = seed, oracle, run_name
-        self.snapshot_steps = snapshot_steps
+        self.snapshot_steps, self.tensorboard = snapshot_steps, logger is True
         progress = self.run_callbacks.progress
         self.messages = Messages(progress, lambda: getattr(self, "is_global_zero", True))
         self.store = StageStore(store, report=self.messages.warn)
-        self.trained_stages = []
-        self.tensorboard = logger is True
-        self._plugin = plugin_identity(plugins)
+        self.trained_stages, self._plugin = [], plugin_identity(plugins)
         precision, plugins = with_precision(precision, plugins)
         with quiet_lightning():
             super().__init__(
