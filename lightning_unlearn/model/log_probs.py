@@ -130,7 +130,16 @@ class LogitTransform:
         return logits
 
 
-class _FrozenHeadLogProbs(torch.autograd.Function):
+class _FrozenHead(torch.autograd.Function):
+    """Base of functions of hidden states whose forward computes d value / d h, a vector per row."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return (grads[0].unsqueeze(-1) * slopes).to(slopes.dtype), None, None, None, None, None
+
+
+class _FrozenHeadLogProbs(_FrozenHead):
     """log softmax(head(h))[target] for a linear head that needs no gradient itself.
 
     Each value depends only on its own row of h, so d value / d h is one vector per row,
@@ -174,13 +183,8 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
             ctx.save_for_backward(slopes)
         return values
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (slopes,) = ctx.saved_tensors
-        return (grads[0].unsqueeze(-1) * slopes).to(slopes.dtype), None, None, None, None, None
 
-
-class _FrozenHeadKL(torch.autograd.Function):
+class _FrozenHeadKL(_FrozenHead):
     """KL(reference || model) of next-token distributions for a linear head without gradient.
 
     As in `_FrozenHeadLogProbs`, d value / d h is one vector per row, ``(p - q) W`` for the
@@ -219,11 +223,6 @@ class _FrozenHeadKL(torch.autograd.Function):
         if slopes is not None:
             ctx.save_for_backward(slopes)
         return values
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (slopes,) = ctx.saved_tensors
-        return (grads[0].unsqueeze(-1) * slopes).to(slopes.dtype), None, None, None, None, None
 
 
 def chunk_rows(head: nn.Module, device: torch.device) -> int:
